@@ -1,0 +1,90 @@
+"""A weight matrix on its scheme's grid, before any kernel's memory layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from artifacts.precision import Scheme
+
+
+class QuantizationError(ValueError):
+    """A tensor that cannot take a scheme. The message names the tensor."""
+
+
+class NonFiniteWeightError(QuantizationError):
+    """The tensor holds NaN or infinity."""
+
+
+class WeightRangeError(QuantizationError):
+    """The tensor's values, or the scales they need, are beyond what the scheme can store."""
+
+
+@dataclass(frozen=True)
+class ErrorStatistics:
+    """How far a quantized matrix is from its weights. `relative_rms` is ||W - Q|| / ||W||, 0 for a zero matrix."""
+
+    max_abs: float
+    rms: float
+    relative_rms: float
+
+
+@dataclass(frozen=True)
+class QuantizedMatrix:
+    """W[N, K] as logical codes.
+
+    | weights | codes [N, K]              | scales         | zeros         | value              |
+    | fp32    | float32                   |                |               | codes              |
+    | bf16    | uint16, the bit patterns  |                |               | codes              |
+    | int8    | int8 in -127..127         | f32 [N]        |               | scale codes        |
+    | int4    | uint8 in 0..15, groups G  | f16 [N, K / G] | u8 [N, K / G] | scale (codes - zero) |
+
+    Symmetric int4 has no `zeros`: its zero is 8. A symmetric int4 scale may be negative.
+    Every product of a scale and a code is exact in fp32 for int4, and rounded once for int8.
+    """
+
+    scheme: Scheme
+    codes: NDArray[np.generic]
+    scales: NDArray[np.floating] | None = None
+    zeros: NDArray[np.uint8] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, K): out_features, in_features."""
+        num_rows, num_columns = self.codes.shape
+        return num_rows, num_columns
+
+    def dequantize(self) -> NDArray[np.float32]:
+        """The matrix that the kernels multiply by, fp32 [N, K]."""
+        if self.scheme.weights == "fp32":
+            return self.codes.astype(np.float32)
+        if self.scheme.weights == "bf16":
+            return (self.codes.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        assert self.scales is not None
+        scales = self.scales.astype(np.float32)
+        if self.scheme.weights == "int8":
+            return self.codes.astype(np.float32) * scales[:, None]
+        centred = self.codes.astype(np.float32).reshape(*scales.shape, self.scheme.group_size)
+        centred -= np.float32(8) if self.zeros is None else self.zeros.astype(np.float32)[:, :, None]
+        centred *= scales[:, :, None]
+        return centred.reshape(self.shape)
+
+    def error(self, weight: torch.Tensor) -> ErrorStatistics:
+        """Distance to the fp32 [N, K] weights that this was made of; sums in fp64."""
+        original = weight.detach().numpy()
+        difference = np.abs(original - self.dequantize())
+        squared_error = float(np.square(difference, dtype=np.float64).sum())
+        squared_norm = float(np.square(original, dtype=np.float64).sum())
+        return ErrorStatistics(
+            max_abs=float(difference.max(initial=0.0)),
+            rms=(squared_error / max(difference.size, 1)) ** 0.5,
+            relative_rms=(squared_error / squared_norm) ** 0.5 if squared_norm else 0.0,
+        )
+
+
+#: (tensor name, fp32 weight [N, K], scheme) -> matrix; raises QuantizationError.
+Quantizer = Callable[[str, torch.Tensor, Scheme], QuantizedMatrix]

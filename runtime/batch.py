@@ -1,0 +1,84 @@
+"""A step's work as the arrays that kernels read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.scheduler import Scheduled
+
+
+@dataclass(frozen=True)
+class Batch:
+    """T tokens of S sequences, of which R have their logits computed.
+
+    token_ids, positions  i32 [T]
+    slot_mapping          i64 [T]      where a token's key and value go: block * block_size + offset
+    block_tables          i32 [S, B]   B is the longest table here; shorter ones are padded with 0
+    seq_lens              i32 [S]      tokens in the cache once this step has run
+    cu_seqlens_q          i32 [S + 1]  token range of each sequence
+    logit_rows            i32 [R]      tokens whose logits are wanted, ascending
+    """
+
+    token_ids: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    slot_mapping: NDArray[np.int64]
+    block_tables: NDArray[np.int32]
+    seq_lens: NDArray[np.int32]
+    cu_seqlens_q: NDArray[np.int32]
+    logit_rows: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Tokens [start, start + len(token_ids)) of a sequence that lives in `block_table`; logits of its last, or of all."""
+
+    token_ids: Items[int]
+    start: int
+    block_table: Items[int]
+    num_logits: int
+
+
+def span_of(scheduled: Scheduled) -> Span:
+    """What a scheduled sequence computes: every token's logits if its prompt is being scored, else the last one's if it samples."""
+    sequence = scheduled.sequence
+    start = sequence.num_computed_tokens
+    tokens = sequence.token_ids[start : start + scheduled.num_new_tokens]
+    scores_prompt = sequence.request.params.prompt_logprobs and start < sequence.num_prompt_tokens
+    num_logits = len(tokens) if scores_prompt else int(scheduled.reaches_end)
+    return Span(tokens, start, sequence.block_table, num_logits)
+
+
+def build_batch(spans: Items[Span], block_size: int) -> Batch:
+    """The arrays of one step over `spans`, in order."""
+    lengths = np.array([len(span.token_ids) for span in spans], np.int32)
+    cu_seqlens_q = np.zeros(len(spans) + 1, np.int32)
+    np.cumsum(lengths, out=cu_seqlens_q[1:])
+    num_tokens = int(cu_seqlens_q[-1])
+    token_ids = np.empty(num_tokens, np.int32)
+    positions = np.empty(num_tokens, np.int32)
+    slot_mapping = np.empty(num_tokens, np.int64)
+    block_tables = np.zeros((len(spans), max(len(span.block_table) for span in spans)), np.int32)
+    logit_rows: list[int] = []
+    for row, span in enumerate(spans):
+        begin, end = int(cu_seqlens_q[row]), int(cu_seqlens_q[row + 1])
+        block_tables[row, : len(span.block_table)] = span.block_table
+        token_ids[begin:end] = span.token_ids
+        position = np.arange(span.start, span.start + end - begin)
+        positions[begin:end] = position
+        blocks = block_tables[row, position // block_size].astype(np.int64)
+        slot_mapping[begin:end] = blocks * block_size + position % block_size
+        logit_rows.extend(range(end - span.num_logits, end))
+    starts = np.array([span.start for span in spans], np.int32)
+    return Batch(
+        token_ids=token_ids,
+        positions=positions,
+        slot_mapping=slot_mapping,
+        block_tables=block_tables,
+        seq_lens=starts + lengths,
+        cu_seqlens_q=cu_seqlens_q,
+        logit_rows=np.array(logit_rows, np.int32),
+    )

@@ -1,0 +1,212 @@
+"""Lays a decoder out as a step program: a flat list of calls over buffers that are allocated once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from artifacts.architecture import Architecture
+from artifacts.manifest import ServingLimits
+from artifacts.precision import KvDtype, Scheme
+from kernels.spec import Argument, Array, Arguments, Call, Program
+from runtime.rope import rope_tables
+
+#: which counter each variable axis follows, unless a call says otherwise
+TOKENS = {"T": "num_tokens"}
+LOGITS = {"T": "num_logits"}
+_ACTIVATION_BLOCK = 32
+
+
+@dataclass(frozen=True)
+class StepProgram:
+    """A program, and the buffers through which a step goes in and out. Shapes as in `Batch`, at their largest."""
+
+    program: Program
+    token_ids: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    slot_mapping: NDArray[np.int64]
+    block_tables: NDArray[np.int32]
+    seq_lens: NDArray[np.int32]
+    cu_seqlens_q: NDArray[np.int32]
+    logit_rows: NDArray[np.int32]
+    logits: NDArray[np.float32]
+    num_blocks: int
+    block_size: int
+    max_num_seqs: int
+    max_model_len: int
+
+    def set_counters(self, num_tokens: int, num_seqs: int, num_logits: int) -> None:
+        counters = self.program.counters
+        counters["num_tokens"][0] = num_tokens
+        counters["num_seqs"][0] = num_seqs
+        counters["num_logits"][0] = num_logits
+
+
+@dataclass
+class _Layout:
+    """The calls so far, and the tensors they draw on."""
+
+    tensors: Mapping[str, Array]
+    plan: Mapping[str, Scheme]
+    max_num_tokens: int
+    calls: list[Call] = field(default_factory=list)
+
+    def buffer(self, *extents: int, dtype: DTypeLike = np.float32) -> Array:
+        return np.zeros((self.max_num_tokens, *extents), dtype)
+
+    def call(self, symbol: str, counters: Mapping[str, str] = TOKENS, **arguments: Argument) -> None:
+        self.calls.append(Call(symbol, arguments, counters))
+
+    def weights(self, group: str) -> Arguments:
+        """The stored parts of a layer group, under the names that matmul and embedding give them."""
+        parts = {"fp32": ("weight",), "bf16": ("weight",), "int8": ("codes", "scales"), "int4": ("codes", "scales", "zeros")}
+        scheme = self.plan[group]
+        names = [part for part in parts[scheme.weights] if part != "zeros" or not scheme.symmetric]
+        return {part: self.tensors[f"{group}.{part}"] for part in names}
+
+    def norm(self, name: str, x: Array, out: Array, eps: float, residual: Array | None = None) -> None:
+        def grouped(array: Array) -> Array:
+            return array[:, None, :] if array.ndim == 2 else array
+
+        weight = self.tensors[f"{name}.weight"]
+        if residual is not None:
+            residual = grouped(residual)
+        self.call("rms_norm", x=grouped(x), residual=residual, weight=weight, out=grouped(out), eps=eps)
+
+
+class _Linears:
+    """Emits a linear layer in its group's scheme. int8 activations share one set of buffers: each is used at once."""
+
+    def __init__(self, layout: _Layout, architecture: Architecture) -> None:
+        self._layout = layout
+        widths = [k for group, (_, k) in architecture.linear_shapes().items() if layout.plan[group].int8_activations]
+        if widths:
+            widest = max(widths)
+            num_tokens = layout.max_num_tokens
+            self._codes = np.zeros(num_tokens * widest, np.int8)
+            self._scales = np.zeros(num_tokens, np.float32)
+            self._sums = np.zeros(num_tokens * widest // _ACTIVATION_BLOCK, np.int32)
+
+    def emit(self, group: str, x: Array, out: Array, *, head: bool = False) -> None:
+        """out = x W^T + bias. `head` reads `group`'s weights for the rows whose logits are wanted."""
+        layout = self._layout
+        scheme = layout.plan[group]
+        counters = LOGITS if head else TOKENS
+        bias = layout.tensors.get(f"{group}.bias")
+        source: Arguments = {"x": x}
+        if scheme.int8_activations:
+            num_tokens, width = x.shape
+            source = {
+                "x_codes": self._codes[: num_tokens * width].reshape(num_tokens, width),
+                "x_scales": self._scales,
+                "x_sums": self._sums[: num_tokens * width // _ACTIVATION_BLOCK].reshape(num_tokens, -1),
+            }
+            layout.call(
+                "quantize_activations",
+                counters,
+                x=x,
+                codes=source["x_codes"],
+                scales=source["x_scales"],
+                sums=source["x_sums"],
+            )
+        layout.call(f"quant_matmul_{variant(scheme)}", counters, **source, **layout.weights(group), bias=bias, out=out)
+
+
+def variant(scheme: Scheme) -> str:
+    """The suffix of the symbols that compute `scheme`: group size is read from the shapes."""
+    symmetry = ("_sym" if scheme.symmetric else "_asym") if scheme.weights == "int4" else ""
+    return scheme.weights + symmetry + ("_a8" if scheme.int8_activations else "")
+
+
+def embedding_variant(scheme: Scheme) -> str:
+    """As `variant`; int4 codes are stored the same for float and int8 activations, int8 codes are not."""
+    return variant(scheme).removesuffix("_a8") if scheme.weights == "int4" else variant(scheme)
+
+
+def lay_out(
+    architecture: Architecture,
+    plan: Mapping[str, Scheme],
+    kv_dtype: KvDtype,
+    tensors: Mapping[str, Array],
+    limits: ServingLimits,
+) -> StepProgram:
+    """The step program of a model. `tensors` are a bundle's (see docs/architecture.md); buffers and cache are allocated here."""
+    a = architecture
+    num_tokens, block_size = limits.max_num_batched_tokens, limits.kv_block_size
+    layout = _Layout(tensors, plan, num_tokens)
+    linears = _Linears(layout, a)
+
+    token_ids = layout.buffer(dtype=np.int32)
+    positions = layout.buffer(dtype=np.int32)
+    slot_mapping = layout.buffer(dtype=np.int64)
+    logit_rows = layout.buffer(dtype=np.int32)
+    block_tables = np.zeros((limits.max_num_seqs, -(-limits.max_model_len // block_size)), np.int32)
+    seq_lens = np.zeros(limits.max_num_seqs, np.int32)
+    cu_seqlens_q = np.zeros(limits.max_num_seqs + 1, np.int32)
+    logits = layout.buffer(a.vocab_size)
+
+    residual = layout.buffer(a.hidden_size)
+    hidden = layout.buffer(a.hidden_size)
+    branch = layout.buffer(a.hidden_size)
+    qkv = layout.buffer(a.num_q_heads + 2 * a.num_kv_heads, a.head_dim)
+    q, k, v = np.split(qkv, [a.num_q_heads, a.num_q_heads + a.num_kv_heads], axis=1)
+    attended = layout.buffer(a.num_q_heads, a.head_dim)
+    gate_up = layout.buffer(2 * a.intermediate_size)
+    activated = layout.buffer(a.intermediate_size)
+    cos, sin = rope_tables(a.rope, a.head_dim, limits.max_model_len)
+    kv_storage = np.float32 if kv_dtype == "fp32" else np.uint16
+
+    embedding = f"embedding_{embedding_variant(plan['embed'])}"
+    layout.call(embedding, token_ids=token_ids, **layout.weights("embed"), out=residual)
+    for i in range(a.num_layers):
+        layer = f"layers.{i}"
+        # The branch of the previous layer joins the residual stream inside the norm that reads it next.
+        if i == 0:
+            layout.norm(f"{layer}.attn_norm", residual, hidden, a.rms_norm_eps)
+        else:
+            layout.norm(f"{layer}.attn_norm", branch, hidden, a.rms_norm_eps, residual)
+        linears.emit(f"{layer}.qkv", hidden, qkv.reshape(num_tokens, -1))
+        if a.qk_norm:
+            layout.norm(f"{layer}.q_norm", q, q, a.rms_norm_eps)
+            layout.norm(f"{layer}.k_norm", k, k, a.rms_norm_eps)
+        k_cache = np.zeros((limits.num_kv_blocks, a.num_kv_heads, a.head_dim, block_size), kv_storage)
+        v_cache = np.zeros((limits.num_kv_blocks, a.num_kv_heads, block_size, a.head_dim), kv_storage)
+        caches: Arguments = {"k_cache": k_cache, "v_cache": v_cache}
+        layout.call(
+            f"rope_and_cache_{kv_dtype}",
+            q=q, k=k, v=v, cos=cos, sin=sin, positions=positions, slot_mapping=slot_mapping, **caches,
+        )  # fmt: skip
+        layout.call(
+            f"paged_attention_{kv_dtype}",
+            {"T": "num_tokens", "S": "num_seqs"},
+            q=q, block_tables=block_tables, seq_lens=seq_lens, cu_seqlens_q=cu_seqlens_q, out=attended, **caches,
+            scale=a.head_dim**-0.5, window=a.window(i),
+        )  # fmt: skip
+        linears.emit(f"{layer}.o", attended.reshape(num_tokens, -1), branch)
+        layout.norm(f"{layer}.mlp_norm", branch, hidden, a.rms_norm_eps, residual)
+        linears.emit(f"{layer}.gate_up", hidden, gate_up)
+        layout.call("silu_and_mul", x=gate_up, out=activated)
+        linears.emit(f"{layer}.down", activated, branch)
+    layout.norm("final_norm", branch, hidden, a.rms_norm_eps, residual)
+    layout.call("gather_rows", {"T": "num_tokens", "R": "num_logits"}, x=hidden, rows=logit_rows, out=branch)
+    linears.emit("embed" if a.tie_embeddings else "head", branch, logits, head=True)
+
+    counters = {name: np.zeros(1, np.int64) for name in ("num_tokens", "num_seqs", "num_logits")}
+    return StepProgram(
+        program=Program(tuple(layout.calls), counters),
+        token_ids=token_ids,
+        positions=positions,
+        slot_mapping=slot_mapping,
+        block_tables=block_tables,
+        seq_lens=seq_lens,
+        cu_seqlens_q=cu_seqlens_q,
+        logit_rows=logit_rows,
+        logits=logits,
+        num_blocks=limits.num_kv_blocks,
+        block_size=block_size,
+        max_num_seqs=limits.max_num_seqs,
+        max_model_len=limits.max_model_len,
+    )

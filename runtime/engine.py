@@ -1,0 +1,166 @@
+"""The synchronous core of serving: requests in, one step at a time, tokens out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.batch import build_batch, span_of
+from runtime.block_manager import BlockManager
+from runtime.model_runner import ModelRunner
+from runtime.request import FinishReason, Logprobs, Request, TokenOutput
+from runtime.sampler import logprobs_of, sample
+from runtime.scheduler import Scheduled, Scheduler
+from runtime.sequence import Sequence
+
+
+class QueueFull(RuntimeError):
+    """The waiting queue is at its limit; the caller should come back later."""
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """Counts now (`running`, `waiting`, blocks) and since the start (the others)."""
+
+    num_running: int
+    num_waiting: int
+    num_free_blocks: int
+    num_blocks: int
+    num_preemptions: int
+    num_cached_tokens: int
+    num_prompt_tokens: int
+    num_generated_tokens: int
+
+
+class Engine:
+    """Continuous batching over a `ModelRunner`. Not thread-safe: one thread owns it."""
+
+    def __init__(self, runner: ModelRunner, eos_token_ids: Iterable[int], max_num_waiting: int = 1024) -> None:
+        if runner.max_model_len > runner.num_blocks * runner.block_size:
+            raise ValueError(
+                "the KV cache must hold one sequence of max_model_len: "
+                f"{runner.num_blocks} blocks of {runner.block_size} are fewer than {runner.max_model_len} tokens; "
+                "raise num_kv_blocks or lower max_model_len"
+            )
+        self.max_model_len = runner.max_model_len
+        self.vocab_size = runner.vocab_size
+        self._runner = runner
+        self._eos_token_ids = frozenset(eos_token_ids)
+        self._max_num_waiting = max_num_waiting
+        self._blocks = BlockManager(runner.num_blocks, runner.block_size)
+        self._scheduler = Scheduler(self._blocks, runner.max_num_seqs, runner.max_num_batched_tokens)
+        self._sequences: dict[str, Sequence] = {}
+        self._num_cached_tokens = self._num_prompt_tokens = self._num_generated_tokens = 0
+
+    def add(self, request: Request) -> None:
+        """Queue `request`. ValueError if it can never run; QueueFull if too many wait."""
+        prompt = request.prompt_token_ids
+        # A request that generates nothing may fill the context; any other needs room for one token.
+        room = self.max_model_len - (1 if request.params.max_tokens else 0)
+        if not 1 <= len(prompt) <= room:
+            raise ValueError(f"a prompt must have between 1 and {room} tokens here, got {len(prompt)}")
+        if not all(0 <= token < self.vocab_size for token in prompt):
+            raise ValueError(f"prompt token ids must be between 0 and {self.vocab_size - 1}, got {min(prompt)}..{max(prompt)}")
+        for token in request.params.logit_bias.keys() | request.params.stop_token_ids:
+            if not 0 <= token < self.vocab_size:
+                raise ValueError(f"logit_bias and stop token ids must be between 0 and {self.vocab_size - 1}, got {token}")
+        if request.id in self._sequences:
+            raise ValueError(f"request ids must be unique among open requests, got {request.id!r} twice")
+        if len(self._scheduler.waiting) >= self._max_num_waiting:
+            raise QueueFull(f"{self._max_num_waiting} requests are waiting already")
+        sequence = Sequence.from_request(request)
+        self._sequences[request.id] = sequence
+        self._scheduler.add(sequence)
+
+    def abort(self, request_id: str) -> None:
+        """Forget a request and free its blocks; one that is not open is ignored."""
+        sequence = self._sequences.pop(request_id, None)
+        if sequence is not None:
+            self._scheduler.remove(sequence)
+
+    def has_work(self) -> bool:
+        return bool(self._sequences)
+
+    def stats(self) -> EngineStats:
+        return EngineStats(
+            num_running=len(self._scheduler.running),
+            num_waiting=len(self._scheduler.waiting),
+            num_free_blocks=self._blocks.num_free_blocks,
+            num_blocks=self._blocks.num_blocks,
+            num_preemptions=self._scheduler.num_preemptions,
+            num_cached_tokens=self._num_cached_tokens,
+            num_prompt_tokens=self._num_prompt_tokens,
+            num_generated_tokens=self._num_generated_tokens,
+        )
+
+    def step(self) -> list[TokenOutput]:
+        """Schedule, run and sample once. Sequences in the middle of their prompt yield nothing."""
+        plan = self._scheduler.schedule()
+        if not plan:
+            return []
+        spans = [span_of(scheduled) for scheduled in plan]
+        logits = self._runner.run(build_batch(spans, self._blocks.block_size))
+        outputs: list[TokenOutput] = []
+        row = 0
+        for scheduled, span in zip(plan, spans, strict=True):
+            output = self._advance(scheduled, logits[row : row + span.num_logits])
+            row += span.num_logits
+            if output is not None:
+                outputs.append(output)
+        return outputs
+
+    def _advance(self, scheduled: Scheduled, logits: NDArray[np.float32]) -> TokenOutput | None:
+        sequence, reaches_end = scheduled.sequence, scheduled.reaches_end
+        if sequence.request.params.prompt_logprobs:
+            self._score_prompt(sequence, logits)
+        sequence.num_computed_tokens += scheduled.num_new_tokens
+        self._blocks.publish(sequence)
+        if not reaches_end:
+            return None
+        params = sequence.request.params
+        is_first = sequence.num_generated_tokens == 0
+        if is_first:
+            self._num_prompt_tokens += sequence.num_prompt_tokens
+            self._num_cached_tokens += sequence.num_cached_tokens
+        token: int | None = None
+        logprobs: Logprobs | None = None
+        if params.max_tokens:
+            token, logprobs = sample(logits[-1], sequence, self._eos_token_ids)
+            sequence.token_ids.append(token)
+            self._num_generated_tokens += 1
+        reason = self._finish_reason(sequence, token)
+        if reason is not None:
+            del self._sequences[sequence.request.id]
+            self._scheduler.remove(sequence)
+        return TokenOutput(
+            request_id=sequence.request.id,
+            token_id=token,
+            finish_reason=reason,
+            logprobs=logprobs,
+            num_cached_tokens=sequence.num_cached_tokens,
+            prompt_logprobs=tuple(sequence.prompt_logprobs) if is_first and params.prompt_logprobs else None,
+        )
+
+    def _score_prompt(self, sequence: Sequence, logits: NDArray[np.float32]) -> None:
+        """Score the prompt tokens that follow the ones just computed, each by the logits before it."""
+        start = sequence.num_computed_tokens
+        num_top = sequence.request.params.logprobs or 0
+        # After a preemption the prompt is computed again, and what was scored before is not scored twice.
+        for position in range(max(start, len(sequence.prompt_logprobs)), sequence.num_prompt_tokens - 1):
+            if position - start >= len(logits):
+                break
+            target = sequence.token_ids[position + 1]
+            sequence.prompt_logprobs.append(logprobs_of(logits[position - start], target, num_top))
+
+    def _finish_reason(self, sequence: Sequence, token: int | None) -> FinishReason | None:
+        params = sequence.request.params
+        if token is not None and token in params.stop_token_ids:
+            return "stop"
+        if token is not None and token in self._eos_token_ids and not params.ignore_eos:
+            return "stop"
+        if sequence.num_generated_tokens >= params.max_tokens or sequence.num_tokens >= self.max_model_len:
+            return "length"
+        return None

@@ -1,0 +1,60 @@
+"""One interface between what the engine decides and what computes it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.batch import Batch
+from runtime.decoder import StepProgram
+
+
+class ModelRunner(Protocol):
+    """Runs steps of one model over one KV cache."""
+
+    num_blocks: int
+    block_size: int
+    vocab_size: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+
+    def run(self, batch: Batch) -> NDArray[np.float32]:
+        """Compute `batch`, write its keys and values, and return logits [R, vocab_size], valid until the next call."""
+        ...
+
+
+class Executable(Protocol):
+    """A step program ready to run: compiled by the bundle's library, or walked through the references."""
+
+    def run(self) -> None: ...
+
+
+class ProgramRunner:
+    """A `ModelRunner` over a step program: fill the input buffers, set the counters, run."""
+
+    def __init__(self, step: StepProgram, executable: Executable) -> None:
+        self._step = step
+        self._executable = executable
+        self.num_blocks = step.num_blocks
+        self.block_size = step.block_size
+        self.vocab_size = step.logits.shape[1]
+        self.max_num_seqs = step.max_num_seqs
+        self.max_num_batched_tokens = step.token_ids.size
+        self.max_model_len = step.max_model_len
+
+    def run(self, batch: Batch) -> NDArray[np.float32]:
+        step = self._step
+        num_tokens, num_seqs, num_logits = batch.token_ids.size, batch.seq_lens.size, batch.logit_rows.size
+        step.token_ids[:num_tokens] = batch.token_ids
+        step.positions[:num_tokens] = batch.positions
+        step.slot_mapping[:num_tokens] = batch.slot_mapping
+        step.block_tables[:num_seqs, : batch.block_tables.shape[1]] = batch.block_tables
+        step.seq_lens[:num_seqs] = batch.seq_lens
+        step.cu_seqlens_q[: num_seqs + 1] = batch.cu_seqlens_q
+        step.logit_rows[:num_logits] = batch.logit_rows
+        step.set_counters(num_tokens, num_seqs, num_logits)
+        self._executable.run()
+        return step.logits[:num_logits]

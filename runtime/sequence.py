@@ -1,0 +1,42 @@
+"""A request while the engine holds it: its tokens, its blocks, how far it has been computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from runtime.request import Logprobs, Request
+
+
+@dataclass(eq=False)
+class Sequence:
+    """`token_ids` is the prompt and what was generated after it; the first `num_computed_tokens` of them have their keys and
+    values in `block_table`'s blocks, in order. `block_hashes` identify the full blocks among those (see `BlockManager`).
+    """
+
+    request: Request
+    token_ids: list[int]
+    block_table: list[int] = field(default_factory=list)
+    block_hashes: list[bytes] = field(default_factory=list)
+    num_computed_tokens: int = 0
+    num_cached_tokens: int = 0
+    prompt_logprobs: list[Logprobs] = field(default_factory=list)
+
+    @classmethod
+    def from_request(cls, request: Request) -> Sequence:
+        return cls(request, list(request.prompt_token_ids))
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return len(self.request.prompt_token_ids)
+
+    @property
+    def num_generated_tokens(self) -> int:
+        return self.num_tokens - self.num_prompt_tokens
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        return self.num_tokens - self.num_computed_tokens
