@@ -1,0 +1,63 @@
+"""What a run has measured and tried, in Optuna's storage: a run that is killed, or repeated, measures nothing twice."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+T = TypeVar("T")
+
+
+class Ledger:
+    """Records (key -> JSON value) and studies of one run, all under names that begin with `name`.
+
+    `name` comes from the digest of the inputs, so that another model, space or seed never meets these records.
+    """
+
+    def __init__(self, storage_url: str, name: str) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        try:
+            self._storage = optuna.storages.get_storage(storage_url)
+        except Exception as error:  # each backend raises its own kind
+            raise ValueError(
+                f"storage must be a URL that Optuna can open, such as sqlite:///study.db; got {storage_url!r}: {error}"
+            ) from error
+        self.name = name
+        self._records_study = self.study("records")
+        self._records = dict(self._records_study.user_attrs)
+
+    def study(
+        self, stage: str, directions: tuple[str, ...] = ("minimize",), sampler: optuna.samplers.BaseSampler | None = None
+    ) -> optuna.Study:
+        """The study of `stage`, made if it is new."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.create_study(
+                storage=self._storage,
+                study_name=f"{self.name}/{stage}",
+                directions=list(directions),
+                sampler=sampler,
+                load_if_exists=True,
+            )
+
+    def recall(self, key: str) -> object | None:
+        return self._records.get(key)
+
+    def record(self, key: str, value: object) -> None:
+        self._records_study.set_user_attr(key, value)
+        self._records[key] = value
+
+    def once(self, key: str, measure: Callable[[], T]) -> T:
+        """What `key` says; if it says nothing, `measure()`, recorded. Values must survive a trip through JSON."""
+        if key not in self._records:
+            self.record(key, measure())
+        return cast(T, self._records[key])
+
+
+def completed(study: optuna.Study) -> list[FrozenTrial]:
+    """Finished trials in order. One that was running when its process was killed stays out: only it is lost."""
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
