@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from artifacts.architecture import Architecture
-from artifacts.manifest import ServingLimits
+from artifacts.manifest import Serving
 from artifacts.precision import KvDtype, Scheme
 from kernels.spec import Argument, Array, Arguments, Call, Program
 from runtime.rope import rope_tables
@@ -131,7 +131,7 @@ def lay_out(
     plan: Mapping[str, Scheme],
     kv_dtype: KvDtype,
     tensors: Mapping[str, Array],
-    limits: ServingLimits,
+    limits: Serving,
 ) -> StepProgram:
     """The step program of a model. `tensors` are a bundle's (see docs/architecture.md); buffers and cache are allocated here."""
     a = architecture
