@@ -51,6 +51,11 @@ class Scheme:
         return self.weights + suffix
 
     @property
+    def storage(self) -> Scheme:
+        """The scheme whose tensors this one reads: int4 codes lie the same for float and for int8 activations."""
+        return Scheme(self.weights, self.group_size, self.symmetric) if self.weights == "int4" else self
+
+    @property
     def bits_per_weight(self) -> float:
         """Stored bits per weight, scales and zero points included (per-channel scales are negligible)."""
         if self.weights == "int4":

@@ -121,11 +121,6 @@ def variant(scheme: Scheme) -> str:
     return scheme.weights + symmetry + ("_a8" if scheme.int8_activations else "")
 
 
-def embedding_variant(scheme: Scheme) -> str:
-    """As `variant`; int4 codes are stored the same for float and int8 activations, int8 codes are not."""
-    return variant(scheme).removesuffix("_a8") if scheme.weights == "int4" else variant(scheme)
-
-
 def lay_out(
     architecture: Architecture,
     plan: Mapping[str, Scheme],
@@ -159,8 +154,7 @@ def lay_out(
     cos, sin = rope_tables(a.rope, a.head_dim, limits.max_model_len)
     kv_storage = np.float32 if kv_dtype == "fp32" else np.uint16
 
-    embedding = f"embedding_{embedding_variant(plan['embed'])}"
-    layout.call(embedding, token_ids=token_ids, **layout.weights("embed"), out=residual)
+    layout.call(f"embedding_{variant(plan['embed'].storage)}", token_ids=token_ids, **layout.weights("embed"), out=residual)
     for i in range(a.num_layers):
         layer = f"layers.{i}"
         # The branch of the previous layer joins the residual stream inside the norm that reads it next.

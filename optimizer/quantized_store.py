@@ -1,0 +1,70 @@
+"""Every layer group in every scheme that the search asks for: quantized once, kept on disk, mapped when used."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from artifacts.precision import Scheme
+from artifacts.weights import Array, map_tensors, write_shard
+from optimizer.importers import Source
+from optimizer.quantization import pack_matrix, round_to_nearest
+
+
+class QuantizedStore:
+    """Packed weights of `source` under `folder`: a trial's plan is then a mapping of mapped files, and copies nothing.
+
+    Takes as much disk as the model in each scheme that was asked for; memory stays near one matrix.
+    """
+
+    def __init__(self, source: Source, folder: Path) -> None:
+        self._source = source
+        self._folder = folder
+
+    def plan_tensors(self, plan: Mapping[str, Scheme]) -> dict[str, Array]:
+        """All tensors of the model under `plan`, named as in a bundle."""
+        tensors = self.float_tensors()
+        for group, scheme in plan.items():
+            tensors |= self.group_tensors(group, scheme)
+        return tensors
+
+    def group_tensors(self, group: str, scheme: Scheme) -> dict[str, Array]:
+        """The packed parts of one layer group."""
+        return map_tensors(self._quantized(group, scheme))
+
+    def relative_error(self, group: str, scheme: Scheme) -> float:
+        """||W - Q|| / ||W|| of one layer group's weights."""
+        path = self._quantized(group, scheme).with_suffix(".json")
+        return float(json.loads(path.read_text())["relative_rms"])
+
+    def float_tensors(self) -> dict[str, Array]:
+        """Gains and biases, which every plan keeps in fp32."""
+        path = self._folder / "float.safetensors"
+        if not path.exists():
+            names = self._source.architecture.float_shapes()
+            self._write(path, {name: self._source.tensor(name).to(torch.float32).numpy() for name in names})
+        return map_tensors(path)
+
+    def _quantized(self, group: str, scheme: Scheme) -> Path:
+        scheme = scheme.storage
+        path = self._folder / scheme.name / f"{group}.safetensors"
+        if not path.exists():
+            weight = self._source.tensor(f"{group}.weight").to(torch.float32)
+            matrix = round_to_nearest(group, weight, scheme)
+            # The sidecar goes first: a group counts as done when its tensors are there.
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_suffix(".json").write_text(json.dumps({"relative_rms": matrix.error(weight).relative_rms}))
+            self._write(path, {f"{group}.{part}": array for part, array in pack_matrix(matrix).items()})
+        return path
+
+    def _write(self, path: Path, tensors: Mapping[str, Array]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        with partial.open("wb") as file:
+            write_shard(file, {name: np.ascontiguousarray(array) for name, array in tensors.items()})
+        partial.replace(path)

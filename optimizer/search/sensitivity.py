@@ -1,0 +1,68 @@
+"""Stage one: what each layer group costs in accuracy, alone, at the coarsest schemes; and what that predicts for the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from artifacts.precision import Scheme
+from optimizer.ledger import Ledger
+from optimizer.progress import Reporter
+from optimizer.search.bands import kind_of
+
+#: group -> scheme name -> mean KL in nats
+Sensitivities = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Probes:
+    """The two schemes that are measured: the coarsest weights, and the finest weights that meet int8 activations."""
+
+    weights: Scheme
+    activations: Scheme | None
+
+    @classmethod
+    def among(cls, offered: Iterable[Scheme]) -> Probes:
+        schemes = sorted(offered, key=lambda s: (s.bits_per_weight, s.group_size, s.name))
+        weight_only = [s for s in schemes if not s.int8_activations] or schemes
+        with_int8 = [s for s in schemes if s.int8_activations]
+        return cls(weight_only[0], with_int8[-1] if with_int8 else None)
+
+
+def measure_sensitivities(
+    ledger: Ledger,
+    reporter: Reporter,
+    offered: Mapping[str, Sequence[Scheme]],
+    shapes: Mapping[str, tuple[int, int]],
+    kl_of: Callable[[Mapping[str, Scheme]], float],
+) -> Sensitivities:
+    """KL of each group alone at its probes, all other groups left as they are; each is a record as soon as it is known."""
+    work: list[tuple[str, Scheme]] = []
+    for group, shape in shapes.items():
+        probes = Probes.among(s for s in offered[kind_of(group)] if s.refusal(*shape) is None)
+        work += [(group, scheme) for scheme in (probes.weights, probes.activations) if scheme is not None]
+    sensitivities: Sensitivities = {group: {} for group in shapes}
+    for group, scheme in reporter.track(work, "sensitivity of layer groups", len(work)):
+
+        def measure(group: str = group, scheme: Scheme = scheme) -> float:
+            return kl_of({group: scheme})
+
+        sensitivities[group][scheme.name] = ledger.once(f"sensitivity/{group}/{scheme.name}", measure)
+    return sensitivities
+
+
+def predict_kl(
+    sensitivity: Mapping[str, float], scheme: Scheme, relative_error: Callable[[Scheme], float], probes: Probes
+) -> float:
+    """KL of one group alone at `scheme`, from its probes.
+
+    To second order the loss is quadratic in the weight error, so KL scales with its square; int8 activations add what
+    their probe measured. Only the order of candidates hangs on this: each plan that is tried is measured.
+    """
+    measured = sensitivity.get(scheme.name)
+    if measured is not None:
+        return measured
+    coarsest = relative_error(probes.weights)
+    ratio = (relative_error(scheme) / coarsest) ** 2 if coarsest else 0.0
+    activations = sensitivity[probes.activations.name] if scheme.int8_activations and probes.activations else 0.0
+    return sensitivity[probes.weights.name] * ratio + activations
