@@ -1,0 +1,7 @@
+"""Families of decoders: each turns a Hugging Face config into an Architecture."""
+
+from runtime.models.checkpoint_tensors import Part, checkpoint_tensors
+from runtime.models.registry import FAMILIES, architecture
+from runtime.models.unsupported import UnknownArchitecture, UnsupportedModel
+
+__all__ = ["FAMILIES", "Part", "UnknownArchitecture", "UnsupportedModel", "architecture", "checkpoint_tensors"]

@@ -1,0 +1,97 @@
+"""What the families share in reading a Hugging Face config.json."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+
+from artifacts.architecture import Architecture
+from runtime.models.hf_rope import read_rope
+from runtime.models.unsupported import UnsupportedModel
+
+
+class HfConfig(BaseModel):
+    """The keys that every family reads; a family subclasses it with its own keys and transformers' defaults for them.
+
+    Keys that do not change the computation (dropout, cache, initializer) are ignored.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    model_type: str
+    vocab_size: PositiveInt
+    hidden_size: PositiveInt
+    intermediate_size: PositiveInt
+    num_hidden_layers: PositiveInt
+    num_attention_heads: PositiveInt
+    num_key_value_heads: PositiveInt | None = None
+    head_dim: PositiveInt | None = None
+    max_position_embeddings: PositiveInt
+    rms_norm_eps: PositiveFloat
+    tie_word_embeddings: bool = False
+    hidden_act: str = "silu"
+    mlp_bias: bool = False
+    rope_theta: PositiveFloat = 10000.0
+    rope_parameters: dict[str, object] | None = None
+    rope_scaling: dict[str, object] | None = None
+    partial_rotary_factor: float = 1.0
+    original_max_position_embeddings: PositiveInt | None = None
+    quantization_config: dict[str, object] | None = None
+
+    def architecture(self) -> Architecture:
+        """The architecture described; UnsupportedModel where the config asks for something the runtime does not do."""
+        self._refuse_what_is_unsupported()
+        return Architecture(
+            family=self.model_type,
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_layers=self.num_hidden_layers,
+            num_q_heads=self.num_attention_heads,
+            num_kv_heads=self.num_key_value_heads or self.num_attention_heads,
+            head_dim=self.head_dim or self.hidden_size // self.num_attention_heads,
+            max_position=self.max_position_embeddings,
+            rms_norm_eps=self.rms_norm_eps,
+            rope=read_rope(self._rope_parameters()),
+            tie_embeddings=self.tie_word_embeddings,
+            qkv_bias=self.has_qkv_bias(),
+            output_bias=self.has_output_bias(),
+            qk_norm=self.has_qk_norm(),
+            layer_windows=self.layer_windows(),
+        )
+
+    def has_qkv_bias(self) -> bool:
+        return False
+
+    def has_output_bias(self) -> bool:
+        return False
+
+    def has_qk_norm(self) -> bool:
+        return False
+
+    def layer_windows(self) -> tuple[int, ...]:
+        """Sliding window of each layer in tokens, 0 for full attention; empty when no layer has one."""
+        return ()
+
+    def _rope_parameters(self) -> dict[str, object]:
+        """One dict in the form of transformers 5, with transformers' precedence between it and the top-level keys."""
+        defaults = {
+            "rope_theta": self.rope_theta,
+            "partial_rotary_factor": self.partial_rotary_factor,
+            "original_max_position_embeddings": self.max_position_embeddings,
+        }
+        given = {k: v for k, v in (self.rope_scaling or self.rope_parameters or {}).items() if v is not None}
+        if self.original_max_position_embeddings is not None:
+            given["original_max_position_embeddings"] = self.original_max_position_embeddings
+        return defaults | given
+
+    def _refuse_what_is_unsupported(self) -> None:
+        if self.quantization_config is not None:
+            method = self.quantization_config.get("quant_method", "unknown")
+            raise UnsupportedModel(
+                f"importing pre-quantized checkpoints is not supported yet, and this one has a quantization_config "
+                f"(quant_method {method!r}); start from the unquantized checkpoint"
+            )
+        if self.hidden_act != "silu":
+            raise UnsupportedModel(f"hidden_act must be 'silu', got {self.hidden_act!r}")
+        if self.mlp_bias:
+            raise UnsupportedModel("mlp_bias must be false: the decoder's gate, up and down projections have no bias")

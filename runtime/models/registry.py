@@ -1,0 +1,39 @@
+"""The families that this runtime knows, by the `model_type` of their config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import ValidationError
+
+from artifacts.architecture import Architecture
+from runtime.models.hf_config import HfConfig
+from runtime.models.llama import LlamaConfig
+from runtime.models.mistral import MistralConfig
+from runtime.models.qwen2 import Qwen2Config
+from runtime.models.qwen3 import Qwen3Config
+from runtime.models.unsupported import UnknownArchitecture, UnsupportedModel
+
+FAMILIES: dict[str, type[HfConfig]] = {
+    "llama": LlamaConfig,
+    "mistral": MistralConfig,
+    "qwen2": Qwen2Config,
+    "qwen3": Qwen3Config,
+}
+
+
+def architecture(config: Mapping[str, object]) -> Architecture:
+    """The architecture that a Hugging Face config.json describes.
+
+    Raises UnknownArchitecture for a model_type outside FAMILIES, and UnsupportedModel, naming the key, where the config
+    lacks a key, has a wrong value, or asks for something that the runtime does not do.
+    """
+    model_type = config.get("model_type")
+    family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
+    if family is None:
+        raise UnknownArchitecture(f"model_type must be one of {', '.join(FAMILIES)}; the config says {model_type!r}")
+    try:
+        return family.model_validate(config).architecture()
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors())
+        raise UnsupportedModel(f"the {model_type} config cannot be used: {problems}") from None
