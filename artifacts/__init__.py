@@ -1,0 +1,1 @@
+"""What a bundle is: format, manifest, reader, writer."""
