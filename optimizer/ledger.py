@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from typing import TypeVar, cast
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar, cast
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 T = TypeVar("T")
+Direction = Literal["minimize", "maximize"]
 
 
 class Ledger:
@@ -30,19 +30,11 @@ class Ledger:
         self._records_study = self.study("records")
         self._records = dict(self._records_study.user_attrs)
 
-    def study(
-        self, stage: str, directions: tuple[str, ...] = ("minimize",), sampler: optuna.samplers.BaseSampler | None = None
-    ) -> optuna.Study:
+    def study(self, stage: str, directions: Sequence[Direction] = ("minimize",)) -> optuna.Study:
         """The study of `stage`, made if it is new."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.create_study(
-                storage=self._storage,
-                study_name=f"{self.name}/{stage}",
-                directions=list(directions),
-                sampler=sampler,
-                load_if_exists=True,
-            )
+        return optuna.create_study(
+            storage=self._storage, study_name=f"{self.name}/{stage}", directions=list(directions), load_if_exists=True
+        )
 
     def recall(self, key: str) -> object | None:
         return self._records.get(key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -54,10 +55,10 @@ class _Layout:
     max_num_tokens: int
     calls: list[Call] = field(default_factory=list)
 
-    def buffer(self, *extents: int, dtype: DTypeLike = np.float32) -> Array:
+    def buffer(self, *extents: int, dtype: DTypeLike = np.float32) -> NDArray[Any]:
         return np.zeros((self.max_num_tokens, *extents), dtype)
 
-    def call(self, symbol: str, counters: Mapping[str, str] = TOKENS, **arguments: Argument) -> None:
+    def call(self, symbol: str, counters: Mapping[str, str] = TOKENS, /, **arguments: Argument) -> None:
         self.calls.append(Call(symbol, arguments, counters))
 
     def weights(self, group: str) -> Arguments:

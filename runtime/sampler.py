@@ -54,9 +54,7 @@ def _adjust(logits: Row, sequence: Sequence, eos_token_ids: frozenset[int]) -> R
     if penalized:
         seen = np.unique(np.asarray(sequence.token_ids))
         above = adjusted[seen] > 0
-        adjusted[seen] = np.where(
-            above, adjusted[seen] / params.repetition_penalty, adjusted[seen] * params.repetition_penalty
-        )
+        adjusted[seen] = np.where(above, adjusted[seen] / params.repetition_penalty, adjusted[seen] * params.repetition_penalty)
         generated, counts = np.unique(np.asarray(sequence.token_ids[sequence.num_prompt_tokens :], int), return_counts=True)
         adjusted[generated] -= params.frequency_penalty * counts + params.presence_penalty
     if must_go_on:

@@ -92,9 +92,7 @@ class Scheduler:
 
     def _admit(self, sequence: Sequence, budget: int) -> Scheduled | None:
         # A request that wants its prompt scored needs the logits of every prompt token, so nothing of it may be skipped.
-        shared, hashes = (
-            ([], []) if sequence.request.params.prompt_logprobs else self.blocks.cached_prefix(sequence.token_ids)
-        )
+        shared, hashes = ([], []) if sequence.request.params.prompt_logprobs else self.blocks.cached_prefix(sequence.token_ids)
         # All of the prompt must fit, not only its first chunk: otherwise two long prompts could evict each other for ever.
         if not self.blocks.can_hold(sequence.num_tokens, shared):
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import threading
 import time
@@ -15,12 +16,13 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, create_trial
 
 from artifacts.precision import Scheme
-from optimizer.ledger import Ledger, completed
+from optimizer.ledger import Direction, Ledger, completed
 from optimizer.progress import Reporter
 from optimizer.search.bands import Band, plan_of
 from optimizer.search.warm_start import Choice
 
 STAGE = "precision"
+DIRECTIONS: tuple[Direction, Direction] = ("minimize", "minimize")  # latency, KL
 _GATE = "gate"
 
 Plan = Mapping[str, Scheme]
@@ -96,41 +98,42 @@ class PrecisionSearch:
             if len(done) >= num_trials:
                 return
             known = [trial.choice for trial in done]
-            untried = next((choice for choice in warm_starts if choice not in known), None)
-            if untried is not None:
-                self._try(untried, done)
-            else:
-                self._sample(done)
+            choice = next((c for c in warm_starts if c not in known), None) or self._suggest(done)
+            if choice is None:
+                return  # every plan has been tried, or every neighbour of the front
+            plan = plan_of(self._bands, choice)
+            latency_ms, score = self._latency_ms(plan), self._score(plan)
+            # Only finished trials enter the storage: a process that is killed leaves nothing half-done behind.
+            self._study().add_trial(self._frozen(choice, latency_ms, score.kl, score.violation))
             yield
 
-    def _try(self, choice: Choice, done: Sequence[Trial]) -> None:
-        latency_ms, score = self._evaluate(choice, done)
-        self._study().add_trial(
-            create_trial(
-                params=dict(choice),
-                distributions=self._space,
-                values=[latency_ms, score.kl],
-                constraints={_GATE: score.violation},
-            )
+    def _suggest(self, done: Sequence[Trial]) -> Choice | None:
+        """TPE's next plan; where it repeats itself, as it does in small spaces, an untried neighbour of the front."""
+        sampler = optuna.samplers.TPESampler(seed=self._seed + len(done), multivariate=True, n_startup_trials=0)
+        study = optuna.create_study(directions=DIRECTIONS, sampler=sampler)
+        study.add_trials([self._frozen(t.choice, t.latency_ms, t.kl, t.violation) for t in done])
+        suggested = {name: str(value) for name, value in study.ask(self._space).params.items()}
+        known = [trial.choice for trial in done]
+        return suggested if suggested not in known else self._untried_neighbour(done, known)
+
+    def _untried_neighbour(self, done: Sequence[Trial], known: Sequence[Choice]) -> Choice | None:
+        front = pareto_front(done) or [min(done, key=lambda trial: trial.violation)]
+        neighbours = [
+            trial.choice | {band.name: scheme.name} for trial in front for band in self._bands for scheme in band.choices
+        ]
+        random.Random(self._seed + len(done)).shuffle(neighbours)
+        return next((choice for choice in neighbours if choice not in known), None)
+
+    def _frozen(self, choice: Choice, latency_ms: float, kl: float, violation: float) -> FrozenTrial:
+        return create_trial(
+            params=dict(choice),
+            distributions=self._space,
+            values=[latency_ms, kl],
+            constraints={_GATE: violation},
         )
 
-    def _sample(self, done: Sequence[Trial]) -> None:
-        sampler = optuna.samplers.TPESampler(seed=self._seed + len(done), multivariate=True, n_startup_trials=0)
-        study = self._study(sampler)
-        trial = study.ask(self._space)
-        latency_ms, score = self._evaluate({name: trial.params[name] for name in self._space}, done)
-        trial.set_constraint(_GATE, score.violation)
-        study.tell(trial, [latency_ms, score.kl])
-
-    def _evaluate(self, choice: Choice, done: Sequence[Trial]) -> tuple[float, TrialScore]:
-        for trial in done:
-            if trial.choice == choice:  # evaluation is deterministic: a plan is never scored twice
-                return trial.latency_ms, TrialScore(trial.kl, trial.violation)
-        plan = plan_of(self._bands, choice)
-        return self._latency_ms(plan), self._score(plan)
-
-    def _study(self, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
-        return self._ledger.study(STAGE, ("minimize", "minimize"), sampler)
+    def _study(self) -> optuna.Study:
+        return self._ledger.study(STAGE, DIRECTIONS)
 
 
 def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
