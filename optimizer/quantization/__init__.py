@@ -1,0 +1,21 @@
+"""Weights on a scheme's grid."""
+
+from optimizer.quantization.matrix import (
+    ErrorStatistics,
+    NonFiniteWeightError,
+    QuantizationError,
+    QuantizedMatrix,
+    Quantizer,
+    WeightRangeError,
+)
+from optimizer.quantization.rtn import round_to_nearest
+
+__all__ = [
+    "ErrorStatistics",
+    "NonFiniteWeightError",
+    "QuantizationError",
+    "QuantizedMatrix",
+    "Quantizer",
+    "WeightRangeError",
+    "round_to_nearest",
+]

@@ -39,8 +39,7 @@ def round_to_nearest(name: str, weight: Tensor, scheme: Scheme) -> QuantizedMatr
     rows_per_slab = max(1, _SLAB_ELEMENTS // max(1, weight.shape[1]))
     slabs = [_round(name, slab, scheme) for slab in torch.split(weight.detach(), rows_per_slab)]
     codes, scales, zeros = (
-        None if parts[0] is None else np.concatenate([part.numpy() for part in parts])
-        for parts in zip(*slabs, strict=True)
+        None if parts[0] is None else np.concatenate([part.numpy() for part in parts]) for parts in zip(*slabs, strict=True)
     )
     assert codes is not None
     return QuantizedMatrix(scheme, codes, scales, zeros)
@@ -49,9 +48,7 @@ def round_to_nearest(name: str, weight: Tensor, scheme: Scheme) -> QuantizedMatr
 def _round(name: str, weight: Tensor, scheme: Scheme) -> _Parts:
     if not torch.isfinite(weight).all():
         num_bad = int((~torch.isfinite(weight)).sum())
-        raise NonFiniteWeightError(
-            f"{name}: weights must be finite, got {num_bad} NaN or infinite; the checkpoint is damaged"
-        )
+        raise NonFiniteWeightError(f"{name}: weights must be finite, got {num_bad} NaN or infinite; the checkpoint is damaged")
     if scheme.weights == "fp32":
         return weight, None, None
     if scheme.weights == "bf16":

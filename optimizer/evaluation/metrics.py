@@ -1,0 +1,74 @@
+"""How far a candidate's next-token distributions are from the baseline's. Pure numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Logits = NDArray[np.float32]
+
+_CHUNK_ELEMENTS = 1 << 20
+"""Rows are scored a few at a time: temporaries stay near 20 MB, whatever the vocabulary and the sequence length."""
+
+
+class NonFiniteLogitsError(ValueError):
+    """Logits hold NaN or infinity: the model that gave them is broken."""
+
+
+@dataclass(frozen=True)
+class SequenceScore:
+    """Sums over the `num_tokens` predicted tokens of one sequence. Units: nats."""
+
+    num_tokens: int
+    kl: float
+    """KL(baseline || candidate)."""
+    num_top1_agreements: int
+    """Positions where both models' most likely token is the same."""
+    negative_log_likelihood: float
+    baseline_negative_log_likelihood: float
+
+
+def compare(token_ids: Sequence[int], baseline: Logits, candidate: Logits) -> SequenceScore:
+    """Score the predictions of token 1 and on, each given those before it.
+
+    `baseline` and `candidate` are fp32 logits [>= len(token_ids) - 1, vocab]; row i predicts token i + 1.
+    The KL of a row is sum p (z_p - z_q) - log sum exp z_p + log sum exp z_q over logits z shifted by their maximum:
+    close logits cancel before they are weighed, so fp32 exponentials with fp64 sums are within 1e-8 nats of fp64.
+
+    Raises NonFiniteLogitsError, and ValueError where shapes disagree or there is nothing to predict.
+    """
+    num_tokens = len(token_ids) - 1
+    if num_tokens < 1:
+        raise ValueError(f"a sequence must have at least 2 tokens to be scored, got {len(token_ids)}")
+    for name, logits in (("baseline", baseline), ("candidate", candidate)):
+        if logits.ndim != 2 or len(logits) < num_tokens or logits.shape[1] != baseline.shape[1]:
+            raise ValueError(f"{name} logits must be [at least {num_tokens}, {baseline.shape[-1]}], got {list(logits.shape)}")
+    targets = np.asarray(token_ids[1:])
+    kl = likelihood = baseline_likelihood = 0.0
+    num_agreements = 0
+    rows_per_chunk = max(1, _CHUNK_ELEMENTS // baseline.shape[1])
+    for start in range(0, num_tokens, rows_per_chunk):
+        rows = slice(start, min(start + rows_per_chunk, num_tokens))
+        p_logits, p_exp, p_sum = _shifted("baseline", baseline[rows])
+        q_logits, _, q_sum = _shifted("candidate", candidate[rows])
+        q_log_sum, p_log_sum = np.log(q_sum), np.log(p_sum)
+        row_kl = (p_exp * (p_logits - q_logits)).sum(axis=1, dtype=np.float64) / p_sum - p_log_sum + q_log_sum
+        kl += float(np.maximum(row_kl, 0).sum())
+        num_agreements += int((p_logits.argmax(axis=1) == q_logits.argmax(axis=1)).sum())
+        row, column = np.arange(len(p_sum)), targets[rows]
+        likelihood += float((q_logits[row, column] - q_log_sum).sum())
+        baseline_likelihood += float((p_logits[row, column] - p_log_sum).sum())
+    return SequenceScore(num_tokens, kl, num_agreements, -likelihood, -baseline_likelihood)
+
+
+def _shifted(name: str, logits: Logits) -> tuple[Logits, Logits, NDArray[np.float64]]:
+    """Logits less their row maximum, the exponentials of those, and the rows' sums of exponentials."""
+    highest = logits.max(axis=1, keepdims=True)
+    if not np.isfinite(highest).all():
+        raise NonFiniteLogitsError(f"{name} logits must be finite, got NaN or infinity")
+    shifted = logits - highest
+    exponentials = np.exp(shifted)
+    return shifted, exponentials, exponentials.sum(axis=1, dtype=np.float64)

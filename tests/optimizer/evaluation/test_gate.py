@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from optimizer.evaluation import Estimate, Evaluation, Gate
+
+
+def evaluation(kl: Estimate, increase: Estimate, agreement: Estimate) -> Evaluation:
+    perplexity = Estimate(20, 19, 21)
+    return Evaluation(8, 1000, kl, agreement, perplexity, perplexity, increase)
+
+
+GOOD = evaluation(Estimate(0.02, 0.015, 0.03), Estimate(0.004, -0.001, 0.009), Estimate(0.95, 0.93, 0.97))
+
+
+def test_the_unfavourable_end_decides() -> None:
+    """Values within every limit fail where the interval is not."""
+    verdict = Gate(max_kl=0.025, max_perplexity_increase=0.005, min_top1_agreement=0.94).judge(GOOD)
+    assert [check.passed for check in verdict.checks] == [False, False, False]
+    assert [check.margin for check in verdict.checks] == pytest.approx([-0.005, -0.004, -0.01])
+    assert [check.bound for check in verdict.checks] == [0.03, 0.009, 0.93]
+
+
+def test_a_bound_on_the_limit_passes() -> None:
+    verdict = Gate(max_kl=0.03, max_perplexity_increase=0.009, min_top1_agreement=0.93).judge(GOOD)
+    assert verdict.passed and verdict.shortfall() == ""
+    assert [check.margin for check in verdict.checks] == [0, 0, 0]
+
+
+def test_one_miss_fails_and_is_told() -> None:
+    verdict = Gate(max_kl=0.025, min_top1_agreement=0.9).judge(GOOD)
+    assert not verdict.passed
+    assert verdict.shortfall() == "kl 0.02 (0.015 to 0.03) must be at most 0.025 at 0.03: missed by 0.005"
+
+
+def test_only_limits_that_are_set_are_checked() -> None:
+    assert Gate().judge(GOOD).passed
+    assert [check.metric for check in Gate(max_perplexity_increase=0.01).judge(GOOD).checks] == ["perplexity_increase"]
+
+
+@pytest.mark.parametrize("limit", [0.0, 1.0])
+def test_nan_never_passes(limit: float) -> None:
+    nan = Estimate(math.nan, math.nan, math.nan)
+    gate = Gate(max_kl=limit, max_perplexity_increase=limit, min_top1_agreement=limit)
+    assert [check.passed for check in gate.judge(evaluation(nan, nan, nan)).checks] == [False, False, False]
+
+
+def test_a_limit_of_zero_admits_the_lossless() -> None:
+    zero, one = Estimate(0, 0, 0), Estimate(1, 1, 1)
+    assert Gate(0.0, 0.0, 1.0).judge(evaluation(zero, zero, one)).passed
