@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -26,9 +27,35 @@ DTYPES: dict[str, tuple[str, str]] = {
 }
 
 
+_DERIVED = re.compile(r"(\w+)([+*/])(\d+)")
+
+
+def axis_name(axis: str | int) -> str | None:
+    """The name that an axis is or derives from: `K` for "K" and for "K/32"; None for a fixed extent."""
+    if isinstance(axis, int):
+        return None
+    derived = _DERIVED.fullmatch(axis)
+    return derived[1] if derived else axis
+
+
+def axis_extent(axis: str | int, sizes: Mapping[str, int]) -> int:
+    """The extent of an axis, given those of the named ones."""
+    if isinstance(axis, int):
+        return axis
+    derived = _DERIVED.fullmatch(axis)
+    if derived is None:
+        return sizes[axis]
+    extent, number = sizes[derived[1]], int(derived[3])
+    return {"+": extent + number, "*": extent * number, "/": -(-extent // number)}[derived[2]]
+
+
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of an op. `axes` are names, or ints for fixed extents; row-major, contiguous but for the first axis."""
+    """One tensor of an op; row-major, contiguous but for the first axis.
+
+    An axis is a name, an int for a fixed extent, or derived from a name: "S+1", "F*2", "N/16" (rounded up). Every name
+    stands plainly in some tensor that is not optional, so that shapes alone give its extent.
+    """
 
     name: str
     dtype: str
@@ -79,6 +106,27 @@ class OpSpec:
     cost: Callable[[Mapping[str, int]], Cost]
     tolerance: float = 4.0
     """Accepted error as a multiple of the error of the reference run in fp32, both against the reference in fp64."""
+
+    @property
+    def constant(self) -> tuple[str, ...]:
+        """The named axes that are not variable, in order of appearance."""
+        names = dict.fromkeys(axis_name(axis) for tensor in self.tensors for axis in tensor.axes)
+        return tuple(name for name in names if name is not None and name not in self.variable)
+
+    def strided(self, tensor: Tensor) -> bool:
+        """Whether rows of `tensor` may lie further apart than they are long."""
+        return len(tensor.axes) > 1 and axis_name(tensor.axes[0]) in self.variable
+
+    def sizes(self, arguments: Arguments) -> dict[str, int]:
+        """Extent of every named axis, read off the arrays; a variable axis is as long as its shortest array."""
+        sizes: dict[str, int] = {}
+        for tensor in self.tensors:
+            array = arguments.get(tensor.name)
+            if isinstance(array, np.ndarray) and array.ndim == len(tensor.axes):
+                for axis, extent in zip(tensor.axes, array.shape, strict=True):
+                    if isinstance(axis, str) and axis == axis_name(axis):
+                        sizes[axis] = min(extent, sizes.get(axis, extent)) if axis in self.variable else extent
+        return sizes
 
     def tensor(self, name: str) -> Tensor:
         for tensor in self.tensors:

@@ -1,0 +1,154 @@
+"""Compiles the kernels into one shared library that is the same to the byte wherever it is built from the same inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from kernels import registry
+from kernels.cpu.abi import ABI_VERSION, header
+from kernels.cpu.host import host
+from kernels.cpu.isa import Isa
+
+_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread", "-ffp-contract=fast", "-fno-math-errno",
+          "-fno-trapping-math", "-Wall", "-Wextra")  # fmt: skip
+_LINK_FLAGS = ("-shared", "-pthread", "-s", "-Wl,--build-id=none", "-static-libstdc++", "-static-libgcc")
+_HEADERS = ("vec.h", "weights.h", "team.h")
+
+
+class NoCompiler(Exception):
+    """This machine has no C++ compiler."""
+
+
+class CompileFailed(Exception):
+    """The compiler refused a source; the message ends with what it said."""
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A C++ compiler: its command and what it calls itself."""
+
+    command: str
+    version: str
+
+
+def find_compiler() -> Compiler:
+    """$CXX, g++ or clang++, the first that runs; NoCompiler says what to do where there is none."""
+    chosen = os.environ.get("CXX")
+    for command in [chosen] if chosen else ["g++", "clang++"]:
+        if shutil.which(command):
+            shown = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+            return Compiler(command, shown.stdout.splitlines()[0])
+    raise NoCompiler(
+        f"no C++ compiler: {'CXX=' + chosen if chosen else 'neither g++ nor clang++'} is not on PATH; install one "
+        "(Debian: apt-get install g++), or name one in CXX"
+    )
+
+
+def default_cache() -> Path:
+    """Where compiled objects are kept: $XDG_CACHE_HOME/coldforge/objects."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "coldforge" / "objects"
+
+
+def resolve_constants(constants: Mapping[str, int], isa: Isa) -> dict[str, int]:
+    """Every tunable constant with its value: the defaults of `isa`, changed by `constants`.
+
+    ValueError on a name that no op has, a value it cannot take, or a combination that is not legal.
+    """
+    tunings = registry.tunings()
+    known = {name for tuning in tunings.values() for name in tuning.values}
+    if unknown := sorted(constants.keys() - known):
+        raise ValueError(f"no op has the constant {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    return {
+        name: value for op in sorted(tunings) for name, value in sorted(tunings[op].checked(constants, isa).items())
+    }
+
+
+def build(constants: Mapping[str, int], out: Path, isa: Isa, cache: Path | None = None) -> Path:
+    """Builds the library of every op for `isa` with `constants` (those left out keep their defaults) into `out`.
+
+    An op is compiled again only if its source, its flags, its own constants or the compiler changed: objects are kept in
+    `cache`. Raises NoCompiler, CompileFailed, and ValueError as `resolve_constants` does.
+    """
+    compiler = find_compiler()
+    resolved = resolve_constants(constants, isa)
+    cache = cache or default_cache()
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        units = {"cpu": _lay_out_program(root, isa)} | {op: _lay_out_op(root, op, resolved) for op in registry.ops()}
+        (root / "cpu").mkdir(exist_ok=True)
+        for name in _HEADERS:
+            shutil.copyfile(registry.ROOT / "cpu" / name, root / "cpu" / name)
+        with ThreadPoolExecutor(host().num_cores) as pool:
+            objects = list(pool.map(lambda unit: _compile(compiler, root, unit, isa, cache), units.values()))
+        _run([compiler.command, *_LINK_FLAGS, "-o", "kernels.so", *objects], root)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = out.with_name(out.name + ".partial")
+        shutil.copyfile(root / "kernels.so", partial)
+        partial.replace(out)
+    return out
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """A source laid out for the compiler: its path from the root of the temporary tree, and what it includes."""
+
+    source: str
+    includes: tuple[str, ...]
+
+
+def _lay_out_program(root: Path, isa: Isa) -> _Unit:
+    folder = root / "cpu"
+    folder.mkdir()
+    shutil.copyfile(registry.ROOT / "cpu" / "program.cpp", folder / "program.cpp")
+    (folder / "library.h").write_text(
+        "#pragma once\n#include <cstdint>\n"
+        f"#define CF_ABI_VERSION {ABI_VERSION}\n"
+        f'#define CF_CPU_FLAGS "{" ".join(isa.cpu_flags)}"\n'
+        '#define CF_ENTRY extern "C" __attribute__((visibility("default")))\n'
+    )
+    return _Unit("cpu/program.cpp", ("cpu/library.h",))
+
+
+def _lay_out_op(root: Path, op: str, constants: Mapping[str, int]) -> _Unit:
+    folder = root / op
+    folder.mkdir()
+    shutil.copyfile(registry.sources(op), folder / "cpu.cpp")
+    tuning = registry.tunings().get(op)
+    macros = [f"#define {name} {constants[name]}" for name in sorted(tuning.values)] if tuning else []
+    structs = header(spec for spec in registry.specs().values() if spec.op == op)
+    (folder / "args.h").write_text("\n".join([structs, *macros, ""]))
+    return _Unit(f"{op}/cpu.cpp", (f"{op}/args.h", *(f"cpu/{name}" for name in _HEADERS)))
+
+
+def _compile(compiler: Compiler, root: Path, unit: _Unit, isa: Isa, cache: Path) -> str:
+    """Compiles one source, or takes its object from the cache; the object's path from `root`."""
+    flags = (*_FLAGS, *isa.compiler_flags)
+    key = hashlib.sha256("\0".join([compiler.version, host().machine, *flags, unit.source]).encode())
+    for name in (unit.source, *unit.includes):
+        key.update(hashlib.sha256((root / name).read_bytes()).digest())
+    made = unit.source.removesuffix(".cpp") + ".o"
+    kept = cache / f"{key.hexdigest()}.o"
+    if kept.exists():
+        shutil.copyfile(kept, root / made)
+        return made
+    _run([compiler.command, *flags, "-c", unit.source, "-o", made], root)
+    with tempfile.NamedTemporaryFile(dir=cache, delete=False) as partial:
+        partial.write((root / made).read_bytes())
+    Path(partial.name).replace(kept)
+    return made
+
+
+def _run(command: list[str], folder: Path) -> None:
+    """Runs a command by relative names inside `folder`, so that no path gets into what it makes."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        raise CompileFailed(f"{' '.join(command)} failed with status {done.returncode}:\n{done.stderr}")

@@ -1,0 +1,38 @@
+"""The processor of this machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Host:
+    """`flags` are the CPU's features as the kernel spells them; `num_cores` is how many this process may use."""
+
+    model: str
+    machine: str
+    flags: frozenset[str]
+    num_cores: int
+
+
+def parse_cpuinfo(text: str) -> tuple[str, frozenset[str]]:
+    """Model name and flags of the first processor in the text of /proc/cpuinfo."""
+    first = dict(
+        (key.strip(), value.strip())
+        for key, colon, value in (line.partition(":") for line in text.split("\n\n")[0].splitlines())
+        if colon
+    )
+    return first.get("model name", ""), frozenset(first.get("flags", "").split())
+
+
+@cache
+def host() -> Host:
+    """This machine's processor. Where /proc/cpuinfo is missing no flags are known, and only portable code is built."""
+    cpuinfo = Path("/proc/cpuinfo")
+    model, flags = parse_cpuinfo(cpuinfo.read_text()) if cpuinfo.exists() else ("", frozenset[str]())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Host(model or platform.processor() or platform.machine(), platform.machine(), flags, cores)

@@ -1,0 +1,257 @@
+// Sixteen-lane vectors, held as as many native registers as the instruction set needs: one with AVX-512, two with
+// AVX2, four elsewhere. A struct of native parts rather than one 64-byte vector type, which compilers keep in memory
+// where no register is that wide. Arithmetic is the compilers' vector extension; intrinsics stand only where the
+// extension has no word for it (widening loads, table lookup, dot products).
+#pragma once
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace cf {
+
+constexpr int LANES = 16;
+#if defined(__AVX512F__)
+constexpr int WIDTH = 16;
+#elif defined(__AVX2__)
+constexpr int WIDTH = 8;
+#else
+constexpr int WIDTH = 4;
+#endif
+constexpr int PARTS = LANES / WIDTH;
+
+typedef float vf __attribute__((vector_size(WIDTH * 4)));
+typedef int32_t vi __attribute__((vector_size(WIDTH * 4)));
+
+struct f32x16 {
+    vf part[PARTS];
+};
+struct i32x16 {
+    vi part[PARTS];
+};
+struct bf16 {
+    uint16_t bits;
+};
+struct f16 {
+    uint16_t bits;
+};
+
+#define CF_EACH _Pragma("GCC unroll 4") for (int p = 0; p < PARTS; ++p)
+
+inline f32x16 operator+(f32x16 a, f32x16 b) { CF_EACH a.part[p] += b.part[p]; return a; }
+inline f32x16 operator-(f32x16 a, f32x16 b) { CF_EACH a.part[p] -= b.part[p]; return a; }
+inline f32x16 operator*(f32x16 a, f32x16 b) { CF_EACH a.part[p] *= b.part[p]; return a; }
+inline f32x16 operator/(f32x16 a, f32x16 b) { CF_EACH a.part[p] /= b.part[p]; return a; }
+inline i32x16 operator+(i32x16 a, i32x16 b) { CF_EACH a.part[p] += b.part[p]; return a; }
+inline i32x16 operator-(i32x16 a, i32x16 b) { CF_EACH a.part[p] -= b.part[p]; return a; }
+inline i32x16 operator*(i32x16 a, i32x16 b) { CF_EACH a.part[p] *= b.part[p]; return a; }
+inline i32x16 operator&(i32x16 a, i32x16 b) { CF_EACH a.part[p] &= b.part[p]; return a; }
+inline i32x16 operator<<(i32x16 a, int n) { CF_EACH a.part[p] <<= n; return a; }
+inline i32x16 operator>>(i32x16 a, int n) { CF_EACH a.part[p] >>= n; return a; }
+
+// a * b + c, fused where the instruction set can (-ffp-contract=fast).
+inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
+    CF_EACH c.part[p] = a.part[p] * b.part[p] + c.part[p];
+    return c;
+}
+inline f32x16 max(f32x16 a, f32x16 b) {
+    CF_EACH a.part[p] = a.part[p] > b.part[p] ? a.part[p] : b.part[p];
+    return a;
+}
+inline f32x16 min(f32x16 a, f32x16 b) {
+    CF_EACH a.part[p] = a.part[p] < b.part[p] ? a.part[p] : b.part[p];
+    return a;
+}
+inline f32x16 abs(f32x16 a) { CF_EACH a.part[p] = (vf)((vi)a.part[p] & 0x7fffffff); return a; }
+inline f32x16 zero_below(f32x16 a, f32x16 x, f32x16 limit) {
+    CF_EACH a.part[p] = (vf)((vi)a.part[p] & (x.part[p] >= limit.part[p]));
+    return a;
+}
+inline i32x16 bits(f32x16 a) { i32x16 r; CF_EACH r.part[p] = (vi)a.part[p]; return r; }
+inline f32x16 from_bits(i32x16 a) { f32x16 r; CF_EACH r.part[p] = (vf)a.part[p]; return r; }
+inline f32x16 to_float(i32x16 a) {
+    f32x16 r;
+    CF_EACH r.part[p] = __builtin_convertvector(a.part[p], vf);
+    return r;
+}
+
+inline f32x16 broadcast(float x) {
+    f32x16 r;
+#if defined(__AVX512F__)
+    r.part[0] = (vf)_mm512_set1_ps(x);
+#elif defined(__AVX2__)
+    CF_EACH r.part[p] = (vf)_mm256_set1_ps(x);
+#else
+    CF_EACH r.part[p] = vf{x, x, x, x};
+#endif
+    return r;
+}
+inline i32x16 broadcast(int32_t x) {
+    i32x16 r;
+#if defined(__AVX512F__)
+    r.part[0] = (vi)_mm512_set1_epi32(x);
+#elif defined(__AVX2__)
+    CF_EACH r.part[p] = (vi)_mm256_set1_epi32(x);
+#else
+    CF_EACH r.part[p] = vi{x, x, x, x};
+#endif
+    return r;
+}
+inline f32x16 zero() { return f32x16{}; }
+
+inline float to_float(bf16 x) {
+    uint32_t wide = uint32_t(x.bits) << 16;
+    float r;
+    std::memcpy(&r, &wide, 4);
+    return r;
+}
+inline float to_float(f16 x) {
+    // Scaling by 2^112 moves the half's exponent into a float's, subnormals included; infinities are not weights.
+    uint32_t wide = uint32_t(x.bits & 0x7fff) << 13;
+    float r;
+    std::memcpy(&r, &wide, 4);
+    r *= 0x1p112f;
+    return x.bits & 0x8000 ? -r : r;
+}
+inline float to_float(float x) { return x; }
+inline float to_float(int8_t x) { return x; }
+
+// Round to nearest even; a NaN stays one.
+inline bf16 to_bf16(float x) {
+    uint32_t wide;
+    std::memcpy(&wide, &x, 4);
+    if ((wide & 0x7fffffff) > 0x7f800000) return bf16{uint16_t((wide >> 16) | 0x40)};
+    return bf16{uint16_t((wide + 0x7fff + ((wide >> 16) & 1)) >> 16)};
+}
+
+inline f32x16 load(const float* x) { f32x16 r; std::memcpy(&r, x, sizeof r); return r; }
+inline i32x16 load(const uint32_t* x) { i32x16 r; std::memcpy(&r, x, sizeof r); return r; }
+inline void store(float* x, f32x16 v) { std::memcpy(x, &v, sizeof v); }
+
+#if defined(__AVX512F__)
+inline f32x16 load(const bf16* x) {
+    __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)x));
+    return {{(vf)_mm512_slli_epi32(wide, 16)}};
+}
+inline f32x16 load(const f16* x) { return {{(vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)x))}}; }
+inline f32x16 load(const int8_t* x) {
+    return {{(vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)x)))}};
+}
+inline i32x16 load(const uint8_t* x) { return {{(vi)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)x))}}; }
+#elif defined(__AVX2__)
+inline f32x16 load(const bf16* x) {
+    f32x16 r;
+    CF_EACH r.part[p] = (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)x + p)), 16);
+    return r;
+}
+inline f32x16 load(const f16* x) {
+    f32x16 r;
+    CF_EACH r.part[p] = (vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)x + p));
+    return r;
+}
+inline i32x16 load(const uint8_t* x) {
+    i32x16 r;
+    CF_EACH r.part[p] = (vi)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(x + 8 * p)));
+    return r;
+}
+inline f32x16 load(const int8_t* x) {
+    f32x16 r;
+    CF_EACH r.part[p] =
+        (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(x + 8 * p))));
+    return r;
+}
+#else
+template <class T>
+inline f32x16 load(const T* x) {
+    float r[LANES];
+    for (int i = 0; i < LANES; ++i) r[i] = to_float(x[i]);
+    return load(r);
+}
+inline i32x16 load(const uint8_t* x) {
+    uint32_t r[LANES];
+    for (int i = 0; i < LANES; ++i) r[i] = x[i];
+    return load(r);
+}
+#endif
+
+// The first n of sixteen elements; the other lanes are zero and their memory is not touched.
+template <class T>
+inline f32x16 load_first(const T* x, int n) {
+    if (n >= LANES) return load(x);
+    T copy[LANES] = {};
+    std::memcpy(copy, x, n * sizeof(T));
+    return load(copy);
+}
+inline void store_first(float* x, f32x16 v, int n) {
+    if (n >= LANES) return store(x, v);
+    std::memcpy(x, &v, n * sizeof(float));
+}
+
+// float((word >> shift) & 15) - 8 in every lane.
+inline f32x16 nibble_minus_8(i32x16 words, int shift) {
+#if defined(__AVX512F__)
+    const __m512 table = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    return {{(vf)_mm512_permutexvar_ps(_mm512_srli_epi32((__m512i)words.part[0], shift), table)}};
+#else
+    return to_float(((words >> shift) & broadcast(15)) - broadcast(8));
+#endif
+}
+
+// acc + sum over the four bytes of each lane of unsigned a times signed x; exact (never saturates).
+inline i32x16 dot4(i32x16 acc, i32x16 a, i32x16 x) {
+#if defined(__AVX512VNNI__)
+    acc.part[0] = (vi)_mm512_dpbusd_epi32((__m512i)acc.part[0], (__m512i)a.part[0], (__m512i)x.part[0]);
+#elif defined(__AVX512BW__)
+    const __m512i low = _mm512_set1_epi16(0xff), w = (__m512i)a.part[0], v = (__m512i)x.part[0];
+    __m512i even = _mm512_madd_epi16(_mm512_and_si512(w, low), _mm512_srai_epi16(_mm512_slli_epi16(v, 8), 8));
+    __m512i odd = _mm512_madd_epi16(_mm512_srli_epi16(w, 8), _mm512_srai_epi16(v, 8));
+    acc.part[0] += (vi)even + (vi)odd;
+#elif defined(__AVX2__)
+    const __m256i low = _mm256_set1_epi16(0xff);
+    CF_EACH {
+        __m256i w = (__m256i)a.part[p], v = (__m256i)x.part[p];
+        __m256i even = _mm256_madd_epi16(_mm256_and_si256(w, low), _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8));
+        __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(w, 8), _mm256_srai_epi16(v, 8));
+        acc.part[p] += (vi)even + (vi)odd;
+    }
+#else
+    CF_EACH for (int byte = 0; byte < 4; ++byte)
+        acc.part[p] += ((a.part[p] >> (8 * byte)) & 0xff) * ((x.part[p] << (24 - 8 * byte)) >> 24);
+#endif
+    return acc;
+}
+
+// Lanes are added pairwise in one fixed order.
+inline float sum(f32x16 v) {
+    float x[LANES];
+    store(x, v);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; ++i) x[i] += x[i + half];
+    return x[0];
+}
+inline float max(f32x16 v) {
+    float x[LANES];
+    store(x, v);
+    float m = x[0];
+    for (float y : x) m = y > m ? y : m;
+    return m;
+}
+
+// e^x within 2 ulp for x in [-87, 88]; 0 below, e^88 above. x = n ln 2 + r, |r| <= ln 2 / 2, and e^r is its Taylor
+// polynomial of degree 7, whose remainder there is 5e-9.
+inline f32x16 exp(f32x16 x) {
+    const f32x16 lowest = broadcast(-87.0f), magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds
+    f32x16 y = min(max(x, lowest), broadcast(88.0f));
+    f32x16 shifted = fma(y, broadcast(1.44269504f), magic);
+    f32x16 n = shifted - magic;
+    f32x16 r = fma(n, broadcast(-0.693145752f), y);  // ln 2 in two parts: the first has 12 trailing zero bits
+    r = fma(n, broadcast(-1.42860677e-6f), r);
+    f32x16 e = broadcast(1.0f / 5040);
+    const float coefficients[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
+    for (float c : coefficients) e = fma(e, r, broadcast(c));
+    f32x16 power = from_bits((bits(shifted) + broadcast(int32_t(127))) << 23);
+    return zero_below(e * power, x, lowest);
+}
+
+}  // namespace cf

@@ -1,0 +1,119 @@
+// The packed weight layouts (docs/architecture.md): row tiles of 16 output channels, so that a vector holds the same k
+// of 16 channels. A format yields the weights of one tile in order of k; `word` is what one load fetches (STEP values
+// of k), `value(word, j, scale)` its j-th vector. Every value is exact in fp32, but for int8, whose scale waits for
+// the end (`finish`).
+#pragma once
+#include "vec.h"
+
+namespace cf {
+
+// Position of k = j within a u32 of eight int4 codes.
+constexpr int nibble_shift(int j) { return (j & 3) * 8 + (j >> 2) * 4; }
+
+template <class T>
+struct Plain {
+    static constexpr int STEP = 1;
+    struct Scale {};
+    typedef f32x16 Word;
+    const T* weight;
+    int64_t K;
+
+    int64_t group_size() const { return K; }
+    Scale scale(int64_t, int64_t) const { return {}; }
+    Word word(int64_t tile, int64_t k) const { return load(weight + (tile * K + k) * LANES); }
+    f32x16 value(Word w, int, Scale) const { return w; }
+    f32x16 finish(f32x16 acc, int64_t) const { return acc; }
+    float at(int64_t row, int64_t k) const { return to_float(weight[(row / LANES * K + k) * LANES + row % LANES]); }
+};
+
+struct Int8 : Plain<int8_t> {
+    const float* scales;
+
+    f32x16 finish(f32x16 acc, int64_t tile) const { return acc * load(scales + tile * LANES); }
+    float at(int64_t row, int64_t k) const { return Plain<int8_t>::at(row, k) * scales[row]; }
+};
+
+template <bool ZEROS>
+struct Int4 {
+    static constexpr int STEP = 8;
+    struct Scale {
+        f32x16 scale, zero;
+    };
+    typedef i32x16 Word;
+    const uint32_t* codes;
+    const f16* scales;
+    const uint8_t* zeros;
+    int64_t K, groups;
+
+    int64_t group_size() const { return K / groups; }
+    Scale scale(int64_t tile, int64_t group) const {
+        int64_t at = (tile * groups + group) * LANES;
+        Scale s{load(scales + at), zero()};
+        if constexpr (ZEROS) s.zero = to_float(load(zeros + at) - broadcast(int32_t(8)));
+        return s;
+    }
+    Word word(int64_t tile, int64_t k) const { return load(codes + (tile * (K / 8) + k / 8) * LANES); }
+    f32x16 value(Word w, int j, const Scale& s) const {
+        f32x16 q = nibble_minus_8(w, nibble_shift(j));
+        if constexpr (ZEROS) q = q - s.zero;
+        return q * s.scale;
+    }
+    f32x16 finish(f32x16 acc, int64_t) const { return acc; }
+    float at(int64_t row, int64_t k) const {
+        int64_t tile = row / LANES, lane = row % LANES;
+        uint32_t word = codes[(tile * (K / 8) + k / 8) * LANES + lane];
+        int64_t of_group = (tile * groups + k / group_size()) * LANES + lane;
+        int zero = ZEROS ? zeros[of_group] : 8;
+        return to_float(scales[of_group]) * float(int(word >> nibble_shift(k % 8) & 15) - zero);
+    }
+};
+
+// The formats of dot products with int8 activations: unsigned codes, four k to a lane.
+
+struct Int8A8 {
+    static constexpr int STEP = 4;
+    const uint8_t* codes;
+    const float* scales;
+    int64_t K;
+
+    int64_t group_size() const { return K; }
+    f32x16 scale(int64_t tile, int64_t) const { return load(scales + tile * LANES); }
+    i32x16 zero(int64_t, int64_t) const { return broadcast(int32_t(128)); }
+    i32x16 word(int64_t tile, int64_t k) const {
+        i32x16 r;
+        std::memcpy(&r, codes + (tile * K + k) * LANES, sizeof r);
+        return r;
+    }
+    i32x16 quad(i32x16 w, int) const { return w; }
+    float at(int64_t row, int64_t k) const {
+        int64_t tile = row / LANES, lane = row % LANES;
+        return float(int(codes[(tile * K + k / 4 * 4) * LANES + lane * 4 + k % 4]) - 128) * scales[row];
+    }
+};
+
+template <bool ZEROS>
+struct Int4A8 : Int4<ZEROS> {
+    f32x16 scale(int64_t tile, int64_t group) const { return load(this->scales + (tile * this->groups + group) * LANES); }
+    i32x16 zero(int64_t tile, int64_t group) const {
+        if constexpr (ZEROS) return load(this->zeros + (tile * this->groups + group) * LANES);
+        return broadcast(int32_t(8));
+    }
+    i32x16 quad(i32x16 w, int j) const { return (w >> (4 * j)) & broadcast(int32_t(0x0f0f0f0f)); }
+};
+
+template <class T, class Args>
+Plain<T> plain(const Args* a, int64_t K) { return {(const T*)a->weight, K}; }
+template <class Args>
+Int8 int8(const Args* a, int64_t K) { return {{a->codes, K}, a->scales}; }
+template <class Args>
+Int8A8 int8_a8(const Args* a, int64_t K) { return {a->codes, a->scales, K}; }
+template <class Args>
+Int4<false> int4_sym(const Args* a, int64_t K) { return {a->codes, (const f16*)a->scales, nullptr, K, a->groups}; }
+template <class Args>
+Int4<true> int4_asym(const Args* a, int64_t K) { return {a->codes, (const f16*)a->scales, a->zeros, K, a->groups}; }
+template <class Args>
+Int4A8<false> int4_sym_a8(const Args* a, int64_t K) { return {int4_sym(a, K)}; }
+template <class Args>
+Int4A8<true> int4_asym_a8(const Args* a, int64_t K) { return {int4_asym(a, K)}; }
+
+}  // namespace cf

@@ -1,0 +1,28 @@
+// out[t] = row token_ids[t] of the packed table, dequantized.
+#include "../cpu/team.h"
+#include "../cpu/weights.h"
+#include "args.h"
+
+using namespace cf;
+
+namespace {
+
+template <class Args, class W>
+void run(const Args* a, const W& w, int rank, int world) {
+    Range range = share(*a->T, rank, world);
+    for (int64_t t = range.begin; t < range.end; ++t)
+        for (int64_t k = 0; k < a->H; ++k) a->out[t * a->out_stride + k] = w.at(a->token_ids[t], k);
+}
+
+}  // namespace
+
+#define ENTRY(variant, weights) \
+    void embedding_##variant(const embedding_##variant##_args* a, int rank, int world) { \
+        run(a, weights(a, a->H), rank, world); \
+    }
+ENTRY(fp32, plain<float>)
+ENTRY(bf16, plain<bf16>)
+ENTRY(int8, int8)
+ENTRY(int8_a8, int8_a8)
+ENTRY(int4_sym, int4_sym)
+ENTRY(int4_asym, int4_asym)

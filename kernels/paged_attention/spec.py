@@ -1,0 +1,102 @@
+"""out = softmax(scale q K^T) V over a paged KV cache, causal, for a batch of any mix of prefill and decode.
+
+Sequence s has query tokens cu_seqlens_q[s] .. cu_seqlens_q[s+1]; they are the last of its seq_lens[s] tokens, whose K and
+V are all in the cache: query j of n has position p = seq_len - n + j and sees positions 0 .. p, or with a window
+p - window + 1 .. p. Each group of Hq / Hkv query heads shares a kv head. K and V are read as fp32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from kernels.bfloat16 import to_bf16
+from kernels.spec import Arguments, Case, Cost, OpSpec, Scalar, Tensor
+
+#: Per case: (tokens in the cache, new tokens) of each sequence.
+_BATCHES: Mapping[str, tuple[tuple[int, int], ...]] = {
+    "decode": ((37, 1), (1, 1), (16, 1), (65, 1)),
+    "prefill": ((21, 21), (33, 33)),
+    "mixed": ((40, 1), (50, 19), (7, 7), (3, 0), (18, 2)),
+    "window": ((60, 1), (45, 45), (5, 5)),
+    "odd_head": ((30, 1), (20, 20)),
+    "one": ((1, 1),),
+    "no_sequences": (),
+}
+
+
+def _spec(kv: str) -> OpSpec:
+    dtype = {"fp32": "f32", "bf16": "bf16"}[kv]
+
+    def make_inputs(rng: np.random.Generator, case: Case) -> Arguments:
+        hq, hkv, d, block_size = (case.sizes[axis] for axis in ("Hq", "Hkv", "D", "block_size"))
+        batch = _BATCHES[case.name]
+        lengths = np.array([length for length, _ in batch], np.int32)
+        cu_seqlens = np.cumsum([0, *(new for _, new in batch)], dtype=np.int32)
+        used = -(-lengths // block_size)
+        num_blocks = int(used.sum()) + 2
+        order = rng.permutation(num_blocks).astype(np.int32)
+        tables = np.zeros((len(batch), max(1, int(used.max(initial=1)))), np.int32)
+        for row, (start, count) in enumerate(zip(np.cumsum(used) - used, used, strict=True)):
+            tables[row, :count] = order[start : start + count]
+        qkv = rng.standard_normal((int(cu_seqlens[-1]), (hq + 2 * hkv) * d), np.float32)
+        k = rng.standard_normal((num_blocks, hkv, d, block_size), np.float32)
+        v = rng.standard_normal((num_blocks, hkv, block_size, d), np.float32)
+        return {
+            "q": qkv[:, : hq * d].reshape(-1, hq, d),
+            "k_cache": to_bf16(k) if kv == "bf16" else k,
+            "v_cache": to_bf16(v) if kv == "bf16" else v,
+            "block_tables": tables,
+            "seq_lens": lengths,
+            "cu_seqlens_q": cu_seqlens,
+            "out": np.zeros((len(qkv), hq, d), np.float32),
+            "scale": d**-0.5,
+            "window": case.sizes["window"],
+        }
+
+    def cost(sizes: Mapping[str, int]) -> Cost:
+        """Of `T` query tokens that each see `context` positions, in `S` sequences."""
+        heads, kv_bytes = sizes["Hq"] * sizes["D"], 4 if kv == "fp32" else 2
+        cache = 2 * sizes["S"] * sizes["context"] * sizes["Hkv"] * sizes["D"] * kv_bytes
+        return Cost(cache + 8 * sizes["T"] * heads, 4.0 * sizes["T"] * sizes["context"] * heads)
+
+    return OpSpec(
+        symbol=f"paged_attention_{kv}",
+        op="paged_attention",
+        summary=f"causal attention over a paged {kv} cache",
+        tensors=(
+            Tensor("q", "f32", ("T", "Hq", "D")),
+            Tensor("k_cache", dtype, ("num_blocks", "Hkv", "D", "block_size")),
+            Tensor("v_cache", dtype, ("num_blocks", "Hkv", "block_size", "D")),
+            Tensor("block_tables", "i32", ("S", "max_blocks")),
+            Tensor("seq_lens", "i32", ("S",)),
+            Tensor("cu_seqlens_q", "i32", ("S+1",)),
+            Tensor("out", "f32", ("T", "Hq", "D"), "out"),
+        ),
+        scalars=(Scalar("scale", "f64"), Scalar("window", "i64")),
+        variable=("T", "S"),
+        source="Kwon et al. 2023, PagedAttention; Ainslie et al. 2023, GQA; Beltagy et al. 2020, Longformer (window)",
+        cases=tuple(
+            Case(
+                name,
+                {"T": sum(new for _, new in _BATCHES[name]), "S": len(_BATCHES[name]), "Hq": hq, "Hkv": hkv, "D": d}
+                | {"block_size": block_size, "window": window}
+                | {"context": max((length for length, _ in _BATCHES[name]), default=0)},
+            )
+            for name, hq, hkv, d, block_size, window in (
+                ("decode", 9, 3, 64, 16, 0),
+                ("prefill", 4, 2, 32, 32, 0),
+                ("mixed", 6, 2, 80, 16, 0),
+                ("window", 4, 4, 16, 16, 18),
+                ("odd_head", 4, 1, 10, 48, 0),
+                ("one", 2, 1, 16, 16, 0),
+                ("no_sequences", 2, 1, 16, 16, 0),
+            )
+        ),
+        make_inputs=make_inputs,
+        cost=cost,
+    )
+
+
+SPECS = tuple(_spec(kv) for kv in ("fp32", "bf16"))

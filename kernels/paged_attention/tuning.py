@@ -1,0 +1,36 @@
+"""Register tiles of attention: ROWS of q by VECTORS of 16 positions (scores) or dimensions (values); QUERIES per item of work.
+
+The KV block size is no constant of the build: kernels read it from the cache's shape, and any multiple of 16 works.
+"""
+
+from __future__ import annotations
+
+from kernels.cpu.isa import Isa
+from kernels.tuning import Constants, Tuning
+
+#: Block sizes worth trying, in tokens.
+BLOCK_SIZES = (16, 32, 64, 128)
+
+
+def _refusal(constants: Constants, isa: Isa) -> str | None:
+    rows, vectors = constants["PAGED_ATTENTION_ROWS"], constants["PAGED_ATTENTION_VECTORS"]
+    needed = (rows * vectors + vectors) * isa.registers_per_vector + 1
+    if needed > isa.num_registers:
+        return f"{rows} x {vectors} accumulators, what they meet and one broadcast need {needed} registers of {isa.num_registers}"
+    return None
+
+
+def _default(isa: Isa) -> Constants:
+    rows, vectors = {1: (6, 4), 2: (3, 1), 4: (2, 1)}[isa.registers_per_vector]
+    return {"PAGED_ATTENTION_ROWS": rows, "PAGED_ATTENTION_VECTORS": vectors, "PAGED_ATTENTION_QUERIES": 16}
+
+
+TUNING = Tuning(
+    values={
+        "PAGED_ATTENTION_ROWS": (1, 2, 3, 4, 6, 8),
+        "PAGED_ATTENTION_VECTORS": (1, 2, 4),
+        "PAGED_ATTENTION_QUERIES": (4, 8, 16, 32),
+    },
+    refusal=_refusal,
+    default=_default,
+)

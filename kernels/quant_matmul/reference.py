@@ -1,0 +1,91 @@
+"""Matrix products over packed weights, in the dtype of x (or of x_scales), fp32 or fp64."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _rows(tiles: Tensor, num_rows: int) -> Tensor:
+    """[N/16, K, 16] -> [N, K]."""
+    return tiles.transpose(1, 2).flatten(0, 1)[:num_rows]
+
+
+def _int4_codes(codes: Tensor) -> Tensor:
+    """u32 [N/16, K/8, 16] -> [N/16, K, 16] in 0..15: low nibbles of the four bytes, then high ones."""
+    shifts = torch.tensor([0, 8, 16, 24, 4, 12, 20, 28])
+    words = codes.view(torch.int32).unsqueeze(2)
+    return ((words >> shifts[:, None]) & 15).flatten(1, 2)
+
+
+def _int4(codes: Tensor, scales: Tensor, zeros: Tensor | None, num_rows: int, dtype: torch.dtype) -> Tensor:
+    quantized = _int4_codes(codes)
+    group_size = quantized.shape[1] // scales.shape[1]
+    zero = 8 if zeros is None else zeros.to(torch.int32).repeat_interleave(group_size, dim=1)
+    return _rows((quantized - zero).to(dtype) * scales.to(dtype).repeat_interleave(group_size, dim=1), num_rows)
+
+
+def _write(out: Tensor, product: Tensor, bias: Tensor | None) -> None:
+    out.copy_(product if bias is None else product + bias)
+
+
+def quant_matmul_fp32(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    _write(out, x @ _rows(weight, out.shape[1]).to(x.dtype).T, bias)
+
+
+def quant_matmul_bf16(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    _write(out, x @ _rows(weight, out.shape[1]).to(x.dtype).T, bias)
+
+
+def quant_matmul_int8(x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    n = out.shape[1]
+    _write(out, (x @ _rows(codes, n).to(x.dtype).T) * scales.flatten()[:n], bias)
+
+
+def quant_matmul_int4_sym(x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    _write(out, x @ _int4(codes, scales, None, out.shape[1], x.dtype).T, bias)
+
+
+def quant_matmul_int4_asym(
+    x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor, bias: Tensor | None, out: Tensor
+) -> None:
+    _write(out, x @ _int4(codes, scales, zeros, out.shape[1], x.dtype).T, bias)
+
+
+def quant_matmul_int8_a8(
+    x_codes: Tensor, x_scales: Tensor, x_sums: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None, out: Tensor
+) -> None:
+    n = out.shape[1]
+    signed = codes.to(torch.int32) - 128
+    weight = signed.permute(0, 2, 1, 3).flatten(2, 3).flatten(0, 1)[:n]
+    dot = x_codes.double() @ weight.double().T  # exact: integers far below 2^53
+    _write(out, dot.to(out.dtype) * scales.flatten()[:n] * x_scales[:, None], bias)
+
+
+def _int4_a8(
+    x_codes: Tensor, x_scales: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor | None, bias: Tensor | None, out: Tensor
+) -> None:
+    n, groups = out.shape[1], scales.shape[1]
+    quantized = _rows(_int4_codes(codes), n).double().unflatten(1, (groups, -1))
+    zero = torch.tensor(8.0) if zeros is None else _rows(zeros, n).double()[:, :, None]
+    dots = torch.einsum("tgk,ngk->tng", x_codes.double().unflatten(1, (groups, -1)), quantized - zero)  # exact
+    _write(out, (dots.to(out.dtype) * _rows(scales, n).to(out.dtype)).sum(dim=2) * x_scales[:, None], bias)
+
+
+def quant_matmul_int4_sym_a8(
+    x_codes: Tensor, x_scales: Tensor, x_sums: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None, out: Tensor
+) -> None:
+    _int4_a8(x_codes, x_scales, codes, scales, None, bias, out)
+
+
+def quant_matmul_int4_asym_a8(
+    x_codes: Tensor,
+    x_scales: Tensor,
+    x_sums: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    zeros: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+) -> None:
+    _int4_a8(x_codes, x_scales, codes, scales, zeros, bias, out)

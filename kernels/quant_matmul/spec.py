@@ -1,0 +1,97 @@
+"""out[t, n] = sum_k x[t, k] W[n, k] (+ bias[n]), W packed as `kernels/packing.py` says; fp32 accumulation in ascending k.
+
+The `_a8` entry points take int8 activations (see quantize_activations): integer dot products over each group of K, exact
+in int32, then out = x_scale * sum over groups of scale * (dot - zero * sum of x codes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from kernels.bfloat16 import to_bf16
+from kernels.packing import VARIANTS, pack, packed_tensors
+from kernels.spec import Arguments, Array, Case, Cost, OpSpec, Tensor
+
+_CASES = tuple(
+    Case(name, {"T": t, "K": k, "N": n, "G": g, "bias": bias})
+    for name, t, k, n, g, bias in (
+        ("decode", 1, 192, 160, 32, 0),
+        ("ragged_rows", 13, 128, 72, 64, 1),
+        ("one_channel", 2, 64, 1, 32, 1),
+        ("prefill", 37, 256, 100, 128, 0),
+        ("no_tokens", 0, 64, 32, 32, 0),
+    )
+)
+
+
+def random_weight(rng: np.random.Generator, variant: str, rows: int, columns: int, group_size: int) -> dict[str, Array]:
+    """Packed parts of a random matrix with entries of about 1 / sqrt(columns)."""
+    values = rng.standard_normal((rows, columns), np.float32) / np.float32(columns**0.5)
+    if variant == "fp32":
+        return pack({"weight": values}, "fp32")
+    if variant == "bf16":
+        return pack({"weight": to_bf16(values)}, "bf16")
+    if variant.startswith("int8"):
+        scales = np.maximum(np.abs(values).max(axis=1), 1e-6).astype(np.float32) / np.float32(127)
+        codes = np.rint(values / scales[:, None]).astype(np.int8)
+        return pack({"codes": codes, "scales": scales}, "int8", variant.endswith("a8"))
+    parts: dict[str, Array] = {
+        "codes": rng.integers(0, 16, (rows, columns), np.uint8),
+        "scales": (rng.uniform(0.1, 0.3, (rows, columns // group_size)) / columns**0.5).astype(np.float16),
+    }
+    if "asym" in variant:
+        parts["zeros"] = rng.integers(0, 16, (rows, columns // group_size), np.uint8)
+    return pack(parts, "int4")
+
+
+def _spec(variant: str) -> OpSpec:
+    if variant.endswith("a8"):
+        inputs: tuple[Tensor, ...] = (
+            Tensor("x_codes", "i8", ("T", "K")),
+            Tensor("x_scales", "f32", ("T",)),
+            Tensor("x_sums", "i32", ("T", "K/32")),
+        )
+    else:
+        inputs = (Tensor("x", "f32", ("T", "K")),)
+    weights = packed_tensors(variant, "N/16", "K")
+
+    def make_inputs(rng: np.random.Generator, case: Case) -> Arguments:
+        t, k, n = (case.sizes[axis] for axis in "TKN")
+        arguments: Arguments = {**random_weight(rng, variant, n, k, case.sizes["G"])}
+        arguments["bias"] = rng.standard_normal(n, np.float32) if case.sizes["bias"] else None
+        arguments["out"] = np.zeros((t, n), np.float32)
+        if not variant.endswith("a8"):
+            return arguments | {"x": rng.standard_normal((t, k), np.float32)}
+        codes = rng.integers(-127, 128, (t, k), np.int8)
+        scales = rng.uniform(0.01, 0.02, t).astype(np.float32)
+        return arguments | {
+            "x_codes": codes,
+            "x_scales": scales,
+            "x_sums": codes.reshape(t, k // 32, 32).sum(axis=2, dtype=np.int32),
+        }
+
+    def cost(sizes: Mapping[str, int]) -> Cost:
+        t, k, n = (sizes[axis] for axis in "TKN")
+        bits = {"fp32": 32.0, "bf16": 16.0, "int8": 8.0, "int8_a8": 8.0}.get(variant)
+        if bits is None:
+            bits = 4 + (24 if "asym" in variant else 16) / sizes["G"]
+        activations = t * k * (1 if variant.endswith("a8") else 4)
+        return Cost(n * k * bits / 8 + activations + 4 * t * n, 2.0 * t * k * n)
+
+    return OpSpec(
+        symbol=f"quant_matmul_{variant}",
+        op="quant_matmul",
+        summary=f"x times the transpose of a packed {variant} matrix",
+        tensors=(*inputs, *weights, Tensor("bias", "f32", ("N",), optional=True), Tensor("out", "f32", ("T", "N"), "out")),
+        scalars=(),
+        variable=("T",),
+        source="Frantar et al. 2022, GPTQ (groups); Xiao et al. 2022, SmoothQuant (per-token int8 activations)",
+        cases=_CASES,
+        make_inputs=make_inputs,
+        cost=cost,
+    )
+
+
+SPECS = tuple(_spec(variant) for variant in VARIANTS)

@@ -1,0 +1,30 @@
+"""Register tiles of the matrix product: ROWS of x by VECTORS row tiles of W, and DECODE_VECTORS for a single row of x."""
+
+from __future__ import annotations
+
+from kernels.cpu.isa import Isa
+from kernels.tuning import Constants, Tuning
+
+
+def _refusal(constants: Constants, isa: Isa) -> str | None:
+    rows, vectors = constants["QUANT_MATMUL_ROWS"], constants["QUANT_MATMUL_VECTORS"]
+    needed = (rows * vectors + vectors) * isa.registers_per_vector + 1
+    if needed > isa.num_registers:
+        return f"{rows} x {vectors} accumulators, their weights and one broadcast need {needed} registers of {isa.num_registers}"
+    return None
+
+
+def _default(isa: Isa) -> Constants:
+    rows, vectors, decode = {1: (8, 2, 4), 2: (4, 1, 4), 4: (2, 1, 2)}[isa.registers_per_vector]
+    return {"QUANT_MATMUL_ROWS": rows, "QUANT_MATMUL_VECTORS": vectors, "QUANT_MATMUL_DECODE_VECTORS": decode}
+
+
+TUNING = Tuning(
+    values={
+        "QUANT_MATMUL_ROWS": (1, 2, 4, 6, 8, 12),
+        "QUANT_MATMUL_VECTORS": (1, 2, 3, 4),
+        "QUANT_MATMUL_DECODE_VECTORS": (1, 2, 4, 8),
+    },
+    refusal=_refusal,
+    default=_default,
+)

@@ -1,0 +1,49 @@
+"""Runs a program through the ops' references: the oracle of the tests, and what serves where nothing can be compiled."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from kernels import registry
+from kernels.spec import Argument, Arguments, OpSpec, Program, Tensor, axis_extent, axis_name
+
+
+class ReferenceProgram:
+    """A program over torch views of its buffers: `run()` has the effect of the compiled one, within rounding."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._calls = [
+            (registry.spec(call.symbol), registry.reference(call.symbol), views(call.symbol, call.arguments), call.counters)
+            for call in program.calls
+        ]
+
+    def run(self) -> None:
+        """Runs every call in order with the counters as they are now."""
+        counts = {name: int(counter[0]) for name, counter in self._program.counters.items()}
+        with torch.inference_mode():
+            for spec, reference, arguments, counters in self._calls:
+                sizes = {axis: counts[counter] for axis, counter in counters.items()}
+                reference(**{name: _cut(spec, name, value, sizes) for name, value in arguments.items()})
+
+
+def views(symbol: str, arguments: Arguments) -> dict[str, torch.Tensor | float | int | None]:
+    """Torch views of the arrays of a call, bf16 typed as such; tensors left out are None."""
+    spec = registry.spec(symbol)
+    tensors = {tensor.name: _view(tensor, arguments.get(tensor.name)) for tensor in spec.tensors}
+    return tensors | {s.name: arguments[s.name] for s in spec.scalars}  # type: ignore[dict-item]
+
+
+def _view(tensor: Tensor, value: Argument) -> torch.Tensor | None:
+    if value is None:
+        return None
+    assert isinstance(value, np.ndarray)
+    return torch.from_numpy(value).view(torch.bfloat16) if tensor.dtype == "bf16" else torch.from_numpy(value)
+
+
+def _cut(spec: OpSpec, name: str, value: torch.Tensor | float | int | None, sizes: dict[str, int]) -> object:
+    if not isinstance(value, torch.Tensor):
+        return value
+    first = spec.tensor(name).axes[0]
+    return value[: axis_extent(first, sizes)] if axis_name(first) in sizes else value

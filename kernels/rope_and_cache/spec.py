@@ -1,0 +1,76 @@
+"""Rotates q and k in place by the angles of their positions, and writes rotated k and v into the KV cache.
+
+Pairs are (i, i + D/2) of a head; cos and sin are tables over positions. Slot = block * block_size + offset; -1 writes
+nothing. q, k and v are views of one qkv buffer, whose row stride they carry. A bf16 cache rounds to nearest even.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from kernels.spec import DTYPES, Arguments, Case, Cost, OpSpec, Tensor
+
+
+def _spec(kv: str) -> OpSpec:
+    dtype = {"fp32": "f32", "bf16": "bf16"}[kv]
+
+    def make_inputs(rng: np.random.Generator, case: Case) -> Arguments:
+        t, hq, hkv, d, block_size = (case.sizes[axis] for axis in ("T", "Hq", "Hkv", "D", "block_size"))
+        num_blocks = -(-t // block_size) + 2
+        qkv = rng.standard_normal((t, (hq + 2 * hkv) * d), np.float32)
+        angles = rng.uniform(0, 6.3, (64, d // 2))
+        slots = rng.permutation(num_blocks * block_size)[:t].astype(np.int64)
+        slots[1::4] = -1
+        storage = DTYPES[dtype][0]
+        return {
+            "q": qkv[:, : hq * d].reshape(t, hq, d),
+            "k": qkv[:, hq * d : (hq + hkv) * d].reshape(t, hkv, d),
+            "v": qkv[:, (hq + hkv) * d :].reshape(t, hkv, d),
+            "cos": np.cos(angles).astype(np.float32),
+            "sin": np.sin(angles).astype(np.float32),
+            "positions": rng.integers(0, 64, t, np.int32),
+            "slot_mapping": slots,
+            "k_cache": np.zeros((num_blocks, hkv, d, block_size), storage),
+            "v_cache": np.zeros((num_blocks, hkv, block_size, d), storage),
+        }
+
+    def cost(sizes: Mapping[str, int]) -> Cost:
+        rotated = sizes["T"] * (sizes["Hq"] + sizes["Hkv"]) * sizes["D"]
+        written = 2 * sizes["T"] * sizes["Hkv"] * sizes["D"]
+        return Cost(8 * rotated + written * (4 if kv == "fp32" else 2), 3 * rotated)
+
+    return OpSpec(
+        symbol=f"rope_and_cache_{kv}",
+        op="rope_and_cache",
+        summary=f"rotary embedding of q and k, and their {kv} cache write",
+        tensors=(
+            Tensor("q", "f32", ("T", "Hq", "D"), "inout"),
+            Tensor("k", "f32", ("T", "Hkv", "D"), "inout"),
+            Tensor("v", "f32", ("T", "Hkv", "D")),
+            Tensor("cos", "f32", ("P", "D/2")),
+            Tensor("sin", "f32", ("P", "D/2")),
+            Tensor("positions", "i32", ("T",)),
+            Tensor("slot_mapping", "i64", ("T",)),
+            Tensor("k_cache", dtype, ("num_blocks", "Hkv", "D", "block_size"), "inout"),
+            Tensor("v_cache", dtype, ("num_blocks", "Hkv", "block_size", "D"), "inout"),
+        ),
+        scalars=(),
+        variable=("T",),
+        source="Su et al. 2021, RoFormer; Kwon et al. 2023, PagedAttention",
+        cases=tuple(
+            Case(name, {"T": t, "Hq": hq, "Hkv": hkv, "D": d, "block_size": block_size})
+            for name, t, hq, hkv, d, block_size in (
+                ("grouped", 9, 6, 2, 32, 16),
+                ("odd_head", 5, 2, 2, 10, 32),
+                ("one", 1, 3, 1, 64, 16),
+                ("no_tokens", 0, 2, 1, 16, 16),
+            )
+        ),
+        make_inputs=make_inputs,
+        cost=cost,
+    )
+
+
+SPECS = tuple(_spec(kv) for kv in ("fp32", "bf16"))

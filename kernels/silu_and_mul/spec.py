@@ -1,0 +1,39 @@
+"""out = silu(x[:, :F]) * x[:, F:], the activation of SwiGLU; silu(z) = z / (1 + e^-z)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from kernels.spec import Arguments, Case, Cost, OpSpec, Tensor
+
+
+def _make_inputs(rng: np.random.Generator, case: Case) -> Arguments:
+    t, f = case.sizes["T"], case.sizes["F"]
+    x = rng.standard_normal((t, 2 * f), np.float32) * np.float32(case.sizes["spread"])
+    return {"x": x, "out": np.zeros((t, f), np.float32)}
+
+
+def _cost(sizes: Mapping[str, int]) -> Cost:
+    elements = sizes["T"] * sizes["F"]
+    return Cost(12 * elements, 5 * elements)
+
+
+SPECS = (
+    OpSpec(
+        symbol="silu_and_mul",
+        op="silu_and_mul",
+        summary="silu of the first half times the second",
+        tensors=(Tensor("x", "f32", ("T", "F*2")), Tensor("out", "f32", ("T", "F"), "out")),
+        scalars=(),
+        variable=("T",),
+        source="Shazeer 2020, GLU Variants Improve Transformer",
+        cases=tuple(
+            Case(name, {"T": t, "F": f, "spread": spread})
+            for name, t, f, spread in (("some", 5, 40, 3), ("extreme", 2, 33, 100), ("one", 1, 7, 1), ("no_tokens", 0, 8, 1))
+        ),
+        make_inputs=_make_inputs,
+        cost=_cost,
+    ),
+)
