@@ -20,8 +20,8 @@ _OWN_VARIABLES = frozenset({"messages", "add_generation_prompt", "bos_token", "e
 class ChatTemplate:
     """A Jinja chat template as Hugging Face tokenizers carry it, in a sandbox.
 
-    The rendered prompt holds its special tokens as text, the beginning of sequence included if the template wants one: encode it
-    with add_special_tokens=False. Raises ValueError if `source` is not a valid template.
+    The rendered prompt holds its special tokens as text, the beginning of sequence included if the template wants one:
+    encode it with add_special_tokens=False. Raises ValueError if `source` is not a valid template.
     """
 
     def __init__(self, source: str, bos_token: str = "", eos_token: str = "") -> None:

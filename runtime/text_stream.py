@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from os.path import commonprefix
 
 from tokenizers import Tokenizer
 
@@ -32,8 +31,7 @@ class Vocabulary:
         return [
             token_id
             for token_id in token_ids
-            if not (skip_special_tokens and token_id in self._special_ids)
-            and self.tokenizer.id_to_token(token_id) is not None
+            if not (skip_special_tokens and token_id in self._special_ids) and self.tokenizer.id_to_token(token_id) is not None
         ]
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -96,7 +94,7 @@ class TextStream:
         return self._give(self._vocabulary.decode(self._window))
 
     def _give(self, text: str) -> str:
-        delta = text[len(commonprefix((self._given, text))) :]
+        delta = text[_num_shared(self._given, text) :]
         if delta:
             self._given = text
         return delta
@@ -105,8 +103,8 @@ class TextStream:
 class StopStrings:
     """Cuts a text at the first stop string that is completed in it, however the text is cut into pieces.
 
-    Text that may be the beginning of a stop string is held back until that is decided. If two are completed by one character, the
-    longer one counts. Raises ValueError on an empty stop string.
+    Text that may be the beginning of a stop string is held back until that is decided. If two are completed by one
+    character, the longer one counts. Raises ValueError on an empty stop string.
     """
 
     def __init__(self, stops: Sequence[str], include_in_output: bool = False) -> None:
@@ -134,6 +132,13 @@ class StopStrings:
         """What was held back, when no more text comes."""
         held, self._held = self._held, ""
         return held
+
+
+def _num_shared(a: str, b: str) -> int:
+    """Length of the beginning that `a` and `b` share."""
+    if b.startswith(a):
+        return len(a)
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -1,0 +1,121 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from fastapi import Request
+from starlette.responses import Response
+
+from runtime.request import FinishReason
+from runtime.server.choice import ScoredToken
+from runtime.server.generation import Generation, start
+from runtime.server.prompts import truncate
+from runtime.server.protocol_chat import (
+    AnswerMessage,
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatCompletionBody,
+    ChatLogprobs,
+    Delta,
+    TokenLogprob,
+    TopLogprob,
+)
+from runtime.server.protocol_generation import StreamOptions, Usage
+from runtime.server.service import Service
+from runtime.server.streaming import EventStream, json_response
+from runtime.text_stream import Vocabulary
+
+
+async def create_chat_completion(service: Service, body: ChatCompletionBody, http: Request) -> Response:
+    """The assistant's next message: JSON, or server-sent events."""
+    prompt = truncate(service.prompts.encode_chat(body), body.truncate_prompt_tokens, service.engine.max_model_len)
+    generation = await start(
+        service,
+        body,
+        [prompt],
+        id_prefix="chatcmpl",
+        max_tokens=body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens,
+        default_max_tokens=None,
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+    )
+    answer = _Answer(generation, service.vocabulary, wants_logprobs=body.logprobs)
+    if body.stream:
+        return EventStream(answer.chunks(body.stream_options), generation.close)
+    return await json_response(http.receive, answer.whole(), generation.close)
+
+
+class _Answer:
+    def __init__(self, generation: Generation, vocabulary: Vocabulary, wants_logprobs: bool) -> None:
+        self._generation = generation
+        self._vocabulary = vocabulary
+        self._wants_logprobs = wants_logprobs
+
+    async def whole(self) -> ChatCompletion:
+        choices = []
+        for index, whole in enumerate(await self._generation.collect()):
+            assert whole.finish_reason is not None
+            choices.append(
+                ChatChoice(
+                    index=index,
+                    message=AnswerMessage(role="assistant", content=whole.text),
+                    logprobs=self._logprobs(whole.tokens),
+                    finish_reason=whole.finish_reason,
+                )
+            )
+        return ChatCompletion(
+            id=self._generation.id,
+            object="chat.completion",
+            created=self._generation.created,
+            model=self._generation.model,
+            choices=choices,
+            usage=self._generation.usage(),
+        )
+
+    async def chunks(self, options: StreamOptions) -> AsyncIterator[ChatChunk]:
+        usage = self._generation.chunk_usage
+        introduced: set[int] = set()
+        async for choice, increment in self._generation.increments():
+            if choice.index not in introduced:
+                introduced.add(choice.index)
+                opening = Delta(role="assistant", content="")
+                yield self._chunk([self._part(choice.index, opening, (), None)], usage(options))
+            delta = Delta(content=increment.text) if increment.text else Delta()
+            part = self._part(choice.index, delta, increment.tokens, increment.finish_reason)
+            yield self._chunk([part], usage(options))
+        if options.include_usage:
+            yield self._chunk([], {"usage": self._generation.usage()})
+
+    def _chunk(self, choices: list[ChatChunkChoice], usage: dict[str, Usage | None]) -> ChatChunk:
+        generation = self._generation
+        return ChatChunk(
+            id=generation.id,
+            object="chat.completion.chunk",
+            created=generation.created,
+            model=generation.model,
+            choices=choices,
+            **usage,
+        )
+
+    def _part(
+        self, index: int, delta: Delta, tokens: Sequence[ScoredToken], finish_reason: FinishReason | None
+    ) -> ChatChunkChoice:
+        logprobs = self._logprobs(tokens) if tokens else None
+        return ChatChunkChoice(index=index, delta=delta, logprobs=logprobs, finish_reason=finish_reason)
+
+    def _logprobs(self, tokens: Sequence[ScoredToken]) -> ChatLogprobs | None:
+        if not self._wants_logprobs:
+            return None
+        content = []
+        for token in tokens:
+            assert token.logprobs is not None, "a chat does not score its prompt"
+            top = [TopLogprob(**self._entry(token_id, logprob)) for token_id, logprob in token.logprobs.top]
+            content.append(TokenLogprob(**self._entry(token.token_id, token.logprobs.logprob), top_logprobs=top))
+        return ChatLogprobs(content=content)
+
+    def _entry(self, token_id: int, logprob: float) -> dict[str, Any]:
+        as_bytes = self._vocabulary.token_bytes(token_id)
+        return {"token": as_bytes.decode(errors="replace"), "logprob": logprob, "bytes": list(as_bytes)}

@@ -1,0 +1,114 @@
+"""One choice of a response: its tokens become text, its stop strings end it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runtime.request import FinishReason, Logprobs, SamplingParams, TokenOutput
+from runtime.server.metrics import SequenceClock
+from runtime.server.protocol_generation import GenerationBody
+from runtime.text_stream import StopStrings, TextStream, Vocabulary
+
+
+@dataclass(frozen=True)
+class ScoredToken:
+    """A token's log-probability (None for a prompt's first token) and where its text begins in the choice's text."""
+
+    token_id: int
+    logprobs: Logprobs | None
+    text_offset: int
+
+
+@dataclass(frozen=True)
+class Increment:
+    """Text that a choice gained, the scores of the tokens it came from, and its end if this is it."""
+
+    text: str
+    tokens: tuple[ScoredToken, ...]
+    finish_reason: FinishReason | None
+
+
+class Choice:
+    """State of one choice while its tokens come; `finish_reason` is set at its end.
+
+    With `echo`, its text begins with `echo_text` and, if scores are asked for, its tokens with the prompt's.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        request_id: str,
+        vocabulary: Vocabulary,
+        prompt_token_ids: Sequence[int],
+        params: SamplingParams,
+        body: GenerationBody,
+        clock: SequenceClock,
+        echo_text: str = "",
+    ) -> None:
+        self.index = index
+        self.request_id = request_id
+        self.finish_reason: FinishReason | None = None
+        self.num_generated_tokens = 0
+        self.num_cached_tokens = 0
+        self.clock = clock
+        self._vocabulary = vocabulary
+        self._prompt_token_ids = prompt_token_ids
+        self._min_tokens = params.min_tokens
+        self._includes_stop = body.include_stop_str_in_output
+        self._text = TextStream(vocabulary, prompt_token_ids, body.skip_special_tokens)
+        self._stops = StopStrings(body.stop or (), body.include_stop_str_in_output)
+        self._echo_text = echo_text
+        self._text_length = 0
+        self._scored_tokens: list[ScoredToken] = []
+
+    def push(self, output: TokenOutput) -> Increment | None:
+        """Take the next engine output. None if its text is held back for now; its scores then come with that text.
+
+        Sets `finish_reason` if it ends the choice, be it by a stop string.
+        """
+        assert output.finish_reason != "abort", "the stream of an aborted request has ended"
+        self.num_cached_tokens = output.num_cached_tokens
+        if output.prompt_logprobs is not None:
+            self._score_prompt(output.prompt_logprobs)
+        self._text_length += len(self._echo_text)
+        text = self._echo_text + self._cut_at_stop(self._new_text(output), output.finish_reason)
+        self._echo_text = ""
+        if self.finish_reason is not None:
+            self.clock.end(self.finish_reason)
+        elif not text:
+            return None
+        tokens, self._scored_tokens = tuple(self._scored_tokens), []
+        return Increment(text, tokens, self.finish_reason)
+
+    def _new_text(self, output: TokenOutput) -> str:
+        text = ""
+        if output.token_id is not None:
+            self.num_generated_tokens += 1
+            self.clock.token()
+            if output.logprobs is not None:
+                self._scored_tokens.append(ScoredToken(output.token_id, output.logprobs, self._text_length))
+            # The engine itself stops at end-of-sequence and stop ids alone, and these are not part of the text.
+            if output.finish_reason != "stop" or self._includes_stop:
+                text = self._text.push([output.token_id])
+        if output.finish_reason is not None:
+            text += self._text.flush()
+        self._text_length += len(text)
+        return text
+
+    def _cut_at_stop(self, text: str, reason: FinishReason | None) -> str:
+        self.finish_reason = reason
+        if self.num_generated_tokens <= self._min_tokens:
+            return text
+        text = self._stops.push(text)
+        if self._stops.matched is not None:
+            self.finish_reason = "stop"
+        elif reason is not None:
+            text += self._stops.flush()
+        return text
+
+    def _score_prompt(self, scores: Sequence[Logprobs]) -> None:
+        offset = 0
+        for token_id, logprobs in zip(self._prompt_token_ids, (None, *scores), strict=True):
+            self._scored_tokens.append(ScoredToken(token_id, logprobs, offset))
+            offset += len(self._vocabulary.token_text(token_id))

@@ -1,0 +1,98 @@
+"""What /metrics shows. One registry per application; gauges are read from the engine when scraped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from runtime.engine import EngineStats
+
+_TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_ITL_BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2.5)
+_E2E_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+class ServerMetrics:
+    """Counters and histograms that the routes feed, and the engine's own counts beside them."""
+
+    def __init__(self, engine_stats: Callable[[], EngineStats]) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(_EngineCollector(engine_stats))
+        self.responses = Counter(
+            "coldforge_http_responses", "HTTP responses, by route and status.", ("route", "status"), registry=self.registry
+        )
+        self.finished = Counter(
+            "coldforge_requests", "Sequences that ended, by reason.", ("finish_reason",), registry=self.registry
+        )
+        self.ttft = Histogram(
+            "coldforge_time_to_first_token_seconds",
+            "From a request's arrival to its first token.",
+            buckets=_TTFT_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.itl = Histogram(
+            "coldforge_inter_token_latency_seconds",
+            "Between two tokens of a sequence; the first token is not counted.",
+            buckets=_ITL_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.e2e = Histogram(
+            "coldforge_e2e_request_latency_seconds",
+            "From a request's arrival to a sequence's end.",
+            buckets=_E2E_BUCKETS_S,
+            registry=self.registry,
+        )
+
+    def exposition(self) -> bytes:
+        """Prometheus text format."""
+        return generate_latest(self.registry)
+
+
+class SequenceClock:
+    """Times one sequence from its request's arrival."""
+
+    def __init__(self, metrics: ServerMetrics) -> None:
+        self._metrics = metrics
+        self._arrival_s = time.perf_counter()
+        self._last_token_s: float | None = None
+
+    def token(self) -> None:
+        now = time.perf_counter()
+        if self._last_token_s is None:
+            self._metrics.ttft.observe(now - self._arrival_s)
+        else:
+            self._metrics.itl.observe(now - self._last_token_s)
+        self._last_token_s = now
+
+    def end(self, reason: str) -> None:
+        """`reason` is stop, length, abort or error."""
+        self._metrics.finished.labels(reason).inc()
+        self._metrics.e2e.observe(time.perf_counter() - self._arrival_s)
+
+
+class _EngineCollector(Collector):
+    def __init__(self, engine_stats: Callable[[], EngineStats]) -> None:
+        self._engine_stats = engine_stats
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._engine_stats()
+        used = 1 - stats.num_free_blocks / stats.num_blocks
+        for name, help_text, value in (
+            ("num_requests_running", "Sequences in the running batch.", stats.num_running),
+            ("num_requests_waiting", "Sequences in the queue.", stats.num_waiting),
+            ("kv_blocks", "KV cache blocks there are.", stats.num_blocks),
+            ("kv_blocks_usage_ratio", "Share of the KV cache blocks in use.", used),
+        ):
+            yield GaugeMetricFamily(f"coldforge_{name}", help_text, value=value)
+        for name, help_text, value in (
+            ("preemptions", "Sequences that gave their KV blocks back to be computed again.", stats.num_preemptions),
+            ("prompt_tokens", "Prompt tokens of admitted sequences.", stats.num_prompt_tokens),
+            ("cached_prompt_tokens", "Prompt tokens found in the prefix cache.", stats.num_cached_tokens),
+            ("generated_tokens", "Tokens sampled.", stats.num_generated_tokens),
+        ):
+            yield CounterMetricFamily(f"coldforge_{name}", help_text, value=value)

@@ -1,0 +1,126 @@
+"""From a listening socket to a clean exit: answers while the model loads, drains when told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
+
+from runtime.server.errors import error_body
+from runtime.server.service import Service
+
+logger = logging.getLogger(__name__)
+_FLUSH_TIMEOUT_S = 5
+
+
+class LoadingApp:
+    """Answers 503 until `build` has returned on a thread of its own, and is that application from then on.
+
+    If `build` fails, `failure` is set and `on_error` is called.
+    """
+
+    def __init__(self, build: Callable[[], FastAPI], on_error: Callable[[], None]) -> None:
+        self.app: FastAPI | None = None
+        self.failure: BaseException | None = None
+        self._build = build
+        self._on_error = on_error
+        self._lifespan = AsyncExitStack()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._run_lifespan(receive, send)
+        elif self.app is None:
+            response = JSONResponse(error_body(503, "the model is loading"), 503, {"Retry-After": "1"})
+            await response(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _run_lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        loading = asyncio.create_task(self._load())
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        loading.cancel()
+        await asyncio.gather(loading, return_exceptions=True)
+        await self._lifespan.aclose()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _load(self) -> None:
+        try:
+            app = await asyncio.to_thread(self._build)
+            await self._lifespan.enter_async_context(app.router.lifespan_context(app))
+            self.app = app
+        except Exception as error:  # raised again by `serve`, where there is somebody to catch it
+            self.failure = error
+            self._on_error()
+
+
+class Server(uvicorn.Server):
+    """The first SIGTERM or SIGINT drains: new generations get 503, open ones finish, for at most `drain_timeout_s`.
+
+    A second signal, or one while the model loads, exits at once.
+    """
+
+    def __init__(self, build: Callable[[], FastAPI], host: str, port: int, drain_timeout_s: float = 30.0) -> None:
+        self.loading = LoadingApp(build, self._exit)
+        super().__init__(
+            uvicorn.Config(
+                self.loading,
+                host=host,
+                port=port,
+                lifespan="on",
+                access_log=False,
+                log_level="warning",
+                timeout_graceful_shutdown=_FLUSH_TIMEOUT_S,
+            )
+        )
+        self._drain_timeout_s = drain_timeout_s
+        self._drain_deadline_s = 0.0
+
+    @property
+    def service(self) -> Service | None:
+        """None while the model loads."""
+        if self.loading.app is None:
+            return None
+        service: Service = self.loading.app.state.service
+        return service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        service = self.service
+        if service is None or service.draining:
+            self.force_exit = True
+            self._exit()
+        else:
+            logger.info("draining %d open requests", service.engine.num_open)
+            service.draining = True
+            self._drain_deadline_s = time.monotonic() + self._drain_timeout_s
+
+    async def on_tick(self, counter: int) -> bool:
+        """uvicorn's own tick, ten times a second; true ends its main loop."""
+        service = self.service
+        if service is not None and service.draining:
+            is_late = time.monotonic() > self._drain_deadline_s
+            self.should_exit = self.should_exit or is_late or service.engine.num_open == 0
+        return await super().on_tick(counter)
+
+    def _exit(self) -> None:
+        self.should_exit = True
+
+
+def serve(build: Callable[[], FastAPI], host: str, port: int, drain_timeout_s: float = 30.0) -> None:
+    """Listen at once, load with `build`, serve until told to stop.
+
+    Raises what `build` raises, and SystemExit if the port is taken.
+    """
+    server = Server(build, host, port, drain_timeout_s)
+    server.run()
+    if server.loading.failure is not None:
+        raise server.loading.failure

@@ -1,0 +1,90 @@
+"""Server-sent events, and work that ends when its client leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from runtime.server.async_engine import EngineFailure
+from runtime.server.errors import error_body
+from runtime.server.protocol_generation import to_json
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+class ClientDisconnected(Exception):
+    """Nobody waits for the answer any more."""
+
+
+async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """`work`'s result; it is cancelled and ClientDisconnected raised if the client leaves first."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnected
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def json_response(receive: Receive, work: Coroutine[Any, Any, BaseModel], close: Callable[[], None]) -> Response:
+    """`work`'s result as JSON. Raises ClientDisconnected; `close` is called in every case."""
+    try:
+        return Response(to_json(await unless_disconnected(receive, work)), media_type="application/json")
+    finally:
+        close()
+
+
+class EventStream(Response):
+    """`data: <chunk>` for each chunk, then `data: [DONE]`; a failure on the way is a last chunk `{"error": ...}`."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, chunks: AsyncIterator[BaseModel], close: Callable[[], None]) -> None:
+        """`close` is called once the stream has ended, in whatever way."""
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._chunks = chunks
+        self._close = close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await unless_disconnected(receive, self._send_all(send))
+        except ClientDisconnected:
+            logger.info("a client left its stream; its requests are aborted")
+        finally:
+            self._close()
+
+    async def _send_all(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for data in self._data():
+            await send({"type": "http.response.body", "body": f"data: {data}\n\n".encode(), "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _data(self) -> AsyncIterator[str]:
+        try:
+            async for chunk in self._chunks:
+                yield to_json(chunk)
+        except EngineFailure as error:
+            yield json.dumps(error_body(500, str(error)))
+        except Exception as error:
+            logger.exception("a stream failed")
+            yield json.dumps(error_body(500, f"the server failed: {type(error).__name__}"))
+        yield "[DONE]"
