@@ -1,0 +1,45 @@
+"""Why a source cannot be imported. A config's own problems are `runtime.models.UnsupportedModel`."""
+
+
+class SourceError(ValueError):
+    """A model source that cannot be imported; the message says what was found, what was expected and what to do."""
+
+
+class MissingFile(SourceError):
+    """A file that the source must have is not there."""
+
+
+class DamagedFile(SourceError):
+    """A file is truncated, or is not what its name says."""
+
+
+class MissingTensor(SourceError):
+    """The config implies a tensor that the checkpoint lacks."""
+
+
+class UnexpectedTensor(SourceError):
+    """The checkpoint has tensors that the config does not account for."""
+
+
+class ShapeMismatch(SourceError):
+    """A tensor's shape disagrees with the config."""
+
+
+class TiedHeadDiffers(SourceError):
+    """The config ties the output head to the embedding, but the checkpoint has a different head."""
+
+
+class UnsupportedDtype(SourceError):
+    """A tensor is stored in a type, or quantized in a way, that cannot be imported."""
+
+
+class PickleCheckpoint(SourceError):
+    """The weights are only there as pickle files, which run code when they are loaded."""
+
+
+class MissingTokenizer(SourceError):
+    """There is no tokenizer, or only in a form that needs conversion."""
+
+
+class UnsupportedTokenizer(SourceError):
+    """A tokenizer that cannot be rebuilt faithfully."""

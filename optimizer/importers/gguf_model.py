@@ -1,0 +1,92 @@
+"""A model in a GGUF file, whatever it was quantized to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from artifacts.architecture import Architecture
+from optimizer.importers.errors import SourceError
+from optimizer.importers.gguf_config import ROPE_FACTORS, hf_config
+from optimizer.importers.gguf_file import GgufFile
+from optimizer.importers.gguf_tokenizer import special_tokens, tokenizer_json
+from optimizer.importers.source import Source
+from runtime.models import architecture
+
+_NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+def open_gguf(path: Path) -> Source:
+    """The model in `path`. Raises SourceError and UnsupportedModel."""
+    file = GgufFile.open(path)
+    if file.metadata.get("split.count", 1) > 1:
+        raise SourceError(f"{path} is one of several parts; join them with llama.cpp's gguf-split --merge")
+    described = architecture(hf_config(file))
+    return Source(
+        architecture=described,
+        checkpoint=GgufCheckpoint(file, described),
+        tokenizer_json=tokenizer_json(file.metadata),
+        chat_template=file.metadata.get("tokenizer.chat_template"),
+        generation_config=special_tokens(file.metadata),
+        files=(path,),
+    )
+
+
+@dataclass(frozen=True)
+class GgufCheckpoint:
+    """Tensors of a GGUF file by their Hugging Face names, as fp32."""
+
+    file: GgufFile
+    architecture: Architecture
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        tensor = self.file.tensors.get(_gguf_name(name))
+        return None if tensor is None else tensor.shape
+
+    def where(self, name: str) -> str:
+        return f"{_gguf_name(name)} in {self.file.path}"
+
+    def read(self, name: str) -> torch.Tensor:
+        tensor = torch.from_numpy(self.file.read(_gguf_name(name)))
+        if self.file.metadata["general.architecture"] == "llama":
+            if ".q_proj." in name:
+                return _unpermute(tensor, self.architecture.num_q_heads)
+            if ".k_proj." in name:
+                return _unpermute(tensor, self.architecture.num_kv_heads)
+        return tensor
+
+    def others(self, names: Collection[str]) -> list[str]:
+        used = {_gguf_name(name) for name in names}
+        return [name for name in self.file.tensors if name not in used and name != ROPE_FACTORS]
+
+
+def _gguf_name(name: str) -> str:
+    """`model.layers.3.self_attn.q_proj.weight` -> `blk.3.attn_q.weight`."""
+    module, kind = name.rsplit(".", 1)
+    layer = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", module)
+    return f"blk.{layer[1]}.{_NAMES[layer[2]]}.{kind}" if layer else f"{_NAMES[module]}.{kind}"
+
+
+def _unpermute(rows: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """Undoes the row order that llama.cpp gives `llama` Q and K, where the two halves of a rotation are neighbours."""
+    half = rows.shape[0] // num_heads // 2
+    return rows.reshape(num_heads, half, 2, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)

@@ -1,0 +1,96 @@
+"""A Hugging Face folder: config.json, safetensors, tokenizer.json, generation_config.json, chat template."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from optimizer.importers.errors import DamagedFile, MissingFile, MissingTokenizer
+from optimizer.importers.safetensors_checkpoint import SafetensorsCheckpoint
+from optimizer.importers.source import Source
+from runtime.models import architecture
+
+_OPTIONAL = ("generation_config.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+def open_hf_folder(folder: Path) -> Source:
+    """The model in `folder`. Raises SourceError and UnsupportedModel."""
+    config = _read_json(folder / "config.json")
+    described = architecture(config)
+    checkpoint = SafetensorsCheckpoint.open(folder)
+    tokenizer_json = _tokenizer_json(folder)
+    tokenizer_config = _read_json(folder / "tokenizer_config.json", required=False)
+    inputs = [folder / "config.json", folder / "tokenizer.json", *(folder / name for name in _OPTIONAL)]
+    return Source(
+        architecture=described,
+        checkpoint=checkpoint,
+        tokenizer_json=tokenizer_json,
+        chat_template=_chat_template(folder, tokenizer_config),
+        generation_config=_generation_config(folder, config, tokenizer_config, tokenizer_json),
+        files=(*(path for path in inputs if path.exists()), *checkpoint.files),
+    )
+
+
+def _read_json(path: Path, *, required: bool = True) -> dict[str, Any]:
+    if not path.exists():
+        if required:
+            raise MissingFile(f"{path} is not there; a Hugging Face folder needs it")
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DamagedFile(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise DamagedFile(f"{path} must hold a JSON object, it holds a {type(content).__name__}")
+    return content
+
+
+def _tokenizer_json(folder: Path) -> str:
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        raise MissingTokenizer(
+            f"{path} is not there; if transformers knows this tokenizer, write it with "
+            "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+        )
+    text = path.read_text(encoding="utf-8")
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # the tokenizers library raises plain Exception
+        raise DamagedFile(f"{path} is not a tokenizer: {error}") from None
+    if tokenizer.truncation is None and tokenizer.padding is None:
+        return text
+    # Left over from training scripts; kept, they would cut or pad prompts.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer.to_str()
+
+
+def _chat_template(folder: Path, tokenizer_config: dict[str, Any]) -> str | None:
+    """chat_template.jinja, else tokenizer_config.json's: one string, or named ones of which `default` counts."""
+    path = folder / "chat_template.jinja"
+    if path.exists():
+        return path.read_text(encoding="utf-8")
+    template = tokenizer_config.get("chat_template")
+    if isinstance(template, list):
+        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    return template
+
+
+def _generation_config(
+    folder: Path, config: dict[str, Any], tokenizer_config: dict[str, Any], tokenizer_json: str
+) -> dict[str, object]:
+    """generation_config.json, with what it leaves out about BOS and EOS from config.json and the tokenizer's config."""
+    tokenizer = Tokenizer.from_str(tokenizer_json)
+    special: dict[str, object] = {}
+    for name in ("bos_token", "eos_token"):
+        token = tokenizer_config.get(name)
+        text = token["content"] if isinstance(token, dict) else token
+        if text is not None:
+            special |= {name: text, f"{name}_id": tokenizer.token_to_id(text)}
+        if config.get(f"{name}_id") is not None:
+            special[f"{name}_id"] = config[f"{name}_id"]
+    stated = _read_json(folder / "generation_config.json", required=False)
+    return special | {key: value for key, value in stated.items() if value is not None}

@@ -1,0 +1,88 @@
+"""A model as it comes in: architecture, tensors by canonical name, tokenizer, template."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from artifacts.architecture import Architecture
+from optimizer.importers.errors import MissingTensor, ShapeMismatch, UnexpectedTensor
+from runtime.models import checkpoint_tensors
+
+
+class Checkpoint(Protocol):
+    """Stored tensors, by their Hugging Face names."""
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Shape according to the header, None if the tensor is not there."""
+        ...
+
+    def where(self, name: str) -> str:
+        """The tensor's stored name and file, for messages."""
+        ...
+
+    def read(self, name: str) -> torch.Tensor:
+        """The data, read now."""
+        ...
+
+    def others(self, names: Collection[str]) -> list[str]:
+        """Stored tensors that matter and are not among `names`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened model. Opening checks every tensor's presence and shape from headers; data is read by `tensor`.
+
+    `generation_config` is the checkpoint's, completed with `bos_token_id` and `eos_token_id` from where else they are
+    stated, and with the strings `bos_token` and `eos_token` that its chat template refers to (absent if it has none).
+    Raises MissingTensor, ShapeMismatch or UnexpectedTensor.
+    """
+
+    architecture: Architecture
+    checkpoint: Checkpoint
+    tokenizer_json: str
+    chat_template: str | None
+    generation_config: dict[str, object]
+    files: tuple[Path, ...]
+
+    def __post_init__(self) -> None:
+        parts = [part for parts in checkpoint_tensors(self.architecture).values() for part in parts]
+        for part in parts:
+            shape = self.checkpoint.shape(part.name)
+            if shape is None:
+                raise MissingTensor(
+                    f"the config implies a tensor that is not there: {self.checkpoint.where(part.name)}"
+                )
+            if shape != part.shape:
+                raise ShapeMismatch(
+                    f"{self.checkpoint.where(part.name)} has shape {list(shape)}, "
+                    f"but the config's {part.config_keys} make it {list(part.shape)}"
+                )
+        others = self.checkpoint.others({part.name for part in parts})
+        if others:
+            raise UnexpectedTensor(
+                f"a {self.architecture.family} model with this config has no place for {len(others)} of the checkpoint's "
+                f"tensors, and leaving them out would change it: {', '.join(sorted(others)[:5])}"
+            )
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """The canonical tensor `name` (docs/architecture.md): as stored (bf16, fp16, fp32), fp32 if it was quantized.
+
+        Nothing is kept: memory holds this tensor and its parts while they are joined. KeyError on an unknown name.
+        """
+        parts = [self.checkpoint.read(part.name) for part in checkpoint_tensors(self.architecture)[name]]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def sha256(self) -> dict[str, str]:
+        """File name -> hex digest of every file that was used, read as streams."""
+        digests = {}
+        for path in self.files:
+            with path.open("rb") as file:
+                digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+        return digests
