@@ -137,11 +137,15 @@ class OpSpec:
 
 @dataclass(frozen=True)
 class Call:
-    """One op of a program, bound to its buffers. `counters` names the counter of each variable axis."""
+    """One op of a program, bound to its buffers. `counters` names the counter of each variable axis.
+
+    `label` is the part of the model that it computes, such as `layers.3.qkv`, for those who read a profile.
+    """
 
     symbol: str
     arguments: Arguments
     counters: Mapping[str, str]
+    label: str = ""
 
 
 @dataclass(frozen=True)

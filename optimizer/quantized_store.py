@@ -13,7 +13,8 @@ import torch
 from artifacts.precision import Scheme
 from artifacts.weights import Array, map_tensors, write_shard
 from optimizer.importers import Source
-from optimizer.quantization import pack_matrix, round_to_nearest
+from optimizer.quantization import round_to_nearest
+from optimizer.quantization.packed import pack_matrix
 
 
 class QuantizedStore:

@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from artifacts.architecture import Architecture
 from artifacts.manifest import Serving
 from artifacts.precision import KvDtype, Scheme
+from kernels import packing
 from kernels.spec import Argument, Array, Arguments, Call, Program
 from runtime.rope import rope_tables
 
@@ -58,8 +59,8 @@ class _Layout:
     def buffer(self, *extents: int, dtype: DTypeLike = np.float32) -> NDArray[Any]:
         return np.zeros((self.max_num_tokens, *extents), dtype)
 
-    def call(self, symbol: str, counters: Mapping[str, str] = TOKENS, /, **arguments: Argument) -> None:
-        self.calls.append(Call(symbol, arguments, counters))
+    def call(self, symbol: str, label: str, counters: Mapping[str, str] = TOKENS, /, **arguments: Argument) -> None:
+        self.calls.append(Call(symbol, arguments, counters, label))
 
     def weights(self, group: str) -> Arguments:
         """The stored parts of a layer group, under the names that matmul and embedding give them."""
@@ -75,7 +76,7 @@ class _Layout:
         weight = self.tensors[f"{name}.weight"]
         if residual is not None:
             residual = grouped(residual)
-        self.call("rms_norm", x=grouped(x), residual=residual, weight=weight, out=grouped(out), eps=eps)
+        self.call("rms_norm", name, x=grouped(x), residual=residual, weight=weight, out=grouped(out), eps=eps)
 
 
 class _Linears:
@@ -107,19 +108,19 @@ class _Linears:
             }
             layout.call(
                 "quantize_activations",
+                group,
                 counters,
                 x=x,
                 codes=source["x_codes"],
                 scales=source["x_scales"],
                 sums=source["x_sums"],
             )
-        layout.call(f"quant_matmul_{variant(scheme)}", counters, **source, **layout.weights(group), bias=bias, out=out)
+        layout.call(f"quant_matmul_{variant(scheme)}", group, counters, **source, **layout.weights(group), bias=bias, out=out)
 
 
 def variant(scheme: Scheme) -> str:
-    """The suffix of the symbols that compute `scheme`: group size is read from the shapes."""
-    symmetry = ("_sym" if scheme.symmetric else "_asym") if scheme.weights == "int4" else ""
-    return scheme.weights + symmetry + ("_a8" if scheme.int8_activations else "")
+    """The suffix of the symbols that compute `scheme`; group size is read from the shapes."""
+    return packing.variant(scheme.weights, scheme.symmetric, scheme.int8_activations)
 
 
 def lay_out(
@@ -155,7 +156,7 @@ def lay_out(
     cos, sin = rope_tables(a.rope, a.head_dim, limits.max_model_len)
     kv_storage = np.float32 if kv_dtype == "fp32" else np.uint16
 
-    layout.call(f"embedding_{variant(plan['embed'].storage)}", token_ids=token_ids, **layout.weights("embed"), out=residual)
+    layout.call(f"embedding_{variant(plan['embed'].storage)}", "embedding", token_ids=token_ids, **layout.weights("embed"), out=residual)
     for i in range(a.num_layers):
         layer = f"layers.{i}"
         # The branch of the previous layer joins the residual stream inside the norm that reads it next.
@@ -171,11 +172,11 @@ def lay_out(
         v_cache = np.zeros((limits.num_kv_blocks, a.num_kv_heads, block_size, a.head_dim), kv_storage)
         caches: Arguments = {"k_cache": k_cache, "v_cache": v_cache}
         layout.call(
-            f"rope_and_cache_{kv_dtype}",
+            f"rope_and_cache_{kv_dtype}", f"{layer}.rope",
             q=q, k=k, v=v, cos=cos, sin=sin, positions=positions, slot_mapping=slot_mapping, **caches,
         )  # fmt: skip
         layout.call(
-            f"paged_attention_{kv_dtype}",
+            f"paged_attention_{kv_dtype}", f"{layer}.attention",
             {"T": "num_tokens", "S": "num_seqs"},
             q=q, block_tables=block_tables, seq_lens=seq_lens, cu_seqlens_q=cu_seqlens_q, out=attended, **caches,
             scale=a.head_dim**-0.5, window=a.window(i),
@@ -183,10 +184,10 @@ def lay_out(
         linears.emit(f"{layer}.o", attended.reshape(num_tokens, -1), branch)
         layout.norm(f"{layer}.mlp_norm", branch, hidden, a.rms_norm_eps, residual)
         linears.emit(f"{layer}.gate_up", hidden, gate_up)
-        layout.call("silu_and_mul", x=gate_up, out=activated)
+        layout.call("silu_and_mul", f"{layer}.activation", x=gate_up, out=activated)
         linears.emit(f"{layer}.down", activated, branch)
     layout.norm("final_norm", branch, hidden, a.rms_norm_eps, residual)
-    layout.call("gather_rows", {"T": "num_tokens", "R": "num_logits"}, x=hidden, rows=logit_rows, out=branch)
+    layout.call("gather_rows", "gather_rows", {"T": "num_tokens", "R": "num_logits"}, x=hidden, rows=logit_rows, out=branch)
     linears.emit("embed" if a.tie_embeddings else "head", branch, logits, head=True)
 
     counters = {name: np.zeros(1, np.int64) for name in ("num_tokens", "num_seqs", "num_logits")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,16 +11,19 @@ from runtime.batch import Span, build_batch
 from runtime.model_runner import ModelRunner
 
 
-def score(runner: ModelRunner, token_ids: Sequence[int]) -> Iterator[NDArray[np.float32]]:
-    """Logits after each of `token_ids`, chunk by chunk: fp32 [n, vocab_size], each valid until the next is asked for.
+def score(runner: ModelRunner, token_ids: Sequence[int]) -> NDArray[np.float32]:
+    """Logits after each of `token_ids`: fp32 [n, vocab_size].
 
     Takes the first blocks of the runner's cache, so an engine must not hold it at the same time. ValueError if the text
     is longer than the runner's context.
     """
     if len(token_ids) > runner.max_model_len:
         raise ValueError(f"at most {runner.max_model_len} tokens can be scored here, got {len(token_ids)}")
+    logits = np.empty((len(token_ids), runner.vocab_size), np.float32)
     block_table = range(-(-len(token_ids) // runner.block_size))
     chunk = runner.max_num_batched_tokens
     for start in range(0, len(token_ids), chunk):
         tokens = token_ids[start : start + chunk]
-        yield runner.run(build_batch([Span(tokens, start, block_table, len(tokens))], runner.block_size))
+        span = Span(tokens, start, block_table, num_logits=len(tokens))
+        logits[start : start + len(tokens)] = runner.run(build_batch([span], runner.block_size))
+    return logits

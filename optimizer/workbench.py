@@ -1,0 +1,59 @@
+"""Runs any precision plan of the model at hand, through the kernels that will serve it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from artifacts.architecture import Architecture
+from artifacts.manifest import Serving
+from artifacts.precision import KvDtype, Scheme
+from kernels.cpu.library import Library
+from kernels.reference import ReferenceProgram
+from optimizer.quantized_store import QuantizedStore
+from runtime.decoder import StepProgram, lay_out
+from runtime.model_runner import Executable, ProgramRunner
+from runtime.scoring import score
+
+Plan = Mapping[str, Scheme]
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """The model, its quantized weights, and the library under test; None stands for the portable references."""
+
+    architecture: Architecture
+    store: QuantizedStore
+    library: Library | None
+    num_threads: int
+    kv_dtype: KvDtype
+    kv_block_size: int
+
+    def step_program(self, plan: Plan, max_num_tokens: int, num_kv_tokens: int, max_num_seqs: int = 1) -> StepProgram:
+        """The step program of `plan` with just the room that a measurement needs."""
+        num_blocks = -(-num_kv_tokens // self.kv_block_size) + max_num_seqs
+        limits = Serving(
+            kv_block_size=self.kv_block_size,
+            num_kv_blocks=num_blocks,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_tokens,
+            max_model_len=min(num_kv_tokens, self.architecture.max_position),
+            num_threads=self.num_threads,
+        )
+        return lay_out(self.architecture, plan, self.kv_dtype, self.store.plan_tensors(plan), limits)
+
+    def executable(self, step: StepProgram) -> Executable:
+        if self.library is None:
+            return ReferenceProgram(step.program)
+        return self.library.compile(step.program, self.num_threads)
+
+    def runner(self, plan: Plan, max_num_tokens: int, num_kv_tokens: int, max_num_seqs: int = 1) -> ProgramRunner:
+        step = self.step_program(plan, max_num_tokens, num_kv_tokens, max_num_seqs)
+        return ProgramRunner(step, self.executable(step))
+
+    def logits(self, runner: ProgramRunner, token_ids: list[int]) -> NDArray[np.float32]:
+        """Logits after each token, fp32 [n, vocab_size]."""
+        return score(runner, token_ids)
