@@ -1,0 +1,182 @@
+"""model.yaml: what to make a bundle from, for what use, within which limits. `source` alone is enough.
+
+Relative paths are relative to the folder of model.yaml, wherever the command is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    model_validator,
+)
+
+from search_spaces.located_yaml import Document
+from search_spaces.space import device
+
+_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
+
+
+def load_spec(path: Path) -> ModelSpec:
+    """The specification in the file at `path`; LocatedError names file, line, rule, value and the nearest valid key."""
+    return Document.load(path).validate(ModelSpec, context={"folder": path.absolute().parent})
+
+
+def parse_duration(text: str) -> float:
+    """Seconds in a duration such as `90s`, `8m` or `1h30m`; ValueError if it is none."""
+    match = _DURATION.fullmatch(text)
+    if match is None or not any(match.groups()):
+        raise ValueError(f"must be a duration such as 90s, 8m or 1h30m, or a number of seconds, got {text!r}")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return 3600 * hours + 60 * minutes + seconds
+
+
+def _seconds(value: object) -> object:
+    return parse_duration(value) if isinstance(value, str) else value
+
+
+def _fraction(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"(\d+(?:\.\d*)?)\s*%", value)
+    if match is None:
+        raise ValueError(f"must be a fraction such as 0.01 or a percentage such as 1%, got {value!r}")
+    return float(match[1]) / 100
+
+
+def _resolved(path: Path, info: ValidationInfo) -> Path:
+    assert info.context is not None, "a specification is read by load_spec"
+    folder: Path = info.context["folder"]
+    return (folder / path.expanduser()).resolve()
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise ValueError(f"must be a path that exists, got {path}; relative paths start at the folder of this file")
+    return path
+
+
+def _known_device(name: str) -> str:
+    return device(name).name
+
+
+def _plain_name(source: Path) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "-", source.name.removesuffix(".gguf")).lstrip(".-") or "model"
+
+
+AnyPath = Annotated[Path, AfterValidator(_resolved)]
+ExistingPath = Annotated[AnyPath, AfterValidator(_existing)]
+Fraction = Annotated[float, BeforeValidator(_fraction)]
+Seconds = Annotated[PositiveFloat, BeforeValidator(_seconds)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True)
+
+
+class EvaluationSpec(_Section):
+    """What accuracy is measured on. Without `text`, on sequences sampled from the unquantized model itself."""
+
+    text: tuple[ExistingPath, ...] = ()
+    num_sequences: Annotated[int, Field(ge=4)] = 32
+    tokens_per_sequence: Annotated[int, Field(ge=16)] = 256
+
+
+class GateSpec(_Section):
+    """Limits on the unfavourable end of each metric's 95 % interval; None sets none. KL in nats per token."""
+
+    max_kl: PositiveFloat | None = None
+    max_perplexity_increase: Annotated[Fraction, Field(gt=0, le=1)] | None = None
+    min_top1_agreement: Annotated[Fraction, Field(gt=0, le=1)] | None = None
+
+    @model_validator(mode="after")
+    def _sets_a_limit(self) -> Self:
+        if self.max_kl is self.max_perplexity_increase is self.min_top1_agreement is None:
+            raise ValueError("a gate must set a limit; add max_kl, max_perplexity_increase or min_top1_agreement")
+        return self
+
+
+class WorkloadSpec(_Section):
+    """The use to be fast for: at most one of `concurrency`, `arrival_rate_rps` and `trace`; without any, one stream."""
+
+    prompt_tokens: PositiveInt = 256
+    output_tokens: PositiveInt = 128
+    arrival_rate_rps: PositiveFloat | None = None
+    trace: ExistingPath | None = None
+    concurrency: PositiveInt | None = Field(
+        default_factory=lambda given: None if given.get("arrival_rate_rps") or given.get("trace") else 1
+    )
+    ttft_ms: PositiveFloat | None = None
+    itl_ms: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _one_kind_of_load(self) -> Self:
+        given = {"concurrency": self.concurrency, "arrival_rate_rps": self.arrival_rate_rps, "trace": self.trace}
+        if len(names := [name for name, value in given.items() if value is not None]) != 1:
+            raise ValueError(f"give one of {', '.join(given)}, got {' and '.join(names) or 'none'}")
+        if self.trace and self.model_fields_set & {"prompt_tokens", "output_tokens"}:
+            raise ValueError("a trace has its own lengths; remove prompt_tokens and output_tokens")
+        return self
+
+
+class SearchSpec(_Section):
+    """How long to search, where to keep the study, and which of the plans within the gate to take."""
+
+    trials: PositiveInt = 48
+    timeout_s: Seconds | None = Field(default=None, alias="timeout")
+    storage: str | None = None
+    """An Optuna storage URL; None is an SQLite file that the command keeps."""
+    choice: Literal["fastest", "most_accurate", "smallest"] = "fastest"
+    space: ExistingPath | None = None
+    """Changes to the shipped search space, as `search_spaces.space.load_space` takes them."""
+
+
+class ModelSpec(_Section):
+    """A model.yaml. `name` defaults to the source's, `output` to bundles/<name>."""
+
+    source: ExistingPath
+    name: str = Field(default_factory=lambda spec: _plain_name(spec["source"]), pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
+    target: Annotated[str, AfterValidator(_known_device)] = "cpu"
+    evaluation: EvaluationSpec = EvaluationSpec()
+    gate: GateSpec = GateSpec(max_kl=0.05, max_perplexity_increase=0.01)
+    workload: WorkloadSpec = WorkloadSpec()
+    search: SearchSpec = SearchSpec()
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
+    output: AnyPath = Field(default_factory=lambda spec: f"bundles/{spec['name']}", validate_default=True)
+
+    @model_validator(mode="after")
+    def _source_is_a_model(self) -> Self:
+        if self.source.suffix != ".gguf" and not (self.source / "config.json").is_file():
+            raise ValueError(f"source must be a Hugging Face folder with config.json or a .gguf file, got {self.source}")
+        return self
+
+    def digest(self, sources: Mapping[str, str]) -> str:
+        """sha256 of all that determines a measurement or a suggestion: the name of the study that a rerun goes on with.
+
+        `sources` maps the model's files to their sha256. Files count by content, wherever they lie; how long to search,
+        where to keep it, which plan to take and where to write it do not count.
+        """
+        content = self.model_dump(mode="json", exclude={"name", "source", "output", "search"})
+        content["evaluation"]["text"] = [_sha256(path) for path in self.evaluation.text]
+        content["workload"]["trace"] = self.workload.trace and _sha256(self.workload.trace)
+        content["space"] = self.search.space and _sha256(self.search.space)
+        content["sources"] = dict(sources)
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""What may be tuned, and for which devices: YAML with a schema."""

@@ -1,0 +1,127 @@
+"""What a search space and a device may say. Every list of candidates is in order of preference: it breaks near-ties."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Annotated, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+from artifacts.precision import KvDtype, Scheme
+
+T = TypeVar("T", bound=Hashable)
+Dtype = Literal["fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "int8"]
+
+
+def _distinct(values: tuple[T, ...]) -> tuple[T, ...]:
+    if not values:
+        raise ValueError("the list of candidates must not be empty; give at least one")
+    if twice := [value for index, value in enumerate(values) if value in values[:index]]:
+        raise ValueError(f"candidates must be distinct, got {twice[0]!r} twice; remove one")
+    return values
+
+
+def _scheme_name(name: str) -> str:
+    return Scheme.parse(name).name
+
+
+def _block_size(size: int) -> int:
+    if size % 16:
+        raise ValueError(f"a KV block size must be a multiple of 16 tokens, got {size}")
+    return size
+
+
+Candidates = Annotated[tuple[T, ...], AfterValidator(_distinct)]
+SchemeName = Annotated[str, AfterValidator(_scheme_name)]
+BlockSize = Annotated[PositiveInt, AfterValidator(_block_size)]
+Constant = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GroupSchemes(_Record):
+    """Schemes offered to each kind of layer group."""
+
+    embed: Candidates[SchemeName]
+    head: Candidates[SchemeName]
+    qkv: Candidates[SchemeName]
+    o: Candidates[SchemeName]
+    gate_up: Candidates[SchemeName]
+    down: Candidates[SchemeName]
+
+    def of(self, kind: str) -> tuple[Scheme, ...]:
+        """The schemes offered to layer groups of `kind`: embed, head, qkv, o, gate_up or down."""
+        names: tuple[str, ...] = getattr(self, kind)
+        return tuple(Scheme.parse(name) for name in names)
+
+
+class PrecisionSpace(_Record):
+    groups: GroupSchemes
+    kv_cache: Candidates[KvDtype]
+
+
+class ServingSpace(_Record):
+    """Limits of the runtime that are searched. `max_num_batched_tokens` in tokens per step."""
+
+    kv_block_size: Candidates[BlockSize]
+    max_num_seqs: Candidates[PositiveInt]
+    max_num_batched_tokens: Candidates[PositiveInt]
+
+
+class KernelSpace(_Record):
+    """Compile-time constants of one op -> candidate values. Which combinations are legal is the kernel's to say."""
+
+    constants: Mapping[Constant, Candidates[int]]
+
+
+class SearchSpace(_Record):
+    """All that may be tuned. `kernels` is by op."""
+
+    precision: PrecisionSpace
+    serving: ServingSpace
+    kernels: Mapping[str, KernelSpace]
+
+
+class Figure(_Record):
+    """A number and the key of the source that states it."""
+
+    value: PositiveFloat
+    source: str
+
+
+class Device(_Record):
+    """A device as its vendor describes it. Rates are dense peaks; sizes of on-chip memory are per SM (per CU on AMD).
+
+    A CPU states no figures: its peaks are measured on the host.
+    """
+
+    name: str
+    title: str
+    kind: Literal["cpu", "gpu"]
+    buildable: bool
+    sources: Mapping[str, str] = Field(default_factory=dict)
+    peak_tflops: Mapping[Dtype, Figure] = Field(default_factory=dict)
+    memory_bandwidth_gbps: Figure | None = None
+    """Gigabytes (1e9 bytes) a second."""
+    memory_gb: Figure | None = None
+    num_sms: Figure | None = None
+    shared_memory_per_sm_kib: Figure | None = None
+    shared_memory_per_block_kib: Figure | None = None
+    registers_per_sm: Figure | None = None
+    """32-bit registers."""
+    l2_mib: Figure | None = None
+    link_gbps: Figure | None = None
+    """Device to device, both directions together, gigabytes a second."""
+
+    @model_validator(mode="after")
+    def _every_figure_has_a_source(self) -> Self:
+        values = (getattr(self, name) for name in type(self).model_fields)
+        cited = {value.source for value in values if isinstance(value, Figure)}
+        cited |= {figure.source for figure in self.peak_tflops.values()}
+        if unknown := sorted(cited - self.sources.keys()):
+            raise ValueError(f"every figure's source must be a key of sources; {unknown[0]!r} is not")
+        if unused := sorted(self.sources.keys() - cited):
+            raise ValueError(f"every source must support a figure; {unused[0]!r} supports none, remove it")
+        return self

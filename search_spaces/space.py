@@ -1,0 +1,51 @@
+"""The spaces and devices that ship with the package, and a user's changes to them."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from search_spaces.located_yaml import Document
+from search_spaces.schema import Device, SearchSpace
+
+_ROOT = files("search_spaces")
+
+
+def load_space(overrides: Path | None = None) -> SearchSpace:
+    """The shipped search space, changed by the file `overrides`.
+
+    That file has the keys of `SearchSpace` (precision, serving, kernels), any part of them; a list replaces the shipped list.
+    Raises LocatedError with file and line.
+    """
+    space = _shipped("precision.yaml").under("precision").merged(_shipped("serving.yaml").under("serving"))
+    for op in _names(_ROOT / "kernels"):
+        space = space.merged(_shipped(f"kernels/{op}.yaml").under("kernels", op))
+    if overrides is not None:
+        space = space.overridden(Document.load(overrides))
+    return space.validate(SearchSpace)
+
+
+def device(name: str) -> Device:
+    """The device called `name`; ValueError lists those that are known."""
+    if name not in device_names():
+        raise ValueError(f"a device is one of {', '.join(device_names())}; got {name!r}")
+    return _shipped(f"devices/{name}.yaml").validate(Device)
+
+
+def device_names() -> tuple[str, ...]:
+    """Every known device."""
+    return _names(_ROOT / "devices")
+
+
+def buildable_names() -> tuple[str, ...]:
+    """The devices that bundles can be built for."""
+    return tuple(name for name in device_names() if device(name).buildable)
+
+
+def _names(folder: Traversable) -> tuple[str, ...]:
+    return tuple(sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")))
+
+
+def _shipped(path: str) -> Document:
+    return Document.parse(_ROOT.joinpath(path).read_text(encoding="utf-8"), f"search_spaces/{path}")
