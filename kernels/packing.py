@@ -107,7 +107,8 @@ def _words(codes: Array) -> Array:
 
 def _nibbles(words: Array) -> Array:
     """The inverse of `_words`."""
+    pairs = words.astype(np.uint32, copy=False)
     quads = np.empty((words.shape[0], words.shape[1] * 2), "<u4")
-    quads[:, 0::2] = words & np.uint32(0x0F0F0F0F)
-    quads[:, 1::2] = (words >> np.uint32(4)) & np.uint32(0x0F0F0F0F)
+    quads[:, 0::2] = pairs & np.uint32(0x0F0F0F0F)
+    quads[:, 1::2] = (pairs >> np.uint32(4)) & np.uint32(0x0F0F0F0F)
     return quads.view(np.uint8)

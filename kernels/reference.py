@@ -15,7 +15,12 @@ class ReferenceProgram:
     def __init__(self, program: Program) -> None:
         self._program = program
         self._calls = [
-            (registry.spec(call.symbol), registry.reference(call.symbol), views(call.symbol, call.arguments), call.counters)
+            (
+                registry.spec(call.symbol),
+                registry.reference(call.symbol),
+                views(call.symbol, call.arguments),
+                call.counters,
+            )
             for call in program.calls
         ]
 
@@ -28,11 +33,11 @@ class ReferenceProgram:
                 reference(**{name: _cut(spec, name, value, sizes) for name, value in arguments.items()})
 
 
-def views(symbol: str, arguments: Arguments) -> dict[str, torch.Tensor | float | int | None]:
-    """Torch views of the arrays of a call, bf16 typed as such; tensors left out are None."""
+def views(symbol: str, arguments: Arguments) -> dict[str, object]:
+    """The arguments of a reference: torch views of the arrays, bf16 typed as such, None for tensors left out, scalars."""
     spec = registry.spec(symbol)
     tensors = {tensor.name: _view(tensor, arguments.get(tensor.name)) for tensor in spec.tensors}
-    return tensors | {s.name: arguments[s.name] for s in spec.scalars}  # type: ignore[dict-item]
+    return {**tensors, **{scalar.name: arguments[scalar.name] for scalar in spec.scalars}}
 
 
 def _view(tensor: Tensor, value: Argument) -> torch.Tensor | None:
@@ -42,7 +47,7 @@ def _view(tensor: Tensor, value: Argument) -> torch.Tensor | None:
     return torch.from_numpy(value).view(torch.bfloat16) if tensor.dtype == "bf16" else torch.from_numpy(value)
 
 
-def _cut(spec: OpSpec, name: str, value: torch.Tensor | float | int | None, sizes: dict[str, int]) -> object:
+def _cut(spec: OpSpec, name: str, value: object, sizes: dict[str, int]) -> object:
     if not isinstance(value, torch.Tensor):
         return value
     first = spec.tensor(name).axes[0]

@@ -66,9 +66,7 @@ def resolve_constants(constants: Mapping[str, int], isa: Isa) -> dict[str, int]:
     known = {name for tuning in tunings.values() for name in tuning.values}
     if unknown := sorted(constants.keys() - known):
         raise ValueError(f"no op has the constant {', '.join(unknown)}; there are {', '.join(sorted(known))}")
-    return {
-        name: value for op in sorted(tunings) for name, value in sorted(tunings[op].checked(constants, isa).items())
-    }
+    return {name: value for op in sorted(tunings) for name, value in sorted(tunings[op].checked(constants, isa).items())}
 
 
 def build(constants: Mapping[str, int], out: Path, isa: Isa, cache: Path | None = None) -> Path:

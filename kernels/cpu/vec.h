@@ -125,9 +125,18 @@ inline bf16 to_bf16(float x) {
     return bf16{uint16_t((wide + 0x7fff + ((wide >> 16) & 1)) >> 16)};
 }
 
-inline f32x16 load(const float* x) { f32x16 r; std::memcpy(&r, x, sizeof r); return r; }
-inline i32x16 load(const uint32_t* x) { i32x16 r; std::memcpy(&r, x, sizeof r); return r; }
-inline void store(float* x, f32x16 v) { std::memcpy(x, &v, sizeof v); }
+// Part by part: a copy of the whole struct would pass through memory.
+inline f32x16 load(const float* x) {
+    f32x16 r;
+    CF_EACH std::memcpy(&r.part[p], x + p * WIDTH, sizeof(vf));
+    return r;
+}
+inline i32x16 load(const uint32_t* x) {
+    i32x16 r;
+    CF_EACH std::memcpy(&r.part[p], x + p * WIDTH, sizeof(vi));
+    return r;
+}
+inline void store(float* x, f32x16 v) { CF_EACH std::memcpy(x + p * WIDTH, &v.part[p], sizeof(vf)); }
 
 #if defined(__AVX512F__)
 inline f32x16 load(const bf16* x) {

@@ -80,9 +80,7 @@ struct Int8A8 {
     f32x16 scale(int64_t tile, int64_t) const { return load(scales + tile * LANES); }
     i32x16 zero(int64_t, int64_t) const { return broadcast(int32_t(128)); }
     i32x16 word(int64_t tile, int64_t k) const {
-        i32x16 r;
-        std::memcpy(&r, codes + (tile * K + k) * LANES, sizeof r);
-        return r;
+        return load((const uint32_t*)(codes + (tile * K + k) * LANES));
     }
     i32x16 quad(i32x16 w, int) const { return w; }
     float at(int64_t row, int64_t k) const {

@@ -31,7 +31,7 @@ def embedding_int8_a8(token_ids: Tensor, codes: Tensor, scales: Tensor, out: Ten
 def _int4(token_ids: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor | None, out: Tensor) -> None:
     words = _rows(codes.view(torch.int32), token_ids)
     nibbles = (words[:, :, None] >> torch.tensor([0, 8, 16, 24, 4, 12, 20, 28])) & 15
-    grouped = nibbles.flatten(1).unflatten(1, (scales.shape[1], -1))
+    grouped = nibbles.reshape(len(token_ids), scales.shape[1], codes.shape[1] * 8 // scales.shape[1])
     zero = torch.tensor(8) if zeros is None else _rows(zeros, token_ids).to(torch.int32)[:, :, None]
     out.copy_(((grouped - zero).to(out.dtype) * _rows(scales, token_ids).to(out.dtype)[:, :, None]).flatten(1))
 

@@ -11,7 +11,8 @@ from kernels.quant_matmul.spec import random_weight
 from kernels.spec import Arguments, Case, Cost, OpSpec, Tensor
 
 _CASES = tuple(
-    Case(name, {"T": t, "H": h, "V": v, "G": 32}) for name, t, h, v in (("some", 7, 96, 50), ("one", 1, 32, 16), ("no_tokens", 0, 32, 16))
+    Case(name, {"T": t, "H": h, "V": v, "G": 32})
+    for name, t, h, v in (("some", 7, 96, 50), ("one", 1, 32, 16), ("no_tokens", 0, 32, 16))
 )
 
 

@@ -36,7 +36,8 @@ SPECS = (
         variable=("T", "R"),
         source="",
         cases=tuple(
-            Case(name, {"T": t, "R": r, "H": 24}) for name, t, r in (("some", 9, 4), ("one", 1, 1), ("no_rows", 3, 0), ("no_tokens", 0, 0))
+            Case(name, {"T": t, "R": r, "H": 24})
+            for name, t, r in (("some", 9, 4), ("one", 1, 1), ("no_rows", 3, 0), ("no_tokens", 0, 0))
         ),
         make_inputs=_make_inputs,
         cost=_cost,

@@ -1,4 +1,6 @@
-"""Register tiles of attention: ROWS of q by VECTORS of 16 positions (scores) or dimensions (values); QUERIES per item of work.
+"""Register tiles of attention: ROWS of q by VECTORS of 16 positions (scores) or dimensions (values).
+
+QUERIES is the query tokens of an item of work.
 
 The KV block size is no constant of the build: kernels read it from the cache's shape, and any multiple of 16 works.
 """
@@ -16,7 +18,7 @@ def _refusal(constants: Constants, isa: Isa) -> str | None:
     rows, vectors = constants["PAGED_ATTENTION_ROWS"], constants["PAGED_ATTENTION_VECTORS"]
     needed = (rows * vectors + vectors) * isa.registers_per_vector + 1
     if needed > isa.num_registers:
-        return f"{rows} x {vectors} accumulators, what they meet and one broadcast need {needed} registers of {isa.num_registers}"
+        return f"a tile of {rows} x {vectors} vectors needs {needed} registers of {isa.num_registers}"
     return None
 
 

@@ -46,9 +46,7 @@ def quant_matmul_int4_sym(x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor
     _write(out, x @ _int4(codes, scales, None, out.shape[1], x.dtype).T, bias)
 
 
-def quant_matmul_int4_asym(
-    x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor, bias: Tensor | None, out: Tensor
-) -> None:
+def quant_matmul_int4_asym(x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor, bias: Tensor | None, out: Tensor) -> None:
     _write(out, x @ _int4(codes, scales, zeros, out.shape[1], x.dtype).T, bias)
 
 
@@ -63,12 +61,18 @@ def quant_matmul_int8_a8(
 
 
 def _int4_a8(
-    x_codes: Tensor, x_scales: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor | None, bias: Tensor | None, out: Tensor
+    x_codes: Tensor,
+    x_scales: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None,
+    bias: Tensor | None,
+    out: Tensor,
 ) -> None:
-    n, groups = out.shape[1], scales.shape[1]
-    quantized = _rows(_int4_codes(codes), n).double().unflatten(1, (groups, -1))
+    n, groups, group_size = out.shape[1], scales.shape[1], codes.shape[1] * 8 // scales.shape[1]
+    quantized = _rows(_int4_codes(codes), n).double().reshape(n, groups, group_size)
     zero = torch.tensor(8.0) if zeros is None else _rows(zeros, n).double()[:, :, None]
-    dots = torch.einsum("tgk,ngk->tng", x_codes.double().unflatten(1, (groups, -1)), quantized - zero)  # exact
+    dots = torch.einsum("tgk,ngk->tng", x_codes.double().reshape(-1, groups, group_size), quantized - zero)  # exact
     _write(out, (dots.to(out.dtype) * _rows(scales, n).to(out.dtype)).sum(dim=2) * x_scales[:, None], bias)
 
 

@@ -84,7 +84,12 @@ def _spec(variant: str) -> OpSpec:
         symbol=f"quant_matmul_{variant}",
         op="quant_matmul",
         summary=f"x times the transpose of a packed {variant} matrix",
-        tensors=(*inputs, *weights, Tensor("bias", "f32", ("N",), optional=True), Tensor("out", "f32", ("T", "N"), "out")),
+        tensors=(
+            *inputs,
+            *weights,
+            Tensor("bias", "f32", ("N",), optional=True),
+            Tensor("out", "f32", ("T", "N"), "out"),
+        ),
         scalars=(),
         variable=("T",),
         source="Frantar et al. 2022, GPTQ (groups); Xiao et al. 2022, SmoothQuant (per-token int8 activations)",

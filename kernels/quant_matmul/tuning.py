@@ -10,7 +10,7 @@ def _refusal(constants: Constants, isa: Isa) -> str | None:
     rows, vectors = constants["QUANT_MATMUL_ROWS"], constants["QUANT_MATMUL_VECTORS"]
     needed = (rows * vectors + vectors) * isa.registers_per_vector + 1
     if needed > isa.num_registers:
-        return f"{rows} x {vectors} accumulators, their weights and one broadcast need {needed} registers of {isa.num_registers}"
+        return f"a tile of {rows} x {vectors} vectors needs {needed} registers of {isa.num_registers}"
     return None
 
 

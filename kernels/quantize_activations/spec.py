@@ -46,7 +46,12 @@ SPECS = (
         source="Dettmers et al. 2022, LLM.int8() (section 2.1, absmax)",
         cases=tuple(
             Case(name, {"T": t, "K": k, "zero_row": zero})
-            for name, t, k, zero in (("some", 5, 96, 0), ("zero_row", 3, 64, 1), ("one", 1, 32, 0), ("no_tokens", 0, 32, 0))
+            for name, t, k, zero in (
+                ("some", 5, 96, 0),
+                ("zero_row", 3, 64, 1),
+                ("one", 1, 32, 0),
+                ("no_tokens", 0, 32, 0),
+            )
         ),
         make_inputs=_make_inputs,
         cost=_cost,

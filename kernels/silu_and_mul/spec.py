@@ -31,7 +31,12 @@ SPECS = (
         source="Shazeer 2020, GLU Variants Improve Transformer",
         cases=tuple(
             Case(name, {"T": t, "F": f, "spread": spread})
-            for name, t, f, spread in (("some", 5, 40, 3), ("extreme", 2, 33, 100), ("one", 1, 7, 1), ("no_tokens", 0, 8, 1))
+            for name, t, f, spread in (
+                ("some", 5, 40, 3),
+                ("extreme", 2, 33, 100),
+                ("one", 1, 7, 1),
+                ("no_tokens", 0, 8, 1),
+            )
         ),
         make_inputs=_make_inputs,
         cost=_cost,
