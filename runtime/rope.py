@@ -47,7 +47,10 @@ def inverse_frequencies(rope: Rope, head_dim: int) -> Float32:
 def _llama3_kept(rope: Rope, frequencies: Float32) -> Float32:
     """How much of each frequency stays unscaled: 1 above the high-frequency bound, 0 below the low one."""
     assert rope.original_max_position is not None  # Rope validates it
-    turns = np.float32(rope.original_max_position) / (np.float32(2 * math.pi) / frequencies)
+    # Two reciprocals and two products, not quotients: torch's rounding of a number divided by a tensor.
+    one = np.float32(1.0)
+    wavelengths = one / frequencies * np.float32(2 * math.pi)
+    turns = one / wavelengths * np.float32(rope.original_max_position)
     ramp = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
     kept: Float32 = np.clip(ramp, 0.0, 1.0)
     return kept

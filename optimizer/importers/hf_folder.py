@@ -21,15 +21,15 @@ def open_hf_folder(folder: Path) -> Source:
     config = _read_json(folder / "config.json")
     described = architecture(config)
     checkpoint = SafetensorsCheckpoint.open(folder)
-    tokenizer_json = _tokenizer_json(folder)
+    tokenizer = _tokenizer(folder)
     tokenizer_config = _read_json(folder / "tokenizer_config.json", required=False)
     inputs = [folder / "config.json", folder / "tokenizer.json", *(folder / name for name in _OPTIONAL)]
     return Source(
         architecture=described,
         checkpoint=checkpoint,
-        tokenizer_json=tokenizer_json,
+        tokenizer_json=tokenizer.to_str(),
         chat_template=_chat_template(folder, tokenizer_config),
-        generation_config=_generation_config(folder, config, tokenizer_config, tokenizer_json),
+        generation_config=_generation_config(folder, config, tokenizer_config, tokenizer),
         files=(*(path for path in inputs if path.exists()), *checkpoint.files),
     )
 
@@ -48,24 +48,21 @@ def _read_json(path: Path, *, required: bool = True) -> dict[str, Any]:
     return content
 
 
-def _tokenizer_json(folder: Path) -> str:
+def _tokenizer(folder: Path) -> Tokenizer:
     path = folder / "tokenizer.json"
     if not path.exists():
         raise MissingTokenizer(
             f"{path} is not there; if transformers knows this tokenizer, write it with "
             "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
         )
-    text = path.read_text(encoding="utf-8")
     try:
-        tokenizer = Tokenizer.from_str(text)
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the tokenizers library raises plain Exception
         raise DamagedFile(f"{path} is not a tokenizer: {error}") from None
-    if tokenizer.truncation is None and tokenizer.padding is None:
-        return text
-    # Left over from training scripts; kept, they would cut or pad prompts.
+    # Left over from training scripts, these would cut or pad prompts.
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return tokenizer.to_str()
+    return tokenizer
 
 
 def _chat_template(folder: Path, tokenizer_config: dict[str, Any]) -> str | None:
@@ -80,16 +77,15 @@ def _chat_template(folder: Path, tokenizer_config: dict[str, Any]) -> str | None
 
 
 def _generation_config(
-    folder: Path, config: dict[str, Any], tokenizer_config: dict[str, Any], tokenizer_json: str
+    folder: Path, config: dict[str, Any], tokenizer_config: dict[str, Any], tokenizer: Tokenizer
 ) -> dict[str, object]:
     """generation_config.json, with what it leaves out about BOS and EOS from config.json and the tokenizer's config."""
-    tokenizer = Tokenizer.from_str(tokenizer_json)
     special: dict[str, object] = {}
     for name in ("bos_token", "eos_token"):
         token = tokenizer_config.get(name)
-        text = token["content"] if isinstance(token, dict) else token
-        if text is not None:
-            special |= {name: text, f"{name}_id": tokenizer.token_to_id(text)}
+        if token is not None:
+            special[name] = text = token["content"] if isinstance(token, dict) else token
+            special[f"{name}_id"] = tokenizer.token_to_id(text)
         if config.get(f"{name}_id") is not None:
             special[f"{name}_id"] = config[f"{name}_id"]
     stated = _read_json(folder / "generation_config.json", required=False)

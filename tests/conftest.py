@@ -1,0 +1,34 @@
+"""What tests of every folder share: where the real model and the public data sets are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """SmolLM2-135M-Instruct in Q4_1: $COLDFORGE_SMOLLM2, or where `make` puts it."""
+    default = _ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    return _present(Path(os.environ.get("COLDFORGE_SMOLLM2", default)), "`make models/SmolLM2-135M-Instruct.Q4_1.gguf`")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Evaluation sets and traces: $COLDFORGE_DATA, or shared/data beside the repository."""
+    default = _ROOT.parent / "shared" / "data"
+    return _present(Path(os.environ.get("COLDFORGE_DATA", default)), "set COLDFORGE_DATA")
+
+
+def _present(path: Path, fix: str) -> Path:
+    """`path`; where it is absent the test is skipped, but fails in CI, where a skip would go unseen."""
+    if not path.exists():
+        reason = f"{path} is not there: {fix}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
