@@ -15,10 +15,10 @@ from tokenizers import Tokenizer
 
 from runtime.chat import ChatTemplate
 from runtime.engine import Engine
-from runtime.server.async_engine import AsyncEngine
+from runtime.server.async_engine import AsyncEngine, EngineFailure
 from runtime.server.chat_route import create_chat_completion
 from runtime.server.completion_route import create_completion
-from runtime.server.errors import on_failure, on_http_error, on_validation_error
+from runtime.server.errors import on_engine_failure, on_failure, on_http_error, on_validation_error
 from runtime.server.gate import Gate
 from runtime.server.metrics import ServerMetrics
 from runtime.server.prompts import Prompts
@@ -71,6 +71,7 @@ def create_app(
     app.add_middleware(Gate, api_key=api_key, max_body_bytes=max_body_bytes, metrics=service.metrics)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)
+    app.add_exception_handler(EngineFailure, on_engine_failure)
     app.add_exception_handler(ClientDisconnected, _on_disconnect)
     app.add_exception_handler(Exception, on_failure)
     _add_generation_routes(app, service)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from fastapi import Request
 from starlette.responses import Response
 
+from runtime.request import Logprobs
 from runtime.server.choice import Increment, ScoredToken
 from runtime.server.generation import Generation, start
 from runtime.server.prompts import truncate
@@ -22,13 +23,16 @@ _DEFAULT_MAX_TOKENS = 16
 async def create_completion(service: Service, body: CompletionBody, http: Request) -> Response:
     """The text that follows each prompt: JSON, or server-sent events."""
     vocabulary = service.vocabulary
-    prompts, echo_texts = [], []
+    prompts: list[list[int]] = []
+    echo_texts: list[str] = []
     for given in body.prompts:
         whole = service.prompts.encode(given, body.add_special_tokens) if isinstance(given, str) else given
         prompt = truncate(whole, body.truncate_prompt_tokens, service.engine.max_model_len)
-        is_verbatim = isinstance(given, str) and prompt == whole
         prompts.append(prompt)
-        echo_texts.append(given if is_verbatim else vocabulary.decode(vocabulary.visible(prompt, True)))
+        if isinstance(given, str) and prompt == whole:
+            echo_texts.append(given)
+        else:
+            echo_texts.append(vocabulary.decode(vocabulary.visible(prompt, skip_special_tokens=True)))
     generation = await start(
         service,
         body,
@@ -83,12 +87,13 @@ class _Answer:
         return CompletionLogprobs(
             tokens=[text(token.token_id) for token in tokens],
             token_logprobs=[None if token.logprobs is None else token.logprobs.logprob for token in tokens],
-            top_logprobs=[
-                # The token itself is among them even if it was not likely, as in OpenAI's answers.
-                None
-                if token.logprobs is None
-                else {text(i): p for i, p in ((token.token_id, token.logprobs.logprob), *token.logprobs.top)}
-                for token in tokens
-            ],
+            top_logprobs=[None if token.logprobs is None else self._top(token.logprobs) for token in tokens],
             text_offset=[token.text_offset for token in tokens],
         )
+
+    def _top(self, logprobs: Logprobs) -> dict[str, float]:
+        """The most likely tokens and, as in OpenAI's answers, the token itself. Of two with one text the likelier counts."""
+        top: dict[str, float] = {}
+        for token_id, logprob in (*logprobs.top, (logprobs.token_id, logprobs.logprob)):
+            top.setdefault(self._vocabulary.token_text(token_id), logprob)
+        return top

@@ -62,6 +62,11 @@ async def on_validation_error(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse(error_body(400, f"{path}: {message}" if path else message, path or None), 400)
 
 
+async def on_engine_failure(_: Request, error: Exception) -> JSONResponse:
+    """500 with what the engine said."""
+    return JSONResponse(error_body(500, str(error)), 500)
+
+
 async def on_failure(_: Request, error: Exception) -> JSONResponse:
     """Anything unforeseen: 500. The server's log has the traceback."""
     return JSONResponse(error_body(500, f"the server failed: {type(error).__name__}"), 500)

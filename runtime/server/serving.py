@@ -107,8 +107,9 @@ class Server(uvicorn.Server):
         """uvicorn's own tick, ten times a second; true ends its main loop."""
         service = self.service
         if service is not None and service.draining:
-            is_late = time.monotonic() > self._drain_deadline_s
-            self.should_exit = self.should_exit or is_late or service.engine.num_open == 0
+            if time.monotonic() > self._drain_deadline_s:
+                await service.engine.close()
+            self.should_exit = self.should_exit or service.engine.num_open == 0
         return await super().on_tick(counter)
 
     def _exit(self) -> None:
