@@ -1,0 +1,13 @@
+"""The page that shows what was found and proves it."""
+
+from optimizer.report.data import (
+    Headline,
+    KernelWinner,
+    ReportData,
+    SetAccuracy,
+    StepLatency,
+    TrialPoint,
+)
+from optimizer.report.page import render_report
+
+__all__ = ["Headline", "KernelWinner", "ReportData", "SetAccuracy", "StepLatency", "TrialPoint", "render_report"]

@@ -1,0 +1,98 @@
+"""report.html: one page that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from optimizer.evaluation import Check, Estimate
+from optimizer.report import charts, maps
+from optimizer.report.data import ReportData, SetAccuracy, StepLatency
+from optimizer.report.quantities import byte_size, figures, percentage
+
+_METRICS = {
+    "kl": ("KL to the baseline", "nats per token"),
+    "top1_agreement": ("top-1 agreement", "of tokens"),
+    "perplexity_increase": ("perplexity increase", "over the baseline, paired"),
+    "perplexity": ("perplexity", "of the chosen plan"),
+    "baseline_perplexity": ("baseline perplexity", "unquantized"),
+}
+_FRACTIONS = ("top1_agreement", "perplexity_increase")
+
+
+@dataclass(frozen=True)
+class AccuracyRow:
+    """A line of the accuracy table, in words."""
+
+    metric: str
+    unit: str
+    value: str
+    low: str
+    high: str
+    limit: str
+    margin: str
+    passed: bool | None
+    bar: Markup
+
+
+def render_report(data: ReportData) -> str:
+    """report.html of `data`: one self-contained page (no script, no request), the same bytes for the same data."""
+    environment = Environment(
+        loader=PackageLoader("optimizer.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"figures": figures, "byte_size": byte_size, "percentage": percentage}
+    return environment.get_template("report.html.jinja").render(
+        data=data,
+        charts=charts,
+        maps=maps,
+        accuracy_rows=[(accuracy, _accuracy_rows(accuracy)) for accuracy in data.accuracy],
+        front=sorted((trial for trial in data.trials if trial.on_front), key=lambda t: (t.latency_ms, t.number)),
+        surface=_surface(data.step_latencies),
+        heat_steps=range(maps.HEAT_STEPS),
+    )
+
+
+def _accuracy_rows(accuracy: SetAccuracy) -> list[AccuracyRow]:
+    checks: Mapping[str, Check] = {check.metric: check for check in accuracy.verdict.checks}
+    return [_accuracy_row(metric, getattr(accuracy.evaluation, metric), checks.get(metric)) for metric in _METRICS]
+
+
+def _accuracy_row(metric: str, estimate: Estimate, check: Check | None) -> AccuracyRow:
+    def written(value: float) -> str:
+        return percentage(value) if metric in _FRACTIONS else figures(value)
+
+    limit = "" if check is None else f"{100 * check.limit:g} %" if metric in _FRACTIONS else f"{check.limit:g}"
+    name, unit = _METRICS[metric]
+    is_ceiling = metric != "top1_agreement"
+    return AccuracyRow(
+        metric=name,
+        unit=unit,
+        value=written(estimate.value),
+        low=written(estimate.low),
+        high=written(estimate.high),
+        limit=f"{'≤' if is_ceiling else '≥'} {limit}" if check else "",
+        margin=f"{written(abs(check.margin))} {'left' if check.passed else 'missed'}" if check else "",
+        passed=check.passed if check else None,
+        bar=charts.interval_bar(estimate.value, estimate.low, estimate.high, check.limit, is_ceiling=is_ceiling)
+        if check
+        else Markup(),
+    )
+
+
+def _surface(steps: Sequence[StepLatency]) -> tuple[list[int], list[tuple[int, list[str]]]]:
+    """Context lengths, and for each number of tokens the times at them."""
+    ms = {(step.num_tokens, step.context_tokens): figures(step.ms) for step in steps}
+    contexts = sorted({step.context_tokens for step in steps})
+    rows = [
+        (tokens, [ms.get((tokens, context), "") for context in contexts])
+        for tokens in sorted({step.num_tokens for step in steps})
+    ]
+    return contexts, rows
