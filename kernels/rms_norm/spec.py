@@ -15,7 +15,7 @@ from kernels.spec import Arguments, Case, Cost, OpSpec, Scalar, Tensor
 def _make_inputs(rng: np.random.Generator, case: Case) -> Arguments:
     shape = tuple(case.sizes[axis] for axis in "TGD")
     return {
-        "x": rng.standard_normal(shape, np.float32) * np.float32(3),
+        "x": rng.standard_normal(shape, np.float32) * np.float32(case.sizes["spread_thousandths"] / 1000),
         "residual": rng.standard_normal(shape, np.float32) if case.sizes["residual"] else None,
         "weight": rng.standard_normal(shape[2], np.float32),
         "out": np.zeros(shape, np.float32),
@@ -43,13 +43,14 @@ SPECS = (
         variable=("T",),
         source="Zhang & Sennrich 2019, Root Mean Square Layer Normalization",
         cases=tuple(
-            Case(name, {"T": t, "G": g, "D": d, "residual": residual})
-            for name, t, g, d, residual in (
-                ("layer", 5, 1, 96, 0),
-                ("residual", 3, 1, 100, 1),
-                ("heads", 4, 3, 24, 0),
-                ("one", 1, 1, 8, 1),
-                ("no_tokens", 0, 1, 32, 1),
+            Case(name, {"T": t, "G": g, "D": d, "residual": residual, "spread_thousandths": spread})
+            for name, t, g, d, residual, spread in (
+                ("layer", 5, 1, 96, 0, 3000),
+                ("residual", 3, 1, 100, 1, 3000),
+                ("heads", 4, 3, 24, 0, 3000),
+                ("epsilon_matters", 2, 1, 32, 0, 1),
+                ("one", 1, 1, 8, 1, 1000),
+                ("no_tokens", 0, 1, 32, 1, 1000),
             )
         ),
         make_inputs=_make_inputs,

@@ -1,0 +1,113 @@
+"""A token's numbers do not depend on its company: not on the batch, the chunking, the tile, the block size or the team."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kernels.cpu.build import build
+from kernels.cpu.host import host
+from kernels.cpu.isa import best_isa
+from kernels.cpu.library import Library
+from kernels.packing import VARIANTS
+from kernels.quant_matmul.spec import random_weight
+from kernels.spec import Arguments, Array
+
+OTHER_CONSTANTS = {
+    "QUANT_MATMUL_ROWS": 6,
+    "QUANT_MATMUL_VECTORS": 3,
+    "QUANT_MATMUL_DECODE_VECTORS": 2,
+    "PAGED_ATTENTION_ROWS": 2,
+    "PAGED_ATTENTION_VECTORS": 2,
+    "PAGED_ATTENTION_QUERIES": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def other_tiles(tmp_path_factory: pytest.TempPathFactory, object_cache: Path) -> Library:
+    isa = best_isa(host())
+    if isa.registers_per_vector > 1:
+        pytest.skip(f"these tiles are not legal on {isa.name}")
+    return Library(build(OTHER_CONSTANTS, tmp_path_factory.mktemp("tiles") / "kernels.so", isa, object_cache))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_matmul_row_is_the_same_in_every_batch(library: Library, other_tiles: Library, variant: str) -> None:
+    rng = np.random.default_rng(1)
+    t, n, k = 21, 168, 192
+    weight = random_weight(rng, variant, n, k, 64)
+    x = rng.standard_normal((t, k), np.float32)
+
+    def product(library: Library, rows: Array, threads: int) -> Array:
+        arguments: Arguments = {**weight, "bias": None, "out": np.zeros((len(rows), n), np.float32)}
+        if variant.endswith("a8"):
+            codes, scales = np.zeros(rows.shape, np.int8), np.zeros(len(rows), np.float32)
+            sums = np.zeros((len(rows), k // 32), np.int32)
+            library.call("quantize_activations", {"x": rows, "codes": codes, "scales": scales, "sums": sums}, threads)
+            arguments |= {"x_codes": codes, "x_scales": scales, "x_sums": sums}
+        else:
+            arguments["x"] = rows
+        library.call(f"quant_matmul_{variant}", arguments, threads)
+        out = arguments["out"]
+        assert isinstance(out, np.ndarray)
+        return out
+
+    whole = product(library, x, 1)
+    alone = np.concatenate([product(library, x[i : i + 1], 2) for i in range(t)])
+    assert whole.tobytes() == alone.tobytes()
+    for count in (2, 3, 5, 13):
+        assert product(library, x[:count], 3).tobytes() == whole[:count].tobytes()
+        assert product(other_tiles, x[:count], 1).tobytes() == whole[:count].tobytes()
+    assert product(other_tiles, x[:1], 1).tobytes() == whole[:1].tobytes()
+
+
+def attention(library: Library, kv: str, block_size: int, chunks: list[int], window: int, threads: int) -> Array:
+    """The outputs of one sequence of 75 tokens, written and attended to in the given chunks."""
+    rng = np.random.default_rng(2)
+    t, hq, hkv, d = 75, 6, 2, 48
+    qkv = rng.standard_normal((t, (hq + 2 * hkv) * d), np.float32)
+    angles = rng.uniform(0, 6, (t, d // 2))
+    num_blocks = -(-t // block_size) + 1
+    storage = np.float32 if kv == "fp32" else np.uint16
+    k_cache = np.zeros((num_blocks, hkv, d, block_size), storage)
+    v_cache = np.zeros((num_blocks, hkv, block_size, d), storage)
+    table = np.random.default_rng(block_size).permutation(num_blocks).astype(np.int32)[None]
+    out = np.zeros((t, hq, d), np.float32)
+    start = 0
+    for count in chunks:
+        positions = np.arange(start, start + count, dtype=np.int32)
+        slots = table[0, positions // block_size].astype(np.int64) * block_size + positions % block_size
+        rows = qkv[start : start + count]
+        heads = rows.reshape(count, hq + 2 * hkv, d)
+        q, k, v = heads[:, :hq], heads[:, hq : hq + hkv], heads[:, hq + hkv :]
+        caches: Arguments = {"k_cache": k_cache, "v_cache": v_cache}
+        rope: Arguments = {
+            "cos": np.cos(angles).astype(np.float32),
+            "sin": np.sin(angles).astype(np.float32),
+            "positions": positions,
+            "slot_mapping": slots,
+        }
+        library.call(f"rope_and_cache_{kv}", {"q": q, "k": k, "v": v, **rope, **caches}, threads)
+        batch: Arguments = {
+            "block_tables": table,
+            "seq_lens": np.array([start + count], np.int32),
+            "cu_seqlens_q": np.array([0, count], np.int32),
+            "scale": 0.2,
+            "window": window,
+        }
+        library.call(f"paged_attention_{kv}", {"q": q, "out": out[start : start + count], **batch, **caches}, threads)
+        start += count
+    assert start == t
+    return out
+
+
+@pytest.mark.parametrize("window", [0, 19])
+@pytest.mark.parametrize("kv", ["fp32", "bf16"])
+def test_attention_is_the_same_however_it_is_chunked(library: Library, other_tiles: Library, kv: str, window: int) -> None:
+    whole = attention(library, kv, 16, [75], window, 1)
+    assert np.isfinite(whole).all()
+    assert attention(library, kv, 16, [1] * 75, window, 2).tobytes() == whole.tobytes()
+    assert attention(library, kv, 48, [7, 30, 1, 1, 36], window, 3).tobytes() == whole.tobytes()
+    assert attention(other_tiles, kv, 32, [40, 35], window, 1).tobytes() == whole.tobytes()

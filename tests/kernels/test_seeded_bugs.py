@@ -1,0 +1,64 @@
+"""The tolerance has teeth: small, typical mistakes exceed it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from kernels import registry
+from kernels.cpu.library import Library
+from kernels.spec import Arguments
+from tests.kernels.accuracy import copied, make, violations
+
+
+def _drop_last_k(arguments: Arguments) -> None:
+    arguments["x"][:, -1] = 0  # type: ignore[index]
+
+
+def _zero_point_off_by_one(arguments: Arguments) -> None:
+    arguments["zeros"] = arguments["zeros"] ^ np.uint8(1)  # type: ignore[operator]
+
+
+def _half_precision_input(arguments: Arguments) -> None:
+    arguments["x"] = arguments["x"].astype(np.float16).astype(np.float32)  # type: ignore[union-attr]
+
+
+def _window_off_by_one(arguments: Arguments) -> None:
+    arguments["window"] = arguments["window"] + 1  # type: ignore[operator]
+
+
+def _one_token_short(arguments: Arguments) -> None:
+    arguments["seq_lens"] = arguments["seq_lens"] - np.int32(1)  # type: ignore[operator]
+
+
+def _larger_epsilon(arguments: Arguments) -> None:
+    arguments["eps"] = 1.001e-5
+
+
+def _wrong_slot(arguments: Arguments) -> None:
+    arguments["slot_mapping"] = np.where(arguments["slot_mapping"] < 0, 0, arguments["slot_mapping"])  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("symbol", "case", "bug"),
+    [
+        ("quant_matmul_fp32", "prefill", _drop_last_k),
+        ("quant_matmul_fp32", "decode", _half_precision_input),
+        ("quant_matmul_int4_asym", "decode", _zero_point_off_by_one),
+        ("paged_attention_fp32", "window", _window_off_by_one),
+        ("paged_attention_bf16", "prefill", _one_token_short),
+        ("rms_norm", "epsilon_matters", _larger_epsilon),
+        ("rms_norm", "heads", _half_precision_input),
+        ("silu_and_mul", "some", _half_precision_input),
+        ("rope_and_cache_bf16", "grouped", _wrong_slot),
+    ],
+)
+def test_bug_is_caught(library: Library, symbol: str, case: str, bug: Callable[[Arguments], None]) -> None:
+    spec = registry.spec(symbol)
+    inputs = make(spec, next(c for c in spec.cases if c.name == case))
+    outputs = copied(inputs)
+    bug(outputs)
+    library.call(symbol, outputs)
+    assert violations(spec, inputs, outputs)
