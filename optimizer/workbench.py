@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from artifacts.architecture import Architecture
 from artifacts.manifest import Serving
 from artifacts.precision import KvDtype, Scheme
 from kernels.cpu.library import Library
 from kernels.reference import ReferenceProgram
+from optimizer.evaluation import Score
 from optimizer.quantized_store import QuantizedStore
 from runtime.decoder import StepProgram, lay_out
 from runtime.model_runner import Executable, ProgramRunner
 from runtime.scoring import score
 
 Plan = Mapping[str, Scheme]
+SCORING_CHUNK_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -45,15 +44,17 @@ class Workbench:
         )
         return lay_out(self.architecture, plan, self.kv_dtype, self.store.plan_tensors(plan), limits)
 
+    def runner(self, plan: Plan, max_num_tokens: int, num_kv_tokens: int, max_num_seqs: int = 1) -> ProgramRunner:
+        """A runner of `plan` over a cache of its own."""
+        step = self.step_program(plan, max_num_tokens, num_kv_tokens, max_num_seqs)
+        return ProgramRunner(step, self.executable(step))
+
     def executable(self, step: StepProgram) -> Executable:
         if self.library is None:
             return ReferenceProgram(step.program)
         return self.library.compile(step.program, self.num_threads)
 
-    def runner(self, plan: Plan, max_num_tokens: int, num_kv_tokens: int, max_num_seqs: int = 1) -> ProgramRunner:
-        step = self.step_program(plan, max_num_tokens, num_kv_tokens, max_num_seqs)
-        return ProgramRunner(step, self.executable(step))
-
-    def logits(self, runner: ProgramRunner, token_ids: list[int]) -> NDArray[np.float32]:
-        """Logits after each token, fp32 [n, vocab_size]."""
-        return score(runner, token_ids)
+    def score(self, plan: Plan, max_tokens: int) -> Score:
+        """token ids -> logits under `plan`, for texts of at most `max_tokens`."""
+        runner = self.runner(plan, min(max_tokens, SCORING_CHUNK_TOKENS), max_tokens)
+        return lambda token_ids: score(runner, token_ids)

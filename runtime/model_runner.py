@@ -31,13 +31,17 @@ class Executable(Protocol):
 
     def run(self) -> None: ...
 
+    def profile_ms(self) -> NDArray[np.float64]:
+        """Run once and return the milliseconds that each call took."""
+        ...
+
 
 class ProgramRunner:
     """A `ModelRunner` over a step program: fill the input buffers, set the counters, run."""
 
     def __init__(self, step: StepProgram, executable: Executable) -> None:
-        self._step = step
-        self._executable = executable
+        self.step = step
+        self.executable = executable
         self.num_blocks = step.num_blocks
         self.block_size = step.block_size
         self.vocab_size = step.logits.shape[1]
@@ -46,7 +50,13 @@ class ProgramRunner:
         self.max_model_len = step.max_model_len
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
-        step = self._step
+        self.fill(batch)
+        self.executable.run()
+        return self.step.logits[: batch.logit_rows.size]
+
+    def fill(self, batch: Batch) -> None:
+        """Put `batch` where the next run of the program reads it."""
+        step = self.step
         num_tokens, num_seqs, num_logits = batch.token_ids.size, batch.seq_lens.size, batch.logit_rows.size
         step.token_ids[:num_tokens] = batch.token_ids
         step.positions[:num_tokens] = batch.positions
@@ -56,5 +66,3 @@ class ProgramRunner:
         step.cu_seqlens_q[: num_seqs + 1] = batch.cu_seqlens_q
         step.logit_rows[:num_logits] = batch.logit_rows
         step.set_counters(num_tokens, num_seqs, num_logits)
-        self._executable.run()
-        return step.logits[:num_logits]

@@ -1,0 +1,99 @@
+"""Costs measured on this machine: whole steps under each scheme, taken apart by layer group kind."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from artifacts.precision import Scheme
+from optimizer.cost.provider import Plan
+from optimizer.cost.workload import Workload, decode_spans, prefill_spans
+from optimizer.ledger import Ledger
+from optimizer.progress import Reporter
+from optimizer.search.bands import kind_of
+from optimizer.tuning.timing import typical_ms
+from optimizer.workbench import Workbench
+from runtime.batch import Span, build_batch
+
+#: prompts are computed in chunks of this many tokens when costs are measured
+PREFILL_TOKENS = 256
+_OTHER = "other"
+_DECODE_STEPS, _PREFILL_STEPS = 15, 3
+
+#: kind of layer group, or "other" for everything that no scheme changes -> milliseconds of one step
+Parts = dict[str, float]
+
+
+class MeasuredCost:
+    """A `CostProvider` from profiles of whole steps, so that caches are as cold and threads as busy as in service.
+
+    Each scheme is profiled once, all layer groups that can take it at a time; a plan's cost is the sum of its groups' parts.
+    What schemes do not change (attention, norms) is the median over the profiles.
+    """
+
+    def __init__(self, decode: Mapping[str, Parts], prefill: Mapping[str, Parts], shapes: Iterable[str], workload: Workload):
+        self._groups_of_kind = Counter(kind_of(group) for group in shapes)
+        self._decode, self._prefill = decode, prefill
+        self._workload = workload
+        # A prompt is so many measured chunks long; its cost is spread over the tokens that follow it.
+        self._prefill_weight = workload.prompt_tokens / min(workload.prompt_tokens, PREFILL_TOKENS) / workload.output_tokens
+        self._other_ms = self._weighted(
+            float(np.median([parts[_OTHER] for parts in decode.values()])),
+            float(np.median([parts[_OTHER] for parts in prefill.values()])),
+        )
+
+    def latency_ms(self, plan: Plan) -> float:
+        return self._other_ms + sum(self.group_ms(group, scheme) for group, scheme in plan.items())
+
+    def group_ms(self, group: str, scheme: Scheme) -> float:
+        kind = kind_of(group)
+        parts_ms = self._weighted(self._decode[scheme.name][kind], self._prefill[scheme.name][kind])
+        return parts_ms / self._groups_of_kind[kind]
+
+    def _weighted(self, decode_ms: float, prefill_ms: float) -> float:
+        return decode_ms + self._prefill_weight * prefill_ms
+
+
+def measure_costs(
+    ledger: Ledger, reporter: Reporter, workbench: Workbench, schemes: Iterable[Scheme], baseline: Scheme, workload: Workload
+) -> MeasuredCost:
+    """Profile every scheme; each profile is a record."""
+    shapes = workbench.architecture.linear_shapes()
+    schemes = list(schemes)
+    decode: dict[str, Parts] = {}
+    prefill: dict[str, Parts] = {}
+    for scheme in reporter.track(schemes, "step costs of schemes", len(schemes)):
+
+        def measure(scheme: Scheme = scheme) -> list[Parts]:
+            plan = {group: scheme if scheme.refusal(*shape) is None else baseline for group, shape in shapes.items()}
+            return [_profile_decode(workbench, plan, workload), _profile_prefill(workbench, plan, workload)]
+
+        decode[scheme.name], prefill[scheme.name] = ledger.once(f"cost/{scheme.name}", measure)
+    return MeasuredCost(decode, prefill, shapes, workload)
+
+
+def _profile_decode(workbench: Workbench, plan: Plan, workload: Workload) -> Parts:
+    return _profile(workbench, plan, decode_spans(workload, workload.concurrency, workbench.kv_block_size), _DECODE_STEPS)
+
+
+def _profile_prefill(workbench: Workbench, plan: Plan, workload: Workload) -> Parts:
+    num_tokens = min(workload.prompt_tokens, PREFILL_TOKENS)
+    return _profile(workbench, plan, prefill_spans(num_tokens, workbench.kv_block_size), _PREFILL_STEPS)
+
+
+def _profile(workbench: Workbench, plan: Plan, spans: list[Span], num_steps: int) -> Parts:
+    num_tokens = sum(len(span.token_ids) for span in spans)
+    num_kv_tokens = sum(len(span.block_table) for span in spans) * workbench.kv_block_size
+    runner = workbench.runner(plan, num_tokens, num_kv_tokens, max_num_seqs=len(spans))
+    runner.fill(build_batch(spans, workbench.kv_block_size))
+    samples: defaultdict[str, list[float]] = defaultdict(list)
+    for index in range(num_steps + 1):
+        parts: defaultdict[str, float] = defaultdict(float)
+        for call, ms in zip(runner.step.program.calls, runner.executable.profile_ms(), strict=True):
+            parts[kind_of(call.label) if call.label in plan else _OTHER] += ms
+        if index:  # the first step pays for page faults
+            for kind, ms in parts.items():
+                samples[kind].append(ms)
+    return {kind: typical_ms(times) for kind, times in samples.items()}

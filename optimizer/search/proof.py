@@ -1,0 +1,94 @@
+"""Last stage: finalists on text that no trial has seen, and the winner's speed, side by side with the unquantized model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from optimizer.cost.workload import Workload, decode_spans, prefill_spans
+from optimizer.evaluation import Estimate, Evaluation, Gate, Verdict
+from optimizer.search.accuracy import judge_all
+from optimizer.search.precision import Trial, pareto_front
+from optimizer.tuning.timing import interleaved_ms
+from optimizer.workbench import Plan, Workbench
+from runtime.batch import build_batch
+
+ChoiceRule = Literal["fastest", "most_accurate", "smallest"]
+NUM_PAIRS = 15
+
+
+class NothingPasses(Exception):
+    """No plan is within the gate; the message says by how much the best missed."""
+
+
+@dataclass(frozen=True)
+class Proven:
+    """A trial that passed on unseen text."""
+
+    trial: Trial
+    evaluations: dict[str, Evaluation]
+    verdicts: dict[str, Verdict]
+
+
+def finalists(trials: Sequence[Trial], rule: ChoiceRule, size_bytes: Callable[[Trial], float]) -> list[Trial]:
+    """Trials worth proving, best first by the user's rule: the front of those within the gate on the search's text.
+
+    `smallest` may prefer a plan that is neither fastest nor most accurate, so it looks at every feasible trial.
+    """
+    front = pareto_front(trials)
+    if rule == "fastest":
+        return front
+    if rule == "most_accurate":
+        return front[::-1]
+    return sorted((t for t in trials if t.is_feasible), key=lambda t: (size_bytes(t), t.latency_ms, t.number))
+
+
+def prove(candidates: Sequence[Trial], gate: Gate, evaluate: Callable[[Trial], dict[str, Evaluation]]) -> Proven:
+    """The first candidate that passes the gate on the proof sets. NothingPasses if none does."""
+    best: tuple[float, str] | None = None
+    for trial in candidates:
+        evaluations = evaluate(trial)
+        verdicts = judge_all(gate, evaluations)
+        failed = {name: verdict for name, verdict in verdicts.items() if not verdict.passed}
+        if not failed:
+            return Proven(trial, evaluations, verdicts)
+        miss = max(-check.margin / check.limit for verdict in failed.values() for check in verdict.checks)
+        shortfall = "\n".join(f"  {name}: {verdict.shortfall()}" for name, verdict in failed.items())
+        if best is None or miss < best[0]:
+            best = miss, f"of {len(candidates)} finalists, trial {trial.number} came closest on unseen text:\n{shortfall}"
+    if best is None:
+        raise ValueError("prove() needs at least one candidate")
+    raise NothingPasses(best[1])
+
+
+@dataclass(frozen=True)
+class PairedSpeed:
+    """Baseline and candidate in turn, A B A B. `speedup` is the median ratio of a pair with the middle half of the ratios."""
+
+    baseline_ms: float
+    candidate_ms: float
+    speedup: Estimate
+
+
+def measure_pair(
+    baseline: tuple[Workbench, Plan], candidate: tuple[Workbench, Plan], workload: Workload, num_tokens: int | None
+) -> PairedSpeed:
+    """Single-stream decode steps of both, or with `num_tokens` the step that computes a prompt of so many."""
+    actions = {}
+    for name, (workbench, plan) in {"baseline": baseline, "candidate": candidate}.items():
+        block_size = workbench.kv_block_size
+        spans = prefill_spans(num_tokens, block_size) if num_tokens else decode_spans(workload, 1, block_size)
+        runner = workbench.runner(plan, len(spans[0].token_ids), len(spans[0].block_table) * block_size)
+        runner.fill(build_batch(spans, block_size))
+        actions[name] = runner.executable.run
+    samples = interleaved_ms(actions, rounds=NUM_PAIRS, min_round_ms=60.0)
+    ratios = np.divide(samples["baseline"], samples["candidate"])
+    low, middle, high = (float(value) for value in np.quantile(ratios, (0.25, 0.5, 0.75)))
+    return PairedSpeed(
+        baseline_ms=float(np.median(samples["baseline"])),
+        candidate_ms=float(np.median(samples["candidate"])),
+        speedup=Estimate(middle, low, high),
+    )

@@ -1,0 +1,155 @@
+"""Stage: which compile-time constants, and which KV block size, are fastest here. Legality first, then whole steps, measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import TypeVar
+
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import create_trial
+
+from artifacts.precision import Scheme
+from kernels import registry
+from kernels.cpu.build import build
+from kernels.cpu.isa import Isa
+from kernels.cpu.library import Library
+from optimizer.cost.measured import PREFILL_TOKENS
+from optimizer.cost.workload import Workload, decode_spans, prefill_spans
+from optimizer.ledger import Ledger, completed
+from optimizer.progress import Reporter
+from optimizer.tuning.choice import winner
+from optimizer.tuning.timing import interleaved_ms, typical_ms
+from optimizer.workbench import Plan, Workbench
+from runtime.batch import build_batch
+from runtime.model_runner import ProgramRunner
+from search_spaces.schema import KernelSpace
+
+Constants = dict[str, int]
+C = TypeVar("C", bound=Hashable)
+_PARALLEL_BUILDS = 2
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was measured for one op (or for the KV block size): candidates in order of preference, and the one chosen.
+
+    `ms` is per output token of the workload, summed over the precision plans that were measured.
+    """
+
+    subject: str
+    candidates: tuple[Constants, ...]
+    ms: tuple[float, ...]
+    chosen: Constants
+
+    @property
+    def margin(self) -> float:
+        """How much slower the best of the others is, as a fraction; negative where a near-tie went to the plainer choice."""
+        others = [ms for candidate, ms in zip(self.candidates, self.ms, strict=True) if candidate != self.chosen]
+        own = self.ms[self.candidates.index(self.chosen)]
+        return min(others) / own - 1 if others else 0.0
+
+
+class KernelTuner:
+    """Measures candidates on the model's own steps, so that caches, shapes and threads are those of service."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        reporter: Reporter,
+        workbench: Workbench,
+        isa: Isa,
+        plans: Sequence[Plan],
+        workload: Workload,
+        folder: Path,
+    ) -> None:
+        self._ledger, self._reporter, self._workbench = ledger, reporter, workbench
+        self._isa, self._plans, self._workload, self._folder = isa, plans, workload, folder
+
+    def tune_op(self, op: str, space: KernelSpace, fixed: Constants) -> Tuned:
+        """The constants of `op`, the others' being `fixed`. ValueError if the space has no legal combination."""
+        tuning = registry.tunings()[op]
+        names = list(space.constants)
+        combinations = (dict(zip(names, values, strict=True)) for values in product(*space.constants.values()))
+        candidates = [c for c in combinations if tuning.refusal({**tuning.default(self._isa), **c}, self._isa) is None]
+        if not candidates:
+            raise ValueError(f"the search space of {op} has no combination that is legal on {self._isa.name}; widen {names}")
+
+        def measure() -> list[float]:
+            libraries = self._build([{**fixed, **candidate} for candidate in candidates], op)
+            benches = [replace(self._workbench, library=library) for library in libraries]
+            return self._measure(benches, f"tiles of {op}")
+
+        return self._tuned(op, candidates, measure)
+
+    def tune_block_size(self, sizes: Sequence[int]) -> Tuned:
+        """The KV block size, in tokens."""
+        candidates = [{"kv_block_size": size} for size in sizes]
+
+        def measure() -> list[float]:
+            benches = [replace(self._workbench, kv_block_size=size) for size in sizes]
+            return self._measure(benches, "KV block size")
+
+        return self._tuned("kv_block_size", candidates, measure)
+
+    def _build(self, constants: Sequence[Constants], op: str) -> list[Library]:
+        def one(indexed: tuple[int, Constants]) -> Path:
+            index, values = indexed
+            return build(values, self._folder / f"{op}-{index}.so", self._isa)
+
+        with ThreadPoolExecutor(_PARALLEL_BUILDS) as pool:
+            built = pool.map(one, enumerate(constants))
+            return [Library(path) for path in self._reporter.track(built, f"compiling {op}", len(constants))]
+
+    def _measure(self, benches: Sequence[Workbench], title: str) -> list[float]:
+        totals = [0.0] * len(benches)
+        for plan in self._reporter.track(self._plans, f"measuring {title}", len(self._plans)):
+            decode = _step_times(benches, plan, self._workload, self._workload.concurrency, decode_only=True)
+            num_tokens = min(self._workload.prompt_tokens, PREFILL_TOKENS)
+            prefill = _step_times(benches, plan, self._workload, num_tokens, decode_only=False)
+            weight = self._workload.prompt_tokens / num_tokens / self._workload.output_tokens
+            for index in range(len(benches)):
+                totals[index] += decode[index] + weight * prefill[index]
+        return totals
+
+    def _tuned(self, subject: str, candidates: Sequence[Constants], measure: Callable[[], list[float]]) -> Tuned:
+        """One Optuna study per subject, a trial per candidate, written when all have been measured side by side."""
+        study = self._ledger.study(f"kernels/{subject}")
+        if len(completed(study)) != len(candidates):
+            values = {name: sorted({c[name] for c in candidates}) for name in candidates[0]}
+            space = {name: CategoricalDistribution(choices) for name, choices in values.items()}
+            trials = zip(candidates, measure(), strict=True)
+            study.add_trials([create_trial(params=dict(c), distributions=dict(space), value=ms) for c, ms in trials])
+        ms = tuple(float(trial.values[0]) for trial in completed(study))
+        return Tuned(subject, tuple(candidates), ms, winner(list(candidates), ms))
+
+
+def _step_times(
+    benches: Sequence[Workbench], plan: Plan, workload: Workload, size: int, *, decode_only: bool
+) -> list[float]:
+    """Typical milliseconds of one step of `plan` on each bench: `size` decoding sequences, or a prompt of `size` tokens."""
+    runners: list[ProgramRunner] = []
+    for bench in benches:
+        block_size = bench.kv_block_size
+        spans = decode_spans(workload, size, block_size) if decode_only else prefill_spans(size, block_size)
+        runner = bench.runner(plan, size, sum(len(span.block_table) for span in spans) * block_size, len(spans))
+        runner.fill(build_batch(spans, block_size))
+        runners.append(runner)
+    samples = interleaved_ms({index: runner.executable.run for index, runner in enumerate(runners)})
+    return [typical_ms(samples[index]) for index in range(len(runners))]
+
+
+def tuning_plans(offered: Mapping[str, Sequence[Scheme]], shapes: Mapping[str, tuple[int, int]], baseline: Scheme) -> list[Plan]:
+    """Uniform plans on which constants are measured: for each family of kernels, the first scheme that is offered everywhere."""
+    families: dict[tuple[str, bool], Scheme] = {}
+    for schemes in offered.values():
+        for scheme in schemes:
+            families.setdefault((scheme.weights, scheme.int8_activations), scheme)
+    quantized = [scheme for (weights, _), scheme in families.items() if weights in ("int4", "int8")]
+    return [
+        {group: scheme if scheme.refusal(*shape) is None else baseline for group, shape in shapes.items()}
+        for scheme in quantized or families.values()
+    ]
