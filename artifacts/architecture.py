@@ -64,9 +64,7 @@ class Architecture(BaseModel):
     @model_validator(mode="after")
     def _shapes_agree(self) -> Architecture:
         if self.num_q_heads % self.num_kv_heads:
-            raise ValueError(
-                f"num_q_heads must be a multiple of num_kv_heads, got {self.num_q_heads} and {self.num_kv_heads}"
-            )
+            raise ValueError(f"num_q_heads must be a multiple of num_kv_heads, got {self.num_q_heads} and {self.num_kv_heads}")
         if self.head_dim % 2:
             raise ValueError(f"head_dim must be even for RoPE, got {self.head_dim}")
         if self.layer_windows and len(self.layer_windows) != self.num_layers:

@@ -102,9 +102,7 @@ def test_a_source_that_cannot_be_read_leaves_nothing(tmp_path: Path, parts: Any)
     assert os.listdir(tmp_path) == []
 
 
-def test_a_failed_last_rename_puts_the_old_bundle_back(
-    bundle: Path, parts: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_last_rename_puts_the_old_bundle_back(bundle: Path, parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     before, rename = snapshot(bundle), Path.rename
 
     def fail(self: Path, target: Path) -> Path:
@@ -119,9 +117,7 @@ def test_a_failed_last_rename_puts_the_old_bundle_back(
     assert os.listdir(bundle.parent) == ["bundle"]
 
 
-@pytest.mark.parametrize(
-    "path", ["../escape", "/etc/passwd", "a\\b", "a//b", "./a", "a/../b", ".git", "c:x", "a b", ""]
-)
+@pytest.mark.parametrize("path", ["../escape", "/etc/passwd", "a\\b", "a//b", "./a", "a/../b", ".git", "c:x", "a b", ""])
 def test_a_path_that_could_escape_is_not_written(tmp_path: Path, parts: Any, path: str) -> None:
     with pytest.raises(errors.PathRuleError, match="relative"):
         parts.but(files={**parts.files, path: b""}).write(tmp_path / "bundle")
