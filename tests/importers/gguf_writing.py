@@ -1,0 +1,99 @@
+"""A transformers model written as llama.cpp's converter writes it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
+from gguf.quants import quantize
+from transformers import PreTrainedModel
+
+_NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+} | {f"self_attn.{x}": f"attn_{x.removesuffix('_proj')}" for x in ("q_proj", "k_proj", "v_proj", "q_norm", "k_norm")}
+
+#: a tokenizer just large enough to open the file
+TOKENIZER: dict[str, object] = {
+    "model": "gpt2",
+    "pre": "default",
+    "tokens": ["<s>", "</s>", *(chr(ord("!") + i) for i in range(93)), "!!"],
+    "token_type": [3, 3, *[1] * 94],
+    "merges": ["! !"],
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+
+
+def write_gguf(
+    path: Path,
+    model: PreTrainedModel,
+    kind: GGMLQuantizationType = GGMLQuantizationType.F32,
+    *,
+    metadata: Mapping[str, object] | None = None,
+    extra: Mapping[str, np.ndarray] | None = None,
+    drop: str | None = None,
+    tokenizer: Mapping[str, object] = TOKENIZER,
+) -> Path:
+    """`model` at `path`, matrices as `kind`. `metadata` overrides keys (None leaves one out), `drop` leaves out a tensor."""
+    config = model.config
+    arch = "llama" if config.model_type == "mistral" else config.model_type
+    values: dict[str, object] = {
+        f"{arch}.block_count": config.num_hidden_layers,
+        f"{arch}.context_length": config.max_position_embeddings,
+        f"{arch}.embedding_length": config.hidden_size,
+        f"{arch}.feed_forward_length": config.intermediate_size,
+        f"{arch}.attention.head_count": config.num_attention_heads,
+        f"{arch}.attention.head_count_kv": config.num_key_value_heads,
+        f"{arch}.attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        f"{arch}.rope.freq_base": config.rope_parameters["rope_theta"],
+        f"{arch}.vocab_size": config.vocab_size,
+        **{f"tokenizer.ggml.{key}": value for key, value in tokenizer.items()},
+    }
+    if getattr(config, "head_dim", None):
+        values[f"{arch}.attention.key_length"] = values[f"{arch}.attention.value_length"] = config.head_dim
+    values |= metadata or {}
+    writer = GGUFWriter(path, str(values.pop("general.architecture", arch)))
+    for key, value in values.items():
+        if value is not None:
+            writer.add_key_value(key, value, GGUFValueType.get_type(value))
+    for name, tensor in model.state_dict().items():
+        if name == drop or (name == "lm_head.weight" and config.tie_word_embeddings):
+            continue
+        array = tensor.float().numpy()
+        if arch == "llama" and (found := re.search(r"self_attn\.([qk])_proj", name)):
+            heads = config.num_attention_heads if found[1] == "q" else config.num_key_value_heads
+            array = _permuted(array, heads)
+        stored = kind if array.ndim > 1 else GGMLQuantizationType.F32
+        writer.add_tensor(_gguf_name(name), quantize(array, stored), raw_dtype=stored)
+    for name, array in (extra or {}).items():
+        writer.add_tensor(name, array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _permuted(rows: np.ndarray, heads: int) -> np.ndarray:
+    """llama.cpp's order: the rows that rotate together, i and i + head_dim / 2 of a head, become neighbours."""
+    per_head = rows.reshape(heads, -1, *rows.shape[1:])
+    half = per_head.shape[1] // 2
+    neighbours = [i + offset for i in range(half) for offset in (0, half)]
+    return np.ascontiguousarray(per_head[:, neighbours].reshape(rows.shape))
+
+
+def _gguf_name(name: str) -> str:
+    for theirs, ggufs in _NAMES.items():
+        name = name.replace(f"{theirs}.", f"{ggufs}.")
+    return name.replace("model.layers.", "blk.")
