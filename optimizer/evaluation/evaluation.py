@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from optimizer.evaluation.baseline import BaselineStore
 from optimizer.evaluation.confidence import Estimate, ratio_of_sums
@@ -66,6 +67,14 @@ class Evaluation:
             else:
                 record[field.name] = value
         return record
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Evaluation:
+        """The evaluation that a record was made of, to 9 significant digits."""
+        values: dict[str, Any] = {
+            name: Estimate(**value) if isinstance(value, dict) else value for name, value in record.items()
+        }
+        return cls(**values)
 
 
 def evaluate(sequences: Sequence[Sequence[int]], score: Score, baseline: BaselineStore, *, seed: int) -> Evaluation:

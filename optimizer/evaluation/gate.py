@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,6 +34,15 @@ class Check:
     def passed(self) -> bool:
         return self.margin >= 0
 
+    @property
+    def violation(self) -> float:
+        """By what part of its limit the bound misses it, 0 or less within; of an agreement, of the disagreement allowed.
+
+        Absolute where the limit allows nothing; infinite for a metric that is not a number.
+        """
+        allowed = 1 - self.limit if self.metric == "top1_agreement" else self.limit
+        return math.inf if math.isnan(self.margin) else -self.margin / (allowed or 1.0)
+
     def __str__(self) -> str:
         most = "at least" if self.metric == "top1_agreement" else "at most"
         result = "passes with" if self.passed else "missed by"
@@ -51,6 +61,11 @@ class Verdict:
     @property
     def passed(self) -> bool:
         return all(check.passed for check in self.checks)
+
+    @property
+    def violation(self) -> float:
+        """The worst check's; 0 or less when all passed."""
+        return max((check.violation for check in self.checks), default=0.0)
 
     def shortfall(self) -> str:
         """The checks that failed and by how much, one a line; empty when all passed."""

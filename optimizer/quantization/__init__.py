@@ -8,6 +8,7 @@ from optimizer.quantization.matrix import (
     Quantizer,
     WeightRangeError,
 )
+from optimizer.quantization.packed import pack_matrix
 from optimizer.quantization.rtn import round_to_nearest
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "QuantizedMatrix",
     "Quantizer",
     "WeightRangeError",
+    "pack_matrix",
     "round_to_nearest",
 ]

@@ -1,18 +1,19 @@
-"""A quantized matrix in the memory layout that the kernels stream."""
+"""From logical codes to the parts that a bundle stores and kernels read."""
 
 from __future__ import annotations
 
-from kernels import packing
+from kernels.packing import pack
 from kernels.spec import Array
 from optimizer.quantization.matrix import QuantizedMatrix
 
 
 def pack_matrix(matrix: QuantizedMatrix) -> dict[str, Array]:
-    """Part name -> packed array, as docs/architecture.md lists them for the matrix's scheme."""
+    """Part name (`weight`, or `codes`, `scales` and `zeros`) -> packed array, in the layout of docs/architecture.md."""
     scheme = matrix.scheme
-    parts: dict[str, Array] = {"weight" if scheme.weights in ("fp32", "bf16") else "codes": matrix.codes}
-    if matrix.scales is not None:
-        parts["scales"] = matrix.scales
-    if matrix.zeros is not None:
-        parts["zeros"] = matrix.zeros
-    return packing.pack(parts, scheme.weights, scheme.int8_activations)
+    logical: dict[str, Array | None] = {
+        "weight" if matrix.scales is None else "codes": matrix.codes,
+        "scales": matrix.scales,
+        "zeros": matrix.zeros,
+    }
+    parts = {name: array for name, array in logical.items() if array is not None}
+    return pack(parts, scheme.weights, scheme.int8_activations)

@@ -69,7 +69,7 @@ def _accuracy_row(metric: str, estimate: Estimate, check: Check | None) -> Accur
     def written(value: float) -> str:
         return percentage(value) if metric in _FRACTIONS else figures(value)
 
-    limit = "" if check is None else f"{100 * check.limit:g} %" if metric in _FRACTIONS else f"{check.limit:g}"
+    limit = "" if check is None else f"{100 * check.limit:g}\N{NO-BREAK SPACE}%" if metric in _FRACTIONS else f"{check.limit:g}"
     name, unit = _METRICS[metric]
     is_ceiling = metric != "top1_agreement"
     return AccuracyRow(
@@ -78,7 +78,7 @@ def _accuracy_row(metric: str, estimate: Estimate, check: Check | None) -> Accur
         value=written(estimate.value),
         low=written(estimate.low),
         high=written(estimate.high),
-        limit=f"{'≤' if is_ceiling else '≥'} {limit}" if check else "",
+        limit=f"{'≤' if is_ceiling else '≥'}\N{NO-BREAK SPACE}{limit}" if check else "",
         margin=f"{written(abs(check.margin))} {'left' if check.passed else 'missed'}" if check else "",
         passed=check.passed if check else None,
         bar=charts.interval_bar(estimate.value, estimate.low, estimate.high, check.limit, is_ceiling=is_ceiling)

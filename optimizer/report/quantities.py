@@ -27,4 +27,4 @@ def byte_size(num_bytes: int) -> str:
 
 
 def percentage(fraction: float, digits: int = 3) -> str:
-    return f"{figures(100 * fraction, digits)} %"
+    return f"{figures(100 * fraction, digits)}\N{NO-BREAK SPACE}%"

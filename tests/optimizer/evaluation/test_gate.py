@@ -20,12 +20,13 @@ def test_the_unfavourable_end_decides() -> None:
     verdict = Gate(max_kl=0.025, max_perplexity_increase=0.005, min_top1_agreement=0.94).judge(GOOD)
     assert [check.passed for check in verdict.checks] == [False, False, False]
     assert [check.margin for check in verdict.checks] == pytest.approx([-0.005, -0.004, -0.01])
+    assert verdict.violation == pytest.approx(max(0.005 / 0.025, 0.004 / 0.005, 0.01 / 0.06))
     assert [check.bound for check in verdict.checks] == [0.03, 0.009, 0.93]
 
 
 def test_a_bound_on_the_limit_passes() -> None:
     verdict = Gate(max_kl=0.03, max_perplexity_increase=0.009, min_top1_agreement=0.93).judge(GOOD)
-    assert verdict.passed and verdict.shortfall() == ""
+    assert verdict.passed and verdict.shortfall() == "" and verdict.violation == 0
     assert [check.margin for check in verdict.checks] == [0, 0, 0]
 
 
@@ -36,7 +37,7 @@ def test_one_miss_fails_and_is_told() -> None:
 
 
 def test_only_limits_that_are_set_are_checked() -> None:
-    assert Gate().judge(GOOD).passed
+    assert Gate().judge(GOOD).passed and Gate().judge(GOOD).violation == 0
     assert [check.metric for check in Gate(max_perplexity_increase=0.01).judge(GOOD).checks] == ["perplexity_increase"]
 
 
@@ -44,9 +45,12 @@ def test_only_limits_that_are_set_are_checked() -> None:
 def test_nan_never_passes(limit: float) -> None:
     nan = Estimate(math.nan, math.nan, math.nan)
     gate = Gate(max_kl=limit, max_perplexity_increase=limit, min_top1_agreement=limit)
-    assert [check.passed for check in gate.judge(evaluation(nan, nan, nan)).checks] == [False, False, False]
+    verdict = gate.judge(evaluation(nan, nan, nan))
+    assert [check.passed for check in verdict.checks] == [False, False, False]
+    assert verdict.violation == math.inf
 
 
 def test_a_limit_of_zero_admits_the_lossless() -> None:
     zero, one = Estimate(0, 0, 0), Estimate(1, 1, 1)
-    assert Gate(0.0, 0.0, 1.0).judge(evaluation(zero, zero, one)).passed
+    verdict = Gate(0.0, 0.0, 1.0).judge(evaluation(zero, zero, one))
+    assert verdict.passed and verdict.violation == 0

@@ -34,9 +34,7 @@ def expected_int8(w: F32) -> tuple[NDArray[np.int8], F32]:
     return codes, scales
 
 
-def expected_int4(
-    w: F32, group: int, symmetric: bool
-) -> tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.uint8]]:
+def expected_int4(w: F32, group: int, symmetric: bool) -> tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.uint8]]:
     rows, columns = w.shape
     codes = np.zeros(w.shape, np.uint8)
     scales = np.zeros((rows, columns // group), np.float16)
