@@ -148,8 +148,6 @@ def test_no_chat_template(run_server: Any) -> None:
 
 
 def test_the_templates_own_refusal(run_server: Any) -> None:
-    with (
-        run_server(template="{{ raise_exception('roles must alternate') }}") as served,
-        pytest.raises(openai.BadRequestError, match="roles must alternate"),
-    ):
+    template = "{{ raise_exception('roles must alternate') }}"
+    with run_server(template=template) as served, pytest.raises(openai.BadRequestError, match="roles must alternate"):
         chat(served)

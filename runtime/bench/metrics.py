@@ -1,0 +1,113 @@
+"""What the benchmark measures, defined once.
+
+Times are seen by the client, network included.
+
+- e2e latency: from sending a request to the last chunk of its answer that has text. In an open loop the request is sent when
+  its arrival is due, so the server's queue counts.
+- TTFT (time to first token): from sending to the first chunk that has text.
+- ITL (inter-token latency): the gaps between consecutive chunks that have text. The first token is not part of it. Servers send
+  a token per chunk, except where a character spans tokens.
+- TPOT (time per output token): (e2e - TTFT) / (n - 1) for n output tokens as the server counts them; none where n < 2.
+- throughput: requests, and output tokens, of completed requests per second of the whole run.
+- goodput: completed requests per second with TTFT and TPOT both within their targets. A target that is not set always holds.
+
+Percentiles interpolate linearly; ITL's are over all gaps of all requests, the others' over requests. A request that failed
+counts as an error and in nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One request as the client saw it. `text_times_s` are the arrivals of its chunks, on the clock of `sent_s`."""
+
+    sent_s: float
+    text_times_s: tuple[float, ...]
+    num_prompt_tokens: int
+    num_output_tokens: int
+    error: str | None = None
+
+    @property
+    def ttft_ms(self) -> float:
+        return (self.text_times_s[0] - self.sent_s) * 1e3
+
+    @property
+    def e2e_ms(self) -> float:
+        return (self.text_times_s[-1] - self.sent_s) * 1e3
+
+    @property
+    def itls_ms(self) -> tuple[float, ...]:
+        return tuple((b - a) * 1e3 for a, b in zip(self.text_times_s, self.text_times_s[1:], strict=False))
+
+    @property
+    def tpot_ms(self) -> float | None:
+        return (self.e2e_ms - self.ttft_ms) / (self.num_output_tokens - 1) if self.num_output_tokens > 1 else None
+
+
+@dataclass(frozen=True)
+class Percentiles:
+    p50: float
+    p90: float
+    p99: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Percentiles | None:
+        """None of nothing."""
+        return cls(*(float(p) for p in np.percentile(values, (50, 90, 99)))) if values else None
+
+
+@dataclass(frozen=True)
+class Targets:
+    """A latency objective; None is no target."""
+
+    ttft_ms: float | None = None
+    itl_ms: float | None = None
+
+    def met_by(self, answer: Answer) -> bool:
+        tpot_ms = answer.tpot_ms
+        in_time = self.ttft_ms is None or answer.ttft_ms <= self.ttft_ms
+        return in_time and (self.itl_ms is None or tpot_ms is None or tpot_ms <= self.itl_ms)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run's figures; see this module's definitions. None where no request gives one."""
+
+    num_completed: int
+    num_errors: int
+    num_prompt_tokens: int
+    num_output_tokens: int
+    duration_s: float
+    ttft_ms: Percentiles | None
+    itl_ms: Percentiles | None
+    tpot_ms: Percentiles | None
+    e2e_ms: Percentiles | None
+    requests_per_s: float
+    output_tokens_per_s: float
+    goodput_per_s: float
+
+
+def summarize(answers: Sequence[Answer], duration_s: float, targets: Targets = Targets()) -> Summary:
+    """The figures of one run that took `duration_s`."""
+    completed = [answer for answer in answers if answer.error is None]
+    num_output_tokens = sum(answer.num_output_tokens for answer in completed)
+    return Summary(
+        num_completed=len(completed),
+        num_errors=len(answers) - len(completed),
+        num_prompt_tokens=sum(answer.num_prompt_tokens for answer in completed),
+        num_output_tokens=num_output_tokens,
+        duration_s=duration_s,
+        ttft_ms=Percentiles.of([answer.ttft_ms for answer in completed]),
+        itl_ms=Percentiles.of([itl for answer in completed for itl in answer.itls_ms]),
+        tpot_ms=Percentiles.of([answer.tpot_ms for answer in completed if answer.tpot_ms is not None]),
+        e2e_ms=Percentiles.of([answer.e2e_ms for answer in completed]),
+        requests_per_s=len(completed) / duration_s,
+        output_tokens_per_s=num_output_tokens / duration_s,
+        goodput_per_s=sum(map(targets.met_by, completed)) / duration_s,
+    )
