@@ -17,7 +17,9 @@ from optimizer.report.scale import Scale
 
 _LINE_COLOURS = 6
 _LABEL_ROOM = 0.4
+"""The part of a narrow page's plot that the chosen trial's label takes."""
 _MOST_MEASURED_TICKS = 10
+"""Ticks at the measured values where there are no more than fit a narrow page."""
 
 
 def pareto_chart(data: ReportData) -> Markup:
@@ -118,11 +120,9 @@ def _axes(x: Scale, y: Scale, x_name: str, y_name: str, x_ticks: Sequence[float]
         place = percent(x.position(tick))
         parts.append(element("line", _class="grid", x1=place, x2=place, y1="0", y2="100%"))
         parts.append(element("text", tick_label(tick), _class="tick", x=place, y="100%", dy=20, text_anchor="middle"))
-    scale_name = " (log)"
-    parts.append(
-        element("text", x_name + (scale_name if x.is_log else ""), _class="axis", x="100%", y="100%", dy=42, text_anchor="end")
-    )
-    parts.append(element("text", y_name + (scale_name if y.is_log else ""), _class="axis", x="0", y="0", dx=-52, dy=-16))
+    x_name, y_name = (f"{name} (log)" if scale.is_log else name for name, scale in ((x_name, x), (y_name, y)))
+    parts.append(element("text", x_name, _class="axis", x="100%", y="100%", dy=42, text_anchor="end"))
+    parts.append(element("text", y_name, _class="axis", x="0", y="0", dx=-52, dy=-16))
     return Markup("").join(parts)
 
 

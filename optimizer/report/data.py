@@ -25,7 +25,7 @@ class Headline:
 
 @dataclass(frozen=True)
 class TrialPoint:
-    """A trial of the precision search. `kl` is its mean in nats per token; `summary` says what was tried, in a line."""
+    """A trial of the precision search. `kl` is its mean in nats per token, finite; `summary` says what was tried, in a line."""
 
     number: int
     summary: str
@@ -66,7 +66,7 @@ class StepLatency:
 
 @dataclass(frozen=True)
 class ReportData:
-    """A report. Empty sequences and mappings leave their sections out; accuracy comes first set first.
+    """A report. Empty sequences and mappings leave their sections out; the headline's KL is the first set's.
 
     `plan` is layer group -> scheme name, in the architecture's order; `sensitivities` is group -> scheme name -> KL in
     nats of quantizing that group alone. `serving` and `provenance` are shown as they are, in their order.
