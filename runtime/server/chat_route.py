@@ -32,6 +32,8 @@ from runtime.text_stream import Vocabulary
 
 async def create_chat_completion(service: Service, body: ChatCompletionBody, http: Request) -> Response:
     """The assistant's next message: JSON, or server-sent events."""
+    service.check_model(body.model)
+    service.check_accepting()
     prompt = truncate(service.prompts.encode_chat(body), body.truncate_prompt_tokens, service.engine.max_model_len)
     generation = await start(
         service,

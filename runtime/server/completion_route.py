@@ -22,6 +22,8 @@ _DEFAULT_MAX_TOKENS = 16
 
 async def create_completion(service: Service, body: CompletionBody, http: Request) -> Response:
     """The text that follows each prompt: JSON, or server-sent events."""
+    service.check_model(body.model)
+    service.check_accepting()
     vocabulary = service.vocabulary
     prompts: list[list[int]] = []
     echo_texts: list[str] = []

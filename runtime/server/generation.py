@@ -92,10 +92,8 @@ async def start(
     """Put n choices for each of `prompts` into the engine: all of them or none.
 
     `echo_texts`, one per prompt, begin the choices' texts, and logprobs then cover the prompts too. A `default_max_tokens` of
-    None is all that the model's context leaves. Raises ApiError: 400 what can never run, 404, 429 the queue is full, 503.
+    None is all that the model's context leaves. Raises ApiError: 400 what can never run, 429 the queue is full, 503.
     """
-    service.check_model(body.model)
-    service.check_accepting()
     max_model_len = service.engine.max_model_len
     id = f"{id_prefix}-{uuid.uuid4().hex}"
     choices: list[Choice] = []

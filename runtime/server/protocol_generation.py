@@ -25,6 +25,12 @@ class Body(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, value: object) -> object:
+        # Clients send null for what they leave open.
+        return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+
     @model_validator(mode="after")
     def _name_unknown_fields(self) -> Body:
         if self.model_extra:
@@ -71,12 +77,6 @@ class GenerationBody(Body):
     truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
     response_format: ResponseFormat | None = None
     user: str | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_nulls(cls, value: object) -> object:
-        # Clients send null for what they leave open.
-        return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _refuse_what_would_change_the_answer(self) -> GenerationBody:

@@ -33,7 +33,7 @@ class KnownEndpoint:
         self.bodies: list[dict[str, Any]] = []
         self.num_open = self.max_num_open = 0
         self.app = FastAPI()
-        self.strict, self.broken = strict, broken
+        self.strict, self.broken, self.breaks = strict, broken, False
         self.app.get("/v1/models")(self.models)
         self.app.post("/v1/completions")(self.completions)
         if tokenizes:
@@ -60,6 +60,8 @@ class KnownEndpoint:
             for _ in range(body["max_tokens"]):
                 yield self.chunk([{"index": 0, "text": "x", "logprobs": None, "finish_reason": None}], None)
                 await asyncio.sleep(ITL_S)
+                if self.breaks:
+                    raise ConnectionError
             usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": body["max_tokens"], "total_tokens": 0}
             yield self.chunk([], usage)
             yield "data: [DONE]\n\n"
@@ -107,8 +109,9 @@ def test_closed_loop_measures_the_known_pace() -> None:
         assert answer.error is None
         assert (answer.num_prompt_tokens, answer.num_output_tokens) == (50, 8)
         assert len(answer.text_times_s) == 8
-        assert TTFT_S * 1e3 <= answer.ttft_ms < TTFT_S * 1e3 + 150
+        assert answer.ttft_ms >= TTFT_S * 1e3
         assert answer.tpot_ms >= ITL_S * 1e3 * 0.9
+    assert min(answer.ttft_ms for answer in run.answers) < TTFT_S * 1e3 + 300
     assert all(body["ignore_eos"] and body["max_tokens"] == 8 for body in known.bodies[-6:])
 
 
@@ -124,7 +127,7 @@ def test_open_loop_does_not_wait_for_answers() -> None:
     assert known.max_num_open >= 8
     sent = [answer.sent_s - run.answers[0].sent_s for answer in run.answers]
     for actual, due in zip(sent, OpenLoop(200, seed=1).arrivals_s(10), strict=True):
-        assert actual == pytest.approx(due, abs=0.15)
+        assert actual > due - 0.05
 
 
 def test_a_strict_server_without_a_tokenizer() -> None:
@@ -138,6 +141,19 @@ def test_a_strict_server_without_a_tokenizer() -> None:
     assert not endpoint.has_tokenizer and not endpoint.forces_length
     assert all(isinstance(p, str) and len(p.split()) == 9 for p in prompts)
     assert [a.num_prompt_tokens for a in run.answers] == [len(p) for p in prompts], "the server's count is the truth"
+
+
+def test_a_stream_that_breaks_is_an_error() -> None:
+    known = KnownEndpoint()
+
+    async def measure(url: str) -> Any:
+        endpoint = await Endpoint.connect(url)
+        known.breaks = True
+        return await run_load(endpoint, ["a", "b"], 5, ClosedLoop(2))
+
+    with serving(known) as url:
+        run = asyncio.run(measure(url))
+    assert all(answer.error for answer in run.answers) and len(run.answers) == 2
 
 
 def test_a_server_that_only_refuses() -> None:

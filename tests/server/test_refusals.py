@@ -118,7 +118,7 @@ def test_413_with_and_without_a_length(run_server: Any) -> None:
 def test_429_when_the_queue_is_full(run_server: Any, wait: Any) -> None:
     with run_server(max_num_waiting=1, runner_options={"max_num_seqs": 1, "step_time_s": 0.01}) as served:
         answers: list[Any] = []
-        threads = [threading.Thread(target=lambda: answers.append(chat(served, max_tokens=100))) for _ in range(2)]
+        threads = [threading.Thread(target=lambda: answers.append(chat(served, max_tokens=40))) for _ in range(2)]
         threads[0].start()
         wait(lambda: served.engine.stats().num_running == 1)
         threads[1].start()
