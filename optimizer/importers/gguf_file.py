@@ -97,8 +97,8 @@ def _located(where: str, dims: tuple[int, ...], kind: int, offset: int) -> GgufT
         ) from None
     except NotImplementedError:
         raise UnsupportedDtype(f"{where} is stored as {dtype.name}, which the gguf package cannot dequantize") from None
-    if dims[0] % per_block:
-        raise DamagedFile(f"{where}: a row of {dims[0]} is not a multiple of {dtype.name}'s block of {per_block}")
+    if not dims or dims[0] % per_block:
+        raise DamagedFile(f"{where} must have rows in multiples of {dtype.name}'s block of {per_block}, got {dims[:1]}")
     return GgufTensor(dims[::-1], dtype, offset, math.prod(dims) // per_block * block_bytes)
 
 
@@ -131,8 +131,8 @@ class _Cursor:
         if kind == _ARRAY:
             item, count = self.integer("I"), self.integer("Q")
             if item in _SCALARS:
-                layout = struct.Struct(f"<{count}{_SCALARS[item]}")
-                return list(layout.unpack(self.take(layout.size)))
+                items = self.take(count * struct.calcsize(f"<{_SCALARS[item]}"))
+                return list(struct.unpack(f"<{count}{_SCALARS[item]}", items))
             return [self.value(item) for _ in range(count)]
         if kind not in _SCALARS:
             raise DamagedFile(

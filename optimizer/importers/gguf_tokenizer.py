@@ -34,12 +34,15 @@ def tokenizer_json(metadata: Mapping[str, Any]) -> str:
     build = {"gpt2": _byte_level_bpe, "llama": _sentencepiece_bpe}.get(kind)
     if build is None:
         raise UnsupportedTokenizer(f"tokenizer.ggml.model must be gpt2 or llama, got {kind!r}")
+    tokens = metadata["tokenizer.ggml.tokens"]
+    for name in ("tokenizer.ggml.token_type", "tokenizer.ggml.scores"):
+        if len(metadata.get(name, tokens)) != len(tokens):
+            raise DamagedFile(f"{name} must have an entry per token, {len(tokens)}, got {len(metadata[name])}")
     try:
         tokenizer = build(metadata)
     except KeyError as error:
         raise MissingTokenizer(f"the GGUF file's tokenizer lacks {error}") from None
-    tokens, types = metadata["tokenizer.ggml.tokens"], metadata.get("tokenizer.ggml.token_type", ())
-    for token, token_type in zip(tokens, types, strict=False):
+    for token, token_type in zip(tokens, metadata.get("tokenizer.ggml.token_type", ()), strict=False):
         if token_type in (_UNKNOWN, _CONTROL):
             tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True)])
         elif token_type == _USER_DEFINED:
@@ -50,12 +53,10 @@ def tokenizer_json(metadata: Mapping[str, Any]) -> str:
 
 def special_tokens(metadata: Mapping[str, Any]) -> dict[str, object]:
     """bos_token, eos_token and their ids, as `Source.generation_config` has them; the id of EOS may be a list."""
-    tokens = metadata["tokenizer.ggml.tokens"]
     special: dict[str, object] = {}
     for name in ("bos_token", "eos_token"):
-        token_id = metadata.get(f"tokenizer.ggml.{name}_id")
-        if token_id is not None:
-            special |= {name: tokens[token_id], f"{name}_id": token_id}
+        if (token := _special_token(metadata, name)) is not None:
+            special |= {name: token[0], f"{name}_id": token[1]}
     end_of_turn = metadata.get("tokenizer.ggml.eot_token_id")
     if end_of_turn is not None and end_of_turn != special.get("eos_token_id"):
         special["eos_token_id"] = [special["eos_token_id"], end_of_turn] if "eos_token_id" in special else end_of_turn
@@ -144,11 +145,20 @@ def _add_bos_and_eos(tokenizer: Tokenizer, metadata: Mapping[str, Any]) -> None:
         "bos_token": metadata.get("tokenizer.ggml.add_bos_token", adds_bos),
         "eos_token": metadata.get("tokenizer.ggml.add_eos_token", False),
     }
-    tokens = metadata["tokenizer.ggml.tokens"]
-    ids = {name: metadata.get(f"tokenizer.ggml.{name}_id") for name, add in wanted.items() if add}
-    special = {name: (tokens[token_id], token_id) for name, token_id in ids.items() if token_id is not None}
-    if special:
-        template = [special[name][0] if name in special else "" for name in ("bos_token", "eos_token")]
+    special = {name: _special_token(metadata, name) for name, add in wanted.items() if add}
+    found = {name: token for name, token in special.items() if token is not None}
+    if found:
+        around = [found[name][0] if name in found else "" for name in wanted]
         tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{template[0]} $A {template[1]}".strip(), special_tokens=list(special.values())
+            single=f"{around[0]} $A {around[1]}".strip(), special_tokens=list(found.values())
         )
+
+
+def _special_token(metadata: Mapping[str, Any], name: str) -> tuple[str, int] | None:
+    """Text and id of `bos_token` or `eos_token`, None if the file has none."""
+    token_id, tokens = metadata.get(f"tokenizer.ggml.{name}_id"), metadata["tokenizer.ggml.tokens"]
+    if token_id is None:
+        return None
+    if not 0 <= token_id < len(tokens):
+        raise DamagedFile(f"tokenizer.ggml.{name}_id must be below the number of tokens, {len(tokens)}, got {token_id}")
+    return tokens[token_id], token_id

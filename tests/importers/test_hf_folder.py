@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig
 
 from artifacts.architecture import Architecture
@@ -92,8 +93,6 @@ def test_architecture(name: str, tmp_path: Path) -> None:
 
 
 def test_a_tied_head_may_be_stored_again(tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     folder = save_folder(random_model(CONFIGS["qwen3"]), tmp_path)
     tensors = load_file(folder / "model.safetensors")
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()

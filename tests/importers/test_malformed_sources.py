@@ -25,6 +25,8 @@ from optimizer.importers import (
     UnsupportedTokenizer,
     open_source,
 )
+from optimizer.importers.gguf_file import GgufFile
+from optimizer.importers.gguf_tokenizer import special_tokens, tokenizer_json
 from runtime.models import UnknownArchitecture
 from tests.importers.gguf_writing import TOKENIZER, write_gguf
 from tests.importers.random_models import CONFIGS, random_model, save_folder
@@ -53,7 +55,7 @@ def change_config(folder: Path, **changes: object) -> None:
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    with pytest.raises(MissingFile, match="a Hugging Face folder or a .gguf file"):
+    with pytest.raises(MissingFile, match=r"a Hugging Face folder or a \.gguf file"):
         open_source(tmp_path / "absent")
 
 
@@ -192,7 +194,7 @@ def test_gguf_of_another_version(gguf: Path) -> None:
     data = bytearray(gguf.read_bytes())
     data[4:8] = struct.pack("<I", 9)
     gguf.write_bytes(data)
-    with pytest.raises(DamagedFile, match="version 2 or 3.* 9"):
+    with pytest.raises(DamagedFile, match=r"version 2 or 3.* 9"):
         open_source(gguf)
 
 
@@ -201,7 +203,7 @@ def test_truncated_gguf(gguf: Path, part: str) -> None:
     data = gguf.read_bytes()
     keep = {"nothing": 0, "magic": 6, "header": 600, "data": len(data) - 64}[part]
     gguf.write_bytes(data[:keep])
-    with pytest.raises(DamagedFile, match="truncated|empty"):
+    with pytest.raises(DamagedFile, match=r"truncated|empty"):
         open_source(gguf)
 
 
@@ -264,3 +266,29 @@ def test_unsupported_gguf_tokenizer(tmp_path: Path, key: str, value: str) -> Non
 def test_gguf_merges_outside_the_vocabulary(tmp_path: Path) -> None:
     with pytest.raises(DamagedFile, match="do not fit together"):
         open_source(rewritten(tmp_path, tokenizer=TOKENIZER | {"merges": ["x yz"]}))
+
+
+def test_gguf_special_token_outside_the_vocabulary(tmp_path: Path) -> None:
+    with pytest.raises(DamagedFile, match=r"eos_token_id must be below the number of tokens, 96, got 96"):
+        open_source(rewritten(tmp_path, tokenizer=TOKENIZER | {"eos_token_id": 96}))
+
+
+def test_gguf_token_types_that_are_too_few(tmp_path: Path) -> None:
+    with pytest.raises(DamagedFile, match=r"token_type must have an entry per token, 96, got 2"):
+        open_source(rewritten(tmp_path, tokenizer=TOKENIZER | {"token_type": [3, 3]}))
+
+
+def test_a_flipped_bit_in_a_gguf_header_gives_a_typed_error_or_nothing(gguf: Path) -> None:
+    data = gguf.read_bytes()
+    header_bytes = min(tensor.offset for tensor in GgufFile.open(gguf).tensors.values())
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        damaged = bytearray(data)
+        damaged[random.integers(header_bytes)] ^= 1 << random.integers(8)
+        gguf.write_bytes(damaged)
+        try:
+            metadata = GgufFile.open(gguf).metadata
+            tokenizer_json(metadata)
+            special_tokens(metadata)
+        except SourceError:
+            pass
