@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from kernels import registry
 from kernels.spec import Argument, Arguments, OpSpec, Program, Tensor, axis_extent, axis_name
@@ -26,11 +29,18 @@ class ReferenceProgram:
 
     def run(self) -> None:
         """Runs every call in order with the counters as they are now."""
+        self.profile_ms()
+
+    def profile_ms(self) -> NDArray[np.float64]:
+        """As `run`, and returns the milliseconds that each call took."""
         counts = {name: int(counter[0]) for name, counter in self._program.counters.items()}
+        ends = [time.perf_counter()]
         with torch.inference_mode():
             for spec, reference, arguments, counters in self._calls:
                 sizes = {axis: counts[counter] for axis, counter in counters.items()}
                 reference(**{name: _cut(spec, name, value, sizes) for name, value in arguments.items()})
+                ends.append(time.perf_counter())
+        return np.diff(ends) * 1e3
 
 
 def views(symbol: str, arguments: Arguments) -> dict[str, object]:

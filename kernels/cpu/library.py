@@ -40,6 +40,7 @@ class CompiledProgram:
 
     def __init__(self, library: ctypes.CDLL, team: Team, bound: list[tuple[str, Bound]], program: Program) -> None:
         self._run = library.cf_run
+        self._profile = library.cf_profile
         self._team = team
         self._alive = bound
         self._counters: Mapping[str, NDArray[np.int64]] = program.counters
@@ -52,10 +53,20 @@ class CompiledProgram:
 
     def run(self) -> None:
         """Runs every call in order with the counters as they are now; ValueError if one exceeds its buffers."""
+        self._check_counters()
+        self._run(*self._arguments)
+
+    def profile_ms(self) -> NDArray[np.float64]:
+        """As `run`, and returns the milliseconds that each call took, waiting for its last thread included."""
+        self._check_counters()
+        elapsed_ns = np.zeros(len(self._alive), np.int64)
+        self._profile(*self._arguments, elapsed_ns.ctypes.data)
+        return elapsed_ns / 1e6
+
+    def _check_counters(self) -> None:
         for name, limit in self._limits.items():
             if not 0 <= self._counters[name][0] <= limit:
                 raise ValueError(f"counter {name} must lie in 0..{limit}, its buffers' extent, got {self._counters[name][0]}")
-        self._run(*self._arguments)
 
 
 def _limits(program: Program, bound: list[Bound]) -> dict[str, int]:
@@ -84,6 +95,8 @@ class Library:
             self._library.cf_team_destroy.restype = None
             self._library.cf_run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
             self._library.cf_run.restype = None
+            self._library.cf_profile.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
+            self._library.cf_profile.restype = None
         except (OSError, AttributeError) as error:
             raise LibraryRefused(f"{path} is not a kernel library: {error}") from error
         version = self._library.cf_abi_version()

@@ -34,7 +34,7 @@ SPECS = (
         ),
         scalars=(),
         variable=("T", "R"),
-        source="",
+        source="a copy: no arithmetic",
         cases=tuple(
             Case(name, {"T": t, "R": r, "H": 24})
             for name, t, r in (("some", 9, 4), ("one", 1, 1), ("no_rows", 3, 0), ("no_tokens", 0, 0))

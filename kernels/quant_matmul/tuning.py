@@ -15,7 +15,7 @@ def _refusal(constants: Constants, isa: Isa) -> str | None:
 
 
 def _default(isa: Isa) -> Constants:
-    rows, vectors, decode = {1: (8, 2, 4), 2: (4, 1, 4), 4: (2, 1, 2)}[isa.registers_per_vector]
+    rows, vectors, decode = {1: (8, 3, 8), 2: (4, 1, 4), 4: (2, 1, 2)}[isa.registers_per_vector]
     return {"QUANT_MATMUL_ROWS": rows, "QUANT_MATMUL_VECTORS": vectors, "QUANT_MATMUL_DECODE_VECTORS": decode}
 
 

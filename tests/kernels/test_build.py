@@ -46,9 +46,9 @@ def test_only_the_op_whose_constant_changed_is_compiled_again(tmp_path: Path) ->
 def test_constants_are_checked() -> None:
     best = isa("x86-64-v4")
     assert resolve_constants({"QUANT_MATMUL_ROWS": 4}, best)["QUANT_MATMUL_ROWS"] == 4
-    with pytest.raises(ValueError, match="no op has the constant QUANT_MATMUL_ROW;"):
+    with pytest.raises(ValueError, match=r"no op has the constant QUANT_MATMUL_ROW;"):
         resolve_constants({"QUANT_MATMUL_ROW": 4}, best)
-    with pytest.raises(ValueError, match="QUANT_MATMUL_ROWS must be one of .* got 5"):
+    with pytest.raises(ValueError, match=r"QUANT_MATMUL_ROWS must be one of .* got 5"):
         resolve_constants({"QUANT_MATMUL_ROWS": 5}, best)
     with pytest.raises(ValueError, match="not legal on x86-64-v3"):
         resolve_constants({"QUANT_MATMUL_ROWS": 8, "QUANT_MATMUL_VECTORS": 4}, isa("x86-64-v3"))
@@ -63,7 +63,7 @@ def test_defaults_are_legal_candidates() -> None:
 def test_no_compiler_says_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(NoCompiler, match="install one .*CXX"):
+    with pytest.raises(NoCompiler, match=r"install one .*CXX"):
         find_compiler()
 
 
