@@ -28,19 +28,18 @@ def test_instruction_set_gives_right_results(name: str, tmp_path: Path, object_c
             assert not violations(spec, inputs, outputs), (spec.symbol, case.name)
 
 
-def test_two_builds_in_different_folders_are_identical(tmp_path: Path) -> None:
-    one = build({}, tmp_path / "one" / "a.so", isa("portable"), tmp_path / "one cache")
-    two = build({}, tmp_path / "elsewhere" / "b.so", isa("portable"), tmp_path / "another cache")
+def test_two_builds_in_different_folders_are_identical(tmp_path: Path, object_cache: Path) -> None:
+    one = build({}, tmp_path / "one" / "a.so", isa("portable"), tmp_path / "another cache")
+    two = build({}, tmp_path / "elsewhere" / "b.so", isa("portable"), object_cache)
     assert one.read_bytes() == two.read_bytes()
     assert str(tmp_path).encode() not in one.read_bytes()
 
 
-def test_only_the_op_whose_constant_changed_is_compiled_again(tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    build({}, tmp_path / "kernels.so", isa("portable"), cache)
-    before = set(cache.iterdir())
-    build({"PAGED_ATTENTION_QUERIES": 8}, tmp_path / "kernels.so", isa("portable"), cache)
-    assert len(set(cache.iterdir()) - before) == 1
+def test_only_the_op_whose_constant_changed_is_compiled_again(tmp_path: Path, object_cache: Path) -> None:
+    build({}, tmp_path / "kernels.so", isa("portable"), object_cache)
+    before = set(object_cache.iterdir())
+    build({"PAGED_ATTENTION_QUERIES": 8}, tmp_path / "kernels.so", isa("portable"), object_cache)
+    assert len(set(object_cache.iterdir()) - before) == 1
 
 
 def test_constants_are_checked() -> None:
