@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from optimizer.evaluation import BaselineStore, Evaluation, Gate, Verdict, compare, evaluate
@@ -14,30 +15,35 @@ from optimizer.workbench import Plan, Workbench
 PROBE_TOKENS = 128
 
 
+@dataclass(frozen=True)
 class Judge:
-    """Scores plans over named sets of sequences against the baseline's stored logits."""
+    """Scores plans, as `workbench` runs them, over named sets of sequences against the baseline's stored logits."""
 
-    def __init__(
-        self, workbench: Workbench, baseline: Plan, sets: Mapping[str, Sequence[Tokens]], folder: Path, model: str, seed: int
-    ) -> None:
-        self._workbench, self._baseline, self._sets, self._seed = workbench, baseline, sets, seed
-        self._longest = max(len(ids) for sequences in sets.values() for ids in sequences)
-        score = workbench.score(baseline, self._longest)
-        self._stores = {
-            name: BaselineStore.load_or_score(folder, model, sequences, score) for name, sequences in sets.items()
-        }
+    workbench: Workbench
+    baseline: Plan
+    sets: Mapping[str, Sequence[Tokens]]
+    stores: Mapping[str, BaselineStore]
+    seed: int
 
-    def evaluate(self, plan: Plan, workbench: Workbench | None = None) -> dict[str, Evaluation]:
-        """Set name -> evaluation of `plan`, on another workbench than the judge's if one is given."""
-        score = (workbench or self._workbench).score(plan, self._longest)
-        return {name: evaluate(self._sets[name], score, store, seed=self._seed) for name, store in self._stores.items()}
+    @classmethod
+    def make(
+        cls, workbench: Workbench, baseline: Plan, sets: Mapping[str, Sequence[Tokens]], folder: Path, model: str, seed: int
+    ) -> Judge:
+        """Scores the baseline, with an fp32 KV cache, where `folder` does not have its logits yet."""
+        exact = replace(workbench, kv_dtype="fp32").score(baseline, _longest(sets))
+        stores = {name: BaselineStore.load_or_score(folder, model, ids, exact) for name, ids in sets.items()}
+        return cls(workbench, baseline, sets, stores, seed)
 
-    def probe_kl(self, change: Plan, workbench: Workbench | None = None) -> float:
+    def evaluate(self, plan: Plan) -> dict[str, Evaluation]:
+        """Set name -> evaluation of `plan`."""
+        score = self.workbench.score(plan, _longest(self.sets))
+        return {name: evaluate(self.sets[name], score, store, seed=self.seed) for name, store in self.stores.items()}
+
+    def probe_kl(self, change: Plan) -> float:
         """Mean KL in nats of the baseline with only `change` applied, over the first tokens of the first set."""
-        name, sequences = next(iter(self._sets.items()))
+        name, sequences = next(iter(self.sets.items()))
         ids = sequences[0][:PROBE_TOKENS]
-        score = (workbench or self._workbench).score({**self._baseline, **change}, len(ids))
-        result = compare(ids, self._stores[name].logits(0), score(ids))
+        result = compare(ids, self.stores[name].logits(0), self.workbench.score({**self.baseline, **change}, len(ids))(ids))
         return result.kl / result.num_tokens
 
 
@@ -47,9 +53,12 @@ def judge_all(gate: Gate, evaluations: Mapping[str, Evaluation]) -> dict[str, Ve
 
 
 def trial_score(gate: Gate, evaluations: Mapping[str, Evaluation]) -> TrialScore:
-    """KL of the worst set, and the worst miss of any check as a fraction of its limit."""
-    checks = [check for verdict in judge_all(gate, evaluations).values() for check in verdict.checks]
+    """KL and violation of the worst set."""
     return TrialScore(
         kl=max(evaluation.kl.value for evaluation in evaluations.values()),
-        violation=max(-check.margin / check.limit for check in checks),
+        violation=max(verdict.violation for verdict in judge_all(gate, evaluations).values()),
     )
+
+
+def _longest(sets: Mapping[str, Sequence[Tokens]]) -> int:
+    return max(len(ids) for sequences in sets.values() for ids in sequences)

@@ -127,9 +127,7 @@ class KernelTuner:
         return Tuned(subject, tuple(candidates), ms, winner(list(candidates), ms))
 
 
-def _step_times(
-    benches: Sequence[Workbench], plan: Plan, workload: Workload, size: int, *, decode_only: bool
-) -> list[float]:
+def _step_times(benches: Sequence[Workbench], plan: Plan, workload: Workload, size: int, *, decode_only: bool) -> list[float]:
     """Typical milliseconds of one step of `plan` on each bench: `size` decoding sequences, or a prompt of `size` tokens."""
     runners: list[ProgramRunner] = []
     for bench in benches:
@@ -142,7 +140,9 @@ def _step_times(
     return [typical_ms(samples[index]) for index in range(len(runners))]
 
 
-def tuning_plans(offered: Mapping[str, Sequence[Scheme]], shapes: Mapping[str, tuple[int, int]], baseline: Scheme) -> list[Plan]:
+def tuning_plans(
+    offered: Mapping[str, Sequence[Scheme]], shapes: Mapping[str, tuple[int, int]], baseline: Scheme
+) -> list[Plan]:
     """Uniform plans on which constants are measured: for each family of kernels, the first scheme that is offered everywhere."""
     families: dict[tuple[str, bool], Scheme] = {}
     for schemes in offered.values():

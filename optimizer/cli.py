@@ -1,0 +1,86 @@
+"""The commands. Everything heavy is imported by the command that needs it, so that --help answers at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from runtime.bench.command import bench
+from runtime.cli import serve
+
+EXIT_NOTHING_PASSES = 3
+
+
+@click.command()
+@click.argument("spec_path", metavar="MODEL.YAML", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--gpu", "target", metavar="NAME", help="Device to build for; default: the target in MODEL.YAML, else cpu.")
+@click.option("-o", "--output", metavar="DIR", type=click.Path(path_type=Path), help="Where the bundle goes.")
+@click.option("--trials", type=click.IntRange(min=1), help="Trials of the precision search, those of earlier runs included.")
+@click.option("--timeout", metavar="T", help="Time for the precision search, such as 90s, 8m or 1h.")
+@click.option("--storage", metavar="URL", help="Optuna storage of the study; default: SQLite beside the bundle.")
+def optimize(
+    spec_path: Path,
+    target: str | None,
+    output: Path | None,
+    trials: int | None,
+    timeout: str | None,
+    storage: str | None,
+) -> None:
+    """Search, validate and tune, and write the winner as a frozen bundle.
+
+    The same command goes on where a killed one stopped. Ctrl-C ends the search with what there is.
+    Exit code 3: no plan is within the accuracy gate, and no bundle is written.
+    """
+    from optimizer.command import Overrides, run_optimize
+    from optimizer.search.proof import NothingPasses
+
+    try:
+        run_optimize(spec_path, Overrides(target, output, trials, timeout, storage))
+    except NothingPasses as error:
+        click.echo(f"nothing passes the gate, so no bundle was written: {error}", err=True)
+        sys.exit(EXIT_NOTHING_PASSES)
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        click.echo("stopped; the same command goes on from here", err=True)
+        sys.exit(130)
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+def inspect(bundle: Path) -> None:
+    """Show what a bundle holds, after checking its manifest."""
+    from optimizer.inspection import describe
+
+    _checked(lambda: describe(bundle))
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+def verify(bundle: Path) -> None:
+    """Check every byte of a bundle against its manifest."""
+    from optimizer.inspection import verify_and_report
+
+    _checked(lambda: verify_and_report(bundle))
+
+
+def _checked(action: Callable[[], None]) -> None:
+    from artifacts.errors import BundleError
+
+    try:
+        action()
+    except BundleError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@click.group()
+@click.version_option(package_name="coldforge")
+def coldforge() -> None:
+    """Forge a model into a frozen deployment bundle, then serve it."""
+
+
+for command in (optimize, serve, bench, inspect, verify):
+    coldforge.add_command(command)

@@ -1,0 +1,75 @@
+"""`optimize`: a model.yaml and its overrides in, a bundle on disk out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from optimizer.emit import emit
+from optimizer.forge import Forge, Forged
+from optimizer.progress import Reporter
+from optimizer.spec import ModelSpec, load_spec, parse_duration
+from search_spaces.space import buildable_names, device
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What the command line says over model.yaml; None leaves it."""
+
+    target: str | None = None
+    output: Path | None = None
+    trials: int | None = None
+    timeout: str | None = None
+    storage: str | None = None
+
+
+def run_optimize(spec_path: Path, overrides: Overrides, reporter: Reporter | None = None) -> Path:
+    """Make the bundle and return its folder. Raises NothingPasses, ValueError (and its kinds: LocatedError, SourceError)."""
+    reporter = reporter or Reporter()
+    spec = apply(load_spec(spec_path), overrides)
+    if not device(spec.target).buildable:
+        raise ValueError(
+            f"bundles cannot be built for {spec.target!r} yet; --gpu can be {', '.join(buildable_names())}"
+        )
+    workspace = spec.output.with_name(spec.output.name + ".work")
+    workspace.mkdir(parents=True, exist_ok=True)
+    forge = Forge(spec, workspace, reporter)
+    forged = forge.run()
+    reporter.say("writing the bundle")
+    emit(forged, forge.library_path, spec.output)
+    _conclude(forged, reporter)
+    return spec.output
+
+
+def apply(spec: ModelSpec, overrides: Overrides) -> ModelSpec:
+    """`spec` as the command line changes it. ValueError names the option at fault."""
+    changes: dict[str, object] = {}
+    if overrides.target is not None:
+        changes["target"] = device(overrides.target).name
+    if overrides.output is not None:
+        changes["output"] = overrides.output.absolute()
+    search: dict[str, object] = {}
+    if overrides.trials is not None:
+        search["trials"] = overrides.trials
+    if overrides.timeout is not None:
+        try:
+            search["timeout_s"] = parse_duration(overrides.timeout)
+        except ValueError as error:
+            raise ValueError(f"--timeout {error}") from error
+    if overrides.storage is not None:
+        search["storage"] = overrides.storage
+    return spec.model_copy(update={**changes, "search": spec.search.model_copy(update=search)})
+
+
+def _conclude(forged: Forged, reporter: Reporter) -> None:
+    speed, proven = forged.decode_speed, forged.proven
+    reporter.say(
+        f"trial {proven.trial.number} of {len(forged.trials)}: decode {speed.speedup.value:.2f} x the unquantized model "
+        f"({speed.speedup.low:.2f} to {speed.speedup.high:.2f}), {speed.baseline_ms:.1f} -> {speed.candidate_ms:.1f} ms a token"
+    )
+    for name, evaluation in proven.evaluations.items():
+        kl = evaluation.kl
+        reporter.say(
+            f"{name}: KL {kl.value:.4f} nats ({kl.low:.4f} to {kl.high:.4f}), same first choice {evaluation.top1_agreement.value:.1%}"
+        )
+    reporter.say(f"bundle: {forged.spec.output}\nreport: {forged.spec.output / 'report.html'}")

@@ -1,0 +1,154 @@
+"""From what a run decided to the bundle on disk. Pure of measurement: the same facts give the same bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from platform import machine
+
+from artifacts.canonical import canonical_json
+from artifacts.manifest import Deployment, Kernels, Manifest, Precision, Provenance, Target
+from artifacts.precision import Scheme
+from artifacts.writer import write_bundle
+from optimizer.forge import Forged, used_symbols
+from optimizer.report import Headline, KernelWinner, ReportData, SetAccuracy, StepLatency, TrialPoint, render_report
+from optimizer.search.precision import Trial, pareto_front
+
+LIBRARY_NAME = "kernels/cpu.so"
+_LIBRARIES = ("numpy", "optuna", "torch")
+
+
+def emit(forged: Forged, library_path: Path, destination: Path) -> Manifest:
+    """Write the bundle at `destination`, whole or not at all."""
+    source = forged.source
+    files: dict[str, bytes | Path] = {
+        "tokenizer.json": source.tokenizer_json.encode(),
+        "generation_config.json": canonical_json(source.generation_config),
+        "evaluation.json": canonical_json(evaluation_record(forged)),
+        "search/trials.jsonl": trials_jsonl(forged).encode(),
+        "search/sensitivities.json": canonical_json(forged.sensitivities),
+        "search/kernels.json": canonical_json([asdict(tuned) for tuned in forged.tuned]),
+        "report.html": render_report(report_data(forged)).encode(),
+    }
+    if source.chat_template is not None:
+        files["chat_template.jinja"] = source.chat_template.encode()
+    if forged.workbench.library is not None:
+        files[LIBRARY_NAME] = library_path
+    return write_bundle(destination, deployment(forged), forged.workbench.store.plan_tensors(forged.plan), files)
+
+
+def deployment(forged: Forged) -> Deployment:
+    library = forged.workbench.library
+    return Deployment(
+        name=forged.spec.name,
+        architecture=forged.source.architecture,
+        target=Target(
+            device=forged.spec.target,
+            machine=machine() if library else None,
+            isa=forged.isa if library else "portable",
+            cpu_flags=library.cpu_flags if library else (),
+        ),
+        precision=Precision(groups={group: scheme.name for group, scheme in forged.plan.items()}, kv_cache=forged.kv_dtype),
+        kernels=(
+            Kernels(
+                symbols=used_symbols(forged.workbench, forged.plan),
+                backend="cpu" if library else "reference",
+                library=LIBRARY_NAME if library else None,
+                constants=forged.constants,
+                compiler=forged.compiler,
+            ),
+        ),
+        serving=forged.serving,
+        provenance=Provenance(
+            sources=forged.sources,
+            tool_version=version("coldforge"),
+            libraries={name: version(name) for name in _LIBRARIES},
+            seed=forged.spec.seed,
+            study=forged.study_name,
+        ),
+    )
+
+
+def evaluation_record(forged: Forged) -> dict[str, object]:
+    """evaluation.json: accuracy on unseen text with the gate's verdict, and speed against the unquantized model."""
+    proven = forged.proven
+    return {
+        "baseline": {"scheme": forged.baseline.name, "kv_cache": "fp32", "weight_bytes": _baseline_bytes(forged)},
+        "bundle": {"weight_bytes": _plan_bytes(forged), "trial": proven.trial.number},
+        "gate": {name: limit for name, limit in forged.spec.gate.model_dump().items() if limit is not None},
+        "passed": all(verdict.passed for verdict in proven.verdicts.values()),
+        "sets": {name: evaluation.record() for name, evaluation in proven.evaluations.items()},
+        "speed": {"decode": asdict(forged.decode_speed), "prefill": asdict(forged.prefill_speed)},
+        "workload": asdict(forged.workload),
+    }
+
+
+def trials_jsonl(forged: Forged) -> str:
+    """One line for each trial: the scheme of each band, latency in ms per output token, KL in nats, gate violation."""
+    front = {trial.number for trial in pareto_front(forged.trials)}
+    lines = (
+        json.dumps({**asdict(trial), "on_front": trial.number in front, "chosen": trial == forged.proven.trial}, sort_keys=True)
+        for trial in forged.trials
+    )
+    return "".join(line + "\n" for line in lines)
+
+
+def report_data(forged: Forged) -> ReportData:
+    front = {trial.number for trial in pareto_front(forged.trials)}
+    proven = forged.proven
+    return ReportData(
+        name=forged.spec.name,
+        target=f"{forged.spec.target} ({forged.isa})",
+        model=", ".join(forged.sources),
+        headline=Headline(
+            speedup=forged.decode_speed.speedup,
+            baseline_ms=forged.decode_speed.baseline_ms,
+            chosen_ms=forged.decode_speed.candidate_ms,
+            size_bytes=_plan_bytes(forged),
+            baseline_size_bytes=_baseline_bytes(forged),
+        ),
+        accuracy=[SetAccuracy(name, proven.evaluations[name], proven.verdicts[name]) for name in proven.evaluations],
+        plan={group: scheme.name for group, scheme in forged.plan.items()},
+        trials=[TrialPoint(t.number, _summary(t), t.latency_ms, t.kl, t.is_feasible, t.number in front) for t in forged.trials],
+        chosen_trial=proven.trial.number,
+        sensitivities=forged.sensitivities,
+        kernels=[
+            KernelWinner(
+                name=tuned.subject,
+                constants=tuned.chosen,
+                num_candidates=len(tuned.candidates),
+                time_us=tuned.ms[tuned.candidates.index(tuned.chosen)] * 1000,
+                runner_up_margin=tuned.margin,
+            )
+            for tuned in forged.tuned
+        ],
+        step_latencies=[StepLatency(step.num_tokens, step.context, step.ms) for step in forged.surface],
+        serving=forged.serving.model_dump(),
+        provenance={
+            "study": forged.study_name,
+            "seed": forged.spec.seed,
+            "coldforge": version("coldforge"),
+            "compiler": forged.compiler or "none",
+            **{name: version(name) for name in _LIBRARIES},
+            **{f"sha256 of {name}": digest for name, digest in forged.sources.items()},
+        },
+    )
+
+
+def _summary(trial: Trial) -> str:
+    return ", ".join(f"{band} {scheme}" for band, scheme in trial.choice.items())
+
+
+def _plan_bytes(forged: Forged) -> int:
+    return _weight_bytes(forged, forged.plan)
+
+
+def _baseline_bytes(forged: Forged) -> int:
+    return _weight_bytes(forged, dict.fromkeys(forged.plan, forged.baseline))
+
+
+def _weight_bytes(forged: Forged, plan: Mapping[str, Scheme]) -> int:
+    return sum(tensor.nbytes for tensor in forged.workbench.store.plan_tensors(plan).values())

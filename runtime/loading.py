@@ -1,0 +1,71 @@
+"""From a bundle on disk to an engine that is ready: verify, map, bind. Nothing is compiled and nothing is tuned."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from artifacts.manifest import Manifest
+from artifacts.precision import Scheme
+from artifacts.reader import Bundle, open_bundle
+from kernels.cpu.host import host
+from kernels.cpu.library import Library
+from runtime.chat import ChatTemplate
+from runtime.decoder import StepProgram, lay_out
+from runtime.engine import Engine
+from runtime.model_runner import Executable, ProgramRunner
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A served model: its engine, and what turns text into its tokens and back."""
+
+    manifest: Manifest
+    engine: Engine
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None
+    generation_config: dict[str, Any]
+
+
+def load(folder: Path, num_threads: int | None = None) -> Loaded:
+    """Load the bundle at `folder`; `num_threads` overrides its own. BundleError or LibraryRefused if it does not fit."""
+    bundle = open_bundle(folder, machine=host().machine, cpu_flags=host().flags)
+    manifest = bundle.manifest
+    plan = {group: Scheme.parse(name) for group, name in manifest.precision.groups.items()}
+    step = lay_out(manifest.architecture, plan, manifest.precision.kv_cache, bundle.tensors, manifest.serving)
+    runner = ProgramRunner(step, _executable(bundle, step, num_threads or manifest.serving.num_threads))
+    config: dict[str, Any] = json.loads(bundle.read("generation_config.json"))
+    return Loaded(
+        manifest=manifest,
+        engine=Engine(runner, _eos_token_ids(config)),
+        tokenizer=Tokenizer.from_str(bundle.read("tokenizer.json").decode()),
+        chat_template=_chat_template(bundle, config),
+        generation_config=config,
+    )
+
+
+def _executable(bundle: Bundle, step: StepProgram, num_threads: int) -> Executable:
+    (kernels,) = bundle.manifest.kernels
+    if kernels.library is None:
+        warnings.warn("this bundle has no compiled kernels: the portable references serve, slowly, and need torch", stacklevel=2)
+        from kernels.reference import ReferenceProgram
+
+        return ReferenceProgram(step.program)
+    return Library(bundle.path(kernels.library)).compile(step.program, num_threads)
+
+
+def _eos_token_ids(config: dict[str, Any]) -> list[int]:
+    ids = config.get("eos_token_id")
+    return ids if isinstance(ids, list) else [] if ids is None else [ids]
+
+
+def _chat_template(bundle: Bundle, config: dict[str, Any]) -> ChatTemplate | None:
+    if "chat_template.jinja" not in bundle.manifest.files:
+        return None
+    source = bundle.read("chat_template.jinja").decode()
+    return ChatTemplate(source, bos_token=config.get("bos_token", ""), eos_token=config.get("eos_token", ""))
