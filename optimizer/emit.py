@@ -13,7 +13,7 @@ from artifacts.canonical import canonical_json
 from artifacts.manifest import Deployment, Kernels, Manifest, Precision, Provenance, Target
 from artifacts.precision import Scheme
 from artifacts.writer import write_bundle
-from optimizer.forge import Forged, used_symbols
+from optimizer.forge import Forged
 from optimizer.report import Headline, KernelWinner, ReportData, SetAccuracy, StepLatency, TrialPoint, render_report
 from optimizer.search.precision import Trial, pareto_front
 
@@ -54,7 +54,7 @@ def deployment(forged: Forged) -> Deployment:
         precision=Precision(groups={group: scheme.name for group, scheme in forged.plan.items()}, kv_cache=forged.kv_dtype),
         kernels=(
             Kernels(
-                symbols=used_symbols(forged.workbench, forged.plan),
+                symbols=tuple(sorted(forged.workbench.symbols(forged.plan))),
                 backend="cpu" if library else "reference",
                 library=LIBRARY_NAME if library else None,
                 constants=forged.constants,

@@ -362,8 +362,3 @@ class Forge:
 def _plan_digest(plan: Plan) -> str:
     named = sorted((group, scheme.name) for group, scheme in plan.items())
     return hashlib.sha256(repr(named).encode()).hexdigest()[:16]
-
-
-def used_symbols(workbench: Workbench, plan: Plan) -> tuple[str, ...]:
-    """Every entry point that serving `plan` calls."""
-    return tuple(sorted({call.symbol for call in workbench.step_program(plan, 1, workbench.kv_block_size).program.calls}))

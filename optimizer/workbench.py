@@ -44,6 +44,10 @@ class Workbench:
         )
         return lay_out(self.architecture, plan, self.kv_dtype, self.store.plan_tensors(plan), limits)
 
+    def symbols(self, plan: Plan) -> frozenset[str]:
+        """Every entry point that a step of `plan` calls."""
+        return frozenset(call.symbol for call in self.step_program(plan, 1, self.kv_block_size).program.calls)
+
     def runner(self, plan: Plan, max_num_tokens: int, num_kv_tokens: int, max_num_seqs: int = 1) -> ProgramRunner:
         """A runner of `plan` over a cache of its own."""
         step = self.step_program(plan, max_num_tokens, num_kv_tokens, max_num_seqs)

@@ -31,6 +31,7 @@ from search_spaces.schema import KernelSpace
 Constants = dict[str, int]
 C = TypeVar("C", bound=Hashable)
 _PARALLEL_BUILDS = 2
+_ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class KernelTuner:
         def measure() -> list[float]:
             libraries = self._build([{**fixed, **candidate} for candidate in candidates], op)
             benches = [replace(self._workbench, library=library) for library in libraries]
-            return self._measure(benches, f"tiles of {op}")
+            return self._measure(benches, self._plans_that_differ_in(op), f"tiles of {op}")
 
         return self._tuned(op, candidates, measure)
 
@@ -91,9 +92,17 @@ class KernelTuner:
 
         def measure() -> list[float]:
             benches = [replace(self._workbench, kv_block_size=size) for size in sizes]
-            return self._measure(benches, "KV block size")
+            return self._measure(benches, self._plans_that_differ_in("paged_attention"), "KV block size")
 
         return self._tuned("kv_block_size", candidates, measure)
+
+    def _plans_that_differ_in(self, op: str) -> list[Plan]:
+        """One plan for each set of `op`'s entry points that the plans call: attention runs the same code under all of them."""
+        distinct = {
+            frozenset(symbol for symbol in self._workbench.symbols(plan) if registry.spec(symbol).op == op): plan
+            for plan in self._plans
+        }
+        return list(distinct.values())
 
     def _build(self, constants: Sequence[Constants], op: str) -> list[Library]:
         def one(indexed: tuple[int, Constants]) -> Path:
@@ -104,9 +113,9 @@ class KernelTuner:
             built = pool.map(one, enumerate(constants))
             return [Library(path) for path in self._reporter.track(built, f"compiling {op}", len(constants))]
 
-    def _measure(self, benches: Sequence[Workbench], title: str) -> list[float]:
+    def _measure(self, benches: Sequence[Workbench], plans: Sequence[Plan], title: str) -> list[float]:
         totals = [0.0] * len(benches)
-        for plan in self._reporter.track(self._plans, f"measuring {title}", len(self._plans)):
+        for plan in self._reporter.track(plans, f"measuring {title}", len(plans)):
             decode = _step_times(benches, plan, self._workload, self._workload.concurrency, decode_only=True)
             num_tokens = min(self._workload.prompt_tokens, PREFILL_TOKENS)
             prefill = _step_times(benches, plan, self._workload, num_tokens, decode_only=False)
@@ -136,7 +145,7 @@ def _step_times(benches: Sequence[Workbench], plan: Plan, workload: Workload, si
         runner = bench.runner(plan, size, sum(len(span.block_table) for span in spans) * block_size, len(spans))
         runner.fill(build_batch(spans, block_size))
         runners.append(runner)
-    samples = interleaved_ms({index: runner.executable.run for index, runner in enumerate(runners)})
+    samples = interleaved_ms({index: runner.executable.run for index, runner in enumerate(runners)}, rounds=_ROUNDS)
     return [typical_ms(samples[index]) for index in range(len(runners))]
 
 
