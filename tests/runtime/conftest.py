@@ -1,0 +1,140 @@
+"""Small random models as the optimizer sees them, and one build of the kernels, for the whole folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, MistralConfig, PreTrainedConfig, PreTrainedModel, Qwen2Config, Qwen3Config
+
+from artifacts.architecture import Architecture
+from artifacts.manifest import Serving
+from artifacts.precision import KvDtype, Scheme
+from kernels.cpu.build import build
+from kernels.cpu.host import host
+from kernels.cpu.isa import best_isa
+from kernels.cpu.library import Library
+from optimizer.importers import Source, open_source
+from optimizer.quantized_store import QuantizedStore
+from runtime.decoder import StepProgram, lay_out
+from runtime.model_runner import ProgramRunner
+from tests.importers.random_models import random_model, save_folder
+
+#: No size is a multiple of every vector length; inner sizes are multiples of 32, so that every scheme fits.
+SIZES = {
+    "vocab_size": 203,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 1e4,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
+LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
+
+#: Between them: every family, tied and not, 1, 2, 3 and 4 queries to a key, heads narrower and wider than hidden / heads,
+#: biases, QK-norm, windows in some and in all layers, every scaling of rope.
+CONFIGS: dict[str, PreTrainedConfig] = {
+    "llama": LlamaConfig(**SIZES | {"num_key_value_heads": 4}),
+    "llama, tied, biased, llama3": LlamaConfig(
+        **SIZES | {"num_key_value_heads": 1}, tie_word_embeddings=True, attention_bias=True, rope_parameters=LLAMA3
+    ),
+    "llama, linear": LlamaConfig(**SIZES, head_dim=24, rope_parameters=LINEAR),
+    "mistral": MistralConfig(**SIZES, sliding_window=24),
+    "mistral, tied, yarn": MistralConfig(
+        **SIZES, head_dim=24, sliding_window=19, tie_word_embeddings=True, rope_parameters=YARN
+    ),
+    "qwen2": Qwen2Config(**SIZES),
+    "qwen2, tied, window": Qwen2Config(
+        **SIZES, use_sliding_window=True, sliding_window=16, max_window_layers=1, tie_word_embeddings=True
+    ),
+    "qwen3": Qwen3Config(**SIZES | {"num_attention_heads": 6}, head_dim=32),
+    "qwen3, tied, biased, yarn": Qwen3Config(
+        **SIZES, head_dim=8, tie_word_embeddings=True, attention_bias=True, rope_parameters=YARN
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A random model: transformers' own, and ours opened from what it saved."""
+
+    model: PreTrainedModel
+    source: Source
+    store: QuantizedStore
+
+    @property
+    def architecture(self) -> Architecture:
+        return self.source.architecture
+
+    def plan(self, scheme: str) -> dict[str, Scheme]:
+        """`scheme` for every layer group."""
+        return dict.fromkeys(self.architecture.linear_shapes(), Scheme.parse(scheme))
+
+    def step(self, scheme: str, limits: Serving, kv_dtype: KvDtype = "fp32") -> StepProgram:
+        plan = self.plan(scheme)
+        return lay_out(self.architecture, plan, kv_dtype, self.store.plan_tensors(plan), limits)
+
+    def runner(self, library: Library, scheme: str, limits: Serving, kv_dtype: KvDtype = "fp32") -> ProgramRunner:
+        """A compiled runner over a cache of its own."""
+        step = self.step(scheme, limits, kv_dtype)
+        return ProgramRunner(step, library.compile(step.program, limits.num_threads))
+
+
+def limits(**changes: int) -> Serving:
+    """Room for one long sequence, or for several short ones."""
+    room = {"kv_block_size": 16, "num_kv_blocks": 16, "max_num_seqs": 4, "max_num_batched_tokens": 32, "max_model_len": 128}
+    return Serving(**room | {"num_threads": 1} | changes)
+
+
+def moderate(model: PreTrainedModel) -> PreTrainedModel:
+    """Random parameters of a size at which attention looks at several positions and logits at several tokens."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 2 and "embed" not in name:
+                parameter *= 2 * parameter.shape[1] ** -0.5
+            elif name.endswith("norm.weight"):
+                parameter.mul_(0.2).add_(1)
+    return model.eval()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_torch_thread() -> None:
+    """Threads cost more than they save on models of this size."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def kernels_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build({}, tmp_path_factory.mktemp("build") / "kernels.so", best_isa(host()))
+
+
+@pytest.fixture(scope="session")
+def library(kernels_path: Path) -> Library:
+    return Library(kernels_path)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tiny]:
+    """A model of CONFIGS by name."""
+
+    @cache
+    def make(name: str) -> Tiny:
+        model = moderate(random_model(CONFIGS[name]))
+        source = open_source(save_folder(model, tmp_path_factory.mktemp("model")))
+        return Tiny(model, source, QuantizedStore(source, tmp_path_factory.mktemp("store")))
+
+    return make

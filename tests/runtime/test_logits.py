@@ -1,0 +1,142 @@
+"""Logits of the step program, compiled and through the references, against transformers in fp32."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+from artifacts.precision import Scheme
+from kernels.cpu.library import Library
+from kernels.reference import ReferenceProgram
+from optimizer.importers import open_source
+from optimizer.quantization import round_to_nearest
+from optimizer.quantized_store import QuantizedStore
+from runtime.model_runner import ProgramRunner
+from runtime.models import checkpoint_tensors
+from runtime.scoring import score
+from tests.runtime.conftest import CONFIGS, Tiny, limits
+
+TOLERANCE = 1e-4
+TEXT = np.random.default_rng(0).integers(0, 203, 100).tolist()  # longer than every window, and than yarn's and llama3's origin
+
+
+
+def relative_error(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    """max |a - b| / max |b|, over all tokens and the whole vocabulary."""
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def transformers_logits(model: PreTrainedModel, token_ids: Sequence[int]) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        logits: NDArray[np.float32] = model(torch.tensor([token_ids])).logits[0].numpy()
+    return logits
+
+
+def our_logits(
+    model: Tiny, scheme: str, library: Library | None, chunk: int, *texts: list[int]
+) -> list[NDArray[np.float32]]:
+    """Logits of each text, computed `chunk` tokens at a time by `library`, or by the references."""
+    step = model.step(scheme, limits(max_num_seqs=1, max_num_batched_tokens=chunk))
+    executable = library.compile(step.program, 1) if library else ReferenceProgram(step.program)
+    runner = ProgramRunner(step, executable)
+    return [score(runner, text) for text in texts]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_logits_are_transformers(tiny: Callable[[str], Tiny], library: Library, name: str) -> None:
+    model = tiny(name)
+    theirs = transformers_logits(model.model, TEXT)
+    (compiled,) = our_logits(model, "fp32", library, 128, TEXT)
+    (reference,) = our_logits(model, "fp32", None, 128, TEXT)
+    (chunked,) = our_logits(model, "fp32", library, 7, TEXT)
+    assert relative_error(compiled, theirs) < TOLERANCE
+    assert relative_error(reference, theirs) < TOLERANCE
+    assert chunked.tobytes() == compiled.tobytes()
+
+
+def dequantized(model: Tiny, scheme: Scheme) -> PreTrainedModel:
+    """transformers' model with every matrix rounded to the grid of `scheme`."""
+    rounded = copy.deepcopy(model.model)
+    state = rounded.state_dict()
+    parts = checkpoint_tensors(model.architecture)
+    for group in model.architecture.linear_shapes():
+        weight = model.source.tensor(f"{group}.weight")
+        values = torch.from_numpy(round_to_nearest(group, weight, scheme).dequantize())
+        rows = [part.shape[0] for part in parts[f"{group}.weight"]]
+        for part, matrix in zip(parts[f"{group}.weight"], values.split(rows), strict=True):
+            state[part.name].copy_(matrix)
+    return rounded
+
+
+@pytest.mark.parametrize("scheme", ["bf16", "int8", "int4-g32-sym", "int4-g32-asym"])
+@pytest.mark.parametrize("name", ["llama, tied, biased, llama3", "qwen2"])
+def test_weight_only_schemes_change_nothing_but_the_weights(
+    tiny: Callable[[str], Tiny], library: Library, name: str, scheme: str
+) -> None:
+    model = tiny(name)
+    theirs = transformers_logits(dequantized(model, Scheme.parse(scheme)), TEXT)
+    for executor in (library, None):
+        (ours,) = our_logits(model, scheme, executor, 128, TEXT)
+        assert relative_error(ours, theirs) < TOLERANCE
+
+
+def with_int8_inputs(model: PreTrainedModel) -> PreTrainedModel:
+    """`model`, in which every linear layer rounds each token of its input to 255 levels."""
+
+    def rounded(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        scale = inputs[0].abs().amax(dim=-1, keepdim=True) / 127
+        return (inputs[0] / scale).round() * scale
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_pre_hook(rounded)
+    return model
+
+
+@pytest.mark.parametrize("scheme", ["int8-a8", "int4-g32-sym-a8", "int4-g32-asym-a8"])
+@pytest.mark.parametrize("name", ["llama, tied, biased, llama3", "qwen2"])
+def test_int8_activations_are_rounded_inputs(tiny: Callable[[str], Tiny], library: Library, name: str, scheme: str) -> None:
+    """A value in the middle of two levels may fall to either, and all later tokens see it: so texts are short, and most agree."""
+    model = tiny(name)
+    rounded = with_int8_inputs(dequantized(model, Scheme.parse(scheme)))
+    texts = [TEXT[start : start + 4] for start in range(0, len(TEXT), 4)]
+    theirs = [transformers_logits(rounded, text) for text in texts]
+    for executor in (library, None):
+        ours = our_logits(model, scheme, executor, 4, *texts)
+        errors = sorted(map(relative_error, ours, theirs))
+        assert errors[len(texts) // 2] < TOLERANCE
+        assert errors[-1] < 0.1
+
+
+@pytest.fixture(scope="module")
+def smollm2(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
+    """The real model, in both hands; its packed weights take half a gigabyte, so they do not outlive the tests."""
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(smollm2_gguf.parent, gguf_file=smollm2_gguf.name))
+    loaded = load_gguf_checkpoint(str(smollm2_gguf), return_tensors=True, model_to_load=model)["tensors"]
+    keys = model.load_state_dict({name: torch.as_tensor(tensor) for name, tensor in loaded.items()}, strict=False)
+    assert keys.missing_keys == ["lm_head.weight"] and not keys.unexpected_keys, "the head is tied"
+    folder = tmp_path_factory.mktemp("smollm2")
+    source = open_source(smollm2_gguf)
+    yield Tiny(model.eval(), source, QuantizedStore(source, folder))
+    shutil.rmtree(folder)
+
+
+def test_smollm2_logits_are_transformers(smollm2: Tiny, library: Library) -> None:
+    text = "The capital of France is Paris. In 1969, the first people walked on the Moon; naïve 😀 def f(x):\n    return x"
+    ids = Tokenizer.from_str(smollm2.source.tokenizer_json).encode(text).ids
+    theirs = transformers_logits(smollm2.model, ids)
+    step = smollm2.step("fp32", limits(max_num_seqs=1, max_num_batched_tokens=64))
+    for executable in (library.compile(step.program, 2), ReferenceProgram(step.program)):
+        ours = score(ProgramRunner(step, executable), ids)
+        assert relative_error(ours, theirs) < TOLERANCE
+        assert ours.argmax(axis=1).tolist() == theirs.argmax(axis=1).tolist()
