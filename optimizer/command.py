@@ -28,9 +28,7 @@ def run_optimize(spec_path: Path, overrides: Overrides, reporter: Reporter | Non
     reporter = reporter or Reporter()
     spec = apply(load_spec(spec_path), overrides)
     if not device(spec.target).buildable:
-        raise ValueError(
-            f"bundles cannot be built for {spec.target!r} yet; --gpu can be {', '.join(buildable_names())}"
-        )
+        raise ValueError(f"bundles cannot be built for {spec.target!r} yet; --gpu can be {', '.join(buildable_names())}")
     workspace = spec.output.with_name(spec.output.name + ".work")
     workspace.mkdir(parents=True, exist_ok=True)
     forge = Forge(spec, workspace, reporter)
@@ -68,8 +66,6 @@ def _conclude(forged: Forged, reporter: Reporter) -> None:
         f"({speed.speedup.low:.2f} to {speed.speedup.high:.2f}), {speed.baseline_ms:.1f} -> {speed.candidate_ms:.1f} ms a token"
     )
     for name, evaluation in proven.evaluations.items():
-        kl = evaluation.kl
-        reporter.say(
-            f"{name}: KL {kl.value:.4f} nats ({kl.low:.4f} to {kl.high:.4f}), same first choice {evaluation.top1_agreement.value:.1%}"
-        )
+        kl, top1 = evaluation.kl, evaluation.top1_agreement
+        reporter.say(f"{name}: KL {kl.value:.4f} nats ({kl.low:.4f} to {kl.high:.4f}), same first choice {top1.value:.1%}")
     reporter.say(f"bundle: {forged.spec.output}\nreport: {forged.spec.output / 'report.html'}")

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from artifacts.manifest import Serving
 from artifacts.precision import KvDtype, Scheme
-from kernels.cpu.build import NoCompiler, build, find_compiler, resolve_constants
+from kernels.cpu.build import NoCompiler, build, find_compiler, num_units, resolve_constants
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
 from kernels.cpu.library import Library
@@ -31,7 +31,7 @@ from optimizer.quantized_store import QuantizedStore
 from optimizer.search.accuracy import Judge, trial_score
 from optimizer.search.bands import Band, kind_of, make_bands, plan_of
 from optimizer.search.precision import PrecisionSearch, Trial
-from optimizer.search.proof import NothingPasses, PairedSpeed, Proven, finalists, measure_pair, prove
+from optimizer.search.proof import NUM_PAIRS, NothingPasses, PairedSpeed, Proven, finalists, measure_pair, prove
 from optimizer.search.sensitivity import Probes, Sensitivities, measure_sensitivities, predict_kl
 from optimizer.search.serving import StepTime, tune_serving
 from optimizer.search.texts import TextSets, read_texts, sample_sequences
@@ -156,9 +156,9 @@ class Forge:
         return Workbench(self._architecture, self._store, library, host().num_cores, kv_dtype, block_size)
 
     def _library(self, constants: Constants) -> Library | None:
-        self._reporter.say("building kernels")
         try:
-            return Library(build(constants, self.library_path, self._isa))
+            with self._reporter.task("compiling kernels", num_units()) as advance:
+                return Library(build(constants, self.library_path, self._isa, on_compiled=advance))
         except NoCompiler as error:
             self._reporter.say(f"{error}. Going on with the portable references, which are slow and need torch to serve.")
             return None
@@ -198,7 +198,7 @@ class Forge:
 
     def _judge(self, workbench: Workbench, sets: Mapping[str, list[list[int]]]) -> Judge:
         model = repr(sorted(self._sources.items()))
-        return Judge.make(workbench, self._baseline, sets, self._folder / "baseline", model, self._spec.seed)
+        return Judge.make(workbench, self._baseline, sets, self._folder / "baseline", model, self._spec.seed, self._reporter)
 
     def _choose_kv_dtype(self, judge: Judge) -> KvDtype:
         """The first KV cache dtype whose loss alone is a small part of what the gate allows."""
@@ -295,7 +295,6 @@ class Forge:
     def _prove(
         self, trials: list[Trial], bands: tuple[Band, ...], workbench: Workbench, sets: dict[str, list[list[int]]]
     ) -> Proven:
-        self._reporter.say("proving finalists on text that no trial has seen")
         judge = self._judge(workbench, sets)
 
         def size_bytes(trial: Trial) -> float:
@@ -306,7 +305,8 @@ class Forge:
             plan = plan_of(bands, trial.choice)
 
             def measure() -> dict[str, dict[str, object]]:
-                return {name: evaluation.record() for name, evaluation in judge.evaluate(plan).items()}
+                with self._reporter.task(f"proving trial {trial.number} on unseen text", judge.num_sequences) as advance:
+                    return {name: evaluation.record() for name, evaluation in judge.evaluate(plan, advance).items()}
 
             records = self._ledger.once(f"proof/{_plan_digest(plan)}", measure)
             return {name: Evaluation.from_record(record) for name, record in records.items()}
@@ -351,9 +351,9 @@ class Forge:
 
     def _paired(self, phase: str, workbench: Workbench, plan: Plan, workload: Workload, num_tokens: int | None) -> PairedSpeed:
         def measure() -> dict[str, object]:
-            self._reporter.say(f"measuring {phase} against the unquantized model, in pairs")
-            exact = replace(workbench, kv_dtype="fp32")
-            return asdict(measure_pair((exact, self._baseline), (workbench, plan), workload, num_tokens))
+            exact = replace(workbench, kv_dtype="fp32"), self._baseline
+            with self._reporter.task(f"{phase} against the unquantized model, pairs", NUM_PAIRS) as advance:
+                return asdict(measure_pair(exact, (workbench, plan), workload, num_tokens, advance))
 
         record: dict[str, Any] = self._ledger.once(f"speed/{phase}/{_plan_digest(plan)}", measure)
         return PairedSpeed(**{**record, "speedup": Estimate(**record["speedup"])})

@@ -29,7 +29,9 @@ def describe(folder: Path) -> None:
     facts = Table(show_header=False, box=None, pad_edge=False)
     facts.add_row("target", f"{manifest.target.device} ({manifest.target.isa})")
     facts.add_row("digest", manifest.digest)
-    facts.add_row("size", f"{sum(record.size for record in manifest.files.values()) / 1e6:,.1f} MB in {len(manifest.files)} files")
+    facts.add_row(
+        "size", f"{sum(record.size for record in manifest.files.values()) / 1e6:,.1f} MB in {len(manifest.files)} files"
+    )
     facts.add_row("KV cache", f"{manifest.precision.kv_cache}, blocks of {manifest.serving.kv_block_size}")
     for name, limit in manifest.serving.model_dump().items():
         facts.add_row(name, str(limit))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -24,31 +25,49 @@ class Reporter:
 
     def track(self, items: Iterable[T], title: str, total: int) -> Iterator[T]:
         """Yield `items`, showing `title`, how many of `total` are done and how long is left."""
-        if self.console.is_terminal:
-            yield from self._bar(items, title, total)
-        else:
-            yield from self._lines(items, title, total)
-
-    def _bar(self, items: Iterable[T], title: str, total: int) -> Iterator[T]:
-        columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("left"), TimeRemainingColumn(),
-        )  # fmt: skip
-        with Progress(*columns, console=self.console) as progress:
-            task = progress.add_task(title, total=total)
+        with self.task(title, total) as advance:
             for item in items:
                 yield item
-                progress.advance(task)
+                advance()
 
-    def _lines(self, items: Iterable[T], title: str, total: int) -> Iterator[T]:
-        begin = last = time.monotonic()
-        done = 0
-        for item in items:
-            yield item
-            done += 1
-            now = time.monotonic()
-            if now - last >= _SECONDS_BETWEEN_LINES and done < total:
-                last = now
-                left = (now - begin) / done * (total - done)
-                self.say(f"{title}: {done}/{total}, about {left:.0f} s left")
-        self.say(f"{title}: done, {done} in {time.monotonic() - begin:.1f} s")
+    @contextmanager
+    def task(self, title: str, total: int) -> Iterator[Callable[[], None]]:
+        """Show `title` while the block runs; it calls what it is given once for each of `total` steps that is done."""
+        if self.console.is_terminal:
+            with Progress(*_COLUMNS, console=self.console) as progress:
+                task = progress.add_task(title, total=total)
+                yield lambda: progress.advance(task)
+        else:
+            lines = _Lines(self, title, total)
+            yield lines.advance
+            self.say(f"{title}: done, {lines.num_done} in {lines.elapsed_s():.1f} s")
+
+
+_COLUMNS = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeElapsedColumn(),
+    TextColumn("left"),
+    TimeRemainingColumn(),
+)
+
+
+class _Lines:
+    """Progress as a plain line now and then."""
+
+    def __init__(self, reporter: Reporter, title: str, total: int) -> None:
+        self._reporter, self._title, self._total = reporter, title, total
+        self._begin = self._last = time.monotonic()
+        self.num_done = 0
+
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._begin
+
+    def advance(self) -> None:
+        self.num_done += 1
+        now = time.monotonic()
+        if now - self._last >= _SECONDS_BETWEEN_LINES and self.num_done < self._total:
+            self._last = now
+            left_s = self.elapsed_s() / self.num_done * (self._total - self.num_done)
+            self._reporter.say(f"{self._title}: {self.num_done}/{self._total}, about {left_s:.0f} s left")

@@ -43,7 +43,7 @@ class Span:
 
 
 def span_of(scheduled: Scheduled) -> Span:
-    """What a scheduled sequence computes: every token's logits if its prompt is being scored, else the last one's if it samples."""
+    """What a scheduled sequence computes: logits of every token if its prompt is scored, else of the last if it samples."""
     sequence = scheduled.sequence
     start = sequence.num_computed_tokens
     tokens = sequence.token_ids[start : start + scheduled.num_new_tokens]

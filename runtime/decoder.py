@@ -13,7 +13,7 @@ from artifacts.architecture import Architecture
 from artifacts.manifest import Serving
 from artifacts.precision import KvDtype, Scheme
 from kernels import packing
-from kernels.spec import Argument, Array, Arguments, Call, Program
+from kernels.spec import Argument, Arguments, Array, Call, Program
 from runtime.rope import rope_tables
 
 #: which counter each variable axis follows, unless a call says otherwise
@@ -130,7 +130,7 @@ def lay_out(
     tensors: Mapping[str, Array],
     limits: Serving,
 ) -> StepProgram:
-    """The step program of a model. `tensors` are a bundle's (see docs/architecture.md); buffers and cache are allocated here."""
+    """The step program of a model; `tensors` are a bundle's (docs/architecture.md), buffers and cache are allocated here."""
     a = architecture
     num_tokens, block_size = limits.max_num_batched_tokens, limits.kv_block_size
     layout = _Layout(tensors, plan, num_tokens)
@@ -156,7 +156,8 @@ def lay_out(
     cos, sin = rope_tables(a.rope, a.head_dim, limits.max_model_len)
     kv_storage = np.float32 if kv_dtype == "fp32" else np.uint16
 
-    layout.call(f"embedding_{variant(plan['embed'].storage)}", "embedding", token_ids=token_ids, **layout.weights("embed"), out=residual)
+    embedding = f"embedding_{variant(plan['embed'].storage)}"
+    layout.call(embedding, "embed", token_ids=token_ids, **layout.weights("embed"), out=residual)
     for i in range(a.num_layers):
         layer = f"layers.{i}"
         # The branch of the previous layer joins the residual stream inside the norm that reads it next.

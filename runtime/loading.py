@@ -35,24 +35,28 @@ class Loaded:
 def load(folder: Path, num_threads: int | None = None) -> Loaded:
     """Load the bundle at `folder`; `num_threads` overrides its own. BundleError or LibraryRefused if it does not fit."""
     bundle = open_bundle(folder, machine=host().machine, cpu_flags=host().flags)
-    manifest = bundle.manifest
-    plan = {group: Scheme.parse(name) for group, name in manifest.precision.groups.items()}
-    step = lay_out(manifest.architecture, plan, manifest.precision.kv_cache, bundle.tensors, manifest.serving)
-    runner = ProgramRunner(step, _executable(bundle, step, num_threads or manifest.serving.num_threads))
     config: dict[str, Any] = json.loads(bundle.read("generation_config.json"))
     return Loaded(
-        manifest=manifest,
-        engine=Engine(runner, _eos_token_ids(config)),
+        manifest=bundle.manifest,
+        engine=Engine(load_runner(bundle, num_threads), _eos_token_ids(config)),
         tokenizer=Tokenizer.from_str(bundle.read("tokenizer.json").decode()),
         chat_template=_chat_template(bundle, config),
         generation_config=config,
     )
 
 
+def load_runner(bundle: Bundle, num_threads: int | None = None) -> ProgramRunner:
+    """The step program of a verified bundle, ready to run. LibraryRefused if its kernels do not fit."""
+    manifest = bundle.manifest
+    plan = {group: Scheme.parse(name) for group, name in manifest.precision.groups.items()}
+    step = lay_out(manifest.architecture, plan, manifest.precision.kv_cache, bundle.tensors, manifest.serving)
+    return ProgramRunner(step, _executable(bundle, step, num_threads or manifest.serving.num_threads))
+
+
 def _executable(bundle: Bundle, step: StepProgram, num_threads: int) -> Executable:
     (kernels,) = bundle.manifest.kernels
     if kernels.library is None:
-        warnings.warn("this bundle has no compiled kernels: the portable references serve, slowly, and need torch", stacklevel=2)
+        warnings.warn("this bundle has no compiled kernels: the portable references serve it, slowly, with torch", stacklevel=2)
         from kernels.reference import ReferenceProgram
 
         return ReferenceProgram(step.program)

@@ -70,10 +70,8 @@ def _draw(logits: Row, params: SamplingParams, uniform: float) -> int:
     """Inverse-CDF draw from the truncated distribution; candidates in order of likelihood, ties by token id."""
     scaled = (logits - logits.max()).astype(np.float64) / params.temperature
     weights = np.exp(scaled)
-    if params.min_p > 0:
-        candidates = np.flatnonzero(weights >= params.min_p)  # the most likely token weighs exactly 1
-    else:
-        candidates = np.arange(weights.size)
+    # The most likely token weighs exactly 1, so min_p is the least weight; 0 keeps them all.
+    candidates = np.flatnonzero(weights >= params.min_p)
     if 0 < params.top_k < candidates.size:
         candidates = candidates[np.argpartition(-weights[candidates], params.top_k - 1)[: params.top_k]]
     if params.top_p < 1:

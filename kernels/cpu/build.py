@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,11 +69,23 @@ def resolve_constants(constants: Mapping[str, int], isa: Isa) -> dict[str, int]:
     return {name: value for op in sorted(tunings) for name, value in sorted(tunings[op].checked(constants, isa).items())}
 
 
-def build(constants: Mapping[str, int], out: Path, isa: Isa, cache: Path | None = None) -> Path:
+def num_units() -> int:
+    """How many sources `build` compiles."""
+    return len(registry.ops()) + 1
+
+
+def build(
+    constants: Mapping[str, int],
+    out: Path,
+    isa: Isa,
+    cache: Path | None = None,
+    on_compiled: Callable[[], object] = lambda: None,
+) -> Path:
     """Builds the library of every op for `isa` with `constants` (those left out keep their defaults) into `out`.
 
     An op is compiled again only if its source, its flags, its own constants or the compiler changed: objects are kept in
-    `cache`. Raises NoCompiler, CompileFailed, and ValueError as `resolve_constants` does.
+    `cache`. `on_compiled` is called after each source, from any thread. Raises NoCompiler, CompileFailed, and ValueError
+    as `resolve_constants` does.
     """
     compiler = find_compiler()
     resolved = resolve_constants(constants, isa)
@@ -86,7 +98,13 @@ def build(constants: Mapping[str, int], out: Path, isa: Isa, cache: Path | None 
         for name in _HEADERS:
             shutil.copyfile(registry.ROOT / "cpu" / name, root / "cpu" / name)
         with ThreadPoolExecutor(host().num_cores) as pool:
-            objects = list(pool.map(lambda unit: _compile(compiler, root, unit, isa, cache), units.values()))
+
+            def compiled(unit: _Unit) -> str:
+                made = _compile(compiler, root, unit, isa, cache)
+                on_compiled()
+                return made
+
+            objects = list(pool.map(compiled, units.values()))
         _run([compiler.command, *_LINK_FLAGS, "-o", "kernels.so", *objects], root)
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = out.with_name(out.name + ".partial")

@@ -92,9 +92,7 @@ def _located(where: str, dims: tuple[int, ...], kind: int, offset: int) -> GgufT
         per_block, block_bytes = GGML_QUANT_SIZES[dtype]
         dequantize(np.zeros((1, block_bytes), dtype=np.uint8), dtype)
     except (ValueError, KeyError):
-        raise UnsupportedDtype(
-            f"{where} has GGML type {kind}, which the installed gguf package does not know"
-        ) from None
+        raise UnsupportedDtype(f"{where} has GGML type {kind}, which the installed gguf package does not know") from None
     except NotImplementedError:
         raise UnsupportedDtype(f"{where} is stored as {dtype.name}, which the gguf package cannot dequantize") from None
     if not dims or dims[0] % per_block:
@@ -135,9 +133,7 @@ class _Cursor:
                 return list(struct.unpack(f"<{count}{_SCALARS[item]}", items))
             return [self.value(item) for _ in range(count)]
         if kind not in _SCALARS:
-            raise DamagedFile(
-                f"{self.path} has a metadata value of type {kind} at byte {self.position}; types go to 12"
-            )
+            raise DamagedFile(f"{self.path} has a metadata value of type {kind} at byte {self.position}; types go to 12")
         layout = struct.Struct(f"<{_SCALARS[kind]}")
         (value,) = layout.unpack(self.take(layout.size))
         return value

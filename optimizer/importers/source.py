@@ -56,9 +56,7 @@ class Source:
         for part in parts:
             shape = self.checkpoint.shape(part.name)
             if shape is None:
-                raise MissingTensor(
-                    f"the config implies a tensor that is not there: {self.checkpoint.where(part.name)}"
-                )
+                raise MissingTensor(f"the config implies a tensor that is not there: {self.checkpoint.where(part.name)}")
             if shape != part.shape:
                 raise ShapeMismatch(
                     f"{self.checkpoint.where(part.name)} has shape {list(shape)}, "

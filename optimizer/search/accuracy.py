@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from optimizer.evaluation import BaselineStore, Evaluation, Gate, Verdict, compare, evaluate
+from optimizer.evaluation import BaselineStore, Evaluation, Gate, Score, Verdict, compare, evaluate
+from optimizer.evaluation.metrics import Logits
+from optimizer.progress import Reporter
 from optimizer.search.precision import TrialScore
 from optimizer.search.texts import Tokens
 from optimizer.workbench import Plan, Workbench
@@ -27,17 +29,30 @@ class Judge:
 
     @classmethod
     def make(
-        cls, workbench: Workbench, baseline: Plan, sets: Mapping[str, Sequence[Tokens]], folder: Path, model: str, seed: int
+        cls,
+        workbench: Workbench,
+        baseline: Plan,
+        sets: Mapping[str, Sequence[Tokens]],
+        folder: Path,
+        model: str,
+        seed: int,
+        reporter: Reporter,
     ) -> Judge:
         """Scores the baseline, with an fp32 KV cache, where `folder` does not have its logits yet."""
         exact = replace(workbench, kv_dtype="fp32").score(baseline, _longest(sets))
-        stores = {name: BaselineStore.load_or_score(folder, model, ids, exact) for name, ids in sets.items()}
+        with reporter.task("logits of the unquantized model", _num_sequences(sets)) as advance:
+            score = _ticking(exact, advance)
+            stores = {name: BaselineStore.load_or_score(folder, model, ids, score) for name, ids in sets.items()}
         return cls(workbench, baseline, sets, stores, seed)
 
-    def evaluate(self, plan: Plan) -> dict[str, Evaluation]:
-        """Set name -> evaluation of `plan`."""
-        score = self.workbench.score(plan, _longest(self.sets))
+    def evaluate(self, plan: Plan, on_sequence: Callable[[], object] = lambda: None) -> dict[str, Evaluation]:
+        """Set name -> evaluation of `plan`; `on_sequence` is called after each of `num_sequences`."""
+        score = _ticking(self.workbench.score(plan, _longest(self.sets)), on_sequence)
         return {name: evaluate(self.sets[name], score, store, seed=self.seed) for name, store in self.stores.items()}
+
+    @property
+    def num_sequences(self) -> int:
+        return _num_sequences(self.sets)
 
     def probe_kl(self, change: Plan) -> float:
         """Mean KL in nats of the baseline with only `change` applied, over the first tokens of the first set."""
@@ -58,6 +73,19 @@ def trial_score(gate: Gate, evaluations: Mapping[str, Evaluation]) -> TrialScore
         kl=max(evaluation.kl.value for evaluation in evaluations.values()),
         violation=max(verdict.violation for verdict in judge_all(gate, evaluations).values()),
     )
+
+
+def _ticking(score: Score, tick: Callable[[], object]) -> Score:
+    def ticked(token_ids: list[int]) -> Logits:
+        logits = score(token_ids)
+        tick()
+        return logits
+
+    return ticked
+
+
+def _num_sequences(sets: Mapping[str, Sequence[Tokens]]) -> int:
+    return sum(map(len, sets.values()))
 
 
 def _longest(sets: Mapping[str, Sequence[Tokens]]) -> int:

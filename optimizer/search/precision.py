@@ -52,7 +52,7 @@ class Trial:
 
 
 class PrecisionSearch:
-    """Finds plans on the front of latency against KL. Warm starts first, then multi-objective TPE within the gate.
+    """Finds plans on the front of latency against KL: warm starts first, then neighbours of the front and TPE in turn.
 
     Trials are numbered by completion, and the sampler of trial n is seeded by n: a study that was killed goes on exactly as
     if it had not been.
@@ -108,13 +108,18 @@ class PrecisionSearch:
             yield
 
     def _suggest(self, done: Sequence[Trial]) -> Choice | None:
-        """TPE's next plan; where it repeats itself, as it does in small spaces, an untried neighbour of the front."""
+        """In turn an untried neighbour of the front, and TPE's next plan where that is new."""
+        known = [trial.choice for trial in done]
+        suggested = self._sampled(done) if len(done) % 2 else None
+        if suggested is not None and suggested not in known:
+            return suggested
+        return self._untried_neighbour(done, known)
+
+    def _sampled(self, done: Sequence[Trial]) -> Choice:
         sampler = optuna.samplers.TPESampler(seed=self._seed + len(done), multivariate=True, n_startup_trials=0)
         study = optuna.create_study(directions=DIRECTIONS, sampler=sampler)
         study.add_trials([self._frozen(t.choice, t.latency_ms, t.kl, t.violation) for t in done])
-        suggested = {name: str(value) for name, value in study.ask(self._space).params.items()}
-        known = [trial.choice for trial in done]
-        return suggested if suggested not in known else self._untried_neighbour(done, known)
+        return {name: str(value) for name, value in study.ask(self._space).params.items()}
 
     def _untried_neighbour(self, done: Sequence[Trial], known: Sequence[Choice]) -> Choice | None:
         front = pareto_front(done) or [min(done, key=lambda trial: trial.violation)]

@@ -76,7 +76,11 @@ class PairedSpeed:
 
 
 def measure_pair(
-    baseline: tuple[Workbench, Plan], candidate: tuple[Workbench, Plan], workload: Workload, num_tokens: int | None
+    baseline: tuple[Workbench, Plan],
+    candidate: tuple[Workbench, Plan],
+    workload: Workload,
+    num_tokens: int | None,
+    on_pair: Callable[[], object],
 ) -> PairedSpeed:
     """Single-stream decode steps of both, or with `num_tokens` the step that computes a prompt of so many."""
     actions = {}
@@ -86,7 +90,7 @@ def measure_pair(
         runner = workbench.runner(plan, len(spans[0].token_ids), len(spans[0].block_table) * block_size)
         runner.fill(build_batch(spans, block_size))
         actions[name] = runner.executable.run
-    samples = interleaved_ms(actions, rounds=NUM_PAIRS, min_round_ms=60.0)
+    samples = interleaved_ms(actions, rounds=NUM_PAIRS, min_round_ms=60.0, on_round=on_pair)
     ratios = np.sort(np.divide(samples["baseline"], samples["candidate"]))
     return PairedSpeed(
         baseline_ms=float(np.median(samples["baseline"])),

@@ -37,7 +37,7 @@ def trade_off_choices(
         choice = {
             band.name: min(
                 (scheme.name for scheme in band.choices),
-                key=lambda name: kl[band.name][name] + price * latency_ms[band.name][name],  # noqa: B023
+                key=lambda name: kl[band.name][name] + price * latency_ms[band.name][name],
             )
             for band in bands
         }

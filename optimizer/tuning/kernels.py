@@ -1,4 +1,4 @@
-"""Stage: which compile-time constants, and which KV block size, are fastest here. Legality first, then whole steps, measured."""
+"""Stage: which compile-time constants and which KV block size are fastest here. Legality first, then whole steps, measured."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def _step_times(benches: Sequence[Workbench], plan: Plan, workload: Workload, si
 def tuning_plans(
     offered: Mapping[str, Sequence[Scheme]], shapes: Mapping[str, tuple[int, int]], baseline: Scheme
 ) -> list[Plan]:
-    """Uniform plans on which constants are measured: for each family of kernels, the first scheme that is offered everywhere."""
+    """Uniform plans on which constants are measured: for each family of kernels, the first of its schemes that is offered."""
     families: dict[tuple[str, bool], Scheme] = {}
     for schemes in offered.values():
         for scheme in schemes:

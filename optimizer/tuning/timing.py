@@ -13,7 +13,10 @@ K = TypeVar("K")
 
 
 def interleaved_ms(
-    actions: Mapping[K, Callable[[], object]], rounds: int = 7, min_round_ms: float = 4.0
+    actions: Mapping[K, Callable[[], object]],
+    rounds: int = 7,
+    min_round_ms: float = 4.0,
+    on_round: Callable[[], object] = lambda: None,
 ) -> dict[K, list[float]]:
     """Milliseconds per call of each action, one sample a round, A B C A B C.
 
@@ -34,6 +37,7 @@ def interleaved_ms(
                 for _ in range(count):
                     action()
                 samples[name].append((time.perf_counter_ns() - begin) / count / 1e6)
+            on_round()
     finally:
         if collecting:
             gc.enable()
