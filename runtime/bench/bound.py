@@ -21,21 +21,33 @@ class Peaks:
     float_gflops: float
     int8_gops: float
 
+    def compute_gops(self, int8: bool) -> float:
+        """The peak of integer arithmetic or of floating point."""
+        return self.int8_gops if int8 else self.float_gflops
+
 
 @dataclass(frozen=True)
 class DecodeBound:
-    """One decode step of a batch, per token of it. Times are lower bounds at the device's peaks.
+    """One decode step of a batch: what each of its tokens moves and computes, and how short the whole step can be.
 
+    `memory_ms` and `compute_ms` are lower bounds of the step at the device's peaks, each as if the other cost nothing.
     `balance_batch_size` is where compute overtakes memory at this context; None if it never does, because each sequence's
     own KV reads outweigh its compute.
     """
 
+    batch_size: int
+    context_len: int
     bound: Literal["memory", "compute"]
     bytes_per_token: float
     flops_per_token: float
     memory_ms: float
     compute_ms: float
     balance_batch_size: float | None
+
+    @property
+    def floor_ms(self) -> float:
+        """The bound that binds."""
+        return max(self.memory_ms, self.compute_ms)
 
 
 def decode_bound(
@@ -76,10 +88,12 @@ def decode_bound(
     compute_s = float_flops / (peaks.float_gflops * 1e9) + int8_flops / (peaks.int8_gops * 1e9)
     memory_s = shared_memory_s / batch_size + own_memory_s
     return DecodeBound(
+        batch_size=batch_size,
+        context_len=context_len,
         bound="memory" if memory_s >= compute_s else "compute",
         bytes_per_token=shared_bytes / batch_size + own_bytes,
         flops_per_token=float_flops + int8_flops,
-        memory_ms=memory_s * 1e3,
-        compute_ms=compute_s * 1e3,
+        memory_ms=memory_s * batch_size * 1e3,
+        compute_ms=compute_s * batch_size * 1e3,
         balance_batch_size=shared_memory_s / (compute_s - own_memory_s) if compute_s > own_memory_s else None,
     )

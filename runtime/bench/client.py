@@ -26,6 +26,9 @@ class ClosedLoop:
 
     concurrency: int
 
+    def __str__(self) -> str:
+        return f"{self.concurrency} at once"
+
 
 @dataclass(frozen=True)
 class OpenLoop:
@@ -33,6 +36,9 @@ class OpenLoop:
 
     rate_per_s: float
     seed: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.rate_per_s:g}/s"
 
     def arrivals_s(self, count: int) -> list[float]:
         """When each request is due, from the start of the run; the first at once."""

@@ -1,10 +1,23 @@
-"""`coldforge bench URL`."""
+"""`coldforge bench URL` and `coldforge bench --profile BUNDLE`."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
+
+if TYPE_CHECKING:
+    from artifacts.reader import Bundle
+    from runtime.bench.bound import Peaks
+    from runtime.bench.client import Endpoint
+    from runtime.bench.surface import Point
+
+    Measure = Callable[[Endpoint, Callable[[str], None], Callable[[], None]], Awaitable[list[Point]]]
+
+_OF_A_PROFILE = ("profile", "prompt_tokens", "json_path")
 
 
 class _Numbers(click.ParamType[tuple[int, ...]]):
@@ -24,21 +37,28 @@ class _Numbers(click.ParamType[tuple[int, ...]]):
         return numbers
 
 
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
 @click.command()
-@click.argument("url")
+@click.argument("url", required=False)
 @click.option("--prompt-tokens", type=_Numbers(), default="128,512", show_default=True, help="Prompt lengths.")
-@click.option("--output-tokens", type=click.IntRange(min=1), default=64, show_default=True, help="Tokens per answer.")
-@click.option("--concurrency", type=_Numbers(), default="1,4", show_default=True, help="Clients at once.")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Poisson arrivals per second, not --concurrency.")
-@click.option("--requests", type=click.IntRange(min=1), default=16, show_default=True, help="Requests per cell.")
-@click.option("--ttft-ms", type=float, help="Target of the goodput.")
-@click.option("--itl-ms", type=float, help="Target of the goodput.")
-@click.option("--model", help="Default: the first that the server lists.")
-@click.option("--api-key", envvar="OPENAI_API_KEY")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write the figures here.")
+@click.option("--concurrency", type=_Numbers(), default="1,4", show_default=True, help="Clients at once: closed loop.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="PER_S", help="Poisson arrivals: open loop.")
+@click.option("--output-tokens", type=click.IntRange(1), metavar="N", default=64, show_default=True, help="Tokens per answer.")
+@click.option("--requests", type=click.IntRange(1), metavar="N", default=16, show_default=True, help="Requests per cell.")
+@click.option("--ttft-ms", type=float, metavar="MS", help="Goodput counts answers whose TTFT is at most this.")
+@click.option("--itl-ms", type=float, metavar="MS", help="Goodput counts answers whose TPOT is at most this.")
+@click.option("--bundle", type=_FOLDER, metavar="DIR", help="What URL serves, on this machine: what bounds its decode?")
+@click.option("--profile", type=_FOLDER, metavar="DIR", help="No URL: where a step of this bundle spends its time, by kernel.")
+@click.option("--model", metavar="NAME", help="Default: the first that the server lists.")
+@click.option("--api-key", envvar="OPENAI_API_KEY", metavar="KEY", show_envvar=True)
+@click.option("--seed", type=int, metavar="N", default=0, show_default=True, help="Of the prompts and arrivals.")
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write every figure here.")
+@click.pass_context
 def bench(
-    url: str,
+    ctx: click.Context,
+    url: str | None,
     prompt_tokens: tuple[int, ...],
     output_tokens: int,
     concurrency: tuple[int, ...],
@@ -46,50 +66,142 @@ def bench(
     requests: int,
     ttft_ms: float | None,
     itl_ms: float | None,
+    bundle: Path | None,
+    profile: Path | None,
     model: str | None,
     api_key: str | None,
     seed: int,
     json_path: Path | None,
 ) -> None:
-    """Measure the OpenAI-compatible server at URL: latencies, throughput and goodput over a grid of loads."""
+    """Measure the OpenAI-compatible server at URL: latencies, throughput and goodput over a grid of prompt lengths and loads.
+
+    With --bundle also whether decode is bound by memory or by compute. With --profile, and no server: how long each
+    kernel takes in decode at a context of each prompt length and in prefill of it, against what this machine reaches.
+    """
+    if (url is None) == (profile is None):
+        raise click.UsageError("give either the URL of a server or --profile with a bundle's folder")
+    if profile is not None:
+        given = [name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+        if alien := [name for name in given if name not in _OF_A_PROFILE]:
+            raise click.UsageError(f"--profile asks no server: leave out --{alien[0].replace('_', '-')}")
+        _write(json_path, _profiled(profile, prompt_tokens))
+        return
+    if bundle is not None and rate is not None:
+        raise click.UsageError("--bundle needs --concurrency, which sets the batch size of decode; leave out --rate")
+
+    from runtime.bench.client import ClosedLoop, OpenLoop
+    from runtime.bench.metrics import Targets
+    from runtime.bench.roofline import Roofline
+    from runtime.bench.surface import as_json, measure_surface
+    from runtime.bench.table import bound_text, surface_text
+
+    assert url is not None
+    roofline = None
+    if bundle is not None:
+        opened, peaks = _open_here(bundle, "while the server is idle")
+        roofline = Roofline(opened.manifest, peaks)
+    targets = Targets(ttft_ms, itl_ms)
+    loads = [ClosedLoop(c) for c in concurrency] if rate is None else [OpenLoop(rate, seed)]
+    num_cells = len(prompt_tokens) * len(loads)
+
+    async def measure(endpoint: Endpoint, on_cell: Callable[[str], None], on_answer: Callable[[], None]) -> list[Point]:
+        return await measure_surface(
+            endpoint,
+            prompt_tokens,
+            loads,
+            num_output_tokens=output_tokens,
+            num_requests=requests,
+            targets=targets,
+            seed=seed,
+            on_cell=on_cell,
+            on_answer=on_answer,
+        )
+
+    points, model_name = _measured(url, api_key, model, num_cells * requests, measure)
+    click.echo(surface_text(points, model_name, targets))
+    figures = as_json(points, model_name, targets, seed)
+    if roofline is not None:
+        click.echo("\n" + bound_text(roofline.peaks, [(point, roofline.of(point)) for point in points]))
+        figures["decode"] = roofline.as_json(points)
+    _write(json_path, figures)
+    if not any(point.summary.num_completed for point in points):
+        raise click.ClickException("no request was answered")
+
+
+def _measured(url: str, api_key: str | None, model: str | None, num_requests: int, measure: Measure) -> tuple[list[Point], str]:
+    """Connects, measures under a progress bar (a line per cell where there is no terminal), and names the model."""
     import asyncio
-    import json
 
     import openai
     from rich.console import Console
     from rich.progress import Progress
 
-    from runtime.bench.client import ClosedLoop, Endpoint, OpenLoop
-    from runtime.bench.metrics import Targets
-    from runtime.bench.surface import Point, as_json, measure_surface
-    from runtime.bench.table import surface_table
+    from runtime.bench.client import Endpoint
 
-    targets = Targets(ttft_ms, itl_ms)
-    loads = [ClosedLoop(c) for c in concurrency] if rate is None else [OpenLoop(rate, seed)]
+    console = Console(stderr=True)
 
-    async def measure() -> tuple[list[Point], str]:
+    async def run() -> tuple[list[Point], str]:
         endpoint = await Endpoint.connect(url, api_key, model)
-        with Progress(console=Console(stderr=True)) as progress:
-            task = progress.add_task(f"bench {endpoint.model}", total=len(prompt_tokens) * len(loads) * requests)
-            points = await measure_surface(
-                endpoint,
-                prompt_tokens,
-                loads,
-                num_output_tokens=output_tokens,
-                num_requests=requests,
-                targets=targets,
-                seed=seed,
-                on_answer=lambda: progress.advance(task),
-            )
+        with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+            task = progress.add_task(f"bench {endpoint.model}", total=num_requests)
+
+            def on_cell(cell: str) -> None:
+                if console.is_terminal:
+                    progress.update(task, description=cell)
+                else:
+                    click.echo(f"measuring {cell}", err=True)
+
+            points = await measure(endpoint, on_cell, lambda: progress.advance(task))
         await endpoint.close()
         return points, endpoint.model
 
     try:
-        points, model_name = asyncio.run(measure())
+        return asyncio.run(run())
     except openai.OpenAIError as error:
         raise click.ClickException(f"{url}: {error}") from error
-    Console().print(surface_table(points, model_name, targets))
-    if json_path is not None:
-        json_path.write_text(json.dumps(as_json(points, model_name, targets), indent=2) + "\n", encoding="utf-8")
-    if not any(point.summary.num_completed for point in points):
-        raise click.ClickException("no request was answered")
+
+
+def _profiled(folder: Path, prompt_tokens: tuple[int, ...]) -> dict[str, Any]:
+    """Prints the profile of each phase at each prompt length; the same as plain JSON data."""
+    from dataclasses import asdict
+
+    from runtime.bench.profile import profile_decode, profile_prefill
+    from runtime.bench.table import peaks_text, profile_text
+    from runtime.loading import load_runner
+
+    bundle, peaks = _open_here(folder, "first")
+    click.echo(f"{bundle.manifest.name} at {bundle.manifest.serving.num_threads} threads; {peaks_text(peaks)}")
+    runner = load_runner(bundle)
+    profiles = []
+    try:
+        for profile_phase in (profile_decode, profile_prefill):
+            for num_tokens in prompt_tokens:
+                profiles.append(profile_phase(runner, num_tokens, peaks))
+                click.echo("\n" + profile_text(profiles[-1]))
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    return {
+        "model": bundle.manifest.name,
+        "num_threads": bundle.manifest.serving.num_threads,
+        "peaks": asdict(peaks),
+        "profiles": [profile.as_json() for profile in profiles],
+    }
+
+
+def _open_here(folder: Path, when: str) -> tuple[Bundle, Peaks]:
+    from artifacts.errors import BundleError
+    from kernels.cpu.library import LibraryRefused
+    from runtime.bench.roofline import open_here
+
+    click.echo(f"measuring this machine's peaks, {when}: a few seconds", err=True)
+    try:
+        return open_here(folder)
+    except (BundleError, LibraryRefused, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _write(path: Path | None, figures: dict[str, Any]) -> None:
+    import json
+
+    if path is not None:
+        path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -1,19 +1,4 @@
-"""What the benchmark measures, defined once.
-
-Times are seen by the client, network included.
-
-- e2e latency: from sending a request to the last chunk of its answer that has text. In an open loop the request is sent when
-  its arrival is due, so the server's queue counts.
-- TTFT (time to first token): from sending to the first chunk that has text.
-- ITL (inter-token latency): the gaps between consecutive chunks that have text. The first token is not part of it. Servers send
-  a token per chunk, except where a character spans tokens.
-- TPOT (time per output token): (e2e - TTFT) / (n - 1) for n output tokens as the server counts them; none where n < 2.
-- throughput: requests, and output tokens, of completed requests per second of the whole run.
-- goodput: completed requests per second with TTFT and TPOT both within their targets. A target that is not set always holds.
-
-Percentiles interpolate linearly; ITL's are over all gaps of all requests, the others' over requests. A request that failed
-counts as an error and in nothing else.
-"""
+"""What the benchmark measures, defined once. Times are seen by the client, network included."""
 
 from __future__ import annotations
 
@@ -21,6 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+#: Every figure of a `Summary`. They go into the JSON with it, so that numbers never travel without their meaning.
+DEFINITIONS = {
+    "e2e_ms": "End-to-end latency: from sending a request to the last chunk of its answer that has text. In an open loop the "
+    "request is sent when its arrival is due, so the server's queue counts.",
+    "ttft_ms": "Time to first token: from sending a request to the first chunk that has text.",
+    "itl_ms": "Inter-token latency: the gaps between consecutive chunks that have text. The first token is not part of it. "
+    "Servers send a token per chunk, except where a character spans tokens.",
+    "tpot_ms": "Time per output token: (e2e - TTFT) / (n - 1) for n output tokens as the server counts them; none where n < 2.",
+    "requests_per_s": "Completed requests per second of the whole run.",
+    "output_tokens_per_s": "Output tokens of completed requests per second of the whole run.",
+    "goodput_per_s": "Completed requests per second with TTFT and TPOT both within their targets (itl_ms is TPOT's). "
+    "A target that is not set always holds.",
+    "percentiles": "Interpolated linearly; of ITL over all gaps of all requests, of the others over requests.",
+    "num_errors": "Requests that failed. They count in nothing else.",
+    "errors": "What was said of them, each message once.",
+}
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class Summary:
-    """A run's figures; see this module's definitions. None where no request gives one."""
+    """A run's figures, as DEFINITIONS says. None where no request gives one."""
 
     num_completed: int
     num_errors: int
@@ -91,6 +93,7 @@ class Summary:
     requests_per_s: float
     output_tokens_per_s: float
     goodput_per_s: float
+    errors: tuple[str, ...]
 
 
 def summarize(answers: Sequence[Answer], duration_s: float, targets: Targets = Targets()) -> Summary:
@@ -110,4 +113,5 @@ def summarize(answers: Sequence[Answer], duration_s: float, targets: Targets = T
         requests_per_s=len(completed) / duration_s,
         output_tokens_per_s=num_output_tokens / duration_s,
         goodput_per_s=sum(map(targets.met_by, completed)) / duration_s,
+        errors=tuple(dict.fromkeys(answer.error for answer in answers if answer.error is not None)),
     )

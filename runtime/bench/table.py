@@ -1,46 +1,102 @@
-"""The latency surface for a terminal."""
+"""The figures as text. Plain lines of at most 80 columns, the same on a terminal and in a pipe."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.table import Table
-
-from runtime.bench.client import ClosedLoop
+from runtime.bench.bound import DecodeBound, Peaks
 from runtime.bench.metrics import Percentiles, Targets
+from runtime.bench.profile import Profile, Work
 from runtime.bench.surface import Point
 
+_GAP = "  "
 
-def surface_table(points: Sequence[Point], model: str, targets: Targets) -> Table:
-    """One row per cell; latencies as p50 / p90 / p99 in milliseconds."""
-    table = Table(title=f"{model}: p50 / p90 / p99", caption=_caption(targets))
-    for column in ("prompt", "output", "load", "TTFT ms", "ITL ms", "TPOT ms", "e2e ms", "tok/s", "req/s", "good/s", "errors"):
-        table.add_column(column, justify="right", no_wrap=True)
+
+def surface_text(points: Sequence[Point], model: str, targets: Targets) -> str:
+    """Four lines per cell of the surface, one for each latency; throughput stands on the first."""
+    header = ("prompt", "load", "ms", "p50", "p90", "p99", "tok/s", "req/s", "good/s", "errors")
+    rows: list[Sequence[str]] = []
     for point in points:
         summary = point.summary
-        load = point.load
-        table.add_row(
+        first = (str(point.num_prompt_tokens), str(point.load), "TTFT", *_three(summary.ttft_ms))
+        rates = (f"{summary.output_tokens_per_s:.1f}", f"{summary.requests_per_s:.2f}", f"{summary.goodput_per_s:.2f}")
+        rows.append((*first, *rates, str(summary.num_errors)))
+        for name, percentiles in (("ITL", summary.itl_ms), ("TPOT", summary.tpot_ms), ("e2e", summary.e2e_ms)):
+            rows.append(("", "", name, *_three(percentiles)))
+        rows.append(())
+    messages = dict.fromkeys(error for point in points for error in point.summary.errors)
+    title = f"{model}, {points[0].num_output_tokens} output tokens; {_goodput(targets)}"
+    return "\n".join([title, "", *_lines(header, rows[:-1]), *(["", *messages] if messages else [])])
+
+
+def bound_text(peaks: Peaks, bounds: Sequence[tuple[Point, DecodeBound]]) -> str:
+    """The roofline of decode: under each load the floors of a step, and the median ITL as a multiple of the one that binds."""
+    header = ("prompt", "load", "MB/tok", "Mop/tok", "read ms", "ops ms", "binds", "ITL ms", "x floor")
+    rows = []
+    for point, bound in bounds:
+        itl = point.summary.itl_ms
+        rows.append((
             str(point.num_prompt_tokens),
-            str(point.num_output_tokens),
-            f"{load.concurrency} at once" if isinstance(load, ClosedLoop) else f"{load.rate_per_s:g}/s",
-            _cell(summary.ttft_ms),
-            _cell(summary.itl_ms),
-            _cell(summary.tpot_ms),
-            _cell(summary.e2e_ms),
-            f"{summary.output_tokens_per_s:.1f}",
-            f"{summary.requests_per_s:.2f}",
-            f"{summary.goodput_per_s:.2f}",
-            str(summary.num_errors),
+            str(point.load),
+            f"{bound.bytes_per_token / 1e6:.1f}",
+            f"{bound.flops_per_token / 1e6:.0f}",
+            f"{bound.memory_ms:.2f}",
+            f"{bound.compute_ms:.2f}",
+            bound.bound,
+            *(("-", "-") if itl is None else (f"{itl.p50:.2f}", f"{itl.p50 / bound.floor_ms:.1f}")),
+        ))  # fmt: skip
+    title = "decode: the least that a step takes at this machine's peaks, measured before the load"
+    return "\n".join([title, peaks_text(peaks), "", *_lines(header, rows)])
+
+
+def profile_text(profile: Profile) -> str:
+    """One line for each entry point and part of the model, the slowest first."""
+    what = f"decode of 1 token at a context of {profile.context_len}"
+    if profile.phase == "prefill":
+        what = f"prefill of {profile.num_tokens} tokens"
+    header = ("part", "kernel", "ms", "time", "MB", "GB/s", "of peak")
+    rows = [_work(work, profile.total.ms) for work in (*profile.works, profile.total)]
+    return "\n".join([f"{what}, one step", "", *_lines(header, rows, left=2)])
+
+
+def peaks_text(peaks: Peaks) -> str:
+    return (
+        f"reads {peaks.memory_gbps:.1f} GB/s, floating point {peaks.float_gflops:.0f} Gop/s, int8 {peaks.int8_gops:.0f} Gop/s"
+    )
+
+
+def _work(work: Work, total_ms: float) -> Sequence[str]:
+    return (
+        work.part,
+        work.symbol,
+        f"{work.ms:.3f}",
+        f"{work.ms / total_ms:.0%}",
+        f"{work.bytes / 1e6:.2f}",
+        f"{work.gbps:.1f}",
+        f"{work.of_peak:.0%} {'read' if work.bound == 'memory' else 'ops'}",
+    )
+
+
+def _lines(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 0) -> list[str]:
+    """Columns as wide as what they hold, the first `left` of them set to the left; a rule under the header."""
+    widths = [max(len(row[column]) for row in (header, *rows) if column < len(row)) for column in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = (
+            text.ljust(width) if column < left else text.rjust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=False))
         )
-    return table
+        return _GAP.join(cells).rstrip()
+
+    return [line(header), _GAP.join("-" * width for width in widths), *map(line, rows)]
 
 
-def _cell(percentiles: Percentiles | None) -> str:
+def _three(percentiles: Percentiles | None) -> Sequence[str]:
     if percentiles is None:
-        return "-"
-    return " / ".join(f"{value:.0f}" if value >= 100 else f"{value:.1f}" for value in vars(percentiles).values())
+        return ("-",) * 3
+    return [f"{value:.0f}" if value >= 100 else f"{value:.1f}" for value in (percentiles.p50, percentiles.p90, percentiles.p99)]
 
 
-def _caption(targets: Targets) -> str:
+def _goodput(targets: Targets) -> str:
     wanted = [f"{name} <= {ms:g} ms" for name, ms in (("TTFT", targets.ttft_ms), ("TPOT", targets.itl_ms)) if ms is not None]
-    return f"good/s: requests with {' and '.join(wanted)}" if wanted else "good/s: no targets set"
+    return f"good/s: {' and '.join(wanted)}" if wanted else "good/s: no targets set"
