@@ -72,7 +72,7 @@ class BlockManager:
         sequence.block_table = list(blocks)
         sequence.block_hashes = list(hashes)
         sequence.num_computed_tokens = len(blocks) * self.block_size
-        if not sequence.num_generated_tokens:  # after a preemption it finds its own work again: that was no cached prompt
+        if not sequence.was_preempted:  # after a preemption it finds its own work again: that was no cached prompt
             sequence.num_cached_tokens = sequence.num_computed_tokens
 
     def reserve(self, sequence: Sequence, num_tokens: int) -> bool:

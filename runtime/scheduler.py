@@ -84,6 +84,7 @@ class Scheduler:
         while not self.blocks.reserve(sequence, num_tokens):
             victim = self.running.pop()
             self.blocks.release(victim)
+            victim.was_preempted = True
             self.waiting.appendleft(victim)
             self.num_preemptions += 1
             if victim is sequence:

@@ -19,6 +19,7 @@ class Sequence:
     block_hashes: list[bytes] = field(default_factory=list)
     num_computed_tokens: int = 0
     num_cached_tokens: int = 0
+    was_preempted: bool = False
     prompt_logprobs: list[Logprobs] = field(default_factory=list)
 
     @classmethod
