@@ -55,8 +55,8 @@ def show_measurements(bundle: Path) -> None:
     for phase, speed in evaluation["speed"].items():
         ratio = speed["speedup"]
         print(
-            f"{phase:8} {ratio['value']:.2f} x the unquantized model (95 % interval {ratio['low']:.2f} to {ratio['high']:.2f}): "
-            f"{speed['baseline_ms']:.1f} ms -> {speed['candidate_ms']:.1f} ms a step, measured in pairs"
+            f"{phase:8} {ratio['value']:.2f} x unquantized, in pairs (95 %: {ratio['low']:.2f} to {ratio['high']:.2f}), "
+            f"{speed['baseline_ms']:.1f} ms -> {speed['candidate_ms']:.1f} ms a step"
         )
     for name, metrics in evaluation["sets"].items():
         kl, top1 = metrics["kl"], metrics["top1_agreement"]

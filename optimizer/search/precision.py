@@ -100,7 +100,7 @@ class PrecisionSearch:
             known = [trial.choice for trial in done]
             choice = next((c for c in warm_starts if c not in known), None) or self._suggest(done)
             if choice is None:
-                return  # every plan has been tried, or every neighbour of the front
+                return  # nothing new is left to try
             plan = plan_of(self._bands, choice)
             latency_ms, score = self._latency_ms(plan), self._score(plan)
             # Only finished trials enter the storage: a process that is killed leaves nothing half-done behind.
@@ -108,12 +108,13 @@ class PrecisionSearch:
             yield
 
     def _suggest(self, done: Sequence[Trial]) -> Choice | None:
-        """In turn an untried neighbour of the front, and TPE's next plan where that is new."""
+        """In turn an untried neighbour of the front and TPE's next plan, or the other where one has nothing new."""
         known = [trial.choice for trial in done]
-        suggested = self._sampled(done) if len(done) % 2 else None
-        if suggested is not None and suggested not in known:
-            return suggested
-        return self._untried_neighbour(done, known)
+        neighbour = self._untried_neighbour(done, known)
+        if neighbour is not None and len(done) % 2 == 0:
+            return neighbour
+        sampled = self._sampled(done)
+        return neighbour if sampled in known else sampled
 
     def _sampled(self, done: Sequence[Trial]) -> Choice:
         sampler = optuna.samplers.TPESampler(seed=self._seed + len(done), multivariate=True, n_startup_trials=0)
@@ -122,12 +123,15 @@ class PrecisionSearch:
         return {name: str(value) for name, value in study.ask(self._space).params.items()}
 
     def _untried_neighbour(self, done: Sequence[Trial], known: Sequence[Choice]) -> Choice | None:
-        front = pareto_front(done) or [min(done, key=lambda trial: trial.violation)]
-        neighbours = [
-            trial.choice | {band.name: scheme.name} for trial in front for band in self._bands for scheme in band.choices
-        ]
-        random.Random(self._seed + len(done)).shuffle(neighbours)
-        return next((choice for choice in neighbours if choice not in known), None)
+        """A plan that differs in one band from one on the front and is faster: latency is known before a plan is scored."""
+        random_order = random.Random(self._seed + len(done))
+        for trial in pareto_front(done) or [min(done, key=lambda trial: trial.violation)]:
+            neighbours = [trial.choice | {band.name: s.name} for band in self._bands for s in band.choices]
+            random_order.shuffle(neighbours)
+            for choice in neighbours:
+                if choice not in known and self._latency_ms(plan_of(self._bands, choice)) < trial.latency_ms:
+                    return choice
+        return None
 
     def _frozen(self, choice: Choice, latency_ms: float, kl: float, violation: float) -> FrozenTrial:
         return create_trial(
