@@ -2,7 +2,7 @@
 
     python benchmarks/tune_agreement.py examples/smollm2.yaml [--out benchmarks/results/NAME.json]
 
-Runs `optimize` twice from nothing (new storage, new workspace, same seed) and compares the two bundles: kernel constants, serving
+Runs `optimize` twice from nothing (new storage, new workspace, same seed) and compares the bundles: kernel constants, serving
 limits, KV cache dtype, and the scheme of every layer group.
 """
 
