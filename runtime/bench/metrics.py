@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Every figure of a `Summary`. They go into the JSON with it, so that numbers never travel without their meaning.
+#: Every figure of a `Summary`. They go into the JSON with it: numbers do not travel without their meaning.
 DEFINITIONS = {
     "e2e_ms": "End-to-end latency: from sending a request to the last chunk of its answer that has text. In an open loop the "
     "request is sent when its arrival is due, so the server's queue counts.",
@@ -20,6 +20,10 @@ DEFINITIONS = {
     "goodput_per_s": "Completed requests per second with TTFT and TPOT both within their targets (itl_ms is TPOT's). "
     "A target that is not set always holds.",
     "percentiles": "Interpolated linearly; of ITL over all gaps of all requests, of the others over requests.",
+    "duration_s": "From the first request's start to the last one's end.",
+    "num_completed": "Requests answered whole.",
+    "num_prompt_tokens": "Of all completed requests, as the server counts them.",
+    "num_output_tokens": "Of all completed requests, as the server counts them.",
     "num_errors": "Requests that failed. They count in nothing else.",
     "errors": "What was said of them, each message once.",
 }

@@ -20,7 +20,7 @@ _CALLS_PER_ROUND = 10
 _FLOAT_VARIANTS = ("fp32", "bf16", "int8")
 
 
-def measure_peaks(library: Library, num_threads: int, read_bytes_per_thread: int = _READ_BYTES_PER_THREAD) -> Peaks:
+def measure_peaks(library: Library, num_threads: int) -> Peaks:
     """The peaks of this machine at `num_threads`, through `library`'s kernels where it computes; takes a few seconds.
 
     memory_gbps   reading alone, each thread through an array of its own that no cache holds. Writes, and reads of what a
@@ -35,14 +35,14 @@ def measure_peaks(library: Library, num_threads: int, read_bytes_per_thread: int
     Each is the best round of at least a second, since whatever else runs can only slow a round down.
     """
     return Peaks(
-        memory_gbps=_read_gbps(num_threads, read_bytes_per_thread),
+        memory_gbps=_read_gbps(num_threads),
         float_gflops=max(_matmul_gops(library, variant, num_threads) for variant in _FLOAT_VARIANTS),
         int8_gops=_matmul_gops(library, "int8_a8", num_threads),
     )
 
 
-def _read_gbps(num_threads: int, bytes_per_thread: int) -> float:
-    arrays = [np.ones(bytes_per_thread // 4, np.float32) for _ in range(num_threads)]
+def _read_gbps(num_threads: int) -> float:
+    arrays = [np.ones(_READ_BYTES_PER_THREAD // 4, np.float32) for _ in range(num_threads)]
     with ThreadPoolExecutor(num_threads) as pool:
         # The maximum needs one instruction per register read, and numpy releases the GIL in it.
         seconds = _best_s(lambda: list(pool.map(np.maximum.reduce, arrays)))

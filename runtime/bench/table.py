@@ -45,7 +45,7 @@ def bound_text(peaks: Peaks, bounds: Sequence[tuple[Point, DecodeBound]]) -> str
             bound.bound,
             *(("-", "-") if itl is None else (f"{itl.p50:.2f}", f"{itl.p50 / bound.floor_ms:.1f}")),
         ))  # fmt: skip
-    title = "decode: the least that a step takes at this machine's peaks, measured before the load"
+    title = "decode: the least a step takes at the peaks measured here before the load"
     return "\n".join([title, peaks_text(peaks), "", *_lines(header, rows)])
 
 

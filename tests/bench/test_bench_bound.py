@@ -42,6 +42,14 @@ def test_bytes_and_flops_of_one_token() -> None:
     assert one.bound == "memory"
 
 
+def test_times_are_of_the_whole_step() -> None:
+    one, four = bound(TIED, "bf16"), bound(TIED, "bf16", batch_size=4)
+    assert four.compute_ms == pytest.approx(4 * one.compute_ms)
+    assert one.memory_ms < four.memory_ms < 4 * one.memory_ms, "weights are read once for all"
+    assert four.memory_ms == pytest.approx(4 * four.bytes_per_token / 10e9 * 1e3)
+    assert four.floor_ms == max(four.memory_ms, four.compute_ms)
+
+
 def test_an_untied_embedding_is_read_by_the_row() -> None:
     untied = TIED.model_copy(update={"tie_embeddings": False})
     assert bound(untied, "int8").bytes_per_token == bound(TIED, "int8").bytes_per_token + 64

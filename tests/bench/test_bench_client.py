@@ -165,10 +165,11 @@ def test_the_command_prints_and_writes(tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
     options = "--prompt-tokens 5,9 --concurrency 1,2 --requests 2 --output-tokens 3 --ttft-ms 5000"
     with serving(KnownEndpoint()) as url:
-        result = CliRunner().invoke(bench, [url, *options.split(), "--json", str(out)], env={"COLUMNS": "200"})
+        result = CliRunner().invoke(bench, [url, *options.split(), "--json", str(out)])
     assert result.exit_code == 0, result.output
-    assert "TTFT ms" in result.output and "2 at once" in result.output
+    assert "2 at once" in result.stdout and "measuring prompts of 9 tokens, 2 at once" in result.stderr
     written = json.loads(out.read_text())
+    assert set(written["points"][0]["summary"]) <= set(written["definitions"]), "a figure without its meaning"
     assert written["model"] == "known"
     assert [(p["num_prompt_tokens"], p["load"]["concurrency"]) for p in written["points"]] == [(5, 1), (5, 2), (9, 1), (9, 2)]
     for point in written["points"]:
@@ -176,6 +177,25 @@ def test_the_command_prints_and_writes(tmp_path: Path) -> None:
         assert summary["num_completed"] == 2
         assert summary["num_prompt_tokens"] == 2 * point["num_prompt_tokens"]
         assert summary["goodput_per_s"] == summary["requests_per_s"]
+
+
+def test_the_command_says_what_bounds_a_bundle(tiny_bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    options = "--prompt-tokens 9 --concurrency 1,4 --requests 8 --output-tokens 6"
+    with serving(KnownEndpoint()) as url:
+        result = CliRunner().invoke(bench, [url, *options.split(), "--bundle", str(tiny_bundle), "--json", str(out)])
+    assert result.exit_code == 0, result.output
+    assert result.stderr.index("peaks") < result.stderr.index("measuring prompts"), "while the server is idle"
+    decode = json.loads(out.read_text())["decode"]
+    alone, together = decode["points"]
+    assert [alone["batch_size"], together["batch_size"]] == [1, 2], "four clients, but the bundle decodes two at once"
+    assert alone["context_len"] == together["context_len"] == 9 + 3
+    for point, cell in zip(decode["points"], json.loads(out.read_text())["points"], strict=True):
+        assert point["memory_ms"] == pytest.approx(
+            point["bytes_per_token"] * point["batch_size"] / decode["peaks"]["memory_gbps"] / 1e6
+        )
+        floor_ms = max(point["memory_ms"], point["compute_ms"])
+        assert point["itl_p50_of_floor"] == pytest.approx(cell["summary"]["itl_ms"]["p50"] / floor_ms)
 
 
 def test_the_command_says_what_is_wrong() -> None:

@@ -1,0 +1,114 @@
+"""Profiles of a tiny bundle, and the command that prints them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from artifacts.reader import open_bundle
+from kernels.cpu.host import host
+from kernels.cpu.library import Library
+from runtime.bench.bound import Peaks, decode_bound
+from runtime.bench.command import bench
+from runtime.bench.peaks import measure_peaks
+from runtime.bench.profile import Profile, profile_decode, profile_prefill
+from runtime.loading import load_runner
+from runtime.model_runner import ProgramRunner
+
+PEAKS = Peaks(memory_gbps=10, float_gflops=50, int8_gops=200)
+
+
+@pytest.fixture(scope="module")
+def runner(tiny_bundle: Path) -> ProgramRunner:
+    return load_runner(open_bundle(tiny_bundle, machine=host().machine, cpu_flags=host().flags))
+
+
+def bytes_of(profile: Profile, part: str, symbol: str) -> float:
+    (work,) = [work for work in profile.works if (work.part, work.symbol) == (part, symbol)]
+    return work.bytes
+
+
+def test_decode(runner: ProgramRunner) -> None:
+    profile = profile_decode(runner, 100, PEAKS)
+    assert {work.part for work in profile.works} == {
+        "embed", "norm", "qkv", "rope", "attention", "o", "gate_up", "activation", "down", "head",
+    }  # fmt: skip
+    assert sum(work.num_calls for work in profile.works) == len(runner.step.program.calls) == profile.total.num_calls
+    assert all(work.ms > 0 and work.floor_ms == max(work.memory_ms, work.compute_ms) for work in profile.works)
+    times = [work.ms for work in profile.works]
+    assert times == sorted(times, reverse=True)
+    assert bytes_of(profile, "qkv", "quant_matmul_int8_a8") == 128 * 64 + 64 + 4 * 128
+    assert bytes_of(profile, "qkv", "quant_matmul_bf16") == 2 * 128 * 64 + 4 * 64 + 4 * 128
+    assert bytes_of(profile, "o", "quant_matmul_int4_sym") == 64 * 64 * (4 + 16 / 32) / 8 + 4 * 64 + 4 * 64
+    keys_and_values = 2 * 32 * 2 * (100 + 20)  # of two layers, one of which sees a window of 20
+    assert bytes_of(profile, "attention", "paged_attention_bf16") == keys_and_values + 2 * 8 * 64
+
+
+def test_flops_of_decode_are_those_of_the_bound(runner: ProgramRunner, tiny_bundle: Path) -> None:
+    manifest = open_bundle(tiny_bundle, machine=host().machine, cpu_flags=host().flags).manifest
+    bound = decode_bound(manifest.architecture, manifest.precision.groups, "bf16", PEAKS, context_len=100)
+    matrices = ("qkv", "o", "gate_up", "down", "head", "attention")
+    works = [work for work in profile_decode(runner, 100, PEAKS).works if work.part in matrices]
+    assert sum(work.flops for work in works if "matmul" in work.symbol or "attention" in work.symbol) == bound.flops_per_token
+
+
+def test_prefill_computes_causally_and_at_most_a_step(runner: ProgramRunner) -> None:
+    profile = profile_prefill(runner, 1000, PEAKS)
+    assert profile.num_tokens == profile.context_len == 32, "max_num_batched_tokens"
+    (attention,) = [work for work in profile.works if work.part == "attention"]
+    seen = sum(range(1, 33)) + sum(min(n, 20) for n in range(1, 33))
+    assert attention.flops == 4 * seen * 64
+
+
+def test_a_context_that_is_too_long(runner: ProgramRunner) -> None:
+    with pytest.raises(ValueError, match="at most 128 tokens, got 129"):
+        profile_decode(runner, 129, PEAKS)
+
+
+def test_peaks_are_of_the_size_that_numpy_reaches(tiny_bundle: Path) -> None:
+    peaks = measure_peaks(Library(tiny_bundle / "kernels" / "cpu.so"), 1)
+    source, matrix = np.ones(1 << 24, np.float32), np.ones((256, 256), np.float32)
+    sum_gbps = source.nbytes / least_s(source.sum) / 1e9
+    matmul_gflops = 2 * 256**3 / least_s(lambda: matrix @ matrix) / 1e9
+    assert sum_gbps / 10 < peaks.memory_gbps < sum_gbps * 30
+    assert matmul_gflops / 30 < peaks.float_gflops < matmul_gflops * 10
+    assert peaks.float_gflops / 10 < peaks.int8_gops < peaks.float_gflops * 50
+
+
+def least_s(run: Callable[[], object]) -> float:
+    times = []
+    for _ in range(10):
+        started_s = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started_s)
+    return min(times)
+
+
+def test_the_command(tiny_bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "profile.json"
+    result = CliRunner().invoke(bench, ["--profile", str(tiny_bundle), "--prompt-tokens", "20", "--json", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "decode of 1 token at a context of 20" in result.output and "prefill of 20 tokens" in result.output
+    written = json.loads(out.read_text())
+    assert [p["phase"] for p in written["profiles"]] == ["decode", "prefill"]
+    assert written["profiles"][0]["total"]["ms"] == pytest.approx(sum(w["ms"] for w in written["profiles"][0]["works"]))
+    assert written["peaks"]["memory_gbps"] > 0
+
+
+def test_the_command_refuses(tiny_bundle: Path, tmp_path: Path) -> None:
+    def said(*arguments: str) -> str:
+        result = CliRunner().invoke(bench, arguments)
+        assert result.exit_code != 0
+        return result.output
+
+    assert "either the URL" in said()
+    assert "either the URL" in said("http://x", "--profile", str(tiny_bundle))
+    assert "leave out --output-tokens" in said("--profile", str(tiny_bundle), "--output-tokens", "3")
+    assert "leave out --rate" in said("http://x", "--bundle", str(tiny_bundle), "--rate", "3")
+    assert "manifest.json" in said("--profile", str(tmp_path))
