@@ -120,7 +120,7 @@ def report_data(forged: Forged) -> ReportData:
                 name=tuned.subject,
                 constants=tuned.chosen,
                 num_candidates=len(tuned.candidates),
-                time_us=tuned.ms[tuned.candidates.index(tuned.chosen)] * 1000,
+                ms=tuned.ms[tuned.candidates.index(tuned.chosen)],
                 runner_up_margin=tuned.margin,
             )
             for tuned in forged.tuned

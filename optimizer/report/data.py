@@ -46,12 +46,16 @@ class SetAccuracy:
 
 @dataclass(frozen=True)
 class KernelWinner:
-    """The constants that a kernel was frozen with. `runner_up_margin` is how much slower the next best was, a fraction."""
+    """The constants that a kernel was frozen with.
+
+    `ms` is per output token of the workload, whole steps, summed over the plans measured; `runner_up_margin` is how much
+    slower the next best was, a fraction.
+    """
 
     name: str
     constants: Mapping[str, int]
     num_candidates: int
-    time_us: float
+    ms: float
     runner_up_margin: float | None = None
 
 
