@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 
 import numpy as np
 import torch
@@ -54,7 +55,11 @@ def _view(tensor: Tensor, value: Argument) -> torch.Tensor | None:
     if value is None:
         return None
     assert isinstance(value, np.ndarray)
-    return torch.from_numpy(value).view(torch.bfloat16) if tensor.dtype == "bf16" else torch.from_numpy(value)
+    with warnings.catch_warnings():
+        # A bundle's tensors are mapped read-only, and no reference writes what is "in".
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        view = torch.from_numpy(value)
+    return view.view(torch.bfloat16) if tensor.dtype == "bf16" else view
 
 
 def _cut(spec: OpSpec, name: str, value: object, sizes: dict[str, int]) -> object:
