@@ -13,7 +13,7 @@ from artifacts.architecture import Architecture
 from artifacts.manifest import Serving
 from artifacts.precision import KvDtype, Scheme
 from kernels import packing
-from kernels.spec import Argument, Arguments, Array, Call, Program
+from kernels.spec import DTYPES, Argument, Arguments, Array, Call, Program, Tensor, axis_extent
 from runtime.rope import rope_tables
 
 #: which counter each variable axis follows, unless a call says otherwise
@@ -64,10 +64,7 @@ class _Layout:
 
     def weights(self, group: str) -> Arguments:
         """The stored parts of a layer group, under the names that matmul and embedding give them."""
-        parts = {"fp32": ("weight",), "bf16": ("weight",), "int8": ("codes", "scales"), "int4": ("codes", "scales", "zeros")}
-        scheme = self.plan[group]
-        names = [part for part in parts[scheme.weights] if part != "zeros" or not scheme.symmetric]
-        return {part: self.tensors[f"{group}.{part}"] for part in names}
+        return {part.name: self.tensors[f"{group}.{part.name}"] for part in _stored_parts(self.plan[group])}
 
     def norm(self, name: str, x: Array, out: Array, eps: float, residual: Array | None = None) -> None:
         def grouped(array: Array) -> Array:
@@ -123,6 +120,22 @@ def variant(scheme: Scheme) -> str:
     return packing.variant(scheme.weights, scheme.symmetric, scheme.int8_activations)
 
 
+def tensor_shapes(architecture: Architecture, plan: Mapping[str, Scheme]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name -> (numpy dtype, shape) of every tensor that `lay_out` reads: gains, biases, and each group's packed parts."""
+    tensors = {name: ("float32", shape) for name, shape in architecture.float_shapes().items()}
+    for group, (n, k) in architecture.linear_shapes().items():
+        scheme = plan[group]
+        sizes = {"tiles": -(-n // packing.LANES), "K": k, "groups": k // (scheme.group_size or k)}
+        for part in _stored_parts(scheme):
+            tensors[f"{group}.{part.name}"] = DTYPES[part.dtype][0], tuple(axis_extent(axis, sizes) for axis in part.axes)
+    return tensors
+
+
+def _stored_parts(scheme: Scheme) -> tuple[Tensor, ...]:
+    """The packed parts of a layer group, over the axes `tiles`, `K` and `groups`."""
+    return packing.packed_tensors(variant(scheme.storage), "tiles", "K")
+
+
 def lay_out(
     architecture: Architecture,
     plan: Mapping[str, Scheme],
@@ -130,7 +143,7 @@ def lay_out(
     tensors: Mapping[str, Array],
     limits: Serving,
 ) -> StepProgram:
-    """The step program of a model; `tensors` are a bundle's (docs/architecture.md), buffers and cache are allocated here."""
+    """The step program of a model; `tensors` are as `tensor_shapes` says, buffers and cache are allocated here."""
     a = architecture
     num_tokens, block_size = limits.max_num_batched_tokens, limits.kv_block_size
     layout = _Layout(tensors, plan, num_tokens)

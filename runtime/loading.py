@@ -51,7 +51,7 @@ def load(folder: Path, num_threads: int | None = None) -> Loaded:
 
 
 def load_runner(bundle: Bundle, num_threads: int | None = None) -> ProgramRunner:
-    """The step program of a verified bundle, ready to run. LibraryRefused if its kernels do not fit."""
+    """The step program of a verified bundle, ready to run. WeightsError or LibraryRefused if its parts do not fit."""
     manifest = bundle.manifest
     plan = {group: Scheme.parse(name) for group, name in manifest.precision.groups.items()}
     _check_tensors(bundle.tensors, tensor_shapes(manifest.architecture, plan))
@@ -63,7 +63,9 @@ def _check_tensors(tensors: Mapping[str, Array], expected: Mapping[str, tuple[st
     """WeightsError where a bundle's tensors are not exactly those that its architecture and precision plan imply."""
     for name, (dtype, shape) in expected.items():
         if name not in tensors:
-            raise WeightsError(f"the architecture and the precision plan need a tensor {name!r}, which the bundle lacks; {_REBUILD}")
+            raise WeightsError(
+                f"the architecture and the precision plan need a tensor {name!r}, which the bundle lacks; {_REBUILD}"
+            )
         found = tensors[name]
         if found.dtype != dtype or found.shape != shape:
             raise WeightsError(

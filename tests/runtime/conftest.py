@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -80,17 +80,20 @@ class Tiny:
     def architecture(self) -> Architecture:
         return self.source.architecture
 
-    def plan(self, scheme: str) -> dict[str, Scheme]:
-        """`scheme` for every layer group."""
-        return dict.fromkeys(self.architecture.linear_shapes(), Scheme.parse(scheme))
+    def plan(self, schemes: str | Mapping[str, str]) -> dict[str, Scheme]:
+        """One scheme for every layer group, or each its own."""
+        named = dict.fromkeys(self.architecture.linear_shapes(), schemes) if isinstance(schemes, str) else schemes
+        return {group: Scheme.parse(name) for group, name in named.items()}
 
-    def step(self, scheme: str, limits: Serving, kv_dtype: KvDtype = "fp32") -> StepProgram:
-        plan = self.plan(scheme)
+    def step(self, schemes: str | Mapping[str, str], limits: Serving, kv_dtype: KvDtype = "fp32") -> StepProgram:
+        plan = self.plan(schemes)
         return lay_out(self.architecture, plan, kv_dtype, self.store.plan_tensors(plan), limits)
 
-    def runner(self, library: Library, scheme: str, limits: Serving, kv_dtype: KvDtype = "fp32") -> ProgramRunner:
+    def runner(
+        self, library: Library, schemes: str | Mapping[str, str], limits: Serving, kv_dtype: KvDtype = "fp32"
+    ) -> ProgramRunner:
         """A compiled runner over a cache of its own."""
-        step = self.step(scheme, limits, kv_dtype)
+        step = self.step(schemes, limits, kv_dtype)
         return ProgramRunner(step, library.compile(step.program, limits.num_threads))
 
 

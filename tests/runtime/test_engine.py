@@ -51,7 +51,9 @@ def token_ids(outputs: list[TokenOutput]) -> list[int]:
     return [output.token_id for output in outputs if output.token_id is not None]
 
 
-def results(outputs: list[TokenOutput]) -> tuple[list[int | None], list[Logprobs | None], tuple[Logprobs, ...] | None, str | None]:
+def results(
+    outputs: list[TokenOutput],
+) -> tuple[list[int | None], list[Logprobs | None], tuple[Logprobs, ...] | None, str | None]:
     """What must not depend on company: all but how much was cached. Log-probabilities are compared as they are, to the bit."""
     last = outputs[-1].finish_reason
     return [o.token_id for o in outputs], [o.logprobs for o in outputs], outputs[0].prompt_logprobs, last
@@ -123,9 +125,7 @@ def test_company_changes_nothing(
         num_threads=st.sampled_from([1, 2]),
     )
     @example(arrivals=CROWDED, num_blocks=7, max_num_seqs=4, extra_tokens=9, num_threads=2)
-    def check(
-        arrivals: list[Arrival], num_blocks: int, max_num_seqs: int, extra_tokens: int, num_threads: int
-    ) -> None:
+    def check(arrivals: list[Arrival], num_blocks: int, max_num_seqs: int, extra_tokens: int, num_threads: int) -> None:
         room = limits(
             num_kv_blocks=num_blocks,
             max_num_seqs=max_num_seqs,
@@ -170,9 +170,8 @@ def test_greedy_tokens_are_transformers(tiny: Callable[[str], Tiny], library: Li
     params = replace(GREEDY, max_tokens=30)
     outputs = finish(engine, {i: [Request(str(i), prompt, params)] for i, prompt in enumerate(prompts)})
     for i, prompt in enumerate(prompts):
-        theirs = model.model.generate(
-            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), max_new_tokens=30, do_sample=False, eos_token_id=None
-        )
+        options = {"max_new_tokens": 30, "do_sample": False, "eos_token_id": None}
+        theirs = model.model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), **options)
         assert token_ids(outputs[str(i)]) == theirs[0, len(prompt) :].tolist()
         assert len(set(token_ids(outputs[str(i)]))) > 3, "a model that repeats itself would prove little"
 
@@ -241,7 +240,7 @@ def log_softmax(logits: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> to
 def test_a_scored_prompt_has_the_log_softmax_of_its_logits(runner: ProgramRunner, num_tokens: int) -> None:
     prompt = prompt_of(0, num_tokens, seed=5)  # 96 fills the context: nothing is generated, so it may
     engine = Engine(runner, [])
-    finish(engine, {0: [Request("before", prompt[:80], replace(GREEDY, max_tokens=1))]})  # a cached prefix must not cut the scores
+    generate(engine, prompt[:80])  # a prefix that is cached now, and must not cut the scores
     (output,) = generate(engine, prompt, SamplingParams(max_tokens=0, prompt_logprobs=True, logprobs=3))
     assert output.token_id is None
     assert output.finish_reason == "length"

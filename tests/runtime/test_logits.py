@@ -30,7 +30,6 @@ TOLERANCE = 1e-4
 TEXT = np.random.default_rng(0).integers(0, 203, 100).tolist()  # longer than every window, and than yarn's and llama3's origin
 
 
-
 def relative_error(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
     """max |a - b| / max |b|, over all tokens and the whole vocabulary."""
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
@@ -42,9 +41,7 @@ def transformers_logits(model: PreTrainedModel, token_ids: Sequence[int]) -> NDA
     return logits
 
 
-def our_logits(
-    model: Tiny, scheme: str, library: Library | None, chunk: int, *texts: list[int]
-) -> list[NDArray[np.float32]]:
+def our_logits(model: Tiny, scheme: str, library: Library | None, chunk: int, *texts: list[int]) -> list[NDArray[np.float32]]:
     """Logits of each text, computed `chunk` tokens at a time by `library`, or by the references."""
     step = model.step(scheme, limits(max_num_seqs=1, max_num_batched_tokens=chunk))
     executable = library.compile(step.program, 1) if library else ReferenceProgram(step.program)
@@ -106,7 +103,7 @@ def with_int8_inputs(model: PreTrainedModel) -> PreTrainedModel:
 @pytest.mark.parametrize("scheme", ["int8-a8", "int4-g32-sym-a8", "int4-g32-asym-a8"])
 @pytest.mark.parametrize("name", ["llama, tied, biased, llama3", "qwen2"])
 def test_int8_activations_are_rounded_inputs(tiny: Callable[[str], Tiny], library: Library, name: str, scheme: str) -> None:
-    """A value in the middle of two levels may fall to either, and all later tokens see it: so texts are short, and most agree."""
+    """A value amid two levels may fall to either, and all later tokens see it: so texts are short, and most agree."""
     model = tiny(name)
     rounded = with_int8_inputs(dequantized(model, Scheme.parse(scheme)))
     texts = [TEXT[start : start + 4] for start in range(0, len(TEXT), 4)]
