@@ -14,6 +14,7 @@ from kernels.spec import Arguments, Call, Program
 from runtime.bench.bound import Peaks
 
 _READ_BYTES_PER_THREAD = 512 << 20
+_MAX_READ_BYTES = 4 << 30
 _MIN_ROUNDS = 5
 _MIN_S = 1.0
 _CALLS_PER_ROUND = 10
@@ -42,7 +43,8 @@ def measure_peaks(library: Library, num_threads: int) -> Peaks:
 
 
 def _read_gbps(num_threads: int) -> float:
-    arrays = [np.ones(_READ_BYTES_PER_THREAD // 4, np.float32) for _ in range(num_threads)]
+    bytes_per_thread = min(_READ_BYTES_PER_THREAD, _MAX_READ_BYTES // num_threads)
+    arrays = [np.ones(bytes_per_thread // 4, np.float32) for _ in range(num_threads)]
     with ThreadPoolExecutor(num_threads) as pool:
         # The maximum needs one instruction per register read, and numpy releases the GIL in it.
         seconds = _best_s(lambda: list(pool.map(np.maximum.reduce, arrays)))

@@ -49,7 +49,10 @@ class Work:
 
     @property
     def of_peak(self) -> float:
-        """The part of the time that the peaks leave unavoidable: 1 is a kernel with nothing left to gain."""
+        """The part of the time that the peaks leave unavoidable: 1 is a kernel with nothing left to gain.
+
+        Above 1 a cache held part of what was read, or the machine was busier when its peaks were measured.
+        """
         return self.floor_ms / self.ms
 
 

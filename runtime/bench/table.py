@@ -40,10 +40,10 @@ def bound_text(peaks: Peaks, bounds: Sequence[tuple[Point, DecodeBound]]) -> str
             str(point.load),
             f"{bound.bytes_per_token / 1e6:.1f}",
             f"{bound.flops_per_token / 1e6:.0f}",
-            f"{bound.memory_ms:.2f}",
-            f"{bound.compute_ms:.2f}",
+            _ms(bound.memory_ms),
+            _ms(bound.compute_ms),
             bound.bound,
-            *(("-", "-") if itl is None else (f"{itl.p50:.2f}", f"{itl.p50 / bound.floor_ms:.1f}")),
+            *(("-", "-") if itl is None else (_ms(itl.p50), f"{itl.p50 / bound.floor_ms:.1f}")),
         ))  # fmt: skip
     title = "decode: the least a step takes at the peaks measured here before the load"
     return "\n".join([title, peaks_text(peaks), "", *_lines(header, rows)])
@@ -94,7 +94,12 @@ def _lines(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 0) 
 def _three(percentiles: Percentiles | None) -> Sequence[str]:
     if percentiles is None:
         return ("-",) * 3
-    return [f"{value:.0f}" if value >= 100 else f"{value:.1f}" for value in (percentiles.p50, percentiles.p90, percentiles.p99)]
+    return [_ms(value) for value in (percentiles.p50, percentiles.p90, percentiles.p99)]
+
+
+def _ms(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def _goodput(targets: Targets) -> str:
