@@ -72,8 +72,11 @@ public:
 
 private:
     void walk(int rank) {
-        for (int64_t i = 0; i < count; ++i) {
-            instructions[i].entry(instructions[i].args, rank, world);
+        // Copies: when a worker leaves the last barrier, rank 0 may already be setting the next list.
+        const Instruction* const list = instructions;
+        const int64_t n = count;
+        for (int64_t i = 0; i < n; ++i) {
+            list[i].entry(list[i].args, rank, world);
             if (world > 1) barrier();
             if (rank == 0 && call_ends) call_ends[i] = now_ns();
         }
