@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
-
-from runtime.scheduler import Scheduled
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,25 @@ class Batch:
     cu_seqlens_q: NDArray[np.int32]
     logit_rows: NDArray[np.int32]
 
+    @classmethod
+    def zeros(cls, num_tokens: int, num_seqs: int, num_blocks: int) -> Batch:
+        """Room for batches of up to so many tokens, sequences, and blocks in a table."""
+        return cls(
+            token_ids=np.zeros(num_tokens, np.int32),
+            positions=np.zeros(num_tokens, np.int32),
+            slot_mapping=np.zeros(num_tokens, np.int64),
+            block_tables=np.zeros((num_seqs, num_blocks), np.int32),
+            seq_lens=np.zeros(num_seqs, np.int32),
+            cu_seqlens_q=np.zeros(num_seqs + 1, np.int32),
+            logit_rows=np.zeros(num_tokens, np.int32),
+        )
+
+    def put(self, batch: Batch) -> None:
+        """Copy `batch` to the beginning of these arrays; what lies behind it is left as it was."""
+        for field in fields(self):
+            source = getattr(batch, field.name)
+            getattr(self, field.name)[tuple(map(slice, source.shape))] = source
+
 
 @dataclass(frozen=True)
 class Span:
@@ -40,16 +57,6 @@ class Span:
     start: int
     block_table: Items[int]
     num_logits: int
-
-
-def span_of(scheduled: Scheduled) -> Span:
-    """What a scheduled sequence computes: logits of every token if its prompt is scored, else of the last if it samples."""
-    sequence = scheduled.sequence
-    start = sequence.num_computed_tokens
-    tokens = sequence.token_ids[start : start + scheduled.num_new_tokens]
-    scores_prompt = sequence.request.params.prompt_logprobs and start < sequence.num_prompt_tokens
-    num_logits = len(tokens) if scores_prompt else int(scheduled.reaches_end)
-    return Span(tokens, start, sequence.block_table, num_logits)
 
 
 def build_batch(spans: Items[Span], block_size: int) -> Batch:

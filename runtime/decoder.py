@@ -14,6 +14,7 @@ from artifacts.manifest import Serving
 from artifacts.precision import KvDtype, Scheme
 from kernels import packing
 from kernels.spec import DTYPES, Argument, Arguments, Array, Call, Program, Tensor, axis_extent
+from runtime.batch import Batch
 from runtime.rope import rope_tables
 
 #: which counter each variable axis follows, unless a call says otherwise
@@ -24,21 +25,12 @@ _ACTIVATION_BLOCK = 32
 
 @dataclass(frozen=True)
 class StepProgram:
-    """A program, and the buffers through which a step goes in and out. Shapes as in `Batch`, at their largest."""
+    """A program, and the buffers through which a step goes in and out: `inputs` and `logits` [T, vocab_size] at their largest."""
 
     program: Program
-    token_ids: NDArray[np.int32]
-    positions: NDArray[np.int32]
-    slot_mapping: NDArray[np.int64]
-    block_tables: NDArray[np.int32]
-    seq_lens: NDArray[np.int32]
-    cu_seqlens_q: NDArray[np.int32]
-    logit_rows: NDArray[np.int32]
+    inputs: Batch
     logits: NDArray[np.float32]
-    num_blocks: int
-    block_size: int
-    max_num_seqs: int
-    max_model_len: int
+    limits: Serving
 
     def set_counters(self, num_tokens: int, num_seqs: int, num_logits: int) -> None:
         counters = self.program.counters
@@ -149,13 +141,7 @@ def lay_out(
     layout = _Layout(tensors, plan, num_tokens)
     linears = _Linears(layout, a)
 
-    token_ids = layout.buffer(dtype=np.int32)
-    positions = layout.buffer(dtype=np.int32)
-    slot_mapping = layout.buffer(dtype=np.int64)
-    logit_rows = layout.buffer(dtype=np.int32)
-    block_tables = np.zeros((limits.max_num_seqs, -(-limits.max_model_len // block_size)), np.int32)
-    seq_lens = np.zeros(limits.max_num_seqs, np.int32)
-    cu_seqlens_q = np.zeros(limits.max_num_seqs + 1, np.int32)
+    inputs = Batch.zeros(num_tokens, limits.max_num_seqs, -(-limits.max_model_len // block_size))
     logits = layout.buffer(a.vocab_size)
 
     residual = layout.buffer(a.hidden_size)
@@ -170,7 +156,7 @@ def lay_out(
     kv_storage = np.float32 if kv_dtype == "fp32" else np.uint16
 
     embedding = f"embedding_{variant(plan['embed'].storage)}"
-    layout.call(embedding, "embed", token_ids=token_ids, **layout.weights("embed"), out=residual)
+    layout.call(embedding, "embed", token_ids=inputs.token_ids, **layout.weights("embed"), out=residual)
     for i in range(a.num_layers):
         layer = f"layers.{i}"
         # The branch of the previous layer joins the residual stream inside the norm that reads it next.
@@ -187,13 +173,13 @@ def lay_out(
         caches: Arguments = {"k_cache": k_cache, "v_cache": v_cache}
         layout.call(
             f"rope_and_cache_{kv_dtype}", f"{layer}.rope",
-            q=q, k=k, v=v, cos=cos, sin=sin, positions=positions, slot_mapping=slot_mapping, **caches,
+            q=q, k=k, v=v, cos=cos, sin=sin, positions=inputs.positions, slot_mapping=inputs.slot_mapping, **caches,
         )  # fmt: skip
         layout.call(
             f"paged_attention_{kv_dtype}", f"{layer}.attention",
             {"T": "num_tokens", "S": "num_seqs"},
-            q=q, block_tables=block_tables, seq_lens=seq_lens, cu_seqlens_q=cu_seqlens_q, out=attended, **caches,
-            scale=a.head_dim**-0.5, window=a.window(i),
+            q=q, block_tables=inputs.block_tables, seq_lens=inputs.seq_lens, cu_seqlens_q=inputs.cu_seqlens_q, **caches,
+            out=attended, scale=a.head_dim**-0.5, window=a.window(i),
         )  # fmt: skip
         linears.emit(f"{layer}.o", attended.reshape(num_tokens, -1), branch)
         layout.norm(f"{layer}.mlp_norm", branch, hidden, a.rms_norm_eps, residual)
@@ -201,22 +187,10 @@ def lay_out(
         layout.call("silu_and_mul", f"{layer}.activation", x=gate_up, out=activated)
         linears.emit(f"{layer}.down", activated, branch)
     layout.norm("final_norm", branch, hidden, a.rms_norm_eps, residual)
-    layout.call("gather_rows", "gather_rows", {"T": "num_tokens", "R": "num_logits"}, x=hidden, rows=logit_rows, out=branch)
+    layout.call(
+        "gather_rows", "gather_rows", {"T": "num_tokens", "R": "num_logits"}, x=hidden, rows=inputs.logit_rows, out=branch
+    )
     linears.emit("embed" if a.tie_embeddings else "head", branch, logits, head=True)
 
     counters = {name: np.zeros(1, np.int64) for name in ("num_tokens", "num_seqs", "num_logits")}
-    return StepProgram(
-        program=Program(tuple(layout.calls), counters),
-        token_ids=token_ids,
-        positions=positions,
-        slot_mapping=slot_mapping,
-        block_tables=block_tables,
-        seq_lens=seq_lens,
-        cu_seqlens_q=cu_seqlens_q,
-        logit_rows=logit_rows,
-        logits=logits,
-        num_blocks=limits.num_kv_blocks,
-        block_size=block_size,
-        max_num_seqs=limits.max_num_seqs,
-        max_model_len=limits.max_model_len,
-    )
+    return StepProgram(Program(tuple(layout.calls), counters), inputs, logits, limits)

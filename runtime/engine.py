@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.batch import build_batch, span_of
+from runtime.batch import Span, build_batch
 from runtime.block_manager import BlockManager
 from runtime.model_runner import ModelRunner
 from runtime.request import FinishReason, Logprobs, Request, TokenOutput
@@ -101,7 +101,7 @@ class Engine:
         plan = self._scheduler.schedule()
         if not plan:
             return []
-        spans = [span_of(scheduled) for scheduled in plan]
+        spans = [_span(scheduled) for scheduled in plan]
         logits = self._runner.run(build_batch(spans, self._blocks.block_size))
         outputs: list[TokenOutput] = []
         row = 0
@@ -164,3 +164,12 @@ class Engine:
         if sequence.num_generated_tokens >= params.max_tokens or sequence.num_tokens >= self.max_model_len:
             return "length"
         return None
+
+
+def _span(scheduled: Scheduled) -> Span:
+    """What a scheduled sequence computes: logits of every token if its prompt is scored, else of the last if it samples."""
+    sequence = scheduled.sequence
+    start = sequence.num_computed_tokens
+    tokens = sequence.token_ids[start : start + scheduled.num_new_tokens]
+    scores_prompt = sequence.request.params.prompt_logprobs and start < sequence.num_prompt_tokens
+    return Span(tokens, start, sequence.block_table, len(tokens) if scores_prompt else int(scheduled.reaches_end))

@@ -42,12 +42,12 @@ class ProgramRunner:
     def __init__(self, step: StepProgram, executable: Executable) -> None:
         self.step = step
         self.executable = executable
-        self.num_blocks = step.num_blocks
-        self.block_size = step.block_size
+        self.num_blocks = step.limits.num_kv_blocks
+        self.block_size = step.limits.kv_block_size
         self.vocab_size = step.logits.shape[1]
-        self.max_num_seqs = step.max_num_seqs
-        self.max_num_batched_tokens = step.token_ids.size
-        self.max_model_len = step.max_model_len
+        self.max_num_seqs = step.limits.max_num_seqs
+        self.max_num_batched_tokens = step.limits.max_num_batched_tokens
+        self.max_model_len = step.limits.max_model_len
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
         self.fill(batch)
@@ -56,13 +56,5 @@ class ProgramRunner:
 
     def fill(self, batch: Batch) -> None:
         """Put `batch` where the next run of the program reads it."""
-        step = self.step
-        num_tokens, num_seqs, num_logits = batch.token_ids.size, batch.seq_lens.size, batch.logit_rows.size
-        step.token_ids[:num_tokens] = batch.token_ids
-        step.positions[:num_tokens] = batch.positions
-        step.slot_mapping[:num_tokens] = batch.slot_mapping
-        step.block_tables[:num_seqs, : batch.block_tables.shape[1]] = batch.block_tables
-        step.seq_lens[:num_seqs] = batch.seq_lens
-        step.cu_seqlens_q[: num_seqs + 1] = batch.cu_seqlens_q
-        step.logit_rows[:num_logits] = batch.logit_rows
-        step.set_counters(num_tokens, num_seqs, num_logits)
+        self.step.inputs.put(batch)
+        self.step.set_counters(batch.token_ids.size, batch.seq_lens.size, batch.logit_rows.size)
