@@ -25,7 +25,7 @@ _ACTIVATION_BLOCK = 32
 
 @dataclass(frozen=True)
 class StepProgram:
-    """A program, and the buffers through which a step goes in and out: `inputs` and `logits` [T, vocab_size] at their largest."""
+    """A program, and the buffers of a step: `inputs` at their largest, `logits` fp32 [max_num_batched_tokens, vocab_size]."""
 
     program: Program
     inputs: Batch
