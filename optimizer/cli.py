@@ -34,16 +34,18 @@ def optimize(
     The same command goes on where a killed one stopped. Ctrl-C ends the search with what there is.
     Exit code 3: no plan is within the accuracy gate, and no bundle is written.
     """
-    from optimizer.command import Overrides, run_optimize
-    from optimizer.search.proof import NothingPasses
-
     try:
-        run_optimize(spec_path, Overrides(target, output, trials, timeout, storage))
-    except NothingPasses as error:
-        click.echo(f"nothing passes the gate, so no bundle was written: {error}", err=True)
-        sys.exit(EXIT_NOTHING_PASSES)
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        from kernels.cpu.build import CompileFailed
+        from optimizer.command import Overrides, run_optimize
+        from optimizer.search.proof import NothingPasses
+
+        try:
+            run_optimize(spec_path, Overrides(target, output, trials, timeout, storage))
+        except NothingPasses as error:
+            click.echo(f"nothing passes the gate, so no bundle was written: {error}", err=True)
+            sys.exit(EXIT_NOTHING_PASSES)
+        except (ValueError, OSError, CompileFailed) as error:
+            raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         click.echo("stopped; the same command goes on from here", err=True)
         sys.exit(130)

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from optimizer.ledger import Ledger
 from optimizer.progress import Reporter
 from optimizer.quantized_store import QuantizedStore
 from optimizer.search.accuracy import Judge, trial_score
-from optimizer.search.bands import Band, kind_of, make_bands, plan_of
+from optimizer.search.bands import Band, fitting_schemes, kind_of, make_bands, plan_of
 from optimizer.search.precision import PrecisionSearch, Trial
 from optimizer.search.proof import NUM_PAIRS, NothingPasses, PairedSpeed, Proven, finalists, measure_pair, prove
 from optimizer.search.sensitivity import Probes, Sensitivities, measure_sensitivities, predict_kl
@@ -85,7 +85,10 @@ class Forge:
         self._sources = self._source.sha256()
         self._architecture = self._source.architecture
         self._shapes = self._architecture.linear_shapes()
+        kinds = dict.fromkeys(map(kind_of, self._shapes))
+        self._offered = fitting_schemes(self._shapes, {kind: self._space.precision.groups.of(kind) for kind in kinds})
         self._isa = best_isa(host())
+        self._compiler = _compiler_version()
         self.study_name = f"{spec.name}-{self._digest()[:16]}"
         self._folder = workspace / self.study_name
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -129,7 +132,7 @@ class Forge:
             kv_dtype=kv_dtype,
             workbench=workbench,
             constants=constants,
-            compiler=None if workbench.library is None else find_compiler().version,
+            compiler=None if workbench.library is None else self._compiler,
             tuned=tuned,
             workload=workload,
             sensitivities=sensitivities,
@@ -143,13 +146,10 @@ class Forge:
         )
 
     def _digest(self) -> str:
-        # Measurements hold for one machine and one version of the code, so both are part of a study's identity.
-        identity = [self._spec.digest(self._sources), version("coldforge"), self._isa.name, host().model, host().num_cores]
+        # Measurements hold for one machine, one compiler and one version of the code: all are part of a study's identity.
+        made_by = [version("coldforge"), self._compiler, self._isa.name, host().model, host().num_cores]
+        identity = [self._spec.digest(self._sources), self._space.model_dump_json(), *made_by]
         return hashlib.sha256(repr(identity).encode()).hexdigest()
-
-    @cached_property
-    def _offered(self) -> dict[str, tuple[Scheme, ...]]:
-        return {kind: self._space.precision.groups.of(kind) for kind in dict.fromkeys(map(kind_of, self._shapes))}
 
     def _workbench(self, library: Library | None, kv_dtype: KvDtype) -> Workbench:
         block_size = self._space.serving.kv_block_size[0]
@@ -250,11 +250,8 @@ class Forge:
     def _bands(self, sensitivities: Sensitivities) -> tuple[Band, ...]:
         coarsest = {}
         for group, measured in sensitivities.items():
-            coarsest[group] = measured[Probes.among(self._possible(group)).weights.name]
+            coarsest[group] = measured[Probes.among(self._offered[kind_of(group)]).weights.name]
         return make_bands(self._architecture, coarsest, self._offered)
-
-    def _possible(self, group: str) -> list[Scheme]:
-        return [scheme for scheme in self._offered[kind_of(group)] if scheme.refusal(*self._shapes[group]) is None]
 
     def _search(self, bands: tuple[Band, ...], sensitivities: Sensitivities, cost: CostProvider, judge: Judge) -> list[Trial]:
         search = PrecisionSearch(
@@ -289,7 +286,7 @@ class Forge:
         return [dict(items) for items in sorted(predicted, key=lambda items: predicted[items])]
 
     def _predicted_kl(self, group: str, scheme: Scheme, sensitivities: Sensitivities) -> float:
-        probes = Probes.among(self._possible(group))
+        probes = Probes.among(self._offered[kind_of(group)])
         return predict_kl(sensitivities[group], scheme, lambda s: self._store.relative_error(group, s), probes)
 
     def _prove(
@@ -357,6 +354,13 @@ class Forge:
 
         record: dict[str, Any] = self._ledger.once(f"speed/{phase}/{_plan_digest(plan)}", measure)
         return PairedSpeed(**{**record, "speedup": Estimate(**record["speedup"])})
+
+
+def _compiler_version() -> str | None:
+    try:
+        return find_compiler().version
+    except NoCompiler:
+        return None
 
 
 def _plan_digest(plan: Plan) -> str:

@@ -23,8 +23,9 @@ class Ledger:
         try:
             self._storage = optuna.storages.get_storage(storage_url)
         except Exception as error:  # each backend raises its own kind
+            reason = str(error).partition("\n")[0]
             raise ValueError(
-                f"storage must be a URL that Optuna can open, such as sqlite:///study.db; got {storage_url!r}: {error}"
+                f"storage must be a URL that Optuna can open, such as sqlite:///study.db; got {storage_url!r}: {reason}"
             ) from error
         self.name = name
         self._records_study = self.study("records")

@@ -44,10 +44,11 @@ def find_compiler() -> Compiler:
     chosen = os.environ.get("CXX")
     for command in [chosen] if chosen else ["g++", "clang++"]:
         if shutil.which(command):
-            shown = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
-            return Compiler(command, shown.stdout.splitlines()[0])
+            shown = subprocess.run([command, "--version"], capture_output=True, text=True)
+            if shown.returncode == 0 and shown.stdout:
+                return Compiler(command, shown.stdout.splitlines()[0])
     raise NoCompiler(
-        f"no C++ compiler: {'CXX=' + chosen if chosen else 'neither g++ nor clang++'} is not on PATH; install one "
+        f"no C++ compiler: {'CXX=' + chosen + ' does not run' if chosen else 'neither g++ nor clang++ runs'}; install one "
         "(Debian: apt-get install g++), or name one in CXX"
     )
 

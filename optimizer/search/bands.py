@@ -29,7 +29,9 @@ def kind_of(group: str) -> str:
 def make_bands(
     architecture: Architecture, sensitivity: Mapping[str, float], offered: Mapping[str, Sequence[Scheme]]
 ) -> tuple[Band, ...]:
-    """Split the groups of each kind into equal bands by `sensitivity` (KL of the group alone at the coarsest scheme).
+    """Split the groups of each kind into equal bands by `sensitivity`: KL of the group alone at the coarsest scheme.
+
+    `offered` is what `fitting_schemes` left.
 
     A search over every layer on its own (121 variables for 30 layers) learns nothing in tens of trials; one over kinds alone
     misses that a few layers carry most of the loss.
@@ -38,16 +40,27 @@ def make_bands(
     bands: list[Band] = []
     for kind in dict.fromkeys(kind_of(group) for group in shapes):
         groups = sorted((g for g in shapes if kind_of(g) == kind), key=lambda g: (sensitivity[g], g))
-        choices = tuple(s for s in offered[kind] if all(s.refusal(*shapes[g]) is None for g in groups))
-        if not choices:
-            reasons = "; ".join(f"{s.name}: {s.refusal(*shapes[groups[0]])}" for s in offered[kind])
-            raise ValueError(f"no scheme offered for {kind!r} fits its shape {shapes[groups[0]]} ({reasons})")
         num_bands = min(NUM_BANDS, len(groups))
         for index in range(num_bands):
             members = groups[index * len(groups) // num_bands : (index + 1) * len(groups) // num_bands]
             name = kind if num_bands == 1 else f"{kind}.{_NAMES[index]}"
-            bands.append(Band(name, tuple(sorted(members)), choices))
+            bands.append(Band(name, tuple(sorted(members)), tuple(offered[kind])))
     return tuple(bands)
+
+
+def fitting_schemes(
+    shapes: Mapping[str, tuple[int, int]], offered: Mapping[str, Sequence[Scheme]]
+) -> dict[str, tuple[Scheme, ...]]:
+    """Of the schemes offered to each kind, those that all its layer groups can take. ValueError where none is left."""
+    fitting: dict[str, tuple[Scheme, ...]] = {}
+    for kind in dict.fromkeys(map(kind_of, shapes)):
+        own = {shape for group, shape in shapes.items() if kind_of(group) == kind}
+        fitting[kind] = tuple(s for s in offered[kind] if all(s.refusal(*shape) is None for shape in own))
+        if not fitting[kind]:
+            shape = min(own)
+            reasons = "; ".join(f"{s.name}: {s.refusal(*shape)}" for s in offered[kind])
+            raise ValueError(f"no scheme offered for {kind!r} fits its shape {shape} ({reasons}); offer another one")
+    return fitting
 
 
 def plan_of(bands: Sequence[Band], choice: Mapping[str, str]) -> dict[str, Scheme]:

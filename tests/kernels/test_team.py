@@ -10,7 +10,7 @@ from kernels.cpu.library import Library
 from kernels.spec import Array, Call, Program
 
 NUM_TOKENS, HIDDEN = 8, 16
-NUM_TURNS = 3000
+NUM_TURNS = 1000
 
 
 def counting_program(num_calls: int) -> tuple[Program, Array]:

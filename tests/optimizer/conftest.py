@@ -152,8 +152,8 @@ def finished(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Proj
 def brief_pairs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Speed is compared in samples of 60 ms, which is not what these tests are about: here 1 ms will do."""
 
-    def brief(actions: Any, rounds: int, min_round_ms: float) -> Any:
-        return interleaved_ms(actions, rounds, min_round_ms=1.0)
+    def brief(actions: Any, **options: Any) -> Any:
+        return interleaved_ms(actions, **options | {"min_round_ms": 1.0})
 
     monkeypatch.setattr(proof, "interleaved_ms", brief)
     yield
