@@ -52,7 +52,7 @@ def sample_sequences(
 def read_texts(spec: EvaluationSpec, tokenizer: Tokenizer, prefix: Sequence[int]) -> TextSets:
     """The user's files as sets, each cut into sequences that begin with `prefix`, dealt to search and proof in turn.
 
-    ValueError for a file too short for both halves.
+    ValueError for a file too short for both halves, or of the same name as another.
     """
     sets = TextSets({}, {})
     for path in spec.text:
@@ -69,5 +69,7 @@ def read_texts(spec: EvaluationSpec, tokenizer: Tokenizer, prefix: Sequence[int]
                 f"search with and half to prove with; got {len(sequences)}: give a longer text or lower tokens_per_sequence"
             )
         name = path.stem
+        if name in sets.search:
+            raise ValueError(f"{path}: a set is called by its file's name, and there is another {name!r} already; rename one")
         sets.search[name], sets.proof[name] = sequences[0::2], sequences[1::2]
     return sets

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+
+from artifacts.architecture import Architecture
+from artifacts.precision import Scheme
+from optimizer.search.bands import fitting_schemes, kind_of, make_bands, plan_of
+
+FP32, INT8, INT4_G64 = Scheme.parse("fp32"), Scheme.parse("int8"), Scheme.parse("int4-g64-sym")
+KINDS = ("embed", "qkv", "o", "gate_up", "down", "head")
+
+
+def architecture(**changes: int) -> Architecture:
+    sizes = {"vocab_size": 99, "hidden_size": 64, "intermediate_size": 96, "num_layers": 7, "num_q_heads": 4, "num_kv_heads": 2}
+    return Architecture(family="llama", head_dim=16, max_position=64, rms_norm_eps=1e-5, **{**sizes, **changes})
+
+
+def test_bands_cover_every_group_once_from_robust_to_sensitive() -> None:
+    shapes = architecture().linear_shapes()
+    sensitivity = {group: float(index) for index, group in enumerate(shapes)}
+    bands = make_bands(architecture(), sensitivity, dict.fromkeys(KINDS, (INT8, FP32)))
+    assert sorted(group for band in bands for group in band.groups) == sorted(shapes)
+    of_qkv = [band for band in bands if kind_of(band.groups[0]) == "qkv"]
+    assert [band.name for band in of_qkv] == ["qkv.robust", "qkv.middling", "qkv.sensitive"]
+    worst = [max(sensitivity[group] for group in band.groups) for band in of_qkv]
+    assert worst == sorted(worst)
+    assert [len(band.groups) for band in of_qkv] == [2, 2, 3]
+    assert [band.name for band in bands if "." not in band.name] == ["embed", "head"]
+    assert plan_of(bands, {band.name: "int8" for band in bands}) == dict.fromkeys(shapes, INT8)
+
+
+def test_a_scheme_is_offered_only_where_it_fits() -> None:
+    fitting = fitting_schemes(architecture().linear_shapes(), dict.fromkeys(KINDS, (INT4_G64, INT8)))
+    assert fitting["qkv"] == (INT4_G64, INT8)
+    assert fitting["down"] == (INT8,), "96 inputs are not a multiple of 64"
+
+
+def test_a_kind_that_nothing_fits() -> None:
+    with pytest.raises(ValueError, match=r"for 'down' fits its shape \(64, 96\) \(int4-g64-sym: in_features 96"):
+        fitting_schemes(architecture().linear_shapes(), dict.fromkeys(KINDS, (INT4_G64,)))
