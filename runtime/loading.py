@@ -11,7 +11,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from artifacts.errors import WeightsError
+from artifacts.errors import ManifestError, WeightsError
 from artifacts.manifest import Manifest
 from artifacts.precision import Scheme
 from artifacts.reader import Bundle, open_bundle
@@ -77,7 +77,13 @@ def _check_tensors(tensors: Mapping[str, Array], expected: Mapping[str, tuple[st
 
 
 def _executable(bundle: Bundle, step: StepProgram, num_threads: int) -> Executable:
-    (kernels,) = bundle.manifest.kernels
+    called = {call.symbol for call in step.program.calls}
+    kernels = next((k for k in bundle.manifest.kernels if called <= set(k.symbols)), None)
+    if kernels is None:
+        raise ManifestError(
+            f"one entry of the manifest's kernels must serve all that the model calls ({', '.join(sorted(called))}), none does; "
+            f"{_REBUILD}"
+        )
     if kernels.library is None:
         warnings.warn("this bundle has no compiled kernels: the portable references serve it, slowly, with torch", stacklevel=2)
         from kernels.reference import ReferenceProgram

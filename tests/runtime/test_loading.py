@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from artifacts.errors import BundleError, DeviceError, HashMismatchError, WeightsError
+from artifacts.errors import BundleError, DeviceError, HashMismatchError, ManifestError, WeightsError
 from artifacts.manifest import Deployment, Kernels, Manifest, Precision, Provenance, Serving, Target
 from artifacts.precision import KvDtype
 from artifacts.weights import Array
 from artifacts.writer import write_bundle
+from kernels import registry
 from kernels.cpu.build import build, find_compiler
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
@@ -87,7 +88,7 @@ def parts(tiny: Callable[[str], Tiny], kernels_path: Path) -> Parts:
             "kernels/cpu.so": kernels_path,
         },
         target=Target(device="cpu", machine=host().machine, isa=isa.name, cpu_flags=isa.cpu_flags),
-        kernels=Kernels(symbols=("all",), backend="cpu", library="kernels/cpu.so", compiler=find_compiler().version),
+        kernels=Kernels(symbols=tuple(registry.specs()), backend="cpu", library="kernels/cpu.so", compiler=find_compiler().version),
     )
 
 
@@ -123,7 +124,7 @@ def test_eos_may_be_none_one_or_several(parts: Parts, tmp_path: Path, expected: 
 
 def test_a_bundle_without_kernels_is_served_by_the_references(parts: Parts, expected: list[Any], tmp_path: Path) -> None:
     files = {name: content for name, content in parts.files.items() if name != "kernels/cpu.so"}
-    kernels = Kernels(symbols=("all",), backend="reference")
+    kernels = Kernels(symbols=tuple(registry.specs()), backend="reference")
     parts.write(tmp_path / "bundle", files=files, kernels=kernels, target=Target(device="cpu"))
     with pytest.warns(UserWarning, match="no compiled kernels"), warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*not writable")
@@ -139,6 +140,13 @@ def test_a_library_that_was_replaced_is_refused(parts: Parts, tmp_path: Path) ->
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(HashMismatchError, match=r"kernels/cpu\.so: sha256"):
+        load(tmp_path / "bundle")
+
+
+def test_a_kernel_table_that_misses_an_entry_point_is_refused(parts: Parts, tmp_path: Path) -> None:
+    kernels = parts.kernels.model_copy(update={"symbols": ("rms_norm",)})
+    parts.write(tmp_path / "bundle", kernels=kernels)
+    with pytest.raises(ManifestError, match="must serve all that the model calls"):
         load(tmp_path / "bundle")
 
 
