@@ -56,9 +56,7 @@ def open_bundle(folder: Path, *, machine: str, cpu_flags: frozenset[str]) -> Bun
     for path in manifest.weight_files:
         shard = map_tensors(root / path)
         if twice := sorted(tensors.keys() & shard.keys()):
-            raise WeightsError(
-                f"{path}: a tensor lies in one shard only, {twice[0]!r} is in two; build the bundle again", path
-            )
+            raise WeightsError(f"{path}: a tensor lies in one shard only, {twice[0]!r} is in two; build the bundle again", path)
         tensors |= shard
     return Bundle(root, manifest, tensors)
 
@@ -72,9 +70,7 @@ def verify_bundle(folder: Path) -> Manifest:
     found = dict(_walk(folder, ""))
     found.pop(MANIFEST_NAME)
     if missing := sorted(manifest.files.keys() - found.keys()):
-        raise MissingFileError(
-            f"{missing[0]}: a file that the manifest lists is missing; copy the bundle again", missing[0]
-        )
+        raise MissingFileError(f"{missing[0]}: a file that the manifest lists is missing; copy the bundle again", missing[0])
     if extra := sorted(found.keys() - manifest.files.keys()):
         raise ExtraFileError(f"{extra[0]}: the manifest does not list this file; remove it from the bundle", extra[0])
     for path, record in sorted(manifest.files.items()):
@@ -97,9 +93,7 @@ def check_device(target: Target, *, machine: str, cpu_flags: frozenset[str]) -> 
     if target.device != "cpu":
         raise DeviceError(f"the bundle is for device {target.device!r} and this runtime serves 'cpu'; build it for cpu")
     if target.machine not in (None, machine):
-        raise DeviceError(
-            f"the bundle is for machine {target.machine!r}, this is {machine!r}; build it on this machine"
-        )
+        raise DeviceError(f"the bundle is for machine {target.machine!r}, this is {machine!r}; build it on this machine")
     if lacking := sorted(set(target.cpu_flags) - cpu_flags):
         raise DeviceError(
             f"the bundle's kernels ({target.isa}) need CPU features that this host lacks: {', '.join(lacking)}; "

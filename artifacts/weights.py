@@ -129,9 +129,7 @@ def write_shard(file: BinaryIO, tensors: Mapping[str, Array]) -> tuple[str, int]
 
 
 def _shard_chunks(tensors: Mapping[str, Array]) -> Iterator[bytes | memoryview]:
-    names = sorted(
-        tensors, key=lambda name: (tensors[name].nbytes % ALIGNMENT_BYTES != 0, -tensors[name].dtype.itemsize, name)
-    )
+    names = sorted(tensors, key=lambda name: (tensors[name].nbytes % ALIGNMENT_BYTES != 0, -tensors[name].dtype.itemsize, name))
     header, position = {}, 0
     for name in names:
         array = tensors[name]

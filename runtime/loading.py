@@ -81,7 +81,7 @@ def _executable(bundle: Bundle, step: StepProgram, num_threads: int) -> Executab
     kernels = next((k for k in bundle.manifest.kernels if called <= set(k.symbols)), None)
     if kernels is None:
         raise ManifestError(
-            f"one entry of the manifest's kernels must serve all that the model calls ({', '.join(sorted(called))}), none does; "
+            f"one entry of the manifest's kernels must serve all that is called ({', '.join(sorted(called))}), none does; "
             f"{_REBUILD}"
         )
     if kernels.library is None:

@@ -88,7 +88,9 @@ def parts(tiny: Callable[[str], Tiny], kernels_path: Path) -> Parts:
             "kernels/cpu.so": kernels_path,
         },
         target=Target(device="cpu", machine=host().machine, isa=isa.name, cpu_flags=isa.cpu_flags),
-        kernels=Kernels(symbols=tuple(registry.specs()), backend="cpu", library="kernels/cpu.so", compiler=find_compiler().version),
+        kernels=Kernels(
+            symbols=tuple(registry.specs()), backend="cpu", library="kernels/cpu.so", compiler=find_compiler().version
+        ),
     )
 
 
@@ -146,7 +148,7 @@ def test_a_library_that_was_replaced_is_refused(parts: Parts, tmp_path: Path) ->
 def test_a_kernel_table_that_misses_an_entry_point_is_refused(parts: Parts, tmp_path: Path) -> None:
     kernels = parts.kernels.model_copy(update={"symbols": ("rms_norm",)})
     parts.write(tmp_path / "bundle", kernels=kernels)
-    with pytest.raises(ManifestError, match="must serve all that the model calls"):
+    with pytest.raises(ManifestError, match="must serve all that is called"):
         load(tmp_path / "bundle")
 
 
