@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
 @click.option("--api-key", envvar="COLDFORGE_API_KEY", help="Refuse requests that do not carry this key.")
 @click.option("--served-model-name", metavar="NAME", help="Default: the bundle's name.")
 @click.option("--num-threads", type=click.IntRange(min=1), help="Default: the bundle's.")

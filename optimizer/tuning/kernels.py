@@ -125,15 +125,15 @@ class KernelTuner:
         return totals
 
     def _tuned(self, subject: str, candidates: Sequence[Constants], measure: Callable[[], list[float]]) -> Tuned:
-        """One Optuna study per subject, a trial per candidate, written when all have been measured side by side."""
+        """One record for all candidates, since they were measured side by side, and one Optuna study with a trial for each."""
+        ms = self._ledger.once(f"kernels/{subject}", measure)
         study = self._ledger.study(f"kernels/{subject}")
-        if len(completed(study)) != len(candidates):
-            values = {name: sorted({c[name] for c in candidates}) for name in candidates[0]}
-            space = {name: CategoricalDistribution(choices) for name, choices in values.items()}
-            trials = zip(candidates, measure(), strict=True)
-            study.add_trials([create_trial(params=dict(c), distributions=dict(space), value=ms) for c, ms in trials])
-        ms = tuple(float(trial.values[0]) for trial in completed(study))
-        return Tuned(subject, tuple(candidates), ms, winner(list(candidates), ms))
+        values = {name: sorted({c[name] for c in candidates}) for name in candidates[0]}
+        space = {name: CategoricalDistribution(choices) for name, choices in values.items()}
+        num_known = len(completed(study))  # fewer than all where a run was killed while it wrote them
+        for candidate, value in zip(candidates[num_known:], ms[num_known:], strict=True):
+            study.add_trial(create_trial(params=dict(candidate), distributions=dict(space), value=value))
+        return Tuned(subject, tuple(candidates), tuple(ms), winner(list(candidates), ms))
 
 
 def _step_times(benches: Sequence[Workbench], plan: Plan, workload: Workload, size: int, *, decode_only: bool) -> list[float]:

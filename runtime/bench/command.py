@@ -176,8 +176,12 @@ def _profiled(folder: Path, prompt_tokens: tuple[int, ...]) -> dict[str, Any]:
     try:
         for profile_phase in (profile_decode, profile_prefill):
             for num_tokens in prompt_tokens:
-                profiles.append(profile_phase(runner, num_tokens, peaks))
-                click.echo("\n" + profile_text(profiles[-1]))
+                profile = profile_phase(runner, num_tokens, peaks)
+                same_step = [(p.phase, p.num_tokens, p.context_len) for p in profiles]
+                if (profile.phase, profile.num_tokens, profile.context_len) in same_step:
+                    continue  # a prompt longer than a step holds is cut to what it holds
+                profiles.append(profile)
+                click.echo("\n" + profile_text(profile))
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     return {

@@ -37,9 +37,7 @@ def byte_level() -> dict[str, Any]:
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trained.train_from_iterator(
-        CORPUS, trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False)
-    )
+    trained.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False))
     vocab, merges = _vocab_and_merges(trained)
     tokens = [*vocab, "<|begin|>", "<|end|>", "<think>"]
     return {

@@ -158,9 +158,7 @@ def anonymous_bytes() -> int:
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads Linux's process status")
 def test_memory_stays_near_one_tensor(tmp_path: Path) -> None:
-    config = LlamaConfig(
-        vocab_size=8192, hidden_size=512, intermediate_size=2048, num_hidden_layers=6, num_attention_heads=8
-    )
+    config = LlamaConfig(vocab_size=8192, hidden_size=512, intermediate_size=2048, num_hidden_layers=6, num_attention_heads=8)
     path = save_folder(random_model(config), tmp_path)
     source = open_source(path)
     names = [f"{group}.weight" for group in source.architecture.linear_shapes()]
