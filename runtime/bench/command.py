@@ -165,14 +165,14 @@ def _profiled(folder: Path, prompt_tokens: tuple[int, ...]) -> dict[str, Any]:
     """Prints the profile of each phase at each prompt length; the same as plain JSON data."""
     from dataclasses import asdict
 
-    from runtime.bench.profile import profile_decode, profile_prefill
+    from runtime.bench.profile import Profile, profile_decode, profile_prefill
     from runtime.bench.table import peaks_text, profile_text
     from runtime.loading import load_runner
 
     bundle, peaks = _open_here(folder, "first")
     click.echo(f"{bundle.manifest.name} at {bundle.manifest.serving.num_threads} threads; {peaks_text(peaks)}")
     runner = load_runner(bundle)
-    profiles = []
+    profiles: list[Profile] = []
     try:
         for profile_phase in (profile_decode, profile_prefill):
             for num_tokens in prompt_tokens:

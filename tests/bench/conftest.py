@@ -11,6 +11,7 @@ from artifacts.architecture import Architecture
 from artifacts.manifest import Deployment, Kernels, Precision, Provenance, Serving, Target
 from artifacts.precision import Scheme
 from artifacts.writer import write_bundle
+from kernels import registry
 from kernels.cpu.build import build, find_compiler
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
@@ -49,7 +50,11 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         architecture=ARCHITECTURE,
         target=Target(device="cpu", machine=host().machine, isa=isa.name, cpu_flags=isa.cpu_flags),
         precision=Precision(groups=GROUPS, kv_cache="bf16"),
-        kernels=(Kernels(symbols=("rms_norm",), backend="cpu", library="kernels/cpu.so", compiler=find_compiler().version),),
+        kernels=(
+            Kernels(
+                symbols=tuple(registry.specs()), backend="cpu", library="kernels/cpu.so", compiler=find_compiler().version
+            ),
+        ),
         serving=SERVING,
         provenance=Provenance(sources={"model": "0" * 64}, tool_version="0", libraries={}, seed=0, study="tiny"),
     )
