@@ -51,9 +51,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         target=Target(device="cpu", machine=host().machine, isa=isa.name, cpu_flags=isa.cpu_flags),
         precision=Precision(groups=GROUPS, kv_cache="bf16"),
         kernels=(
-            Kernels(
-                symbols=tuple(registry.specs()), backend="cpu", library="kernels/cpu.so", compiler=find_compiler().version
-            ),
+            Kernels(symbols=tuple(registry.specs()), backend="cpu", library="kernels/cpu.so", compiler=find_compiler().version),
         ),
         serving=SERVING,
         provenance=Provenance(sources={"model": "0" * 64}, tool_version="0", libraries={}, seed=0, study="tiny"),
