@@ -40,7 +40,7 @@ class Loaded:
 def load(folder: Path, num_threads: int | None = None) -> Loaded:
     """Load the bundle at `folder`; `num_threads` overrides its own. BundleError or LibraryRefused if it does not fit."""
     bundle = open_bundle(folder, machine=host().machine, cpu_flags=host().flags)
-    config: dict[str, Any] = json.loads(bundle.read("generation_config.json"))
+    config = _generation_config(bundle)
     return Loaded(
         manifest=bundle.manifest,
         engine=Engine(load_runner(bundle, num_threads), _eos_token_ids(config)),
@@ -90,6 +90,12 @@ def _executable(bundle: Bundle, step: StepProgram, num_threads: int) -> Executab
 
         return ReferenceProgram(step.program)
     return Library(bundle.path(kernels.library)).compile(step.program, num_threads)
+
+
+def _generation_config(bundle: Bundle) -> dict[str, Any]:
+    listed = "generation_config.json" in bundle.manifest.files
+    config: dict[str, Any] = json.loads(bundle.read("generation_config.json")) if listed else {}
+    return config
 
 
 def _eos_token_ids(config: dict[str, Any]) -> list[int]:
