@@ -126,7 +126,7 @@ def test_what_is_no_bundle_is_refused_in_one_line(bundle: Path, tmp_path: Path, 
             data = bytearray((bundle / "tokenizer.json").read_bytes())
             data[len(data) // 2] ^= 1
             (broken / "tokenizer.json").write_bytes(data)
-    command = [Path(sys.executable).with_name("serve"), broken, "--port", "0"]
+    command = [Path(sys.executable).with_name("serve"), broken, "--port", "8000"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr.startswith("Error: ") and done.stderr.count("\n") == 1, done.stderr
