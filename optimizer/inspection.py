@@ -18,7 +18,7 @@ def verify_and_report(folder: Path) -> None:
     verify_bundle(folder)
     manifest = read_manifest(folder)
     size = sum(record.size for record in manifest.files.values())
-    Console().print(f"{folder}: {len(manifest.files)} files, {size:,} bytes, digest {manifest.digest[:16]}: verified")
+    print(f"{folder}: {len(manifest.files)} files, {size:,} bytes, digest {manifest.digest[:16]}: verified")
 
 
 def describe(folder: Path) -> None:
