@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from artifacts.manifest import Serving
 from artifacts.precision import KvDtype, Scheme
-from kernels.cpu.build import NoCompiler, build, find_compiler, num_units, resolve_constants
+from kernels.cpu.build import NoCompiler, build, find_compiler, num_units, resolve_constants, sources_digest
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
 from kernels.cpu.library import Library
@@ -79,7 +79,7 @@ class Forge:
     """Runs the stages in order. `workspace` keeps the study, quantized weights and compiled kernels of the run."""
 
     def __init__(self, spec: ModelSpec, workspace: Path, reporter: Reporter) -> None:
-        self._spec, self._workspace, self._reporter = spec, workspace, reporter
+        self._spec, self._reporter = spec, reporter
         self._space = load_space(spec.search.space)
         self._source = open_source(spec.source)
         self._sources = self._source.sha256()
@@ -147,8 +147,9 @@ class Forge:
 
     def _digest(self) -> str:
         # Measurements hold for one machine, one compiler and one version of the code: all are part of a study's identity.
-        made_by = [version("coldforge"), self._compiler, self._isa.name, host().model, host().num_cores]
-        identity = [self._spec.digest(self._sources), self._space.model_dump_json(), *made_by]
+        machine = [self._compiler, self._isa.name, host().model, host().num_cores]
+        code = [version("coldforge"), sources_digest()]
+        identity = [self._spec.digest(self._sources), self._space.model_dump_json(), machine, code]
         return hashlib.sha256(repr(identity).encode()).hexdigest()
 
     def _workbench(self, library: Library | None, kv_dtype: KvDtype) -> Workbench:

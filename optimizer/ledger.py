@@ -37,17 +37,11 @@ class Ledger:
             storage=self._storage, study_name=f"{self.name}/{stage}", directions=list(directions), load_if_exists=True
         )
 
-    def recall(self, key: str) -> object | None:
-        return self._records.get(key)
-
-    def record(self, key: str, value: object) -> None:
-        self._records_study.set_user_attr(key, value)
-        self._records[key] = value
-
     def once(self, key: str, measure: Callable[[], T]) -> T:
         """What `key` says; if it says nothing, `measure()`, recorded. Values must survive a trip through JSON."""
         if key not in self._records:
-            self.record(key, measure())
+            self._records[key] = measure()
+            self._records_study.set_user_attr(key, self._records[key])
         return cast(T, self._records[key])
 
 

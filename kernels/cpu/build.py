@@ -70,6 +70,15 @@ def resolve_constants(constants: Mapping[str, int], isa: Isa) -> dict[str, int]:
     return {name: value for op in sorted(tunings) for name, value in sorted(tunings[op].checked(constants, isa).items())}
 
 
+def sources_digest() -> str:
+    """sha256 of every source that a library is built from, generated headers aside."""
+    digest = hashlib.sha256()
+    folder = registry.ROOT / "cpu"
+    for path in [folder / "program.cpp", *(folder / name for name in _HEADERS), *map(registry.sources, registry.ops())]:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
 def num_units() -> int:
     """How many sources `build` compiles."""
     return len(registry.ops()) + 1

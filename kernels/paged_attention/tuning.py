@@ -10,9 +10,6 @@ from __future__ import annotations
 from kernels.cpu.isa import Isa
 from kernels.tuning import Constants, Tuning
 
-#: Block sizes worth trying, in tokens.
-BLOCK_SIZES = (16, 32, 64, 128)
-
 
 def _refusal(constants: Constants, isa: Isa) -> str | None:
     rows, vectors = constants["PAGED_ATTENTION_ROWS"], constants["PAGED_ATTENTION_VECTORS"]
