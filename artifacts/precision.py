@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,3 +70,7 @@ class Scheme:
         if self.int8_activations and in_features % 32:
             return f"in_features {in_features} is not a multiple of 32, the block of activation sums"
         return None
+
+
+#: layer group -> scheme
+Plan = Mapping[str, Scheme]

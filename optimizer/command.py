@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optimizer.emit import emit
-from optimizer.forge import Forge, Forged
+from optimizer.forge import Forge
+from optimizer.forged import Forged
 from optimizer.progress import Reporter
 from optimizer.spec import ModelSpec, load_spec, parse_duration
 from search_spaces.space import buildable_names, device

@@ -13,7 +13,7 @@ from artifacts.canonical import canonical_json
 from artifacts.manifest import Deployment, Kernels, Manifest, Precision, Provenance, Target
 from artifacts.precision import Scheme
 from artifacts.writer import write_bundle
-from optimizer.forge import Forged
+from optimizer.forged import Forged
 from optimizer.report import Headline, KernelWinner, ReportData, SetAccuracy, StepLatency, TrialPoint, render_report
 from optimizer.search.precision import Trial, pareto_front
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from tokenizers import Tokenizer
 
 from artifacts.manifest import Serving
-from artifacts.precision import KvDtype, Scheme
+from artifacts.precision import KvDtype, Plan, Scheme
 from kernels.cpu.build import NoCompiler, build, find_compiler, num_units, resolve_constants, sources_digest
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
@@ -24,7 +24,8 @@ from optimizer.cost.measured import measure_costs
 from optimizer.cost.provider import CostProvider
 from optimizer.cost.workload import Workload, decode_spans, prefill_spans, resolve_workload
 from optimizer.evaluation import Estimate, Evaluation, Gate
-from optimizer.importers import Source, open_source
+from optimizer.forged import Forged
+from optimizer.importers import open_source
 from optimizer.ledger import Ledger
 from optimizer.progress import Reporter
 from optimizer.quantized_store import QuantizedStore
@@ -39,7 +40,7 @@ from optimizer.search.warm_start import Choice, trade_off_choices, uniform_choic
 from optimizer.spec import ModelSpec
 from optimizer.tuning.kernels import Constants, KernelTuner, Tuned, tuning_plans
 from optimizer.tuning.timing import interleaved_ms, typical_ms
-from optimizer.workbench import Plan, Workbench
+from optimizer.workbench import Workbench
 from runtime.batch import build_batch
 from search_spaces.space import load_space
 
@@ -47,32 +48,6 @@ SAMPLED = "sampled"
 #: KL that a KV cache dtype may cost alone, as a part of the gate's limit (or of 0.05 nats if there is none)
 _KV_SHARE = 0.02
 _SAMPLING_SEQS = 16
-
-
-@dataclass(frozen=True)
-class Forged:
-    """All that a bundle is made of, decided and measured."""
-
-    spec: ModelSpec
-    source: Source
-    sources: Mapping[str, str]
-    study_name: str
-    isa: str
-    baseline: Scheme
-    kv_dtype: KvDtype
-    workbench: Workbench
-    constants: Constants
-    compiler: str | None
-    tuned: tuple[Tuned, ...]
-    workload: Workload
-    sensitivities: Sensitivities
-    trials: tuple[Trial, ...]
-    proven: Proven
-    plan: Plan
-    serving: Serving
-    surface: tuple[StepTime, ...]
-    decode_speed: PairedSpeed
-    prefill_speed: PairedSpeed
 
 
 class Forge:

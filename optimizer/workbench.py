@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from artifacts.architecture import Architecture
 from artifacts.manifest import Serving
-from artifacts.precision import KvDtype, Scheme
+from artifacts.precision import KvDtype, Plan
 from kernels.cpu.library import Library
 from kernels.reference import ReferenceProgram
 from optimizer.evaluation import Score
@@ -16,7 +15,6 @@ from runtime.decoder import StepProgram, lay_out
 from runtime.model_runner import Executable, ProgramRunner
 from runtime.scoring import score
 
-Plan = Mapping[str, Scheme]
 SCORING_CHUNK_TOKENS = 256
 
 

@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from artifacts.architecture import Architecture
 from artifacts.manifest import Serving
-from artifacts.precision import KvDtype, Scheme
+from artifacts.precision import KvDtype, Plan, Scheme
 from kernels import packing
 from kernels.spec import DTYPES, Argument, Arguments, Array, Call, Program, Tensor, axis_extent
 from runtime.batch import Batch
@@ -44,7 +44,7 @@ class _Layout:
     """The calls so far, and the tensors they draw on."""
 
     tensors: Mapping[str, Array]
-    plan: Mapping[str, Scheme]
+    plan: Plan
     max_num_tokens: int
     calls: list[Call] = field(default_factory=list)
 
@@ -112,7 +112,7 @@ def variant(scheme: Scheme) -> str:
     return packing.variant(scheme.weights, scheme.symmetric, scheme.int8_activations)
 
 
-def tensor_shapes(architecture: Architecture, plan: Mapping[str, Scheme]) -> dict[str, tuple[str, tuple[int, ...]]]:
+def tensor_shapes(architecture: Architecture, plan: Plan) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Name -> (numpy dtype, shape) of every tensor that `lay_out` reads: gains, biases, and each group's packed parts."""
     tensors = {name: ("float32", shape) for name, shape in architecture.float_shapes().items()}
     for group, (n, k) in architecture.linear_shapes().items():
@@ -130,7 +130,7 @@ def _stored_parts(scheme: Scheme) -> tuple[Tensor, ...]:
 
 def lay_out(
     architecture: Architecture,
-    plan: Mapping[str, Scheme],
+    plan: Plan,
     kv_dtype: KvDtype,
     tensors: Mapping[str, Array],
     limits: Serving,

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from artifacts.precision import Scheme
-from optimizer.cost.provider import Plan
+from artifacts.precision import Plan, Scheme
 from optimizer.cost.workload import Workload, decode_spans, prefill_spans
 from optimizer.ledger import Ledger
 from optimizer.progress import Reporter

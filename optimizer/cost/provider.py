@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Protocol
 
-from artifacts.precision import Scheme
-
-Plan = Mapping[str, Scheme]
+from artifacts.precision import Plan, Scheme
 
 
 class CostProvider(Protocol):

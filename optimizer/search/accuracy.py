@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from artifacts.precision import Plan
 from optimizer.evaluation import BaselineStore, Evaluation, Gate, Score, Verdict, compare, evaluate
 from optimizer.evaluation.metrics import Logits
 from optimizer.progress import Reporter
 from optimizer.search.precision import TrialScore
 from optimizer.search.texts import Tokens
-from optimizer.workbench import Plan, Workbench
+from optimizer.workbench import Workbench
 
 #: tokens on which a single layer group is probed: sensitivities only order what is tried
 PROBE_TOKENS = 128

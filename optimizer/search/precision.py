@@ -6,7 +6,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -15,7 +15,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, create_trial
 
-from artifacts.precision import Scheme
+from artifacts.precision import Plan
 from optimizer.ledger import Direction, Ledger, completed
 from optimizer.progress import Reporter
 from optimizer.search.bands import Band, plan_of
@@ -24,8 +24,6 @@ from optimizer.search.warm_start import Choice
 STAGE = "precision"
 DIRECTIONS: tuple[Direction, Direction] = ("minimize", "minimize")  # latency, KL
 _GATE = "gate"
-
-Plan = Mapping[str, Scheme]
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from typing import Literal
 
 import numpy as np
 
+from artifacts.precision import Plan
 from optimizer.cost.workload import Workload, decode_spans, prefill_spans
 from optimizer.evaluation import Estimate, Evaluation, Gate, Verdict
 from optimizer.search.accuracy import judge_all
 from optimizer.search.precision import Trial, pareto_front
 from optimizer.tuning.timing import interleaved_ms
-from optimizer.workbench import Plan, Workbench
+from optimizer.workbench import Workbench
 from runtime.batch import build_batch
 
 ChoiceRule = Literal["fastest", "most_accurate", "smallest"]

@@ -12,7 +12,7 @@ from typing import TypeVar
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import create_trial
 
-from artifacts.precision import Scheme
+from artifacts.precision import Plan, Scheme
 from kernels import registry
 from kernels.cpu.build import build
 from kernels.cpu.isa import Isa
@@ -23,7 +23,7 @@ from optimizer.ledger import Ledger, completed
 from optimizer.progress import Reporter
 from optimizer.tuning.choice import winner
 from optimizer.tuning.timing import interleaved_ms, typical_ms
-from optimizer.workbench import Plan, Workbench
+from optimizer.workbench import Workbench
 from runtime.batch import build_batch
 from runtime.model_runner import ProgramRunner
 from search_spaces.schema import KernelSpace

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from artifacts.precision import Scheme
+from artifacts.precision import Plan, Scheme
 from optimizer.ledger import Ledger
 from optimizer.progress import Reporter
 from optimizer.search.bands import Band, plan_of
-from optimizer.search.precision import Plan, PrecisionSearch, Trial, TrialScore, pareto_front
+from optimizer.search.precision import PrecisionSearch, Trial, TrialScore, pareto_front
 from optimizer.search.warm_start import trade_off_choices, uniform_choices
 
 SCHEMES = tuple(Scheme.parse(name) for name in ("fp32", "int8", "int4-g32-asym", "int4-g64-sym"))

@@ -1,0 +1,44 @@
+"""What a run decided and measured: the only thing that a bundle is emitted from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from artifacts.manifest import Serving
+from artifacts.precision import KvDtype, Plan, Scheme
+from optimizer.cost.workload import Workload
+from optimizer.importers import Source
+from optimizer.search.precision import Trial
+from optimizer.search.proof import PairedSpeed, Proven
+from optimizer.search.sensitivity import Sensitivities
+from optimizer.search.serving import StepTime
+from optimizer.spec import ModelSpec
+from optimizer.tuning.kernels import Constants, Tuned
+from optimizer.workbench import Workbench
+
+
+@dataclass(frozen=True)
+class Forged:
+    """All that a bundle is made of, decided and measured."""
+
+    spec: ModelSpec
+    source: Source
+    sources: Mapping[str, str]
+    study_name: str
+    isa: str
+    baseline: Scheme
+    kv_dtype: KvDtype
+    workbench: Workbench
+    constants: Constants
+    compiler: str | None
+    tuned: tuple[Tuned, ...]
+    workload: Workload
+    sensitivities: Sensitivities
+    trials: tuple[Trial, ...]
+    proven: Proven
+    plan: Plan
+    serving: Serving
+    surface: tuple[StepTime, ...]
+    decode_speed: PairedSpeed
+    prefill_speed: PairedSpeed
