@@ -13,7 +13,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from tests.optimizer.conftest import small_space
+from tests.optimizer.conftest import num_trials, small_space
 from tests.server.serving_process import serving
 
 OPTIMIZE = Path(sys.executable).with_name("optimize")
@@ -35,13 +35,11 @@ def write_spec(folder: Path, model: Path) -> Path:
     return path
 
 
-def trials(folder: Path) -> list[dict[str, object]]:
+def trials(project: Path) -> list[dict[str, object]]:
     """Parameters of the finished trials of the precision study, as Optuna reads them from the storage."""
-    if not (folder / "out.work" / "study.db").exists():
-        return []
-    storage = f"sqlite:///{folder}/out.work/study.db"
-    names = [name for name in optuna.get_all_study_names(storage) if name.endswith("/precision")]
-    return [t.params for t in optuna.load_study(study_name=names[0], storage=storage).trials] if names else []
+    storage = f"sqlite:///{project}/out.work/study.db"
+    (name,) = (name for name in optuna.get_all_study_names(storage) if name.endswith("/precision"))
+    return [trial.params for trial in optuna.load_study(study_name=name, storage=storage).trials]
 
 
 def digests(bundle: Path) -> dict[str, str]:
@@ -54,7 +52,7 @@ def test_kill_resume_emit_again_and_serve(smollm2_gguf: Path, tmp_path: Path) ->
     command = [OPTIMIZE, write_spec(tmp_path, smollm2_gguf)]
     process = subprocess.Popen(command)
     deadline = time.monotonic() + 900
-    while len(trials(tmp_path)) < 2 and process.poll() is None and time.monotonic() < deadline:
+    while num_trials(tmp_path / "out.work" / "study.db") < 2 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL

@@ -18,6 +18,7 @@ from optimizer.progress import Reporter
 from optimizer.search.bands import Band, plan_of
 from optimizer.search.precision import PrecisionSearch, Trial, TrialScore, pareto_front
 from optimizer.search.warm_start import trade_off_choices, uniform_choices
+from tests.optimizer.conftest import num_trials
 
 SCHEMES = tuple(Scheme.parse(name) for name in ("fp32", "int8", "int4-g32-asym", "int4-g64-sym"))
 COST_MS = {"fp32": 4.0, "int8": 2.0, "int4-g32-asym": 1.2, "int4-g64-sym": 1.0}
@@ -98,7 +99,7 @@ def start_slow_search(folder: Path) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(arguments, env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)})
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        if (folder / "study.db").exists() and len(search_in(folder).trials()) >= 8:
+        if num_trials(folder / "study.db") >= 8:
             return process
         time.sleep(0.05)
     process.kill()
