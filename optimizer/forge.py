@@ -90,7 +90,7 @@ class Forge:
 
         schemes = list(dict.fromkeys([self._baseline_scheme, *(s for kind in self._offered.values() for s in kind)]))
         cost = measure_costs(self._ledger, self._reporter, workbench, schemes, self._baseline_scheme, workload)
-        judge = self._judge(workbench, texts.search)
+        judge = replace(judge, workbench=workbench)
         sensitivities = measure_sensitivities(self._ledger, self._reporter, self._offered, self._shapes, judge.probe_kl)
         bands = self._bands(sensitivities)
         trials = self._search(bands, sensitivities, cost, judge)
