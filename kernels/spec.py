@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -14,11 +14,13 @@ Array = NDArray[np.generic]
 Argument = Array | float | int | None
 Arguments = dict[str, Argument]
 
-#: dtype names of the contract -> (numpy storage dtype, C element type)
+#: dtype names of the contract -> (numpy storage dtype, C element type). On a GPU `act` stands for the dtype of activations,
+#: which a model chooses (bf16 or f16): `OpSpec.typed` puts it in.
 DTYPES: dict[str, tuple[str, str]] = {
     "f32": ("float32", "float"),
     "f16": ("float16", "uint16_t"),
     "bf16": ("uint16", "uint16_t"),
+    "e4m3": ("uint8", "uint8_t"),
     "i8": ("int8", "int8_t"),
     "u8": ("uint8", "uint8_t"),
     "i32": ("int32", "int32_t"),
@@ -105,7 +107,8 @@ class OpSpec:
     make_inputs: Callable[[np.random.Generator, Case], Arguments]
     cost: Callable[[Mapping[str, int]], Cost]
     tolerance: float = 4.0
-    """Accepted error as a multiple of the error of the reference run in fp32, both against the reference in fp64."""
+    """Accepted error as a multiple of the error of the reference run in the kernel's dtypes, both against the reference in fp64."""
+    backend: Literal["cpu", "gpu"] = "cpu"
 
     @property
     def constant(self) -> tuple[str, ...]:
@@ -117,16 +120,21 @@ class OpSpec:
         """Whether rows of `tensor` may lie further apart than they are long."""
         return len(tensor.axes) > 1 and axis_name(tensor.axes[0]) in self.variable
 
-    def sizes(self, arguments: Arguments) -> dict[str, int]:
-        """Extent of every named axis, read off the arrays; a variable axis is as long as its shortest array."""
+    def sizes(self, arguments: Mapping[str, object]) -> dict[str, int]:
+        """Extent of every named axis, read off whatever has a shape; a variable axis is as long as its shortest array."""
         sizes: dict[str, int] = {}
         for tensor in self.tensors:
-            array = arguments.get(tensor.name)
-            if isinstance(array, np.ndarray) and array.ndim == len(tensor.axes):
-                for axis, extent in zip(tensor.axes, array.shape, strict=True):
+            shape = getattr(arguments.get(tensor.name), "shape", ())
+            if len(shape) == len(tensor.axes):
+                for axis, extent in zip(tensor.axes, shape, strict=True):
                     if isinstance(axis, str) and axis == axis_name(axis):
                         sizes[axis] = min(extent, sizes.get(axis, extent)) if axis in self.variable else extent
         return sizes
+
+    def typed(self, act: str) -> OpSpec:
+        """This spec with activations of dtype `act`."""
+        tensors = tuple(replace(tensor, dtype=act) if tensor.dtype == "act" else tensor for tensor in self.tensors)
+        return replace(self, tensors=tensors)
 
     def tensor(self, name: str) -> Tensor:
         for tensor in self.tensors:
