@@ -1,7 +1,7 @@
 """A kernel launch as data: what an op's planner gives to the interpreter, the compiler and the launcher alike.
 
-Whatever is fixed for a model (sizes of weights, strides, group sizes) is a compile-time constant; what a step changes (the number of
-tokens and of sequences) is a runtime scalar. So one binary serves every batch size, and the argument list stays short.
+Whatever is fixed for a model (sizes of weights, strides, group sizes) is a compile-time constant; what a step changes (the
+number of tokens and of sequences) is a runtime scalar. So one binary serves every batch size, and argument lists stay short.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ Constant: TypeAlias = int | float | bool | str | None
 class Launch:
     """One launch of `function` of `kernels/<op>/triton.py`.
 
-    `arguments` are by parameter name; a tensor that is left out is the constant None. `streamed_bytes` is what one program reads
-    from memory in one iteration of its hot loop, 0 where it has no loop: the issue bound is judged by it.
+    `arguments` are by parameter name; a tensor that is left out is the constant None. `streamed_bytes` is what one program
+    reads from memory in one iteration of its hot loop, 0 where it has no loop: the issue bound is judged by it.
     """
 
     op: str

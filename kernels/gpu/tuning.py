@@ -18,8 +18,8 @@ Point: TypeAlias = Mapping[str, int]
 class GpuTuning:
     """The open parameters of one op.
 
-    `parameters` gives each parameter of an entry point (a symbol) its values; `refusal` says why a point is not legal for a problem on a
-    target, or None; `default` is a legal point. Legal means: it compiles, launches, and computes what the spec says.
+    `parameters` gives each parameter of an entry point (a symbol) its values; `refusal` says why a point is not legal for a
+    problem on a target, or None; `default` is a legal point. Legal means: it compiles, launches and is right.
     """
 
     parameters: Callable[[str], Mapping[str, tuple[int, ...]]]

@@ -1,7 +1,7 @@
 """One contract for every GPU entry point: what it writes lies within the tolerance of the truth, and what it reads stays.
 
-The reference in fp64 is the truth. The same reference in the kernel's own dtypes, rounding where the kernel rounds, is the yardstick:
-a kernel may be off by a small multiple of what those roundings cost, never by more.
+The reference in fp64 is the truth. The same reference in the kernel's own dtypes, rounding where the kernel rounds, is the
+yardstick: a kernel may be off by a small multiple of what those roundings cost, never by more.
 """
 
 from __future__ import annotations

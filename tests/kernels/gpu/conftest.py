@@ -1,0 +1,18 @@
+"""One pool of compilers for the folder. Its cache outlives the run where COLDFORGE_TEST_KERNELS names a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kernels.compile.cross_compile import CrossCompiler
+
+
+@pytest.fixture(scope="session")
+def compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CrossCompiler]:
+    kept = os.environ.get("COLDFORGE_TEST_KERNELS")
+    with CrossCompiler(Path(kept) if kept else tmp_path_factory.mktemp("compiled")) as pool:
+        yield pool
