@@ -11,21 +11,30 @@ from typing import Any
 class TensorMapMetadata:
     """How the compiled kernel wants a descriptor encoded.
 
-    `box` is what one hardware copy fetches, outermost first, in elements: not the block shape of the signature, which a swizzle may cut
-    into several. `swizzle` counts as the driver does: 0 none, 1, 2 and 3 for 32, 64 and 128 bytes.
+    `box` is what one hardware copy fetches, outermost first, in elements: not the block shape of the signature, which a
+    swizzle may cut into several. `swizzle` counts as the driver does: 0 none, 1, 2 and 3 for 32, 64 and 128 bytes.
     """
 
     swizzle: int
     box: tuple[int, ...]
-    fp4_padded: bool = False
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> TensorMapMetadata:
+        # Element type and size follow from the signature.
+        if fields.get("is_im2col") or fields["fp4_padded"]:
+            raise ValueError(f"only plain tiled descriptors can be launched, got {dict(fields)}")
+        return cls(int(fields["swizzle"]), tuple(map(int, fields["block_size"])))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"swizzle": self.swizzle, "block_size": list(self.box), "fp4_padded": False}
 
 
 @dataclass(frozen=True)
 class BinaryMetadata:
     """The launch metadata of one image. `parameters` are (name, Triton's type) in the order of the kernel's function.
 
-    `num_warps` includes warps that specialization added; scratch is per program; `tensordesc` is empty where descriptors are passed
-    as pointer, shape and strides.
+    `num_warps` includes warps that specialization added; scratch is per program; `tensordesc` is empty where descriptors are
+    passed as pointer, shape and strides.
     """
 
     entry: str
@@ -42,28 +51,11 @@ class BinaryMetadata:
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> BinaryMetadata:
         """Of what `to_json` or the compiler's worker wrote. KeyError, TypeError or ValueError for anything else."""
-        return cls(
-            **{
-                **fields,
-                "parameters": tuple((str(name), str(kind)) for name, kind in fields["parameters"]),
-                "tensordesc": tuple(_tensor_map(entry) for entry in fields["tensordesc"]),
-            }
-        )
+        parameters = tuple((str(name), str(kind)) for name, kind in fields["parameters"])
+        tensordesc = tuple(TensorMapMetadata.from_json(entry) for entry in fields["tensordesc"])
+        return cls(**{**fields, "parameters": parameters, "tensordesc": tensordesc})
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values; descriptors as Triton names their fields."""
-        return {
-            **asdict(self),
-            "parameters": [list(parameter) for parameter in self.parameters],
-            "tensordesc": [
-                {"swizzle": entry.swizzle, "block_size": list(entry.box), "fp4_padded": entry.fp4_padded}
-                for entry in self.tensordesc
-            ],
-        }
-
-
-def _tensor_map(entry: Mapping[str, Any]) -> TensorMapMetadata:
-    # Element type and size follow from the signature; fields that Triton adds for other kinds of descriptor must be off.
-    if entry.get("is_im2col"):
-        raise ValueError("only tiled descriptors can be launched, this kernel has an im2col one")
-    return TensorMapMetadata(int(entry["swizzle"]), tuple(map(int, entry["block_size"])), bool(entry["fp4_padded"]))
+        parameters = [list(parameter) for parameter in self.parameters]
+        return {**asdict(self), "parameters": parameters, "tensordesc": [entry.to_json() for entry in self.tensordesc]}
