@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 
 class Rope(BaseModel):
@@ -34,8 +34,68 @@ class Rope(BaseModel):
         return self
 
 
+class Moe(BaseModel):
+    """A mixture of experts in place of the feed-forward network: each token goes to `num_experts_per_token` of `num_experts`.
+
+    `softmax` scores are those of Shazeer et al. 2017 as Mixtral has them; `sigmoid` ones, with a bias that only chooses, and
+    experts taken from the best `num_chosen_groups` of `num_groups`, are DeepSeek-V3's.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_experts: PositiveInt
+    num_experts_per_token: PositiveInt
+    intermediate_size: PositiveInt
+    """Of one expert."""
+    scoring: Literal["softmax", "sigmoid"] = "softmax"
+    normalized: bool = True
+    """Whether the weights of the chosen experts are made to sum to 1."""
+    scaling: PositiveFloat = 1.0
+    """Multiplies the weights last."""
+    num_groups: PositiveInt = 1
+    num_chosen_groups: PositiveInt = 1
+    shared_intermediate_size: NonNegativeInt = 0
+    """Of the expert that every token goes to; 0 is none."""
+    first_layer: NonNegativeInt = 0
+    """Layers before it are dense."""
+
+    @model_validator(mode="after")
+    def _experts_suffice(self) -> Moe:
+        if self.num_experts_per_token > self.num_experts:
+            raise ValueError(
+                f"num_experts_per_token must be at most num_experts, got {self.num_experts_per_token} and {self.num_experts}"
+            )
+        if self.num_experts % self.num_groups or self.num_chosen_groups > self.num_groups:
+            raise ValueError(
+                "num_groups must divide num_experts and be at least num_chosen_groups, got "
+                f"{self.num_groups}, {self.num_experts} and {self.num_chosen_groups}"
+            )
+        return self
+
+
+class Mla(BaseModel):
+    """Multi-head latent attention (DeepSeek-V2, section 2.1): the cache holds one latent and one rotated key for all heads.
+
+    A query head has `nope_head_dim` dimensions that meet the latent and `rope_head_dim` that meet the rotated key.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kv_lora_rank: PositiveInt
+    q_lora_rank: PositiveInt | None = None
+    """None: queries are projected in one step."""
+    nope_head_dim: PositiveInt
+    rope_head_dim: PositiveInt
+    v_head_dim: PositiveInt
+
+    @property
+    def cache_dim(self) -> int:
+        """Elements that a token takes in the cache of one layer."""
+        return self.kv_lora_rank + self.rope_head_dim
+
+
 class Architecture(BaseModel):
-    """A pre-norm decoder: RMSNorm, grouped-query attention with RoPE, SwiGLU.
+    """A pre-norm decoder: RMSNorm, grouped-query attention with RoPE, SwiGLU; with `moe` experts, with `mla` latent attention.
 
     Units: sizes in elements, `max_position` and windows in tokens.
     """
@@ -60,6 +120,9 @@ class Architecture(BaseModel):
     layer_windows: tuple[int, ...] = Field(default=())
     """Sliding window of each layer: a query sees the last `window` positions, itself included; 0 is full attention.
     Empty means full attention everywhere."""
+    moe: Moe | None = None
+    mla: Mla | None = None
+    """Then `head_dim` is nope_head_dim + rope_head_dim, and `num_kv_heads` is `num_q_heads`."""
 
     @model_validator(mode="after")
     def _shapes_agree(self) -> Architecture:
@@ -72,6 +135,11 @@ class Architecture(BaseModel):
                 f"layer_windows must be empty or have one entry per layer, got {len(self.layer_windows)} "
                 f"for {self.num_layers} layers"
             )
+        if self.mla and self.head_dim != self.mla.nope_head_dim + self.mla.rope_head_dim:
+            raise ValueError(
+                "under mla, head_dim must be nope_head_dim + rope_head_dim, got "
+                f"{self.head_dim}, {self.mla.nope_head_dim} and {self.mla.rope_head_dim}"
+            )
         return self
 
     @property
@@ -82,6 +150,15 @@ class Architecture(BaseModel):
     def kv_size(self) -> int:
         return self.num_kv_heads * self.head_dim
 
+    @property
+    def kv_elements_per_token(self) -> int:
+        """Elements that a token takes in the caches of all layers."""
+        return self.num_layers * (self.mla.cache_dim if self.mla else 2 * self.kv_size)
+
+    def is_moe(self, layer: int) -> bool:
+        """Whether `layer` has experts in place of one feed-forward network."""
+        return self.moe is not None and layer >= self.moe.first_layer
+
     def window(self, layer: int) -> int:
         """Sliding window of `layer` in tokens, 0 for full attention."""
         return self.layer_windows[layer] if self.layer_windows else 0
@@ -89,21 +166,49 @@ class Architecture(BaseModel):
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
         """Every layer group that a precision plan covers -> (out_features, in_features), in step order.
 
-        q/k/v are one group and gate/up are one group: engines fuse them, so they share a scheme.
-        A tied head has no group of its own: it reads `embed`.
+        q/k/v are one group and gate/up are one group: engines fuse them, so they share a scheme; so do all experts of a layer,
+        whose rows stand one expert after the other. A tied head has no group of its own: it reads `embed`.
         """
         shapes = {"embed": (self.vocab_size, self.hidden_size)}
         for i in range(self.num_layers):
-            shapes[f"layers.{i}.qkv"] = (self.q_size + 2 * self.kv_size, self.hidden_size)
-            shapes[f"layers.{i}.o"] = (self.hidden_size, self.q_size)
-            shapes[f"layers.{i}.gate_up"] = (2 * self.intermediate_size, self.hidden_size)
-            shapes[f"layers.{i}.down"] = (self.hidden_size, self.intermediate_size)
+            shapes |= {f"layers.{i}.{name}": shape for name, shape in self._attention_shapes().items()}
+            shapes |= {f"layers.{i}.{name}": shape for name, shape in self._mlp_shapes(i).items()}
         if not self.tie_embeddings:
             shapes["head"] = (self.vocab_size, self.hidden_size)
         return shapes
 
+    def _attention_shapes(self) -> dict[str, tuple[int, int]]:
+        if self.mla is None:
+            return {"qkv": (self.q_size + 2 * self.kv_size, self.hidden_size), "o": (self.hidden_size, self.q_size)}
+        rank = self.mla.q_lora_rank
+        queries = (
+            {"q": (self.q_size, self.hidden_size)}
+            if rank is None
+            else {"q_a": (rank, self.hidden_size), "q_b": (self.q_size, rank)}
+        )
+        return {
+            **queries,
+            "kv_a": (self.mla.cache_dim, self.hidden_size),
+            "o": (self.hidden_size, self.num_q_heads * self.mla.v_head_dim),
+        }
+
+    def _mlp_shapes(self, layer: int) -> dict[str, tuple[int, int]]:
+        if self.moe is None or not self.is_moe(layer):
+            return {
+                "gate_up": (2 * self.intermediate_size, self.hidden_size),
+                "down": (self.hidden_size, self.intermediate_size),
+            }
+        experts, size, shared = self.moe.num_experts, self.moe.intermediate_size, self.moe.shared_intermediate_size
+        shapes = {
+            "experts_gate_up": (experts * 2 * size, self.hidden_size),
+            "experts_down": (experts * self.hidden_size, size),
+        }
+        if shared:
+            shapes |= {"gate_up": (2 * shared, self.hidden_size), "down": (self.hidden_size, shared)}
+        return shapes
+
     def float_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every tensor that stays fp32 (norm gains, biases) -> shape."""
+        """Every tensor that no plan quantizes (norm gains, biases, routers, MLA's up-projection of the latent) -> shape."""
         shapes: dict[str, tuple[int, ...]] = {"final_norm.weight": (self.hidden_size,)}
         for i in range(self.num_layers):
             shapes[f"layers.{i}.attn_norm.weight"] = (self.hidden_size,)
@@ -115,4 +220,16 @@ class Architecture(BaseModel):
             if self.qk_norm:
                 shapes[f"layers.{i}.q_norm.weight"] = (self.head_dim,)
                 shapes[f"layers.{i}.k_norm.weight"] = (self.head_dim,)
+            if self.mla is not None:
+                rank, heads = self.mla.kv_lora_rank, self.num_q_heads
+                shapes[f"layers.{i}.kv_norm.weight"] = (rank,)
+                # Folded into the query and into the output: each is used alone.
+                shapes[f"layers.{i}.k_up.weight"] = (heads, self.mla.nope_head_dim, rank)
+                shapes[f"layers.{i}.v_up.weight"] = (heads, rank, self.mla.v_head_dim)
+                if self.mla.q_lora_rank is not None:
+                    shapes[f"layers.{i}.q_norm.weight"] = (self.mla.q_lora_rank,)
+            if self.moe is not None and self.is_moe(i):
+                shapes[f"layers.{i}.router.weight"] = (self.moe.num_experts, self.hidden_size)
+                if self.moe.scoring == "sigmoid":
+                    shapes[f"layers.{i}.router.bias"] = (self.moe.num_experts,)
         return shapes

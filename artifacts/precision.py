@@ -7,11 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-WeightDtype = Literal["fp32", "bf16", "int8", "int4"]
-KvDtype = Literal["fp32", "bf16"]
+WeightDtype = Literal["fp32", "bf16", "int8", "int4", "fp8", "mxfp4"]
+KvDtype = Literal["fp32", "bf16", "int8", "fp8"]
+Granularity = Literal["channel", "tensor", "block"]
 
-_NAME = re.compile(r"(fp32|bf16|int8(?P<a8>-a8)?|int4-g(?P<group>\d+)-(?P<sym>sym|asym)(?P<a4>-a8)?)")
+_NAME = re.compile(
+    r"(fp32|bf16|mxfp4|fp8(-(?P<granularity>tensor|block))?|int8(?P<a8>-a8)?|int4-g(?P<group>\d+)-(?P<sym>sym|asym)(?P<a4>-a8)?)"
+)
 GROUP_SIZES = (32, 64, 128)
+#: columns and rows that share a scale under fp8-block, and columns under mxfp4
+FP8_BLOCK, MXFP4_GROUP = 128, 32
 
 
 @dataclass(frozen=True)
@@ -22,12 +27,20 @@ class Scheme:
     int8              symmetric, one fp32 scale per output channel, weight only
     int4-gG-sym|asym  groups of G along the input dimension, fp16 scale, uint4 zero point when asymmetric
     ...-a8            as above with int8 activations quantized per token at run time, int32 accumulation
+    fp8               e4m3 weights, one fp32 scale per output channel, and e4m3 activations, one per token, both at run time
+    fp8-tensor        as fp8, with one scale for all weights of the group
+    fp8-block         as fp8, with a scale for every 128 x 128 weights, and for every 128 activations of a token
+    mxfp4             e2m1 weights, an e8m0 scale for every 32 along the input dimension (OCP MX 1.0), weight only
+
+    What a device has kernels for is its search space's to say.
     """
 
     weights: WeightDtype
     group_size: int = 0
     symmetric: bool = True
     int8_activations: bool = False
+    granularity: Granularity = "channel"
+    """Which weights share a scale under fp8."""
 
     @classmethod
     def parse(cls, name: str) -> Scheme:
@@ -35,13 +48,18 @@ class Scheme:
         match = _NAME.fullmatch(name)
         if match is None or (match["group"] and int(match["group"]) not in GROUP_SIZES):
             raise ValueError(
-                "a scheme is fp32, bf16, int8, int8-a8 or int4-gG-sym|asym[-a8] with G in "
+                "a scheme is fp32, bf16, int8, int8-a8, fp8, fp8-tensor, fp8-block, mxfp4 or int4-gG-sym|asym[-a8] with G in "
                 f"{', '.join(map(str, GROUP_SIZES))}; got {name!r}"
             )
         if match["group"]:
             return cls("int4", int(match["group"]), match["sym"] == "sym", bool(match["a4"]))
         if name.startswith("int8"):
             return cls("int8", int8_activations=bool(match["a8"]))
+        if name.startswith("fp8"):
+            granularities: dict[str | None, Granularity] = {None: "channel", "tensor": "tensor", "block": "block"}
+            return cls("fp8", granularity=granularities[match["granularity"]])
+        if name == "mxfp4":
+            return cls("mxfp4", MXFP4_GROUP)
         return cls("fp32" if name == "fp32" else "bf16")
 
     @property
@@ -49,7 +67,14 @@ class Scheme:
         suffix = "-a8" if self.int8_activations else ""
         if self.weights == "int4":
             return f"int4-g{self.group_size}-{'sym' if self.symmetric else 'asym'}{suffix}"
+        if self.granularity != "channel":
+            return f"{self.weights}-{self.granularity}"
         return self.weights + suffix
+
+    @property
+    def quantized_activations(self) -> bool:
+        """Whether activations are rounded to eight bits, integer or float, before they meet the weights."""
+        return self.int8_activations or self.weights == "fp8"
 
     @property
     def storage(self) -> Scheme:
@@ -61,11 +86,11 @@ class Scheme:
         """Stored bits per weight, scales and zero points included (per-channel scales are negligible)."""
         if self.weights == "int4":
             return 4 + (16 + (0 if self.symmetric else 8)) / self.group_size
-        return {"fp32": 32.0, "bf16": 16.0, "int8": 8.0}[self.weights]
+        return {"fp32": 32.0, "bf16": 16.0, "int8": 8.0, "fp8": 8.0, "mxfp4": 4.0 + 8 / MXFP4_GROUP}[self.weights]
 
     def refusal(self, out_features: int, in_features: int) -> str | None:
         """Why a matrix of this shape cannot take this scheme, or None."""
-        if self.weights == "int4" and in_features % self.group_size:
+        if self.weights in ("int4", "mxfp4") and in_features % self.group_size:
             return f"in_features {in_features} is not a multiple of group size {self.group_size}"
         if self.int8_activations and in_features % 32:
             return f"in_features {in_features} is not a multiple of 32, the block of activation sums"

@@ -16,7 +16,7 @@ Sensitivities = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class Probes:
-    """The two schemes that are measured: the coarsest weights, and the finest weights that meet int8 activations."""
+    """The two schemes that are measured: the coarsest weights, and the finest weights that meet rounded activations."""
 
     weights: Scheme
     activations: Scheme | None
@@ -24,9 +24,9 @@ class Probes:
     @classmethod
     def among(cls, offered: Iterable[Scheme]) -> Probes:
         schemes = sorted(offered, key=lambda s: (s.bits_per_weight, s.group_size, s.name))
-        weight_only = [s for s in schemes if not s.int8_activations] or schemes
-        with_int8 = [s for s in schemes if s.int8_activations]
-        return cls(weight_only[0], with_int8[-1] if with_int8 else None)
+        weight_only = [s for s in schemes if not s.quantized_activations] or schemes
+        rounded = [s for s in schemes if s.quantized_activations]
+        return cls(weight_only[0], rounded[-1] if rounded else None)
 
 
 def measure_sensitivities(
@@ -56,7 +56,7 @@ def predict_kl(
 ) -> float:
     """KL of one group alone at `scheme`, from its probes.
 
-    To second order the loss is quadratic in the weight error, so KL scales with its square; int8 activations add what
+    To second order the loss is quadratic in the weight error, so KL scales with its square; rounded activations add what
     their probe measured. Only the order of candidates hangs on this: each plan that is tried is measured.
     """
     measured = sensitivity.get(scheme.name)
@@ -64,5 +64,5 @@ def predict_kl(
         return measured
     coarsest = relative_error(probes.weights)
     ratio = (relative_error(scheme) / coarsest) ** 2 if coarsest else 0.0
-    activations = sensitivity[probes.activations.name] if scheme.int8_activations and probes.activations else 0.0
+    activations = sensitivity[probes.activations.name] if scheme.quantized_activations and probes.activations else 0.0
     return sensitivity[probes.weights.name] * ratio + activations
