@@ -1,7 +1,7 @@
 """What a cubin says of itself: the GPUs and the driver that it needs, and the parameters of its kernels.
 
-Read from the ELF file with the standard library; layout and numbers are those of docs/kernel-abi.md, seen in cubins of ptxas 12.8 to
-13.4, and not documented by NVIDIA.
+Read from the ELF file with the standard library. Layout and numbers are those of docs/kernel-abi.md, seen in cubins of ptxas
+12.8 to 13.4; NVIDIA does not document them.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Cubin:
             raise ImageMalformed(f"an image must be a whole cubin; reading this one: {error}") from error
 
     def runs_on(self, capability: tuple[int, int]) -> bool:
-        """CUDA's rule of binary compatibility: the same GPU, or unless locked one of the same major version and a later minor."""
+        """CUDA's rule of binary compatibility: this capability or, unless locked, a later one of the same major version."""
         return capability == self.capability or (
             not self.locked and capability[0] == self.capability[0] and capability[1] > self.capability[1]
         )
