@@ -5,6 +5,7 @@
     codes = encode(x * inverse, DTYPE)         first the largest |x|, then the codes
     codes = round_to_int8(x)                   f32 -> i8, half to even, saturating at +-127
     codes = round_to_e4m3(x)                   f32 -> e4m3, half to even, saturating at +-448
+    store_columns(...)                         part of a row, in whichever form the entry point writes (see below)
 
 DTYPE is tl.int8 or tl.float8e4nv, as `codes_ptr.dtype.element_ty` gives it. The rule, in fp32: amax = max(largest |x|, 1e-10),
 scale = amax / 127 (e4m3: 448), inverse = 127 (448) / amax, code = round(x * inverse). Both divisions round to nearest, so a
@@ -19,6 +20,9 @@ import triton.language as tl
 
 #: The interpreter's own conversion to e4m3 is wrong in 1 to 2 % of values, so there the rounding is done on the bits.
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
+#: Columns that share a scale where SCALING is "block".
+SCALE_BLOCK = tl.constexpr(128)
 
 
 @triton.jit
@@ -51,7 +55,7 @@ def round_to_e4m3(x):
 
 @triton.jit
 def encode(x, DTYPE: tl.constexpr):
-    if DTYPE == tl.int8:
+    if DTYPE.is_int8():
         return round_to_int8(x)
     else:
         return round_to_e4m3(x)
@@ -59,9 +63,8 @@ def encode(x, DTYPE: tl.constexpr):
 
 @triton.jit
 def scale_of(amax, DTYPE: tl.constexpr):
-    LIMIT: tl.constexpr = 127.0 if DTYPE == tl.int8 else 448.0
     amax = tl.maximum(amax, 1e-10)
-    limit = tl.zeros_like(amax) + LIMIT
+    limit = tl.zeros_like(amax) + (127.0 if DTYPE.is_int8() else 448.0)
     return tl.div_rn(amax, limit), tl.div_rn(limit, amax)
 
 
@@ -69,3 +72,29 @@ def scale_of(amax, DTYPE: tl.constexpr):
 def quantize(x, DTYPE: tl.constexpr, axis: tl.constexpr):
     scale, inverse = scale_of(tl.max(tl.abs(x), axis=axis), DTYPE)
     return encode(x * tl.expand_dims(inverse, axis), DTYPE), scale
+
+
+@triton.jit
+def store_columns(x, first, WIDTH: tl.constexpr, out_ptr, scales_ptr, scales_at, SCALING: tl.constexpr, BLOCK: tl.constexpr):
+    """Writes x, f32 [BLOCK], zero past the row's end, as columns `first` onwards of the row at `out_ptr`.
+
+    SCALING: "none" rounds to out's dtype; the others write codes: "row" with one scale to scales[scales_at], x being the whole row;
+    "block" with a scale for every 128 columns, the last of which may be fewer, from there on; "tensor" with the scale at scales_ptr.
+    """
+    columns = first + tl.arange(0, BLOCK)
+    inside = columns < WIDTH
+    DTYPE: tl.constexpr = out_ptr.dtype.element_ty
+    if SCALING == "none":
+        values = x.to(DTYPE)
+    elif SCALING == "row":
+        values, scale = quantize(x, DTYPE, 0)
+        tl.store(scales_ptr + scales_at, scale)
+    elif SCALING == "block":
+        codes, scales = quantize(tl.reshape(x, (BLOCK // SCALE_BLOCK, SCALE_BLOCK)), DTYPE, 1)
+        values = tl.reshape(codes, (BLOCK,))
+        blocks = first // SCALE_BLOCK + tl.arange(0, BLOCK // SCALE_BLOCK)
+        tl.store(scales_ptr + scales_at + blocks, scales, mask=blocks * SCALE_BLOCK < WIDTH)
+    else:
+        tl.static_assert(SCALING == "tensor")
+        values = encode(x * tl.div_rn(1.0, tl.load(scales_ptr)), DTYPE)
+    tl.store(out_ptr + columns, values, mask=inside)

@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from kernels.gpu.triton import store_columns
+
 
 @triton.jit
 def rms_norm_kernel(
@@ -10,12 +12,14 @@ def rms_norm_kernel(
     residual_ptr,
     weight_ptr,
     out_ptr,
+    scales_ptr,
     eps,
-    G: tl.constexpr,
     D: tl.constexpr,
     X_STRIDE: tl.constexpr,
     RESIDUAL_STRIDE: tl.constexpr,
     OUT_STRIDE: tl.constexpr,
+    SCALES_STRIDE: tl.constexpr,
+    SCALING: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     token = tl.program_id(0).to(tl.int64)
@@ -34,4 +38,5 @@ def rms_norm_kernel(
     mean_square = tl.sum(row * row, axis=0) / D
     weight = tl.load(weight_ptr + columns, mask=inside, other=0.0)
     normalized = row * tl.rsqrt(mean_square + eps) * weight
-    tl.store(out_ptr + token * OUT_STRIDE + within, normalized.to(out_ptr.dtype.element_ty), mask=inside)
+    out = out_ptr + token * OUT_STRIDE + group * D
+    store_columns(normalized, 0, D, out, scales_ptr, token * SCALES_STRIDE, SCALING, BLOCK_D)

@@ -1,0 +1,59 @@
+"""Quantized activations: in fp32, or in fp64 where x is, with the kernels' roundings."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kernels.quantize_activations.output import SCALE_BLOCK
+
+LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
+SMALLEST_AMAX = 1e-10
+
+
+def encode(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x, already divided by its scale, as saturated codes of `dtype`."""
+    limit = LARGEST[dtype]
+    return (x.round() if dtype == torch.int8 else x).clamp(-limit, limit).to(dtype)
+
+
+def quantize_rows(x: Tensor, codes: Tensor, scales: Tensor) -> None:
+    """x [..., K] in fp32 or fp64 -> codes [..., K], scales [...]."""
+    limit = x.new_tensor(LARGEST[codes.dtype])
+    amax = x.abs().amax(dim=-1).clamp_min(SMALLEST_AMAX)
+    scales.copy_(amax / limit)
+    # A number divided by a tensor would be that number times a reciprocal, which rounds twice.
+    codes.copy_(encode(x * (limit / amax)[..., None], codes.dtype))
+
+
+def quantize_blocks(x: Tensor, codes: Tensor, scales: Tensor) -> None:
+    """x [T, K] -> codes [T, K], scales [T, K/128]."""
+    padded = torch.nn.functional.pad(x, (0, -x.shape[1] % SCALE_BLOCK)).unflatten(1, (-1, SCALE_BLOCK))
+    found = torch.empty(padded.shape, dtype=codes.dtype, device=x.device)
+    quantize_rows(padded, found, scales)
+    codes.copy_(found.flatten(1)[:, : x.shape[1]])
+
+
+def quantize_with(x: Tensor, codes: Tensor, scale: Tensor) -> None:
+    """x [T, K], scale [1] -> codes [T, K]."""
+    codes.copy_(encode(x * (torch.ones_like(scale) / scale), codes.dtype))
+
+
+def _inner(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def gpu_quantize_activations_int8(x: Tensor, codes: Tensor, scales: Tensor) -> None:
+    quantize_rows(_inner(x), codes, scales)
+
+
+def gpu_quantize_activations_e4m3(x: Tensor, codes: Tensor, scales: Tensor) -> None:
+    quantize_rows(_inner(x), codes, scales)
+
+
+def gpu_quantize_activations_e4m3_block(x: Tensor, codes: Tensor, scales: Tensor) -> None:
+    quantize_blocks(_inner(x), codes, scales)
+
+
+def gpu_quantize_activations_e4m3_tensor(x: Tensor, codes: Tensor, scale: Tensor) -> None:
+    quantize_with(_inner(x), codes, scale)
