@@ -37,8 +37,8 @@ class TensorMap:
     strides_bytes: tuple[int, ...]
     box: tuple[int, ...]
     swizzle: int
-    span_bytes: int
-    """From the first byte to the last that it can touch."""
+    last_element_bytes: int
+    """From the first element to the last."""
 
 
 def check(descriptor: Descriptor, meta: TensorMeta) -> None:
@@ -84,7 +84,7 @@ def tensor_map(descriptor: Descriptor, meta: TensorMeta, address: int, metadata:
         tuple(stride * itemsize for stride in reversed(descriptor.strides[:-1])),
         tuple(reversed(box)),
         metadata.swizzle,
-        _span(descriptor.shape, descriptor.strides) * itemsize,
+        (_span(descriptor.shape, descriptor.strides) - 1) * itemsize,
     )
 
 
