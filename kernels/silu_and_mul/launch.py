@@ -1,0 +1,37 @@
+"""From a call of silu_and_mul or gelu_and_mul to its launch."""
+
+from __future__ import annotations
+
+from kernels.gpu.launch import Constant, Launch, OpPlan, Problem, Ptr, RuntimeArgument
+from kernels.gpu.target import Target
+from kernels.gpu.tuning import Point
+from kernels.quantize_activations.output import form_of
+
+
+def plan(problem: Problem, point: Point, target: Target) -> OpPlan:
+    x, form, block = problem["x"], form_of(problem.symbol), point["block"]
+    num_tokens, width = x.shape[0], x.shape[1] // 2
+    outputs, form_constants = form.launch_arguments(problem)
+    arguments: dict[str, RuntimeArgument] = {"x_ptr": Ptr("x"), **outputs}
+    constants: dict[str, Constant] = {
+        "F": width,
+        "X_STRIDE": x.strides[0],
+        "ACTIVATION": "gelu" if "gelu" in problem.symbol else "silu",
+        "BLOCK": block,
+        **form_constants,
+    }
+    if form.scaling == "row" and block < width:
+        function, programs, streamed_bytes = "gated_long_row_kernel", 1, 4 * block
+    else:
+        function, programs, streamed_bytes = "gated_kernel", -(-width // block), 0
+    launch = Launch(
+        "silu_and_mul",
+        function,
+        (num_tokens, programs, 1),
+        arguments,
+        constants,
+        point["num_warps"],
+        num_stages=1,
+        streamed_bytes=streamed_bytes,
+    )
+    return OpPlan((launch,))
