@@ -1,0 +1,80 @@
+"""Small floats in numpy: fp8 e4m3, and MXFP4, which is e2m1 codes under a power of two (e8m0) for every 32 of K.
+
+Layout on the GPU: e4m3 codes u8 [N, K] row-major; e2m1 codes u8 [N, K/2], k even in the low nibble; e8m0 scales u8 [N, K/32].
+Sources: Micikevicius et al. 2022, FP8 Formats for Deep Learning; OCP Microscaling Formats (MX) specification 1.0.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.scaled_matmul.variants import MX_WIDTH
+
+E4M3_MAX = 448.0
+E2M1_MAX = 6.0
+#: The exponent of the largest power of two that e2m1 holds, 4.
+_E2M1_EXPONENT = 2
+_E8M0_BIAS = 127
+
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+
+
+def encode_e4m3(values: Floats) -> Bytes:
+    """Codes of the nearest e4m3 numbers, ties to even; saturates at 448, NaN stays NaN."""
+    codes = _encode(values, mantissa_bits=3, bias=7, largest=E4M3_MAX) | (np.signbit(values).astype(np.uint8) << 7)
+    return np.where(np.isnan(values), np.uint8(0x7F), codes)
+
+
+def decode_e4m3(codes: Bytes) -> Floats:
+    return _E4M3[codes]
+
+
+def encode_mxfp4(values: Floats) -> tuple[Bytes, Bytes]:
+    """Codes u8 [N, K/2] and scales u8 [N, K/32] of finite `values` [N, K]; ValueError where K is not a multiple of 32.
+
+    As the specification's section 6.3: the scale is the power of two of the group's largest magnitude over that of e2m1's
+    largest; what then exceeds 6 saturates.
+    """
+    rows, width = values.shape
+    if width % MX_WIDTH:
+        raise ValueError(
+            f"a scale of MXFP4 covers {MX_WIDTH} values: K must be a multiple of it, got {width}; pad K or choose int4"
+        )
+    groups = values.reshape(rows, width // MX_WIDTH, MX_WIDTH)
+    exponent = np.frexp(np.abs(groups).max(axis=2))[1] - 1 - _E2M1_EXPONENT
+    scales = np.clip(exponent + _E8M0_BIAS, 0, 254).astype(np.uint8)
+    scaled = np.ldexp(groups, _E8M0_BIAS - scales[:, :, None].astype(np.int32)).reshape(rows, width)
+    nibbles = _encode(scaled, mantissa_bits=1, bias=1, largest=E2M1_MAX) | (np.signbit(scaled).astype(np.uint8) << 3)
+    return nibbles[:, 0::2] | (nibbles[:, 1::2] << 4), scales
+
+
+def decode_mxfp4(codes: Bytes, scales: Bytes) -> Floats:
+    """The values [N, K]; a scale of 255 is NaN."""
+    nibbles = np.stack((codes & 15, codes >> 4), axis=2).reshape(codes.shape[0], -1)
+    powers = np.where(scales == 255, np.float32(np.nan), np.ldexp(np.float32(1), scales.astype(np.int32) - _E8M0_BIAS))
+    return _E2M1[nibbles] * np.repeat(powers, MX_WIDTH, axis=1)
+
+
+def _encode(values: Floats, mantissa_bits: int, bias: int, largest: float) -> Bytes:
+    """Codes of the magnitudes: the exponent's field counts steps of 2^mantissa_bits, so a mantissa that rounds up carries into it."""
+    magnitude = np.minimum(np.nan_to_num(np.abs(values), posinf=largest), np.float32(largest))
+    exponent = np.maximum(np.frexp(magnitude)[1] - 1, 1 - bias)
+    steps = np.rint(np.ldexp(magnitude, mantissa_bits - exponent)).astype(np.int32)
+    return (((exponent + bias - 1) << mantissa_bits) + steps).astype(np.uint8)
+
+
+def _decoded(mantissa_bits: int, bias: int, bits: int) -> Floats:
+    """The value of every code of a format without infinities."""
+    codes = np.arange(2**bits)
+    magnitude = codes % 2 ** (bits - 1)
+    field, mantissa = magnitude >> mantissa_bits, magnitude % 2**mantissa_bits
+    steps = np.where(field > 0, mantissa + 2**mantissa_bits, mantissa)
+    sign = np.where(codes >= 2 ** (bits - 1), -1.0, 1.0)
+    return (sign * np.ldexp(steps.astype(np.float64), np.maximum(field, 1) - bias - mantissa_bits)).astype(np.float32)
+
+
+_E4M3 = _decoded(mantissa_bits=3, bias=7, bits=8)
+_E4M3[[0x7F, 0xFF]] = np.nan
+_E2M1 = _decoded(mantissa_bits=1, bias=1, bits=4)
