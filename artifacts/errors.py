@@ -67,3 +67,7 @@ class WeightsError(BundleError):
 
 class DestinationError(BundleError):
     """The folder to write holds something that is not a bundle, or a file to write cannot be."""
+
+
+class PlanningOnlyError(BundleError):
+    """The bundle was made for planning and holds no weights."""

@@ -15,7 +15,7 @@ from artifacts.canonical import canonical_json, check_path
 from artifacts.errors import BundleError, FormatVersionError, ManifestDigestError, ManifestError
 from artifacts.precision import KvDtype, Scheme
 
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "1.1"
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
 WEIGHTS_FOLDER = "weights"
@@ -38,6 +38,8 @@ class Target(_Record):
     isa: Line = "portable"
     cpu_flags: tuple[Line, ...] = ()
     """CPU features that the kernels use, under the names of /proc/cpuinfo; the host must have all of them."""
+    archs: tuple[Line, ...] = ()
+    """GPU architectures that there are kernels for, such as sm_90; the host's must be one of them. Empty for a CPU."""
 
 
 class Precision(_Record):
@@ -51,17 +53,23 @@ class Kernels(_Record):
     """Which entry points one backend serves, and what they were built from."""
 
     symbols: Annotated[tuple[Line, ...], Field(min_length=1)]
-    backend: Literal["cpu", "reference"]
+    backend: Literal["cpu", "reference", "gpu"]
     library: BundlePath | None = None
+    table: BundlePath | None = None
+    """Of frozen GPU kernels: which point each call runs at, and the image of each kernel."""
     constants: Mapping[Line, int] = Field(default_factory=dict)
     compiler: Line | None = None
+    activations: Literal["bf16", "f16"] | None = None
+    """What activations are stored as between GPU kernels."""
 
     @model_validator(mode="after")
-    def _compiled_kernels_have_a_library(self) -> Self:
-        if (self.backend == "cpu") != (self.library is not None) or (self.library is None) != (self.compiler is None):
+    def _compiled_kernels_have_their_files(self) -> Self:
+        given = {"library": self.library, "table": self.table, "compiler": self.compiler, "activations": self.activations}
+        needed = {"cpu": {"library", "compiler"}, "gpu": {"table", "compiler", "activations"}, "reference": set[str]()}
+        if {name for name, value in given.items() if value is not None} != needed[self.backend]:
             raise ValueError(
-                "backend 'cpu' needs a library and a compiler, backend 'reference' has neither; "
-                f"got {self.backend!r} with library {self.library!r} and compiler {self.compiler!r}"
+                "backend 'cpu' needs a library and a compiler, backend 'gpu' a table, a compiler and activations, "
+                f"backend 'reference' none of them; got {self.backend!r} with {given}"
             )
         return self
 
@@ -113,6 +121,10 @@ class Deployment(_Record):
     kernels: Annotated[tuple[Kernels, ...], Field(min_length=1)]
     serving: Serving
     provenance: Provenance
+    evaluated: Literal["served", "emulated"] = "served"
+    """Whether accuracy is that of the kernels that serve, or of an exact emulation of their numerics."""
+    purpose: Literal["serving", "planning"] = "serving"
+    """A planning bundle has no weights: it was made of shapes alone and cannot be served."""
 
     @model_validator(mode="after")
     def _plan_covers_the_model(self) -> Self:
@@ -159,11 +171,13 @@ class Manifest(Deployment):
     def _needed_files_are_listed(self) -> Self:
         if MANIFEST_NAME in self.files:
             raise ValueError(f"files must not list {MANIFEST_NAME}: its own digest covers it")
-        needed = [TOKENIZER_NAME, *(kernels.library for kernels in self.kernels if kernels.library)]
+        needed = [path for kernels in self.kernels for path in (kernels.library, kernels.table) if path]
+        if self.purpose == "serving":
+            needed.append(TOKENIZER_NAME)
         if absent := [path for path in needed if path not in self.files]:
             raise ValueError(f"files must list {_some(absent)}")
-        if not self.weight_files:
-            raise ValueError(f"files must list at least one {WEIGHTS_FOLDER}/*.safetensors")
+        if bool(self.weight_files) != (self.purpose == "serving"):
+            raise ValueError(f"files must list at least one {WEIGHTS_FOLDER}/*.safetensors, for planning none")
         return self
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from artifacts.errors import (
     LinkError,
     MissingFileError,
     NotABundleError,
+    PlanningOnlyError,
     SizeMismatchError,
     WeightsError,
 )
@@ -43,14 +44,25 @@ class Bundle:
         return self.path(name).read_bytes()
 
 
-def open_bundle(folder: Path, *, machine: str, cpu_flags: frozenset[str]) -> Bundle:
+def open_bundle(
+    folder: Path, *, machine: str, cpu_flags: frozenset[str], gpu_arch: Callable[[], str | None] = lambda: None
+) -> Bundle:
     """Verify the bundle in `folder` for this host, then map its weights.
 
-    `machine` is platform.machine(), `cpu_flags` are the host's features under the names of /proc/cpuinfo.
-    Raises the BundleError of the first rule that is broken.
+    `machine` is platform.machine(), `cpu_flags` are the host's features under the names of /proc/cpuinfo, `gpu_arch` finds the
+    architecture of the host's GPU and is asked only where the bundle is for one. Raises the BundleError of the first rule that is broken.
     """
     manifest = verify_bundle(folder)
-    check_device(manifest.target, machine=machine, cpu_flags=cpu_flags)
+    if manifest.purpose == "planning":
+        raise PlanningOnlyError(
+            f"{folder}: this bundle was made for planning, of shapes without weights, and cannot be served; "
+            "run optimize on a real checkpoint",
+            MANIFEST_NAME,
+        )
+    if manifest.target.archs:
+        check_gpu(manifest.target, gpu_arch())
+    else:
+        check_device(manifest.target, machine=machine, cpu_flags=cpu_flags)
     root = folder.resolve()
     tensors: dict[str, Array] = {}
     for path in manifest.weight_files:
@@ -88,10 +100,19 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest.parse(path.read_bytes())
 
 
+def check_gpu(target: Target, arch: str | None) -> None:
+    """DeviceError unless the host's GPU is of an architecture that the bundle has kernels for."""
+    if arch not in target.archs:
+        raise DeviceError(
+            f"the bundle has kernels for {' and '.join(target.archs)} ({target.device}), and this host has "
+            f"{'no GPU' if arch is None else arch}; serve it there, or build it for this device"
+        )
+
+
 def check_device(target: Target, *, machine: str, cpu_flags: frozenset[str]) -> None:
     """DeviceError unless a host of this `machine` with these `cpu_flags` can run a bundle for `target`."""
     if target.device != "cpu":
-        raise DeviceError(f"the bundle is for device {target.device!r} and this runtime serves 'cpu'; build it for cpu")
+        raise DeviceError(f"the bundle is for device {target.device!r} but names no architecture; build it again")
     if target.machine not in (None, machine):
         raise DeviceError(f"the bundle is for machine {target.machine!r}, this is {machine!r}; build it on this machine")
     if lacking := sorted(set(target.cpu_flags) - cpu_flags):

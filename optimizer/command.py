@@ -35,7 +35,7 @@ def run_optimize(spec_path: Path, overrides: Overrides, reporter: Reporter | Non
     forge = Forge(spec, workspace, reporter)
     forged = forge.run()
     reporter.say("writing the bundle")
-    emit(forged, forge.library_path, spec.output)
+    emit(forged, spec.output)
     _conclude(forged, reporter)
     return spec.output
 

@@ -7,21 +7,19 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from platform import machine
 
 from artifacts.canonical import canonical_json
-from artifacts.manifest import Deployment, Kernels, Manifest, Precision, Provenance, Target
+from artifacts.manifest import Deployment, Manifest, Precision, Provenance
 from artifacts.precision import Scheme
 from artifacts.writer import write_bundle
 from optimizer.forged import Forged
 from optimizer.report import Headline, KernelWinner, ReportData, SetAccuracy, StepLatency, TrialPoint, render_report
 from optimizer.search.precision import Trial, pareto_front
 
-LIBRARY_NAME = "kernels/cpu.so"
 _LIBRARIES = ("numpy", "optuna", "torch")
 
 
-def emit(forged: Forged, library_path: Path, destination: Path) -> Manifest:
+def emit(forged: Forged, destination: Path) -> Manifest:
     """Write the bundle at `destination`, whole or not at all."""
     source = forged.source
     files: dict[str, bytes | Path] = {
@@ -35,37 +33,25 @@ def emit(forged: Forged, library_path: Path, destination: Path) -> Manifest:
     }
     if source.chat_template is not None:
         files["chat_template.jinja"] = source.chat_template.encode()
-    if forged.workbench.library is not None:
-        files[LIBRARY_NAME] = library_path
+    files |= forged.frozen.files
     return write_bundle(destination, deployment(forged), forged.workbench.store.plan_tensors(forged.plan), files)
 
 
 def deployment(forged: Forged) -> Deployment:
-    library = forged.workbench.library
+    frozen = forged.frozen
     return Deployment(
         name=forged.spec.name,
         architecture=forged.source.architecture,
-        target=Target(
-            device=forged.spec.target,
-            machine=machine() if library else None,
-            isa=forged.isa if library else "portable",
-            cpu_flags=library.cpu_flags if library else (),
+        target=frozen.target,
+        precision=Precision(
+            groups={group: scheme.name for group, scheme in forged.plan.items()}, kv_cache=forged.workbench.kv_dtype
         ),
-        precision=Precision(groups={group: scheme.name for group, scheme in forged.plan.items()}, kv_cache=forged.kv_dtype),
-        kernels=(
-            Kernels(
-                symbols=tuple(sorted(forged.workbench.symbols(forged.plan))),
-                backend="cpu" if library else "reference",
-                library=LIBRARY_NAME if library else None,
-                constants=forged.constants,
-                compiler=forged.compiler,
-            ),
-        ),
+        kernels=frozen.kernels,
         serving=forged.serving,
         provenance=Provenance(
             sources=forged.sources,
             tool_version=version("coldforge"),
-            libraries={name: version(name) for name in _LIBRARIES},
+            libraries={name: version(name) for name in _libraries(forged)},
             seed=forged.spec.seed,
             study=forged.study_name,
         ),
@@ -76,9 +62,14 @@ def evaluation_record(forged: Forged) -> dict[str, object]:
     """evaluation.json: accuracy on unseen text with the gate's verdict, and speed against the unquantized model."""
     proven = forged.proven
     return {
-        "baseline": {"scheme": forged.baseline.name, "kv_cache": "fp32", "weight_bytes": _baseline_bytes(forged)},
+        "baseline": {
+            "scheme": forged.baseline.name,
+            "kv_cache": forged.workbench.exact().kv_dtype,
+            "weight_bytes": _baseline_bytes(forged),
+        },
         "bundle": {"weight_bytes": _plan_bytes(forged), "trial": proven.trial.number},
         "gate": {name: limit for name, limit in forged.spec.gate.model_dump().items() if limit is not None},
+        "evaluated": forged.evaluated,
         "passed": all(verdict.passed for verdict in proven.verdicts.values()),
         "sets": {name: evaluation.record() for name, evaluation in proven.evaluations.items()},
         "speed": {"decode": asdict(forged.decode_speed), "prefill": asdict(forged.prefill_speed)},
@@ -101,7 +92,7 @@ def report_data(forged: Forged) -> ReportData:
     proven = forged.proven
     return ReportData(
         name=forged.spec.name,
-        target=f"{forged.spec.target} ({forged.isa})",
+        target=f"{forged.spec.target} ({forged.title})",
         model=", ".join(forged.sources),
         headline=Headline(
             speedup=forged.decode_speed.speedup,
@@ -131,11 +122,15 @@ def report_data(forged: Forged) -> ReportData:
             "study": forged.study_name,
             "seed": forged.spec.seed,
             "coldforge": version("coldforge"),
-            "compiler": forged.compiler or "none",
-            **{name: version(name) for name in _LIBRARIES},
+            "compiler": forged.frozen.compiler or "none",
+            **{name: version(name) for name in _libraries(forged)},
             **{f"sha256 of {name}": digest for name, digest in forged.sources.items()},
         },
     )
+
+
+def _libraries(forged: Forged) -> tuple[str, ...]:
+    return (*_LIBRARIES, *forged.frozen.libraries)
 
 
 def _summary(trial: Trial) -> str:

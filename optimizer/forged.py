@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from artifacts.manifest import Serving
-from artifacts.precision import KvDtype, Plan, Scheme
+from artifacts.precision import Plan, Scheme
 from optimizer.cost.workload import Workload
 from optimizer.importers import Source
 from optimizer.search.precision import Trial
@@ -14,7 +14,8 @@ from optimizer.search.proof import PairedSpeed, Proven
 from optimizer.search.sensitivity import Sensitivities
 from optimizer.search.serving import StepTime
 from optimizer.spec import ModelSpec
-from optimizer.tuning.kernels import Constants, Tuned
+from optimizer.targets.target import Evaluated, Frozen
+from optimizer.tuning.choice import Tuned
 from optimizer.workbench import Workbench
 
 
@@ -26,12 +27,10 @@ class Forged:
     source: Source
     sources: Mapping[str, str]
     study_name: str
-    isa: str
+    title: str
+    evaluated: Evaluated
     baseline: Scheme
-    kv_dtype: KvDtype
     workbench: Workbench
-    constants: Constants
-    compiler: str | None
     tuned: tuple[Tuned, ...]
     workload: Workload
     sensitivities: Sensitivities
@@ -42,3 +41,4 @@ class Forged:
     surface: tuple[StepTime, ...]
     decode_speed: PairedSpeed
     prefill_speed: PairedSpeed
+    frozen: Frozen

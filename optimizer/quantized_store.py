@@ -14,7 +14,7 @@ from artifacts.precision import Scheme
 from artifacts.weights import Array, map_tensors, write_shard
 from optimizer.importers import Source
 from optimizer.quantization import round_to_nearest
-from optimizer.quantization.packed import pack_matrix
+from optimizer.quantization.packed import CPU_LAYOUT, Layout
 
 
 class QuantizedStore:
@@ -23,9 +23,11 @@ class QuantizedStore:
     Takes as much disk as the model in each scheme that was asked for; memory stays near one matrix.
     """
 
-    def __init__(self, source: Source, folder: Path) -> None:
+    def __init__(self, source: Source, folder: Path, layout: Layout = CPU_LAYOUT) -> None:
+        self.architecture = source.architecture
         self._source = source
         self._folder = folder
+        self._layout = layout
 
     def plan_tensors(self, plan: Mapping[str, Scheme]) -> dict[str, Array]:
         """All tensors of the model under `plan`, named as in a bundle."""
@@ -52,7 +54,7 @@ class QuantizedStore:
         return map_tensors(path)
 
     def _quantized(self, group: str, scheme: Scheme) -> Path:
-        scheme = scheme.storage
+        scheme = self._layout.storage(scheme)
         path = self._folder / scheme.name / f"{group}.safetensors"
         if not path.exists():
             weight = self._source.tensor(f"{group}.weight").to(torch.float32)
@@ -60,7 +62,7 @@ class QuantizedStore:
             # The sidecar goes first: a group counts as done when its tensors are there.
             path.parent.mkdir(parents=True, exist_ok=True)
             path.with_suffix(".json").write_text(json.dumps({"relative_rms": matrix.error(weight).relative_rms}))
-            self._write(path, {f"{group}.{part}": array for part, array in pack_matrix(matrix).items()})
+            self._write(path, {f"{group}.{part}": array for part, array in self._layout.pack(matrix).items()})
         return path
 
     def _write(self, path: Path, tensors: Mapping[str, Array]) -> None:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat
 from artifacts.precision import KvDtype, Scheme
 
 T = TypeVar("T", bound=Hashable)
+DeviceKind = Literal["cpu", "gpu"]
 Dtype = Literal["fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "int8"]
 
 
@@ -99,7 +100,7 @@ class Device(_Record):
 
     name: str
     title: str
-    kind: Literal["cpu", "gpu"]
+    kind: DeviceKind
     buildable: bool
     sources: Mapping[str, str] = Field(default_factory=dict)
     peak_tflops: Mapping[Dtype, Figure] = Field(default_factory=dict)

@@ -7,20 +7,20 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from search_spaces.located_yaml import Document
-from search_spaces.schema import Device, SearchSpace
+from search_spaces.schema import Device, DeviceKind, SearchSpace
 
 _ROOT = files("search_spaces")
 
 
-def load_space(overrides: Path | None = None) -> SearchSpace:
-    """The shipped search space, changed by the file `overrides`.
+def load_space(overrides: Path | None = None, kind: DeviceKind = "cpu") -> SearchSpace:
+    """The shipped search space of one kind of device, changed by the file `overrides`.
 
     That file has the keys of `SearchSpace` (precision, serving, kernels), any part of them; a list replaces the shipped list.
     Raises LocatedError with file and line.
     """
-    space = _shipped("precision.yaml").under("precision").merged(_shipped("serving.yaml").under("serving"))
-    for op in _names(_ROOT / "kernels"):
-        space = space.merged(_shipped(f"kernels/{op}.yaml").under("kernels", op))
+    space = _shipped(f"{kind}/precision.yaml").under("precision").merged(_shipped(f"{kind}/serving.yaml").under("serving"))
+    for op in _names(_ROOT / kind / "kernels"):
+        space = space.merged(_shipped(f"{kind}/kernels/{op}.yaml").under("kernels", op))
     if overrides is not None:
         space = space.overridden(Document.load(overrides))
     return space.validate(SearchSpace)

@@ -13,7 +13,7 @@ from optimizer.ledger import Ledger
 from optimizer.progress import Reporter
 from optimizer.search.bands import kind_of
 from optimizer.tuning.timing import typical_ms
-from optimizer.workbench import Workbench
+from optimizer.workbench import CpuWorkbench
 from runtime.batch import Span, build_batch
 
 #: prompts are computed in chunks of this many tokens when costs are measured
@@ -56,7 +56,7 @@ class MeasuredCost:
 
 
 def measure_costs(
-    ledger: Ledger, reporter: Reporter, workbench: Workbench, schemes: Iterable[Scheme], baseline: Scheme, workload: Workload
+    ledger: Ledger, reporter: Reporter, workbench: CpuWorkbench, schemes: Iterable[Scheme], baseline: Scheme, workload: Workload
 ) -> MeasuredCost:
     """Profile every scheme; each profile is a record."""
     shapes = workbench.architecture.linear_shapes()
@@ -73,16 +73,16 @@ def measure_costs(
     return MeasuredCost(decode, prefill, shapes, workload)
 
 
-def _profile_decode(workbench: Workbench, plan: Plan, workload: Workload) -> Parts:
+def _profile_decode(workbench: CpuWorkbench, plan: Plan, workload: Workload) -> Parts:
     return _profile(workbench, plan, decode_spans(workload, workload.concurrency, workbench.kv_block_size), _DECODE_STEPS)
 
 
-def _profile_prefill(workbench: Workbench, plan: Plan, workload: Workload) -> Parts:
+def _profile_prefill(workbench: CpuWorkbench, plan: Plan, workload: Workload) -> Parts:
     num_tokens = min(workload.prompt_tokens, PREFILL_TOKENS)
     return _profile(workbench, plan, prefill_spans(num_tokens, workbench.kv_block_size), _PREFILL_STEPS)
 
 
-def _profile(workbench: Workbench, plan: Plan, spans: list[Span], num_steps: int) -> Parts:
+def _profile(workbench: CpuWorkbench, plan: Plan, spans: list[Span], num_steps: int) -> Parts:
     num_tokens = sum(len(span.token_ids) for span in spans)
     num_kv_tokens = sum(len(span.block_table) for span in spans) * workbench.kv_block_size
     runner = workbench.runner(plan, num_tokens, num_kv_tokens, max_num_seqs=len(spans))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from artifacts.precision import Plan
@@ -40,7 +40,7 @@ class Judge:
         reporter: Reporter,
     ) -> Judge:
         """Scores the baseline, with an fp32 KV cache, where `folder` does not have its logits yet."""
-        exact = replace(workbench, kv_dtype="fp32").score(baseline, _longest(sets))
+        exact = workbench.exact().score(baseline, _longest(sets))
         with reporter.task("logits of the unquantized model", _num_sequences(sets)) as advance:
             score = _ticking(exact, advance)
             stores = {name: BaselineStore.load_or_score(folder, model, ids, score) for name, ids in sets.items()}

@@ -14,7 +14,7 @@ from optimizer.evaluation import Estimate, Evaluation, Gate, Verdict
 from optimizer.search.accuracy import judge_all
 from optimizer.search.precision import Trial, pareto_front
 from optimizer.tuning.timing import interleaved_ms
-from optimizer.workbench import Workbench
+from optimizer.workbench import CpuWorkbench
 from runtime.batch import build_batch
 
 ChoiceRule = Literal["fastest", "most_accurate", "smallest"]
@@ -69,16 +69,20 @@ def prove(candidates: Sequence[Trial], gate: Gate, evaluate: Callable[[Trial], d
 
 @dataclass(frozen=True)
 class PairedSpeed:
-    """Baseline and candidate in turn, A B A B. `speedup` is the median ratio of a pair and its 95 % interval."""
+    """Baseline and candidate in turn, A B A B. `speedup` is the median ratio of a pair and its 95 % interval.
+
+    Where the device is modelled (`measured` is false) it is the ratio of two modelled times, and the interval is that point.
+    """
 
     baseline_ms: float
     candidate_ms: float
     speedup: Estimate
+    measured: bool = True
 
 
 def measure_pair(
-    baseline: tuple[Workbench, Plan],
-    candidate: tuple[Workbench, Plan],
+    baseline: tuple[CpuWorkbench, Plan],
+    candidate: tuple[CpuWorkbench, Plan],
     workload: Workload,
     num_tokens: int | None,
     on_pair: Callable[[], object],

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
+Constants = dict[str, int]
 
 #: candidates this close to the fastest count as equally fast; above the noise of interleaved quartiles here
 NEAR_TIE = 0.05
@@ -19,3 +21,23 @@ def winner(order: Sequence[T], ms: Iterable[float]) -> T:
     times = list(ms)
     limit = min(times) * (1 + NEAR_TIE)
     return next(candidate for candidate, time in zip(order, times, strict=True) if time <= limit)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was measured for one op (or for the KV block size): candidates in order of preference, and the one chosen.
+
+    `ms` is per output token of the workload, summed over the precision plans that were measured.
+    """
+
+    subject: str
+    candidates: tuple[Constants, ...]
+    ms: tuple[float, ...]
+    chosen: Constants
+
+    @property
+    def margin(self) -> float:
+        """How much slower the best of the others is, as a fraction; negative where a near-tie went to the plainer choice."""
+        others = [ms for candidate, ms in zip(self.candidates, self.ms, strict=True) if candidate != self.chosen]
+        own = self.ms[self.candidates.index(self.chosen)]
+        return min(others) / own - 1 if others else 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import TypeVar
@@ -21,37 +21,16 @@ from optimizer.cost.measured import PREFILL_TOKENS
 from optimizer.cost.workload import Workload, decode_spans, prefill_spans
 from optimizer.ledger import Ledger, completed
 from optimizer.progress import Reporter
-from optimizer.tuning.choice import winner
+from optimizer.tuning.choice import Constants, Tuned, winner
 from optimizer.tuning.timing import interleaved_ms, typical_ms
-from optimizer.workbench import Workbench
+from optimizer.workbench import CpuWorkbench
 from runtime.batch import build_batch
 from runtime.model_runner import ProgramRunner
 from search_spaces.schema import KernelSpace
 
-Constants = dict[str, int]
 C = TypeVar("C", bound=Hashable)
 _PARALLEL_BUILDS = 2
 _ROUNDS = 5
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """What was measured for one op (or for the KV block size): candidates in order of preference, and the one chosen.
-
-    `ms` is per output token of the workload, summed over the precision plans that were measured.
-    """
-
-    subject: str
-    candidates: tuple[Constants, ...]
-    ms: tuple[float, ...]
-    chosen: Constants
-
-    @property
-    def margin(self) -> float:
-        """How much slower the best of the others is, as a fraction; negative where a near-tie went to the plainer choice."""
-        others = [ms for candidate, ms in zip(self.candidates, self.ms, strict=True) if candidate != self.chosen]
-        own = self.ms[self.candidates.index(self.chosen)]
-        return min(others) / own - 1 if others else 0.0
 
 
 class KernelTuner:
@@ -61,7 +40,7 @@ class KernelTuner:
         self,
         ledger: Ledger,
         reporter: Reporter,
-        workbench: Workbench,
+        workbench: CpuWorkbench,
         isa: Isa,
         plans: Sequence[Plan],
         workload: Workload,
@@ -113,7 +92,7 @@ class KernelTuner:
             built = pool.map(one, enumerate(constants))
             return [Library(path) for path in self._reporter.track(built, f"compiling {op}", len(constants))]
 
-    def _measure(self, benches: Sequence[Workbench], plans: Sequence[Plan], title: str) -> list[float]:
+    def _measure(self, benches: Sequence[CpuWorkbench], plans: Sequence[Plan], title: str) -> list[float]:
         totals = [0.0] * len(benches)
         for plan in self._reporter.track(plans, f"measuring {title}", len(plans)):
             decode = _step_times(benches, plan, self._workload, self._workload.concurrency, decode_only=True)
@@ -136,7 +115,9 @@ class KernelTuner:
         return Tuned(subject, tuple(candidates), tuple(ms), winner(list(candidates), ms))
 
 
-def _step_times(benches: Sequence[Workbench], plan: Plan, workload: Workload, size: int, *, decode_only: bool) -> list[float]:
+def _step_times(
+    benches: Sequence[CpuWorkbench], plan: Plan, workload: Workload, size: int, *, decode_only: bool
+) -> list[float]:
     """Typical milliseconds of one step of `plan` on each bench: `size` decoding sequences, or a prompt of `size` tokens."""
     runners: list[ProgramRunner] = []
     for bench in benches:

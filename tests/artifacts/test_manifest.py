@@ -18,7 +18,7 @@ FILES = {
     path: FileRecord(sha256=hashlib.sha256(path.encode()).hexdigest(), size=len(path))
     for path in ("kernels/cpu.so", "tokenizer.json", "weights/model.safetensors")
 }
-GOLDEN_DIGEST = "7e9ca95247d15954d3941cea921f87d52e13ec999ed8041282a04c01c9567e1b"
+GOLDEN_DIGEST = "2b6172d39d7e104962f96d5c661b05ec5f42e4a43ba7fb4cf84d86285a23cfed"
 
 
 @pytest.fixture
@@ -38,8 +38,21 @@ def test_golden_bytes(parts: Any) -> None:
     _, data = Manifest.seal(parts.deployment, FILES)
     lines = data.decode("ascii").splitlines(keepends=True)
     assert lines[0] == "{\n" and lines[-1] == "}\n"
-    assert '  "format_version": "1.0",\n' in lines
+    assert '  "format_version": "1.1",\n' in lines
     assert json.loads(data)["digest"] == GOLDEN_DIGEST
+
+
+def test_a_manifest_of_version_1_0_keeps_its_meaning(parts: Any) -> None:
+    manifest, data = Manifest.seal(parts.deployment, FILES)
+    content = json.loads(data)
+    added = {"": ("evaluated", "purpose"), "target": ("archs",), "architecture": ("moe", "mla")}
+    for section, names in added.items():
+        for name in names:
+            del (content[section] if section else content)[name]
+    for kernels in content["kernels"]:
+        del kernels["table"], kernels["activations"]
+    old = Manifest.parse(sealed({**content, "format_version": "1.0"}))
+    assert old.model_copy(update={"format_version": "1.1", "digest": manifest.digest}) == manifest
 
 
 def test_parse_is_the_inverse_of_seal(parts: Any) -> None:
@@ -128,11 +141,11 @@ def _set(*keys: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
         (_set("precision", "groups", "layers.9.o", value="int8"), r"layers\.9\.o, which the architecture does not have"),
         (_set("precision", "groups", "layers.0.o", value="int3"), "int3"),
         (_set("precision", "groups", "layers.0.down", value="int4-g128-sym"), "96 is not a multiple of group size 128"),
-        (_set("precision", "kv_cache", value="int8"), "kv_cache"),
+        (_set("precision", "kv_cache", value="fp16"), "kv_cache"),
         (_set("kernels", 1, "symbols", value=["rms_norm"]), "served twice: rms_norm"),
         (_set("kernels", 0, "library", value=None), "needs a library and a compiler"),
         (_set("kernels", 0, "compiler", value=None), "needs a library and a compiler"),
-        (_set("kernels", 1, "library", value="kernels/cpu.so"), "'reference' has neither"),
+        (_set("kernels", 1, "library", value="kernels/cpu.so"), "'reference' none of them"),
         (_set("kernels", value=[]), "kernels"),
         (_set("target", "machine", value=None), r"target\.machine"),
         (_set("serving", "kv_block_size", value=24), "multiple of 16, got 24"),

@@ -86,7 +86,7 @@ def test_a_reference_imports_torch_only() -> None:
     allowed = {"torch", "__future__", "math", "typing", "collections"}
     found = [
         f"{path.relative_to(ROOT)}:{item.line} imports {item.module}: a kernel's reference imports torch only"
-        for path in sorted((ROOT / "kernels").glob("*/reference.py"))
+        for path in sorted((ROOT / "kernels").glob("*/*reference.py"))
         for item in imports(path)
         # what several references share lies in kernels/ and is held to the same rule
         if item.package not in allowed and item.module.split(".")[:2] not in (["kernels", "reference"], ["kernels", "bfloat16"])
@@ -95,14 +95,27 @@ def test_a_reference_imports_torch_only() -> None:
 
 
 def test_serving_a_cpu_bundle_imports_no_torch() -> None:
-    """No module outside the reference executors imports torch when it is imported itself."""
+    """No module but references and those of the GPU imports torch when it is imported itself."""
     found = [
         f"{path.relative_to(ROOT)}:{item.line} imports torch at its top: only references may, import it where it is used"
         for package in ("artifacts", "search_spaces", "kernels", "runtime")
         for path in modules(package)
-        if "reference" not in path.stem
+        if "reference" not in path.stem and path.parent.name != "gpu" and path != ROOT / "kernels" / "interpreter.py"
         for item in imports(path)
         if item.package == "torch" and not (item.lazy or item.typing_only)
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_serving_a_gpu_bundle_imports_no_triton() -> None:
+    """Triton is for kernels' sources, the interpreter and the compiler's worker."""
+    found = [
+        f"{path.relative_to(ROOT)}:{item.line} imports triton: only triton.py, the interpreter and the compiler's worker do"
+        for package in MAY_IMPORT
+        for path in modules(package)
+        if path.name not in ("triton.py", "interpreter.py", "worker.py")
+        for item in imports(path)
+        if item.package == "triton"
     ]
     assert not found, "\n".join(found)
 

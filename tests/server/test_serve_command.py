@@ -20,7 +20,7 @@ from kernels.cpu.isa import best_isa
 from kernels.cpu.library import Library
 from optimizer.importers import open_source
 from optimizer.quantized_store import QuantizedStore
-from optimizer.workbench import Workbench
+from optimizer.workbench import CpuWorkbench
 from tests.server.serving_process import ServingProcess, ask, serving
 
 TIME_TO_FIRST_TOKEN_S = 5.0
@@ -38,7 +38,7 @@ def bundle(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     plan = dict.fromkeys(source.architecture.linear_shapes(), Scheme("int8"))
     library = Library(build({}, folder / "cpu.so", best_isa(host())))
     store = QuantizedStore(source, folder / "weights")
-    workbench = Workbench(source.architecture, store, library, LIMITS.num_threads, "bf16", LIMITS.kv_block_size)
+    workbench = CpuWorkbench(source.architecture, store, "bf16", LIMITS.kv_block_size, library, LIMITS.num_threads)
     deployment = Deployment(
         name="smollm2",
         architecture=source.architecture,

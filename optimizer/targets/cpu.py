@@ -1,0 +1,194 @@
+"""This machine's CPU as a target: kernels are compiled here, and everything is measured on them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from platform import machine
+from typing import Any
+
+from artifacts.manifest import Kernels, Serving, Target
+from artifacts.precision import Plan, Scheme
+from kernels.cpu.build import NoCompiler, build, find_compiler, num_units, resolve_constants, sources_digest
+from kernels.cpu.host import host
+from kernels.cpu.isa import best_isa
+from kernels.cpu.library import Library
+from optimizer.cost.measured import measure_costs
+from optimizer.cost.provider import CostProvider
+from optimizer.cost.workload import Workload, decode_spans, prefill_spans
+from optimizer.evaluation import Estimate
+from optimizer.ledger import Ledger
+from optimizer.progress import Reporter
+from optimizer.quantized_store import QuantizedStore
+from optimizer.search.plan_digest import plan_digest
+from optimizer.search.proof import NUM_PAIRS, PairedSpeed, measure_pair
+from optimizer.search.serving import StepTime, tune_serving
+from optimizer.targets.target import Evaluated, Frozen, Phase
+from optimizer.tuning.choice import Constants, Tuned
+from optimizer.tuning.kernels import KernelTuner, tuning_plans
+from optimizer.tuning.timing import interleaved_ms, typical_ms
+from optimizer.workbench import CpuWorkbench, Workbench
+from runtime.batch import build_batch
+from search_spaces.schema import SearchSpace
+
+LIBRARY_NAME = "kernels/cpu.so"
+_WEIGHTS = ("fp32", "bf16", "int8", "int4")
+
+
+def cpu_identity() -> list[object]:
+    """What measurements hold for: one machine, one compiler, one version of the kernels."""
+    return [_compiler_version(), best_isa(host()).name, host().model, host().num_cores, sources_digest()]
+
+
+class CpuTarget:
+    """`TargetStages` of the host. `folder` keeps the libraries that were built."""
+
+    def __init__(self, device: str, space: SearchSpace, folder: Path, ledger: Ledger, reporter: Reporter) -> None:
+        _check_offered(space)
+        self._device, self._space, self._folder = device, space, folder
+        self._ledger, self._reporter = ledger, reporter
+        self._isa = best_isa(host())
+        self._constants: Constants = {}
+
+    @property
+    def title(self) -> str:
+        return self._isa.name
+
+    @property
+    def evaluated(self) -> Evaluated:
+        return "served"
+
+    def baseline(self, is_bf16: bool) -> Scheme:
+        return Scheme("bf16" if is_bf16 else "fp32")
+
+    def workbench(self, store: QuantizedStore) -> CpuWorkbench:
+        serving, precision = self._space.serving, self._space.precision
+        kv_dtype, block_size = precision.kv_cache[0], serving.kv_block_size[0]
+        return CpuWorkbench(store.architecture, store, kv_dtype, block_size, self._library({}), host().num_cores)
+
+    def tune(
+        self, workbench: Workbench, workload: Workload, offered: Mapping[str, Sequence[Scheme]], baseline: Scheme
+    ) -> tuple[Workbench, tuple[Tuned, ...]]:
+        """Ops are tuned one after the other, each on the winners before it."""
+        bench = _own(workbench)
+        if bench.library is None:
+            return bench, ()
+        plans = tuning_plans(offered, bench.architecture.linear_shapes(), baseline)
+        constants: Constants = {}
+        tuned: list[Tuned] = []
+        for op, space in self._space.kernels.items():
+            tuner = KernelTuner(
+                self._ledger, self._reporter, replace(bench, library=None), self._isa, plans, workload, self._folder
+            )
+            tuned.append(tuner.tune_op(op, space, constants))
+            constants |= tuned[-1].chosen
+        tuner = KernelTuner(self._ledger, self._reporter, bench, self._isa, plans, workload, self._folder)
+        tuned.append(tuner.tune_block_size(self._space.serving.kv_block_size))
+        self._constants = resolve_constants(constants, self._isa)
+        block_size = tuned[-1].chosen["kv_block_size"]
+        return replace(bench, library=self._library(self._constants), kv_block_size=block_size), tuple(tuned)
+
+    def costs(self, workbench: Workbench, schemes: Sequence[Scheme], baseline: Scheme, workload: Workload) -> CostProvider:
+        return measure_costs(self._ledger, self._reporter, _own(workbench), schemes, baseline, workload)
+
+    def step(self, workbench: Workbench, plan: Plan, workload: Workload, size: int, *, decodes: bool) -> StepTime:
+        def measure() -> dict[str, Any]:
+            block_size = workbench.kv_block_size
+            spans = decode_spans(workload, size, block_size) if decodes else prefill_spans(size, block_size)
+            runner = _own(workbench).runner(plan, size, sum(len(s.block_table) for s in spans) * block_size, len(spans))
+            runner.fill(build_batch(spans, block_size))
+            ms = typical_ms(interleaved_ms({0: runner.executable.run}, rounds=5)[0])
+            context = spans[0].start + len(spans[0].token_ids)
+            return asdict(StepTime(num_seqs=len(spans), num_tokens=size, context=context, ms=ms))
+
+        tuned = f"/{sorted(self._constants.items())}" if self._constants else ""
+        key = f"step/{plan_digest(plan)}/{workload}/{size}/{'decode' if decodes else 'prefill'}{tuned}"
+        return StepTime(**self._ledger.once(key, measure))
+
+    def serving(
+        self, workbench: Workbench, plan: Plan, workload: Workload, itl_ms: float | None
+    ) -> tuple[Serving, list[StepTime]]:
+        memory_bytes = self._ledger.once("host/memory_bytes", lambda: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        space = self._space.serving
+        sizes = len(space.max_num_seqs) + len(space.max_num_batched_tokens)
+        progress = self._reporter.track(iter(range(sizes)), "measuring steps of the chosen plan", sizes)
+
+        def measure(size: int, decodes: bool) -> StepTime:
+            next(progress, None)
+            return self.step(workbench, plan, workload, size, decodes=decodes)
+
+        return tune_serving(
+            space,
+            workbench.architecture,
+            workload,
+            itl_ms,
+            kv_dtype=workbench.kv_dtype,
+            kv_block_size=workbench.kv_block_size,
+            memory_bytes=memory_bytes,
+            num_threads=host().num_cores,
+            measure=measure,
+        )
+
+    def compare(self, phase: Phase, workbench: Workbench, baseline: Plan, plan: Plan, workload: Workload) -> PairedSpeed:
+        bench, num_tokens = _own(workbench), workload.prompt_tokens if phase == "prefill" else None
+
+        def measure() -> dict[str, object]:
+            with self._reporter.task(f"{phase} against the unquantized model, pairs", NUM_PAIRS) as advance:
+                return asdict(measure_pair((bench.exact(), baseline), (bench, plan), workload, num_tokens, advance))
+
+        record: dict[str, Any] = self._ledger.once(f"speed/{phase}/{plan_digest(plan)}", measure)
+        return PairedSpeed(**{**record, "speedup": Estimate(**record["speedup"])})
+
+    def freeze(self, workbench: Workbench, plan: Plan, serving: Serving) -> Frozen:
+        bench = _own(workbench)
+        library = bench.library
+        kernels = Kernels(
+            symbols=tuple(sorted(bench.symbols(plan))),
+            backend="cpu" if library else "reference",
+            library=LIBRARY_NAME if library else None,
+            constants=self._constants,
+            compiler=_compiler_version() if library else None,
+        )
+        target = Target(
+            device=self._device,
+            machine=machine() if library else None,
+            isa=self.title if library else "portable",
+            cpu_flags=library.cpu_flags if library else (),
+        )
+        return Frozen(target, (kernels,), {LIBRARY_NAME: self._library_path} if library else {}, kernels.compiler)
+
+    @property
+    def _library_path(self) -> Path:
+        """The shared library that was built last: the tuned one, once `tune` is through."""
+        return self._folder / "cpu.so"
+
+    def _library(self, constants: Constants) -> Library | None:
+        try:
+            with self._reporter.task("compiling kernels", num_units()) as advance:
+                return Library(build(constants, self._library_path, self._isa, on_compiled=advance))
+        except NoCompiler as error:
+            self._reporter.say(f"{error}. Going on with the portable references, which are slow and need torch to serve.")
+            return None
+
+
+def _check_offered(space: SearchSpace) -> None:
+    """ValueError for a scheme or a KV dtype that there are no CPU kernels for."""
+    groups = space.precision.groups
+    names = {scheme.name for kind in type(groups).model_fields for scheme in groups.of(kind) if scheme.weights not in _WEIGHTS}
+    names |= set(space.precision.kv_cache) - {"fp32", "bf16"}
+    if names:
+        raise ValueError(f"there are no CPU kernels for {', '.join(sorted(names))}; remove it from the search space")
+
+
+def _own(workbench: Workbench) -> CpuWorkbench:
+    assert isinstance(workbench, CpuWorkbench)
+    return workbench
+
+
+def _compiler_version() -> str | None:
+    try:
+        return find_compiler().version
+    except NoCompiler:
+        return None

@@ -1,0 +1,82 @@
+"""What the stages ask of the device that a bundle is for: one that is here and is measured, or one that is modelled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from artifacts.manifest import Kernels, Serving, Target
+from artifacts.precision import Plan, Scheme
+from optimizer.cost.provider import CostProvider
+from optimizer.cost.workload import Workload
+from optimizer.quantized_store import QuantizedStore
+from optimizer.search.proof import PairedSpeed
+from optimizer.search.serving import StepTime
+from optimizer.tuning.choice import Tuned
+from optimizer.workbench import Workbench
+
+Phase = Literal["decode", "prefill"]
+Evaluated = Literal["served", "emulated"]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A target's part of a bundle. `libraries` are the tools whose versions belong into its provenance."""
+
+    target: Target
+    kernels: tuple[Kernels, ...]
+    files: Mapping[str, bytes | Path]
+    compiler: str | None
+    libraries: tuple[str, ...] = field(default=())
+
+
+class TargetStages(Protocol):
+    """The stages that depend on the target. Everything that was measured is a record: asking again measures nothing."""
+
+    @property
+    def title(self) -> str:
+        """What runs the bundle, such as x86-64-v4 or sm_90."""
+        ...
+
+    @property
+    def evaluated(self) -> Evaluated:
+        """Whether accuracy is that of the kernels that serve, or that of an emulation of their numerics."""
+        ...
+
+    def serving(
+        self, workbench: Workbench, plan: Plan, workload: Workload, itl_ms: float | None
+    ) -> tuple[Serving, list[StepTime]]:
+        """Limits for service, and the steps that they were read from."""
+        ...
+
+    def baseline(self, is_bf16: bool) -> Scheme:
+        """The unquantized scheme, for a checkpoint that is in bf16 or is not."""
+        ...
+
+    def workbench(self, store: QuantizedStore) -> Workbench:
+        """Runs any plan, on kernels that nobody has tuned yet."""
+        ...
+
+    def tune(
+        self, workbench: Workbench, workload: Workload, offered: Mapping[str, Sequence[Scheme]], baseline: Scheme
+    ) -> tuple[Workbench, tuple[Tuned, ...]]:
+        """The same on tuned kernels, with the KV block size that was chosen, and what was learned."""
+        ...
+
+    def costs(self, workbench: Workbench, schemes: Sequence[Scheme], baseline: Scheme, workload: Workload) -> CostProvider:
+        """What a step costs under any plan of these schemes."""
+        ...
+
+    def step(self, workbench: Workbench, plan: Plan, workload: Workload, size: int, *, decodes: bool) -> StepTime:
+        """One step of `size` decoding sequences, or of a prompt of `size` tokens."""
+        ...
+
+    def compare(self, phase: Phase, workbench: Workbench, baseline: Plan, plan: Plan, workload: Workload) -> PairedSpeed:
+        """`plan` against the unquantized model, for one sequence."""
+        ...
+
+    def freeze(self, workbench: Workbench, plan: Plan, serving: Serving) -> Frozen:
+        """What the bundle needs in order to run `plan` here."""
+        ...
