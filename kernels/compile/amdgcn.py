@@ -38,9 +38,7 @@ _KINDS: tuple[tuple[str, Kind], ...] = (
     (r"v_", "integer"),
 )
 _KIND_OF = tuple((re.compile(pattern), kind) for pattern, kind in _KINDS)
-_WIDTHS = re.compile(
-    r"(?P<pair>read2|write2)?\w*?_(?P<width>dwordx2|dwordx3|dwordx4|dword|u?short|[us]?byte|b8|b16|b32|b64|b96|b128|[ui]8|[ui]16)"
-)
+_WIDTH = re.compile(r"_(dwordx[234]|dword|u?short|[us]?byte|[biu](?:8|16|32|64|96|128))(?:_|$)")
 _BYTES = {"dword": 4, "dwordx2": 8, "dwordx3": 12, "dwordx4": 16, "short": 2, "ushort": 2, "byte": 1, "ubyte": 1, "sbyte": 1}
 _MEMORY: frozenset[Kind] = frozenset(("global_load", "async_copy", "global_store", "shared_load", "shared_store", "spill"))
 
@@ -113,8 +111,8 @@ def _kind(name: str, operands: list[str]) -> Kind:
 
 
 def _lane_bytes(name: str) -> int:
-    match = _WIDTHS.search(name)
+    match = _WIDTH.search(name)
     if match is None:
         raise UnreadableCode(f"a load or store names its width (dwordx4, b128, ...); {name} does not")
-    width = match["width"]
-    return (2 if match["pair"] else 1) * (_BYTES.get(width) or int(width.lstrip("bui")) // 8)
+    pair = 2 if "read2" in name or "write2" in name else 1
+    return pair * (_BYTES.get(match[1]) or int(match[1][1:]) // 8)

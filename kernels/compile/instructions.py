@@ -40,7 +40,7 @@ class UnreadableCode(Exception):
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction where it stands. It may go on to any of the addresses `targets`, and to the next one if it `continues`."""
+    """One instruction where it stands. It may go on to any address of `targets`, and to the next one if it `continues`."""
 
     address: int
     form: str

@@ -37,7 +37,7 @@ class Multiprocessor:
     cycles_per_instruction: int = 1
     """Clocks for which a warp's instruction holds its scheduler: a CDNA SIMD feeds 64 lanes to 16-lane units in four."""
     issue_prefix: str = ""
-    """Of which instructions a scheduler issues one at a time. On CDNA scalar and memory ones of other waves issue beside them."""
+    """Which instructions a scheduler issues one at a time. On CDNA scalar and memory ones of other waves issue beside them."""
 
 
 NUM_SCHEDULERS = 4
@@ -96,7 +96,7 @@ def multiprocessor(arch: str) -> Multiprocessor:
 
 
 def occupancy(arch: str, *, num_warps: int, registers: int, shared_bytes: int, scalar_registers: int = 0) -> Occupancy:
-    """Resident blocks of a kernel: `registers` per thread, `shared_bytes`, static and dynamic, per block of `num_warps` warps."""
+    """Resident blocks of a kernel: `registers` per thread; per block `num_warps` and `shared_bytes`, static and dynamic."""
     sm = multiprocessor(arch)
     blocks: dict[Limit, int] = {
         "warps": sm.max_warps // num_warps,

@@ -111,9 +111,9 @@ class StaticRecord:
     def issue_bound(self, *, clock_ghz: float, num_sms: int, bytes_per_iteration: int | None = None) -> float:
         """Bytes per second at which the kernel could stream if nothing but issuing instructions took time: a ceiling.
 
-        Each of an SM's four schedulers issues one instruction a clock, so the hot loop's iterations of a block's warps take an SM
-        at least instructions x num_warps / 4 clocks, whatever else is resident. `bytes_per_iteration` is what the block needs
-        from memory in an iteration, by default `streamed_bytes`. ValueError as there.
+        Each of an SM's four schedulers issues one instruction a clock, so one iteration of the hot loop by all warps of a block
+        takes an SM at least instructions x num_warps / 4 clocks, whatever else is resident. `bytes_per_iteration` is what the
+        block needs from memory in an iteration, by default `streamed_bytes`. ValueError as there.
         """
         sm = multiprocessor(self.arch)
         issued = sum(row.count for row in self._the_hot_loop().mix.rows if row.form.startswith(sm.issue_prefix))
