@@ -1,8 +1,8 @@
-"""out[t, n] = sum_k x[t, k] W[n, k], scaled, (+ bias[n]): operands of one dtype, row-major as published, summed in fp32 (int8: int32).
+"""out[t, n] = sum_k x[t, k] W[n, k], scaled, (+ bias[n]): operands of one dtype, row-major, summed in fp32 (int8: int32).
 
-Scales multiply the accumulator, once at the end or, where they cover 128 of K, once per 128 of K: sums of 128 products are taken
-unscaled. `out` is of the activations' dtype or f32 (the logits): its tensor says which. MXFP4 weights become numbers of x's dtype
-before they are multiplied, on every target alike. K is a multiple of 16, for MXFP4 of 32.
+Scales multiply the accumulator, once at the end or, where they cover 128 of K, once per 128 of K: sums of 128 products are
+taken unscaled. `out` is of the activations' dtype or f32 (the logits): its tensor says which. MXFP4 weights become numbers of
+x's dtype before they are multiplied, on every target alike. K is a multiple of 16, for MXFP4 of 32.
 Layouts: kernels/scaled_matmul/packing.py; x codes and x scales: kernels/quantize_activations/gpu_spec.py.
 """
 

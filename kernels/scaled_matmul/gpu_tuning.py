@@ -1,14 +1,13 @@
 """The tile, how K is split, and in which order and by which means tiles are fetched.
 
-BLOCK_M x BLOCK_N tokens x channels of a program, BLOCK_K of K at a time; SPLIT_K programs share a tile; GROUP_M rows of tiles are taken
-together; PERSISTENT programs per SM walk over all tiles (0: a program per tile); USE_TMA fetches by descriptors; SWAP_AB makes the
-weight the left operand of the matrix instruction, which has 64 rows on sm_90 while tokens may be as few as 16.
+BLOCK_M x BLOCK_N tokens x channels of a program, BLOCK_K of K at a time; SPLIT_K programs share a tile; GROUP_M rows of tiles
+are taken together; PERSISTENT programs per SM walk over all tiles (0: a program per tile); USE_TMA fetches by descriptors;
+SWAP_AB makes the weight the left operand of the matrix instruction, which has 64 rows on sm_90 while tokens may be 16.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from math import ceil
 
 from kernels.gpu.launch import DTYPES, Problem
@@ -20,6 +19,10 @@ from kernels.scaled_matmul.variants import BLOCK_WIDTH, MX_WIDTH, VARIANTS
 _MAX_PARTIAL_BYTES = 256 * 2**20
 #: fp32 accumulators of a thread: the rest of its 255 registers holds operands and addresses.
 _MAX_ACCUMULATORS = 128
+#: Barriers and padding.
+_SHARED_EXTRA_BYTES = 1024
+#: Splits of K, the most first.
+_SPLITS = (16, 12, 8, 6, 4, 3, 2, 1)
 
 
 def _parameters(symbol: str) -> Mapping[str, tuple[int, ...]]:
@@ -27,7 +30,7 @@ def _parameters(symbol: str) -> Mapping[str, tuple[int, ...]]:
         "BLOCK_M": (16, 32, 64, 128, 256),
         "BLOCK_N": (32, 64, 128, 256),
         "BLOCK_K": (32, 64, 128, 256),
-        "SPLIT_K": (1, 2, 3, 4, 6, 8, 12, 16),
+        "SPLIT_K": _SPLITS[::-1],
         "GROUP_M": (1, 8, 16, 32, 64),
         "PERSISTENT": (0, 1, 2),
         "USE_TMA": (0, 1),
@@ -60,7 +63,8 @@ def _of_tile(problem: Problem, point: Point, target: Target) -> Iterator[str]:
     if accumulators > _MAX_ACCUMULATORS:
         yield f"{accumulators} accumulators of a thread leave no registers; at most {_MAX_ACCUMULATORS}"
     if (shared := shared_bytes(problem, point)) > target.arch.max_shared_bytes:
-        yield f"{point['num_stages']} stages take {shared} bytes of shared memory; {target.arch.name} has {target.arch.max_shared_bytes}"
+        most = target.arch.max_shared_bytes
+        yield f"{point['num_stages']} stages take {shared} bytes of shared memory; {target.arch.name} has {most}"
     if point["USE_TMA"]:
         strides = (tensor.strides[0] * DTYPES[tensor.dtype][0] for tensor in (x, weight))
         if not target.arch.has_tma:
@@ -87,26 +91,40 @@ def _of_grid(problem: Problem, point: Point, target: Target) -> Iterator[str]:
 
 
 def shared_bytes(problem: Problem, point: Point) -> int:
-    """Shared memory of the tiles in flight; an upper bound of what the compiler asks for."""
+    """An upper bound of the shared memory that the compiler asks for: tiles in flight, then the result on its way out."""
     variant = VARIANTS[problem.symbol]
     x, weight = problem[variant.x], problem[variant.weight]
     stage = point["BLOCK_M"] * point["BLOCK_K"] * DTYPES[x.dtype][0]
     stage += point["BLOCK_N"] * point["BLOCK_K"] // variant.pack * DTYPES[weight.dtype][0]
-    return stage * point["num_stages"]
+    return max(stage * point["num_stages"], point["BLOCK_M"] * point["BLOCK_N"] * 4) + _SHARED_EXTRA_BYTES
 
 
 def _default(problem: Problem, target: Target) -> Point:
+    """By the number of tokens; a token more in a bucket changes nothing but the number of tiles."""
     variant = VARIANTS[problem.symbol]
     (num_tokens, width), num_channels = problem[variant.x].shape, problem[variant.weight].shape[0]
-    few = num_tokens <= 64
-    point = {"BLOCK_M": 16, "BLOCK_N": 64, "BLOCK_K": 128, "SPLIT_K": 1, "GROUP_M": 1, "PERSISTENT": 0}
-    point |= {"USE_TMA": 0, "SWAP_AB": 1, "num_warps": 4, "num_stages": 4}
-    if few:
-        point["BLOCK_M"] = next(tokens for tokens in (16, 32, 64) if num_tokens <= tokens)
-    else:
-        point |= {"BLOCK_M": 128, "BLOCK_N": 128, "num_warps": 8, "num_stages": 3, "SWAP_AB": 0}
-        point |= {"USE_TMA": int(target.arch.has_tma), "GROUP_M": 8 if num_tokens > 4 * 128 else 1}
-    return point
+    stages = 4 if target.arch.backend == "cuda" else 2
+    if num_tokens <= 64:
+        block_m = next(tokens for tokens in (16, 32, 64) if num_tokens <= tokens)
+        point = _point(block_m, 64, 64 if width % 128 else 128, 4, stages, SWAP_AB=1)
+        # As many splits as can run at once, each with enough of K to fill its stages.
+        at_once = target.num_sms * min(4, target.arch.max_shared_bytes // shared_bytes(problem, point))
+        most = min(at_once // ceil(num_channels / 64), ceil(width / point["BLOCK_K"]) // stages)
+        splits = ({**point, "SPLIT_K": split} for split in _SPLITS if split <= most)
+        return next((split for split in splits if _refusal(problem, split, target) is None), point)
+    tiles = ((128, 128, 8), (64, 128, 4), (64, 64, 4))
+    programs = (ceil(num_tokens / tokens) * ceil(num_channels / channels) for tokens, channels, _ in tiles)
+    enough = (tile for tile, count in zip(tiles, programs, strict=True) if count >= target.num_sms)
+    block_m, block_n, num_warps = next(enough, tiles[-1])
+    block_k = 64 if variant.dtype == "act" or width % 128 else 128
+    group_m = 8 if ceil(num_tokens / block_m) > 4 else 1
+    use_tma = int(target.arch.has_tma)
+    return _point(block_m, block_n, block_k, num_warps, min(stages, 3), GROUP_M=group_m, USE_TMA=use_tma)
+
+
+def _point(block_m: int, block_n: int, block_k: int, num_warps: int, num_stages: int, **others: int) -> dict[str, int]:
+    tile = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k, "num_warps": num_warps, "num_stages": num_stages}
+    return {"SPLIT_K": 1, "GROUP_M": 1, "PERSISTENT": 0, "USE_TMA": 0, "SWAP_AB": 0, **tile, **others}
 
 
 TUNING = GpuTuning(_parameters, _refusal, _default)

@@ -36,6 +36,7 @@ def plan(problem: Problem, point: Point, target: Target) -> OpPlan:
         (num_programs, split_k, 1),
         {
             **finish,
+            "width": I32(width),
             "x": _operand(variant.x, x, (point["BLOCK_M"], point["BLOCK_K"]), flags["USE_TMA"]),
             "weight": _operand(variant.weight, weight, (point["BLOCK_N"], point["BLOCK_K"] // variant.pack), flags["USE_TMA"]),
             "out_ptr": Ptr("out" if split_k == 1 else "partials"),

@@ -58,7 +58,7 @@ def decode_mxfp4(codes: Bytes, scales: Bytes) -> Floats:
 
 
 def _encode(values: Floats, mantissa_bits: int, bias: int, largest: float) -> Bytes:
-    """Codes of the magnitudes: the exponent's field counts steps of 2^mantissa_bits, so a mantissa that rounds up carries into it."""
+    """Codes of the magnitudes: the exponent stands above the mantissa, so one that rounds up carries into it."""
     magnitude = np.minimum(np.nan_to_num(np.abs(values), posinf=largest), np.float32(largest))
     exponent = np.maximum(np.frexp(magnitude)[1] - 1, 1 - bias)
     steps = np.rint(np.ldexp(magnitude, mantissa_bits - exponent)).astype(np.int32)

@@ -1,8 +1,8 @@
 """Tiles of x times the transpose of a weight of its dtype; scales are applied to the accumulator, which is fp32 or int32.
 
-A program computes BLOCK_M tokens x BLOCK_N channels over one of SPLIT_K ranges of K. With SWAP_AB the weight is the left operand of
-the matrix instruction, so that its 64 rows are channels and 16 tokens need not be padded to 64. Rows beyond the last token
-or channel are read as the last one, and their results are not stored: the loop needs no mask over rows.
+A program computes BLOCK_M tokens x BLOCK_N channels over one of SPLIT_K ranges of K. With SWAP_AB the weight is the left
+operand of the matrix instruction, so that its 64 rows are channels and 16 tokens need not be padded to 64. Rows beyond the
+last token or channel are read as the last one, and their results are not stored: the loop needs no mask over rows.
 """
 
 import triton
@@ -43,8 +43,8 @@ def _accumulate(
     scales_ptr,
     first_token,
     first_channel,
-    split,
     num_tokens,
+    width,
     N: tl.constexpr,
     K: tl.constexpr,
     X_STRIDE: tl.constexpr,
@@ -58,7 +58,7 @@ def _accumulate(
     USE_TMA: tl.constexpr,
     SWAP_AB: tl.constexpr,
 ):
-    """The sum over the range of K that is `split`'s, [BLOCK_M, BLOCK_N]."""
+    """The sum over this split's range of K, [BLOCK_M, BLOCK_N]."""
     # Two 4-bit codes share a byte, 32 of them a scale.
     PACK: tl.constexpr = 2 if SCALING == "mx" else 1
     WHOLE_K: tl.constexpr = K % BLOCK_K == 0
@@ -76,11 +76,9 @@ def _accumulate(
         scale_tiles = scales_ptr + channel.to(tl.int64)[:, None] * (K // 32) + scale_column[None, :]
 
     ACC: tl.constexpr = tl.int32 if INTEGER else tl.float32
-    if SWAP_AB:
-        acc = tl.zeros((BLOCK_N, BLOCK_M), ACC)
-    else:
-        acc = tl.zeros((BLOCK_M, BLOCK_N), ACC)
-    for k in range(split * PER_SPLIT, tl.minimum((split + 1) * PER_SPLIT, K), BLOCK_K):
+    acc = tl.zeros((BLOCK_N, BLOCK_M), ACC) if SWAP_AB else tl.zeros((BLOCK_M, BLOCK_N), ACC)
+    start = tl.program_id(1) * PER_SPLIT
+    for k in range(start, tl.minimum(start + PER_SPLIT, width), BLOCK_K):
         if USE_TMA:
             x_tile = x.load([first_token, k])
             weight_tile = weight.load([first_channel, k // PACK])
@@ -137,6 +135,7 @@ def scaled_matmul_kernel(
     bias_ptr,
     out_ptr,
     num_tokens,
+    width,
     N: tl.constexpr,
     K: tl.constexpr,
     X_STRIDE: tl.constexpr,
@@ -153,11 +152,12 @@ def scaled_matmul_kernel(
     USE_TMA: tl.constexpr,
     SWAP_AB: tl.constexpr,
 ):
-    """`x` and `weight` are pointers, or descriptors where USE_TMA. With SPLIT_K > 1 `out_ptr` is [SPLIT_K, T, N] and takes raw sums."""
+    """`x` and `weight` are descriptors where USE_TMA. With several splits `out_ptr` is [SPLIT_K, T, N] and takes raw sums.
+
+    `width` is K at run time: a loop whose length ptxas knows is unrolled to the end.
+    """
     TILES_N: tl.constexpr = tl.cdiv(N, BLOCK_N)
     tiles_m = tl.cdiv(num_tokens, BLOCK_M)
-    # Also where there is one split: a loop over K of a length that ptxas knows would be unrolled to the end.
-    split = tl.program_id(1)
     turns = tl.cdiv(tiles_m * TILES_N - tl.program_id(0), tl.num_programs(0)) if PERSISTENT else 1
     for turn in range(turns):
         tile_m, tile_n = _tile_of(tl.program_id(0) + turn * tl.num_programs(0), tiles_m, TILES_N, GROUP_M)
@@ -168,8 +168,8 @@ def scaled_matmul_kernel(
             scales_ptr,
             tile_m * BLOCK_M,
             tile_n * BLOCK_N,
-            split,
             num_tokens,
+            width,
             N,
             K,
             X_STRIDE,
@@ -187,7 +187,7 @@ def scaled_matmul_kernel(
         channel = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
         inside = (token < num_tokens)[:, None] & (channel < N)[None, :]
         if SPLIT_K > 1:
-            row = split.to(tl.int64) * num_tokens + token
+            row = tl.program_id(1).to(tl.int64) * num_tokens + token
             tl.store(out_ptr + row[:, None] * N + channel[None, :], acc, mask=inside)
         else:
             value = _finished(acc, token, channel, x_scales_ptr, scales_ptr, bias_ptr, num_tokens, N, SCALING)
