@@ -1,0 +1,39 @@
+"""How many warps share the heads of a program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kernels.gpu.launch import Problem
+from kernels.gpu.target import Target
+from kernels.gpu.tuning import GpuTuning, Point
+
+
+def _parameters(symbol: str) -> Mapping[str, tuple[int, ...]]:
+    return {"num_warps": (1, 2, 4, 8)}
+
+
+def _refusal(problem: Problem, point: Point, target: Target) -> str | None:
+    cache, warps = problem["k_cache"], point["num_warps"]
+    if problem["v_cache"].strides != cache.strides or cache.strides[0] != cache.shape[1] * cache.strides[1]:
+        return "slots of the caches of keys and of values must be evenly apart, and alike"
+    if cache.dtype == "e4m3" and not target.arch.has_fp8:
+        return f"{target.arch.name} has no e4m3; keep the KV cache in activations or in int8"
+    if warps > 1 and warps * target.arch.warp_size > _pairs(problem):
+        return f"{warps} warps have more threads than the heads of a program have pairs, {_pairs(problem)}"
+    return None
+
+
+def _default(problem: Problem, target: Target) -> Point:
+    # Four pairs of a thread are enough to load at once; more threads finish a token sooner.
+    wanted = _pairs(problem) / (4 * target.arch.warp_size)
+    return {"num_warps": next((warps for warps in (4, 2) if warps <= wanted), 1)}
+
+
+def _pairs(problem: Problem) -> int:
+    """Pairs of numbers that a program rotates for the query heads of a kv head."""
+    _, num_heads, head_dim = problem["q"].shape
+    return num_heads // problem["k"].shape[1] * head_dim // 2
+
+
+TUNING = GpuTuning(_parameters, _refusal, _default)
