@@ -38,7 +38,7 @@ def _codes(rng: np.random.Generator, variant: Variant, rows: int, width: int, ap
         return rng.integers(-127, 128, shape, np.int8)[:, :width]
     if variant.dtype == "e4m3":
         return encode_e4m3(rng.standard_normal(shape, np.float32) * np.float32(100))[:, :width]
-    return rng.standard_normal(shape, np.float32)[:, :width] * np.float32(size)
+    return (rng.standard_normal(shape, np.float32) * np.float32(size))[:, :width]
 
 
 def _spec(symbol: str, variant: Variant) -> OpSpec:
