@@ -22,7 +22,7 @@ def _align(name: str, old: str, new: str, case: str) -> Mutation:
 MUTATIONS = (
     _logits("every split from the first column", "range(split * K_PER_SPLIT,", "range(0,", "split"),
     _logits("a split runs into the next", "min((split + 1) * K_PER_SPLIT, K)", "K", "split"),
-    _logits("experts beyond E stored", "& (experts < E)[None, :]", "& (experts >= 0)[None, :]", "ragged"),
+    _logits("the last expert not stored", "& (experts < E)[None, :]", "& (experts < E - 1)[None, :]", "ragged"),
     _logits("one split left out", "static_range(SPLITS)", "static_range(SPLITS - 1)", "split"),
     _logits("rows taken for contiguous", "[:, None] * X_STRIDE", "[:, None] * K", "ragged"),
     _softmax("not renormalized", "    if RENORMALIZE:", "    if False:", "renormalized"),

@@ -1,0 +1,89 @@
+"""The grouped matmul expert by expert: products and sums in fp32, fp64 where activations are; integer dot products exact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+
+def _experts(sorted_ids: Tensor, expert_ids: Tensor, num_padded: Tensor, num_pairs: int) -> Iterator[tuple[int, Tensor]]:
+    """Every expert that has pairs, with their numbers."""
+    used = int(num_padded.item()) // sorted_ids.shape[1]
+    for expert in sorted(set(expert_ids[:used].tolist())):
+        ids = sorted_ids[:used][expert_ids[:used] == expert].flatten().long()
+        yield expert, ids[ids < num_pairs]
+
+
+def _rows(x: Tensor, top_k: int) -> Tensor:
+    """x [T, 1, ...] or [T, k, ...] as one row per pair."""
+    return x.expand(-1, top_k, *x.shape[2:]).flatten(0, 1)
+
+
+def _store(out: Tensor, ids: Tensor, result: Tensor, topk_weights: Tensor | None) -> None:
+    if topk_weights is not None:
+        result = result * topk_weights.flatten()[ids, None]
+    out[ids // out.shape[1], ids % out.shape[1]] = result.to(out.dtype)
+
+
+def gpu_moe_matmul_w16(
+    x: Tensor,
+    weight: Tensor,
+    topk_weights: Tensor | None,
+    sorted_ids: Tensor,
+    expert_ids: Tensor,
+    num_padded: Tensor,
+    out: Tensor,
+) -> None:
+    inner, top_k = torch.promote_types(x.dtype, torch.float32), out.shape[1]
+    rows = _rows(x, top_k)
+    for expert, ids in _experts(sorted_ids, expert_ids, num_padded, len(rows)):
+        _store(out, ids, rows[ids].to(inner) @ weight[expert].to(inner).T, topk_weights)
+
+
+def _per_channel(
+    x_codes: Tensor,
+    x_scales: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    topk_weights: Tensor | None,
+    sorted_ids: Tensor,
+    expert_ids: Tensor,
+    num_padded: Tensor,
+    out: Tensor,
+) -> None:
+    inner, top_k = x_scales.dtype, out.shape[1]
+    # Sums of integer products may pass 2^24.
+    products = torch.float64 if x_codes.dtype == torch.int8 else inner
+    rows, row_scales = _rows(x_codes, top_k), _rows(x_scales, top_k)
+    for expert, ids in _experts(sorted_ids, expert_ids, num_padded, len(rows)):
+        dot = (rows[ids].to(products) @ codes[expert].to(products).T).to(inner)
+        _store(out, ids, dot * scales[expert] * row_scales[ids, None], topk_weights)
+
+
+gpu_moe_matmul_int8 = gpu_moe_matmul_e4m3 = _per_channel
+
+
+def gpu_moe_matmul_e4m3_block(
+    x_codes: Tensor,
+    x_scales: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    topk_weights: Tensor | None,
+    sorted_ids: Tensor,
+    expert_ids: Tensor,
+    num_padded: Tensor,
+    out: Tensor,
+) -> None:
+    inner, top_k, k = x_scales.dtype, out.shape[1], codes.shape[2]
+    rows, row_scales = _rows(x_codes, top_k), _rows(x_scales, top_k)
+    for expert, ids in _experts(sorted_ids, expert_ids, num_padded, len(rows)):
+        x = rows[ids].to(inner) * row_scales[ids].repeat_interleave(128, dim=1)[:, :k]
+        expanded = scales[expert].repeat_interleave(128, dim=0)[: codes.shape[1]].repeat_interleave(128, dim=1)[:, :k]
+        _store(out, ids, x @ (codes[expert].to(inner) * expanded).T, topk_weights)
+
+
+def gpu_moe_sum(x: Tensor, shared: Tensor | None, out: Tensor) -> None:
+    total = x.sum(dim=1, dtype=torch.promote_types(x.dtype, torch.float32))
+    out.copy_(total if shared is None else total + shared)

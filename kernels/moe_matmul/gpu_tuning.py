@@ -1,0 +1,87 @@
+"""Tiles of the grouped matmul. Rows of a tile, block_m, are the alignment's (a shape); the rest is a point of the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kernels.gpu.launch import DTYPES, Problem
+from kernels.gpu.target import Target
+from kernels.gpu.tuning import GpuTuning, Point
+
+#: What block_m of an alignment may be: to be tuned together with the points of both matmuls that share it.
+BLOCK_MS = (8, 16, 32, 64, 128, 256)
+
+_MATMUL: Mapping[str, tuple[int, ...]] = {
+    "block_n": (32, 64, 128, 256),
+    "block_k": (32, 64, 128, 256),
+    "group_m": (1, 16, 32, 64),
+    "swap": (0, 1),
+    "num_warps": (4, 8),
+    "num_stages": (2, 3, 4, 5),
+}
+_SUM: Mapping[str, tuple[int, ...]] = {"block_n": (256, 512, 1024, 2048), "num_warps": (1, 2, 4, 8)}
+
+
+def default_block_m(num_pairs: int, num_experts: int) -> int:
+    """Rows of a tile for a step of `num_pairs` pairs that spread evenly: as many as an expert has, 64 where wgmma pays."""
+    per_expert = num_pairs / num_experts
+    return 16 if per_expert <= 16 else 32 if per_expert <= 32 else 64 if per_expert <= 128 else 128
+
+
+def _parameters(symbol: str) -> Mapping[str, tuple[int, ...]]:
+    return _SUM if symbol == "gpu_moe_sum" else _MATMUL
+
+
+def _refusal(problem: Problem, point: Point, target: Target) -> str | None:
+    if problem.symbol == "gpu_moe_sum":
+        return None
+    arch, block_m = target.arch, problem["sorted_ids"].shape[1]
+    block_n, block_k, num_warps = point["block_n"], point["block_k"], point["num_warps"]
+    x = problem["x" if "x" in problem else "x_codes"]
+    element_bytes = DTYPES[x.dtype][0]
+    if x.dtype == "e4m3" and not arch.has_fp8:
+        return f"{arch.name} has no e4m3 in its matrix units"
+    if block_m not in BLOCK_MS:
+        return f"block_m must be one of {BLOCK_MS}, got {block_m}"
+    if point["swap"] and block_m > 64:
+        return f"operands are swapped for tiles of few rows: block_m is at most 64, got {block_m}"
+    if block_m < 16 and not (point["swap"] and arch.backend == "cuda"):
+        return f"{block_m} rows fit the matrix units of NVIDIA only, and only with swapped operands"
+    if problem.symbol == "gpu_moe_matmul_e4m3_block" and max(block_n, block_k) > 128:
+        return f"a tile of {block_n} x {block_k} weights has more than one scale: both are at most 128"
+    if element_bytes == 1 and block_k < 64 and arch.backend == "hip":
+        return f"one-byte operands are multiplied 64 columns at a time on {arch.name}, got {block_k}"
+    elements = block_m * block_n // (num_warps * arch.warp_size)
+    accumulators = 2 if x.dtype == "e4m3" else 1
+    if not 2 <= elements * accumulators <= 128:
+        return f"{accumulators} accumulators of {elements} registers per thread: between 2 and 128 in all fit"
+    stage = (block_m + block_n) * block_k * element_bytes
+    if stage * point["num_stages"] > arch.max_shared_bytes:
+        return f"{point['num_stages']} stages of {stage} bytes exceed {arch.max_shared_bytes} bytes of shared memory"
+    return None
+
+
+def _default(problem: Problem, target: Target) -> Point:
+    if problem.symbol == "gpu_moe_sum":
+        return {"block_n": 1024, "num_warps": 4}
+    block_m = problem["sorted_ids"].shape[1]
+    large, blocks = block_m >= 64, problem.symbol == "gpu_moe_matmul_e4m3_block"
+    element_bytes = DTYPES[problem["x" if "x" in problem else "x_codes"].dtype][0]
+    point = {
+        "block_n": 128 if large else 64,
+        "block_k": 128 // element_bytes if large or blocks else 256 // element_bytes,
+        "group_m": 16 if large else 1,
+        # wgmma and tcgen05 take 64 rows of weights and as few columns of pairs as there are.
+        "swap": int(not large and target.arch.name in ("sm_90", "sm_100")),
+        "num_warps": 8 if block_m > 64 else 4,
+        "num_stages": 4,
+    }
+    # Deep pipelines where shared memory has room for them.
+    for stages in (4, 3, 2):
+        point["num_stages"] = stages
+        if _refusal(problem, point, target) is None:
+            break
+    return point
+
+
+TUNING = GpuTuning(_parameters, _refusal, _default)

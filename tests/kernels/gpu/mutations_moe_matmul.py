@@ -1,0 +1,73 @@
+"""Seeded bugs of moe_matmul."""
+
+from tests.kernels.gpu.mutations import Mutation
+
+
+def _seeded(name: str, old: str, new: str, variant: str, case: str) -> Mutation:
+    return Mutation(name, "moe_matmul", old, new, f"gpu_moe_{variant}", case)
+
+
+MUTATIONS = (
+    _seeded("weights of the first expert", "expert * (N * K)", "0 * expert", "matmul_w16", "decode"),
+    _seeded(
+        "expert of the next block",
+        "expert_ids_ptr + block_m)",
+        "expert_ids_ptr + (block_m + 1) % num_m)",
+        "matmul_w16",
+        "decode",
+    ),
+    _seeded("the token's number taken for the pair's", "(read // TOP_K)", "(read // (TOP_K + 1))", "matmul_w16", "decode"),
+    _seeded("one row for all experts of a token", "slots if X_ROWS > 1", "slots if X_ROWS > 99", "matmul_w16", "down"),
+    _seeded(
+        "routing weight of the first expert",
+        "tokens * TOPK_WEIGHTS_STRIDE + slots",
+        "tokens * TOPK_WEIGHTS_STRIDE",
+        "matmul_w16",
+        "down",
+    ),
+    _seeded("routing weight left out", "    if topk_weights_ptr is not None:", "    if False:", "matmul_int8", "down"),
+    _seeded(
+        "the last columns dropped", "range(0, K, BLOCK_K)", "range(0, K // BLOCK_K * BLOCK_K, BLOCK_K)", "matmul_w16", "many"
+    ),
+    _seeded(
+        "the last block of pairs dropped",
+        "tl.load(num_padded_ptr) // BLOCK_M",
+        "tl.load(num_padded_ptr) // BLOCK_M - 1",
+        "matmul_w16",
+        "many",
+    ),
+    _seeded("a short group taken for a whole one", "within // rows", "within // GROUP_M", "matmul_w16", "many"),
+    _seeded("rows taken for contiguous", "tokens * X_STRIDE", "tokens * (X_ROWS * K)", "matmul_w16", "decode"),
+    _seeded(
+        "scale of another channel",
+        "scales_ptr + expert * N + channel_rows",
+        "scales_ptr + expert * N + (channel_rows + 1) % N",
+        "matmul_int8",
+        "many",
+    ),
+    _seeded(
+        "scale of the token, not the row",
+        "x_scales_ptr + tokens * X_SCALES_STRIDE + x_slots",
+        "x_scales_ptr + tokens * X_SCALES_STRIDE",
+        "matmul_e4m3",
+        "down",
+    ),
+    _seeded(
+        "scales of the first column block",
+        "k_block = start // SCALE_BLOCK",
+        "k_block = 0 * start",
+        "matmul_e4m3_block",
+        "decode",
+    ),
+    _seeded(
+        "scales of the first channel block",
+        "block_n * BLOCK_N // SCALE_BLOCK) * K_BLOCKS",
+        "0 * block_n) * K_BLOCKS",
+        "matmul_e4m3_block",
+        "many",
+    ),
+    _seeded("scales of the first expert", "(expert * N_BLOCKS +", "(0 * expert +", "matmul_e4m3_block", "decode"),
+    _seeded("shared experts left out", "    if shared_ptr is not None:", "    if False:", "sum", "shared"),
+    _seeded("an expert left out of the sum", "tl.static_range(TOP_K)", "tl.static_range(TOP_K - 1)", "sum", "wide"),
+    _seeded("channels beyond the first block dropped", "tl.program_id(1) * BLOCK_N", "0 * tl.program_id(1)", "sum", "wide"),
+)
