@@ -9,11 +9,6 @@ and others in which tokens can be drawn; which of them is drawn differs, as the 
 The draw is Gumbel-max: argmax of logit / temperature - ln(E_i), with E_i = -ln(1 - (word + 1/2) / 2^32) and word i % 4 of
 Philox4x32-10 under the row's seed as key and (i / 4, position, 0, 0) as counter. It depends on the seed, the token's position and the
 row, never on the batch. Logits are finite or -inf, which is never drawn, and not all of them -inf.
-
-process_logits changes logits before that, in this order: adds biases to single tokens (-inf forbids one; an id of -1 is padding);
-divides positive logits of every token seen by the repetition penalty, and multiplies the others; subtracts
-frequency x count + presence from those of generated tokens. What was seen is a table of a row per sequence, slots[r] for row r of
-the logits: 2 x times generated + (1 if it is in the prompt). A slot of -1 has no penalties. count_tokens adds what was drawn.
 """
 
 from __future__ import annotations
