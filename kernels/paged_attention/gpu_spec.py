@@ -1,13 +1,13 @@
 """out = softmax(f(scale q K^T)) V over a paged KV cache, causal, for a batch of any mix of prefill and decode.
 
-Sequence s has query tokens cu_seqlens_q[s] .. cu_seqlens_q[s+1]; they are the last of its seq_lens[s] tokens, whose K and V are all
-in the cache: query j of n has position p = seq_len - n + j and sees positions 0 .. p, or with a window p - window + 1 .. p. Each
-group of Hq / Hkv query heads shares a kv head. f(x) = softcap tanh(x / softcap), or x if softcap is 0. A padded sequence has no
-query tokens and a length of 0. `max_query_len` bounds the query tokens of a sequence: 1 plans for decoding.
+Sequence s has query tokens cu_seqlens_q[s] .. cu_seqlens_q[s+1]; they are the last of its seq_lens[s] tokens, whose K and V are
+all in the cache: query j of n has position p = seq_len - n + j and sees positions 0 .. p, or with a window p - window + 1 .. p.
+Each group of Hq / Hkv query heads shares a kv head. f(x) = softcap tanh(x / softcap), or x if softcap is 0. A padded sequence has
+no query tokens and a length of 0. `max_query_len` bounds the query tokens of a sequence: 1 plans for decoding.
 
 A quantized cache has codes and one fp32 scale per token and head (see kernels/rope_and_cache/gpu_spec.py). Products are
 accumulated in fp32; p = exp(score - largest score) is rounded for its product with V to the activations' dtype, over a quantized
-cache to f16, after its product with the scale of V. block_size is a power of two from 16 to 256, and slots are evenly apart.
+cache, after its product with the scale of V, to f16. block_size is a power of two from 16 to 256, and slots are evenly apart.
 """
 
 from __future__ import annotations
@@ -51,6 +51,9 @@ _CASES = tuple(
         ("no_sequences", 2, 1, 16, 16, 0, 0),
     )
 )
+
+#: What a quantized cache changes lies in how tiles are read.
+_QUANTIZED_CASES = ("decode", "decode_window", "mixed", "large_block", "no_sequences")
 
 
 def _spec(kv: str) -> OpSpec:
@@ -110,16 +113,16 @@ def _spec(kv: str) -> OpSpec:
         cache_bytes = 2 * sizes["S"] * sizes["context"] * sizes["Hkv"] * slot_bytes
         return Cost(cache_bytes + 4 * sizes["T"] * heads, 4.0 * sizes["T"] * sizes["context"] * heads)
 
-    slots = ("num_blocks", "block_size", "Hkv")
-    scales = (Tensor("k_scales", "f32", slots), Tensor("v_scales", "f32", slots))
+    per_slot = ("num_blocks", "block_size", "Hkv")
+    scales = (Tensor("k_scales", "f32", per_slot), Tensor("v_scales", "f32", per_slot))
     return OpSpec(
         symbol=f"gpu_paged_attention_{kv}",
         op="paged_attention",
         summary=f"causal attention over a paged KV cache of {'activations' if kv == 'act' else kv}",
         tensors=(
             Tensor("q", "act", ("T", "Hq", "D")),
-            Tensor("k_cache", dtype, (*slots, "D")),
-            Tensor("v_cache", dtype, (*slots, "D")),
+            Tensor("k_cache", dtype, (*per_slot, "D")),
+            Tensor("v_cache", dtype, (*per_slot, "D")),
             *(() if kv == "act" else scales),
             Tensor("block_tables", "i32", ("S", "max_blocks")),
             Tensor("seq_lens", "i32", ("S",)),
