@@ -64,7 +64,7 @@ def pack(
 ) -> tuple[bytes, ...]:
     """The value of every parameter of the kernel, in order.
 
-    `memory` has the call's tensors and the plan's workspaces by name; `encode` has the driver make a tensor map.
+    `memory` has every tensor that the launch names; `encode` has the driver make a tensor map.
     ArgumentMismatch, MisalignedPointer or DescriptorRefused for what the kernel would misread.
     """
     where = f"{launch.op}.{launch.function}"
@@ -80,22 +80,14 @@ def pack(
         argument = launch.arguments[name]
         place = f"{name} of {where}"
         if isinstance(argument, Ptr):
-            values.append(_pointer(place, kind, _find(place, argument.tensor, memory)))
+            values.append(_pointer(place, kind, memory[argument.tensor]))
         elif isinstance(argument, Descriptor):
-            of = _find(place, argument.tensor, memory)
+            of = memory[argument.tensor]
             _require(place, kind, f"tensordesc<{DTYPES[of.meta.dtype][1]}[{', '.join(map(str, argument.block_shape))}]>")
             values += _descriptor(place, argument, of, metadata, encode, next(tensor_maps, None))
         else:
             values.append(_scalar(place, kind, argument))
     return (*values, _address(scratch_address), _address(0))
-
-
-def _find(place: str, tensor: str, memory: Mapping[str, Memory]) -> Memory:
-    if tensor not in memory:
-        raise ArgumentMismatch(
-            f"{place} is over tensor {tensor}, and the call has {', '.join(sorted(memory))}; pass it, or plan without"
-        )
-    return memory[tensor]
 
 
 def _require(place: str, kind: str, got: str) -> None:

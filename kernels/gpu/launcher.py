@@ -18,7 +18,7 @@ from kernels.gpu.arguments import Memory, pack
 from kernels.gpu.driver import Driver
 from kernels.gpu.frozen import FrozenKernel, FrozenKernels
 from kernels.gpu.kernel_source import KernelSource
-from kernels.gpu.launch import Launch, OpPlan, TensorMeta
+from kernels.gpu.launch import Descriptor, Launch, OpPlan, Ptr, TensorMeta
 from kernels.gpu.refusals import ArgumentMismatch, GridRefused, MisalignedPointer
 from kernels.gpu.target import ARCHS
 from kernels.gpu.tensor_map import TENSOR_MAP_ALIGNMENT, TENSOR_MAP_BYTES
@@ -127,6 +127,12 @@ class Launcher:
         return Prepared(self._driver, launches, kept)
 
     def _find(self, launch: Launch, memory: Mapping[str, Memory]) -> tuple[FrozenKernel, c_void_p]:
+        named = {argument.tensor for argument in launch.arguments.values() if isinstance(argument, Ptr | Descriptor)}
+        if absent := sorted(named - memory.keys()):
+            has = ", ".join(sorted(memory))
+            raise ArgumentMismatch(
+                f"{launch.op}.{launch.function} is over {', '.join(absent)}, and the call has {has}; pass it"
+            )
         source = KernelSource.of(launch, {name: of.meta for name, of in memory.items()}, self._frozen.arch)
         return self._frozen.find(source), self._functions[source.identity]
 

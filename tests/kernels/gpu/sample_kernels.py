@@ -65,7 +65,7 @@ class _Memory:
 
 
 def main(jobs: Path, folder: Path) -> None:
-    triton.set_allocator(lambda size, align, stream: 0x7F0000 + align)
+    triton.set_allocator(lambda size, align, stream: 0x7A5ED0080000 + align)
     for index, job in enumerate(json.loads(jobs.read_text())):
         function = KERNELS[job["function"]]
         signature = {name: job["types"].get(name, "constexpr") for name in function.arg_names}

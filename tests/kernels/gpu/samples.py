@@ -21,16 +21,17 @@ from kernels.gpu.launch import F32, I32, I64, Descriptor, Launch, Ptr, TensorMet
 FAKE_SOURCE = Path(__file__).parent / "fake_driver" / "cuda.c"
 STREAM = 0x5EED
 #: Where Triton's allocator finds scratch: see sample_kernels.py.
-SCRATCH = 0x7F0000 + 128
+SCRATCH = 0x7A5ED0080000 + 128
 
+# Addresses that nothing else in a parameter looks like.
 TENSORS = {
-    "x": Memory(0x10000, TensorMeta.contiguous("bf16", 256)),
-    "y": Memory(0x20000, TensorMeta.contiguous("bf16", 256)),
-    "a": Memory(0x30000, TensorMeta.contiguous("bf16", 640, 512)),
-    "b": Memory(0x40000, TensorMeta("f16", (96, 256), (264, 1))),
-    "codes": Memory(0x50000, TensorMeta.contiguous("e4m3", 128, 128)),
-    "bias": Memory(0x60000, TensorMeta.contiguous("f32", 1)),
-    "f": Memory(0x70000, TensorMeta.contiguous("f32", 64, 64)),
+    "x": Memory(0x7A5ED0010000, TensorMeta.contiguous("bf16", 256)),
+    "y": Memory(0x7A5ED0020000, TensorMeta.contiguous("bf16", 256)),
+    "a": Memory(0x7A5ED0030000, TensorMeta.contiguous("bf16", 640, 512)),
+    "b": Memory(0x7A5ED0040000, TensorMeta("f16", (96, 256), (264, 1))),
+    "codes": Memory(0x7A5ED0050000, TensorMeta.contiguous("e4m3", 128, 128)),
+    "bias": Memory(0x7A5ED0060000, TensorMeta.contiguous("f32", 1)),
+    "f": Memory(0x7A5ED0070000, TensorMeta.contiguous("f32", 64, 64)),
 }
 
 
