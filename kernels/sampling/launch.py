@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kernels.gpu.launch import I32, Launch, OpPlan, Problem, Ptr, TensorMeta
+from kernels.gpu.launch import Launch, OpPlan, Problem, Ptr, TensorMeta
 from kernels.gpu.target import Target
 from kernels.gpu.tuning import Point
 
@@ -17,8 +17,8 @@ def plan(problem: Problem, point: Point, target: Target) -> OpPlan:
         "sampling",
         "sample_kernel",
         (num_rows, 1, 1),
-        {**{f"{name}_ptr": Ptr(name) for name in names}, "vocab_size": I32(vocab_size)},
-        {"LOGITS_STRIDE": problem["logits"].strides[0], "CAPACITY": CAPACITY, "BLOCK": point["block"]},
+        {f"{name}_ptr": Ptr(name) for name in names},
+        {"V": vocab_size, "LOGITS_STRIDE": problem["logits"].strides[0], "CAPACITY": CAPACITY, "BLOCK": point["block"]},
         point["num_warps"],
         num_stages=1,
         streamed_bytes=4 * point["block"],

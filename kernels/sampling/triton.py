@@ -27,6 +27,11 @@ def key_of(x, peak):
 
 
 @triton.jit
+def weight_of(key, rate):
+    return tl.exp2(-key.to(tl.float32, bitcast=True) * rate)
+
+
+@triton.jit
 def measure(x_ptr, num, peak, rate, last, BLOCK: tl.constexpr):
     """How many of `num` logits have keys up to `last`, and the sum of their weights 2^((x - peak) rate)."""
     counts = tl.zeros((BLOCK,), tl.int32)
@@ -114,6 +119,57 @@ def draw(x_ptr, ids_ptr, num, peak, rate, last, quota, seed, position, BLOCK: tl
 
 
 @triton.jit
+def truncate(
+    x_ptr, values_ptr, ids_ptr, num, maxima, peak, rate, top_k, top_p, min_p, CAPACITY: tl.constexpr, BLOCK: tl.constexpr
+):
+    """last, quota: tokens with keys below `last` may be drawn, and the first `quota` of those at it.
+
+    The third is how many logits, all of those among them, now lie in the workspace; 0 if it is the row that must be read.
+    """
+    # 2^-(distance rate) >= min_p, as a bound on the distance.
+    farthest = tl.where(min_p > 0.0, tl.abs(tl.log2(tl.maximum(min_p, 1e-37))) / rate, 3.0e38)
+    last = tl.minimum(farthest.to(tl.int32, bitcast=True), _LAST_FINITE_KEY)
+    quota = num
+    num_compacted = num * 0
+    has_top_k = (top_k > 0) & (top_k < num)
+    if has_top_k | (top_p < 1.0):
+        needed_count = tl.where(has_top_k, top_k, _NEVER)
+        needed_mass = float("inf")
+        mass = 0.0
+        if not has_top_k:
+            _, mass = measure(x_ptr, num, peak, rate, last, BLOCK)
+            needed_mass = top_p * mass
+        tl.store(values_ptr + tl.arange(0, BLOCK), maxima)
+        tl.debug_barrier()
+        last = threshold(values_ptr, BLOCK, peak, rate, last, needed_count, needed_mass, BLOCK)
+        tl.debug_barrier()
+        num_candidates = compact(x_ptr, num, peak, last, values_ptr, ids_ptr, CAPACITY, BLOCK)
+        tl.debug_barrier()
+        if num_candidates <= CAPACITY:
+            num_compacted = num_candidates
+            search_ptr = values_ptr
+            num_searched = num_candidates
+        else:
+            search_ptr = x_ptr
+            num_searched = num
+        if has_top_k:
+            last = threshold(search_ptr, num_searched, peak, rate, last, top_k, float("inf"), BLOCK)
+            count, mass = measure(search_ptr, num_searched, peak, rate, last - 1, BLOCK)
+            reached, _ = measure(search_ptr, num_searched, peak, rate, last, BLOCK)
+            quota = top_k - count
+            mass += tl.minimum(quota, reached - count).to(tl.float32) * weight_of(last, rate)
+        if top_p < 1.0:
+            needed = top_p * mass
+            nucleus = threshold(search_ptr, num_searched, peak, rate, last, _NEVER, needed, BLOCK)
+            _, below = measure(search_ptr, num_searched, peak, rate, nucleus - 1, BLOCK)
+            tied = tl.ceil((needed - below) / tl.maximum(weight_of(nucleus, rate), 1e-37))
+            tied = tl.clamp(tied, 1.0, num.to(tl.float32)).to(tl.int32)
+            quota = tl.where(nucleus == last, tl.minimum(quota, tied), tied)
+            last = nucleus
+    return last, quota, num_compacted
+
+
+@triton.jit
 def sample_kernel(
     logits_ptr,
     temperatures_ptr,
@@ -125,20 +181,18 @@ def sample_kernel(
     token_ids_ptr,
     values_ptr,
     ids_ptr,
-    vocab_size,
+    V: tl.constexpr,
     LOGITS_STRIDE: tl.constexpr,
     CAPACITY: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     x_ptr = logits_ptr + row * LOGITS_STRIDE
-    values_ptr += row * CAPACITY
-    ids_ptr += row * CAPACITY
-
+    num = tl.full((), V, tl.int32)
     maxima = tl.full((BLOCK,), float("-inf"), tl.float32)
     first = tl.zeros((BLOCK,), tl.int32)
-    for start in range(0, vocab_size, BLOCK):
-        x = load_logits(x_ptr, start, vocab_size, BLOCK)
+    for start in range(0, num, BLOCK):
+        x = load_logits(x_ptr, start, num, BLOCK)
         first = tl.where(x > maxima, start + tl.arange(0, BLOCK), first)
         maxima = tl.maximum(maxima, x)
     peak = tl.max(maxima, axis=0)
@@ -150,52 +204,15 @@ def sample_kernel(
         top_k = tl.load(top_ks_ptr + row)
         top_p = tl.load(top_ps_ptr + row)
         min_p = tl.load(min_ps_ptr + row)
+        values_ptr += row * CAPACITY
+        ids_ptr += row * CAPACITY
+        last, quota, num_compacted = truncate(
+            x_ptr, values_ptr, ids_ptr, num, maxima, peak, rate, top_k, top_p, min_p, CAPACITY, BLOCK
+        )
         seed = tl.load(seeds_ptr + row)
         position = tl.load(positions_ptr + row)
-        # 2^-(distance rate) >= min_p, as a bound on the distance.
-        farthest = tl.where(min_p > 0.0, tl.abs(tl.log2(tl.maximum(min_p, 1e-37))) / rate, 3.0e38)
-        last = tl.minimum(farthest.to(tl.int32, bitcast=True), _LAST_FINITE_KEY)
-        quota = vocab_size
-        has_top_k = (top_k > 0) & (top_k < vocab_size)
-        num_candidates = vocab_size
-        if has_top_k | (top_p < 1.0):
-            needed_count = tl.where(has_top_k, top_k, _NEVER)
-            needed_mass = float("inf")
-            mass = 0.0
-            if not has_top_k:
-                _, mass = measure(x_ptr, vocab_size, peak, rate, last, BLOCK)
-                needed_mass = top_p * mass
-            tl.store(values_ptr + tl.arange(0, BLOCK), maxima)
-            tl.debug_barrier()
-            last = threshold(values_ptr, BLOCK, peak, rate, last, needed_count, needed_mass, BLOCK)
-            tl.debug_barrier()
-            num_candidates = compact(x_ptr, vocab_size, peak, last, values_ptr, ids_ptr, CAPACITY, BLOCK)
-            tl.debug_barrier()
-            if num_candidates <= CAPACITY:
-                search_ptr = values_ptr
-                num = num_candidates
-            else:
-                search_ptr = x_ptr
-                num = vocab_size
-            if has_top_k:
-                last = threshold(search_ptr, num, peak, rate, last, top_k, float("inf"), BLOCK)
-                count, mass = measure(search_ptr, num, peak, rate, last - 1, BLOCK)
-                reached, _ = measure(search_ptr, num, peak, rate, last, BLOCK)
-                quota = top_k - count
-                mass += tl.minimum(quota, reached - count).to(tl.float32) * tl.exp2(-last.to(tl.float32, bitcast=True) * rate)
-            if top_p < 1.0:
-                needed = top_p * mass
-                nucleus = threshold(search_ptr, num, peak, rate, last, _NEVER, needed, BLOCK)
-                _, below = measure(search_ptr, num, peak, rate, nucleus - 1, BLOCK)
-                weight = tl.exp2(-nucleus.to(tl.float32, bitcast=True) * rate)
-                tied = tl.ceil((needed - below) / tl.maximum(weight, 1e-37))
-                tied = tl.clamp(tied, 1.0, vocab_size.to(tl.float32)).to(tl.int32)
-                quota = tl.where(nucleus == last, tl.minimum(quota, tied), tied)
-                last = nucleus
-            if num_candidates <= CAPACITY:
-                token = draw(values_ptr, ids_ptr, num_candidates, peak, rate, last, quota, seed, position, BLOCK)
-            else:
-                token = draw(x_ptr, None, vocab_size, peak, rate, last, quota, seed, position, BLOCK)
+        if num_compacted > 0:
+            token = draw(values_ptr, ids_ptr, num_compacted, peak, rate, last, quota, seed, position, BLOCK)
         else:
-            token = draw(x_ptr, None, vocab_size, peak, rate, last, quota, seed, position, BLOCK)
+            token = draw(x_ptr, None, num, peak, rate, last, quota, seed, position, BLOCK)
     tl.store(token_ids_ptr + row, token)
