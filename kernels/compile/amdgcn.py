@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from kernels.compile.instructions import Instruction, Kind, UnreadableCode
 
+_DESCRIPTOR = "\t.amdhsa_kernel "
 _LABEL = re.compile(r"^(\.L\w+):")
 _LINE = re.compile(r"^\t(?P<name>[a-z][a-z0-9_]*)(?P<operands>[^;\n]*)")
 _ENCODING = re.compile(r"_(e32|e64|sdwa|dpp|e64_dpp)$")
@@ -38,8 +39,19 @@ _KINDS: tuple[tuple[str, Kind], ...] = (
     (r"v_", "integer"),
 )
 _KIND_OF = tuple((re.compile(pattern), kind) for pattern, kind in _KINDS)
-_WIDTH = re.compile(r"_(dwordx[234]|dword|u?short|[us]?byte|[biu](?:8|16|32|64|96|128))(?:_|$)")
-_BYTES = {"dword": 4, "dwordx2": 8, "dwordx3": 12, "dwordx4": 16, "short": 2, "ushort": 2, "byte": 1, "ubyte": 1, "sbyte": 1}
+_WIDTH = re.compile(r"_(dwordx[234]|dword|[us]?short|[us]?byte|[biu](?:8|16|32|64|96|128))(?:_|$)")
+_BYTES = {
+    "dword": 4,
+    "dwordx2": 8,
+    "dwordx3": 12,
+    "dwordx4": 16,
+    "short": 2,
+    "ushort": 2,
+    "sshort": 2,
+    "byte": 1,
+    "ubyte": 1,
+    "sbyte": 1,
+}
 _MEMORY: frozenset[Kind] = frozenset(("global_load", "async_copy", "global_store", "shared_load", "shared_store", "spill"))
 
 
@@ -60,11 +72,9 @@ class Amdgcn:
 
 def parse_amdgcn(text: str) -> Amdgcn:
     """Reads the assembly of one kernel; UnreadableCode where it is not that."""
-    body, found, rest = text.partition("\n\t.section\t.rodata")
-    if not found or text.count(".amdhsa_kernel ") != 1:
-        raise UnreadableCode(
-            f"a record is of one kernel, code and descriptor (.amdhsa_kernel); this text has {text.count('.amdhsa_kernel ')}"
-        )
+    if (num_kernels := text.count(_DESCRIPTOR)) != 1:
+        raise UnreadableCode(f"a record is of one kernel, with its descriptor (.amdhsa_kernel); this text has {num_kernels}")
+    body, _, rest = text.partition(_DESCRIPTOR)
     lines: list[re.Match[str]] = []
     labels: dict[str, int] = {}
     for line in body.splitlines():

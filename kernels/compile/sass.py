@@ -1,8 +1,9 @@
-"""NVIDIA machine code, read from what `cuobjdump -sass -res-usage` prints."""
+"""NVIDIA machine code, read from what `nvdisasm` and `cuobjdump -res-usage` print."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kernels.compile.instructions import Instruction, Kind, UnreadableCode
@@ -13,7 +14,7 @@ INSTRUCTION_BYTES = 16
 _LINE = re.compile(
     r"^\s+/\*(?P<address>[0-9a-f]{4,})\*/\s+(?P<guard>@!?U?P[0-9T]\s+)?(?P<name>[A-Z][\w.]*)(?P<operands>[^;]*);"
 )
-_USAGE = re.compile(r"REG:(?P<registers>\d+) STACK:(?P<stack>\d+)")
+_USAGE = re.compile(r"REG:(\d+) STACK:(\d+)")
 _TARGET = re.compile(r"\b0x([0-9a-f]+)\s*$")
 
 _OPCODES: dict[Kind, str] = {
@@ -57,34 +58,46 @@ _BITS = {"U8": 8, "S8": 8, "U16": 16, "S16": 16, "64": 64, "96": 96, "128": 128,
 
 
 @dataclass(frozen=True)
-class Sass:
-    """A kernel's machine code. `stack_bytes` is local memory per thread."""
+class Resources:
+    """Of one thread of a kernel: registers, and bytes of local memory."""
 
     registers: int
     stack_bytes: int
-    code: tuple[Instruction, ...]
 
 
-def parse_sass(text: str) -> Sass:
-    """Reads the disassembly of a cubin with one kernel; UnreadableCode where it is not that.
-
-    The padding at the end, a branch to itself and NOPs, is left out.
-    """
-    usages = list(_USAGE.finditer(text))
+def parse_resources(text: str) -> Resources:
+    """Reads the resource usage of a cubin with one kernel; UnreadableCode where it is not that."""
+    usages = _USAGE.findall(text)
     if len(usages) != 1:
         raise UnreadableCode(f"a record is of one kernel, with its registers (REG:, STACK:); this text has {len(usages)}")
-    code = [_instruction(match) for line in text.splitlines() if (match := _LINE.match(line))]
-    while code and (code[-1].form == "NOP" or code[-1].targets == (code[-1].address,)):
-        code.pop()
-    if not code:
-        raise UnreadableCode("a kernel has instructions (/*0010*/ IADD3 R1, ...;); this text has none; compile it again")
-    return Sass(int(usages[0]["registers"]), int(usages[0]["stack"]), tuple(code))
+    return Resources(*map(int, usages[0]))
 
 
-def _instruction(match: re.Match[str]) -> Instruction:
+def parse_sass(text: str, sizes: Sequence[int]) -> list[tuple[Instruction, ...]]:
+    """Reads the disassembly of kernels that lie one behind the other, `sizes` bytes each.
+
+    Addresses are from the beginning of each kernel. The padding at its end, a branch to itself and NOPs, is left out.
+    UnreadableCode if not every 16 bytes are an instruction.
+    """
+    lines = [match for line in text.splitlines() if (match := _LINE.match(line))]
+    if len(lines) * INSTRUCTION_BYTES != sum(sizes):
+        raise UnreadableCode(f"{sum(sizes)} bytes of code are an instruction per {INSTRUCTION_BYTES}; {len(lines)} can be read")
+    kernels = []
+    first = 0
+    for size in sizes:
+        following = first + size // INSTRUCTION_BYTES
+        code = [_instruction(line, first * INSTRUCTION_BYTES) for line in lines[first:following]]
+        while code and (code[-1].form == "NOP" or code[-1].targets == (code[-1].address,)):
+            code.pop()
+        kernels.append(tuple(code))
+        first = following
+    return kernels
+
+
+def _instruction(match: re.Match[str], beginning: int) -> Instruction:
     opcode, *modifiers = match["name"].split(".")
     guarded = match["guard"] is not None
-    address = int(match["address"], 16)
+    address = int(match["address"], 16) - beginning
     kind = _kind(opcode, modifiers)
     if opcode in _INDIRECT:
         raise UnreadableCode(f"loops are found by direct branches; {match['name']} at {address:#x} goes where a register says")
@@ -92,7 +105,9 @@ def _instruction(match: re.Match[str]) -> Instruction:
         # Without a guard, `BRA.U !UP0, 0x90` and `BRA.DIV UR4, 0x90` are conditional all the same; a call comes back.
         target = _TARGET.search(match["operands"])
         always = not guarded and opcode != "CALL" and "," not in match["operands"]
-        return Instruction(address, opcode, kind, targets=(int(target[1], 16),) if target else (), continues=not always)
+        return Instruction(
+            address, opcode, kind, targets=(int(target[1], 16) - beginning,) if target else (), continues=not always
+        )
     if kind in _MEMORY:
         lane_bytes = _lane_bytes(opcode, modifiers)
         return Instruction(address, f"{opcode}.{lane_bytes * 8}", kind, lane_bytes)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Self
 
 from kernels.compile.amdgcn import parse_amdgcn
 from kernels.compile.control_flow import natural_loops
+from kernels.compile.cubin import machine_code
 from kernels.compile.instructions import Instruction, Mix
 from kernels.compile.occupancy import NUM_SCHEDULERS, Occupancy, multiprocessor, occupancy
-from kernels.compile.sass import INSTRUCTION_BYTES, parse_sass
-from kernels.compile.toolchain import disassemble_cubin
+from kernels.compile.sass import INSTRUCTION_BYTES, parse_resources, parse_sass
+from kernels.compile.toolchain import disassemble, resource_usage
 
 _TRIPS_PER_LEVEL = 8
 _WORK_OF_AN_INSTRUCTION = 16
@@ -140,50 +141,75 @@ class StaticRecord:
         return cls(**(dict(fields) | {"mix": Mix.from_json(fields["mix"]), "loops": loops}))
 
 
-def static_record(binary: bytes | str, *, arch: str, num_warps: int, shared_bytes: int) -> StaticRecord:
-    """The record of a cubin (bytes) for `sm_*` or of assembly (text) for `gfx*`; `shared_bytes` is in Triton's metadata.
+@dataclass(frozen=True)
+class KernelBinary:
+    """A compiled kernel: a cubin for `sm_*`, assembly for `gfx*`; and what Triton's metadata says of a block of it."""
 
-    Raises ToolchainMissing, ToolFailed and UnreadableCode; ValueError if the architecture is not known or the binary not of it.
+    image: bytes | str
+    arch: str
+    num_warps: int
+    shared_bytes: int
+
+
+def static_record(image: bytes | str, *, arch: str, num_warps: int, shared_bytes: int) -> StaticRecord:
+    """The record of one kernel, as `static_records`."""
+    return static_records([KernelBinary(image, arch, num_warps, shared_bytes)])[0]
+
+
+def static_records(kernels: Sequence[KernelBinary]) -> list[StaticRecord]:
+    """The record of each kernel. Those of one NVIDIA architecture are disassembled together: about 0.3 s, and 10 ms for each.
+
+    Raises ToolchainMissing, ToolFailed and UnreadableCode; ValueError if an architecture is not known or an image not of it.
     """
-    multiprocessor(arch)
-    if isinstance(binary, bytes) and arch.startswith("sm_"):
-        return nvidia_record(binary, arch=arch, num_warps=num_warps, shared_bytes=shared_bytes)
-    if isinstance(binary, str) and arch.startswith("gfx"):
-        return amd_record(binary, arch=arch, num_warps=num_warps, shared_bytes=shared_bytes)
-    raise ValueError(f"sm_* is read from a cubin (bytes), gfx* from assembly (str); got {type(binary).__name__} for {arch}")
+    records: dict[int, StaticRecord] = {}
+    cubins: dict[str, list[int]] = {}
+    for index, kernel in enumerate(kernels):
+        multiprocessor(kernel.arch)
+        if isinstance(kernel.image, str) and kernel.arch.startswith("gfx"):
+            records[index] = _amd_record(kernel, kernel.image)
+        elif isinstance(kernel.image, bytes) and kernel.arch.startswith("sm_"):
+            cubins.setdefault(kernel.arch, []).append(index)
+        else:
+            image = type(kernel.image).__name__
+            raise ValueError(f"sm_* is read from a cubin (bytes), gfx* from assembly (str); got {image} for {kernel.arch}")
+    for arch, indices in cubins.items():
+        records.update(zip(indices, _nvidia_records([kernels[index] for index in indices], arch), strict=True))
+    return [records[index] for index in range(len(kernels))]
 
 
-def nvidia_record(cubin: bytes, *, arch: str, num_warps: int, shared_bytes: int) -> StaticRecord:
-    """As `static_record`. Costs a process of 0.3 to 0.6 s, nearly all of it the disassembler's start."""
-    sass = parse_sass(disassemble_cubin(cubin))
+def _nvidia_records(kernels: Sequence[KernelBinary], arch: str) -> Iterator[StaticRecord]:
+    images = [kernel.image for kernel in kernels if isinstance(kernel.image, bytes)]
+    texts = [machine_code(image) for image in images]
+    codes = parse_sass(disassemble(b"".join(texts), arch), [len(text) for text in texts])
+    for kernel, image, code in zip(kernels, images, codes, strict=True):
+        resources = parse_resources(resource_usage(image))
+        yield StaticRecord(
+            arch=arch,
+            num_warps=kernel.num_warps,
+            shared_bytes=kernel.shared_bytes,
+            registers=resources.registers,
+            accumulators=0,
+            scalar_registers=0,
+            stack_bytes=resources.stack_bytes,
+            code_bytes=len(code) * INSTRUCTION_BYTES,
+            mix=Mix.of(code),
+            loops=_loops(code, {}),
+        )
+
+
+def _amd_record(kernel: KernelBinary, assembly: str) -> StaticRecord:
+    read = parse_amdgcn(assembly)
     return StaticRecord(
-        arch=arch,
-        num_warps=num_warps,
-        shared_bytes=shared_bytes,
-        registers=sass.registers,
-        accumulators=0,
-        scalar_registers=0,
-        stack_bytes=sass.stack_bytes,
-        code_bytes=len(sass.code) * INSTRUCTION_BYTES,
-        mix=Mix.of(sass.code),
-        loops=_loops(sass.code, {}),
-    )
-
-
-def amd_record(amdgcn: str, *, arch: str, num_warps: int, shared_bytes: int) -> StaticRecord:
-    """As `static_record`."""
-    kernel = parse_amdgcn(amdgcn)
-    return StaticRecord(
-        arch=arch,
-        num_warps=num_warps,
-        shared_bytes=shared_bytes,
-        registers=kernel.registers,
-        accumulators=kernel.accumulators,
-        scalar_registers=kernel.scalar_registers,
-        stack_bytes=kernel.stack_bytes,
-        code_bytes=kernel.code_bytes,
-        mix=Mix.of(kernel.code),
-        loops=_loops(kernel.code, kernel.labels),
+        arch=kernel.arch,
+        num_warps=kernel.num_warps,
+        shared_bytes=kernel.shared_bytes,
+        registers=read.registers,
+        accumulators=read.accumulators,
+        scalar_registers=read.scalar_registers,
+        stack_bytes=read.stack_bytes,
+        code_bytes=read.code_bytes,
+        mix=Mix.of(read.code),
+        loops=_loops(read.code, read.labels),
     )
 
 

@@ -10,20 +10,20 @@ from pathlib import Path
 import pytest
 
 from kernels.compile.control_flow import natural_loops
-from kernels.compile.instructions import Mix, UnreadableCode
-from kernels.compile.sass import parse_sass
+from kernels.compile.instructions import Instruction, Mix, UnreadableCode
+from kernels.compile.sass import Resources, parse_resources, parse_sass
 from kernels.compile.static_record import StaticRecord
 from kernels.compile.toolchain import nvidia_tool
 from tests.kernels.compile.conftest import Compiled
 
-USAGE = " Function f:\n  REG:40 STACK:16 SHARED:0 LOCAL:0\n"
-
 
 def listing(*instructions: str) -> str:
-    """A disassembly of these, each with the second line of its encoding."""
-    encoding = "/* 0x000fe200000e0000 */"
-    lines = [f"        /*{16 * index:04x}*/  {text} ;  {encoding}\n  {encoding}\n" for index, text in enumerate(instructions)]
-    return USAGE + "".join(lines)
+    return "".join(f"        /*{16 * index:04x}*/                   {text} ;\n" for index, text in enumerate(instructions))
+
+
+def parsed(*instructions: str) -> tuple[Instruction, ...]:
+    (code,) = parse_sass(listing(*instructions), [16 * len(instructions)])
+    return code
 
 
 @pytest.mark.parametrize(
@@ -59,34 +59,38 @@ def listing(*instructions: str) -> str:
     ],
 )
 def test_an_instruction_is_read_as(text: str, form: str, kind: str, lane_bytes: int) -> None:
-    first, _ = parse_sass(listing(text, "EXIT")).code
+    first, _ = parsed(text, "EXIT")
     assert (first.form, first.kind, first.lane_bytes) == (form, kind, lane_bytes)
 
 
 def test_registers_and_stack_are_those_of_the_kernel() -> None:
-    sass = parse_sass(listing("EXIT"))
-    assert (sass.registers, sass.stack_bytes) == (40, 16)
+    assert parse_resources(" Function f:\n  REG:40 STACK:16 SHARED:0 LOCAL:0\n") == Resources(registers=40, stack_bytes=16)
+
+
+def test_kernels_one_behind_the_other_each_begin_at_0() -> None:
+    text = listing("NOP", "@P0 BRA 0x0", "EXIT", "BRA 0x30", "NOP", "NOP", "@P0 BRA 0x50", "EXIT")
+    first, second = parse_sass(text, [64, 64])
+    assert [(instruction.address, instruction.targets) for instruction in first] == [(0, ()), (16, (0,)), (32, ())]
+    assert [(instruction.address, instruction.targets) for instruction in second] == [(0, ()), (16, ()), (32, (16,)), (48, ())]
 
 
 def test_a_loop_with_a_wait_whose_slow_path_lies_behind_the_exit() -> None:
-    sass = parse_sass(
-        listing(
-            "MOV R1, R2",
-            "SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR5], R52",
-            "@!P0 BRA 0x70",
-            "HMMA.16816.F32.BF16 R4, R4, R8, R4",
-            "LDG.E.128 R4, [R2.64]",
-            "BRA.U UP0, 0x10",
-            "EXIT",
-            "SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR5], R52",
-            "@!P0 BRA 0x70",
-            "BRA 0x30",
-            "BRA 0xa0",
-            "NOP",
-        )
+    code = parsed(
+        "MOV R1, R2",
+        "SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR5], R52",
+        "@!P0 BRA 0x70",
+        "HMMA.16816.F32.BF16 R4, R4, R8, R4",
+        "LDG.E.128 R4, [R2.64]",
+        "BRA.U UP0, 0x10",
+        "EXIT",
+        "SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR5], R52",
+        "@!P0 BRA 0x70",
+        "BRA 0x30",
+        "BRA 0xa0",
+        "NOP",
     )
-    assert len(sass.code) == 10, "the branch to itself and the NOPs at the end are padding"
-    loop, spin = natural_loops(sass.code)
+    assert len(code) == 10, "the branch to itself and the NOPs at the end are padding"
+    loop, spin = natural_loops(code)
     assert (loop.header, loop.depth, Mix.of(loop.own).total) == (0x10, 1, 6)
     assert (spin.header, spin.depth, Mix.of(spin.own).total) == (0x70, 2, 2)
 
@@ -105,21 +109,19 @@ def test_a_loop_with_a_wait_whose_slow_path_lies_behind_the_exit() -> None:
     ],
 )
 def test_where_control_goes_on(branch: str, continues: bool) -> None:
-    assert parse_sass(listing("NOP", branch, "EXIT")).code[1].continues is continues
+    assert parsed("NOP", branch, "EXIT")[1].continues is continues
 
 
 def test_a_branch_by_register_is_refused() -> None:
     with pytest.raises(UnreadableCode, match="BRX at 0x10 goes where a register says"):
-        parse_sass(listing("NOP", "BRX R2 -0x10", "EXIT"))
+        parsed("NOP", "BRX R2 -0x10", "EXIT")
 
 
 def test_text_that_is_no_disassembly_is_refused() -> None:
     with pytest.raises(UnreadableCode, match="this text has 0"):
-        parse_sass("hello")
-    with pytest.raises(UnreadableCode, match="this text has none"):
-        parse_sass(USAGE)
-    with pytest.raises(UnreadableCode, match="this text has 2"):
-        parse_sass(listing("EXIT") + listing("EXIT"))
+        parse_resources("hello")
+    with pytest.raises(UnreadableCode, match="32 bytes of code are an instruction per 16; 1 can be read"):
+        parse_sass(listing("EXIT"), [32])
 
 
 @pytest.mark.parametrize(
