@@ -102,17 +102,23 @@ class Device(_Record):
     title: str
     kind: DeviceKind
     buildable: bool
+    arch: Annotated[str, Field(pattern=r"^(sm_\d+|gfx[0-9a-f]+)$")] | None = None
+    """What a GPU's code is compiled for: compute capability (sm_90) or gfx target (gfx942)."""
     sources: Mapping[str, str] = Field(default_factory=dict)
     peak_tflops: Mapping[Dtype, Figure] = Field(default_factory=dict)
     memory_bandwidth_gbps: Figure | None = None
     """Gigabytes (1e9 bytes) a second."""
     memory_gb: Figure | None = None
     num_sms: Figure | None = None
+    boost_clock_mhz: Figure | None = None
+    """The clock at which `peak_tflops` are reached."""
     shared_memory_per_sm_kib: Figure | None = None
     shared_memory_per_block_kib: Figure | None = None
     registers_per_sm: Figure | None = None
     """32-bit registers."""
     l2_mib: Figure | None = None
+    l2_bandwidth_gbps: Figure | None = None
+    """Reads that hit, all SMs together, gigabytes (1e9 bytes) a second."""
     link_gbps: Figure | None = None
     """Device to device, both directions together, gigabytes a second."""
 

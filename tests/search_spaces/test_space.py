@@ -34,12 +34,12 @@ def test_devices(name: str) -> None:
         assert found.memory_bandwidth_gbps is not None and {"fp32", "bf16", "int8"} <= found.peak_tflops.keys()
         # Decode reads every weight once: a device whose ratio is far from this has a figure in the wrong unit.
         ratio = 1e12 * found.peak_tflops["bf16"].value / (1e9 * found.memory_bandwidth_gbps.value)
-        assert 100 < ratio < 1000, f"{ratio:.0f} operations a byte"
+        assert 30 < ratio < 1000, f"{ratio:.0f} operations a byte"
 
 
 def test_an_unknown_device() -> None:
-    with pytest.raises(ValueError, match=r"a100, cpu, h100.*got 'b200'"):
-        device("b200")
+    with pytest.raises(ValueError, match=r"a100, b200, cpu, h100.*got 'h900'"):
+        device("h900")
 
 
 def test_a_figure_needs_its_source() -> None:
