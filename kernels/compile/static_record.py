@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from math import inf
 from typing import Any, Self
 
 from kernels.compile.amdgcn import parse_amdgcn
 from kernels.compile.control_flow import natural_loops
 from kernels.compile.cubin import machine_code
-from kernels.compile.instructions import Instruction, Mix
+from kernels.compile.instructions import Instruction, Mix, UnreadableCode
 from kernels.compile.occupancy import NUM_SCHEDULERS, Occupancy, multiprocessor, occupancy
-from kernels.compile.sass import INSTRUCTION_BYTES, parse_resources, parse_sass
+from kernels.compile.sass import INSTRUCTION_BYTES, Resources, parse_resources, parse_sass
 from kernels.compile.toolchain import disassemble, resource_usage
 
 _TRIPS_PER_LEVEL = 8
@@ -59,7 +60,7 @@ class StaticRecord:
 
     @property
     def spills(self) -> int:
-        """Instructions that move a register to or from memory for want of registers."""
+        """Instructions that move a register to or from memory for want of registers; AMD's moves of SGPRs to VGPRs are not."""
         return self.mix.count("spill")
 
     @cached_property
@@ -121,7 +122,7 @@ class StaticRecord:
         if bytes_per_iteration is None:
             bytes_per_iteration = self.streamed_bytes()
         clocks = issued * self.num_warps * sm.cycles_per_instruction / NUM_SCHEDULERS
-        return bytes_per_iteration / clocks * clock_ghz * 1e9 * num_sms
+        return bytes_per_iteration / clocks * clock_ghz * 1e9 * num_sms if clocks else inf
 
     def _the_hot_loop(self) -> Loop:
         if self.hot_loop is None:
@@ -131,14 +132,18 @@ class StaticRecord:
         return self.hot_loop
 
     def to_json(self) -> dict[str, Any]:
-        """Numbers, strings, lists and dicts only; `from_json` reads it back."""
+        """Numbers, strings, lists and dicts only; `from_json` reads it back. Derived values are not in it."""
         loops = [{"label": loop.label, "depth": loop.depth, "mix": loop.mix.to_json()} for loop in self.loops]
         return asdict(self) | {"mix": self.mix.to_json(), "loops": loops}
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        loops = tuple(Loop(loop["label"], loop["depth"], Mix.from_json(loop["mix"])) for loop in fields["loops"])
-        return cls(**(dict(fields) | {"mix": Mix.from_json(fields["mix"]), "loops": loops}))
+        """The inverse of `to_json`; UnreadableCode if `fields` are not those of a record."""
+        try:
+            loops = tuple(Loop(loop["label"], loop["depth"], Mix.from_json(loop["mix"])) for loop in fields["loops"])
+            return cls(**(dict(fields) | {"mix": Mix.from_json(fields["mix"]), "loops": loops}))
+        except (KeyError, TypeError) as error:
+            raise UnreadableCode(f"a record has {', '.join(cls.__annotations__)}; {error}; take the record again") from error
 
 
 @dataclass(frozen=True)
@@ -162,39 +167,37 @@ def static_records(kernels: Sequence[KernelBinary]) -> list[StaticRecord]:
     Raises ToolchainMissing, ToolFailed and UnreadableCode; ValueError if an architecture is not known or an image not of it.
     """
     records: dict[int, StaticRecord] = {}
-    cubins: dict[str, list[int]] = {}
+    cubins: dict[str, list[tuple[int, KernelBinary, bytes]]] = {}
     for index, kernel in enumerate(kernels):
         multiprocessor(kernel.arch)
         if isinstance(kernel.image, str) and kernel.arch.startswith("gfx"):
             records[index] = _amd_record(kernel, kernel.image)
         elif isinstance(kernel.image, bytes) and kernel.arch.startswith("sm_"):
-            cubins.setdefault(kernel.arch, []).append(index)
+            cubins.setdefault(kernel.arch, []).append((index, kernel, kernel.image))
         else:
             image = type(kernel.image).__name__
             raise ValueError(f"sm_* is read from a cubin (bytes), gfx* from assembly (str); got {image} for {kernel.arch}")
-    for arch, indices in cubins.items():
-        records.update(zip(indices, _nvidia_records([kernels[index] for index in indices], arch), strict=True))
+    for arch, members in cubins.items():
+        texts = [machine_code(cubin) for _, _, cubin in members]
+        codes = parse_sass(disassemble(b"".join(texts), arch), [len(text) for text in texts])
+        for (index, kernel, cubin), code in zip(members, codes, strict=True):
+            records[index] = _nvidia_record(kernel, parse_resources(resource_usage(cubin)), code)
     return [records[index] for index in range(len(kernels))]
 
 
-def _nvidia_records(kernels: Sequence[KernelBinary], arch: str) -> Iterator[StaticRecord]:
-    images = [kernel.image for kernel in kernels if isinstance(kernel.image, bytes)]
-    texts = [machine_code(image) for image in images]
-    codes = parse_sass(disassemble(b"".join(texts), arch), [len(text) for text in texts])
-    for kernel, image, code in zip(kernels, images, codes, strict=True):
-        resources = parse_resources(resource_usage(image))
-        yield StaticRecord(
-            arch=arch,
-            num_warps=kernel.num_warps,
-            shared_bytes=kernel.shared_bytes,
-            registers=resources.registers,
-            accumulators=0,
-            scalar_registers=0,
-            stack_bytes=resources.stack_bytes,
-            code_bytes=len(code) * INSTRUCTION_BYTES,
-            mix=Mix.of(code),
-            loops=_loops(code, {}),
-        )
+def _nvidia_record(kernel: KernelBinary, resources: Resources, code: Sequence[Instruction]) -> StaticRecord:
+    return StaticRecord(
+        arch=kernel.arch,
+        num_warps=kernel.num_warps,
+        shared_bytes=kernel.shared_bytes,
+        registers=resources.registers,
+        accumulators=0,
+        scalar_registers=0,
+        stack_bytes=resources.stack_bytes,
+        code_bytes=len(code) * INSTRUCTION_BYTES,
+        mix=Mix.of(code),
+        loops=_loops(code, {}),
+    )
 
 
 def _amd_record(kernel: KernelBinary, assembly: str) -> StaticRecord:

@@ -174,6 +174,19 @@ def test_a_damaged_mix_is_refused() -> None:
         Mix.from_json([["LDG.128", "telepathy", 16, 4]])
 
 
+def test_a_record_of_other_fields_is_refused(record: Records) -> None:
+    fields = record("copy", "sm_80").to_json()
+    for damaged in ({**fields, "verve": 3}, {name: value for name, value in fields.items() if name != "registers"}, {}):
+        with pytest.raises(UnreadableCode, match=r"a record has arch, num_warps, .*loops; .* take the record again"):
+            StaticRecord.from_json(damaged)
+
+
+def test_a_loop_that_issues_nothing_that_competes_has_no_issue_bound() -> None:
+    """Loads of scalar addresses on AMD: no vector instruction."""
+    found = made_of(loop("main", 1, Row("global_load_dwordx4", "global_load", 16, 2)), arch="gfx942")
+    assert found.issue_bound(clock_ghz=2.1, num_sms=304) == float("inf")
+
+
 def test_the_binary_must_be_of_the_architecture() -> None:
     with pytest.raises(ValueError, match="got str for sm_90"):
         static_record("text", arch="sm_90", num_warps=4, shared_bytes=0)
