@@ -33,7 +33,7 @@ def _make_inputs(rng: np.random.Generator, case: Case) -> Arguments:
     biases = rng.standard_normal((r, b), np.float32) * np.float32(5)
     bias_ids[:, 1::3] = -1
     return {
-        "logits": rng.standard_normal((r, v + 8), np.float32)[:, :v] * np.float32(4),
+        "logits": (rng.standard_normal((r, v + 8), np.float32) * np.float32(4))[:, :v],
         "slots": _slots(rng, r, s),
         "seen": _seen(rng, s, v),
         "repetition_penalties": rng.uniform(0.5, 2, r).astype(np.float32),

@@ -26,8 +26,9 @@ _FILTERS: Mapping[str, tuple[tuple[float, int, float, float], ...]] = {
     "min_p": ((1.0, 0, 1.0, 0.1), (2.0, 0, 1.0, 0.3), (1.0, 0, 1.0, 1.0)),
     "top_k": ((1.0, 1, 1.0, 0.0), (1.5, 5, 1.0, 0.0), (3.0, 12, 1.0, 0.0), (1.0, 1000000, 1.0, 0.0)),
     "top_p": ((1.0, 0, 0.5, 0.0), (2.0, 0, 0.9, 0.0), (1.0, 0, 0.01, 0.0)),
-    "together": ((1.5, 8, 0.8, 0.02), (3.0, 20, 0.5, 0.0), (2.0, 3, 0.95, 0.3)),
+    "together": ((1.5, 8, 0.8, 0.02), (10.0, 10, 0.12, 0.0), (2.0, 3, 0.95, 0.3)),
     "flat": ((1.0, 0, 0.9, 0.0), (1.0, 11000, 1.0, 0.0)),
+    "crowded": ((1.0, 2000, 1.0, 0.0), (1.0, 0, 0.3, 0.0)),
 }
 
 
@@ -35,9 +36,8 @@ def _make_sample_inputs(rng: np.random.Generator, case: Case) -> Arguments:
     r, v = case.sizes["R"], case.sizes["V"]
     name = case.name.removesuffix("_ties").removesuffix("_wide")
     rows = [_FILTERS[name][row % len(_FILTERS[name])] for row in range(r)] if name in _FILTERS else [(1.0, 0, 1.0, 0.0)] * r
-    logits = rng.standard_normal((r, v + 8), np.float32)[:, :v] * np.float32(case.sizes["spread_thousandths"] / 1000)
-    if case.sizes["ties"]:
-        logits[:] = np.round(logits)
+    wide = rng.standard_normal((r, v + 8), np.float32) * np.float32(case.sizes["spread_thousandths"] / 1000)
+    logits = (wide.round() if case.sizes["ties"] else wide)[:, :v]
     logits[:, 1::7] = -np.inf
     columns = list(zip(*rows, strict=True)) or [()] * 4
     return {
@@ -88,9 +88,10 @@ SPECS = (
                 ("top_p", 3, 100, 2000, 0),
                 ("top_p_ties", 3, 100, 2000, 1),
                 ("together", 3, 100, 2000, 0),
-                ("together_ties", 6, 100, 2000, 1),
+                ("together_ties", 3, 100, 2000, 1),
                 ("together_wide", 3, 9001, 2000, 0),
                 ("flat", 2, 14000, 100, 0),
+                ("crowded_ties", 2, 14000, 100, 1),
                 ("one", 1, 1, 1000, 0),
                 ("no_rows", 0, 100, 1000, 0),
             )

@@ -22,7 +22,7 @@ _SOURCES = {
 
 def _make_inputs(form: Form, rng: np.random.Generator, case: Case) -> Arguments:
     t, f = case.sizes["T"], case.sizes["F"]
-    x = rng.standard_normal((t, 2 * f + 8), np.float32)[:, : 2 * f] * np.float32(case.sizes["spread"])
+    x = (rng.standard_normal((t, 2 * f + 8), np.float32) * np.float32(case.sizes["spread"]))[:, : 2 * f]
     return {"x": x, **form.buffers(t, f)}
 
 
@@ -42,7 +42,7 @@ def _spec(activation: str, form: Form) -> OpSpec:
         cases=tuple(
             Case(name, {"T": t, "F": f, "spread": spread})
             for name, t, f, spread in (
-                ("several_blocks", 3, 328, 3),
+                ("several_blocks", 3, 2184, 3),
                 ("extreme", 2, 40, 100),
                 ("one", 1, 8, 1),
                 ("no_tokens", 0, 8, 1),
