@@ -5,16 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.scaled_matmul.variants import BLOCK_WIDTH, MX_WIDTH
+from kernels.scaled_matmul.variants import BLOCK_WIDTH, MX_SLOTS
 
 #: Sums of so many products of int8 codes are exact in fp32: 128 x 128 x 1024 = 2^24.
 _EXACT_WIDTH = 1024
-_E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0])
-#: Both values of every byte of codes, that of the low nibble first.
-_PAIRS = torch.stack((_E2M1.repeat(16), _E2M1.repeat_interleave(16)), dim=1)
-
-#: The power of two of every e8m0 code; 255 is NaN, and 2^-127 is subnormal in fp32.
-_POWERS = torch.tensor([2.0 ** (code - 127) for code in range(255)] + [torch.nan])
+_E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+#: [half, slot] of a word of MXFP4 codes.
+_SIGN_BITS, _REST_BITS = (torch.tensor([bits, [16 + bit for bit in bits]]) for bits in zip(*MX_SLOTS, strict=True))
+_BYTES = torch.arange(0, 32, 8)
 
 
 def gpu_matmul(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
@@ -58,10 +56,19 @@ def gpu_scaled_matmul_e4m3_block(
 
 def gpu_scaled_matmul_mxfp4(x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None, out: Tensor) -> None:
     inner = torch.promote_types(x.dtype, torch.float32)
-    values = _PAIRS.index_select(0, codes.reshape(-1).int()).view(*scales.shape, MX_WIDTH)
-    powers = _POWERS.index_select(0, scales.reshape(-1).int()).view(*scales.shape, 1)
-    weight = (values * powers).view(codes.shape[0], -1).to(x.dtype)
+    weight = unpacked_mxfp4(codes, scales)[: out.shape[1], : x.shape[1]].to(x.dtype)
     _finish(x.to(inner) @ weight.to(inner).T, bias, out)
+
+
+def unpacked_mxfp4(codes: Tensor, scales: Tensor) -> Tensor:
+    """The fp32 values of a packed matrix, with its padding; the order of the parts is packing.py's."""
+    tiles, chunks = codes.shape[:2]
+    words = codes.view(torch.int32)[..., None, None]
+    signs, rest = words.bitwise_right_shift(_SIGN_BITS).bitwise_and(1), words.bitwise_right_shift(_REST_BITS).bitwise_and(7)
+    exponents = scales.view(torch.int32)[..., None].bitwise_right_shift(_BYTES).bitwise_and(255)
+    values = (_E2M1[rest] * (1 - 2 * signs)).view(tiles, chunks, 8, 4, 2, 2, 2, 2, 2)
+    powers = torch.ldexp(torch.ones(exponents.shape), exponents - 127).view(tiles, chunks, 8, 1, 2, 2, 1, 1, 1)
+    return (values * powers).permute(0, 5, 2, 1, 4, 7, 8, 3, 6).reshape(tiles * 16, chunks * 64)
 
 
 def _finish(value: Tensor, bias: Tensor | None, out: Tensor) -> None:

@@ -14,7 +14,7 @@ from math import prod
 import numpy as np
 
 from kernels.gpu.launch import DTYPES
-from kernels.scaled_matmul.packing import encode_e4m3, encode_mxfp4
+from kernels.scaled_matmul.packing import encode_e4m3, encode_mxfp4, pack_mxfp4
 from kernels.scaled_matmul.variants import VARIANTS, Variant
 from kernels.spec import Arguments, Array, Case, Cost, OpSpec, Tensor, axis_extent
 
@@ -50,7 +50,7 @@ def _spec(symbol: str, variant: Variant) -> OpSpec:
         if variant.scaling == "mx":
             # Rows of different sizes have different scales.
             values = rng.standard_normal((n, k), np.float32) * np.exp2(rng.integers(-6, 1, (n, k // 32))).repeat(32, axis=1)
-            made["codes"], made["scales"] = encode_mxfp4(values.astype(np.float32))
+            made["codes"], made["scales"] = pack_mxfp4(*encode_mxfp4(values.astype(np.float32)))
         else:
             made[variant.weight] = _codes(rng, variant, n, k, 0, k**-0.5)
         for tensor in tensors:

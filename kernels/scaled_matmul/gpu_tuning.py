@@ -13,7 +13,7 @@ from math import ceil
 from kernels.gpu.launch import DTYPES, Problem
 from kernels.gpu.target import Target
 from kernels.gpu.tuning import GpuTuning, Point
-from kernels.scaled_matmul.variants import BLOCK_WIDTH, MX_WIDTH, VARIANTS
+from kernels.scaled_matmul.variants import BLOCK_WIDTH, VARIANTS
 
 #: Sums of splits may take so much memory.
 _MAX_PARTIAL_BYTES = 256 * 2**20
@@ -47,16 +47,16 @@ def _refusal(problem: Problem, point: Point, target: Target) -> str | None:
 def _of_problem(problem: Problem, point: Point, target: Target) -> Iterator[str]:
     variant = VARIANTS[problem.symbol]
     width = problem[variant.x].shape[1]
-    multiple = MX_WIDTH if variant.scaling == "mx" else 16
-    if width % multiple:
-        yield f"K must be a multiple of {multiple}, got {width}; pad it with zeros"
+    if width % 16:
+        yield f"K must be a multiple of 16, got {width}; pad it with zeros"
     if variant.dtype == "e4m3" and not target.arch.has_fp8:
         yield f"{target.arch.name} does not multiply e4m3; use int8"
 
 
 def _of_tile(problem: Problem, point: Point, target: Target) -> Iterator[str]:
     variant = VARIANTS[problem.symbol]
-    x, weight = problem[variant.x], problem[variant.weight]
+    if variant.scaling == "mx" and (point["USE_TMA"] or not point["SWAP_AB"] or point["BLOCK_K"] < 64):
+        yield "MXFP4 weights go to the matrix units as left operand through registers, 64 of K at a time"
     if variant.scaling == "block" and point["BLOCK_K"] > BLOCK_WIDTH:
         yield f"BLOCK_K of {point['BLOCK_K']} has several scales; at most {BLOCK_WIDTH} has one"
     accumulators = point["BLOCK_M"] * point["BLOCK_N"] // (point["num_warps"] * target.arch.warp_size)
@@ -66,7 +66,7 @@ def _of_tile(problem: Problem, point: Point, target: Target) -> Iterator[str]:
         most = target.arch.max_shared_bytes
         yield f"{point['num_stages']} stages take {shared} bytes of shared memory; {target.arch.name} has {most}"
     if point["USE_TMA"]:
-        strides = (tensor.strides[0] * DTYPES[tensor.dtype][0] for tensor in (x, weight))
+        strides = (problem[name].strides[0] * DTYPES[problem[name].dtype][0] for name in (variant.x, variant.weight))
         if not target.arch.has_tma:
             yield f"{target.arch.name} has no TMA"
         elif any(stride % 16 for stride in strides):
@@ -75,7 +75,7 @@ def _of_tile(problem: Problem, point: Point, target: Target) -> Iterator[str]:
 
 def _of_grid(problem: Problem, point: Point, target: Target) -> Iterator[str]:
     variant = VARIANTS[problem.symbol]
-    (num_tokens, width), num_channels = problem[variant.x].shape, problem[variant.weight].shape[0]
+    (num_tokens, num_channels), width = problem["out"].shape, problem[variant.x].shape[1]
     rows, columns = ceil(num_tokens / point["BLOCK_M"]), ceil(num_channels / point["BLOCK_N"])
     blocks, split_k = ceil(width / point["BLOCK_K"]), point["SPLIT_K"]
     if ceil(blocks / ceil(blocks / split_k)) != split_k:
@@ -93,16 +93,15 @@ def _of_grid(problem: Problem, point: Point, target: Target) -> Iterator[str]:
 def shared_bytes(problem: Problem, point: Point) -> int:
     """An upper bound of the shared memory that the compiler asks for: tiles in flight, then the result on its way out."""
     variant = VARIANTS[problem.symbol]
-    x, weight = problem[variant.x], problem[variant.weight]
-    stage = point["BLOCK_M"] * point["BLOCK_K"] * DTYPES[x.dtype][0]
-    stage += point["BLOCK_N"] * point["BLOCK_K"] // variant.pack * DTYPES[weight.dtype][0]
+    stage = point["BLOCK_M"] * point["BLOCK_K"] * DTYPES[problem[variant.x].dtype][0]
+    stage += int(point["BLOCK_N"] * point["BLOCK_K"] * variant.weight_bits / 8)
     return max(stage * point["num_stages"], point["BLOCK_M"] * point["BLOCK_N"] * 4) + _SHARED_EXTRA_BYTES
 
 
 def _default(problem: Problem, target: Target) -> Point:
     """By the number of tokens; a token more in a bucket changes nothing but the number of tiles."""
     variant = VARIANTS[problem.symbol]
-    (num_tokens, width), num_channels = problem[variant.x].shape, problem[variant.weight].shape[0]
+    (num_tokens, num_channels), width = problem["out"].shape, problem[variant.x].shape[1]
     stages = 4 if target.arch.backend == "cuda" else 2
     if num_tokens <= 64:
         block_m = next(tokens for tokens in (16, 32, 64) if num_tokens <= tokens)
@@ -118,6 +117,8 @@ def _default(problem: Problem, target: Target) -> Point:
     block_m, block_n, num_warps = next(enough, tiles[-1])
     block_k = 64 if variant.dtype == "act" or width % 128 else 128
     group_m = 8 if ceil(num_tokens / block_m) > 4 else 1
+    if variant.scaling == "mx":
+        return _point(block_m, block_n, 64, num_warps, min(stages, 3), GROUP_M=group_m, SWAP_AB=1)
     use_tma = int(target.arch.has_tma)
     return _point(block_m, block_n, block_k, num_warps, min(stages, 3), GROUP_M=group_m, USE_TMA=use_tma)
 

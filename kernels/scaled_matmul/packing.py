@@ -1,6 +1,11 @@
 """Small floats in numpy: fp8 e4m3, and MXFP4, which is e2m1 codes under a power of two (e8m0) for every 32 of K.
 
-Layout on the GPU: e4m3 codes u8 [N, K] row-major; e2m1 codes u8 [N, K/2], k even in the low nibble; e8m0 scales u8 [N, K/32].
+e4m3 codes lie row-major on the GPU. MXFP4 as published has codes u8 [N, K/2], k even in the low nibble, and
+scales u8 [N, K/32]; `pack_mxfp4` puts both into the order in which the threads of a matrix instruction hold 16 rows x 64 of K:
+
+    codes u32 [N/16, K/64, row % 8, k/2 % 4, k/32 % 2, row/8 % 2], in half k % 2 of a word the slot 2 (k/16 % 2) + k/8 % 2
+    scales u32 [N/16, K/64, row % 8], the byte 2 (k/32 % 2) + row/8 % 2 of a word
+
 Sources: Micikevicius et al. 2022, FP8 Formats for Deep Learning; OCP Microscaling Formats (MX) specification 1.0.
 """
 
@@ -9,16 +14,23 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.scaled_matmul.variants import MX_WIDTH
+from kernels.scaled_matmul.variants import MX_SLOTS
 
 E4M3_MAX = 448.0
 E2M1_MAX = 6.0
 #: The exponent of the largest power of two that e2m1 holds, 4.
 _E2M1_EXPONENT = 2
 _E8M0_BIAS = 127
+#: Values that a scale of MXFP4 covers.
+MX_WIDTH = 32
+#: The kernel multiplies by the scale and 2^126 at once; a larger scale than 2 does not fit.
+_MAX_SCALE_CODE = 128
+#: [half, slot] of a word.
+_SIGN_BITS, _REST_BITS = (np.array([bits, [16 + bit for bit in bits]], np.uint32) for bits in zip(*MX_SLOTS, strict=True))
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
+Words = NDArray[np.uint32]
 
 
 def encode_e4m3(values: Floats) -> Bytes:
@@ -51,10 +63,33 @@ def encode_mxfp4(values: Floats) -> tuple[Bytes, Bytes]:
 
 
 def decode_mxfp4(codes: Bytes, scales: Bytes) -> Floats:
-    """The values [N, K]; a scale of 255 is NaN."""
+    """The values [N, K] of codes u8 [N, K/2] and scales u8 [N, K/32]; a scale of 255 is NaN."""
     nibbles = np.stack((codes & 15, codes >> 4), axis=2).reshape(codes.shape[0], -1)
     powers = np.where(scales == 255, np.float32(np.nan), np.ldexp(np.float32(1), scales.astype(np.int32) - _E8M0_BIAS))
     return _E2M1[nibbles] * np.repeat(powers, MX_WIDTH, axis=1)
+
+
+def pack_mxfp4(codes: Bytes, scales: Bytes) -> tuple[Words, Words]:
+    """Codes [N, K/2] and scales [N, K/32] in the kernel's order, new arrays, rows and K padded with zeros.
+
+    ValueError where a scale is larger than 2, or NaN: a weight that needs one is larger than 8.
+    """
+    if scales.size and scales.max() > _MAX_SCALE_CODE:
+        raise ValueError(
+            f"a scale of MXFP4 must be at most {_MAX_SCALE_CODE} (2.0), got {scales.max()}; leave such a matrix unquantized"
+        )
+    rows, width = codes.shape[0], codes.shape[1] * 2
+    tiles, chunks = -(-rows // 16), -(-width // 64)
+    nibbles = np.zeros((tiles * 16, chunks * 64), np.uint32)
+    nibbles[:rows, 0:width:2], nibbles[:rows, 1:width:2] = codes & 15, codes >> 4
+    # [tile, row / 8, row % 8, chunk, k / 32, k / 16, k / 8, k / 2, k % 2]
+    parts = nibbles.reshape(tiles, 2, 8, chunks, 2, 2, 2, 4, 2).transpose(0, 3, 2, 7, 4, 1, 8, 5, 6)
+    halves = parts.reshape(tiles, chunks, 128, 2, 4)
+    words = ((halves >> 3) << _SIGN_BITS | (halves & 7) << _REST_BITS).sum(axis=(3, 4), dtype=np.uint32)
+    padded = np.zeros((tiles * 16, chunks * 2), np.uint8)
+    padded[:rows, : scales.shape[1]] = scales
+    ordered = padded.reshape(tiles, 2, 8, chunks, 2).transpose(0, 3, 2, 4, 1)
+    return words, np.ascontiguousarray(ordered).reshape(tiles, chunks, 8, 4).view("<u4")[..., 0]
 
 
 def _encode(values: Floats, mantissa_bits: int, bias: int, largest: float) -> Bytes:

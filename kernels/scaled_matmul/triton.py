@@ -8,6 +8,36 @@ last token or channel are read as the last one, and their results are not stored
 import triton
 import triton.language as tl
 
+from kernels.gpu.triton import INTERPRETED
+from kernels.scaled_matmul.variants import MX_SLOTS
+
+
+def _widen_e2m1(act: str, lowest: int) -> str:
+    """PTX: $8 has eight codes, four in each half, and $9 a multiplier twice; those of slot i become $2i and $2i+1.
+
+    The sign goes to the top of its half, the rest to `lowest`, astride of the exponent's lowest bit and the mantissa's highest:
+    that is the number times a power of two, also where it is subnormal.
+    """
+    rest = f"{0x00070007 << lowest:#x}"
+    lines = [".reg .b32 sign, pair, zero;", "mov.b32 zero, 0x80008000;"]
+    for slot, (sign_bit, rest_bit) in enumerate(MX_SLOTS):
+        lines += [f"shl.b32 sign, $8, {15 - sign_bit};", "and.b32 sign, sign, 0x80008000;"]
+        shift = lowest - rest_bit
+        lines += [f"{'shl.b32' if shift >= 0 else 'shr.u32'} pair, $8, {abs(shift)};"]
+        if shift == 15 - sign_bit:
+            lines = [*lines[:-3], lines[-1], f"and.b32 pair, pair, {0x00070007 << lowest | 0x80008000:#x};"]
+        else:
+            lines += [f"lop3.b32 pair, pair, {rest}, sign, 0xea;"]
+        # Minus zero is what any product can be added to unchanged.
+        lines += [f"fma.rn.{act}x2 pair, pair, $9, zero;", f"mov.b32 {{${2 * slot}, ${2 * slot + 1}}}, pair;"]
+    return "{" + "\n".join(lines) + "}"
+
+
+_WIDEN_BF16 = tl.constexpr(_widen_e2m1("bf16", 6))
+_SLOTS = tl.constexpr(MX_SLOTS)
+_WIDEN_REGISTERS = tl.constexpr("=h,=h,=h,=h,=h,=h,=h,=h,r,r")
+_WIDEN_F16 = tl.constexpr(_widen_e2m1("f16", 9))
+
 
 @triton.jit
 def _tile_of(index, tiles_m, TILES_N: tl.constexpr, GROUP_M: tl.constexpr):
@@ -36,6 +66,34 @@ def _finished(acc, token, channel, x_scales_ptr, scales_ptr, bias_ptr, num_token
 
 
 @triton.jit
+def _store(
+    acc,
+    first_token,
+    first_channel,
+    x_scales_ptr,
+    scales_ptr,
+    bias_ptr,
+    out_ptr,
+    num_tokens,
+    N: tl.constexpr,
+    OUT_STRIDE: tl.constexpr,
+    SCALING: tl.constexpr,
+    SPLIT_K: tl.constexpr,
+):
+    """Writes a tile: finished, or with several splits the raw sums of this one."""
+    token = first_token + tl.arange(0, acc.shape[0])
+    channel = first_channel + tl.arange(0, acc.shape[1])
+    inside = (token < num_tokens)[:, None] & (channel < N)[None, :]
+    if SPLIT_K > 1:
+        row = tl.program_id(1).to(tl.int64) * num_tokens + token
+        tl.store(out_ptr + row[:, None] * N + channel[None, :], acc, mask=inside)
+    else:
+        value = _finished(acc, token, channel, x_scales_ptr, scales_ptr, bias_ptr, num_tokens, N, SCALING)
+        target = out_ptr + token.to(tl.int64)[:, None] * OUT_STRIDE + channel[None, :]
+        tl.store(target, value.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
 def _accumulate(
     x,
     weight,
@@ -59,21 +117,15 @@ def _accumulate(
     SWAP_AB: tl.constexpr,
 ):
     """The sum over this split's range of K, [BLOCK_M, BLOCK_N]."""
-    # Two 4-bit codes share a byte, 32 of them a scale.
-    PACK: tl.constexpr = 2 if SCALING == "mx" else 1
     WHOLE_K: tl.constexpr = K % BLOCK_K == 0
     PER_SPLIT: tl.constexpr = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLIT_K) * BLOCK_K
 
     token = tl.minimum(first_token + tl.arange(0, BLOCK_M), num_tokens - 1)
     channel = tl.minimum(first_channel + tl.arange(0, BLOCK_N), N - 1)
-    x_column = tl.arange(0, BLOCK_K)
-    weight_column = tl.arange(0, BLOCK_K // PACK)
+    column = tl.arange(0, BLOCK_K)
     if not USE_TMA:
-        x_tiles = x + token.to(tl.int64)[:, None] * X_STRIDE + x_column[None, :]
-        weight_tiles = weight + channel.to(tl.int64)[:, None] * (K // PACK) + weight_column[None, :]
-    if SCALING == "mx":
-        scale_column = tl.arange(0, BLOCK_K // 32)
-        scale_tiles = scales_ptr + channel.to(tl.int64)[:, None] * (K // 32) + scale_column[None, :]
+        x_tiles = x + token.to(tl.int64)[:, None] * X_STRIDE + column[None, :]
+        weight_tiles = weight + channel.to(tl.int64)[:, None] * K + column[None, :]
 
     ACC: tl.constexpr = tl.int32 if INTEGER else tl.float32
     acc = tl.zeros((BLOCK_N, BLOCK_M), ACC) if SWAP_AB else tl.zeros((BLOCK_M, BLOCK_N), ACC)
@@ -81,24 +133,15 @@ def _accumulate(
     for k in range(start, tl.minimum(start + PER_SPLIT, width), BLOCK_K):
         if USE_TMA:
             x_tile = x.load([first_token, k])
-            weight_tile = weight.load([first_channel, k // PACK])
+            weight_tile = weight.load([first_channel, k])
         elif WHOLE_K:
             x_tile = tl.load(x_tiles + k)
-            weight_tile = tl.load(weight_tiles + k // PACK)
+            weight_tile = tl.load(weight_tiles + k)
         else:
-            x_tile = tl.load(x_tiles + k, mask=(k + x_column)[None, :] < K, other=0.0)
-            weight_tile = tl.load(weight_tiles + k // PACK, mask=(k // PACK + weight_column)[None, :] < K // PACK, other=0.0)
-        if SCALING == "mx":
-            if WHOLE_K:
-                scale_tile = tl.load(scale_tiles + k // 32)
-            else:
-                scale_tile = tl.load(scale_tiles + k // 32, mask=(k // 32 + scale_column)[None, :] < K // 32, other=0)
-            X_FORMAT: tl.constexpr = "bf16" if x_tile.dtype == tl.bfloat16 else "fp16"
-            if SWAP_AB:
-                acc = tl.dot_scaled(weight_tile, scale_tile, "e2m1", x_tile.T, None, X_FORMAT, acc)
-            else:
-                acc = tl.dot_scaled(x_tile, None, X_FORMAT, weight_tile.T, scale_tile, "e2m1", acc)
-        elif SCALING == "block":
+            inside = (k + column)[None, :] < K
+            x_tile = tl.load(x_tiles + k, mask=inside, other=0.0)
+            weight_tile = tl.load(weight_tiles + k, mask=inside, other=0.0)
+        if SCALING == "block":
             group = k // 128
             scale = tl.load(x_scales_ptr + token.to(tl.int64) * X_SCALES_STRIDE + group)
             if BLOCK_N <= 128:
@@ -183,16 +226,137 @@ def scaled_matmul_kernel(
             USE_TMA,
             SWAP_AB,
         )
-        token = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
-        channel = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
-        inside = (token < num_tokens)[:, None] & (channel < N)[None, :]
-        if SPLIT_K > 1:
-            row = tl.program_id(1).to(tl.int64) * num_tokens + token
-            tl.store(out_ptr + row[:, None] * N + channel[None, :], acc, mask=inside)
+        _store(
+            acc,
+            tile_m * BLOCK_M,
+            tile_n * BLOCK_N,
+            x_scales_ptr,
+            scales_ptr,
+            bias_ptr,
+            out_ptr,
+            num_tokens,
+            N,
+            OUT_STRIDE,
+            SCALING,
+            SPLIT_K,
+        )
+
+
+@triton.jit
+def _numbers(words, multiplier, SIGN: tl.constexpr, REST: tl.constexpr, ACT: tl.constexpr):
+    """What `_widen_e2m1` makes of a slot of both halves."""
+    LOWEST: tl.constexpr = 6 if ACT.is_bf16() else 9
+    low = (((words >> SIGN) & 1) << 15) | (((words >> REST) & 7) << LOWEST)
+    high = (((words >> (16 + SIGN)) & 1) << 15) | (((words >> (16 + REST)) & 7) << LOWEST)
+    return low.to(tl.uint16).to(ACT, bitcast=True) * multiplier, high.to(tl.uint16).to(ACT, bitcast=True) * multiplier
+
+
+@triton.jit
+def _mxfp4_weight(words, scale_words, ACT: tl.constexpr, ASM: tl.constexpr):
+    """codes u32 [tiles, chunks * 128], scales u32 [tiles, chunks * 8] -> [tiles * 16, chunks * 64], rounded to ACT."""
+    TILES: tl.constexpr = words.shape[0]
+    CHUNKS: tl.constexpr = words.shape[1] // 128
+    # [tile, chunk, row % 8, k / 2 % 4, k / 32, row / 8]
+    words = words.reshape(TILES, CHUNKS, 8, 4, 2, 2)
+    low = tl.join(scale_words & 0xFF, (scale_words >> 8) & 0xFF)
+    high = tl.join((scale_words >> 16) & 0xFF, scale_words >> 24)
+    exponents = tl.permute(tl.join(low, high), (0, 1, 3, 2)).reshape(TILES, CHUNKS, 8, 1, 2, 2)
+    # The scale, times what the position of the bits divides the number by.
+    # The scale, times what the position of the bits divides the number by; in both halves.
+    if ACT.is_bf16():
+        twice = exponents * 0x00800080 + 0x3F003F00
+    else:
+        power = ((exponents + 14) << 23).to(tl.float32, bitcast=True).to(ACT)
+        twice = power.to(tl.uint16, bitcast=True).to(tl.uint32) * 0x00010001
+    if ASM and not INTERPRETED:
+        if ACT.is_bf16():
+            a0, a1, b0, b1, c0, c1, d0, d1 = tl.inline_asm_elementwise(
+                _WIDEN_BF16, _WIDEN_REGISTERS, [words, twice], dtype=(tl.bfloat16,) * 8, is_pure=True, pack=1
+            )
         else:
-            value = _finished(acc, token, channel, x_scales_ptr, scales_ptr, bias_ptr, num_tokens, N, SCALING)
-            target = out_ptr + token.to(tl.int64)[:, None] * OUT_STRIDE + channel[None, :]
-            tl.store(target, value.to(out_ptr.dtype.element_ty), mask=inside)
+            a0, a1, b0, b1, c0, c1, d0, d1 = tl.inline_asm_elementwise(
+                _WIDEN_F16, _WIDEN_REGISTERS, [words, twice], dtype=(tl.float16,) * 8, is_pure=True, pack=1
+            )
+    else:
+        multiplier = twice.to(tl.uint16).to(ACT, bitcast=True)
+        a0, a1 = _numbers(words, multiplier, _SLOTS[0][0], _SLOTS[0][1], ACT)
+        b0, b1 = _numbers(words, multiplier, _SLOTS[1][0], _SLOTS[1][1], ACT)
+        c0, c1 = _numbers(words, multiplier, _SLOTS[2][0], _SLOTS[2][1], ACT)
+        d0, d1 = _numbers(words, multiplier, _SLOTS[3][0], _SLOTS[3][1], ACT)
+    # [..., k % 2, k / 8 % 2, k / 16 % 2]
+    numbers = tl.join(tl.join(tl.join(a0, a1), tl.join(b0, b1)), tl.join(tl.join(c0, c1), tl.join(d0, d1)))
+    return tl.permute(numbers, (0, 5, 2, 1, 4, 8, 7, 3, 6)).reshape(TILES * 16, CHUNKS * 64)
+
+
+@triton.jit
+def mxfp4_matmul_kernel(
+    x_ptr,
+    codes_ptr,
+    mx_scales_ptr,
+    x_scales_ptr,
+    scales_ptr,
+    bias_ptr,
+    out_ptr,
+    num_tokens,
+    width,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    X_STRIDE: tl.constexpr,
+    OUT_STRIDE: tl.constexpr,
+    SCALING: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    SPLIT_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+    PERSISTENT: tl.constexpr,
+    ASM: tl.constexpr,
+):
+    """As `scaled_matmul_kernel` with SWAP_AB; the codes lie as the matrix instruction's fragments and reach it by registers."""
+    TILES_N: tl.constexpr = tl.cdiv(N, BLOCK_N)
+    ROW_TILES: tl.constexpr = tl.cdiv(N, 16)
+    CHUNKS: tl.constexpr = tl.cdiv(K, 64)
+    WHOLE_K: tl.constexpr = K % BLOCK_K == 0
+    PER_SPLIT: tl.constexpr = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLIT_K) * BLOCK_K
+    tiles_m = tl.cdiv(num_tokens, BLOCK_M)
+    turns = tl.cdiv(tiles_m * TILES_N - tl.program_id(0), tl.num_programs(0)) if PERSISTENT else 1
+    for turn in range(turns):
+        tile_m, tile_n = _tile_of(tl.program_id(0) + turn * tl.num_programs(0), tiles_m, TILES_N, GROUP_M)
+        token = tl.minimum(tile_m * BLOCK_M + tl.arange(0, BLOCK_M), num_tokens - 1)
+        row_tile = tl.minimum(tile_n * (BLOCK_N // 16) + tl.arange(0, BLOCK_N // 16), ROW_TILES - 1).to(tl.int64)
+        column = tl.arange(0, BLOCK_K)
+        word = tl.arange(0, BLOCK_K * 2)
+        scale_word = tl.arange(0, BLOCK_K // 8)
+        x_tiles = x_ptr + token.to(tl.int64)[:, None] * X_STRIDE + column[None, :]
+        code_tiles = codes_ptr + row_tile[:, None] * (CHUNKS * 128) + word[None, :]
+        scale_tiles = mx_scales_ptr + row_tile[:, None] * (CHUNKS * 8) + scale_word[None, :]
+        acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+        start = tl.program_id(1) * PER_SPLIT
+        for k in range(start, tl.minimum(start + PER_SPLIT, width), BLOCK_K):
+            if WHOLE_K:
+                x = tl.load(x_tiles + k)
+                words = tl.load(code_tiles + k * 2)
+                scale_words = tl.load(scale_tiles + k // 8)
+            else:
+                x = tl.load(x_tiles + k, mask=(k + column)[None, :] < K, other=0.0)
+                words = tl.load(code_tiles + k * 2, mask=(k * 2 + word)[None, :] < CHUNKS * 128, other=0)
+                scale_words = tl.load(scale_tiles + k // 8, mask=(k // 8 + scale_word)[None, :] < CHUNKS * 8, other=0)
+            weight = _mxfp4_weight(words, scale_words, x_ptr.dtype.element_ty, ASM)
+            acc = tl.dot(weight, x.T, acc)
+        _store(
+            acc.T,
+            tile_m * BLOCK_M,
+            tile_n * BLOCK_N,
+            x_scales_ptr,
+            scales_ptr,
+            bias_ptr,
+            out_ptr,
+            num_tokens,
+            N,
+            OUT_STRIDE,
+            SCALING,
+            SPLIT_K,
+        )
 
 
 @triton.jit

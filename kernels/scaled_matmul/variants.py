@@ -11,9 +11,11 @@ from kernels.spec import Tensor
 
 Scaling = Literal["none", "tensor", "channel", "block", "mx"]
 
-#: Channels and K that a scale of `block` covers, and the K that one of `mx` covers.
+#: Channels, and K, that a scale of `block` covers.
 BLOCK_WIDTH = 128
-MX_WIDTH = 32
+
+#: Where four e2m1 codes lie in 16 bits: (bit of the sign, lowest bit of the rest), in the first two as far apart as in bf16.
+MX_SLOTS = ((15, 6), (12, 3), (14, 0), (13, 9))
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,9 @@ class Variant:
         return "weight" if self.scaling == "none" else "codes"
 
     @property
-    def pack(self) -> int:
-        """Weights of an element of the weight's tensor."""
-        return 2 if self.scaling == "mx" else 1
+    def weight_bits(self) -> float:
+        """Bits of memory for a weight, those of its scale among them where the scale is fetched along with it."""
+        return {"act": 16, "i8": 8, "e4m3": 8}[self.dtype] if self.scaling != "mx" else 4.25
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -58,7 +60,7 @@ class Variant:
                 x_scales = Tensor("x_scales", "f32", ("T", f"K/{BLOCK_WIDTH}"))
                 return x, x_scales, codes, Tensor("scales", "f32", (f"N/{BLOCK_WIDTH}", f"K/{BLOCK_WIDTH}"))
             case "mx":
-                return x, Tensor("codes", "u8", ("N", "K/2")), Tensor("scales", "u8", ("N", f"K/{MX_WIDTH}"))
+                return x, Tensor("codes", "u32", ("N/16", "K/64", 128)), Tensor("scales", "u32", ("N/16", "K/64", 8))
 
 
 VARIANTS: Mapping[str, Variant] = MappingProxyType(
