@@ -1,37 +1,16 @@
-"""The CUDA driver, by ctypes: devices, modules, functions, tensor maps. Needs libcuda.so.1, and neither Triton nor torch.
-
-Tested against a stand-in library that the tests build; no GPU has run it.
-"""
+"""What the launcher needs of a GPU's driver, and how a driver library is called by ctypes."""
 
 from __future__ import annotations
 
 import ctypes
 import threading
-from ctypes import addressof, byref, c_char_p, c_int, c_uint32, c_uint64, c_void_p, create_string_buffer
+from abc import ABC, abstractmethod
+from ctypes import byref, c_int, c_void_p
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from kernels.gpu.refusals import DriverError, DriverTooOld, NoDriver
-from kernels.gpu.tensor_map import TENSOR_MAP_ALIGNMENT, TENSOR_MAP_BYTES, TensorMap
-
-# Numbers of cuda.h.
-_COMPUTE_CAPABILITY_MAJOR = 75
-_COMPUTE_CAPABILITY_MINOR = 76
-_MULTIPROCESSOR_COUNT = 16
-_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97
-_FUNC_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8
-_FUNC_CACHE_PREFER_SHARED = 1
-_POINTER_ATTRIBUTE_DEVICE_POINTER = 3
-_INTERLEAVE_NONE = 0
-_L2_PROMOTION_128B = 2
-_OOB_FILL_ZEROS = 0
-
-# What a kernel may use without asking.
-_DEFAULT_SHARED_BYTES = 48 * 1024
-# Drivers up to this version set a bit that small tensors must not have (CUTLASS and Triton clear it likewise).
-_LAST_DRIVER_WITH_WRONG_BIT = (13, 1)
-_SMALL_TENSOR_BYTES = 128 * 1024
-_WRONG_BIT_BYTE, _WRONG_BIT_MASK = 10, 0x20
+from kernels.gpu.tensor_map import TensorMap
 
 
 @dataclass(frozen=True)
@@ -46,7 +25,9 @@ class Device:
 
     @property
     def capability(self) -> tuple[int, int]:
-        """The compute capability of a CUDA device."""
+        """The compute capability of a CUDA device; (0, 0) of another, which no cubin is for."""
+        if not self.arch.startswith("sm_"):
+            return 0, 0
         major, minor = divmod(int(self.arch.removeprefix("sm_")), 10)
         return major, minor
 
@@ -77,104 +58,46 @@ class Driver(Protocol):
         """What to raise for a status other than 0."""
 
 
-class CudaDriver:
-    """The CUDA device `ordinal` and its primary context, which torch uses too.
+class Binding(ABC):
+    """A driver library. Arguments of calls are ctypes values; a call returns a status, 0 for success."""
 
-    NoDriver without library or device; DriverError where a call fails.
-    """
-
-    def __init__(self, ordinal: int = 0, library: str = "libcuda.so.1") -> None:
+    def __init__(self, library: str) -> None:
+        """NoDriver where the library is not."""
         try:
             self._library = ctypes.CDLL(library)
         except OSError as error:
-            raise NoDriver(
-                f"frozen kernels need the CUDA driver; {error}. Install NVIDIA's driver, or serve on a CPU"
-            ) from error
+            raise NoDriver(f"frozen kernels need the GPU's driver; {error}. Install it, or serve on a CPU") from error
         self._thread = threading.local()
-        if status := self._function("cuInit")(c_uint32(0)):
-            raise NoDriver(f"frozen kernels need a CUDA device; {self.error('cuInit', status)}")
-        count = self._int("cuDeviceGetCount")
-        if not 0 <= ordinal < count:
-            raise NoDriver(f"the device must be one of the {count} that CUDA sees, got {ordinal}; see CUDA_VISIBLE_DEVICES")
-        device = c_int(self._int("cuDeviceGet", c_int(ordinal)))
-        name = create_string_buffer(256)
-        self._call("cuDeviceGetName", name, c_int(len(name)), device)
-        major, minor, num_sms, max_shared_bytes = (
-            self._int("cuDeviceGetAttribute", c_int(attribute), device)
-            for attribute in (
-                _COMPUTE_CAPABILITY_MAJOR,
-                _COMPUTE_CAPABILITY_MINOR,
-                _MULTIPROCESSOR_COUNT,
-                _MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
-            )
-        )
-        version = self._int("cuDriverGetVersion")
-        driver = (version // 1000, version % 1000 // 10)
-        self.device = Device(name.value.decode(), f"sm_{major}{minor}", num_sms, max_shared_bytes, driver)
-        self._context = c_void_p()
-        self._call("cuDevicePrimaryCtxRetain", byref(self._context), device)
-        self.launch_kernel = self._function("cuLaunchKernel")
 
-    def enter(self) -> None:
-        """Makes the primary context current in the calling thread."""
-        if not getattr(self._thread, "entered", False):
-            self._call("cuCtxSetCurrent", self._context)
-            self._thread.entered = True
-
-    def load(self, image: bytes, entry: str, shared_bytes: int) -> c_void_p:
-        """The function `entry` of a cubin, allowed `shared_bytes` of dynamic shared memory."""
-        self.enter()
-        module, function = c_void_p(), c_void_p()
-        self._call("cuModuleLoadData", byref(module), c_char_p(image))
-        self._call("cuModuleGetFunction", byref(function), module, c_char_p(entry.encode()))
-        if shared_bytes > _DEFAULT_SHARED_BYTES:
-            self._call("cuFuncSetCacheConfig", function, c_int(_FUNC_CACHE_PREFER_SHARED))
-            self._call("cuFuncSetAttribute", function, c_int(_FUNC_MAX_DYNAMIC_SHARED_SIZE_BYTES), c_int(shared_bytes))
-        return function
-
-    def tensor_map(self, request: TensorMap) -> bytes:
-        """The 128 bytes of a CUtensorMap."""
-        self.enter()
-        memory = create_string_buffer(TENSOR_MAP_BYTES + TENSOR_MAP_ALIGNMENT)
-        start = -addressof(memory) % TENSOR_MAP_ALIGNMENT
-        rank = len(request.shape)
-        self._call(
-            "cuTensorMapEncodeTiled",
-            c_void_p(addressof(memory) + start),
-            c_int(request.data_type),
-            c_uint32(rank),
-            c_void_p(request.address),
-            (c_uint64 * rank)(*request.shape),
-            (c_uint64 * rank)(*request.strides_bytes),
-            (c_uint32 * rank)(*request.box),
-            (c_uint32 * rank)(*[1] * rank),
-            c_int(_INTERLEAVE_NONE),
-            c_int(request.swizzle),
-            c_int(_L2_PROMOTION_128B),
-            c_int(_OOB_FILL_ZEROS),
-        )
-        encoded = bytearray(memory.raw[start : start + TENSOR_MAP_BYTES])
-        if self.device.driver <= _LAST_DRIVER_WITH_WRONG_BIT and request.last_element_bytes + 1 < _SMALL_TENSOR_BYTES:
-            encoded[_WRONG_BIT_BYTE] &= ~_WRONG_BIT_MASK
-        return bytes(encoded)
-
-    def reaches(self, address: int) -> bool:
-        """Whether the device can read memory at `address`."""
-        self.enter()
-        function = self._function("cuPointerGetAttribute")
-        return int(function(byref(c_uint64()), c_int(_POINTER_ATTRIBUTE_DEVICE_POINTER), c_uint64(address))) == 0
-
+    @abstractmethod
     def error(self, call: str, status: int) -> DriverError:
         """The failure of a call, in the driver's words."""
-        text = c_char_p()
-        known = self._library.cuGetErrorString(c_int(status), byref(text)) == 0 and text.value is not None
-        return DriverError(call, status, text.value.decode() if known and text.value else "unknown error")
+
+    @abstractmethod
+    def _make_current(self) -> None:
+        """Makes the device current in the calling thread."""
+
+    def enter(self) -> None:
+        """Makes the device current in the calling thread, if this did not yet."""
+        if not getattr(self._thread, "entered", False):
+            self._make_current()
+            self._thread.entered = True
+
+    def _start(self, init: str, count: str, ordinal: int) -> None:
+        """Initializes the library. NoDriver if it has no device `ordinal`."""
+        if status := self._function(init)(ctypes.c_uint32(0)):
+            raise NoDriver(f"frozen kernels need a GPU; {self.error(init, status)}")
+        devices = self._int(count)
+        if not 0 <= ordinal < devices:
+            raise NoDriver(
+                f"the device must be one of the {devices} that the driver sees, got {ordinal}; see CUDA_VISIBLE_DEVICES"
+            )
 
     def _function(self, name: str) -> Any:
         try:
             return getattr(self._library, name)
         except AttributeError as error:
-            raise DriverTooOld(f"the CUDA driver must have {name}, and this one lacks it; update the driver") from error
+            raise DriverTooOld(f"the GPU's driver must have {name}, and this one lacks it; update the driver") from error
 
     def _call(self, name: str, *arguments: Any) -> None:
         if status := self._function(name)(*arguments):

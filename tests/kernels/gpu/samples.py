@@ -18,7 +18,7 @@ from kernels.gpu.frozen import FrozenKernel
 from kernels.gpu.kernel_source import KernelSource
 from kernels.gpu.launch import F32, I32, I64, Descriptor, Launch, Ptr, TensorMeta
 
-FAKE_SOURCE = Path(__file__).parent / "fake_driver" / "cuda.c"
+_FAKE_SOURCES = {"libcuda.so.1": "cuda.c", "libamdhip64.so": "hip.c"}
 STREAM = 0x5EED
 #: Where Triton's allocator finds scratch: see sample_kernels.py.
 SCRATCH = 0x7A5ED0080000 + 128
@@ -76,10 +76,10 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 
 
 @cache
-def fake_driver() -> Path:
-    """The stand-in, built: a file libcuda.so.1."""
-    library = Path(_folder().name) / "libcuda.so.1"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", str(FAKE_SOURCE), "-o", str(library)], check=True)
+def fake_driver(name: str = "libcuda.so.1") -> Path:
+    """The stand-in for a driver library, built: a file of that name."""
+    library, source = Path(_folder().name) / name, Path(__file__).parent / "fake_driver" / _FAKE_SOURCES[name]
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", str(source), "-o", str(library)], check=True)
     return library
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kernels.gpu.arguments import Memory, pack, parameter_bytes
 from kernels.gpu.binary import BinaryMetadata, TensorMapMetadata
 from kernels.gpu.cubin import Cubin
-from kernels.gpu.driver import CudaDriver
+from kernels.gpu.cuda import CudaDriver
 from kernels.gpu.launch import F32, I32, I64, Descriptor, Launch, Ptr, RuntimeArgument, TensorMeta
 from kernels.gpu.refusals import ArgumentMismatch, DescriptorRefused, KernelRefused, MisalignedPointer
 from kernels.gpu.tensor_map import TensorMap

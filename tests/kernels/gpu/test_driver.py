@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernels.gpu.driver import CudaDriver, Device
-from kernels.gpu.refusals import DriverError, DriverTooOld, NoDriver
+from kernels.gpu.cuda import CudaDriver
+from kernels.gpu.driver import Device
+from kernels.gpu.hip import HipDriver
+from kernels.gpu.refusals import DescriptorRefused, DriverError, DriverTooOld, NoDriver
 from kernels.gpu.tensor_map import TensorMap
 from tests.kernels.gpu import samples
 
@@ -41,7 +43,7 @@ def test_a_machine_without_driver_or_device_is_told_so(monkeypatch: pytest.Monke
         CudaDriver(library="libno_such_driver.so.1")
     with pytest.raises(DriverTooOld, match="must have cuInit"):
         CudaDriver(library="libm.so.6")
-    with pytest.raises(NoDriver, match="one of the 1 that CUDA sees, got 1; see CUDA_VISIBLE_DEVICES"):
+    with pytest.raises(NoDriver, match="one of the 1 that the driver sees, got 1; see CUDA_VISIBLE_DEVICES"):
         CudaDriver(1, str(samples.fake_driver()))
     monkeypatch.setenv("FAKE_CUDA_FAIL", "cuInit=100")
     with pytest.raises(NoDriver, match="cuInit failed with error 100"):
@@ -116,3 +118,19 @@ def test_a_bit_is_cleared_for_small_tensors_on_old_drivers(
     encoded = fake().tensor_map(TensorMap(9, 4096, (8, 8), (16,), (8, 8), 0, last_element_bytes))
     word = int.from_bytes(encoded[8:16], "little")
     assert word == 2**64 - 1 - (cleared << 21)
+
+
+def test_hip_is_behind_the_same_interface(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = HipDriver(library=str(samples.fake_driver("libamdhip64.so")))
+    assert driver.device == Device("Fake GPU 0", "gfx942", 304, 65536, (6, 4))
+    driver.load(b"\x7fELF", "k", 60 * 1024)
+    assert log.read_text().splitlines() == ["context", "module"]
+    assert driver.reaches(0x1240)
+    with pytest.raises(DescriptorRefused, match="Fake GPU 0 has none"):
+        driver.tensor_map(TensorMap(9, 4096, (8, 8), (16,), (8, 8), 0, 0))
+    monkeypatch.setenv("FAKE_CUDA_FAIL", "cuModuleLoadData=1")
+    with pytest.raises(DriverError, match="hipModuleLoadData failed with error 1: invalid argument"):
+        driver.load(b"\x7fELF", "k", 0)
+    monkeypatch.setenv("FAKE_CUDA_DEVICES", "0")
+    with pytest.raises(NoDriver, match="one of the 0 that the driver sees"):
+        HipDriver(library=str(samples.fake_driver("libamdhip64.so")))

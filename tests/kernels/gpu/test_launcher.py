@@ -21,8 +21,9 @@ from kernels import registry
 from kernels.compile.cross_compile import CrossCompiler
 from kernels.gpu import frozen
 from kernels.gpu.binary import BinaryMetadata
-from kernels.gpu.driver import CudaDriver
+from kernels.gpu.cuda import CudaDriver
 from kernels.gpu.frozen import FrozenKernel, FrozenKernels
+from kernels.gpu.hip import HipDriver
 from kernels.gpu.kernel_source import kernel_sources
 from kernels.gpu.launch import I32, OpPlan, TensorMeta
 from kernels.gpu.launcher import Launcher
@@ -115,27 +116,49 @@ def test_the_driver_is_given_what_tritons_launcher_gives_it(index: int, log: Pat
     assert launches(log) == [expected]
 
 
-def test_a_real_op_is_planned_frozen_and_launched(compiler: CrossCompiler, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def rms_norm(compiler: CrossCompiler, arch: str) -> tuple[OpPlan, dict[str, torch.Tensor], FrozenKernels]:
+    """A call of a real op, planned and compiled."""
     (spec, case) = next((s, c) for s, c in contract.cases("bf16") if s.symbol == "gpu_rms_norm" and c.name == "residual")
     made = contract.values(spec, contract.make(spec, case))
     call = problem(spec, made)
-    plan = registry.plan_call(call, Target.of("sm_90", 132))
-    (built,) = compile_all(compiler, kernel_sources(plan, call, "sm_90"))
+    plan = registry.plan_call(call, Target.of(arch, 132))
+    (built,) = compile_all(compiler, kernel_sources(plan, call, arch))
     metadata = BinaryMetadata.from_json(json.loads((built.folder / "metadata.json").read_text()))
-    run = launcher(FrozenKernels("sm_90", [FrozenKernel(built.source, metadata, built.image)])).run
-    monkeypatch.setenv("FAKE_CUDA_PARAMETERS", f"{metadata.entry}:8,8,8,8,4,8,8")
-    run(plan, {name: value for name, value in made.items() if isinstance(value, torch.Tensor)})
+    present = {name: value for name, value in made.items() if isinstance(value, torch.Tensor)}
+    return plan, present, FrozenKernels(arch, [FrozenKernel(built.source, metadata, built.image)])
 
-    pointers = [made[name].data_ptr() for name in ("x", "residual", "weight", "out")]
+
+@pytest.mark.parametrize(("arch", "warp_size"), [("sm_90", 32), ("gfx942", 64)])
+def test_a_real_op_is_planned_frozen_and_launched(
+    arch: str, warp_size: int, compiler: CrossCompiler, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, memory, kernels = rms_norm(compiler, arch)
+    driver = fake() if arch == "sm_90" else HipDriver(library=str(samples.fake_driver("libamdhip64.so")))
+    run = Launcher(driver, kernels, empty).run
+    monkeypatch.setenv("FAKE_CUDA_PARAMETERS", "rms_norm_kernel:8,8,8,8,4,8,8")
+    run(plan, memory, 5)
+
+    pointers = [memory[name].data_ptr() for name in ("x", "residual", "weight", "out")]
     packed = [*(struct.pack("<Q", p).hex() for p in pointers), struct.pack("<f", 1e-5).hex(), "00" * 8, "00" * 8]
-    shape = f"grid=3,1,1 block={32 * plan.launches[0].num_warps},1,1 shared={metadata.shared_bytes} stream=0"
+    (launch,) = plan.launches
+    (kernel,) = kernels.kernels.values()
+    shape = f"grid=3,1,1 block={warp_size * launch.num_warps},1,1 shared={kernel.metadata.shared_bytes} stream=5"
     assert launches(log) == [f"launch rms_norm_kernel {shape} parameters={','.join(packed)}"]
 
-    wider = replace(plan.launches[0], constants={**plan.launches[0].constants, "D": 112})
-    with pytest.raises(
-        MissingKernel, match=r"rms_norm.rms_norm_kernel for sm_90 .*'D': 112.*nearest of 1 has D 104; plan with"
-    ):
-        run(OpPlan((wider,)), {name: value for name, value in made.items() if isinstance(value, torch.Tensor)})
+    wider = replace(launch, constants={**launch.constants, "D": 112})
+    with pytest.raises(MissingKernel, match=rf"rms_norm_kernel for {arch} .*'D': 112.*nearest of 1 has D 104; plan with"):
+        run(OpPlan((wider,)), memory)
+
+
+def test_kernels_for_an_amd_gpu_run_on_no_other(compiler: CrossCompiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, kernels = rms_norm(compiler, "gfx942")
+    monkeypatch.setenv("FAKE_HIP_ARCH", "gfx950")
+    with pytest.raises(CapabilityRefused, match="is for gfx942 only, and Fake GPU 0 is gfx950; freeze for gfx950"):
+        Launcher(HipDriver(library=str(samples.fake_driver("libamdhip64.so"))), kernels, empty)
+    with pytest.raises(CapabilityRefused, match="Fake GPU 0 is sm_90"):
+        launcher(kernels)
+    with pytest.raises(CapabilityRefused, match="that compute capability only, and Fake GPU 0 is gfx950"):
+        Launcher(HipDriver(library=str(samples.fake_driver("libamdhip64.so"))), table("sm_90"), empty)
 
 
 def test_what_was_prepared_runs_again_on_any_stream_and_thread(log: Path) -> None:

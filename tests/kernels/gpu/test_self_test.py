@@ -1,4 +1,4 @@
-"""The self-test at load, with Triton's interpreter as the runner: it passes where kernels are right, and names what is wrong."""
+"""The self-test at load, with Triton's interpreter as the runner: it passes where kernels are right and names what is not."""
 
 from __future__ import annotations
 
