@@ -1,4 +1,4 @@
-"""Causal attention over a paged cache, one sequence at a time: fp32 inside, or fp64 where q is; rounded where the kernel rounds."""
+"""Causal attention over a paged cache, one sequence at a time: in fp32, or fp64 where q is; rounded where the kernel rounds."""
 
 from __future__ import annotations
 
@@ -33,8 +33,10 @@ def _attention(
         low = max(0, length - count + 1 - window) if window else 0
         slots = _slots(block_tables[s], low, length, k_cache.shape[1])
         # [Hkv, count * group, D]: the queries that share keys are rows of one product.
-        grouped = q[tokens].unflatten(1, (num_kv_heads, -1)).permute(1, 0, 2, 3)
-        rows = grouped.flatten(1, 2).clamp(-65504, 65504).to(operand) if k_scales is not None else grouped.flatten(1, 2)
+        grouped = q[tokens].reshape(count, num_kv_heads, -1, q.shape[2]).permute(1, 0, 2, 3)
+        rows = grouped.flatten(1, 2)
+        if k_scales is not None:
+            rows = rows.clamp(-65504, 65504).to(operand)
         scores = rows.to(inner) @ k_cache.flatten(0, 1)[slots].to(inner).permute(1, 2, 0)
         if k_scales is not None:
             scores *= k_scales.flatten(0, 1)[slots].to(inner).T[:, None]
@@ -44,7 +46,7 @@ def _attention(
         position = torch.arange(length - count, length)[:, None]
         key = torch.arange(low, length)[None, :]
         hidden = (key > position) | ((key <= position - window) if window else (key < 0))
-        scores.unflatten(1, (count, -1)).masked_fill_(hidden[:, None], float("-inf"))
+        scores.view(num_kv_heads, count, -1, length - low).masked_fill_(hidden[:, None], float("-inf"))
         p = (scores - scores.amax(dim=2, keepdim=True)).exp()
         weights = p
         if v_scales is not None:
@@ -52,7 +54,7 @@ def _attention(
             weights = p * (256 * v_scales.flatten(0, 1)[slots].to(inner)).T[:, None]
         summed = weights.to(operand).to(inner) @ v_cache.flatten(0, 1)[slots].to(inner).transpose(0, 1)
         summed /= p.sum(dim=2, keepdim=True) * (1 if v_scales is None else 256)
-        out[tokens] = summed.unflatten(1, (count, -1)).permute(1, 0, 2, 3).flatten(1, 2).to(out.dtype)
+        out[tokens] = summed.view(*grouped.shape).permute(1, 0, 2, 3).flatten(1, 2).to(out.dtype)
 
 
 def _slots(table: Tensor, low: int, high: int, block_size: int) -> Tensor:

@@ -1,13 +1,14 @@
 """out = softmax(f(scale q K^T)) V over a paged KV cache, causal, for a batch of any mix of prefill and decode.
 
-Sequence s has query tokens cu_seqlens_q[s] .. cu_seqlens_q[s+1]; they are the last of its seq_lens[s] tokens, whose K and V are
-all in the cache: query j of n has position p = seq_len - n + j and sees positions 0 .. p, or with a window p - window + 1 .. p.
-Each group of Hq / Hkv query heads shares a kv head. f(x) = softcap tanh(x / softcap), or x if softcap is 0. A padded sequence has
-no query tokens and a length of 0. `max_query_len` bounds the query tokens of a sequence: 1 plans for decoding.
+Sequence s has query tokens cu_seqlens_q[s] .. cu_seqlens_q[s+1]; they are the last of its seq_lens[s] tokens, whose K and V
+are all in the cache: query j of n has position p = seq_len - n + j and sees positions 0 .. p, or with a window p - window + 1
+.. p. Each group of Hq / Hkv query heads shares a kv head. f(x) = softcap tanh(x / softcap), or x if softcap is 0. A padded
+sequence has no query tokens and a length of 0. `max_query_len` bounds the query tokens of a sequence: 1 plans for decoding.
 
 A quantized cache has codes and one fp32 scale per token and head (see kernels/rope_and_cache/gpu_spec.py). Products are
-accumulated in fp32; p = exp(score - largest score) is rounded for its product with V to the activations' dtype, over a quantized
-cache, after its product with the scale of V, to f16. block_size is a power of two from 16 to 256, and slots are evenly apart.
+accumulated in fp32; p = exp(score - largest score) is rounded for its product with V to the activations' dtype, over a
+quantized cache, after its product with the scale of V, to f16. block_size is a power of two from 16 to 256; slots are evenly
+apart.
 """
 
 from __future__ import annotations
@@ -63,9 +64,12 @@ def _spec(kv: str) -> OpSpec:
         if kv == "act":
             return rng.standard_normal(shape, np.float32)
         if kv == "int8":
-            return rng.integers(-127, 128, shape, np.int8)
+            int8: Array = rng.integers(-127, 128, shape, np.int8)
+            return int8
         # Every code but the two that are no number.
-        return rng.integers(0, 127, shape, np.uint8) | (rng.integers(0, 2, shape, np.uint8) << 7)
+        signs: Array = rng.choice(np.array([0, 0x80], np.uint8), shape)
+        codes: Array = rng.integers(0, 127, shape, np.uint8) | signs
+        return codes
 
     def make_inputs(rng: np.random.Generator, case: Case) -> Arguments:
         hq, hkv, d, block_size = (case.sizes[axis] for axis in ("Hq", "Hkv", "D", "block_size"))
@@ -79,9 +83,8 @@ def _spec(kv: str) -> OpSpec:
         stale = np.ones((num_blocks, block_size), bool)
         for row, (start, count) in enumerate(zip(np.cumsum(used) - used, used, strict=True)):
             tables[row, :count] = order[start : start + count]
-            stale.reshape(-1)[(tables[row, :count, None] * block_size + np.arange(block_size)).reshape(-1)[: lengths[row]]] = (
-                False
-            )
+            slots = tables[row, :count, None] * block_size + np.arange(block_size)
+            stale.reshape(-1)[slots.reshape(-1)[: lengths[row]]] = False
         qkv = rng.standard_normal((int(cu_seqlens[-1]), (hq + 2 * hkv) * d), np.float32)
         made: Arguments = {
             "q": qkv[:, : hq * d].reshape(-1, hq, d),
@@ -132,9 +135,7 @@ def _spec(kv: str) -> OpSpec:
         scalars=(Scalar("scale", "f64"), Scalar("window", "i64"), Scalar("softcap", "f64"), Scalar("max_query_len", "i64")),
         variable=("T", "S"),
         source="Kwon et al. 2023, PagedAttention; Dao 2023, FlashAttention-2 and Flash-Decoding; Ainslie et al. 2023, GQA",
-        cases=tuple(
-            case for case in _CASES if kv == "act" or case.name in ("decode", "decode_window", "mixed", "no_sequences")
-        ),
+        cases=tuple(case for case in _CASES if kv == "act" or case.name in _QUANTIZED_CASES),
         make_inputs=make_inputs,
         cost=cost,
         backend="gpu",

@@ -1,7 +1,9 @@
 """Tiles of attention.
 
-BLOCK_M is the rows of a query tile (tokens x the heads that share a kv head), TILE the keys of an iteration. PROGRAMS_PER_SM is how
-many programs decoding aims at when it splits the keys. USE_TMA fetches keys and values in boxes: a box lies in one block.
+BLOCK_M is the rows of a query tile (tokens x the heads that share a kv head), TILE the keys of an iteration. PROGRAMS_PER_SM is
+how many programs decoding aims at when it splits the keys. USE_TMA fetches keys and values in boxes: a box lies in one block.
+Where a tile lies is read from the block table, and the compiler spreads stages over both loads: S stages keep (S - 1) // 2
+tiles ahead.
 """
 
 from __future__ import annotations
@@ -13,6 +15,10 @@ from kernels.gpu.target import Target
 from kernels.gpu.tuning import GpuTuning, Point
 from kernels.paged_attention.launch import decodes, padded
 
+#: Beyond this many of a thread's 255 registers the rest of it (addresses, operands, what each row needs) has no room.
+_MAX_ACCUMULATORS = 160
+_BARRIERS_AND_TABLES_BYTES = 2048
+
 
 def _parameters(symbol: str) -> Mapping[str, tuple[int, ...]]:
     return {
@@ -21,7 +27,7 @@ def _parameters(symbol: str) -> Mapping[str, tuple[int, ...]]:
         "PROGRAMS_PER_SM": (1, 2, 4),
         "USE_TMA": (0, 1),
         "num_warps": (2, 4, 8),
-        "num_stages": (2, 3, 4),
+        "num_stages": (2, 3, 5),
     }
 
 
@@ -59,60 +65,61 @@ def _refused_tile(problem: Problem, point: Point, target: Target) -> str | None:
     registers = point["BLOCK_M"] * (padded(head_dim) + point["TILE"]) // threads
     if registers > _MAX_ACCUMULATORS:
         return f"scores and accumulators would take {registers} registers of a thread, of which it has 255; take more warps"
-    needed = shared_bytes(problem, point)
+    needed = _shared_bytes(problem, point)
     if needed > target.arch.max_shared_bytes:
         return f"its buffers need {needed} bytes of shared memory, and a program has {target.arch.max_shared_bytes}"
     return None
 
 
 def _refused_box(problem: Problem, point: Point, target: Target) -> str | None:
-    _, block_size, num_kv_heads, head_dim = problem["k_cache"].shape
+    _, block_size, _, head_dim = problem["k_cache"].shape
     if not target.arch.has_tma:
         return f"{target.arch.name} has no TMA"
     if point["TILE"] > block_size:
         return f"a box of {point['TILE']} keys crosses blocks of {block_size}"
     if head_dim != padded(head_dim):
         return f"a box is a power of two wide, and a head is {head_dim}"
-    if head_dim * DTYPES[problem["k_cache"].dtype][0] < 32:
-        return "a row of a box has at least 32 bytes"
-    if problem["k_cache"].strides[1] * DTYPES[problem["k_cache"].dtype][0] % 16:
-        return "slots are not multiples of 16 bytes apart"
+    element_bytes = DTYPES[problem["k_cache"].dtype][0]
+    if head_dim * element_bytes < 32:
+        return f"a row of a box has at least 32 bytes, and a head has {head_dim * element_bytes}"
+    if problem["k_cache"].strides[1] * element_bytes % 16:
+        return "slots must be a multiple of 16 bytes apart"
     return None
 
 
-#: Beyond this many the rest of a program (addresses, operands, the scale of each row) no longer fits beside them.
-_MAX_ACCUMULATORS = 160
+def _shared_bytes(problem: Problem, point: Point) -> int:
+    """What a program keeps in shared memory at most: tiles of keys and values ahead and in use, those converted, q and p."""
+    width, tile = padded(problem["q"].shape[2]), point["TILE"]
+    tiles = max(1, (point["num_stages"] - 1) // 2) + 1
+    cached = tiles * 2 * tile * width * DTYPES[problem["k_cache"].dtype][0]
+    converted = 2 * tile * width * 2 if "k_scales" in problem else 0
+    return cached + converted + point["BLOCK_M"] * (width + tile) * 2 + _BARRIERS_AND_TABLES_BYTES
 
 
-def shared_bytes(problem: Problem, point: Point) -> int:
-    """What a program keeps in shared memory, at most: stages of keys and values, as operands if they are converted, and q."""
-    width = padded(problem["q"].shape[2])
-    bytes_per_key = 2 * width * DTYPES[problem["k_cache"].dtype][0]
-    converted = 0 if problem["k_cache"].dtype == problem["q"].dtype else 2 * width * 2
-    rows = point["BLOCK_M"] * (width + point["TILE"]) * 2
-    return point["TILE"] * (point["num_stages"] * bytes_per_key + converted) + rows
+def _preferred(problem: Problem, target: Target) -> Point:
+    quantized = "k_scales" in problem
+    if decodes(problem):
+        # One token's heads fill no larger tile. Where codes are few, fewer warps share the softmax's overhead.
+        threads = 64 if quantized and padded(problem["q"].shape[2]) <= 64 else 128
+        tile, fixed = 64, {"BLOCK_M": 16, "PROGRAMS_PER_SM": 2, "USE_TMA": 0, "num_stages": 5}
+    else:
+        # The tensor cores of these take keys from shared memory; the others hold them in registers.
+        tile = 64 if target.arch.name in ("sm_90", "sm_100") else 32
+        threads, fixed = 256, {"BLOCK_M": 128, "PROGRAMS_PER_SM": 1, "USE_TMA": int(not quantized), "num_stages": 3}
+    return {"TILE": tile, "num_warps": threads // target.arch.warp_size, **fixed}
 
 
 def _default(problem: Problem, target: Target) -> Point:
-    group = problem["q"].shape[1] // problem["k_cache"].shape[2]
-    # Converted codes reach mma.sync byte by byte, and wgmma through shared memory: there 64 rows cost less than 16.
-    quantized = "k_scales" in problem
-    rows = (64 if quantized and target.arch.has_wgmma else 16) if decodes(problem) else 64
-    wanted = {
-        "BLOCK_M": max(rows, padded(group)),
-        "TILE": 64,
-        "PROGRAMS_PER_SM": 2 if decodes(problem) else 1,
-        "USE_TMA": 1,
-        "num_warps": 4,
-        "num_stages": 3 if target.arch.backend == "cuda" else 2,
-    }
-    smaller = (
-        wanted | {"USE_TMA": tma, "TILE": tile, "num_stages": stages}
-        for tile in (64, 32, 16)
-        for stages in (wanted["num_stages"], 2)
-        for tma in (1, 0)
-    )
-    return next((point for point in smaller if _refusal(problem, point, target) is None), wanted)
+    """The legal point next to the preferred one; what matters most is kept longest."""
+    preferred = _preferred(problem, target)
+    if _refusal(problem, preferred, target) is None:
+        return preferred
+
+    def distance(point: Point) -> tuple[int, ...]:
+        kept = ("BLOCK_M", "num_warps", "TILE", "num_stages", "USE_TMA", "PROGRAMS_PER_SM")
+        return tuple(abs(point[name].bit_length() - preferred[name].bit_length()) for name in kept)
+
+    return min(TUNING.candidates(problem, target), key=distance, default=preferred)
 
 
 TUNING = GpuTuning(_parameters, _refusal, _default)

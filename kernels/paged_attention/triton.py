@@ -1,8 +1,9 @@
 """Attention over a paged KV cache: an online softmax in base 2 whose query tile packs the heads that share a kv head.
 
-Row r of a query tile is head r % GROUP of the tile's token r // GROUP. The caches are seen as [num_blocks * BLOCK_SIZE, Hkv * D],
-a row for each slot; `k` and `v` are pointers, or TMA descriptors with boxes of [TILE, D]. Matrix operands are of the activations'
-dtype, over a quantized cache f16: it holds every code exactly, has three more bits for p than bf16, and codes become f16 fastest.
+Row r of a query tile is head r % GROUP of the tile's token r // GROUP. The caches are seen as [num_blocks * BLOCK_SIZE, Hkv
+D], a row for each slot; `k` and `v` are pointers, or TMA descriptors with boxes of [TILE, D]. Matrix operands are of the
+dtype of activations, over a quantized cache f16: it holds every code exactly, has three more bits for p than bf16, and is the
+dtype into which codes are converted fastest.
 """
 
 import triton
@@ -72,7 +73,7 @@ def _operand(
     USE_TMA: tl.constexpr,
     PACKED_INT8: tl.constexpr,
 ):
-    """Keys or values at `slots`, [TILE, BLOCK_D] of DTYPE: zero beyond D, and in rows that are not `inside` if that is given."""
+    """Keys or values at `slots`, [TILE, BLOCK_D]: zero beyond D, and in rows that are not `inside` if that is given."""
     if USE_TMA:
         tile = cache.load([slots.to(tl.int32), kv_head * D])
     else:
@@ -85,10 +86,7 @@ def _operand(
             tile = tl.load(pointers)
         else:
             tile = tl.load(pointers, mask=columns[None, :] < D, other=0.0)
-    if tile.dtype == tl.int8:
-        operand = _f16_from_int8(tile, PACKED_INT8)
-    else:
-        operand = tile.to(DTYPE)
+    operand = _f16_from_int8(tile, PACKED_INT8) if tile.dtype == tl.int8 else tile.to(DTYPE)
     if USE_TMA and inside is not None:
         operand = tl.where(inside[:, None], operand, 0.0)
     return operand
@@ -153,10 +151,8 @@ def _attend(
     for MASKED in tl.static_range(2):
         num_keys = before + end - whole_end if MASKED else whole_end - whole_begin
         for offset in tl.range(0, num_keys, TILE):
-            if MASKED:
-                start = tl.where(offset < before, begin + offset, whole_end + offset - before)
-            else:
-                start = whole_begin + offset
+            edge = tl.where(offset < before, begin + offset, whole_end + offset - before)
+            start = edge if MASKED else whole_begin + offset
             keys = start + tl.arange(0, TILE)
             inside = keys < end if MASKED else None
             slots = _slots(table_ptr, start, end, TILE, BLOCK_SIZE)
@@ -241,8 +237,8 @@ def prefill_kernel(
 ):
     """Any number of query tokens per sequence: a program takes a tile of one sequence's tokens, for one kv head.
 
-    There are as many programs as tiles at most: token t of sequence s cannot lie in a tile beyond t // BLOCK_Q + s. So a sequence's
-    tiles begin at that of its first token, some numbers are nobody's, and a binary search finds whose a number is.
+    Sequence s has the tiles from t // BLOCK_Q + s on, t being its first token: so tiles of two sequences never share a
+    number, no number exceeds what shapes alone allow, and a binary search finds whose a number is. Some are nobody's.
     """
     BLOCK_Q: tl.constexpr = BLOCK_M // GROUP
     # A sequence's last tiles see the most keys: they go first.
@@ -267,7 +263,7 @@ def prefill_kernel(
     last = first + count - 1
     rows, within, inside = _query_tile(tl.arange(0, BLOCK_M), count, kv_head, GROUP, D, BLOCK_D)
     tokens = (token + offset + rows).to(tl.int64)[:, None]
-    maxima, sums, acc = _attend(
+    _, sums, acc = _attend(
         _load_q(q_ptr + tokens * Q_STRIDE + within, inside, k_scales_ptr is not None),
         first + tl.minimum(rows, count - 1), first, last,
         tl.maximum(first + 1 - WINDOW, 0) // TILE * TILE if WINDOW > 0 else 0, last + 1, kv_head,
@@ -331,7 +327,7 @@ def decode_kernel(
     if (token == tl.load(cu_seqlens_q_ptr + sequence + 1)) | (begin >= length):
         return
     rows = tl.arange(0, BLOCK_M)
-    ignored, within, inside = _query_tile(rows, 1, kv_head, GROUP, D, BLOCK_D)
+    _, within, inside = _query_tile(rows, 1, kv_head, GROUP, D, BLOCK_D)
     last = length - 1
     maxima, sums, acc = _attend(
         _load_q(q_ptr + token * Q_STRIDE + within, inside, k_scales_ptr is not None),

@@ -1,9 +1,9 @@
 """Rotates q and k in place by the angles of their positions, and writes rotated k, and v, into the KV cache.
 
-Pairs are (i, i + D/2) of a head; cos and sin are fp32 tables over positions. Slot = block * block_size + offset; -1 writes nothing.
-q, k and v are views of one qkv buffer, whose rows are further apart. Rotated in fp32 and rounded once; a quantized cache has codes
-of the rotated k before that rounding, and of v, by the rule of kernels/quantize_activations/gpu_spec.py with one fp32 scale for
-each token and head.
+Pairs are (i, i + D/2) of a head; cos and sin are fp32 tables over positions. Slot = block * block_size + offset; -1 writes
+nothing. q, k and v are views of one qkv buffer, whose rows are further apart. Rotated in fp32 and rounded once; a quantized
+cache has codes of v, and of the rotated k before that rounding, by the rule of kernels/quantize_activations/gpu_spec.py, with
+one fp32 scale for each token and head.
 """
 
 from __future__ import annotations

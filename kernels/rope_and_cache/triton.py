@@ -1,4 +1,4 @@
-"""One program per token and kv head: it rotates the query heads that share the kv head, and its key, and writes key and value."""
+"""One program per token and kv head: it rotates the kv head's key and the queries that share it, and caches key and value."""
 
 import triton
 import triton.language as tl
