@@ -104,7 +104,8 @@ SPECS = (
         variable=("R",),
         source=_SOURCE,
         cases=tuple(
-            Case(name, {"R": r, "V": v, "S": s}) for name, r, v, s in (("some", 4, 50, 6), ("one", 1, 8, 1), ("no_rows", 0, 50, 3))
+            Case(name, {"R": r, "V": v, "S": s})
+            for name, r, v, s in (("some", 4, 50, 6), ("one", 1, 8, 1), ("no_rows", 0, 50, 3))
         ),
         make_inputs=_make_count_inputs,
         cost=lambda sizes: Cost(16 * sizes["R"], sizes["R"]),

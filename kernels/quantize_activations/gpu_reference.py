@@ -28,7 +28,7 @@ def quantize_rows(x: Tensor, codes: Tensor, scales: Tensor) -> None:
 
 def quantize_blocks(x: Tensor, codes: Tensor, scales: Tensor) -> None:
     """x [T, K] -> codes [T, K], scales [T, K/128]."""
-    padded = torch.nn.functional.pad(x, (0, -x.shape[1] % SCALE_BLOCK)).unflatten(1, (-1, SCALE_BLOCK))
+    padded = torch.nn.functional.pad(x, (0, -x.shape[1] % SCALE_BLOCK)).view(len(x), scales.shape[1], SCALE_BLOCK)
     found = torch.empty(padded.shape, dtype=codes.dtype, device=x.device)
     quantize_rows(padded, found, scales)
     codes.copy_(found.flatten(1)[:, : x.shape[1]])

@@ -34,7 +34,8 @@ def _spec(activation: str, form: Form) -> OpSpec:
     return OpSpec(
         symbol=f"gpu_{activation}_and_mul{form.suffix}",
         op="silu_and_mul",
-        summary=f"{activation} of the first half times the second" + ("" if form is PLAIN else f", {form.dtype} by {form.scaling}"),
+        summary=f"{activation} of the first half times the second"
+        + ("" if form is PLAIN else f", {form.dtype} by {form.scaling}"),
         tensors=(Tensor("x", "act", ("T", "F*2")), *form.tensors("F")),
         scalars=(),
         variable=("T",),

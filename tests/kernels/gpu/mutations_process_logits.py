@@ -5,7 +5,7 @@ from tests.kernels.gpu.mutations import Mutation
 _OP = "process_logits"
 
 MUTATIONS = (
-    Mutation("bias of the next token", _OP, "LOGITS_STRIDE + ids", "LOGITS_STRIDE + ids + 1", "gpu_process_logits", "some"),
+    Mutation("bias of the next token", _OP, "LOGITS_STRIDE + ids", "LOGITS_STRIDE + (ids ^ 1)", "gpu_process_logits", "some"),
     Mutation("biases of the first row", _OP, "row * BIASES_STRIDE", "0", "gpu_process_logits", "some"),
     Mutation("negative logits divided", _OP, "x * repetition)", "x / repetition)", "gpu_process_logits", "some"),
     Mutation("repetition spares the prompt", _OP, "tl.where(seen > 0", "tl.where(seen > 1", "gpu_process_logits", "some"),
