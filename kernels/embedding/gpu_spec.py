@@ -1,8 +1,8 @@
 """out[t] = row token_ids[t] of a table, in the activation dtype: the same table a tied head multiplies with.
 
 w16: rows in the activation dtype. int8: codes times the row's scale; int4: (code - zero) times the group's scale, packed as
-kernels/quant_matmul/gpu_packing.py packs any matrix; in fp32, rounded once. An id below 0 or past the last row, or the last of a tile
-of 16 where they come in tiles, is padding: zeros.
+kernels/quant_matmul/gpu_packing.py packs any matrix; in fp32, rounded once. An id below 0 or past the last row, or the last of
+a tile of 16 where they come in tiles, is padding: zeros.
 """
 
 from __future__ import annotations

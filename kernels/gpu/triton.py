@@ -78,8 +78,9 @@ def quantize(x, DTYPE: tl.constexpr, axis: tl.constexpr):
 def store_columns(x, first, WIDTH: tl.constexpr, out_ptr, scales_ptr, scales_at, SCALING: tl.constexpr, BLOCK: tl.constexpr):
     """Writes x, f32 [BLOCK], zero past the row's end, as columns `first` onwards of the row at `out_ptr`.
 
-    SCALING: "none" rounds to out's dtype; the others write codes: "row" with one scale to scales[scales_at], x being the whole row;
-    "block" with a scale for every 128 columns, the last of which may be fewer, from there on; "tensor" with the scale at scales_ptr.
+    SCALING: "none" rounds to out's dtype; the others write codes: "row" with one scale to scales[scales_at], x being the whole
+    row; "block" with a scale for every 128 columns, the last of which may be fewer, from there on; "tensor" with the scale at
+    scales_ptr.
     """
     columns = first + tl.arange(0, BLOCK)
     inside = columns < WIDTH

@@ -1,8 +1,8 @@
 """Biases and penalties on logits, in place, before they are sampled; and the table of what each sequence has seen.
 
-process_logits, in this order, which is that of runtime/sampler.py: adds a bias to single tokens (-inf forbids one; an id of -1 is
-padding, and no id comes twice in a row); divides positive logits of every token seen by the repetition penalty and multiplies the
-others; subtracts frequency x count + presence from those of generated tokens.
+process_logits, in this order, which is that of runtime/sampler.py: adds a bias to single tokens (-inf forbids one; an id of -1
+is padding, and no id comes twice in a row); divides positive logits of every token seen by the repetition penalty and
+multiplies the others; subtracts frequency x count + presence from those of generated tokens.
 
 `seen` has a row per sequence, and slots[r] is the row of row r of the logits; a slot of -1 has no penalties. An entry is
 2 x times generated + (1 if it is in the prompt). count_tokens adds the tokens that were drawn; slots that are not -1 differ.

@@ -1,8 +1,8 @@
 """Codes and scales of activations, for the matrix units: of a tensor that no kernel quantizes while it writes it.
 
 The rule, in fp32, for a token (int8, e4m3) or for each 128 columns of one (e4m3_block; the last block may be shorter):
-amax = max(largest |x|, 1e-10), scale = amax / L, codes = round to nearest even(x * (L / amax)), with L = 127 for int8 and 448, the
-largest number, for e4m3. e4m3_tensor is given its scale: codes = round(x * (1 / scale)), saturating.
+amax = max(largest |x|, 1e-10), scale = amax / L, codes = round to nearest even(x * (L / amax)), with L = 127 for int8 and 448,
+the largest number, for e4m3. e4m3_tensor is given its scale: codes = round(x * (1 / scale)), saturating.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _spec(form: Form) -> OpSpec:
         tensors=(Tensor("x", "act", ("T", "K")), *form.tensors("K")),
         scalars=(),
         variable=("T",),
-        source="Micikevicius et al. 2022, FP8 Formats for Deep Learning; DeepSeek-AI 2024, DeepSeek-V3 (section 3.3.2, 1 x 128 blocks)",
+        source="Micikevicius et al. 2022, FP8 Formats for Deep Learning; DeepSeek-AI 2024, DeepSeek-V3 (section 3.3.2)",
         cases=tuple(
             Case(name, {"T": t, "K": k, "zero_row": zero})
             for name, t, k, zero in (

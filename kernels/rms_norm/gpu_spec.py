@@ -1,9 +1,9 @@
 """out = x / sqrt(mean(x^2) + eps) * weight over the last axis, in fp32; x, residual and out in the model's activation dtype.
 
-With a residual: residual = x + residual, rounded once, and that rounded sum is normalized, so that what later layers read is what
-this one normalized. G groups of D per token: 1 for a layer norm, the number of heads for QK-norm on a view of the qkv buffer;
-`out` may be `x`. The quantizing entry points normalize [T, D], and write codes and scales of the fp32 result, which is not
-rounded in between (see kernels/quantize_activations/gpu_spec.py for the rule).
+With a residual: residual = x + residual, rounded once, and that rounded sum is normalized, so that what later layers read is
+what this one normalized. G groups of D per token: 1 for a layer norm, the number of heads for QK-norm on a view of the qkv
+buffer; `out` may be `x`. The quantizing entry points normalize [T, D], and write codes and scales of the fp32 result, which is
+not rounded in between (see kernels/quantize_activations/gpu_spec.py for the rule).
 """
 
 from __future__ import annotations

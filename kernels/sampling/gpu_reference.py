@@ -9,7 +9,7 @@ _WORD = 0xFFFFFFFF
 
 
 def philox(seeds: Tensor, positions: Tensor, num: int) -> Tensor:
-    """Philox4x32-10: seeds i64 [R], positions i32 [R] -> words 0 to 2^32 - 1, i64 [R, num]; word i is word i % 4 of counter i / 4."""
+    """Philox4x32-10: seeds i64 [R], positions i32 [R] -> words as i64 [R, num]; word i is word i % 4 of counter i / 4."""
     quads = torch.arange(-(-num // 4), device=seeds.device)[None]
     c0, c1 = quads.expand(len(seeds), -1), (positions.long() & _WORD)[:, None].expand(-1, quads.shape[1])
     c2, c3 = torch.zeros_like(c0), torch.zeros_like(c0)

@@ -1,14 +1,14 @@
 """The next token of each row of logits, drawn on the device.
 
-A row's distribution: logits above temperature, then min_p (tokens at least so likely, relative to the most likely), then top_k of
-those, then of those the smallest set of the most likely that holds top_p of their mass; equally likely tokens come in order of
-their ids. 0 turns top_k and min_p off, 1 top_p; a temperature below 1e-6 is greedy, the first of the largest logits (a padded
-row's temperature is 0). These are the definitions and the order of runtime/sampler.py, so greedy rows agree with it token by token,
-and others in which tokens can be drawn; which of them is drawn differs, as the noise does.
+A row's distribution: logits above temperature, then min_p (tokens at least so likely, relative to the most likely), then top_k
+of those, then of those the smallest set of the most likely that holds top_p of their mass; equally likely tokens come in order
+of their ids. 0 turns top_k and min_p off, 1 top_p; a temperature below 1e-6 is greedy, the first of the largest logits (a
+padded row's temperature is 0). These are the definitions and the order of runtime/sampler.py, so greedy rows agree with it
+token by token, and others in which tokens can be drawn; which of them is drawn differs, as the noise does.
 
 The draw is Gumbel-max: argmax of logit / temperature - ln(E_i), with E_i = -ln(1 - (word + 1/2) / 2^32) and word i % 4 of
-Philox4x32-10 under the row's seed as key and (i / 4, position, 0, 0) as counter. It depends on the seed, the token's position and the
-row, never on the batch. Logits are finite or -inf, which is never drawn, and not all of them -inf.
+Philox4x32-10 under the row's seed as key and (i / 4, position, 0, 0) as counter. It depends on the seed, the token's position
+and the row, never on the batch. Logits are finite or -inf, which is never drawn, and not all of them -inf.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Sampling without sorting: one program per row. A logit's place is its key, its distance from the largest as an integer, so
 that a filter is a threshold on keys, found by bisection over counts or masses.
 
-To bisect over a few hundred logits and not over the whole vocabulary, the maxima of BLOCK interleaved parts of the row bound the
-threshold first: k of them that are above a bound are k logits above it. What passes that bound is compacted into a workspace; if
-it does not fit, which takes a nearly flat distribution, the row itself is searched.
+To bisect over a few hundred logits and not over the whole vocabulary, the maxima of BLOCK interleaved parts of the row bound
+the threshold first: k of them that are above a bound are k logits above it. What passes that bound is compacted into a
+workspace; if it does not fit, which takes a nearly flat distribution, the row itself is searched.
 """
 
 import triton

@@ -1,8 +1,8 @@
 """out = f(x[:, :F]) * x[:, F:] in fp32, rounded once: to the activation dtype, or to codes.
 
-silu_and_mul: f(z) = z * sigmoid(z), of SwiGLU. gelu_and_mul: f(z) = z * sigmoid(2 u) with u = sqrt(2 / pi) (z + 0.044715 z^3), which is
-the tanh approximation of GELU, z / 2 (1 + tanh u), as Gemma has it. What the quantizing entry points write follows the rule of
-kernels/quantize_activations/gpu_spec.py, and codes are of the fp32 product.
+silu_and_mul: f(z) = z * sigmoid(z), of SwiGLU. gelu_and_mul: f(z) = z * sigmoid(2 u) with u = sqrt(2 / pi) (z + 0.044715 z^3),
+which is the tanh approximation of GELU, z / 2 (1 + tanh u), as Gemma has it. What the quantizing entry points write follows the
+rule of kernels/quantize_activations/gpu_spec.py, and codes are of the fp32 product.
 """
 
 from __future__ import annotations

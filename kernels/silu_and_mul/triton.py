@@ -14,11 +14,8 @@ def gated(x_row, first, F: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK: tl.con
     inside = columns < F
     gate = tl.load(x_row + columns, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(x_row + F + columns, mask=inside, other=0.0).to(tl.float32)
-    if ACTIVATION == "silu":
-        slope = gate
-    else:
-        # 2 sqrt(2 / pi) (z + 0.044715 z^3): z / 2 (1 + tanh u) is z * sigmoid(2 u).
-        slope = gate * (1.5957691216057308 + 0.07135481282636172 * gate * gate)
+    # For gelu 2 sqrt(2 / pi) (z + 0.044715 z^3): z / 2 (1 + tanh u) is z * sigmoid(2 u).
+    slope = gate if ACTIVATION == "silu" else gate * (1.5957691216057308 + 0.07135481282636172 * gate * gate)
     return gate / (1.0 + tl.exp(-slope)) * up
 
 
