@@ -7,10 +7,11 @@ Logical parts -> packed parts:
                  scales f16 [N, K/G],                     scales f16 [N/16, K/G, 16],
                  zeros u8 [N, K/G] if asymmetric          zeros u32 [N/16, K/G, 8]
 
-Rows are padded to 16 and columns to 64 with zeros. In a tile of 16 x 64 codes, word ((4 r + t) 2 + c) 2 + s belongs to row 8 s + r,
-and its bits 16 b + 4 i .. + 3 hold column 32 c + 8 i + 2 t + b: what lane 4 r + t of a warp multiplies with, in the fragments of a
-16 x 16 matrix instruction (PTX ISA, mma.m16n8k16 and wgmma, operand A). One load of 16 bytes is 32 codes of one lane. Scale 2 r + s is
-that of row 8 s + r, and zeros of rows r and 8 + r are the low and high half of word r. docs/decisions/0007-int4-layout.md has the reasons.
+Rows are padded to 16 and columns to 64 with zeros. In a tile of 16 x 64 codes, word ((4 r + t) 2 + c) 2 + s belongs to row
+8 s + r, and its bits 16 b + 4 i .. + 3 hold column 32 c + 8 i + 2 t + b: what lane 4 r + t of a warp multiplies with, in the
+fragments of a 16 x 16 matrix instruction (PTX ISA, mma.m16n8k16 and wgmma, operand A). One load of 16 bytes is 32 codes of one
+lane. Scale 2 r + s is that of row 8 s + r; zeros of rows r and 8 + r are the low and high half of word r.
+docs/decisions/0007-int4-layout.md has the reasons.
 
 The value of an int4 code is scale (code - zero), and zero is 8 where it is symmetric.
 """
@@ -74,11 +75,11 @@ def from_awq(qweight: Array, qzeros: Array, scales: Array) -> dict[str, Array]:
 
 
 def from_gptq(qweight: Array, qzeros: Array, scales: Array, g_idx: Array, *, version: int) -> dict[str, Array]:
-    """Logical parts of a GPTQ matrix of 4 bits: qweight i32 [K/8, N], qzeros i32 [K/G, N/8], scales f16 [K/G, N], g_idx i32 [K].
+    """Logical parts of a 4-bit GPTQ matrix: qweight i32 [K/8, N], qzeros i32 [K/G, N/8], scales f16 [K/G, N], g_idx i32 [K].
 
-    Nibble i of a word is column i of eight, of K in qweight and of N in qzeros (Frantar et al. 2022, GPTQ; AutoGPTQ's QuantLinear).
-    `version` 1 of the checkpoint format stores zeros less one, 2 stores them. ValueError where columns of a group are not
-    neighbours, as act-order makes them: a group has one scale in the kernels' inner loop.
+    Nibble i of a word is column i of eight, of K in qweight and of N in qzeros (Frantar et al. 2022, GPTQ; AutoGPTQ's
+    QuantLinear). `version` 1 of the checkpoint format stores zeros less one, 2 stores them. ValueError where columns of a group
+    are not neighbours, as act-order makes them: a group has one scale in the kernels' inner loop.
     """
     if version not in (1, 2):
         raise ValueError(f"a GPTQ checkpoint is of version 1 or 2, got {version}")

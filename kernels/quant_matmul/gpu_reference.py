@@ -32,11 +32,8 @@ def _int4(x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor | None, bias: 
     inner = torch.promote_types(x.dtype, torch.float32)
     (n, k), groups = (out.shape[1], x.shape[1]), scales.shape[1]
     centred = _int4_codes(codes)[:n, :k].view(n, groups, k // groups)
-    if zeros is None:
-        centred = centred - 8
-    else:
-        centred = centred - _by_row(zeros.view(torch.int16))[:n, :, None]
-    weight = centred.to(inner) * _by_row(scales)[:n, :, None]
+    zero = 8 if zeros is None else _by_row(zeros.view(torch.int16))[:n, :, None]
+    weight = (centred - zero).to(inner) * _by_row(scales)[:n, :, None]
     _write(out, x.to(inner) @ weight.view(n, k).T, bias)
 
 
@@ -49,5 +46,7 @@ def gpu_quant_matmul_int4_sym(x: Tensor, codes: Tensor, scales: Tensor, bias: Te
     _int4(x, codes, scales, None, bias, out)
 
 
-def gpu_quant_matmul_int4_asym(x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor, bias: Tensor | None, out: Tensor) -> None:
+def gpu_quant_matmul_int4_asym(
+    x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor, bias: Tensor | None, out: Tensor
+) -> None:
     _int4(x, codes, scales, zeros, bias, out)

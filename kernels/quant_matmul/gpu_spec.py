@@ -1,8 +1,9 @@
-"""out[t, n] = sum_k x[t, k] W[n, k] (+ bias[n]) with W quantized and x not: w8a16 and w4a16, packed as `gpu_packing.py` says.
+"""out[t, n] = sum_k x[t, k] W[n, k] (+ bias[n]) with W quantized and x not: w8a16 and w4a16, as `gpu_packing.py` packs them.
 
-x in the activation dtype; `out` too, or f32 where a caller binds an f32 tensor (a head's logits). Codes less their zero are integers
-that bf16 and f16 hold exactly, and are multiplied as such, accumulated in fp32; the f32 scale of a row (int8) or the f16 scale of a
-group of G columns (int4; G is 32, 64 or 128 and divides K) meets the sum in fp32. Nothing but x and out is ever rounded to 16 bits.
+x in the activation dtype; `out` too, or f32 where a caller binds an f32 tensor (a head's logits). Codes less their zero are
+integers that bf16 and f16 hold exactly, and are multiplied as such, accumulated in fp32; the f32 scale of a row (int8) or the
+f16 scale of a group of G columns (int4; G is 32, 64 or 128 and divides K) meets the sum in fp32. Nothing but x and out is ever
+rounded to 16 bits.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def _spec(variant: str) -> OpSpec:
         ),
         scalars=(),
         variable=("T",),
-        source="Frantar et al. 2022, GPTQ; Lin et al. 2023, AWQ (groups); Kim et al. 2022, Who Says Elephants Can't Run (widening codes)",
+        source="Frantar et al. 2022, GPTQ; Lin et al. 2023, AWQ (groups); Kim et al. 2022, Who Says Elephants Can't Run",
         cases=_CASES,
         make_inputs=make_inputs,
         cost=cost,

@@ -1,4 +1,4 @@
-"""Tiles of the quantized matrix products: BLOCK_M tokens by BLOCK_N rows of weights, in blocks of BLOCK_K columns over SPLIT_K programs."""
+"""Tiles of the quantized products: BLOCK_M tokens by BLOCK_N rows, in blocks of BLOCK_K columns over SPLIT_K programs."""
 
 from __future__ import annotations
 
@@ -36,23 +36,33 @@ def _step(problem: Problem, point: Point) -> int:
 
 
 def _tile_registers(problem: Problem, point: Point, target: Target) -> int:
-    """What a thread holds of sums, widened weights and codes at once."""
+    """What a thread holds of sums, widened weights, codes and tokens at once."""
     threads = point["num_warps"] * target.arch.warp_size
     sums, weights = point["BLOCK_M"] * point["BLOCK_N"], point["BLOCK_N"] * _step(problem, point)
+    # wgmma reads tokens from shared memory; other instructions need them in registers, and not all at once.
+    tokens = 0 if target.arch.has_wgmma else point["BLOCK_M"] * _step(problem, point)
     if _is_int4(problem.symbol):
-        # A group's sum, and the sum of groups.
-        return (2 * sums + weights // 2 + weights // 8) // threads
-    return (sums + weights // 2 + weights // 4) // threads
+        # The sum of groups, and that of a group; where a block has several, the next one's too.
+        held = 2 if point["BLOCK_K"] <= group_size(problem) else 3
+        return (held * sums + weights // 2 + weights // 8) // threads + tokens // (4 * target.arch.warp_size)
+    # Warps that share the tokens of a tile hold the same weights.
+    replicas = 2 if point["BLOCK_M"] > 32 and not target.arch.has_wgmma else 1
+    return (sums + replicas * (weights + tokens) // 2 + weights // 4) // threads
 
 
-def _shared_bytes(problem: Problem, point: Point) -> int:
-    """At most what a program asks for: the stages of its loads and, of int8, the block that was widened; or the sums, on their way out."""
+def _shared_bytes(problem: Problem, point: Point, target: Target) -> int:
+    """At most what a program asks for: the stages of its loads and a block that was widened; or the sums, on their way out."""
     block_m, block_n, block_k = point["BLOCK_M"], point["BLOCK_N"], point["BLOCK_K"]
-    x, sums, widened = 2 * block_m * block_k, 4 * block_m * block_n, 2 * block_n * _step(problem, point)
+    x, sums = 2 * block_m * block_k, 4 * block_m * block_n
     if _is_int4(problem.symbol):
         stage = x + block_n * block_k // 2 + 4 * block_n * max(1, block_k // group_size(problem))
     else:
         stage = x + block_n * block_k
+    # Weights are read from shared memory by wgmma as its second operand, and wherever fragments are in another order.
+    through_shared = (
+        not target.arch.has_wgmma if _is_int4(problem.symbol) else target.arch.number in (90, 100) and block_m >= 64
+    )
+    widened = 2 * block_n * _step(problem, point) if through_shared else 0
     return max(point["num_stages"] * stage + widened, sums + sums // 8)
 
 
@@ -62,10 +72,12 @@ def _refusal(problem: Problem, point: Point, target: Target) -> str | None:
     if _is_int4(problem.symbol):
         group = group_size(problem)
         if group not in (32, 64, 128) or k % group:
-            return f"a group is 32, 64 or 128 columns and K a multiple of it, got K = {k} in {problem['scales'].shape[1]} groups"
+            return (
+                f"a group is 32, 64 or 128 columns and K a multiple of it, got K = {k} in {problem['scales'].shape[1]} groups"
+            )
         if block_k % group and group % block_k:
             return f"a block of {block_k} columns would have part of a group of {group}"
-        if block_m < 16 and not target.arch.has_wgmma and target.arch.backend != "cuda":
+        if block_m < 16 and target.arch.backend != "cuda":
             return f"its matrix instructions take 16 tokens or more, not {block_m}"
     if block_n < 16 * point["num_warps"] and (_is_int4(problem.symbol) or block_m >= 64):
         return f"{point['num_warps']} warps of 16 rows are more than a tile of {block_n}"
@@ -74,34 +86,36 @@ def _refusal(problem: Problem, point: Point, target: Target) -> str | None:
         return f"of {split_k} splits of {num_blocks} blocks along K the last would have none"
     if (registers := _tile_registers(problem, point, target)) > _TILE_REGISTERS:
         return f"tiles would take {registers} registers of a thread, more than {_TILE_REGISTERS}"
-    if (shared := _shared_bytes(problem, point)) > target.arch.max_shared_bytes:
+    if (shared := _shared_bytes(problem, point, target)) > target.arch.max_shared_bytes:
         return f"it may need {shared} bytes of shared memory of {target.arch.max_shared_bytes}"
     return None
 
 
 def _default(problem: Problem, target: Target) -> Point:
     (num_tokens, k), n = problem["x"].shape, problem["out"].shape[1]
-    is_cuda = target.arch.backend == "cuda"
-    smallest = 8 if _is_int4(problem.symbol) and is_cuda else 16
+    is_int4, is_cuda = _is_int4(problem.symbol), target.arch.backend == "cuda"
+    smallest = 8 if is_int4 and is_cuda else 16
     block_m = next((size for size in (8, 16, 32, 64) if smallest <= size and num_tokens <= size), 128)
-    block_n, block_k = 128, 128 if k % 128 == 0 else 64
-    num_tiles = -(-num_tokens // block_m) * -(-n // block_n)
+    block_k = 128 if k % 128 == 0 else 64
+    if is_int4 and block_m == 128:
+        # One group at a time: the sums of two do not fit beside each other, and 64 columns are the least that is loaded.
+        block_k = min(block_k, max(64, group_size(problem)))
+        block_m = 64 if group_size(problem) < 64 else 128
+    if not target.arch.has_wgmma:
+        block_m = min(block_m, 64)
+        block_k = 64 if block_m > smallest else block_k
+    num_tiles = -(-num_tokens // block_m) * -(-n // 128)
     point = {
         "BLOCK_M": block_m,
-        "BLOCK_N": block_n,
+        "BLOCK_N": 128,
         "BLOCK_K": block_k,
         "SPLIT_K": _splits(num_tiles, -(-k // block_k), target),
         "GROUP_M": 8 if num_tokens > 8 * block_m else 1,
         "num_warps": 8 if block_m >= 64 else 4,
-        "num_stages": 4 if is_cuda else 2,
     }
-    # Small shared memories hold fewer stages, then shorter ones.
-    for stages, columns in ((4, block_k), (3, block_k), (2, block_k), (3, 64), (2, 64)):
-        if stages <= point["num_stages"]:
-            candidate = point | {"num_stages": stages, "BLOCK_K": columns}
-            if _refusal(problem, candidate, target) is None:
-                return candidate
-    return point
+    # As many stages as shared memory holds.
+    candidates = [{**point, "num_stages": stages} for stages in ((4, 3, 2) if is_cuda else (2,))]
+    return next((each for each in candidates if _refusal(problem, each, target) is None), candidates[-1])
 
 
 def _splits(num_tiles: int, num_blocks: int, target: Target) -> int:

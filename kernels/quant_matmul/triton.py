@@ -1,15 +1,15 @@
-"""Matrix products over quantized weights: codes become exact integers in the activation dtype, the matrix units multiply them, and
-scales meet the sums in fp32.
+"""Matrix products over quantized weights: codes become exact integers in the activation dtype, the matrix units multiply them,
+and scales meet the sums in fp32.
 
-int4: weights are the M of the product and tokens its N, so that 8 tokens fill an instruction and one program's 128 rows of weights
-feed wgmma from registers. The packed order (gpu_packing.py) is that of the matrix instruction's fragments: what a thread loads is
-what it multiplies, no value changes hands. A block along K is cut into steps that lie within one group; a step's product is
-scaled and added.
+int4: weights are the M of the product and tokens its N, so that 8 tokens fill an instruction and 128 rows of weights feed wgmma
+from registers. The packed order (gpu_packing.py) is that of the matrix instruction's fragments: what a thread loads is what it
+multiplies, no value changes hands. A block along K is cut into steps that lie within one group; a step's product is scaled and
+added.
 
 int8: tokens are M, and the scale of a row meets its finished sum.
 
-On NVIDIA, codes are widened by inline assembly: bits of the code are put under the exponent of a power of two whose ulp is 1, and that
-power is subtracted again. The interpreter and AMD take the plain conversion, which gives the same bits.
+On NVIDIA, codes are widened by inline assembly: bits of the code are put under the exponent of a power of two whose ulp is 1,
+and that power is subtracted again. The interpreter and AMD take the plain conversion, which gives the same bits.
 """
 
 import triton
@@ -19,7 +19,7 @@ from kernels.gpu.triton import INTERPRETED
 
 
 def _widen_int4(power: str, one: str, fma: str) -> str:
-    """PTX: $8 has eight codes and $9 minus (power + zero), twice; $0 .. $7 become code - zero, nibble i of each half at 2 i, 2 i + 1."""
+    """PTX: $8 has eight codes, $9 twice -(power + zero); $0 .. $7 become code - zero, of nibble i of both halves in pair i."""
     pairs = (
         f"shr.u32 pair, $8, {4 * i};\n"
         f"lop3.b32 pair, pair, 0x000f000f, {power}, 0xea;\n"
@@ -73,9 +73,9 @@ def _code(words, zeros, BIT: tl.constexpr, ACT: tl.constexpr):
 
 @triton.jit
 def widen_int4(words, zeros, ACT: tl.constexpr, ASM: tl.constexpr):
-    """The codes of `words` minus `zeros` (u32 0..255, broadcast), exact in ACT: of low and high half in turn, from the low nibble up."""
+    """Codes of `words` less `zeros` (u32 below 128), exact in ACT: of low and high half in turn, low nibble first."""
     if ASM and not INTERPRETED:
-        if ACT == tl.bfloat16:
+        if ACT.is_bf16():
             return tl.inline_asm_elementwise(
                 _INT4_BF16,
                 "=h,=h,=h,=h,=h,=h,=h,=h,r,r",
@@ -110,7 +110,7 @@ def widen_int4(words, zeros, ACT: tl.constexpr, ASM: tl.constexpr):
 def widen_int8(codes, ACT: tl.constexpr, ASM: tl.constexpr):
     """i8 codes, exact in ACT."""
     if ASM and not INTERPRETED:
-        if ACT == tl.bfloat16:
+        if ACT.is_bf16():
             return tl.inline_asm_elementwise(_INT8_BF16, "=r,=r,r", [codes], dtype=tl.bfloat16, is_pure=True, pack=4)
         else:
             return tl.inline_asm_elementwise(_INT8_F16, "=r,=r,r", [codes], dtype=tl.float16, is_pure=True, pack=4)
@@ -129,7 +129,7 @@ def _load(pointers, inside):
 
 @triton.jit
 def _tile(num_tokens, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP_M: tl.constexpr):
-    """(tile of tokens, tile of rows) of this program: GROUP_M tiles of tokens go over the rows together, and find them in L2."""
+    """(tile of tokens, tile of rows) of this program: GROUP_M tiles of tokens go over the rows together and find them in L2."""
     num_m = tl.cdiv(num_tokens, BLOCK_M)
     in_group = GROUP_M * tl.cdiv(N, BLOCK_N)
     group = tl.program_id(0) // in_group
@@ -338,7 +338,14 @@ def quant_matmul_int8_kernel(
 
 @triton.jit
 def reduce_splits_kernel(
-    partials_ptr, bias_ptr, out_ptr, num_tokens, N: tl.constexpr, OUT_STRIDE: tl.constexpr, SPLIT_K: tl.constexpr, BLOCK: tl.constexpr
+    partials_ptr,
+    bias_ptr,
+    out_ptr,
+    num_tokens,
+    N: tl.constexpr,
+    OUT_STRIDE: tl.constexpr,
+    SPLIT_K: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """Sums f32 [SPLIT_K, tokens, N] over its splits, in their order."""
     token = tl.program_id(0).to(tl.int64)

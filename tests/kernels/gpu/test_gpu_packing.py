@@ -1,0 +1,119 @@
+"""The int4 layout of the GPU: round trips, its fragments bit by bit, and checkpoints of AWQ and GPTQ by their own formulas."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels.quant_matmul.gpu_packing import from_awq, from_gptq, pack, unpack
+from kernels.spec import Array
+
+
+def logical(rng: np.random.Generator, rows: int, columns: int, group_size: int, symmetric: bool = False) -> dict[str, Array]:
+    groups = (rows, columns // group_size)
+    parts: dict[str, Array] = {
+        "codes": rng.integers(0, 16, (rows, columns), np.uint8),
+        "scales": rng.standard_normal(groups, np.float32).astype(np.float16),
+    }
+    return parts if symmetric else parts | {"zeros": rng.integers(0, 17, groups, np.uint8)}
+
+
+@given(
+    rows=st.integers(1, 40),
+    groups=st.integers(1, 5),
+    group_size=st.sampled_from([32, 64, 128]),
+    symmetric=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=60, deadline=None)
+def test_unpack_inverts_pack(rows: int, groups: int, group_size: int, symmetric: bool, seed: int) -> None:
+    parts = logical(np.random.default_rng(seed), rows, groups * group_size, group_size, symmetric)
+    packed = pack(parts, "int4")
+    assert all(array.shape[0] == -(-rows // 16) and array.flags.c_contiguous for array in packed.values())
+    restored = unpack(packed, "int4", rows, groups * group_size)
+    assert restored.keys() == parts.keys()
+    for name, array in parts.items():
+        assert restored[name].dtype == array.dtype
+        np.testing.assert_array_equal(restored[name], array)
+
+
+def test_int8_stays_as_it_is() -> None:
+    parts: dict[str, Array] = {"codes": np.arange(-8, 8, dtype=np.int8).reshape(2, 8), "scales": np.ones(2, np.float32)}
+    packed = pack(parts, "int8")
+    assert not np.shares_memory(packed["codes"], parts["codes"])
+    for name, array in unpack(packed, "int8", 2, 8).items():
+        np.testing.assert_array_equal(array, parts[name])
+
+
+def test_a_lane_finds_the_fragments_of_its_instructions() -> None:
+    """PTX ISA, mma.m16n8k16: register j of lane l has row l / 4 + 8 (j % 2), columns 2 (l % 4) + 8 (j / 2) + {0, 1} of A."""
+    parts = logical(np.random.default_rng(0), 30, 192, 64)
+    packed = pack(parts, "int4")
+    codes = np.zeros((32, 192), np.uint8)
+    codes[:30] = parts["codes"]
+    for tile, chunk, lane in ((0, 0, 0), (1, 2, 31), (1, 1, 13), (0, 2, 6)):
+        load = packed["codes"][tile, chunk, 4 * lane : 4 * lane + 4]
+        for instruction in range(4):
+            for register in range(4):
+                row = tile * 16 + lane // 4 + 8 * (register % 2)
+                column = chunk * 64 + instruction * 16 + 2 * (lane % 4) + 8 * (register // 2)
+                word = int(load[2 * (instruction // 2) + register % 2])
+                pair = word >> 4 * (2 * (instruction % 2) + register // 2) & 0x000F000F
+                assert (pair & 0xFFFF, pair >> 16) == (codes[row, column], codes[row, column + 1])
+        row = tile * 16 + lane // 4
+        assert packed["scales"][tile, 1, 2 * (lane // 4)] == parts["scales"][row, 1]
+        zeros = int(packed["zeros"][tile, 1, lane // 4])
+        assert zeros & 0xFFFF == parts["zeros"][row, 1]
+        assert row + 8 >= 30 or zeros >> 16 == parts["zeros"][row + 8, 1]
+
+
+def test_awq_checkpoint() -> None:
+    """Packed by the loop that AWQ publishes: nibble i of a word has column (0, 2, 4, 6, 1, 3, 5, 7)[i]."""
+    parts = logical(np.random.default_rng(1), 24, 64, 32)
+    parts["zeros"] %= 16
+
+    def packed(matrix: Array) -> Array:
+        words = np.zeros((len(matrix), matrix.shape[1] // 8), np.uint32)
+        for nibble, column in enumerate((0, 2, 4, 6, 1, 3, 5, 7)):
+            words |= matrix[:, column::8].astype(np.uint32) << np.uint32(4 * nibble)
+        return words.view(np.int32)
+
+    found = from_awq(packed(parts["codes"].T), packed(parts["zeros"].T), parts["scales"].T)
+    for name, array in parts.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_gptq_checkpoint(version: int) -> None:
+    parts = logical(np.random.default_rng(2), 16, 96, 32)
+    parts["zeros"] = np.clip(parts["zeros"], version == 1, 16 if version == 1 else 15).astype(np.uint8)
+    stored = parts["zeros"].T.astype(np.int64) - (version == 1)
+    qweight, qzeros = np.zeros((12, 16), np.int64), np.zeros((3, 2), np.int64)
+    for k in range(96):
+        qweight[k // 8] += parts["codes"][:, k].astype(np.int64) << 4 * (k % 8)
+    for n in range(16):
+        qzeros[:, n // 8] += stored[:, n] << 4 * (n % 8)
+    g_idx = np.repeat(np.arange(3, dtype=np.int32), 32)
+    words = [array.astype(np.uint32).view(np.int32) for array in (qweight, qzeros)]
+    found = from_gptq(*words, parts["scales"].T, g_idx, version=version)
+    for name, array in parts.items():
+        np.testing.assert_array_equal(found[name], array)
+    with pytest.raises(ValueError, match="desc_act = False"):
+        from_gptq(*words, parts["scales"].T, g_idx[::-1], version=version)
+
+
+def test_a_gptq_version_is_known() -> None:
+    word = np.zeros((4, 8), np.int32)
+    with pytest.raises(ValueError, match="version 1 or 2, got 3"):
+        from_gptq(word, word[:1, :1], np.ones((1, 8), np.float16), np.zeros(32, np.int32), version=3)
+
+
+def test_a_matrix_of_14_million_weights_packs_quickly() -> None:
+    codes = np.random.default_rng(0).integers(0, 16, (4096, 3584), np.uint8)
+    start = time.perf_counter()
+    pack({"codes": codes, "scales": np.ones((4096, 28), np.float16)}, "int4")
+    assert time.perf_counter() - start < 3
