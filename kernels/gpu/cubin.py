@@ -1,7 +1,8 @@
 """What a cubin says of itself: the GPUs and the driver that it needs, and the parameters of its kernels.
 
-Read from the ELF file with the standard library. Layout and numbers are those of docs/kernel-abi.md, seen in cubins of ptxas
-12.8 to 13.4; NVIDIA does not document them.
+Read from the ELF file with the standard library. Layout and numbers are those of docs/kernel-abi.md and, found in the same way,
+the toolkit's version (129 is CUDA 12.9) and CUDA 13's mark of an architecture-locked cubin; seen in cubins of ptxas 12.8, 12.9,
+13.0, 13.1, 13.3 and 13.4. NVIDIA does not document them.
 """
 
 from __future__ import annotations

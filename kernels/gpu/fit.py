@@ -15,11 +15,11 @@ def check(kernel: FrozenKernel, device: Device) -> None:
 
     Of an AMD image only architecture and LDS are checked here; its loader checks the rest.
     """
-    arch = ARCHS.get(kernel.metadata.arch)
-    if arch is None or arch.name != kernel.source.arch:
-        named = f"{kernel.source.arch} in its source and {kernel.metadata.arch} in its metadata"
+    arch = ARCHS[kernel.source.arch]
+    if kernel.metadata.arch != arch.name:
         raise SignatureMismatch(
-            f"{kernel.where} must name one architecture of {', '.join(ARCHS)}; it has {named}; freeze it again"
+            f"{kernel.where} must be for one architecture; it is for {arch.name} by its source and for {kernel.metadata.arch} "
+            "by its metadata; freeze it again"
         )
     if arch.backend == "cuda":
         _check_cubin(kernel, device)
@@ -37,7 +37,9 @@ def check(kernel: FrozenKernel, device: Device) -> None:
 def _check_cubin(kernel: FrozenKernel, device: Device) -> None:
     cubin, metadata = Cubin.parse(kernel.image), kernel.metadata
     if metadata.entry not in cubin.entries:
-        raise SignatureMismatch(f"{kernel.where} must be {metadata.entry} in its image, which has {', '.join(cubin.entries)}")
+        raise SignatureMismatch(
+            f"{kernel.where} must be {metadata.entry} in its image, which has {', '.join(cubin.entries)}; freeze it again"
+        )
     entry = cubin.entries[metadata.entry]
     built_for = f"sm_{cubin.capability[0]}{cubin.capability[1]}"
     if built_for != metadata.arch:
@@ -55,7 +57,8 @@ def _check_cubin(kernel: FrozenKernel, device: Device) -> None:
         )
     if entry.num_threads != 32 * metadata.num_warps:
         raise SignatureMismatch(
-            f"{kernel.where} has {metadata.num_warps} warps by its metadata, {entry.num_threads} threads by its image"
+            f"{kernel.where} has {metadata.num_warps} warps by its metadata, {entry.num_threads} threads by its image; "
+            "freeze it again"
         )
     if not cubin.runs_on(device.capability):
         rule = (

@@ -17,6 +17,7 @@ from typing import Any
 from kernels.gpu.binary import BinaryMetadata
 from kernels.gpu.kernel_source import KernelSource
 from kernels.gpu.refusals import ImageDigestMismatch, MissingKernel, TableRefused
+from kernels.gpu.target import ARCHS
 
 TABLE = "kernels.json"
 _VERSION = 1
@@ -37,9 +38,11 @@ class FrozenKernel:
 
 
 class FrozenKernels:
-    """The kernels of one architecture. TableRefused for two of one source, or one for another architecture."""
+    """The kernels of one known architecture. TableRefused for two of one source, or one for another architecture."""
 
     def __init__(self, arch: str, kernels: Iterable[FrozenKernel]) -> None:
+        if arch not in ARCHS:
+            raise TableRefused(f"a table is for one of {', '.join(ARCHS)}; this one is for {arch!r}")
         found: dict[str, FrozenKernel] = {}
         for kernel in kernels:
             if kernel.source.arch != arch:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import gc
 import json
 import struct
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Mapping
@@ -254,7 +256,7 @@ def test_a_driver_of_the_same_major_version_loads_what_a_later_toolkit_assembled
         ({"num_warps": 4}, "4 warps by its metadata, 64 threads by its image"),
         ({"parameters": (("x", "*bf16"),)}, r"parameters of \(8, 8, 8\) bytes by its metadata; its image takes \(8, 4, 4, 8"),
         ({"entry": "other"}, "must be other in its image, which has scalars"),
-        ({"arch": "sm_89"}, "sm_90 in its source and sm_89 in its metadata"),
+        ({"arch": "sm_89"}, "for sm_90 by its source and for sm_89 by its metadata"),
         ({"profile_scratch_bytes": 8}, "must not be instrumented"),
     ],
 )
@@ -355,6 +357,8 @@ def test_a_table_is_of_one_architecture_and_has_a_source_once() -> None:
     first, second = (sample.kernel for sample in samples.compiled("sm_90")[:2])
     with pytest.raises(TableRefused, match=r"one architecture, sm_89; sample.scalars is for sm_90"):
         FrozenKernels("sm_89", [first])
+    with pytest.raises(TableRefused, match=r"one of sm_80, .*; this one is for 'sm_1'"):
+        FrozenKernels("sm_1", [])
     with pytest.raises(TableRefused, match=r"there are two of sample.scalars"):
         FrozenKernels("sm_90", [first, replace(second, source=first.source)])
 
@@ -371,3 +375,21 @@ def test_an_image_that_is_no_cubin_is_refused(log: Path) -> None:
         with pytest.raises(ImageMalformed, match=says):
             launcher(FrozenKernels("sm_90", [replace(kernel, image=image)]))
     assert log.read_text() == ""
+
+
+def test_frozen_kernels_are_read_and_judged_without_torch_and_launched_without_triton(tmp_path: Path) -> None:
+    table("sm_90").write(tmp_path)
+    script = f"""
+import sys
+sys.modules["torch"] = sys.modules["triton"] = None
+from pathlib import Path
+from kernels.gpu import arguments, fit, frozen
+from kernels.gpu.cuda import CudaDriver
+driver = CudaDriver(library={str(samples.fake_driver())!r})
+for kernel in frozen.FrozenKernels.read(Path({str(tmp_path)!r})).kernels.values():
+    fit.check(kernel, driver.device)
+    driver.load(kernel.image, kernel.metadata.entry, kernel.metadata.shared_bytes)
+del sys.modules["torch"]
+from kernels.gpu import launcher, self_test
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=registry.ROOT.parent)
