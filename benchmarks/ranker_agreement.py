@@ -2,12 +2,12 @@
 
     python benchmarks/ranker_agreement.py FOLDER [--out benchmarks/results/NAME.json]
 
-FOLDER holds vLLM's tuned files (unpack a wheel). For every tuned problem the grid is ranked with no measurement, and the place of
-the winner is noted. The grid is BLOCK_M {16..256} x BLOCK_N {32..256} x BLOCK_K {64, 128} x warps {4, 8} x stages {2..5} = 320;
-on AMD, whose tuner keeps 2 stages and tries other blocks and warps, BLOCK_M {16..256} x BLOCK_N {16..256} x BLOCK_K {64, 128, 256}
-x warps {1..8} = 300. GROUP_M is ignored. Winners outside the grid are counted: `inside` leaves them out, `all` holds them
-for missed. Beside it stand chance and a roofline (tensor peak, bytes without reuse, whole waves), and H100 is split into the
-files that constants were fitted on and the others.
+FOLDER holds vLLM's tuned files (unpack a wheel). For every tuned problem the grid is ranked with no measurement, and the place
+of the winner is noted. The grid is BLOCK_M {16..256} x BLOCK_N {32..256} x BLOCK_K {64, 128} x warps {4, 8} x stages {2..5}:
+320 tiles. On AMD, whose tuner keeps 2 stages and tries other blocks and warps, it is BLOCK_M {16..256} x BLOCK_N {16..256} x
+BLOCK_K {64, 128, 256} x warps {1..8}: 300 tiles. GROUP_M is ignored. Winners outside the grid are counted: `inside` leaves
+them out, `all` holds them for missed. Beside it stand chance and a roofline (tensor peak, bytes without reuse, whole waves).
+The files for H100 are split into those that constants were fitted on and those held out.
 """
 
 from __future__ import annotations
@@ -43,9 +43,14 @@ def grid(name: str) -> list[Tile]:
     return _AMD if facts(name).is_amd else _NVIDIA
 
 
-def is_fitted_on(tuned: Tuned) -> bool:
-    """Whether constants may be fitted on it: two of three files for H100, drawn by a hash of the name."""
-    return tuned.device == "h100" and int(md5(tuned.file.encode()).hexdigest(), 16) % 3 != 0
+def fitted_files(winners: Iterable[Tuned]) -> set[str]:
+    """The files that constants may be fitted on: of each family for H100, two of three in the order of a hash."""
+    families: defaultdict[str, set[str]] = defaultdict(set)
+    for tuned in winners:
+        if tuned.device == "h100":
+            families[tuned.family].add(tuned.file)
+    by_hash = {family: sorted(files, key=lambda file: md5(file.encode()).hexdigest()) for family, files in families.items()}
+    return {file for files in by_hash.values() for index, file in enumerate(files) if index % 3 != 2}
 
 
 def ours(problems: Sequence[MatmulProblem], tiles: Sequence[Tile], gpu: GpuFacts) -> list[Tile]:
@@ -91,19 +96,20 @@ def curve(places: Iterable[int | None]) -> dict[str, object]:
     }
 
 
-def groups(tuned: Tuned) -> list[str]:
+def groups(tuned: Tuned, fitted: set[str]) -> list[str]:
     names = [f"{tuned.device}", f"{tuned.device}, {tuned.family}"]
     if tuned.device == "h100":
-        part = "fitted" if is_fitted_on(tuned) else "held out"
+        part = "fitted" if tuned.file in fitted else "held out"
         names += [f"h100 {part}", f"h100 {part}, {tuned.family}"]
     return names
 
 
 def agreement(winners: Sequence[Tuned], ranker: Ranker) -> dict[str, dict[str, object]]:
     places: defaultdict[str, list[int | None]] = defaultdict(list)
+    fitted = fitted_files(winners)
     for tuned in winners:
         found = place(tuned, ranker)
-        for name in groups(tuned):
+        for name in groups(tuned, fitted):
             places[name].append(found)
     return {name: curve(places[name]) for name in sorted(places)}
 

@@ -134,7 +134,7 @@ def _problems(tokens: int, shape: dict[str, int], elements: tuple[Element, Eleme
 
 
 def _model(experts: int, width: int) -> tuple[int, int]:
-    """(hidden size, experts per token) of the model that is cut the least to have such experts; whole experts rather than parts."""
+    """(hidden size, experts per token) of the model that is cut the least to have such experts."""
     cuts = [
         (model_experts > experts, model_experts // experts * (model_width // width), hidden, top_k)
         for model_experts, model_width, hidden, top_k in MODELS

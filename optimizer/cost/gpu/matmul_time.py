@@ -16,11 +16,9 @@ from numpy.typing import NDArray
 
 from optimizer.cost.gpu.constants import FITTED, Constants
 from optimizer.cost.gpu.facts import GpuFacts
-from optimizer.cost.gpu.problem import MatmulProblem, Tile
-from optimizer.cost.gpu.resources import Array, Resources, StaticFacts, Tiles, resources
-
-_SCHEDULERS = 4
-_SHARED_BYTES_PER_CLOCK = 128
+from optimizer.cost.gpu.pipes import SCHEDULERS, SHARED_BYTES_PER_CLOCK, Array, join
+from optimizer.cost.gpu.problem import SCALE_BLOCK_K, MatmulProblem, Tile
+from optimizer.cost.gpu.resources import Resources, StaticFacts, Tiles, resources
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def time_us(
     tiles = Tiles([tile])
     need = resources(problem, tiles, gpu, constants, [static])
     total, pipes, programs = _times(problem, tiles, need, gpu, constants)
-    refusal = _refusal(tile, need, gpu)
+    refusal = _refusal(problem, tile, need, gpu)
     return Breakdown(
         time_us=math.inf if refusal else float(total[0]),
         pipes_us={name: float(us[0]) for name, us in pipes.items()},
@@ -77,7 +75,7 @@ def times_us(
     """`time_us` of many tiles at once; infinite where a tile cannot run."""
     need = resources(problem, tiles, gpu, constants, static)
     total, _, _ = _times(problem, tiles, need, gpu, constants)
-    return np.where(_fits(tiles, need, gpu), total, np.inf)
+    return np.where(_fits(problem, tiles, need, gpu), total, np.inf)
 
 
 def rank(
@@ -98,20 +96,24 @@ def rank(
     return [Ranked(tiles[index], float(total[index])) for index in sorted(range(len(tiles)), key=keys.__getitem__)]
 
 
-def _refusal(tile: Tile, need: Resources, gpu: GpuFacts) -> str | None:
+def _refusal(problem: MatmulProblem, tile: Tile, need: Resources, gpu: GpuFacts) -> str | None:
     if need.shared_bytes[0] > gpu.shared_per_block_bytes:
         return (
             f"needs {need.shared_bytes[0]:.0f} bytes of shared memory, a block on {gpu.name} may have "
             f"{gpu.shared_per_block_bytes}; use fewer stages or a smaller tile"
+        )
+    if problem.block_scaled and tile.block_k > SCALE_BLOCK_K:
+        return (
+            f"has {tile.block_k} of k in a block, of which each {SCALE_BLOCK_K} has another scale; use at most {SCALE_BLOCK_K}"
         )
     if tile.num_warps * gpu.lanes > 1024:
         return f"needs {tile.num_warps * gpu.lanes} threads, a block may have 1024; use fewer warps"
     return None
 
 
-def _fits(tiles: Tiles, need: Resources, gpu: GpuFacts) -> NDArray[np.bool_]:
+def _fits(problem: MatmulProblem, tiles: Tiles, need: Resources, gpu: GpuFacts) -> NDArray[np.bool_]:
     fits: NDArray[np.bool_] = (need.shared_bytes <= gpu.shared_per_block_bytes) & (tiles.warps * gpu.lanes <= 1024)
-    return fits
+    return fits & (tiles.k <= SCALE_BLOCK_K) if problem.block_scaled else fits
 
 
 def _times(
@@ -131,10 +133,10 @@ def _times(
     rate = gpu.flops_per_clock[gpu.computes(problem.a)] * np.where(warpgroup, c.warpgroup_efficiency, share)
     tensor = need.tensor_flops / rate
     with_spills = 1 + 2 * need.spilled / need.instructions
-    issue = need.instructions * tiles.warps / _SCHEDULERS * with_spills
-    shared = (loaded + need.fragment_bytes) / _SHARED_BYTES_PER_CLOCK * with_spills + 2 * need.spilled * tiles.warps
+    issue = need.instructions * tiles.warps / SCHEDULERS * with_spills
+    shared = (loaded + need.fragment_bytes) / SHARED_BYTES_PER_CLOCK * with_spills + 2 * need.spilled * tiles.warps
     l2 = loaded / c.l2_bytes_per_clock
-    pipes = _join(c.overlap, tensor, issue, shared, l2)
+    pipes = join(c.overlap, tensor, issue, shared, l2)
 
     # Cycles of one iteration of a block that has the SM to itself.
     wait = np.where(warpgroup, c.warpgroup_wait_cycles, c.synchronous_wait_cycles)
@@ -142,7 +144,8 @@ def _times(
         wait = np.where(warpgroup, c.tensor_memory_wait_cycles, wait)
     wait += np.where((tiles.warps > 4) & (warpgroup | problem.block_scaled), c.second_warpgroup_cycles, 0.0)
     wait += c.block_scale_cycles * problem.block_scaled + np.where(warpgroup & need.widened, c.widen_shared_cycles, 0.0)
-    chain = (wait + tensor + c.cycles_per_instruction * need.instructions) * with_spills
+    alone = tensor * np.maximum(SCHEDULERS / tiles.warps, 1.0)  # fewer warps than schedulers reach as many matrix units
+    chain = (wait + alone + c.cycles_per_instruction * need.instructions) * with_spills
     ahead = np.maximum(tiles.stages - 1 - np.where(warpgroup, c.lost_stage, 0.0), 0.5)
     latency = c.latency_ns * gpu.clock_ghz * (c.gather if problem.is_grouped else 1.0) / ahead
 
@@ -152,7 +155,7 @@ def _times(
 
     def batch(blocks: Array) -> Array:
         """Cycles of `blocks` blocks that share an SM from beginning to end."""
-        return iterations * _join(c.overlap, blocks * pipes, chain, latency) + start
+        return iterations * join(c.overlap, blocks * pipes, chain, latency) + start
 
     per_sm = np.maximum(programs / gpu.num_sms, 1.0)
     whole = np.ceil(per_sm - 1e-4)
@@ -166,7 +169,7 @@ def _times(
     to_us = 1e-3 / gpu.clock_ghz
     partial_sums = np.where(tiles.split_k > 1, tiles.split_k * problem.rows * problem.n * 8.0, 0.0)
     memory = (problem.unique_bytes + partial_sums) / (gpu.memory_bandwidth_gbps * 1e3 * c.memory_efficiency)
-    total = _join(c.overlap, cycles * to_us, memory) * np.exp(_preference(tiles, c))
+    total = join(c.overlap, cycles * to_us, memory) * np.exp(_preference(tiles, c))
     work = per_sm * iterations * to_us
     waves = np.maximum(per_sm / need.blocks_per_sm, 1.0)
     by_pipe = {
@@ -179,13 +182,6 @@ def _times(
         "start": waves * start * to_us,
     }
     return total, by_pipe, programs
-
-
-def _join(exponent: float, *times: Array) -> Array:
-    """More than the largest, less than the sum."""
-    largest = np.maximum.reduce(np.broadcast_arrays(*times))
-    joined: Array = largest * np.add.reduce([(time / largest) ** exponent for time in times]) ** (1 / exponent)
-    return joined
 
 
 def _lockstep(problem: MatmulProblem, tiles: Tiles, warpgroup: NDArray[np.bool_], gpu: GpuFacts, c: Constants) -> Array:

@@ -9,15 +9,17 @@ from typing import Literal
 
 Element = Literal["bf16", "fp16", "fp8", "int8", "int4"]
 BYTES: dict[Element, float] = {"bf16": 2, "fp16": 2, "fp8": 1, "int8": 1, "int4": 0.5}
+#: of a block-scaled matmul, the length in k that has one scale
+SCALE_BLOCK_K = 128
 _OUT_BYTES = 2
 
 
 @dataclass(frozen=True)
 class MatmulProblem:
-    """out[m, n] = a[m, k] @ b[k, n], out in 16 bits; or, with experts, m tokens that go to `top_k` of `num_experts` matrices each.
+    """out[m, n] = a[m, k] @ b[k, n], out in 16 bits; with experts, m tokens that go to `top_k` of `num_experts` matrices each.
 
-    `a` is computed in: a narrower `b` is widened to it. `block_scaled`: a scale per 128 of k, applied to the running sum in
-    every iteration. Routing is taken to be uniform, a token's experts distinct.
+    `a` is computed in: a narrower `b` is widened to it. `block_scaled`: a scale per `SCALE_BLOCK_K` of k, applied to the
+    running sum in every iteration. Routing is taken to be uniform, a token's experts distinct.
     """
 
     m: int
@@ -78,18 +80,18 @@ class Tile:
 def filled(tokens: int, top_k: int, num_experts: int, block_m: int) -> tuple[float, float]:
     """(expected blocks of `block_m` rows, expected experts with any token) of uniformly routed tokens.
 
-    The tokens of one expert are binomial. Many experts see them as Poisson, and near the mean when the mean is large.
+    The tokens of one expert are binomial: each token picks it with probability top_k / num_experts.
     """
-    if num_experts == 1:
-        return float(math.ceil(tokens * top_k / block_m)), 1.0
-    mean = tokens * top_k / num_experts
-    active = num_experts * -math.expm1(tokens * math.log1p(-top_k / num_experts)) if top_k < num_experts else float(num_experts)
-    if mean > 2000:
-        # blocks = mean / block + half a block of padding, on average
-        return num_experts * (mean / block_m + 0.5), active
-    probability, blocks = math.exp(-mean), 0.0
-    for count in range(1, int(mean + 8 * math.sqrt(mean) + 12)):
-        probability = math.exp(-mean + count * math.log(mean) - math.lgamma(count + 1))
+    if num_experts == top_k:
+        return float(num_experts * math.ceil(tokens / block_m)), float(num_experts)
+    chance = top_k / num_experts
+    mean, spread = tokens * chance, math.sqrt(tokens * chance * (1 - chance))
+    active = num_experts * -math.expm1(tokens * math.log1p(-chance))
+    if spread > block_m:
+        return num_experts * (mean / block_m + 0.5), active  # the last block of each is, on average, half full
+    blocks = 0.0
+    for count in range(max(1, int(mean - 8 * spread)), min(tokens, int(mean + 8 * spread + 12)) + 1):
+        ways = math.lgamma(tokens + 1) - math.lgamma(count + 1) - math.lgamma(tokens - count + 1)
+        probability = math.exp(ways + count * math.log(chance) + (tokens - count) * math.log1p(-chance))
         blocks += probability * math.ceil(count / block_m)
-    # no more blocks than rows
-    return min(num_experts * blocks, float(tokens * top_k)), active
+    return num_experts * blocks, active

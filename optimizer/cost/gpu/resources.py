@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from optimizer.cost.gpu.constants import Constants
 from optimizer.cost.gpu.facts import GpuFacts
+from optimizer.cost.gpu.pipes import Array
 from optimizer.cost.gpu.problem import BYTES, MatmulProblem, Tile
 
-Array = NDArray[np.float64]
 _LOAD_BYTES = 16  # per lane and instruction, of a copy to shared memory
 
 
@@ -137,8 +137,10 @@ def resources(
     if problem.block_scaled:
         instructions += sums * np.where(in_tensor_memory, 4.0, 2.0)
 
+    # CUDA keeps a kilobyte of every block's shared memory, and barriers take some more.
+    reserved = 0 if gpu.is_amd else 1024
     buffers = np.where(warpgroup, tiles.stages, np.maximum(tiles.stages - 1, 1))
-    shared = buffers * (a_bytes + b_bytes) + np.where(warpgroup & widened, wide_b, 0.0) + 1024
+    shared = buffers * (a_bytes + b_bytes) + np.where(warpgroup & widened, wide_b, 0.0) + reserved
     registers = 26 + 2.2 * copies + sums * np.where(warpgroup, 1.0, 1.2)
     registers += np.where(warpgroup, 0.0, (tiles.m / along_m / 16 * 4 + tiles.n / along_n / 8 * 2) * 2 / a_size)
     if gpu.is_amd:
@@ -164,7 +166,7 @@ def resources(
             spilled[index] = facts.spill_instructions / 2
 
     fit_registers = np.floor(gpu.registers_per_sm / (granted * lanes * tiles.warps))
-    fit_shared = np.floor(gpu.shared_per_sm_bytes / (shared + 1024))
+    fit_shared = np.floor(gpu.shared_per_sm_bytes / (shared + reserved))
     blocks = np.minimum(np.minimum(fit_registers, fit_shared), np.floor(gpu.max_warps_per_sm / tiles.warps))
     for index, facts in enumerate(given):
         if facts is not None and facts.blocks_per_sm is not None:
