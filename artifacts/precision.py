@@ -9,10 +9,10 @@ from typing import Literal
 
 WeightDtype = Literal["fp32", "bf16", "int8", "int4", "fp8", "mxfp4"]
 KvDtype = Literal["fp32", "bf16", "int8", "fp8"]
-Granularity = Literal["channel", "tensor", "block"]
+Granularity = Literal["channel", "block"]
 
 _NAME = re.compile(
-    r"(fp32|bf16|mxfp4|fp8(-(?P<granularity>tensor|block))?|int8(?P<a8>-a8)?|int4-g(?P<group>\d+)-(?P<sym>sym|asym)(?P<a4>-a8)?)"
+    r"(fp32|bf16|mxfp4|fp8(?P<block>-block)?|int8(?P<a8>-a8)?|int4-g(?P<group>\d+)-(?P<sym>sym|asym)(?P<a4>-a8)?)"
 )
 GROUP_SIZES = (32, 64, 128)
 #: columns and rows that share a scale under fp8-block, and columns under mxfp4
@@ -28,7 +28,6 @@ class Scheme:
     int4-gG-sym|asym  groups of G along the input dimension, fp16 scale, uint4 zero point when asymmetric
     ...-a8            as above with int8 activations quantized per token at run time, int32 accumulation
     fp8               e4m3 weights, one fp32 scale per output channel, and e4m3 activations, one per token, both at run time
-    fp8-tensor        as fp8, with one scale for all weights of the group
     fp8-block         as fp8, with a scale for every 128 x 128 weights, and for every 128 activations of a token
     mxfp4             e2m1 weights, an e8m0 scale for every 32 along the input dimension (OCP MX 1.0), weight only
 
@@ -48,7 +47,7 @@ class Scheme:
         match = _NAME.fullmatch(name)
         if match is None or (match["group"] and int(match["group"]) not in GROUP_SIZES):
             raise ValueError(
-                "a scheme is fp32, bf16, int8, int8-a8, fp8, fp8-tensor, fp8-block, mxfp4 or int4-gG-sym|asym[-a8] with G in "
+                "a scheme is fp32, bf16, int8, int8-a8, fp8, fp8-block, mxfp4 or int4-gG-sym|asym[-a8] with G in "
                 f"{', '.join(map(str, GROUP_SIZES))}; got {name!r}"
             )
         if match["group"]:
@@ -56,8 +55,7 @@ class Scheme:
         if name.startswith("int8"):
             return cls("int8", int8_activations=bool(match["a8"]))
         if name.startswith("fp8"):
-            granularities: dict[str | None, Granularity] = {None: "channel", "tensor": "tensor", "block": "block"}
-            return cls("fp8", granularity=granularities[match["granularity"]])
+            return cls("fp8", granularity="block" if match["block"] else "channel")
         if name == "mxfp4":
             return cls("mxfp4", MXFP4_GROUP)
         return cls("fp32" if name == "fp32" else "bf16")

@@ -5,7 +5,8 @@ Triton decides between interpreter and compiler when it is imported: the process
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,18 @@ from kernels.gpu.launch import Descriptor, Launch, OpPlan, Ptr, RuntimeArgument
 from kernels.gpu.tensors import empty
 
 
+class Interpreted:
+    """The launches of a plan over fixed tensors."""
+
+    def __init__(self, launches: Iterable[Callable[[], None]]) -> None:
+        self._launches = list(launches)
+
+    def run(self, stream: int = 0) -> None:
+        """Every launch in order; there are no streams here."""
+        for launch in self._launches:
+            launch()
+
+
 class Interpreter:
     """Runs the launches of a plan. `modules` replaces the triton.py of an op, by op: how a seeded bug is tried."""
 
@@ -28,10 +41,13 @@ class Interpreter:
 
     def run(self, plan: OpPlan, tensors: Mapping[str, torch.Tensor | None]) -> None:
         """Every launch in order, over `tensors` by name; workspaces are made here."""
+        self.prepare(plan, tensors).run()
+
+    def prepare(self, plan: OpPlan, tensors: Mapping[str, torch.Tensor | None]) -> Interpreted:
+        """The same, to be run as often as wanted."""
         memory = {name: empty(meta) for name, meta in plan.workspaces.items()}
         memory |= {name: tensor for name, tensor in tensors.items() if tensor is not None}
-        for launch in plan.launches:
-            self._launch(launch, memory)
+        return Interpreted(partial(self._launch, launch, memory) for launch in plan.launches)
 
     def _launch(self, launch: Launch, memory: Mapping[str, torch.Tensor]) -> None:
         if 0 in launch.grid:

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from artifacts.precision import Scheme
+from artifacts.precision import FP8_BLOCK, Scheme
+from kernels.scaled_matmul.packing import decode_e4m3, decode_mxfp4
 
 
 class QuantizationError(ValueError):
@@ -42,6 +43,8 @@ class QuantizedMatrix:
     | bf16    | uint16, the bit patterns  |                |               | codes              |
     | int8    | int8 in -127..127         | f32 [N]        |               | scale codes        |
     | int4    | uint8 in 0..15, groups G  | f16 [N, K / G] | u8 [N, K / G] | scale (codes - zero) |
+    | fp8     | uint8, e4m3 bit patterns  | f32 [N], or [N / 128, K / 128] rounded up | | scale e4m3(codes) |
+    | mxfp4   | uint8 [N, K / 2], see kernels/scaled_matmul/packing.py | u8 [N, K / 32], e8m0 | | |
 
     Symmetric int4 has no `zeros`: its zero is 8. A symmetric int4 scale may be negative.
     Every product of a scale and a code is exact in fp32 for int4, and rounded once for int8.
@@ -56,7 +59,7 @@ class QuantizedMatrix:
     def shape(self) -> tuple[int, int]:
         """(N, K): out_features, in_features."""
         num_rows, num_columns = self.codes.shape
-        return num_rows, num_columns
+        return num_rows, num_columns * (2 if self.scheme.weights == "mxfp4" else 1)
 
     def dequantize(self) -> NDArray[np.float32]:
         """The matrix that the kernels multiply by, fp32 [N, K]."""
@@ -65,7 +68,15 @@ class QuantizedMatrix:
         if self.scheme.weights == "bf16":
             return (self.codes.astype(np.uint32) << np.uint32(16)).view(np.float32)
         assert self.scales is not None
+        if self.scheme.weights == "mxfp4":
+            return decode_mxfp4(self.codes.astype(np.uint8), self.scales.astype(np.uint8))
         scales = self.scales.astype(np.float32)
+        if self.scheme.weights == "fp8":
+            if self.scheme.granularity == "block":
+                scales = np.repeat(np.repeat(scales, FP8_BLOCK, 0), FP8_BLOCK, 1)[: self.codes.shape[0], : self.codes.shape[1]]
+            else:
+                scales = scales[:, None]
+            return decode_e4m3(self.codes.astype(np.uint8)) * scales
         if self.scheme.weights == "int8":
             return self.codes.astype(np.float32) * scales[:, None]
         centred = self.codes.astype(np.float32).reshape(*scales.shape, self.scheme.group_size)

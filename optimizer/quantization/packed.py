@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from artifacts.precision import Scheme
 from kernels.packing import pack
+from kernels.quant_matmul import gpu_packing
 from kernels.spec import Array
 from optimizer.quantization.matrix import QuantizedMatrix
 
@@ -32,4 +33,21 @@ def pack_matrix(matrix: QuantizedMatrix) -> dict[str, Array]:
     return pack(parts, scheme.weights, scheme.int8_activations)
 
 
+def pack_gpu_matrix(matrix: QuantizedMatrix) -> dict[str, Array]:
+    """The same in the layout of GPU kernels: row-major, int4 and mxfp4 codes packed as runtime/gpu/weights.py says."""
+    scheme, codes, scales = matrix.scheme, matrix.codes, matrix.scales
+    if scales is None:
+        return {"weight": codes}
+    if scheme.weights == "int4":
+        zeros = {} if matrix.zeros is None else {"zeros": matrix.zeros}
+        return gpu_packing.pack({"codes": codes, "scales": scales, **zeros}, "int4")
+    return {"codes": codes, "scales": scales}
+
+
+def _gpu_storage(scheme: Scheme) -> Scheme:
+    """int8 codes lie the same for 16-bit and for int8 activations."""
+    return replace(scheme, int8_activations=False)
+
+
+GPU_LAYOUT = Layout(storage=_gpu_storage, pack=pack_gpu_matrix)
 CPU_LAYOUT = Layout(storage=lambda scheme: scheme.storage, pack=pack_matrix)

@@ -12,11 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from artifacts.precision import Scheme
+from artifacts.precision import FP8_BLOCK, Scheme
+from kernels.scaled_matmul.packing import encode_e4m3, encode_mxfp4
 from optimizer.quantization.matrix import NonFiniteWeightError, QuantizationError, QuantizedMatrix, WeightRangeError
 
 _SLAB_ELEMENTS = 1 << 22
 """Rows are independent, so large matrices are rounded a slab at a time: temporaries stay near 100 MB."""
+
+E4M3_LARGEST = 448.0
 
 _Parts = tuple[Tensor, Tensor | None, Tensor | None]
 
@@ -36,7 +39,8 @@ def round_to_nearest(name: str, weight: Tensor, scheme: Scheme) -> QuantizedMatr
     refusal = scheme.refusal(weight.shape[0], weight.shape[1])
     if refusal is not None:
         raise QuantizationError(f"{name} cannot take {scheme.name}: {refusal}")
-    rows_per_slab = max(1, _SLAB_ELEMENTS // max(1, weight.shape[1]))
+    # Whole blocks of fp8-block in a slab.
+    rows_per_slab = max(FP8_BLOCK, _SLAB_ELEMENTS // max(1, weight.shape[1]) // FP8_BLOCK * FP8_BLOCK)
     slabs = [_round(name, slab, scheme) for slab in torch.split(weight.detach(), rows_per_slab)]
     codes, scales, zeros = (
         None if parts[0] is None else np.concatenate([part.numpy() for part in parts]) for parts in zip(*slabs, strict=True)
@@ -55,6 +59,11 @@ def _round(name: str, weight: Tensor, scheme: Scheme) -> _Parts:
         return _round_bf16(name, weight), None, None
     if scheme.weights == "int8":
         return _round_int8(weight)
+    if scheme.weights == "fp8":
+        return _round_fp8(weight, scheme)
+    if scheme.weights == "mxfp4":
+        codes, mx_scales = encode_mxfp4(weight.numpy())
+        return torch.from_numpy(codes), torch.from_numpy(mx_scales), None
     grouped = weight.reshape(weight.shape[0], -1, scheme.group_size)
     return _round_int4_symmetric(name, grouped) if scheme.symmetric else _round_int4_asymmetric(name, grouped)
 
@@ -75,6 +84,21 @@ def _round_int8(weight: Tensor) -> _Parts:
     scales[scales < torch.finfo(torch.float32).smallest_normal] = 0
     codes = _divide(weight, scales[:, None]).round_().clamp_(-127, 127)
     return codes.to(torch.int8), scales, None
+
+
+def _round_fp8(weight: Tensor, scheme: Scheme) -> _Parts:
+    """e4m3 codes against the largest magnitude of a channel, or of a block of 128 x 128, whose last ones may be cut."""
+    if scheme.granularity == "channel":
+        scales = weight.abs().amax(dim=1) / E4M3_LARGEST
+        spread = scales[:, None]
+    else:
+        rows, columns = (-(-extent // FP8_BLOCK) * FP8_BLOCK for extent in weight.shape)
+        padded = torch.nn.functional.pad(weight, (0, columns - weight.shape[1], 0, rows - weight.shape[0]))
+        blocks = padded.reshape(rows // FP8_BLOCK, FP8_BLOCK, columns // FP8_BLOCK, FP8_BLOCK)
+        scales = blocks.abs().amax(dim=(1, 3)) / E4M3_LARGEST
+        spread = scales.repeat_interleave(FP8_BLOCK, 0).repeat_interleave(FP8_BLOCK, 1)[: weight.shape[0], : weight.shape[1]]
+    codes = encode_e4m3(_divide(weight, spread.expand_as(weight)).numpy())
+    return torch.from_numpy(codes), scales, None
 
 
 def _round_int4_symmetric(name: str, grouped: Tensor) -> _Parts:

@@ -1,0 +1,45 @@
+"""A step through the ops' references on the host: the numerics of the GPU's kernels, exactly up to the order of sums."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kernels import registry
+from runtime.batch import Batch
+from runtime.gpu.program import GpuProgram
+from runtime.gpu.staging import chunks, put, step_counts
+
+
+class Emulator:
+    """A `ModelRunner` for machines without the GPU: every call through its reference, rounding where the kernel rounds."""
+
+    def __init__(self, program: GpuProgram) -> None:
+        limits = program.limits
+        self.program = program
+        self.num_blocks, self.block_size = limits.num_kv_blocks, limits.kv_block_size
+        self.vocab_size = program.logits.shape[1]
+        self.max_num_seqs = limits.max_num_seqs
+        self.max_num_batched_tokens = limits.max_num_batched_tokens
+        self.max_model_len = limits.max_model_len
+
+    def run(self, batch: Batch) -> NDArray[np.float32]:
+        put(self.program.inputs, batch)
+        logits = np.empty((batch.logit_rows.size, self.vocab_size), np.float32)
+        with torch.inference_mode():
+            self._run(batch, None)
+            for rows in chunks(batch, self.program.max_num_logits):
+                self._run(batch, rows)
+                logits[rows] = self.program.logits[: rows.stop - rows.start].numpy()
+        return logits
+
+    def _run(self, batch: Batch, rows: slice | None) -> None:
+        """The body, or the head for some rows of logits."""
+        program = self.program
+        if rows is not None:
+            selected = torch.from_numpy(batch.logit_rows[rows])
+            program.inputs.logit_rows[: len(selected)] = selected
+        counts = step_counts(program, batch, 0 if rows is None else rows.stop - rows.start)
+        for call in program.body if rows is None else program.head:
+            registry.reference(call.symbol)(**call.bound(counts))

@@ -1,0 +1,129 @@
+"""What a decoder is laid out on: the calls so far, buffers shared by all layers, and linear layers in any scheme."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+
+from artifacts.precision import Plan, Scheme
+from runtime.gpu.program import GpuArgument, GpuCall
+from runtime.gpu.weights import stored_parts
+
+TOKENS = {"T": "num_tokens"}
+LOGITS = {"T": "num_logits"}
+_FORM_DTYPES = {"int8": torch.int8, "e4m3": torch.float8_e4m3fn, "e4m3_block": torch.float8_e4m3fn}
+_SCALE_BLOCK = 128
+
+#: form -> what a matmul takes: `x`, or `x_codes` and `x_scales`
+Operand: TypeAlias = Mapping[str, Mapping[str, torch.Tensor]]
+
+
+def form_of(scheme: Scheme) -> str:
+    """How activations must come to weights of `scheme`: "" as they are, int8, e4m3 or e4m3_block."""
+    if scheme.int8_activations and scheme.weights == "int8":
+        return "int8"
+    if scheme.weights == "fp8":
+        return "e4m3_block" if scheme.granularity == "block" else "e4m3"
+    return ""
+
+
+def matmul_symbol(scheme: Scheme) -> str:
+    """The entry point that multiplies by weights of `scheme`."""
+    if form := form_of(scheme):
+        return f"gpu_scaled_matmul_{form}"
+    if scheme.weights == "int4":
+        return f"gpu_quant_matmul_int4_{'sym' if scheme.symmetric else 'asym'}"
+    return {"bf16": "gpu_matmul", "int8": "gpu_quant_matmul_int8", "mxfp4": "gpu_scaled_matmul_mxfp4"}[scheme.weights]
+
+
+@dataclass
+class GpuLayout:
+    """Emits calls. Buffers have room for `max_num_tokens` tokens; quantized activations share one set for each form."""
+
+    tensors: Mapping[str, torch.Tensor]
+    plan: Plan
+    max_num_tokens: int
+    act: torch.dtype
+    device: torch.device
+    calls: list[GpuCall] = field(default_factory=list)
+    _rounded: dict[tuple[str, int], Mapping[str, torch.Tensor]] = field(default_factory=dict)
+
+    def buffer(self, *extents: int, dtype: torch.dtype | None = None, rows: int = 1) -> torch.Tensor:
+        """Zeroed, `rows` rows of `extents` for each token; activations unless `dtype` says otherwise."""
+        shape = (self.max_num_tokens * rows, *extents)
+        return torch.zeros(shape, dtype=dtype or self.act, device=self.device)
+
+    def call(self, symbol: str, label: str, counters: Mapping[str, str] = TOKENS, /, **arguments: GpuArgument) -> None:
+        self.calls.append(GpuCall(symbol, arguments, counters, label))
+
+    def weights(self, group: str) -> dict[str, GpuArgument]:
+        """The stored parts of a layer group, under the names that kernels give them."""
+        return {part.name: self.tensors[f"{group}.{part.name}"] for part in stored_parts(self.plan[group])}
+
+    def norm(
+        self, name: str, x: torch.Tensor, out: torch.Tensor, eps: float, groups: Sequence[str] = (),
+        residual: torch.Tensor | None = None,
+    ) -> Operand:  # fmt: skip
+        """Normalizes x [T, D] (after adding it to `residual`), for the layer groups that read the result.
+
+        Where all of them want one rounded form, nothing else is written; otherwise `out` is, and rounded as often as needed.
+        """
+        forms = {form_of(self.plan[group]) for group in groups}
+        weight = self.tensors[f"{name}.weight"]
+        if len(forms) == 1 and (form := next(iter(forms))):
+            written = self._codes(form, x.shape[1])
+            self.call(f"gpu_rms_norm_{form}", name, x=x, residual=residual, weight=weight, eps=eps, **written)
+            return {form: _as_operand(written)}
+        grouped = {key: None if t is None else t[:, None, :] for key, t in {"x": x, "residual": residual, "out": out}.items()}
+        self.call("gpu_rms_norm", name, weight=weight, eps=eps, **grouped)
+        return self.operand(out, groups, name)
+
+    def head_norm(self, name: str, heads: torch.Tensor, eps: float) -> None:
+        """Normalizes each head of [T, heads, D] in place."""
+        self.call("gpu_rms_norm", name, x=heads, residual=None, weight=self.tensors[f"{name}.weight"], out=heads, eps=eps)
+
+    def activated(self, name: str, gate_up: torch.Tensor, group: str, counters: Mapping[str, str] = TOKENS) -> Operand:
+        """silu(gate) * up of [T, 2F], in the form that `group` wants."""
+        width, form = gate_up.shape[1] // 2, form_of(self.plan[group])
+        if form:
+            written = self._codes(form, width, gate_up.shape[0] // self.max_num_tokens)
+            self.call(f"gpu_silu_and_mul_{form}", name, counters, x=gate_up, **written)
+            return {form: _as_operand(written)}
+        out = self.buffer(width, rows=gate_up.shape[0] // self.max_num_tokens)
+        self.call("gpu_silu_and_mul", name, counters, x=gate_up, out=out)
+        return {"": {"x": out}}
+
+    def operand(self, x: torch.Tensor, groups: Sequence[str], label: str, counters: Mapping[str, str] = TOKENS) -> Operand:
+        """x [T, K] in each form that `groups` want."""
+        made: dict[str, Mapping[str, torch.Tensor]] = {"": {"x": x}}
+        for form in sorted({form_of(self.plan[group]) for group in groups} - {""}):
+            written = self._codes(form, x.shape[1])
+            self.call(f"gpu_quantize_activations_{form}", label, counters, x=x, **written)
+            made[form] = _as_operand(written)
+        return made
+
+    def linear(self, group: str, operand: Operand, out: torch.Tensor, counters: Mapping[str, str] = TOKENS) -> None:
+        """out = x W^T + bias, in the scheme of `group`."""
+        scheme = self.plan[group]
+        self.call(
+            matmul_symbol(scheme), group, counters, **operand[form_of(scheme)], **self.weights(group),
+            bias=self.tensors.get(f"{group}.bias"), out=out,
+        )  # fmt: skip
+
+    def _codes(self, form: str, width: int, rows: int = 1) -> dict[str, torch.Tensor]:
+        """Codes and scales of activations of `width`, used at once, so that one buffer serves all layers."""
+        key = (f"{form}x{rows}", width)
+        if key not in self._rounded:
+            scale_width = (-(-width // _SCALE_BLOCK),) if form == "e4m3_block" else ()
+            self._rounded[key] = {
+                "codes": self.buffer(width, dtype=_FORM_DTYPES[form], rows=rows),
+                "scales": self.buffer(*scale_width, dtype=torch.float32, rows=rows),
+            }
+        return dict(self._rounded[key])
+
+
+def _as_operand(written: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {"x_codes": written["codes"], "x_scales": written["scales"]}

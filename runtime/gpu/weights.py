@@ -1,0 +1,62 @@
+"""How a GPU bundle stores weights: the parts of a layer group in each scheme, and their way to the device."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+import torch
+
+from artifacts.architecture import Architecture
+from artifacts.precision import Plan, Scheme
+from kernels.quant_matmul.gpu_packing import packed_tensors
+from kernels.spec import DTYPES, Array, Tensor, axis_extent
+
+#: tensors that no plan quantizes and that kernels read in the activation dtype; all others stay fp32
+_ACT_TENSORS = ("k_up.weight", "v_up.weight", "router.weight")
+
+
+def stored_parts(scheme: Scheme) -> tuple[Tensor, ...]:
+    """The tensors that a matrix [N, K] takes under `scheme`; `weight` is bf16 whatever the activation dtype."""
+    if scheme.weights == "bf16":
+        return (Tensor("weight", "bf16", ("N", "K")),)
+    if scheme.weights == "int8":
+        return Tensor("codes", "i8", ("N", "K")), Tensor("scales", "f32", ("N",))
+    if scheme.weights == "int4":
+        return packed_tensors("int4_sym" if scheme.symmetric else "int4_asym", "N", "K")
+    if scheme.weights == "mxfp4":
+        return Tensor("codes", "u8", ("N", "K/2")), Tensor("scales", "u8", ("N", "K/32"))
+    if scheme.weights == "fp8":
+        block = scheme.granularity == "block"
+        return Tensor("codes", "e4m3", ("N", "K")), Tensor("scales", "f32", ("N/128", "K/128") if block else ("N",))
+    raise ValueError(f"there are no GPU kernels for {scheme.name}; choose another scheme")
+
+
+def tensor_shapes(architecture: Architecture, plan: Plan) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name -> (numpy dtype, shape) of every tensor that the decoder reads, as the bundle stores it."""
+    tensors = {name: ("float32", shape) for name, shape in architecture.float_shapes().items()}
+    for group, (n, k) in architecture.linear_shapes().items():
+        for part in stored_parts(plan[group]):
+            sizes = {"N": n, "K": k, "groups": k // (plan[group].group_size or k)}
+            shape = tuple(axis_extent(axis, sizes) for axis in part.axes)
+            tensors[f"{group}.{part.name}"] = DTYPES[part.dtype][0], shape
+    return tensors
+
+
+def to_device(tensors: Mapping[str, Array], plan: Plan, act: torch.dtype, device: torch.device) -> dict[str, torch.Tensor]:
+    """A bundle's tensors as the kernels take them: bf16 weights in the activation dtype, e4m3 codes typed as such."""
+    dtypes = {f"{group}.{part.name}": part.dtype for group, scheme in plan.items() for part in stored_parts(scheme)}
+    placed = {}
+    for name, array in tensors.items():
+        with warnings.catch_warnings():
+            # A bundle's tensors are mapped read-only, and no kernel writes them.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            tensor = torch.from_numpy(array)
+        if dtypes.get(name) == "bf16":
+            tensor = tensor.view(torch.bfloat16).to(act)
+        elif dtypes.get(name) == "e4m3":
+            tensor = tensor.view(torch.float8_e4m3fn)
+        elif name.endswith(_ACT_TENSORS):
+            tensor = tensor.to(act)
+        placed[name] = tensor.to(device)
+    return placed
