@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Constants:
     """Efficiencies, latencies and preferences, fitted by `benchmarks/fit_ranker.py` on part of the tuned files for H100.
 
-    What can be counted instead (registers, instructions of the loop, shared memory) was read from kernels compiled by
-    Triton 3.9 and is written down in `resources.py`.
+    They were fitted together and stand in for each other: not one of them is a measurement. What can be counted instead
+    (registers, instructions of the loop, shared memory) was read from kernels compiled by Triton 3.9: see `resources.py`.
     """
 
     warpgroup_efficiency: float = 0.529
@@ -43,7 +43,7 @@ class Constants:
     l2_bytes_per_clock: float = 15.8
     """That one SM gets."""
     memory_efficiency: float = 0.766
-    """Of the bandwidth on the data sheet; above 1 where L2 keeps part of a small problem between runs."""
+    """Of the bandwidth on the data sheet."""
     overlap: float = 1.82
     """Exponent of the norm that joins pipes: infinite if they overlapped perfectly."""
     spill: float = 5.69

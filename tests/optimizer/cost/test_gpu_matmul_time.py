@@ -62,11 +62,10 @@ def test_a_better_gpu_is_never_slower(problem: MatmulProblem, tile: Tile, gpu: G
 
 @given(problem=problems, tile=tiles, gpu=gpus)
 def test_no_tile_beats_memory_or_the_matrix_units(problem: MatmulProblem, tile: Tile, gpu: GpuFacts) -> None:
-    """Up to the efficiency that is fitted: above 1 for memory, as small problems stay in L2 from one run to the next."""
     time = predicted(problem, tile, gpu)
     peak = gpu.flops_per_clock[gpu.computes(problem.a)] * gpu.num_sms * gpu.clock_ghz * 1e3
-    assert time > 2 * problem.m * problem.n * problem.k / peak / 1.1
-    assert time > problem.unique_bytes / (gpu.memory_bandwidth_gbps * 1e3) / 1.4
+    assert time > 2 * problem.m * problem.n * problem.k / peak
+    assert time > problem.unique_bytes / (gpu.memory_bandwidth_gbps * 1e3)
 
 
 def test_every_pipe_can_bind() -> None:
