@@ -89,7 +89,7 @@ def from_gptq(qweight: Array, qzeros: Array, scales: Array, g_idx: Array, *, ver
         raise ValueError(
             f"columns of a GPTQ group must be neighbours, and g_idx is not k // {group_size}; quantize with desc_act = False"
         )
-    zeros = _nibbles(qzeros).reshape(len(qzeros), -1) + np.uint8(version == 1)
+    zeros = np.add(_nibbles(qzeros).reshape(len(qzeros), -1), np.uint8(version == 1), dtype=np.uint8)
     return _transposed(codes, scales, zeros)
 
 
@@ -114,8 +114,9 @@ def _words(codes: Array) -> Array:
     tiles, chunks = padded.shape[0] // TILE_ROWS, padded.shape[1] // TILE_COLUMNS
     # tile, s, r, chunk, c, i, t, b -> tile, chunk, r, t, c, s, b, i
     ordered = padded.reshape(tiles, 2, 8, chunks, 2, 4, 4, 2).transpose(0, 3, 2, 6, 4, 1, 7, 5)
-    pairs = np.ascontiguousarray(ordered).reshape(-1, 2)
-    return (pairs[:, 0] | pairs[:, 1] << np.uint8(4)).view("<u4").reshape(tiles, chunks, 128)
+    low, high = np.ascontiguousarray(ordered, np.uint8).reshape(-1, 2).T
+    octets: Array = np.bitwise_or(low, np.left_shift(high, np.uint8(4)))
+    return octets.view("<u4").reshape(tiles, chunks, 128)
 
 
 def _codes(words: Array) -> Array:

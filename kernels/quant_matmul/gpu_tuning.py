@@ -35,18 +35,23 @@ def _step(problem: Problem, point: Point) -> int:
     return min(block_k, max(64, group_size(problem))) if _is_int4(problem.symbol) else block_k
 
 
+def _reads_shared_memory(target: Target) -> bool:
+    """Whether matrix instructions take an operand from shared memory: wgmma, and tcgen05 of sm_100."""
+    return target.arch.has_wgmma or target.arch.name == "sm_100"
+
+
 def _tile_registers(problem: Problem, point: Point, target: Target) -> int:
     """What a thread holds of sums, widened weights, codes and tokens at once."""
     threads = point["num_warps"] * target.arch.warp_size
     sums, weights = point["BLOCK_M"] * point["BLOCK_N"], point["BLOCK_N"] * _step(problem, point)
-    # wgmma reads tokens from shared memory; other instructions need them in registers, and not all at once.
-    tokens = 0 if target.arch.has_wgmma else point["BLOCK_M"] * _step(problem, point)
+    # Where tokens are not read from shared memory they are in registers, though not all at once.
+    tokens = 0 if _reads_shared_memory(target) else point["BLOCK_M"] * _step(problem, point)
     if _is_int4(problem.symbol):
         # The sum of groups, and that of a group; where a block has several, the next one's too.
         held = 2 if point["BLOCK_K"] <= group_size(problem) else 3
         return (held * sums + weights // 2 + weights // 8) // threads + tokens // (4 * target.arch.warp_size)
     # Warps that share the tokens of a tile hold the same weights.
-    replicas = 2 if point["BLOCK_M"] > 32 and not target.arch.has_wgmma else 1
+    replicas = 2 if point["BLOCK_M"] > 32 and not _reads_shared_memory(target) else 1
     return (sums + replicas * (weights + tokens) // 2 + weights // 4) // threads
 
 
@@ -59,9 +64,7 @@ def _shared_bytes(problem: Problem, point: Point, target: Target) -> int:
     else:
         stage = x + block_n * block_k
     # Weights are read from shared memory by wgmma as its second operand, and wherever fragments are in another order.
-    through_shared = (
-        not target.arch.has_wgmma if _is_int4(problem.symbol) else target.arch.number in (90, 100) and block_m >= 64
-    )
+    through_shared = not target.arch.has_wgmma if _is_int4(problem.symbol) else _reads_shared_memory(target) and block_m >= 64
     widened = 2 * block_n * _step(problem, point) if through_shared else 0
     return max(point["num_stages"] * stage + widened, sums + sums // 8)
 
@@ -101,7 +104,7 @@ def _default(problem: Problem, target: Target) -> Point:
         # One group at a time: the sums of two do not fit beside each other, and 64 columns are the least that is loaded.
         block_k = min(block_k, max(64, group_size(problem)))
         block_m = 64 if group_size(problem) < 64 else 128
-    if not target.arch.has_wgmma:
+    if not _reads_shared_memory(target):
         block_m = min(block_m, 64)
         block_k = 64 if block_m > smallest else block_k
     num_tiles = -(-num_tokens // block_m) * -(-n // 128)

@@ -159,19 +159,20 @@ def _write(product, bias_ptr, out_ptr, tokens, rows, num_tokens, N: tl.constexpr
 
 
 @triton.jit
-def _fragments(words, zeros, ACT: tl.constexpr, ASM: tl.constexpr):
-    """words [tiles, chunks of 32 columns, 8, 4, 2], zeros [tiles, 1, 8, 1, 2] -> weights [tiles * 16, chunks * 32] in ACT."""
+def _octets(words, zeros, ACT: tl.constexpr, ASM: tl.constexpr):
+    """words [tiles, chunks, 8, 4] -> codes less zeros [tiles, chunks, 8, 4, k % 2, k / 8 % 2, k / 16 % 2]."""
     a0, a1, b0, b1, c0, c1, d0, d1 = widen_int4(words, zeros, ACT, ASM)
-    codes = tl.join(tl.join(tl.join(a0, a1), tl.join(b0, b1)), tl.join(tl.join(c0, c1), tl.join(d0, d1)))
-    # [tile, chunk, row % 8, pair, row / 8, k % 2, k / 8 % 2, k / 16 % 2], and pair is k / 2 % 4
-    ordered = tl.permute(codes, (0, 4, 2, 1, 7, 6, 3, 5))
-    return tl.reshape(ordered, (words.shape[0] * 16, words.shape[1] * 32))
+    return tl.join(tl.join(tl.join(a0, a1), tl.join(b0, b1)), tl.join(tl.join(c0, c1), tl.join(d0, d1)))
 
 
 @triton.jit
-def _by_tile(low, high):
-    """Values of rows 0..7 and of rows 8..15 of tiles, each [tiles * 8] -> [tiles, 8, 2]."""
-    return tl.reshape(tl.join(low, high), (low.shape[0] // 8, 8, 2))
+def _fragments(words, upper_zeros, lower_zeros, ACT: tl.constexpr, ASM: tl.constexpr):
+    """words [tiles, chunks of 32 columns, 8, 4, 2], zeros of rows 0..7 and 8..15 -> weights [tiles * 16, chunks * 32]."""
+    upper, lower = tl.split(words)
+    codes = tl.join(_octets(upper, upper_zeros, ACT, ASM), _octets(lower, lower_zeros, ACT, ASM))
+    # [tile, chunk, row % 8, k / 2 % 4, k % 2, k / 8 % 2, k / 16 % 2, row / 8]
+    ordered = tl.permute(codes, (0, 7, 2, 1, 6, 5, 3, 4))
+    return tl.reshape(ordered, (words.shape[0] * 16, words.shape[1] * 32))
 
 
 @triton.jit
@@ -181,16 +182,19 @@ def _f16_bits(bits):
 
 @triton.jit
 def _scaled_product(words, x, scales, zeros, ACT: tl.constexpr, ASM: tl.constexpr):
-    """One group's part of the product, f32 [rows, tokens]; scales u32 [tiles * 8], zeros the same or None: 8."""
+    """One group's part of the product, f32 [rows, tokens]. scales u32 [tiles * 8], rows 0..7 of a tile in the low halves and
+    rows 8..15 in the high ones; zeros the same, or None: 8."""
     TILES: tl.constexpr = words.shape[0]
     if zeros is None:
-        weight = _fragments(words, tl.full((1, 1, 1, 1, 1), 8, tl.uint32), ACT, ASM)
+        eight = tl.full((1, 1, 1, 1), 8, tl.uint32)
+        weight = _fragments(words, eight, eight, ACT, ASM)
     else:
-        by_tile = _by_tile(zeros & 0xFFFF, zeros >> 16)
-        weight = _fragments(words, tl.reshape(by_tile, (TILES, 1, 8, 1, 2)), ACT, ASM)
+        of_row = tl.reshape(zeros, (TILES, 1, 8, 1))
+        weight = _fragments(words, of_row & 0xFFFF, of_row >> 16, ACT, ASM)
     # Widened before they are put in order: the compiler then brings scales by asynchronous copy, as it does codes.
-    by_row = tl.permute(_by_tile(_f16_bits(scales & 0xFFFF), _f16_bits(scales >> 16)), (0, 2, 1))
-    return tl.dot(weight, tl.trans(x)) * tl.reshape(by_row, (TILES * 16,))[:, None]
+    halves = tl.reshape(tl.join(_f16_bits(scales & 0xFFFF), _f16_bits(scales >> 16)), (TILES, 8, 2))
+    by_row = tl.reshape(tl.permute(halves, (0, 2, 1)), (TILES * 16,))
+    return tl.dot(weight, tl.trans(x)) * by_row[:, None]
 
 
 @triton.jit

@@ -10,16 +10,16 @@ def _mutation(name: str, old: str, new: str, variant: str, case: str) -> Mutatio
 MUTATIONS = (
     _mutation(
         "zero of the other eight rows",
-        "_by_tile(zeros & 0xFFFF, zeros >> 16)",
-        "_by_tile(zeros >> 16, zeros & 0xFFFF)",
+        "of_row & 0xFFFF, of_row >> 16",
+        "of_row >> 16, of_row & 0xFFFF",
         "int4_asym",
         "decode",
     ),
-    _mutation("zero off by one", "tl.full((1, 1, 1, 1, 1), 8,", "tl.full((1, 1, 1, 1, 1), 7,", "int4_sym", "decode"),
+    _mutation("zero off by one", "tl.full((1, 1, 1, 1), 8,", "tl.full((1, 1, 1, 1), 7,", "int4_sym", "decode"),
     _mutation(
         "nibbles of one word swapped", "_code(words, zeros, 4, ACT)", "_code(words, zeros, 8, ACT)", "int4_sym", "decode"
     ),
-    _mutation("columns in another order", "(0, 4, 2, 1, 7, 6, 3, 5)", "(0, 4, 2, 1, 6, 7, 3, 5)", "int4_sym", "decode"),
+    _mutation("columns in another order", "(0, 7, 2, 1, 6, 5, 3, 4)", "(0, 7, 2, 1, 5, 6, 3, 4)", "int4_sym", "decode"),
     _mutation(
         "scale of the first group for all", "group_offset = offset // GROUP_SIZE * 8", "group_offset = 0", "int4_sym", "split"
     ),
