@@ -15,7 +15,7 @@ def _parameters(symbol: str) -> Mapping[str, tuple[int, ...]]:
 
 
 def _refusal(problem: Problem, point: Point, target: Target) -> str | None:
-    if point["block"] > 16 * point["num_warps"] * target.arch.warp_size:
+    if point["block"] > 8 * point["num_warps"] * target.arch.warp_size:
         return f"{point['block']} logits and what comes of them do not fit into the registers of {point['num_warps']} warps"
     return row_refusal(point["block"], point["num_warps"], target)
 

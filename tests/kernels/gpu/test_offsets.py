@@ -1,7 +1,7 @@
 """Offsets past 2^31: rows so far apart that 32 bits do not reach the last of them.
 
 The memory between rows is mapped and never touched, so it costs nothing. The stride itself fits into 32 bits, as a stride that
-does not would make the product a 64-bit one on its own. A kernel that counts in 32 bits reads 2 GB before its rows, and crashes.
+does not would make the product a 64-bit one on its own. A kernel that counts in 32 bits reads before its rows, and crashes.
 """
 
 from __future__ import annotations
