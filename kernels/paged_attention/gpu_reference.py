@@ -37,23 +37,22 @@ def _attention(
         rows = grouped.flatten(1, 2)
         if k_scales is not None:
             rows = rows.clamp(-65504, 65504).to(operand)
-        scores = rows.to(inner) @ k_cache.flatten(0, 1)[slots].to(inner).permute(1, 2, 0)
+        scores = (rows.to(inner) * scale) @ k_cache.flatten(0, 1)[slots].to(inner).permute(1, 2, 0)
         if k_scales is not None:
             scores *= k_scales.flatten(0, 1)[slots].to(inner).T[:, None]
-        scores *= scale
         if softcap:
             scores = softcap * torch.tanh(scores / softcap)
         position = torch.arange(length - count, length)[:, None]
         key = torch.arange(low, length)[None, :]
         hidden = (key > position) | ((key <= position - window) if window else (key < 0))
         scores.view(num_kv_heads, count, -1, length - low).masked_fill_(hidden[:, None], float("-inf"))
-        p = (scores - scores.amax(dim=2, keepdim=True)).exp()
-        weights = p
+        p = scores.sub_(scores.amax(dim=2, keepdim=True)).exp_()
+        total = p.sum(dim=2, keepdim=True)
         if v_scales is not None:
             # 2^8 keeps the product normal in f16, as in the kernel.
-            weights = p * (256 * v_scales.flatten(0, 1)[slots].to(inner)).T[:, None]
-        summed = weights.to(operand).to(inner) @ v_cache.flatten(0, 1)[slots].to(inner).transpose(0, 1)
-        summed /= p.sum(dim=2, keepdim=True) * (1 if v_scales is None else 256)
+            p *= (256 * v_scales.flatten(0, 1)[slots].to(inner)).T[:, None]
+            total *= 256
+        summed = (p.to(operand).to(inner) @ v_cache.flatten(0, 1)[slots].to(inner).transpose(0, 1)) / total
         out[tokens] = summed.view(*grouped.shape).permute(1, 0, 2, 3).flatten(1, 2).to(out.dtype)
 
 

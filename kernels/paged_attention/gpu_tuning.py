@@ -16,7 +16,7 @@ from kernels.gpu.tuning import GpuTuning, Point
 from kernels.paged_attention.launch import decodes, padded
 
 #: Beyond this many of a thread's 255 registers the rest of it (addresses, operands, what each row needs) has no room.
-_MAX_ACCUMULATORS = 160
+_MAX_ACCUMULATORS = 144
 _BARRIERS_AND_TABLES_BYTES = 2048
 
 
@@ -26,7 +26,7 @@ def _parameters(symbol: str) -> Mapping[str, tuple[int, ...]]:
         "TILE": (16, 32, 64, 128),
         "PROGRAMS_PER_SM": (1, 2, 4),
         "USE_TMA": (0, 1),
-        "num_warps": (2, 4, 8),
+        "num_warps": (1, 2, 4, 8),
         "num_stages": (2, 3, 5),
     }
 
@@ -97,16 +97,28 @@ def _shared_bytes(problem: Problem, point: Point) -> int:
 
 
 def _preferred(problem: Problem, target: Target) -> Point:
-    quantized = "k_scales" in problem
+    quantized, width = "k_scales" in problem, padded(problem["q"].shape[2])
+    shared_operands = target.arch.name in ("sm_90", "sm_100")
     if decodes(problem):
-        # One token's heads fill no larger tile. Where codes are few, fewer warps share the softmax's overhead.
-        threads = 64 if quantized and padded(problem["q"].shape[2]) <= 64 else 128
-        tile, fixed = 64, {"BLOCK_M": 16, "PROGRAMS_PER_SM": 2, "USE_TMA": 0, "num_stages": 5}
+        # One token's heads fill no larger tile. Codes are converted once by each warp that multiplies them: two warps share
+        # the least of that, and tiles of 4096 numbers leave them enough registers.
+        rows, threads, programs = (16, 64, 4) if quantized else (16, 128, 2)
+        tile, tma, stages = (min(64, max(16, 4096 // width)) if quantized else 64), 0, 5
+    elif quantized and (width > 128 or not shared_operands):
+        rows, threads, programs = 64, (256 if width > 128 else 128), 1
+        tile, tma, stages = (64 if shared_operands else 32), 0, 2
     else:
-        # The tensor cores of these take keys from shared memory; the others hold them in registers.
-        tile = 64 if target.arch.name in ("sm_90", "sm_100") else 32
-        threads, fixed = 256, {"BLOCK_M": 128, "PROGRAMS_PER_SM": 1, "USE_TMA": int(not quantized), "num_stages": 3}
-    return {"TILE": tile, "num_warps": threads // target.arch.warp_size, **fixed}
+        # The tensor cores of some take keys from shared memory; the others hold them in registers.
+        rows, threads, programs = 128, 256, 1
+        tile, tma, stages = (64 if shared_operands else 32), int(not quantized), 3
+    return {
+        "BLOCK_M": rows if target.arch.backend == "cuda" else min(rows, 64),
+        "TILE": tile,
+        "PROGRAMS_PER_SM": programs,
+        "USE_TMA": tma,
+        "num_warps": threads // target.arch.warp_size,
+        "num_stages": stages if target.arch.backend == "cuda" else 2,
+    }
 
 
 def _default(problem: Problem, target: Target) -> Point:
