@@ -25,8 +25,9 @@ def gpu_scaled_matmul_int8(
 ) -> None:
     inner = torch.promote_types(x_scales.dtype, torch.float32)
     sums = torch.zeros(out.shape, dtype=torch.float64)
-    for x, weight in zip(x_codes.split(_EXACT_WIDTH, dim=1), codes.split(_EXACT_WIDTH, dim=1), strict=True):
-        sums += x.to(torch.float32) @ weight.to(torch.float32).T
+    for start in range(0, codes.shape[1], _EXACT_WIDTH):
+        part = slice(start, start + _EXACT_WIDTH)
+        sums += x_codes[:, part].to(torch.float32) @ codes[:, part].to(torch.float32).T
     _finish(sums.to(inner) * (x_scales[:, None] * scales), bias, out)
 
 
@@ -47,9 +48,9 @@ def gpu_scaled_matmul_e4m3_block(
 ) -> None:
     sums = torch.zeros(out.shape, dtype=scales.dtype)
     channel_scales = scales.repeat_interleave(BLOCK_WIDTH, dim=0)[: codes.shape[0]]
-    blocks = zip(x_codes.split(BLOCK_WIDTH, dim=1), codes.split(BLOCK_WIDTH, dim=1), strict=True)
-    for block, (x, weight) in enumerate(blocks):
-        products = x.to(scales.dtype) @ weight.to(scales.dtype).T
+    for block in range(scales.shape[1]):
+        part = slice(block * BLOCK_WIDTH, (block + 1) * BLOCK_WIDTH)
+        products = x_codes[:, part].to(scales.dtype) @ codes[:, part].to(scales.dtype).T
         sums += products * (x_scales[:, block, None] * channel_scales[:, block])
     _finish(sums, bias, out)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from math import ceil
 
 from kernels.gpu.launch import DTYPES, Problem
-from kernels.gpu.target import Target
+from kernels.gpu.target import Arch, Target
 from kernels.gpu.tuning import GpuTuning, Point
 from kernels.scaled_matmul.variants import BLOCK_WIDTH, VARIANTS
 
@@ -19,7 +19,7 @@ from kernels.scaled_matmul.variants import BLOCK_WIDTH, VARIANTS
 _MAX_PARTIAL_BYTES = 256 * 2**20
 #: fp32 accumulators of a thread: the rest of its 255 registers holds operands and addresses.
 _MAX_ACCUMULATORS = 128
-#: Barriers and padding.
+#: Barriers and scales.
 _SHARED_EXTRA_BYTES = 1024
 #: Splits of K, the most first.
 _SPLITS = (16, 12, 8, 6, 4, 3, 2, 1)
@@ -62,7 +62,7 @@ def _of_tile(problem: Problem, point: Point, target: Target) -> Iterator[str]:
     accumulators = point["BLOCK_M"] * point["BLOCK_N"] // (point["num_warps"] * target.arch.warp_size)
     if accumulators > _MAX_ACCUMULATORS:
         yield f"{accumulators} accumulators of a thread leave no registers; at most {_MAX_ACCUMULATORS}"
-    if (shared := shared_bytes(problem, point)) > target.arch.max_shared_bytes:
+    if (shared := shared_bytes(problem, point, target.arch)) > target.arch.max_shared_bytes:
         most = target.arch.max_shared_bytes
         yield f"{point['num_stages']} stages take {shared} bytes of shared memory; {target.arch.name} has {most}"
     if point["USE_TMA"]:
@@ -90,37 +90,57 @@ def _of_grid(problem: Problem, point: Point, target: Target) -> Iterator[str]:
         yield f"{rows * columns} tiles do not keep {point['PERSISTENT']} programs per SM busy"
 
 
-def shared_bytes(problem: Problem, point: Point) -> int:
+def shared_bytes(problem: Problem, point: Point, arch: Arch) -> int:
     """An upper bound of the shared memory that the compiler asks for: tiles in flight, then the result on its way out."""
     variant = VARIANTS[problem.symbol]
-    stage = point["BLOCK_M"] * point["BLOCK_K"] * DTYPES[problem[variant.x].dtype][0]
-    stage += int(point["BLOCK_N"] * point["BLOCK_K"] * variant.weight_bits / 8)
-    return max(stage * point["num_stages"], point["BLOCK_M"] * point["BLOCK_N"] * 4) + _SHARED_EXTRA_BYTES
+    weights = point["BLOCK_N"] * point["BLOCK_K"]
+    stage = point["BLOCK_M"] * point["BLOCK_K"] * DTYPES[problem[variant.x].dtype][0] + int(weights * variant.weight_bits / 8)
+    tiles = stage * point["num_stages"]
+    if arch.backend == "hip":
+        # Rows are padded, lest threads meet in a bank.
+        tiles += tiles // 16
+    if variant.scaling == "mx" and not arch.has_wgmma:
+        # Without fragments of wgmma's kind numbers change threads.
+        tiles += weights * 2
+    return max(tiles, point["BLOCK_M"] * point["BLOCK_N"] * 4) + _SHARED_EXTRA_BYTES
 
 
 def _default(problem: Problem, target: Target) -> Point:
-    """By the number of tokens; a token more in a bucket changes nothing but the number of tiles."""
+    num_tokens = problem["out"].shape[0]
+    return _few_tokens(problem, target) if num_tokens <= 64 else _many_tokens(problem, target)
+
+
+def _few_tokens(problem: Problem, target: Target) -> Point:
+    """For what waits for the weight: enough of it in flight on every SM, and little to do per byte."""
     variant = VARIANTS[problem.symbol]
     (num_tokens, num_channels), width = problem["out"].shape, problem[variant.x].shape[1]
+    packed = variant.scaling == "mx"
+    block_m = next(tokens for tokens in (16, 32, 64) if num_tokens <= tokens)
+    # Widening of 4-bit codes is worth its while only if the rest of the loop has a large tile to spread over.
+    block_n, block_k = (128, 128) if packed else (64, 64 if width % 128 else 128)
     stages = 4 if target.arch.backend == "cuda" else 2
-    if num_tokens <= 64:
-        block_m = next(tokens for tokens in (16, 32, 64) if num_tokens <= tokens)
-        point = _point(block_m, 64, 64 if width % 128 else 128, 4, stages, SWAP_AB=1)
-        # As many splits as can run at once, each with enough of K to fill its stages.
-        at_once = target.num_sms * min(4, target.arch.max_shared_bytes // shared_bytes(problem, point))
-        most = min(at_once // ceil(num_channels / 64), ceil(width / point["BLOCK_K"]) // stages)
-        splits = ({**point, "SPLIT_K": split} for split in _SPLITS if split <= most)
-        return next((split for split in splits if _refusal(problem, split, target) is None), point)
+    point = _point(block_m, block_n, block_k, 4, stages, SWAP_AB=1)
+    # As many splits as can run at once, each with enough of K to fill its stages.
+    at_once = target.num_sms * min(4, target.arch.max_shared_bytes // shared_bytes(problem, point, target.arch))
+    most = min(at_once // ceil(num_channels / block_n), ceil(width / block_k) // stages)
+    splits = ({**point, "SPLIT_K": split} for split in _SPLITS if split <= most)
+    return next((split for split in splits if _refusal(problem, split, target) is None), point)
+
+
+def _many_tokens(problem: Problem, target: Target) -> Point:
+    """For what the matrix units bound: the largest tile of which there is one for every SM."""
+    variant = VARIANTS[problem.symbol]
+    (num_tokens, num_channels), width = problem["out"].shape, problem[variant.x].shape[1]
     tiles = ((128, 128, 8), (64, 128, 4), (64, 64, 4))
     programs = (ceil(num_tokens / tokens) * ceil(num_channels / channels) for tokens, channels, _ in tiles)
     enough = (tile for tile, count in zip(tiles, programs, strict=True) if count >= target.num_sms)
     block_m, block_n, num_warps = next(enough, tiles[-1])
     block_k = 64 if variant.dtype == "act" or width % 128 else 128
     group_m = 8 if ceil(num_tokens / block_m) > 4 else 1
-    if variant.scaling == "mx":
-        return _point(block_m, block_n, 64, num_warps, min(stages, 3), GROUP_M=group_m, SWAP_AB=1)
-    use_tma = int(target.arch.has_tma)
-    return _point(block_m, block_n, block_k, num_warps, min(stages, 3), GROUP_M=group_m, USE_TMA=use_tma)
+    packed = variant.scaling == "mx"
+    by_tma = int(target.arch.has_tma and not packed)
+    stages = 3 if target.arch.backend == "cuda" else 2
+    return _point(block_m, block_n, block_k, num_warps, stages, GROUP_M=group_m, USE_TMA=by_tma, SWAP_AB=int(packed))
 
 
 def _point(block_m: int, block_n: int, block_k: int, num_warps: int, num_stages: int, **others: int) -> dict[str, int]:

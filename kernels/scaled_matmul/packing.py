@@ -40,7 +40,7 @@ def encode_e4m3(values: Floats) -> Bytes:
 
 
 def decode_e4m3(codes: Bytes) -> Floats:
-    return _E4M3[codes]
+    return _E4M3.take(codes)
 
 
 def encode_mxfp4(values: Floats) -> tuple[Bytes, Bytes]:
@@ -66,7 +66,8 @@ def decode_mxfp4(codes: Bytes, scales: Bytes) -> Floats:
     """The values [N, K] of codes u8 [N, K/2] and scales u8 [N, K/32]; a scale of 255 is NaN."""
     nibbles = np.stack((codes & 15, codes >> 4), axis=2).reshape(codes.shape[0], -1)
     powers = np.where(scales == 255, np.float32(np.nan), np.ldexp(np.float32(1), scales.astype(np.int32) - _E8M0_BIAS))
-    return _E2M1[nibbles] * np.repeat(powers, MX_WIDTH, axis=1)
+    values: Floats = _E2M1[nibbles] * np.repeat(powers, MX_WIDTH, axis=1)
+    return values
 
 
 def pack_mxfp4(codes: Bytes, scales: Bytes) -> tuple[Words, Words]:
@@ -95,9 +96,10 @@ def pack_mxfp4(codes: Bytes, scales: Bytes) -> tuple[Words, Words]:
 def _encode(values: Floats, mantissa_bits: int, bias: int, largest: float) -> Bytes:
     """Codes of the magnitudes: the exponent stands above the mantissa, so one that rounds up carries into it."""
     magnitude = np.minimum(np.nan_to_num(np.abs(values), posinf=largest), np.float32(largest))
-    exponent = np.maximum(np.frexp(magnitude)[1] - 1, 1 - bias)
+    exponent = np.where(magnitude > 0, np.maximum(np.frexp(magnitude)[1] - 1, 1 - bias), 1 - bias)
     steps = np.rint(np.ldexp(magnitude, mantissa_bits - exponent)).astype(np.int32)
-    return (((exponent + bias - 1) << mantissa_bits) + steps).astype(np.uint8)
+    codes: Bytes = (((exponent + bias - 1) << mantissa_bits) + steps).astype(np.uint8)
+    return codes
 
 
 def _decoded(mantissa_bits: int, bias: int, bits: int) -> Floats:
@@ -107,7 +109,8 @@ def _decoded(mantissa_bits: int, bias: int, bits: int) -> Floats:
     field, mantissa = magnitude >> mantissa_bits, magnitude % 2**mantissa_bits
     steps = np.where(field > 0, mantissa + 2**mantissa_bits, mantissa)
     sign = np.where(codes >= 2 ** (bits - 1), -1.0, 1.0)
-    return (sign * np.ldexp(steps.astype(np.float64), np.maximum(field, 1) - bias - mantissa_bits)).astype(np.float32)
+    values: Floats = (sign * np.ldexp(steps.astype(np.float64), np.maximum(field, 1) - bias - mantissa_bits)).astype(np.float32)
+    return values
 
 
 _E4M3 = _decoded(mantissa_bits=3, bias=7, bits=8)

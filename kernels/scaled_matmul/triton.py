@@ -12,31 +12,43 @@ from kernels.gpu.triton import INTERPRETED
 from kernels.scaled_matmul.variants import MX_SLOTS
 
 
-def _widen_e2m1(act: str, lowest: int) -> str:
+def _move(sign_bit: int, rest_bit: int, lowest: int) -> list[str]:
+    """PTX: of $8, one slot of both halves to `pair`: its sign to the top of the half, the rest to `lowest`, zeros else."""
+    taken = (1 << sign_bit | 7 << rest_bit) * 0x00010001
+    wanted = (1 << 15 | 7 << lowest) * 0x00010001
+    sign_up, rest_up = 15 - sign_bit, lowest - rest_bit
+    if sign_up == rest_up:
+        return [f"shl.b32 pair, $8, {sign_up};", f"and.b32 pair, pair, {wanted:#x};"]
+    moved = [bit + up for bit in range(32) if taken >> bit & 1 for up in (sign_up, rest_up)]
+    if rest_up >= 0 and len(set(moved)) == len(moved):
+        # No two bits meet: one product moves them all.
+        product = f"mul.lo.u32 pair, pair, {(1 << sign_up) + (1 << rest_up)};"
+        return [f"and.b32 pair, $8, {taken:#x};", product, f"and.b32 pair, pair, {wanted:#x};"]
+    return [
+        f"shl.b32 sign, $8, {sign_up};",
+        "and.b32 sign, sign, 0x80008000;",
+        f"{'shl.b32' if rest_up >= 0 else 'shr.u32'} pair, $8, {abs(rest_up)};",
+        f"lop3.b32 pair, pair, {wanted & 0x7FFF7FFF:#x}, sign, 0xea;",
+    ]
+
+
+def widen_e2m1(act: str, lowest: int) -> str:
     """PTX: $8 has eight codes, four in each half, and $9 a multiplier twice; those of slot i become $2i and $2i+1.
 
-    The sign goes to the top of its half, the rest to `lowest`, astride of the exponent's lowest bit and the mantissa's highest:
-    that is the number times a power of two, also where it is subnormal.
+    `lowest` is astride of the exponent's lowest bit and the mantissa's highest: there a code is its number times a power of
+    two, a subnormal one too. Minus zero is what any product can be added to unchanged.
     """
-    rest = f"{0x00070007 << lowest:#x}"
     lines = [".reg .b32 sign, pair, zero;", "mov.b32 zero, 0x80008000;"]
     for slot, (sign_bit, rest_bit) in enumerate(MX_SLOTS):
-        lines += [f"shl.b32 sign, $8, {15 - sign_bit};", "and.b32 sign, sign, 0x80008000;"]
-        shift = lowest - rest_bit
-        lines += [f"{'shl.b32' if shift >= 0 else 'shr.u32'} pair, $8, {abs(shift)};"]
-        if shift == 15 - sign_bit:
-            lines = [*lines[:-3], lines[-1], f"and.b32 pair, pair, {0x00070007 << lowest | 0x80008000:#x};"]
-        else:
-            lines += [f"lop3.b32 pair, pair, {rest}, sign, 0xea;"]
-        # Minus zero is what any product can be added to unchanged.
+        lines += _move(sign_bit, rest_bit, lowest)
         lines += [f"fma.rn.{act}x2 pair, pair, $9, zero;", f"mov.b32 {{${2 * slot}, ${2 * slot + 1}}}, pair;"]
-    return "{" + "\n".join(lines) + "}"
+    return "{\n" + "\n".join(lines) + "\n}"
 
 
-_WIDEN_BF16 = tl.constexpr(_widen_e2m1("bf16", 6))
+_WIDEN_BF16 = tl.constexpr(widen_e2m1("bf16", 6))
 _SLOTS = tl.constexpr(MX_SLOTS)
 _WIDEN_REGISTERS = tl.constexpr("=h,=h,=h,=h,=h,=h,=h,=h,r,r")
-_WIDEN_F16 = tl.constexpr(_widen_e2m1("f16", 9))
+_WIDEN_F16 = tl.constexpr(widen_e2m1("f16", 9))
 
 
 @triton.jit
@@ -48,6 +60,31 @@ def _tile_of(index, tiles_m, TILES_N: tl.constexpr, GROUP_M: tl.constexpr):
     within = index % (GROUP_M * TILES_N)
     rows = tl.minimum(tiles_m - group * GROUP_M, GROUP_M)
     return group * GROUP_M + within % rows, within // rows
+
+
+@triton.jit
+def row_pointers(pointer, first, count, STRIDE: tl.constexpr, BLOCK: tl.constexpr):
+    """Pointers [BLOCK, 1] to rows from `first` on; for those that are not there, to the last."""
+    row = tl.minimum(first + tl.arange(0, BLOCK), count - 1)
+    return pointer + row.to(tl.int64)[:, None] * STRIDE
+
+
+@triton.jit
+def _columns(rows, first, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """BLOCK columns of `rows` from `first` on; zeros beyond WIDTH."""
+    column = first + tl.arange(0, BLOCK)[None, :]
+    if WIDTH % BLOCK == 0:
+        return tl.load(rows + column)
+    else:
+        return tl.load(rows + column, mask=column < WIDTH, other=0.0)
+
+
+@triton.jit
+def _range_of_split(width, K: tl.constexpr, BLOCK_K: tl.constexpr, SPLIT_K: tl.constexpr):
+    """[start, end) of the K that this program sums over."""
+    PER_SPLIT: tl.constexpr = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLIT_K) * BLOCK_K
+    start = tl.program_id(1) * PER_SPLIT
+    return start, tl.minimum(start + PER_SPLIT, width)
 
 
 @triton.jit
@@ -85,12 +122,13 @@ def _store(
     channel = first_channel + tl.arange(0, acc.shape[1])
     inside = (token < num_tokens)[:, None] & (channel < N)[None, :]
     if SPLIT_K > 1:
-        row = tl.program_id(1).to(tl.int64) * num_tokens + token
-        tl.store(out_ptr + row[:, None] * N + channel[None, :], acc, mask=inside)
+        partial_ptr = out_ptr + tl.program_id(1).to(tl.int64) * num_tokens * N
+        rows = row_pointers(partial_ptr, first_token, num_tokens, N, acc.shape[0])
+        tl.store(rows + channel[None, :], acc, mask=inside)
     else:
         value = _finished(acc, token, channel, x_scales_ptr, scales_ptr, bias_ptr, num_tokens, N, SCALING)
-        target = out_ptr + token.to(tl.int64)[:, None] * OUT_STRIDE + channel[None, :]
-        tl.store(target, value.to(out_ptr.dtype.element_ty), mask=inside)
+        rows = row_pointers(out_ptr, first_token, num_tokens, OUT_STRIDE, acc.shape[0])
+        tl.store(rows + channel[None, :], value.to(out_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -117,46 +155,34 @@ def _accumulate(
     SWAP_AB: tl.constexpr,
 ):
     """The sum over this split's range of K, [BLOCK_M, BLOCK_N]."""
-    WHOLE_K: tl.constexpr = K % BLOCK_K == 0
-    PER_SPLIT: tl.constexpr = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLIT_K) * BLOCK_K
-
-    token = tl.minimum(first_token + tl.arange(0, BLOCK_M), num_tokens - 1)
-    channel = tl.minimum(first_channel + tl.arange(0, BLOCK_N), N - 1)
-    column = tl.arange(0, BLOCK_K)
     if not USE_TMA:
-        x_tiles = x + token.to(tl.int64)[:, None] * X_STRIDE + column[None, :]
-        weight_tiles = weight + channel.to(tl.int64)[:, None] * K + column[None, :]
+        x_rows = row_pointers(x, first_token, num_tokens, X_STRIDE, BLOCK_M)
+        weight_rows = row_pointers(weight, first_channel, N, K, BLOCK_N)
+    if SCALING == "block":
+        x_scale_rows = row_pointers(x_scales_ptr, first_token, num_tokens, X_SCALES_STRIDE, BLOCK_M)
+        # Up to 128 channels of a tile lie in one block.
+        block = (tl.minimum(first_channel + tl.arange(0, BLOCK_N), N - 1) if BLOCK_N > 128 else first_channel) // 128
+        scale_rows = scales_ptr + block * tl.cdiv(K, 128)
 
     ACC: tl.constexpr = tl.int32 if INTEGER else tl.float32
     acc = tl.zeros((BLOCK_N, BLOCK_M), ACC) if SWAP_AB else tl.zeros((BLOCK_M, BLOCK_N), ACC)
-    start = tl.program_id(1) * PER_SPLIT
-    for k in range(start, tl.minimum(start + PER_SPLIT, width), BLOCK_K):
+    start, end = _range_of_split(width, K, BLOCK_K, SPLIT_K)
+    for k in range(start, end, BLOCK_K):
         if USE_TMA:
             x_tile = x.load([first_token, k])
             weight_tile = weight.load([first_channel, k])
-        elif WHOLE_K:
-            x_tile = tl.load(x_tiles + k)
-            weight_tile = tl.load(weight_tiles + k)
         else:
-            inside = (k + column)[None, :] < K
-            x_tile = tl.load(x_tiles + k, mask=inside, other=0.0)
-            weight_tile = tl.load(weight_tiles + k, mask=inside, other=0.0)
+            x_tile = _columns(x_rows, k, K, BLOCK_K)
+            weight_tile = _columns(weight_rows, k, K, BLOCK_K)
         if SCALING == "block":
-            group = k // 128
-            scale = tl.load(x_scales_ptr + token.to(tl.int64) * X_SCALES_STRIDE + group)
-            if BLOCK_N <= 128:
-                # All channels of the tile lie in one block.
-                scale *= tl.load(scales_ptr + first_channel // 128 * tl.cdiv(K, 128) + group)
-                if SWAP_AB:
-                    acc += tl.dot(weight_tile, x_tile.T) * scale[None, :]
-                else:
-                    acc += tl.dot(x_tile, weight_tile.T) * scale[:, None]
+            x_scale = tl.load(x_scale_rows + k // 128)
+            scale = tl.load(scale_rows + k // 128)
+            if SWAP_AB:
+                by_channel = scale[:, None] if BLOCK_N > 128 else scale
+                acc += tl.dot(weight_tile, x_tile.T) * (by_channel * x_scale.T)
             else:
-                weight_scale = tl.load(scales_ptr + channel // 128 * tl.cdiv(K, 128) + group)
-                if SWAP_AB:
-                    acc += tl.dot(weight_tile, x_tile.T) * (weight_scale[:, None] * scale[None, :])
-                else:
-                    acc += tl.dot(x_tile, weight_tile.T) * (scale[:, None] * weight_scale[None, :])
+                by_channel = scale[None, :] if BLOCK_N > 128 else scale
+                acc += tl.dot(x_tile, weight_tile.T) * (by_channel * x_scale)
         else:
             # The tensor cores of sm_90 add fp8 products in fewer bits than fp32: after 128 of them the sum moves to registers.
             EXACT: tl.constexpr = 128 if BLOCK_K > 128 else BLOCK_K
@@ -244,7 +270,7 @@ def scaled_matmul_kernel(
 
 @triton.jit
 def _numbers(words, multiplier, SIGN: tl.constexpr, REST: tl.constexpr, ACT: tl.constexpr):
-    """What `_widen_e2m1` makes of a slot of both halves."""
+    """What `widen_e2m1` makes of a slot of both halves."""
     LOWEST: tl.constexpr = 6 if ACT.is_bf16() else 9
     low = (((words >> SIGN) & 1) << 15) | (((words >> REST) & 7) << LOWEST)
     high = (((words >> (16 + SIGN)) & 1) << 15) | (((words >> (16 + REST)) & 7) << LOWEST)
@@ -314,33 +340,20 @@ def mxfp4_matmul_kernel(
 ):
     """As `scaled_matmul_kernel` with SWAP_AB; the codes lie as the matrix instruction's fragments and reach it by registers."""
     TILES_N: tl.constexpr = tl.cdiv(N, BLOCK_N)
-    ROW_TILES: tl.constexpr = tl.cdiv(N, 16)
     CHUNKS: tl.constexpr = tl.cdiv(K, 64)
-    WHOLE_K: tl.constexpr = K % BLOCK_K == 0
-    PER_SPLIT: tl.constexpr = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLIT_K) * BLOCK_K
     tiles_m = tl.cdiv(num_tokens, BLOCK_M)
     turns = tl.cdiv(tiles_m * TILES_N - tl.program_id(0), tl.num_programs(0)) if PERSISTENT else 1
     for turn in range(turns):
         tile_m, tile_n = _tile_of(tl.program_id(0) + turn * tl.num_programs(0), tiles_m, TILES_N, GROUP_M)
-        token = tl.minimum(tile_m * BLOCK_M + tl.arange(0, BLOCK_M), num_tokens - 1)
-        row_tile = tl.minimum(tile_n * (BLOCK_N // 16) + tl.arange(0, BLOCK_N // 16), ROW_TILES - 1).to(tl.int64)
-        column = tl.arange(0, BLOCK_K)
-        word = tl.arange(0, BLOCK_K * 2)
-        scale_word = tl.arange(0, BLOCK_K // 8)
-        x_tiles = x_ptr + token.to(tl.int64)[:, None] * X_STRIDE + column[None, :]
-        code_tiles = codes_ptr + row_tile[:, None] * (CHUNKS * 128) + word[None, :]
-        scale_tiles = mx_scales_ptr + row_tile[:, None] * (CHUNKS * 8) + scale_word[None, :]
+        x_rows = row_pointers(x_ptr, tile_m * BLOCK_M, num_tokens, X_STRIDE, BLOCK_M)
+        code_rows = row_pointers(codes_ptr, tile_n * (BLOCK_N // 16), tl.cdiv(N, 16), CHUNKS * 128, BLOCK_N // 16)
+        scale_rows = row_pointers(mx_scales_ptr, tile_n * (BLOCK_N // 16), tl.cdiv(N, 16), CHUNKS * 8, BLOCK_N // 16)
         acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
-        start = tl.program_id(1) * PER_SPLIT
-        for k in range(start, tl.minimum(start + PER_SPLIT, width), BLOCK_K):
-            if WHOLE_K:
-                x = tl.load(x_tiles + k)
-                words = tl.load(code_tiles + k * 2)
-                scale_words = tl.load(scale_tiles + k // 8)
-            else:
-                x = tl.load(x_tiles + k, mask=(k + column)[None, :] < K, other=0.0)
-                words = tl.load(code_tiles + k * 2, mask=(k * 2 + word)[None, :] < CHUNKS * 128, other=0)
-                scale_words = tl.load(scale_tiles + k // 8, mask=(k // 8 + scale_word)[None, :] < CHUNKS * 8, other=0)
+        start, end = _range_of_split(width, K, BLOCK_K, SPLIT_K)
+        for k in range(start, end, BLOCK_K):
+            x = _columns(x_rows, k, K, BLOCK_K)
+            words = _columns(code_rows, k * 2, CHUNKS * 128, BLOCK_K * 2)
+            scale_words = _columns(scale_rows, k // 8, CHUNKS * 8, BLOCK_K // 8)
             weight = _mxfp4_weight(words, scale_words, x_ptr.dtype.element_ty, ASM)
             acc = tl.dot(weight, x.T, acc)
         _store(
@@ -379,8 +392,9 @@ def sum_splits_kernel(
     inside = (channel < N)[None, :]
     acc = tl.zeros((1, BLOCK_N), partials_ptr.dtype.element_ty)
     for split in tl.static_range(SPLIT_K):
-        row = token.to(tl.int64) + split * num_tokens.to(tl.int64)
-        acc += tl.load(partials_ptr + row[:, None] * N + channel[None, :], mask=inside, other=0)
+        partial_ptr = partials_ptr + num_tokens.to(tl.int64) * (split * N)
+        rows = row_pointers(partial_ptr, tl.program_id(0), num_tokens, N, 1)
+        acc += tl.load(rows + channel[None, :], mask=inside, other=0)
     value = _finished(acc, token, channel, x_scales_ptr, scales_ptr, bias_ptr, num_tokens, N, SCALING)
-    target = out_ptr + token.to(tl.int64)[:, None] * OUT_STRIDE + channel[None, :]
-    tl.store(target, value.to(out_ptr.dtype.element_ty), mask=inside)
+    rows = row_pointers(out_ptr, tl.program_id(0), num_tokens, OUT_STRIDE, 1)
+    tl.store(rows + channel[None, :], value.to(out_ptr.dtype.element_ty), mask=inside)

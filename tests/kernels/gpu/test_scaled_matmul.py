@@ -1,32 +1,32 @@
-"""scaled_matmul beyond its defaults: other tiles, fp32 logits, offsets past 2^31, the small floats, the reference's decoding."""
+"""scaled_matmul beyond its defaults: other tiles, fp32 logits, offsets past 2^31, the small floats and their widening."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+import triton
+import triton.language as tl
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from kernels import registry
 from kernels.gpu.launch import Problem, TensorMeta
-from kernels.gpu.target import Target
+from kernels.gpu.target import ARCHS, Target
 from kernels.gpu.tensors import meta
 from kernels.interpreter import Interpreter
-from kernels.scaled_matmul import packing
+from kernels.scaled_matmul.gpu_reference import unpacked_mxfp4
 from kernels.scaled_matmul.gpu_tuning import TUNING
+from kernels.scaled_matmul.packing import decode_e4m3, decode_mxfp4, encode_e4m3, encode_mxfp4, pack_mxfp4
+from kernels.scaled_matmul.triton import row_pointers, widen_e2m1
+from kernels.spec import axis_extent
 from tests.kernels.gpu import contract
 
-_SMALL = Target.of("sm_90", 2)
-#: Every means at once that no default takes, and the tile whose channels have two block scales.
-_POINTS = {
-    "persistent": {"BLOCK_M": 32, "BLOCK_N": 32, "PERSISTENT": 1, "GROUP_M": 8},
-    "persistent_tma_swapped": {"BLOCK_M": 16, "BLOCK_N": 64, "PERSISTENT": 2, "USE_TMA": 1, "SWAP_AB": 1},
-    "two_scales": {"BLOCK_M": 64, "BLOCK_N": 256},
-    "two_scales_swapped": {"BLOCK_M": 16, "BLOCK_N": 256, "SWAP_AB": 1},
-    "split_tma": {"BLOCK_M": 64, "BLOCK_N": 64, "SPLIT_K": 3, "USE_TMA": 1},
-}
+_FEW_SMS = Target.of("sm_90", 2)
 _BASE = {
     "BLOCK_K": 64,
     "SPLIT_K": 1,
@@ -37,11 +37,160 @@ _BASE = {
     "num_warps": 8,
     "num_stages": 2,
 }
+#: What no default takes, and the tile whose channels have two block scales.
+_PERSISTENT = {"BLOCK_M": 32, "BLOCK_N": 128, "PERSISTENT": 1, "GROUP_M": 8}
+_PERSISTENT_SWAPPED = {"BLOCK_M": 64, "BLOCK_N": 32, "PERSISTENT": 2, "SWAP_AB": 1}
+_SPLIT_TMA = {"BLOCK_M": 64, "BLOCK_N": 128, "SPLIT_K": 3, "USE_TMA": 1}
+_TWO_SCALES = {"BLOCK_M": 64, "BLOCK_N": 256}
+_BLOCK, _MX = "gpu_scaled_matmul_e4m3_block", "gpu_scaled_matmul_mxfp4"
 
 
-@pytest.mark.parametrize("name", _POINTS)
-@pytest.mark.parametrize("symbol", ["gpu_matmul", "gpu_scaled_matmul_e4m3_block", "gpu_scaled_matmul_mxfp4"])
-def test_points_that_are_no_defaults(symbol: str, name: str) -> None:
+@pytest.mark.parametrize(
+    ("symbol", "point"),
+    [
+        ("gpu_matmul", _PERSISTENT),
+        ("gpu_matmul", _PERSISTENT_SWAPPED | {"USE_TMA": 1}),
+        (_MX, _PERSISTENT_SWAPPED),
+        ("gpu_scaled_matmul_int8", _SPLIT_TMA),
+        (_BLOCK, _SPLIT_TMA),
+        (_BLOCK, _TWO_SCALES),
+        (_BLOCK, _TWO_SCALES | {"SWAP_AB": 1}),
+    ],
+)
+def test_points_that_are_no_defaults(symbol: str, point: dict[str, int]) -> None:
     spec = registry.spec(symbol).typed("f16")
     case = next(case for case in spec.cases if case.name == "prefill")
-    assert not contract.violations(spec, case, Interpreter().run, _BASE | _POINTS[name], _SMALL)
+    assert not contract.violations(spec, case, Interpreter().run, _BASE | point, _FEW_SMS)
+
+
+@pytest.mark.parametrize("num_tokens", [3, 70])
+def test_logits_are_written_in_fp32(num_tokens: int) -> None:
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.standard_normal((num_tokens, 256), np.float32)).half()
+    weight = torch.from_numpy(rng.standard_normal((80, 256), np.float32)).half()
+    out = torch.zeros(num_tokens, 80)
+    problem = Problem("gpu_matmul", {"x": meta(x), "weight": meta(weight), "out": meta(out)})
+    Interpreter().run(registry.plan_call(problem, contract.TARGET), {"x": x, "weight": weight, "out": out})
+    true = x.double() @ weight.double().T
+    assert (out.double() - true).abs().max() < 1e-6 * true.abs().max()
+
+
+@triton.jit
+def _addresses_kernel(base_ptr, out_ptr, first, count, STRIDE: tl.constexpr):
+    distances = row_pointers(base_ptr, first, count, STRIDE, 4).to(tl.int64) - base_ptr.to(tl.int64)
+    tl.store(out_ptr + tl.arange(0, 4)[:, None], distances)
+
+
+def test_rows_lie_past_2_31_elements() -> None:
+    # Every row of x, of its scales, of partial sums and of out is found by these pointers; here nothing is read through them.
+    out = torch.zeros(4, dtype=torch.int64)
+    _addresses_kernel[(1,)](torch.zeros(1, dtype=torch.float16), out, 60_000, 60_003, STRIDE=128_256)
+    assert out.tolist() == [2 * 128_256 * row for row in (60_000, 60_001, 60_002, 60_002)]
+
+
+_FLOATS = arrays(np.float32, 64, elements=st.floats(-600, 600, width=32))
+
+
+@given(_FLOATS)
+def test_e4m3_codes_are_those_of_torch(values: np.ndarray) -> None:
+    clamped = torch.from_numpy(values).clamp(-448, 448).to(torch.float8_e4m3fn)
+    codes = encode_e4m3(values)
+    assert codes.tolist() == clamped.view(torch.uint8).tolist()
+    assert decode_e4m3(codes).tolist() == clamped.float().tolist()
+
+
+def test_every_e4m3_code_and_every_midpoint() -> None:
+    codes = np.arange(256, dtype=np.uint8)
+    values = decode_e4m3(codes)
+    np.testing.assert_array_equal(values, torch.from_numpy(codes).view(torch.float8_e4m3fn).float().numpy())
+    positive = values[:127]
+    midpoints = (positive[1:] + positive[:-1]) / 2
+    assert encode_e4m3(midpoints).tolist() == torch.from_numpy(midpoints).to(torch.float8_e4m3fn).view(torch.uint8).tolist()
+    assert encode_e4m3(np.float32([np.inf, -np.inf, 1e30])).tolist() == [0x7E, 0xFE, 0x7E]
+
+
+def test_mxfp4_is_the_nearest_code_under_the_specified_scale() -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    rng = np.random.default_rng(0)
+    values = (rng.standard_normal((8, 96)) * np.exp2(rng.integers(-9, 2, (8, 96)))).astype(np.float32)
+    values[0, :32] = 0
+    values[1, :8] = [0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 4.0]  # ties, under a scale of 1
+    values[1, 8:32] = 0
+    codes, scales = encode_mxfp4(values)
+    largest = np.abs(values.reshape(8, 3, 32)).max(axis=2)
+    powers = np.exp2(np.floor(np.log2(np.where(largest > 0, largest, 1))) - 2)
+    np.testing.assert_array_equal(scales[largest > 0], (np.log2(powers) + 127)[largest > 0])
+    scaled = np.clip(values / powers.repeat(32, axis=1), -6, 6)
+    expected = scaled.astype(np.float32).astype(ml_dtypes.float4_e2m1fn).astype(np.float32)
+    np.testing.assert_array_equal(decode_mxfp4(codes, scales), expected * powers.repeat(32, axis=1))
+
+
+def test_packing_loses_nothing_and_the_reference_finds_it() -> None:
+    rng = np.random.default_rng(0)
+    codes, scales = rng.integers(0, 256, (40, 48), np.uint8), rng.integers(90, 129, (40, 3)).astype(np.uint8)
+    packed = (torch.from_numpy(part) for part in pack_mxfp4(codes, scales))
+    np.testing.assert_array_equal(unpacked_mxfp4(*packed)[:40, :96].numpy(), decode_mxfp4(codes, scales))
+
+
+def test_a_scale_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="at most 128"):
+        pack_mxfp4(np.zeros((1, 16), np.uint8), np.array([[129]], np.uint8))
+
+
+def _run_ptx(text: str, word: np.ndarray) -> list[np.ndarray]:
+    """What the lines of `widen_e2m1` leave in $0 .. $7 before the multiplication by $9, as 16-bit patterns."""
+    registers = {"$8": word, "zero": np.uint32(0)}
+    operations: dict[str, Callable[..., np.ndarray]] = {
+        "shl.b32": lambda a, b: a << b,
+        "shr.u32": lambda a, b: a >> b,
+        "and.b32": lambda a, b: a & b,
+        "mul.lo.u32": lambda a, b: a * b,
+        "lop3.b32": lambda a, b, c, table: (a & b) | c,
+        "fma.rn.bf16x2": lambda a, b, c: a,
+        "fma.rn.f16x2": lambda a, b, c: a,
+    }
+    outputs = {}
+    for line in text.splitlines():
+        if found := re.fullmatch(r"mov\.b32 \{(\$\d), (\$\d)\}, (\w+);", line):
+            outputs[found[1]], outputs[found[2]] = registers[found[3]] & 0xFFFF, registers[found[3]] >> 16
+        elif (found := re.fullmatch(r"([\w.]+) (\w+), (.*);", line)) and found[1] in operations:
+            operands = [
+                registers[text] if text in registers else np.uint32(int(text, 0)) if text != "$9" else 0
+                for text in found[3].split(", ")
+            ]
+            registers[found[2]] = operations[found[1]](*operands)
+    return [outputs[f"${index}"] for index in range(8)]
+
+
+@pytest.mark.parametrize(("act", "dtype", "lowest", "power"), [("bf16", torch.bfloat16, 6, 126), ("f16", torch.float16, 9, 14)])
+def test_assembly_finds_the_number_of_every_code(act: str, dtype: torch.dtype, lowest: int, power: int) -> None:
+    # The words of a row: codes u32 [chunk, row % 8, k/2 % 4, k/32 % 2, row/8 % 2], and what slot of which half is k.
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 256, (16, 32), np.uint8)
+    words, _ = pack_mxfp4(codes, np.full((16, 2), 127, np.uint8))
+    patterns = np.stack(_run_ptx(widen_e2m1(act, lowest), words.reshape(8, 4, 2, 2)), axis=-1).astype(np.uint16)
+    numbers = torch.from_numpy(patterns.view(np.int16)).view(dtype).double() * 2.0**power
+    ordered = numbers.numpy().reshape(8, 4, 2, 2, 2, 2, 2).transpose(3, 0, 2, 4, 5, 1, 6).reshape(16, 64)
+    np.testing.assert_array_equal(ordered, decode_mxfp4(codes, np.full((16, 2), 127, np.uint8)))
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("symbol", [spec.symbol for spec in registry.specs("gpu").values() if spec.op == "scaled_matmul"])
+def test_defaults_are_legal_and_of_few_kinds(symbol: str, arch: str) -> None:
+    spec, target = registry.spec(symbol).typed("bf16"), Target.of(arch, 132)
+    for n, k in ((960, 576), (576, 1536), (49152, 576), (6144, 4096), (4096, 14336), (128256, 4096)):
+        binaries = set()
+        for t in range(1, 17):
+            tensors = {
+                tensor.name: TensorMeta.contiguous(
+                    tensor.dtype, *(axis_extent(axis, {"T": t, "N": n, "K": k}) for axis in tensor.axes)
+                )
+                for tensor in spec.tensors
+                if not tensor.optional
+            }
+            problem = Problem(symbol, tensors)
+            point = TUNING.default(problem, target)
+            reason = TUNING.refusal(problem, point, target)
+            assert reason is None or "e4m3" in reason
+            binaries.add(tuple(sorted(point.items())))
+        assert len(binaries) == 1
