@@ -43,8 +43,8 @@ class GpuRunner:
         self.max_num_seqs = limits.max_num_seqs
         self.max_num_batched_tokens = limits.max_num_batched_tokens
         self.max_model_len = limits.max_model_len
-        self._draws = _DrawBuffers(program.max_num_logits, device)
-        draw = self._draws.call(program.logits)
+        self._draws = DrawBuffers(program.max_num_logits, device)
+        draw = draw_call(program.logits, self._draws)
         self._parts = {
             "body": program.body,
             "head": program.head,
@@ -139,7 +139,7 @@ class GpuRunner:
         return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
-class _DrawBuffers:
+class DrawBuffers:
     """Static buffers of what rows are drawn with."""
 
     def __init__(self, num_rows: int, device: torch.device) -> None:
@@ -150,11 +150,14 @@ class _DrawBuffers:
         self.top_ks, self.positions, self.token_ids = (zeros(torch.int32) for _ in range(3))
         self.seeds = zeros(torch.int64)
 
-    def call(self, logits: torch.Tensor) -> GpuCall:
-        tensors = {field.name: getattr(self, field.name) for field in fields(Draws)}
-        return GpuCall("gpu_sample", {**tensors, "logits": logits, "token_ids": self.token_ids}, {"R": "num_logits"}, "sample")
-
     def put(self, draws: Draws) -> None:
         for field in fields(draws):
             source = torch.from_numpy(getattr(draws, field.name))
             getattr(self, field.name)[: len(source)].copy_(source, non_blocking=True)
+
+
+def draw_call(logits: torch.Tensor, buffers: DrawBuffers | None = None) -> GpuCall:
+    """The call that draws a token from each row of `logits`."""
+    made = buffers or DrawBuffers(logits.shape[0], logits.device)
+    tensors = {field.name: getattr(made, field.name) for field in fields(Draws)}
+    return GpuCall("gpu_sample", {**tensors, "logits": logits, "token_ids": made.token_ids}, {"R": "num_logits"}, "sample")

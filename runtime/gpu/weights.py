@@ -43,15 +43,22 @@ def tensor_shapes(architecture: Architecture, plan: Plan) -> dict[str, tuple[str
     return tensors
 
 
-def to_device(tensors: Mapping[str, Array], plan: Plan, act: torch.dtype, device: torch.device) -> dict[str, torch.Tensor]:
+def to_torch(tensors: Mapping[str, Array]) -> dict[str, torch.Tensor]:
+    """Views of a bundle's tensors."""
+    with warnings.catch_warnings():
+        # A bundle's tensors are mapped read-only, and no kernel writes them.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return {name: torch.from_numpy(array) for name, array in tensors.items()}
+
+
+def to_device(
+    tensors: Mapping[str, torch.Tensor], plan: Plan, act: torch.dtype, device: torch.device
+) -> dict[str, torch.Tensor]:
     """A bundle's tensors as the kernels take them: bf16 weights in the activation dtype, e4m3 codes typed as such."""
     dtypes = {f"{group}.{part.name}": part.dtype for group, scheme in plan.items() for part in stored_parts(scheme)}
     placed = {}
-    for name, array in tensors.items():
-        with warnings.catch_warnings():
-            # A bundle's tensors are mapped read-only, and no kernel writes them.
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            tensor = torch.from_numpy(array)
+    for name, stored in tensors.items():
+        tensor = stored
         if dtypes.get(name) == "bf16":
             tensor = tensor.view(torch.bfloat16).to(act)
         elif dtypes.get(name) == "e4m3":
