@@ -21,7 +21,6 @@ def plan(problem: Problem, point: Point, target: Target) -> OpPlan:
         {"V": vocab_size, "LOGITS_STRIDE": problem["logits"].strides[0], "CAPACITY": CAPACITY, "BLOCK": point["block"]},
         point["num_warps"],
         num_stages=1,
-        streamed_bytes=4 * point["block"],
     )
     workspaces = {
         "values": TensorMeta.contiguous("f32", num_rows, CAPACITY),
