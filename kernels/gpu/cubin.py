@@ -54,7 +54,7 @@ class Cubin:
         """Of a cubin's bytes; ImageMalformed for anything else, and for an ELF ABI that this code does not know."""
         try:
             return _parse(image)
-        except (struct.error, LookupError, ValueError) as error:
+        except (struct.error, LookupError, OverflowError, ValueError) as error:
             if isinstance(error, ImageMalformed):
                 raise
             raise ImageMalformed(f"an image must be a whole cubin; reading this one: {error}") from error
