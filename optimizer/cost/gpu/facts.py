@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from search_spaces.schema import Device, Figure
 
-#: compute capability or gfx target -> (asynchronous matrix unit of 64 rows, fp8 operands of the synchronous one are widened).
-#: Which of them the compiler uses, and when, is read from what Triton 3.9 emits.
+#: with an asynchronous matrix unit that Triton 3.9 uses: wgmma on sm_90, tcgen05 on the others (sm_120 has mma.sync only)
 _WARPGROUP_ARCHS = ("sm_90", "sm_100", "sm_103")
 
 
