@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from kernels import registry
-from tests.kernels.gpu import rounding
+from kernels.interpreter import Interpreter
+from tests.kernels.gpu import contract, rounding
 
 LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
 CODES = pytest.mark.parametrize("dtype", LARGEST, ids=str)
@@ -85,18 +86,42 @@ BUGS = {
 
 @pytest.mark.parametrize("bug", BUGS)
 def test_seeded_bug_is_caught(bug: str, tmp_path: Path) -> None:
-    module: Any = _with_bug(*BUGS[bug], tmp_path)
+    module: Any = _with_bug(*BUGS[bug], Path(rounding.__file__), tmp_path)
     numbers = torch.cat((_every(torch.bfloat16), _ties()))
     assert any(_differ(_encoded(numbers, dtype, module), _expected(numbers, dtype)) for dtype in LARGEST)
 
 
-def _with_bug(old: str, new: str, folder: Path) -> ModuleType:
-    """tests/kernels/gpu/rounding.py over device functions with a bug in."""
+STORE_BUGS = {
+    "one scale for all rows": ("int8", "tl.store(scales_ptr + scales_at, scale)", "tl.store(scales_ptr, scale)"),
+    "blocks counted from the program's first": ("e4m3_block", "first // SCALE_BLOCK + tl.arange", "tl.arange"),
+    "blocks in the wrong order": ("e4m3_block", "tl.max(tl.abs(x), axis=axis)", "tl.flip(tl.max(tl.abs(x), axis=axis))"),
+    "multiplied by the scale": ("e4m3_tensor", "tl.div_rn(1.0, tl.load(scales_ptr))", "tl.load(scales_ptr)"),
+    "the largest, not the largest magnitude": ("e4m3", "tl.max(tl.abs(x), axis=axis)", "tl.max(x, axis=axis)"),
+    "scale and inverse exchanged": (
+        "int8",
+        "tl.div_rn(amax, limit), tl.div_rn(limit, amax)",
+        "tl.div_rn(limit, amax), tl.div_rn(amax, limit)",
+    ),
+}
+
+
+@pytest.mark.parametrize("bug", STORE_BUGS)
+def test_seeded_bug_in_storing_is_caught(bug: str, tmp_path: Path) -> None:
+    """As tests/kernels/gpu/test_mutations.py, with the bug in the functions that the op imports."""
+    form, old, new = STORE_BUGS[bug]
+    spec = registry.spec(f"gpu_quantize_activations_{form}").typed("f16")
+    case = next(case for case in spec.cases if case.name == "several_blocks")
+    module = _with_bug(old, new, registry.ROOT / spec.op / "triton.py", tmp_path)
+    assert contract.violations(spec, case, Interpreter({spec.op: module}).run)
+
+
+def _with_bug(old: str, new: str, kernels_file: Path, folder: Path) -> ModuleType:
+    """The kernels of a file over device functions with a bug in."""
     functions = (registry.ROOT / "gpu" / "triton.py").read_text(encoding="utf-8")
     assert functions.count(old) == 1, f"{old!r} must stand once in gpu/triton.py"
-    kernels = Path(rounding.__file__).read_text(encoding="utf-8")
+    kernels = kernels_file.read_text(encoding="utf-8")
     text = functions.replace(old, new) + kernels[kernels.index("@triton.jit") :]
-    path = folder / f"rounding_{hashlib.sha256(text.encode()).hexdigest()[:16]}.py"
+    path = folder / f"mutated_{hashlib.sha256(text.encode()).hexdigest()[:16]}.py"
     path.write_text(text, encoding="utf-8")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
