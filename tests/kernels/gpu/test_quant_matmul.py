@@ -18,7 +18,7 @@ from kernels.interpreter import Interpreter
 from kernels.quant_matmul import triton as kernels
 from kernels.quant_matmul.gpu_packing import GPU_VARIANTS, unpack
 from kernels.spec import Case
-from tests.kernels.gpu import contract
+from tests.kernels.gpu import contract, test_offsets
 
 Numbers = np.ndarray
 
@@ -168,6 +168,13 @@ def test_points_that_no_case_defaults_to(variant: str, sizes: dict[str, int], ch
     default = registry.gpu_tuning("quant_matmul").default(_problem(variant, sizes), contract.TARGET)
     point = {**default, "SPLIT_K": 1, "num_warps": 4, **change}
     assert not contract.violations(spec, case, Interpreter().run, point)
+
+
+@pytest.mark.parametrize("variant", ["int8", "int4_sym"])
+def test_tokens_beyond_32_bits(variant: str) -> None:
+    spec = registry.spec(f"gpu_quant_matmul_{variant}").typed("f16")
+    arguments = contract.values(spec, contract.make(spec, Case("", {"T": 3, "K": 64, "N": 16, "G": 32, "bias": 0})))
+    test_offsets.run(spec.symbol, arguments, Interpreter())
 
 
 def _problem(variant: str, sizes: Mapping[str, int]) -> Problem:
