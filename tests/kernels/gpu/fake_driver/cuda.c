@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SUCCESS = 0, INVALID_VALUE = 1, INVALID_CONTEXT = 201, NOT_FOUND = 500, NOT_SUPPORTED = 801 };
+enum { SUCCESS = 0, INVALID_VALUE = 1, INVALID_CONTEXT = 201, NOT_FOUND = 500, MISALIGNED = 716, NOT_SUPPORTED = 801 };
 
 typedef struct {
   char entry[128];
@@ -213,6 +213,8 @@ static int launch(const char *call, Function *function, const unsigned *grid, co
   for (int index = 0;; ++index) {
     char *rest;
     long size = strtol(sizes, &rest, 10);
+    // A C compiler would have aligned it; a tensor map needs 64 bytes.
+    if (size && (uintptr_t)parameters[index] % (size == 128 ? 64 : size)) return MISALIGNED;
     for (long byte = 0; byte < size; ++byte) end += sprintf(line + end, "%02x", parameters[index][byte]);
     if (*rest != ',') break;
     line[end++] = ',';
