@@ -1,4 +1,4 @@
-"""Attention over latents, sequence by sequence: fp32 inside, or fp64; softmax weights rounded to the cache's dtype as the kernel's."""
+"""Attention over latents, sequence by sequence: fp32 inside, or fp64; softmax weights rounded as the kernel rounds them."""
 
 from __future__ import annotations
 

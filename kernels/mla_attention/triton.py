@@ -1,6 +1,6 @@
 """Attention over latents: a tile of (token, head) rows of one sequence, a stretch of its cache, and the sum of the stretches.
 
-All heads read the same latents, so heads are rows: tokens x heads fill the tile, and a latent is loaded once as key and as value.
+All heads read the same latents, so heads are rows: tokens x heads fill the tile, and a latent is loaded once as key and value.
 """
 
 import triton
@@ -44,7 +44,7 @@ def mla_attention_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """With one split `out` is the result; with more it is [S, NUM_SPLITS, H, R] in fp32, and `lse` [S, NUM_SPLITS, H] in log2."""
+    """With one split `out` is the result; with more it is [S, NUM_SPLITS, H, R] in fp32, `lse` [S, NUM_SPLITS, H] in log2."""
     tile = tl.program_id(0)
     split = tl.program_id(1)
     if DECODE:

@@ -1,11 +1,11 @@
 """Rotates MLA's q_pe and k_pe by the angles of their positions, and writes latents and rotated keys into the cache.
 
-q [T, H, Q] has q_pe in the last P columns of each head, kv [T, R + P] the normalized latent and then k_pe. Pairs are (2i, 2i + 1),
-as DeepSeek's weights have them; the rotated first elements of all pairs are written before the second ones, in query and key
-alike, so that their products are the same. Rotated queries go to the last P columns of q_latent [T, H, R + P] (head_matmul
-writes the first R), latent and rotated key to row slot_mapping[t] of the cache [num_blocks, block_size, R + P]; slot -1 writes
-nothing. fp32 inside, rounded once. cos and sin [max_positions, P / 2] carry YaRN's factor if there is one. How a decoder uses
-it: kernels/mla_attention/gpu_spec.py.
+q [T, H, Q] has q_pe in the last P columns of each head, kv [T, R + P] the normalized latent and then k_pe. Pairs are
+(2i, 2i + 1), as DeepSeek's weights have them; the first elements of all rotated pairs are written before the second ones, in
+query and key alike, so that their products are the same. Rotated queries go to the last P columns of q_latent [T, H, R + P]
+(head_matmul writes the first R), latent and rotated key to row slot_mapping[t] of the cache [num_blocks, block_size, R + P];
+slot -1 writes nothing. fp32 inside, rounded once. cos and sin [max_positions, P / 2] carry YaRN's factor if there is one. How a
+decoder uses it: kernels/mla_attention/gpu_spec.py.
 """
 
 from __future__ import annotations

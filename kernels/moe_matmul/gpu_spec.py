@@ -2,9 +2,9 @@
 
 Pair (t, j) is token t at the j-th of its k experts. Rows are gathered by the alignment of moe_route (`gpu_moe_align`), whose
 block_m is the tile's rows, and written to where the pair belongs; blocks beyond num_padded do nothing. x is [T, 1, K], a row
-that all the experts of a token read, or [T, k, K], one for each (the second matmul of an expert). Without topk_weights the factor
-is 1. There are no atomics: `gpu_moe_sum` adds up the k rows of a token in order, and then the output of the shared experts if
-there is one, in fp32, rounded once.
+that all the experts of a token read, or [T, k, K], one for each (the second matmul of an expert). Without topk_weights the
+factor is 1. There are no atomics: `gpu_moe_sum` adds up the k rows of a token in order, and then the output of the shared
+experts if there is one, in fp32, rounded once.
 
 w16: weight [E, N, K] in the activation dtype. int8 and e4m3: codes with a scale for each channel, x as codes with a scale for
 each row (out = x_scale * scale * dot, the integer dot product exact in int32). e4m3_block: scales for 128 x 128 of W and for
@@ -63,7 +63,8 @@ def _strided(array: Array) -> Array:
 
 def _e4m3(rng: np.random.Generator, *shape: int) -> Array:
     """Codes of finite numbers of magnitude below 4."""
-    return rng.integers(0, 0x48, shape, np.uint8) | (rng.integers(0, 2, shape, np.uint8) << np.uint8(7))
+    codes: Array = rng.integers(0, 0x48, shape, np.uint8) | (rng.integers(0, 2, shape, np.uint8) << np.uint8(7))
+    return codes
 
 
 def _make_inputs(variant: str, rng: np.random.Generator, case: Case) -> Arguments:

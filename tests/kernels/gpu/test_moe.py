@@ -1,0 +1,159 @@
+"""MoE: reference functions, chained as a decoder chains them, against transformers; the alignment against its definition."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+from torch.nn.functional import silu
+from transformers import DeepseekV2Config, DeepseekV3Config, MixtralConfig, Qwen3MoeConfig
+from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Moe
+from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
+from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
+from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
+
+from kernels import registry
+from kernels.interpreter import Interpreter
+from kernels.moe_matmul.gpu_reference import gpu_moe_matmul_w16, gpu_moe_sum
+from kernels.moe_route.gpu_reference import (
+    gpu_moe_align,
+    gpu_moe_logits,
+    gpu_moe_route_sigmoid,
+    gpu_moe_route_softmax,
+)
+from kernels.moe_route.launch import max_blocks
+from tests.kernels.gpu import contract
+
+_DEEPSEEK = {
+    "hidden_size": 32,
+    "moe_intermediate_size": 24,
+    "n_routed_experts": 12,
+    "num_experts_per_tok": 3,
+    "n_group": 4,
+    "topk_group": 2,
+    "n_shared_experts": 2,
+    "routed_scaling_factor": 2.5,
+    "hidden_act": "silu",
+}
+_GROUPED = {"num_groups": 4, "topk_groups": 2, "routed_scale": 2.5}
+_PLAIN = {"num_groups": 1, "topk_groups": 1, "routed_scale": 1.0}
+
+BLOCKS = {
+    "mixtral": (
+        lambda: MixtralSparseMoeBlock(
+            MixtralConfig(hidden_size=32, intermediate_size=24, num_local_experts=6, num_experts_per_tok=2)
+        ),
+        {**_PLAIN, "renormalize": 1},
+    ),
+    "qwen3_moe": (
+        lambda: Qwen3MoeSparseMoeBlock(
+            Qwen3MoeConfig(hidden_size=32, moe_intermediate_size=24, num_experts=8, num_experts_per_tok=3, norm_topk_prob=False)
+        ),
+        {**_PLAIN, "renormalize": 0},
+    ),
+    "deepseek_v2": (
+        lambda: DeepseekV2Moe(DeepseekV2Config(**_DEEPSEEK, topk_method="group_limited_greedy")),
+        {**_GROUPED, "renormalize": 0},
+    ),
+    "deepseek_v3": (
+        lambda: DeepseekV3MoE(DeepseekV3Config(**_DEEPSEEK, norm_topk_prob=True)),
+        {**_GROUPED, "renormalize": 1},
+    ),
+}
+
+
+def _chained(block: torch.nn.Module, x: torch.Tensor, routing: dict[str, float]) -> torch.Tensor:
+    """What a decoder computes with the ops, in the dtype of x."""
+    gate, experts = block.gate, block.experts
+    num_experts, num_tokens, top_k = gate.weight.shape[0], len(x), gate.top_k
+    logits = torch.empty(num_tokens, num_experts)
+    gpu_moe_logits(x, gate.weight, logits)
+    ids, weights = torch.empty(num_tokens, top_k, dtype=torch.int32), torch.empty(num_tokens, top_k)
+    if hasattr(gate, "e_score_correction_bias"):
+        gpu_moe_route_sigmoid(logits, gate.e_score_correction_bias, ids, weights, **routing)
+    else:
+        gpu_moe_route_softmax(logits, ids, weights, **routing)
+    num_blocks = max_blocks(num_tokens * top_k, num_experts, 16)
+    alignment = {
+        "sorted_ids": torch.empty(num_blocks, 16, dtype=torch.int32),
+        "expert_ids": torch.empty(num_blocks, dtype=torch.int32),
+        "num_padded": torch.empty(1, dtype=torch.int32),
+    }
+    gpu_moe_align(ids, **alignment, num_experts=num_experts)
+    up = torch.empty(num_tokens, top_k, experts.gate_up_proj.shape[1])
+    gpu_moe_matmul_w16(x[:, None], experts.gate_up_proj, None, **alignment, out=up)
+    gated, linear = up.chunk(2, dim=2)
+    down = torch.empty(num_tokens, top_k, x.shape[1])
+    gpu_moe_matmul_w16(silu(gated) * linear, experts.down_proj, weights, **alignment, out=down)
+    out = torch.empty_like(x)
+    gpu_moe_sum(down, block.shared_experts(x) if hasattr(block, "shared_experts") else None, out)
+    return out
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+@torch.inference_mode()
+def test_chained_ops_are_the_models_block(name: str) -> None:
+    build, routing = BLOCKS[name]
+    torch.manual_seed(0)
+    block = build()
+    for parameter in block.parameters():
+        parameter.normal_(std=0.3)
+    if hasattr(block.gate, "e_score_correction_bias"):
+        block.gate.e_score_correction_bias.uniform_(-0.3, 0.3)
+    x = torch.randn(17, 32)
+    torch.testing.assert_close(_chained(block, x, routing), block(x[None])[0], rtol=2e-4, atol=2e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_alignment_holds_every_pair_once_beside_its_expert(data: st.DataObject) -> None:
+    num_experts, block_m = data.draw(st.integers(1, 9)), data.draw(st.sampled_from([8, 16, 64]))
+    top_k = data.draw(st.integers(1, num_experts))
+    choice = st.permutations(range(num_experts)).map(lambda experts: experts[:top_k])
+    ids = torch.tensor(data.draw(st.lists(choice, max_size=30)), dtype=torch.int32).reshape(-1, top_k)
+    num_blocks = max_blocks(ids.numel(), num_experts, block_m)
+    sorted_ids = torch.full((num_blocks, block_m), -1, dtype=torch.int32)
+    expert_ids, num_padded = torch.full((num_blocks,), -1, dtype=torch.int32), torch.empty(1, dtype=torch.int32)
+
+    gpu_moe_align(ids, sorted_ids, expert_ids, num_padded, num_experts)
+
+    used = int(num_padded) // block_m
+    real = sorted_ids[:used] < ids.numel()
+    assert sorted(sorted_ids[:used][real].tolist()) == list(range(ids.numel()))
+    owners = expert_ids[:used, None].expand(-1, block_m)[real]
+    assert torch.equal(ids.flatten()[sorted_ids[:used][real].long()], owners)
+    assert torch.equal(owners, owners.sort().values)
+    assert real[:, 0].all()
+    assert (sorted_ids[used:] == -1).all()
+
+
+def test_largest_alignment_is_reached() -> None:
+    """Every expert with pairs leaves all but one row of its last block empty: no smaller bound would do."""
+    assert max_blocks(num_pairs=16 + 1 + 1, num_experts=3, block_m=16) == 3
+    assert max_blocks(num_pairs=2, num_experts=256, block_m=64) == 2
+    assert max_blocks(num_pairs=0, num_experts=8, block_m=16) == 0
+
+
+def test_a_short_alignment_is_refused() -> None:
+    spec = registry.spec("gpu_moe_align")
+    case = next(case for case in spec.cases if case.name == "decode")
+    arguments = contract.make(spec, case)
+    arguments["sorted_ids"] = arguments["sorted_ids"][:3]
+    call = contract.problem(spec, contract.values(spec, arguments))
+    with pytest.raises(ValueError, match=r"may need 8 blocks of 16; sorted_ids has 3: make it longer"):
+        registry.plan_call(call, contract.TARGET)
+
+
+def test_padded_rows_and_unused_blocks_touch_nothing() -> None:
+    """What the matmul does not own keeps its value: rows of other pairs, and everything when no block is in use."""
+    spec = registry.spec("gpu_moe_matmul_w16").typed("f16")
+    case = next(case for case in spec.cases if case.name == "decode")
+    made = contract.values(spec, contract.make(spec, case))
+    tensors = SimpleNamespace(**made)
+    tensors.num_padded.fill_(0)
+    tensors.out.fill_(7.0)
+    Interpreter().run(registry.plan_call(contract.problem(spec, made), contract.TARGET), made)
+    assert (tensors.out == 7.0).all()
