@@ -19,7 +19,7 @@ from kernels.scaled_matmul.variants import BLOCK_WIDTH, VARIANTS
 _MAX_PARTIAL_BYTES = 256 * 2**20
 #: fp32 accumulators of a thread: the rest of its 255 registers holds operands and addresses.
 _MAX_ACCUMULATORS = 128
-#: Barriers and scales.
+#: Barriers, and what alignment costs.
 _SHARED_EXTRA_BYTES = 1024
 #: Splits of K, the most first.
 _SPLITS = (16, 12, 8, 6, 4, 3, 2, 1)
@@ -95,6 +95,8 @@ def shared_bytes(problem: Problem, point: Point, arch: Arch) -> int:
     variant = VARIANTS[problem.symbol]
     weights = point["BLOCK_N"] * point["BLOCK_K"]
     stage = point["BLOCK_M"] * point["BLOCK_K"] * DTYPES[problem[variant.x].dtype][0] + int(weights * variant.weight_bits / 8)
+    if variant.scaling == "block":
+        stage += 4 * (point["BLOCK_M"] + (point["BLOCK_N"] if point["BLOCK_N"] > BLOCK_WIDTH else 1))
     tiles = stage * point["num_stages"]
     if arch.backend == "hip":
         # Rows are padded, lest threads meet in a bank.

@@ -80,6 +80,7 @@ def _scaled(problem: Problem, point: Point, target: Target) -> Parameters:
         "INTEGER": variant.integer,
         "USE_TMA": bool(point["USE_TMA"]),
         "SWAP_AB": bool(point["SWAP_AB"]),
+        "STAGES": point["num_stages"],
     }
     return arguments, constants
 

@@ -46,9 +46,9 @@ def widen_e2m1(act: str, lowest: int) -> str:
 
 
 _WIDEN_BF16 = tl.constexpr(widen_e2m1("bf16", 6))
-_SLOTS = tl.constexpr(MX_SLOTS)
-_WIDEN_REGISTERS = tl.constexpr("=h,=h,=h,=h,=h,=h,=h,=h,r,r")
 _WIDEN_F16 = tl.constexpr(widen_e2m1("f16", 9))
+_WIDEN_REGISTERS = tl.constexpr("=h,=h,=h,=h,=h,=h,=h,=h,r,r")
+_SLOTS = tl.constexpr(MX_SLOTS)
 
 
 @triton.jit
@@ -153,6 +153,7 @@ def _accumulate(
     SPLIT_K: tl.constexpr,
     USE_TMA: tl.constexpr,
     SWAP_AB: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """The sum over this split's range of K, [BLOCK_M, BLOCK_N]."""
     if not USE_TMA:
@@ -167,7 +168,8 @@ def _accumulate(
     ACC: tl.constexpr = tl.int32 if INTEGER else tl.float32
     acc = tl.zeros((BLOCK_N, BLOCK_M), ACC) if SWAP_AB else tl.zeros((BLOCK_M, BLOCK_N), ACC)
     start, end = _range_of_split(width, K, BLOCK_K, SPLIT_K)
-    for k in range(start, end, BLOCK_K):
+    # Said here and not for the whole kernel, that scales are pipelined too.
+    for k in tl.range(start, end, BLOCK_K, num_stages=STAGES):
         if USE_TMA:
             x_tile = x.load([first_token, k])
             weight_tile = weight.load([first_channel, k])
@@ -220,6 +222,7 @@ def scaled_matmul_kernel(
     PERSISTENT: tl.constexpr,
     USE_TMA: tl.constexpr,
     SWAP_AB: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """`x` and `weight` are descriptors where USE_TMA. With several splits `out_ptr` is [SPLIT_K, T, N] and takes raw sums.
 
@@ -251,6 +254,7 @@ def scaled_matmul_kernel(
             SPLIT_K,
             USE_TMA,
             SWAP_AB,
+            STAGES,
         )
         _store(
             acc,
@@ -287,7 +291,6 @@ def _mxfp4_weight(words, scale_words, ACT: tl.constexpr, ASM: tl.constexpr):
     low = tl.join(scale_words & 0xFF, (scale_words >> 8) & 0xFF)
     high = tl.join((scale_words >> 16) & 0xFF, scale_words >> 24)
     exponents = tl.permute(tl.join(low, high), (0, 1, 3, 2)).reshape(TILES, CHUNKS, 8, 1, 2, 2)
-    # The scale, times what the position of the bits divides the number by.
     # The scale, times what the position of the bits divides the number by; in both halves.
     if ACT.is_bf16():
         twice = exponents * 0x00800080 + 0x3F003F00

@@ -10,9 +10,6 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 from kernels import registry
 from kernels.gpu.launch import Problem, TensorMeta
@@ -51,7 +48,6 @@ _BLOCK, _MX = "gpu_scaled_matmul_e4m3_block", "gpu_scaled_matmul_mxfp4"
         ("gpu_matmul", _PERSISTENT),
         ("gpu_matmul", _PERSISTENT_SWAPPED | {"USE_TMA": 1}),
         (_MX, _PERSISTENT_SWAPPED),
-        ("gpu_scaled_matmul_int8", _SPLIT_TMA),
         (_BLOCK, _SPLIT_TMA),
         (_BLOCK, _TWO_SCALES),
         (_BLOCK, _TWO_SCALES | {"SWAP_AB": 1}),
@@ -88,11 +84,10 @@ def test_rows_lie_past_2_31_elements() -> None:
     assert out.tolist() == [2 * 128_256 * row for row in (60_000, 60_001, 60_002, 60_002)]
 
 
-_FLOATS = arrays(np.float32, 64, elements=st.floats(-600, 600, width=32))
-
-
-@given(_FLOATS)
-def test_e4m3_codes_are_those_of_torch(values: np.ndarray) -> None:
+def test_e4m3_codes_are_those_of_torch() -> None:
+    rng = np.random.default_rng(0)
+    values = (rng.standard_normal(20_000) * np.exp2(rng.integers(-14, 10, 20_000))).astype(np.float32)
+    values[:2] = [0.0, -0.0]
     clamped = torch.from_numpy(values).clamp(-448, 448).to(torch.float8_e4m3fn)
     codes = encode_e4m3(values)
     assert codes.tolist() == clamped.view(torch.uint8).tolist()
@@ -176,7 +171,7 @@ def test_assembly_finds_the_number_of_every_code(act: str, dtype: torch.dtype, l
 
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("symbol", [spec.symbol for spec in registry.specs("gpu").values() if spec.op == "scaled_matmul"])
-def test_defaults_are_legal_and_of_few_kinds(symbol: str, arch: str) -> None:
+def test_defaults_are_legal_and_one_for_all_small_steps(symbol: str, arch: str) -> None:
     spec, target = registry.spec(symbol).typed("bf16"), Target.of(arch, 132)
     for n, k in ((960, 576), (576, 1536), (49152, 576), (6144, 4096), (4096, 14336), (128256, 4096)):
         binaries = set()
@@ -190,7 +185,6 @@ def test_defaults_are_legal_and_of_few_kinds(symbol: str, arch: str) -> None:
             }
             problem = Problem(symbol, tensors)
             point = TUNING.default(problem, target)
-            reason = TUNING.refusal(problem, point, target)
-            assert reason is None or "e4m3" in reason
+            assert (TUNING.refusal(problem, point, target) is None) == (target.arch.has_fp8 or "e4m3" not in symbol)
             binaries.add(tuple(sorted(point.items())))
         assert len(binaries) == 1
