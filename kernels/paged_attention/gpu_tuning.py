@@ -104,7 +104,8 @@ def _preferred(problem: Problem, target: Target) -> Point:
         # the least of that, and tiles of 4096 numbers leave them enough registers.
         rows, threads, programs = (16, 64, 4) if quantized else (16, 128, 2)
         tile, tma, stages = (min(64, max(16, 4096 // width)) if quantized else 64), 0, 5
-    elif quantized and (width > 128 or not shared_operands):
+    elif [quantized, width > 128, not shared_operands].count(True) > 1:
+        # Any two of these leave a thread too few registers for its share of 128 rows.
         rows, threads, programs = 64, (256 if width > 128 else 128), 1
         tile, tma, stages = (64 if shared_operands else 32), 0, 2
     else:
@@ -129,7 +130,7 @@ def _default(problem: Problem, target: Target) -> Point:
 
     def distance(point: Point) -> tuple[int, ...]:
         kept = ("BLOCK_M", "num_warps", "TILE", "num_stages", "USE_TMA", "PROGRAMS_PER_SM")
-        return tuple(abs(point[name].bit_length() - preferred[name].bit_length()) for name in kept)
+        return tuple(abs(point[name] - preferred[name]) for name in kept)
 
     return min(TUNING.candidates(problem, target), key=distance, default=preferred)
 
