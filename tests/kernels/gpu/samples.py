@@ -14,7 +14,7 @@ from pathlib import Path
 from kernels import registry
 from kernels.gpu.arguments import Memory
 from kernels.gpu.binary import BinaryMetadata
-from kernels.gpu.frozen import FrozenKernel
+from kernels.gpu.frozen import FrozenKernel, FrozenKernels
 from kernels.gpu.kernel_source import KernelSource
 from kernels.gpu.launch import F32, I32, I64, Descriptor, Launch, Ptr, TensorMeta
 
@@ -112,6 +112,11 @@ def compiled(arch: str) -> list[Sample]:
         parameters = [tuple(pair) for pair in json.loads((folder / f"{index}.parameters").read_text())]
         samples.append(Sample(launch, kernel, parameters, lines[index]))
     return samples
+
+
+def table(arch: str) -> FrozenKernels:
+    """The kernels of all samples."""
+    return FrozenKernels(arch, (sample.kernel for sample in compiled(arch)))
 
 
 def _job(source: KernelSource, launch: Launch) -> dict[str, object]:

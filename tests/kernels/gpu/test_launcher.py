@@ -21,7 +21,6 @@ import torch
 
 from kernels import registry
 from kernels.compile.cross_compile import CrossCompiler
-from kernels.gpu import frozen
 from kernels.gpu.binary import BinaryMetadata
 from kernels.gpu.cuda import CudaDriver
 from kernels.gpu.frozen import FrozenKernel, FrozenKernels
@@ -35,14 +34,12 @@ from kernels.gpu.refusals import (
     DriverError,
     DriverTooOld,
     GridRefused,
-    ImageDigestMismatch,
     ImageMalformed,
     KernelRefused,
     MisalignedPointer,
     MissingKernel,
     SharedMemoryRefused,
     SignatureMismatch,
-    TableRefused,
 )
 from kernels.gpu.target import Target
 from kernels.gpu.tensors import TORCH_DTYPES, empty, problem
@@ -55,7 +52,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "driver.log"
     path.touch()
     monkeypatch.setenv("FAKE_CUDA_LOG", str(path))
-    know_parameters(monkeypatch, *(kernel for kernel in table("sm_90").kernels.values()))
+    know_parameters(monkeypatch, *(kernel for kernel in samples.table("sm_90").kernels.values()))
     return path
 
 
@@ -70,16 +67,12 @@ def launches(log: Path) -> list[str]:
     return [line for line in log.read_text().splitlines() if line.startswith("launch ")]
 
 
-def table(arch: str) -> FrozenKernels:
-    return FrozenKernels(arch, (sample.kernel for sample in samples.compiled(arch)))
-
-
 def fake() -> CudaDriver:
     return CudaDriver(library=str(samples.fake_driver()))
 
 
 def launcher(kernels: FrozenKernels | None = None) -> Launcher:
-    return Launcher(fake(), kernels or table("sm_90"), empty)
+    return Launcher(fake(), kernels or samples.table("sm_90"), empty)
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -98,7 +91,7 @@ def with_metadata(**changes: object) -> FrozenKernels:
 
 @pytest.mark.parametrize("index", range(len(samples.LAUNCHES)))
 def test_the_driver_is_given_what_tritons_launcher_gives_it(index: int, log: Path, tmp_path: Path) -> None:
-    table("sm_90").write(tmp_path / "frozen")
+    samples.table("sm_90").write(tmp_path / "frozen")
     memory, scratch = tensors(), []
 
     def allocate(meta: TensorMeta) -> torch.Tensor:
@@ -160,7 +153,7 @@ def test_kernels_for_an_amd_gpu_run_on_no_other(compiler: CrossCompiler, monkeyp
     with pytest.raises(CapabilityRefused, match="Fake GPU 0 is sm_90"):
         launcher(kernels)
     with pytest.raises(CapabilityRefused, match="that compute capability only, and Fake GPU 0 is gfx950"):
-        Launcher(HipDriver(library=str(samples.fake_driver("libamdhip64.so"))), table("sm_90"), empty)
+        Launcher(HipDriver(library=str(samples.fake_driver("libamdhip64.so"))), samples.table("sm_90"), empty)
 
 
 def test_what_was_prepared_runs_again_on_any_stream_and_thread(log: Path) -> None:
@@ -188,7 +181,7 @@ def test_workspaces_are_made_once_for_a_plan_zeroed_and_kept(log: Path) -> None:
 
     memory = {"x": tensors()["x"]}
     plan = OpPlan((SCALARS, SCALARS), {"y": samples.TENSORS["y"].meta})
-    prepared = Launcher(fake(), table("sm_90"), allocate).prepare(plan, memory)
+    prepared = Launcher(fake(), samples.table("sm_90"), allocate).prepare(plan, memory)
     address = memory.pop("x").data_ptr()
     gc.collect()
     prepared.run()
@@ -237,7 +230,7 @@ def test_a_device_or_driver_that_does_not_suit_is_refused_before_anything_is_loa
     for name, value in environment.items():
         monkeypatch.setenv(f"FAKE_CUDA_{name}", value)
     with pytest.raises(error, match=says):
-        launcher(table(arch))
+        launcher(samples.table(arch))
     assert log.read_text() == ""
 
 
@@ -246,7 +239,7 @@ def test_a_driver_of_the_same_major_version_loads_what_a_later_toolkit_assembled
 ) -> None:
     monkeypatch.setenv("FAKE_CUDA_VERSION", "12000")
     monkeypatch.setenv("FAKE_CUDA_CAPABILITY", "89")
-    launcher(table("sm_89"))
+    launcher(samples.table("sm_89"))
     assert log.read_text().count("module") == len(samples.LAUNCHES)
 
 
@@ -310,57 +303,7 @@ def test_scratch_must_be_aligned(log: Path) -> None:
         return made[-made.data_ptr() % 128 + 64 :]
 
     with pytest.raises(MisalignedPointer, match=r"scratch of sample.scratch must be a multiple of 128"):
-        Launcher(fake(), table("sm_90"), unaligned).prepare(OpPlan((launch,)), tensors())
-
-
-def test_a_table_is_the_same_bytes_for_the_same_kernels(tmp_path: Path) -> None:
-    table("sm_90").write(tmp_path / "one")
-    backwards = reversed([sample.kernel for sample in samples.compiled("sm_90")])
-    FrozenKernels("sm_90", backwards).write(tmp_path / "two")
-    contents = [{path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()} for folder in ("one", "two")]
-    assert contents[0] == contents[1]
-    assert FrozenKernels.read(tmp_path / "one").kernels == table("sm_90").kernels
-
-
-def test_a_damaged_folder_is_refused_with_the_file_at_fault(tmp_path: Path) -> None:
-    folder = tmp_path / "frozen"
-    with pytest.raises(TableRefused, match=r"kernels\.json must be a table"):
-        FrozenKernels.read(folder)
-    table("sm_90").write(folder)
-    text = (folder / frozen.TABLE).read_text()
-    for damaged in (
-        text[:-20],
-        "[]",
-        text.replace('"entry"', '"entri"'),
-        text.replace('"op"', '"opp"'),
-        text.replace('"arch": "sm_90",', ""),
-    ):
-        (folder / frozen.TABLE).write_text(damaged)
-        with pytest.raises(TableRefused, match=r"kernels\.json must be a table of frozen kernels"):
-            FrozenKernels.read(folder)
-    (folder / frozen.TABLE).write_text(text.replace('"version": 1', '"version": 2'))
-    with pytest.raises(TableRefused, match="version 2, this code reads 1"):
-        FrozenKernels.read(folder)
-    (folder / frozen.TABLE).write_text(text)
-
-    image = next(folder.glob("*.image"))
-    whole = image.read_bytes()
-    image.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(ImageDigestMismatch, match=f"{image.name} must have the sha256 of its name"):
-        FrozenKernels.read(folder)
-    image.unlink()
-    with pytest.raises(ImageDigestMismatch, match=f"{image.name} must hold an image"):
-        FrozenKernels.read(folder)
-
-
-def test_a_table_is_of_one_architecture_and_has_a_source_once() -> None:
-    first, second = (sample.kernel for sample in samples.compiled("sm_90")[:2])
-    with pytest.raises(TableRefused, match=r"one architecture, sm_89; sample.scalars is for sm_90"):
-        FrozenKernels("sm_89", [first])
-    with pytest.raises(TableRefused, match=r"one of sm_80, .*; this one is for 'sm_1'"):
-        FrozenKernels("sm_1", [])
-    with pytest.raises(TableRefused, match=r"there are two of sample.scalars"):
-        FrozenKernels("sm_90", [first, replace(second, source=first.source)])
+        Launcher(fake(), samples.table("sm_90"), unaligned).prepare(OpPlan((launch,)), tensors())
 
 
 def test_an_image_that_is_no_cubin_is_refused(log: Path) -> None:
@@ -378,7 +321,7 @@ def test_an_image_that_is_no_cubin_is_refused(log: Path) -> None:
 
 
 def test_frozen_kernels_are_read_and_judged_without_torch_and_launched_without_triton(tmp_path: Path) -> None:
-    table("sm_90").write(tmp_path)
+    samples.table("sm_90").write(tmp_path)
     script = f"""
 import sys
 sys.modules["torch"] = sys.modules["triton"] = None
