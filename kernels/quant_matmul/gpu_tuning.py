@@ -97,7 +97,8 @@ def _refusal(problem: Problem, point: Point, target: Target) -> str | None:
 def _default(problem: Problem, target: Target) -> Point:
     (num_tokens, k), n = problem["x"].shape, problem["out"].shape[1]
     is_int4, is_cuda = _is_int4(problem.symbol), target.arch.backend == "cuda"
-    smallest = 8 if is_int4 and is_cuda else 16
+    # An mma.sync or wgmma takes 8 tokens as its N, tcgen05 of 128 rows 16.
+    smallest = 8 if is_int4 and is_cuda and target.arch.name != "sm_100" else 16
     block_m = next((size for size in (8, 16, 32, 64) if smallest <= size and num_tokens <= size), 128)
     block_k = 128 if k % 128 == 0 else 64
     if is_int4 and block_m == 128:
