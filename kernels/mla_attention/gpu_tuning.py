@@ -12,6 +12,9 @@ from kernels.gpu.target import Target
 from kernels.gpu.tuning import GpuTuning, Point
 from kernels.mla_attention.launch import row_tiles
 
+#: Their matrix units take 64 rows at once, with operands in shared memory.
+_ROWS_OF_64 = ("sm_90", "sm_100")
+
 _SPLITS = (1, 2, 4, 8, 16, 32, 64)
 
 #: (block_m, block_n, num_warps), most rows first: the first that has no more rows than there are, and fits, is the default.
@@ -46,9 +49,8 @@ def _refusal(problem: Problem, point: Point, target: Target) -> str | None:
     if arch.backend == "hip" and num_stages > 2:
         return f"AMD's pipelines have at most 2 stages here, got {num_stages}"
     element_bytes = DTYPES[problem["cache"].dtype][0]
-    # Operands of wgmma stay where they are until it is done: one buffer more.
-    in_shared = block_m >= 64 and arch.name in ("sm_90", "sm_100")
-    buffers = max(1, num_stages if in_shared else num_stages - 1)
+    # Operands of asynchronous matmuls stay where they are until those are done: one buffer more.
+    buffers = max(1, num_stages if block_m >= 64 and arch.name in _ROWS_OF_64 else num_stages - 1)
     shared = (block_m * width + buffers * block_n * width + block_m * block_n) * element_bytes
     if shared > arch.max_shared_bytes:
         return f"queries and {buffers} buffers of latents take {shared} bytes of {arch.max_shared_bytes} of shared memory"
@@ -61,9 +63,10 @@ def _default(problem: Problem, target: Target) -> Point:
     point: dict[str, int] = {}
     for block_m, block_n, num_warps in _DEFAULTS[target.arch.backend]:
         point = {"block_m": block_m, "block_n": block_n, "num_splits": 1, "num_warps": num_warps, "num_stages": 2}
-        # With 64 rows there are no registers left for a pointer of each position.
+        # With 64 rows there are no registers left for a pointer of each position; few positions pay where rows come by 64.
         spills = block_m == 64 and block_n > problem["cache"].shape[1]
-        if block_m <= max(16, rows) and not spills and _refusal(problem, point, target) is None:
+        slow = block_m > block_n * 2 and target.arch.name not in _ROWS_OF_64
+        if block_m <= max(16, rows) and not (spills or slow) and _refusal(problem, point, target) is None:
             break
     if decode:
         longest = problem["block_tables"].shape[1] * problem["cache"].shape[1]

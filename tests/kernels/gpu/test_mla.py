@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+
 import pytest
 import torch
 from transformers import DeepseekV2Config, DeepseekV3Config, PreTrainedConfig
@@ -12,8 +14,11 @@ from kernels import registry
 from kernels.gpu.launch import Problem, TensorMeta
 from kernels.gpu.target import Target
 from kernels.head_matmul.gpu_reference import gpu_head_matmul
+from kernels.interpreter import Interpreter
 from kernels.mla_attention.gpu_reference import gpu_mla_attention
 from kernels.mla_rope_and_cache.gpu_reference import gpu_mla_rope_and_cache
+from tests.kernels.gpu import contract
+from tests.kernels.gpu.far_rows import NO_RESERVE, check_far_rows
 
 R, P, DN, DV, H, BLOCK_SIZE = 32, 16, 24, 20, 3, 16
 
@@ -151,3 +156,65 @@ def test_refusals_give_the_reason(problem: Problem, change: dict[str, int], reas
     point = {"block_m": 64, "block_n": 32, "num_splits": 1, "num_warps": 8, "num_stages": 2, **change}
     refusal = registry.gpu_tuning("mla_attention").refusal(problem, point, Target.of("sm_90", 132))
     assert refusal is not None and reason in refusal
+
+
+def test_rows_may_lie_past_2_to_the_31() -> None:
+    q = torch.arange(3 * 2 * 48.0).remainder(7).sub(3).half().view(3, 2, 48)
+    decode = {
+        "cache": torch.arange(4 * 16 * 48.0).remainder(5).sub(2).half().view(4, 16, 48),
+        "block_tables": torch.tensor([[3], [1], [2]], dtype=torch.int32),
+        "seq_lens": torch.tensor([5, 16, 1], dtype=torch.int32),
+        "cu_seqlens_q": torch.arange(4, dtype=torch.int32),
+        "scale": 0.1,
+        "max_query_len": 1,
+    }
+    check_far_rows("gpu_mla_attention", {**decode, "q": q, "out": torch.zeros(3, 2, 32).half()}, 3)
+    weight = torch.arange(2 * 8 * 16.0).remainder(5).half().view(2, 8, 16)
+    check_far_rows("gpu_head_matmul", {"x": q, "weight": weight, "out": torch.zeros(3, 2, 8).half()}, 3)
+    rotation = {
+        "cos": torch.ones(4, 8),
+        "sin": torch.full((4, 8), 0.5),
+        "positions": torch.arange(3, dtype=torch.int32),
+        "slot_mapping": torch.tensor([3, 40, -1]),
+    }
+    written = {"q_latent": torch.zeros(3, 2, 48).half(), "cache": torch.zeros(4, 16, 48).half()}
+    check_far_rows("gpu_mla_rope_and_cache", {"q": q, "kv": q[:, 0].contiguous(), **rotation, **written}, 3)
+
+
+@pytest.mark.parametrize("symbol", ["gpu_mla_attention", "gpu_mla_rope_and_cache"])
+def test_blocks_may_lie_past_2_to_the_31(symbol: str) -> None:
+    """The cache is 2^31 elements and a block; memory that nothing touches costs nothing."""
+    block = 64 * 48
+    num_blocks = 2**31 // block + 2
+    memory = mmap.mmap(-1, num_blocks * block * 2, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE)
+    cache = torch.frombuffer(memory, dtype=torch.float16).view(num_blocks, 64, 48)
+    row = torch.arange(48.0).remainder(7).sub(3).half()
+    one = torch.ones(1, dtype=torch.int32)
+    if symbol == "gpu_mla_attention":
+        cache[-1, 0] = row
+        arguments: dict[str, object] = {
+            "q": row.view(1, 1, 48),
+            "cache": cache,
+            "block_tables": torch.tensor([[num_blocks - 1]], dtype=torch.int32),
+            "seq_lens": one,
+            "cu_seqlens_q": torch.tensor([0, 1], dtype=torch.int32),
+            "out": torch.zeros(1, 1, 32).half(),
+            "scale": 1.0,
+            "max_query_len": 1,
+        }
+    else:
+        arguments = {
+            "q": row.view(1, 1, 48),
+            "kv": row.view(1, 48),
+            "cos": torch.ones(2, 8),
+            "sin": torch.zeros(2, 8),
+            "positions": one,
+            "slot_mapping": torch.tensor([num_blocks * 64 - 1]),
+            "q_latent": torch.zeros(1, 1, 48).half(),
+            "cache": cache,
+        }
+    call = contract.problem(registry.spec(symbol).typed("f16"), arguments)
+    Interpreter().run(registry.plan_call(call, contract.TARGET), arguments)
+    # Attention to one token is its latent, and an angle of 0 moves nothing.
+    got = arguments["out"][0, 0] if symbol == "gpu_mla_attention" else cache[-1, -1, :32]
+    assert torch.equal(got, row[:32])

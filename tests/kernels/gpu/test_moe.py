@@ -26,6 +26,7 @@ from kernels.moe_route.gpu_reference import (
 )
 from kernels.moe_route.launch import max_blocks
 from tests.kernels.gpu import contract
+from tests.kernels.gpu.far_rows import check_far_rows
 
 _DEEPSEEK = {
     "hidden_size": 32,
@@ -157,3 +158,22 @@ def test_padded_rows_and_unused_blocks_touch_nothing() -> None:
     tensors.out.fill_(7.0)
     Interpreter().run(registry.plan_call(contract.problem(spec, made), contract.TARGET), made)
     assert (tensors.out == 7.0).all()
+
+
+@pytest.mark.parametrize("symbol", ["gpu_moe_logits", "gpu_moe_matmul_w16", "gpu_moe_sum"])
+def test_rows_may_lie_past_2_to_the_31(symbol: str) -> None:
+    tokens = torch.arange(48.0).remainder(7).sub(3).half().view(3, 16)
+    arguments: dict[str, object] = {
+        "gpu_moe_logits": {"x": tokens, "weight": tokens, "out": torch.zeros(3, 3)},
+        "gpu_moe_sum": {"x": tokens.view(3, 2, 8), "shared": None, "out": torch.zeros(3, 8).half()},
+        "gpu_moe_matmul_w16": {
+            "x": tokens.view(3, 1, 16),
+            "weight": tokens.expand(2, 3, 16).contiguous(),
+            "topk_weights": None,
+            "sorted_ids": torch.tensor([[0, 1, 2] + [3] * 13], dtype=torch.int32),
+            "expert_ids": torch.ones(1, dtype=torch.int32),
+            "num_padded": torch.tensor([16], dtype=torch.int32),
+            "out": torch.zeros(3, 1, 3).half(),
+        },
+    }[symbol]
+    check_far_rows(symbol, arguments, 3)
