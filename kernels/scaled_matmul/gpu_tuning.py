@@ -74,20 +74,15 @@ def _of_tile(problem: Problem, point: Point, target: Target) -> Iterator[str]:
 
 
 def _of_grid(problem: Problem, point: Point, target: Target) -> Iterator[str]:
-    variant = VARIANTS[problem.symbol]
-    (num_tokens, num_channels), width = problem["out"].shape, problem[variant.x].shape[1]
-    rows, columns = ceil(num_tokens / point["BLOCK_M"]), ceil(num_channels / point["BLOCK_N"])
+    """Nothing here refuses for fewer tokens what it allows for more: a point serves every step of its bucket."""
+    (num_tokens, num_channels), width = problem["out"].shape, problem[VARIANTS[problem.symbol].x].shape[1]
     blocks, split_k = ceil(width / point["BLOCK_K"]), point["SPLIT_K"]
     if ceil(blocks / ceil(blocks / split_k)) != split_k:
         yield f"{blocks} blocks of K leave one of {split_k} splits empty"
     if split_k > 1 and split_k * num_tokens * num_channels * 4 > _MAX_PARTIAL_BYTES:
         yield f"the sums of {split_k} splits take more than {_MAX_PARTIAL_BYTES} bytes"
-    if point["GROUP_M"] > 1 and point["GROUP_M"] // 2 >= max(rows, 1):
-        yield f"GROUP_M of {point['GROUP_M']} does not differ from half of it for {rows} rows of tiles"
-    if point["PERSISTENT"] and split_k > 1:
-        yield "splitting K is for few tiles, persistent programs for many: one of them"
-    if point["PERSISTENT"] and rows * columns <= target.num_sms * point["PERSISTENT"]:
-        yield f"{rows * columns} tiles do not keep {point['PERSISTENT']} programs per SM busy"
+    if split_k > 1 and (point["PERSISTENT"] or point["GROUP_M"] > 1):
+        yield "splitting K is for few tiles; persistent programs and grouped rows are for many"
 
 
 def shared_bytes(problem: Problem, point: Point, arch: Arch) -> int:

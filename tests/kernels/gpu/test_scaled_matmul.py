@@ -43,19 +43,19 @@ _BLOCK, _MX = "gpu_scaled_matmul_e4m3_block", "gpu_scaled_matmul_mxfp4"
 
 
 @pytest.mark.parametrize(
-    ("symbol", "point"),
+    ("symbol", "case_name", "point"),
     [
-        ("gpu_matmul", _PERSISTENT),
-        ("gpu_matmul", _PERSISTENT_SWAPPED | {"USE_TMA": 1}),
-        (_MX, _PERSISTENT_SWAPPED),
-        (_BLOCK, _SPLIT_TMA),
-        (_BLOCK, _TWO_SCALES),
-        (_BLOCK, _TWO_SCALES | {"SWAP_AB": 1}),
+        ("gpu_matmul", "prefill", _PERSISTENT),
+        ("gpu_matmul", "prefill", _PERSISTENT_SWAPPED | {"USE_TMA": 1}),
+        (_MX, "prefill", _PERSISTENT_SWAPPED),
+        (_BLOCK, "ragged", _SPLIT_TMA),
+        (_BLOCK, "prefill", _TWO_SCALES),
+        (_BLOCK, "prefill", _TWO_SCALES | {"SWAP_AB": 1}),
     ],
 )
-def test_points_that_are_no_defaults(symbol: str, point: dict[str, int]) -> None:
+def test_points_that_are_no_defaults(symbol: str, case_name: str, point: dict[str, int]) -> None:
     spec = registry.spec(symbol).typed("f16")
-    case = next(case for case in spec.cases if case.name == "prefill")
+    case = next(case for case in spec.cases if case.name == case_name)
     assert not contract.violations(spec, case, Interpreter().run, _BASE | point, _FEW_SMS)
 
 
