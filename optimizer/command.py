@@ -9,7 +9,7 @@ from optimizer.emit import emit
 from optimizer.forge import Forge
 from optimizer.forged import Forged
 from optimizer.progress import Reporter
-from optimizer.spec import ModelSpec, load_spec, parse_duration
+from optimizer.spec import ModelSpec, known_devices, load_spec, parse_duration
 from search_spaces.space import buildable_names, device
 
 
@@ -28,8 +28,8 @@ def run_optimize(spec_path: Path, overrides: Overrides, reporter: Reporter | Non
     """Make the bundle and return its folder. Raises NothingPasses, ValueError (and its kinds: LocatedError, SourceError)."""
     reporter = reporter or Reporter()
     spec = apply(load_spec(spec_path), overrides)
-    if not device(spec.target).buildable:
-        raise ValueError(f"bundles cannot be built for {spec.target!r} yet; --gpu can be {', '.join(buildable_names())}")
+    if unknown := [name for name in spec.devices if not device(name).buildable]:
+        raise ValueError(f"bundles cannot be built for {unknown[0]!r} yet; --gpu can be {', '.join(buildable_names())}")
     workspace = spec.output.with_name(spec.output.name + ".work")
     workspace.mkdir(parents=True, exist_ok=True)
     forge = Forge(spec, workspace, reporter)
@@ -44,7 +44,7 @@ def apply(spec: ModelSpec, overrides: Overrides) -> ModelSpec:
     """`spec` as the command line changes it. ValueError names the option at fault."""
     changes: dict[str, object] = {}
     if overrides.target is not None:
-        changes["target"] = device(overrides.target).name
+        changes["target"] = known_devices(overrides.target)
     if overrides.output is not None:
         changes["output"] = overrides.output.absolute()
     search: dict[str, object] = {}

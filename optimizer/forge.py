@@ -30,7 +30,7 @@ from optimizer.search.sensitivity import Probes, Sensitivities, measure_sensitiv
 from optimizer.search.texts import TextSets, read_texts, sample_sequences
 from optimizer.search.warm_start import Choice, trade_off_choices, uniform_choices
 from optimizer.spec import ModelSpec
-from optimizer.targets import open_target, target_identity, target_layout
+from optimizer.targets import offered_schemes, open_target, target_identity, target_layout
 from optimizer.workbench import Workbench
 from search_spaces.space import device, load_space
 
@@ -45,19 +45,19 @@ class Forge:
 
     def __init__(self, spec: ModelSpec, workspace: Path, reporter: Reporter) -> None:
         self._spec, self._reporter = spec, reporter
-        self._space = load_space(spec.search.space, device(spec.target).kind)
+        self._space = load_space(spec.search.space, device(spec.devices[0]).kind)
         self._source = open_source(spec.source)
         self._sources = self._source.sha256()
         self._architecture = self._source.architecture
         self._shapes = self._architecture.linear_shapes()
         kinds = dict.fromkeys(map(kind_of, self._shapes))
-        self._offered = fitting_schemes(self._shapes, {kind: self._space.precision.groups.of(kind) for kind in kinds})
+        self._offered = fitting_schemes(self._shapes, offered_schemes(self._space, spec.devices, kinds))
         self.study_name = f"{spec.name}-{self._digest()[:16]}"
         self._folder = workspace / self.study_name
         self._folder.mkdir(parents=True, exist_ok=True)
         self._ledger = Ledger(spec.search.storage or f"sqlite:///{workspace}/study.db", self.study_name)
-        self._target = open_target(spec.target, self._space, self._folder / "kernels", self._ledger, reporter)
-        self._store = QuantizedStore(self._source, self._folder / "weights", target_layout(spec.target))
+        self._target = open_target(spec.devices, self._space, self._folder / "kernels", self._ledger, reporter)
+        self._store = QuantizedStore(self._source, self._folder / "weights", target_layout(spec.devices))
         # What holds the checkpoint without loss: bf16 for bf16 weights, fp32 for all others.
         is_bf16 = all(self._source.tensor(f"{group}.weight").dtype == torch.bfloat16 for group in self._shapes)
         self._baseline_scheme = self._target.baseline(is_bf16)
@@ -111,7 +111,7 @@ class Forge:
     def _digest(self) -> str:
         # Measurements hold for one target and one version of the code: both are part of a study's identity.
         identity = [self._spec.digest(self._sources), self._space.model_dump_json(), version("coldforge")]
-        return hashlib.sha256(repr([*identity, *target_identity(self._spec.target)]).encode()).hexdigest()
+        return hashlib.sha256(repr([*identity, *target_identity(self._spec.devices)]).encode()).hexdigest()
 
     def _texts(self, workbench: Workbench) -> TextSets:
         """The user's files; without any, sequences that the unquantized model wrote."""

@@ -69,8 +69,14 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _known_device(name: str) -> str:
-    return device(name).name
+def known_devices(names: str) -> str:
+    """One device, or several GPUs separated by commas."""
+    found = [device(name.strip()) for name in names.split(",")]
+    if len(found) > 1 and any(one.kind != "gpu" for one in found):
+        raise ValueError(f"a bundle is for one device or for several GPUs, got {names!r}")
+    if len({one.arch for one in found}) < len(found):
+        raise ValueError(f"devices of a bundle must differ in architecture, got {names!r}; build a bundle for each")
+    return ",".join(one.name for one in found)
 
 
 def _plain_name(source: Path) -> str:
@@ -149,7 +155,7 @@ class ModelSpec(_Section):
 
     source: ExistingPath
     name: str = Field(default_factory=lambda spec: _plain_name(spec["source"]), pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
-    target: Annotated[str, AfterValidator(_known_device)] = "cpu"
+    target: Annotated[str, AfterValidator(known_devices)] = "cpu"
     evaluation: EvaluationSpec = EvaluationSpec()
     gate: GateSpec = GateSpec(max_kl=0.05, max_perplexity_increase=0.01)
     workload: WorkloadSpec = WorkloadSpec()
@@ -162,6 +168,11 @@ class ModelSpec(_Section):
         if self.source.suffix != ".gguf" and not (self.source / "config.json").is_file():
             raise ValueError(f"source must be a Hugging Face folder with config.json or a .gguf file, got {self.source}")
         return self
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices that `target` names."""
+        return tuple(self.target.split(","))
 
     def digest(self, sources: Mapping[str, str]) -> str:
         """sha256 of all that determines a measurement or a suggestion: the name of the study that a rerun goes on with.

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from runtime.batch import Span, build_batch
 from runtime.block_manager import BlockManager
-from runtime.model_runner import ModelRunner
+from runtime.draws import draws_of, is_plain
+from runtime.model_runner import DrawingRunner, ModelRunner
 from runtime.request import FinishReason, Logprobs, Request, TokenOutput
 from runtime.sampler import logprobs_of, sample
 from runtime.scheduler import Scheduled, Scheduler
@@ -102,20 +103,26 @@ class Engine:
         if not plan:
             return []
         spans = [_span(scheduled) for scheduled in plan]
-        logits = self._runner.run(build_batch(spans, self._blocks.block_size))
-        outputs: list[TokenOutput] = []
-        row = 0
-        for scheduled, span in zip(plan, spans, strict=True):
-            output = self._advance(scheduled, logits[row : row + span.num_logits])
-            row += span.num_logits
-            if output is not None:
-                outputs.append(output)
-        return outputs
+        batch = build_batch(spans, self._blocks.block_size)
+        if isinstance(self._runner, DrawingRunner) and all(is_plain(scheduled.sequence) for scheduled in plan):
+            drawing = [scheduled.sequence for scheduled in plan if scheduled.reaches_end]
+            tokens = iter(self._runner.draw(batch, draws_of(drawing)).tolist())
+            outputs = [self._advance(scheduled, next(tokens) if scheduled.reaches_end else None) for scheduled in plan]
+        else:
+            logits = self._runner.run(batch)
+            ends = np.cumsum([span.num_logits for span in spans])
+            outputs = [
+                self._advance(scheduled, logits[end - span.num_logits : end])
+                for scheduled, span, end in zip(plan, spans, ends, strict=True)
+            ]
+        return [output for output in outputs if output is not None]
 
-    def _advance(self, scheduled: Scheduled, logits: NDArray[np.float32]) -> TokenOutput | None:
+    def _advance(self, scheduled: Scheduled, result: NDArray[np.float32] | int | None) -> TokenOutput | None:
+        """Account for what a step computed: `result` is the sequence's logits, or the token that was drawn from them."""
         sequence, reaches_end = scheduled.sequence, scheduled.reaches_end
         if sequence.request.params.prompt_logprobs:
-            self._score_prompt(sequence, logits)
+            assert isinstance(result, np.ndarray)
+            self._score_prompt(sequence, result)
         sequence.num_computed_tokens += scheduled.num_new_tokens
         self._blocks.publish(sequence)
         if not reaches_end:
@@ -128,7 +135,11 @@ class Engine:
         token: int | None = None
         logprobs: Logprobs | None = None
         if params.max_tokens:
-            token, logprobs = sample(logits[-1], sequence, self._eos_token_ids)
+            if isinstance(result, np.ndarray):
+                token, logprobs = sample(result[-1], sequence, self._eos_token_ids)
+            else:
+                token = result
+            assert token is not None
             sequence.token_ids.append(token)
             self._num_generated_tokens += 1
         reason = self._finish_reason(sequence, token)

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from artifacts.errors import ManifestError, WeightsError
+from artifacts.errors import ManifestError
 from artifacts.manifest import Manifest
 from artifacts.precision import Scheme
 from artifacts.reader import Bundle, open_bundle
-from artifacts.weights import Array
 from kernels.cpu.host import host
 from kernels.cpu.library import Library
 from runtime.chat import ChatTemplate
 from runtime.decoder import StepProgram, lay_out, tensor_shapes
 from runtime.engine import Engine
-from runtime.model_runner import Executable, ProgramRunner
+from runtime.model_runner import Executable, ModelRunner, ProgramRunner
+from runtime.stored_tensors import check_tensors
 
 _REBUILD = "build the bundle again"
 
@@ -39,41 +38,38 @@ class Loaded:
 
 def load(folder: Path, num_threads: int | None = None) -> Loaded:
     """Load the bundle at `folder`; `num_threads` overrides its own. BundleError or LibraryRefused if it does not fit."""
-    bundle = open_bundle(folder, machine=host().machine, cpu_flags=host().flags)
+    bundle = open_bundle(folder, machine=host().machine, cpu_flags=host().flags, gpu_arch=_gpu_arch)
     config = _generation_config(bundle)
+    runner = _load_gpu_runner(bundle) if bundle.manifest.target.archs else load_runner(bundle, num_threads)
     return Loaded(
         manifest=bundle.manifest,
-        engine=Engine(load_runner(bundle, num_threads), _eos_token_ids(config)),
+        engine=Engine(runner, _eos_token_ids(config)),
         tokenizer=Tokenizer.from_str(bundle.read("tokenizer.json").decode()),
         chat_template=_chat_template(bundle, config),
         generation_config=config,
     )
 
 
+def _gpu_arch() -> str | None:
+    """The architecture of the GPU here, None where there is none. Only a bundle for GPUs asks, and pays for torch."""
+    from runtime.gpu.loading import host_arch
+
+    return host_arch()
+
+
+def _load_gpu_runner(bundle: Bundle) -> ModelRunner:
+    from runtime.gpu.loading import load_gpu_runner
+
+    return load_gpu_runner(bundle)
+
+
 def load_runner(bundle: Bundle, num_threads: int | None = None) -> ProgramRunner:
     """The step program of a verified bundle, ready to run. WeightsError or LibraryRefused if its parts do not fit."""
     manifest = bundle.manifest
     plan = {group: Scheme.parse(name) for group, name in manifest.precision.groups.items()}
-    _check_tensors(bundle.tensors, tensor_shapes(manifest.architecture, plan))
+    check_tensors(bundle.tensors, tensor_shapes(manifest.architecture, plan))
     step = lay_out(manifest.architecture, plan, manifest.precision.kv_cache, bundle.tensors, manifest.serving)
     return ProgramRunner(step, _executable(bundle, step, num_threads or manifest.serving.num_threads))
-
-
-def _check_tensors(tensors: Mapping[str, Array], expected: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
-    """WeightsError where a bundle's tensors are not exactly those that its architecture and precision plan imply."""
-    for name, (dtype, shape) in expected.items():
-        if name not in tensors:
-            raise WeightsError(
-                f"the architecture and the precision plan need a tensor {name!r}, which the bundle lacks; {_REBUILD}"
-            )
-        found = tensors[name]
-        if found.dtype != dtype or found.shape != shape:
-            raise WeightsError(
-                f"tensor {name!r} must be {dtype} {list(shape)} by the architecture and the precision plan, "
-                f"got {found.dtype} {list(found.shape)}; {_REBUILD}"
-            )
-    if others := sorted(tensors.keys() - expected.keys()):
-        raise WeightsError(f"the architecture and the precision plan have no place for the tensor {others[0]!r}; {_REBUILD}")
 
 
 def _executable(bundle: Bundle, step: StepProgram, num_threads: int) -> Executable:

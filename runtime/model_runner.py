@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.batch import Batch
 from runtime.decoder import StepProgram
+from runtime.draws import Draws
 
 
 class ModelRunner(Protocol):
@@ -23,6 +24,15 @@ class ModelRunner(Protocol):
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
         """Compute `batch`, write its keys and values, and return logits [R, vocab_size], valid until the next call."""
+        ...
+
+
+@runtime_checkable
+class DrawingRunner(ModelRunner, Protocol):
+    """A runner that can draw tokens where it computes logits, so that no logits have to leave the device."""
+
+    def draw(self, batch: Batch, draws: Draws) -> NDArray[np.int32]:
+        """Compute `batch` and return a token [R] for each row of logits, drawn as `draws` says."""
         ...
 
 

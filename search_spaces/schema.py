@@ -35,11 +35,17 @@ def _block_size(size: int) -> int:
 Candidates = Annotated[tuple[T, ...], AfterValidator(_distinct)]
 SchemeName = Annotated[str, AfterValidator(_scheme_name)]
 BlockSize = Annotated[PositiveInt, AfterValidator(_block_size)]
-Constant = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
+Constant = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+#: layer groups of latent attention and of experts -> those of a plain decoder
+_LIKE = {
+    "q": "qkv", "q_a": "qkv", "q_b": "qkv", "kv_a": "qkv", "experts_gate_up": "gate_up", "experts_down": "down"
+}  # fmt: skip
 
 
 class GroupSchemes(_Record):
@@ -53,8 +59,8 @@ class GroupSchemes(_Record):
     down: Candidates[SchemeName]
 
     def of(self, kind: str) -> tuple[Scheme, ...]:
-        """The schemes offered to layer groups of `kind`: embed, head, qkv, o, gate_up or down."""
-        names: tuple[str, ...] = getattr(self, kind)
+        """The schemes offered to layer groups of `kind`: those of its own, or of what does the same in a plainer model."""
+        names: tuple[str, ...] = getattr(self, _LIKE.get(kind, kind))
         return tuple(Scheme.parse(name) for name in names)
 
 

@@ -20,6 +20,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Self
 
+from kernels.gpu.binary import BinaryMetadata
 from kernels.gpu.kernel_source import KernelSource
 from kernels.registry import ROOT
 
@@ -51,6 +52,11 @@ class Compiled:
         """The cubin or hsaco."""
         return (self.folder / "image").read_bytes()
 
+    @property
+    def metadata(self) -> BinaryMetadata:
+        """What launching it takes."""
+        return BinaryMetadata.from_json(json.loads((self.folder / "metadata.json").read_text(encoding="utf-8")))
+
 
 class CrossCompiler:
     """Compiles `KernelSource`s for any known architecture on `jobs` processes, which start when first needed.
@@ -71,6 +77,7 @@ class CrossCompiler:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for worker in self._workers:
             worker.stop()
+        self._workers, self._idle = [], SimpleQueue()
 
     def compile(
         self, sources: Iterable[KernelSource], on_compiled: Callable[[], None] = lambda: None
@@ -199,6 +206,14 @@ def sources_digest(op: str) -> str:
         if name not in texts:
             texts[name] = (ROOT / name / "triton.py").read_text(encoding="utf-8")
             pending += _IMPORT.findall(texts[name])
+    return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def gpu_sources_digest() -> str:
+    """sha256 of everything that GPU kernels are planned, tuned and compiled from."""
+    files = sorted({*ROOT.glob("*/*.py"), *ROOT.glob("*.py")})
+    texts = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in files}
     return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
 
 

@@ -66,8 +66,9 @@ _FREE = frozenset({"num_blocks", "max_blocks"})
 
 @dataclass(frozen=True)
 class PointTable:
-    """point_key -> point, for one architecture."""
+    """point_key -> point, for one architecture; `num_sms` is what launches were planned for, whatever the device has."""
 
+    num_sms: int
     points: Mapping[str, Point]
 
     def point(self, problem: Problem) -> Point:
@@ -77,11 +78,16 @@ class PointTable:
             raise MissingPoint(f"no kernel was tuned for {key}; build the bundle again with limits that cover this step")
         return self.points[key]
 
-    @classmethod
-    def parse(cls, data: bytes) -> PointTable:
-        """Of what `dump` wrote."""
-        return cls({key: dict(point) for key, point in json.loads(data).items()})
 
-    def dump(self) -> bytes:
-        """As canonical JSON."""
-        return (json.dumps({k: dict(v) for k, v in self.points.items()}, sort_keys=True, indent=1) + "\n").encode()
+def dump_tables(tables: Mapping[str, PointTable]) -> bytes:
+    """Architecture -> table, as canonical JSON."""
+    content = {
+        arch: {"num_sms": table.num_sms, "points": {key: dict(point) for key, point in table.points.items()}}
+        for arch, table in tables.items()
+    }
+    return (json.dumps(content, sort_keys=True, indent=1) + "\n").encode()
+
+
+def parse_tables(data: bytes) -> dict[str, PointTable]:
+    """What `dump_tables` wrote."""
+    return {arch: PointTable(table["num_sms"], table["points"]) for arch, table in json.loads(data).items()}

@@ -12,8 +12,6 @@ from optimizer.cost.workload import Workload
 from optimizer.tuning.choice import NEAR_TIE
 from search_spaces.schema import ServingSpace
 
-#: of the machine's memory, for the KV cache
-CACHE_SHARE = 0.25
 #: the cache holds this many times what the workload's largest batch needs, so that prefixes stay
 CACHE_SLACK = 2
 
@@ -40,7 +38,9 @@ def choose_limits(candidates: Sequence[int], ms: Sequence[float], itl_ms: float 
 
 
 def kv_bytes_per_token(architecture: Architecture, kv_dtype: KvDtype) -> int:
-    return 2 * architecture.num_layers * architecture.kv_size * {"fp32": 4, "bf16": 2}[kv_dtype]
+    """Bytes of the caches of all layers, with the fp32 scale of each token and head where they are rounded."""
+    scales = 0 if kv_dtype in ("fp32", "bf16") else 4 * 2 * architecture.num_layers * architecture.num_kv_heads
+    return architecture.kv_elements_per_token * {"fp32": 4, "bf16": 2, "int8": 1, "fp8": 1}[kv_dtype] + scales
 
 
 def tune_serving(
@@ -51,23 +51,23 @@ def tune_serving(
     *,
     kv_dtype: KvDtype,
     kv_block_size: int,
-    memory_bytes: int,
+    cache_bytes: int,
     num_threads: int,
     measure: Callable[[int, bool], StepTime],
 ) -> tuple[Serving, list[StepTime]]:
     """Limits, and the surface they were read from. `measure` times a step of so many sequences, or of a prompt of so many
-    tokens. ValueError if the cache cannot hold even one block-sized context."""
+    tokens; `cache_bytes` is what the KV cache may take. ValueError if it cannot hold even one block-sized context."""
     decodes = [measure(num_seqs, True) for num_seqs in space.max_num_seqs]
     prefills = [measure(num_tokens, False) for num_tokens in space.max_num_batched_tokens]
     max_num_seqs = choose_limits(space.max_num_seqs, [step.ms for step in decodes], itl_ms)
     max_num_batched_tokens = choose_limits(space.max_num_batched_tokens, [step.ms for step in prefills], itl_ms)
 
-    affordable = int(memory_bytes * CACHE_SHARE) // kv_bytes_per_token(architecture, kv_dtype)
+    affordable = cache_bytes // kv_bytes_per_token(architecture, kv_dtype)
     max_model_len = min(architecture.max_position, affordable // kv_block_size * kv_block_size)
     if max_model_len < kv_block_size:
         raise ValueError(
-            f"a quarter of this machine's memory ({memory_bytes * CACHE_SHARE / 2**30:.1f} GiB) holds {affordable} tokens of "
-            f"this model's KV cache, less than one block of {kv_block_size}; a machine with more memory is needed"
+            f"what the KV cache may take of the target's memory ({cache_bytes / 2**30:.1f} GiB) holds {max(0, affordable)} tokens "
+            f"of this model, less than one block of {kv_block_size}; a device with more memory is needed"
         )
     wanted = max_num_seqs * (workload.prompt_tokens + workload.output_tokens) * CACHE_SLACK
     num_kv_tokens = min(max(max_model_len, wanted), affordable)

@@ -33,6 +33,8 @@ from optimizer.workbench import CpuWorkbench, Workbench
 from runtime.batch import build_batch
 from search_spaces.schema import SearchSpace
 
+#: of the machine's memory, for the KV cache
+CACHE_SHARE = 0.25
 LIBRARY_NAME = "kernels/cpu.so"
 _WEIGHTS = ("fp32", "bf16", "int8", "int4")
 
@@ -126,7 +128,7 @@ class CpuTarget:
             itl_ms,
             kv_dtype=workbench.kv_dtype,
             kv_block_size=workbench.kv_block_size,
-            memory_bytes=memory_bytes,
+            cache_bytes=int(memory_bytes * CACHE_SHARE),
             num_threads=host().num_cores,
             measure=measure,
         )

@@ -55,7 +55,9 @@ class StepShapes:
         """Every call that a runner can make in service: what kernels must be frozen for."""
         limits = self._limits
         seqs = sorted({min(size, limits.max_num_seqs) for size in buckets(limits.max_num_seqs)})
-        tokens = sorted({min(rounded_up(n), limits.max_num_batched_tokens) for n in range(1, limits.max_num_batched_tokens + 1)})
+        tokens = sorted(
+            {min(rounded_up(n), limits.max_num_batched_tokens) for n in range(1, limits.max_num_batched_tokens + 1)}
+        )
         body = _distinct(self.program.body)
         for num_seqs in seqs:
             yield from self._bare(body, self.program.counts(num_seqs, num_seqs, 0, 1))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from artifacts.architecture import Architecture, Moe
-from artifacts.precision import Scheme
 from kernels.gpu.points import bucket
 from kernels.moe_matmul.gpu_tuning import BLOCK_MS, default_block_m
 from kernels.moe_route.launch import max_blocks
@@ -108,10 +107,3 @@ class MoeFeedForward:
             f"gpu_moe_matmul_{form or 'w16'}", group, **tokens, **per_expert, topk_weights=topk_weights,
             num_padded=self._num_padded, out=out, **self._alignment(),
         )  # fmt: skip
-
-
-def expert_refusal(scheme: Scheme) -> str | None:
-    """Why experts cannot be stored in `scheme`, or None."""
-    if scheme.weights in ("bf16", "fp8") or form_of(scheme) == "int8":
-        return None
-    return f"there is no grouped matmul for {scheme.name}; experts can be bf16, int8-a8, fp8 or fp8-block"

@@ -32,6 +32,17 @@ def stored_parts(scheme: Scheme) -> tuple[Tensor, ...]:
     raise ValueError(f"there are no GPU kernels for {scheme.name}; choose another scheme")
 
 
+def refusal(scheme: Scheme, kind: str) -> str | None:
+    """Why a layer group of `kind` (qkv, embed, experts_down ...) cannot be stored in `scheme` for GPUs, or None."""
+    if scheme.weights == "fp32" or (scheme.weights == "int4" and scheme.int8_activations):
+        return f"there are no GPU kernels for {scheme.name}"
+    if kind.startswith("experts") and not (scheme.weights in ("bf16", "fp8") or scheme.int8_activations):
+        return "experts have kernels for bf16, int8-a8, fp8 and fp8-block"
+    if kind == "embed" and scheme.weights in ("fp8", "mxfp4"):
+        return "an embedding has kernels for bf16, int8 and int4"
+    return None
+
+
 def tensor_shapes(architecture: Architecture, plan: Plan) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Name -> (numpy dtype, shape) of every tensor that the decoder reads, as the bundle stores it."""
     tensors = {name: ("float32", shape) for name, shape in architecture.float_shapes().items()}

@@ -30,7 +30,7 @@ def test_choice(ms: list[float], itl_ms: float | None, expected: int) -> None:
 
 def tuned(memory_bytes: int) -> tuple[Serving, list[StepTime]]:
     return tune_serving(
-        SPACE, ARCHITECTURE, Workload(100, 100, 4), None, kv_dtype="fp32", kv_block_size=16, memory_bytes=memory_bytes,
+        SPACE, ARCHITECTURE, Workload(100, 100, 4), None, kv_dtype="fp32", kv_block_size=16, cache_bytes=memory_bytes // 4,
         num_threads=3, measure=lambda size, decodes: StepTime(size if decodes else 1, size, 100, 1.0),
     )  # fmt: skip
 

@@ -1,0 +1,53 @@
+"""Costs of a GPU that may not be here: modelled times of every kernel of a step, summed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from artifacts.architecture import Architecture
+from artifacts.precision import Plan, Scheme
+from kernels.gpu.launch import Problem
+from optimizer.cost.workload import Workload
+from optimizer.search.bands import kind_of
+from optimizer.targets.gpu_steps import LabelledProblem, StepShapes
+
+#: prompts are computed in chunks of so many tokens when costs are modelled
+PREFILL_TOKENS = 2048
+
+
+class ModelledCost:
+    """A `CostProvider`: `shapes` lays out a plan, `time_us` says how long a call takes at its best point."""
+
+    def __init__(
+        self,
+        shapes: Callable[[Plan], StepShapes],
+        time_us: Callable[[Problem], float],
+        architecture: Architecture,
+        baseline: Plan,
+        workload: Workload,
+    ) -> None:
+        self._shapes, self._time_us, self._baseline, self._workload = shapes, time_us, baseline, workload
+        self._linear_shapes = architecture.linear_shapes()
+        self._group_ms: dict[tuple[str, str], float] = {}
+
+    def latency_ms(self, plan: Plan) -> float:
+        return self._weighted(*self._steps(plan))
+
+    def group_ms(self, group: str, scheme: Scheme) -> float:
+        # Layer groups of a kind have one shape, but for those of layers that are dense among layers with experts.
+        key = (f"{kind_of(group)} {self._linear_shapes[group]}", scheme.name)
+        if key not in self._group_ms:
+            steps = self._steps({**self._baseline, group: scheme})
+            self._group_ms[key] = self._weighted(*([call for call in calls if call.label == group] for calls in steps))
+        return self._group_ms[key]
+
+    def _steps(self, plan: Plan) -> tuple[list[LabelledProblem], list[LabelledProblem]]:
+        shapes = self._shapes(plan)
+        return shapes.decode(self._workload.concurrency), shapes.prefill(min(self._workload.prompt_tokens, PREFILL_TOKENS))
+
+    def _weighted(self, decode: Iterable[LabelledProblem], prefill: Iterable[LabelledProblem]) -> float:
+        """A prompt is so many chunks long; its cost is spread over the tokens that follow it."""
+        chunks = self._workload.prompt_tokens / min(self._workload.prompt_tokens, PREFILL_TOKENS)
+        decode_us = sum(self._time_us(call.problem) for call in decode)
+        prefill_us = sum(self._time_us(call.problem) for call in prefill)
+        return (decode_us + chunks * prefill_us / self._workload.output_tokens) / 1000

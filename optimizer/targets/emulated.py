@@ -1,0 +1,31 @@
+"""Any precision plan as a GPU computes it, emulated on the host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+
+from artifacts.precision import Plan
+from kernels.gpu.tensors import TORCH_DTYPES
+from optimizer.workbench import Workbench
+from runtime.gpu.decoder import lay_out_gpu
+from runtime.gpu.emulator import Emulator
+from runtime.gpu.weights import to_device, to_torch
+
+
+@dataclass(frozen=True)
+class EmulatedWorkbench(Workbench):
+    """Through the references of the GPU's kernels, activations of dtype `act`."""
+
+    act: str
+
+    def exact(self) -> Self:
+        return replace(self, kv_dtype="bf16")
+
+    def runner(self, plan: Plan, max_num_tokens: int, num_kv_tokens: int, max_num_seqs: int = 1) -> Emulator:
+        limits = self.limits(max_num_tokens, num_kv_tokens, max_num_seqs, num_threads=1)
+        act, host = TORCH_DTYPES[self.act], torch.device("cpu")
+        tensors = to_device(to_torch(self.store.plan_tensors(plan)), plan, act, host)
+        return Emulator(lay_out_gpu(self.architecture, plan, self.kv_dtype, tensors, limits, act, host))

@@ -1,0 +1,238 @@
+"""GPUs as a target, present or not: accuracy is emulated, times are modelled (or measured by the tuner), kernels cross-compiled.
+
+The first device decides what is searched for; for the others the winner is tuned and compiled as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+
+from artifacts.canonical import canonical_json
+from artifacts.manifest import Kernels, Serving, Target
+from artifacts.precision import Plan, Scheme
+from kernels.compile.cross_compile import Compiled, CrossCompiler, gpu_sources_digest
+from kernels.gpu import target as gpu_target
+from kernels.gpu.binary import BinaryMetadata
+from kernels.gpu.frozen import FrozenKernel, FrozenKernels
+from kernels.gpu.kernel_source import kernel_sources
+from kernels.gpu.launch import Problem
+from kernels.gpu.oracle import values
+from kernels.gpu.points import PointTable, dump_tables, point_key
+from kernels.gpu.self_test import Check
+from kernels.gpu.self_test import write as write_self_test
+from kernels.gpu.tensors import problem as problem_of
+from kernels.registry import gpu_tuning, plan_call, spec
+from optimizer.cost.modelled import PREFILL_TOKENS, ModelledCost
+from optimizer.cost.provider import CostProvider
+from optimizer.cost.workload import Workload
+from optimizer.evaluation import Estimate
+from optimizer.ledger import Ledger
+from optimizer.progress import Reporter
+from optimizer.quantized_store import QuantizedStore
+from optimizer.search.proof import PairedSpeed
+from optimizer.search.serving import StepTime, kv_bytes_per_token, tune_serving
+from optimizer.targets.emulated import EmulatedWorkbench
+from optimizer.targets.gpu_steps import LabelledProblem, StepShapes
+from optimizer.targets.target import Evaluated, Frozen, Phase
+from optimizer.tuning.choice import Tuned
+from optimizer.tuning.gpu.tuner import GpuTuner, TunedCall
+from optimizer.workbench import Workbench
+from search_spaces.schema import Device, SearchSpace
+from search_spaces.space import device
+
+ACT: Final[Literal["bf16"]] = "bf16"
+POINTS = "kernels/points.json"
+#: of the device's memory, for weights and KV cache together; the rest is for graphs, activations and the driver
+_MEMORY_SHARE = 0.9
+
+
+def gpu_identity(devices: Sequence[str]) -> list[object]:
+    """What modelled times hold for: figures of the devices, kernels' sources, the compiler."""
+    return [*(device(name).model_dump_json() for name in devices), gpu_sources_digest(), version("triton")]
+
+
+class GpuTarget:
+    """`TargetStages` of one or more GPUs. `folder` keeps what is frozen."""
+
+    def __init__(self, devices: Sequence[str], space: SearchSpace, folder: Path, ledger: Ledger, reporter: Reporter) -> None:
+        self._devices = [device(name) for name in devices]
+        self._space, self._folder, self._ledger, self._reporter = space, folder, ledger, reporter
+        self._compiler = CrossCompiler()
+        self._context_tokens = 1024
+        self._tuners: dict[str, GpuTuner] = {}
+
+    @property
+    def title(self) -> str:
+        return ", ".join(arch_of(found) for found in self._devices)
+
+    @property
+    def evaluated(self) -> Evaluated:
+        return "emulated"
+
+    def baseline(self, is_bf16: bool) -> Scheme:
+        return Scheme("bf16")
+
+    def workbench(self, store: QuantizedStore) -> EmulatedWorkbench:
+        serving, precision = self._space.serving, self._space.precision
+        return EmulatedWorkbench(store.architecture, store, precision.kv_cache[0], serving.kv_block_size[0], ACT)
+
+    def tune(
+        self, workbench: Workbench, workload: Workload, offered: Mapping[str, Sequence[Scheme]], baseline: Scheme
+    ) -> tuple[Workbench, tuple[Tuned, ...]]:
+        """The KV block size, together with attention's points. Other points wait for the plan that is frozen."""
+        self._context_tokens = workload.prompt_tokens + workload.output_tokens // 2
+        plan = dict.fromkeys(workbench.architecture.linear_shapes(), baseline)
+
+        def attention(block_size: int) -> list[Problem]:
+            shapes = self._shapes(replace(workbench, kv_block_size=block_size), plan, workload)
+            calls = [*shapes.decode(workload.concurrency), *shapes.prefill(min(workload.prompt_tokens, PREFILL_TOKENS))]
+            return [call.problem for call in calls if call.label.endswith((".attention", ".rope"))]
+
+        sizes = self._space.serving.kv_block_size
+        chosen, times_us = self._tuner(self._devices[0]).tune_kv_block_size(attention, sizes)
+        candidates = tuple({"kv_block_size": size} for size in sizes)
+        ms = tuple(times_us[size] / 1000 for size in sizes)
+        return replace(workbench, kv_block_size=chosen), (Tuned("kv_block_size", candidates, ms, {"kv_block_size": chosen}),)
+
+    def costs(self, workbench: Workbench, schemes: Sequence[Scheme], baseline: Scheme, workload: Workload) -> CostProvider:
+        architecture = workbench.architecture
+        plan = dict.fromkeys(architecture.linear_shapes(), baseline)
+        time_us = self._tuner(self._devices[0]).time_us
+        return ModelledCost(lambda p: self._shapes(workbench, p, workload), time_us, architecture, plan, workload)
+
+    def step(self, workbench: Workbench, plan: Plan, workload: Workload, size: int, *, decodes: bool) -> StepTime:
+        context = workload.prompt_tokens + workload.output_tokens // 2 if decodes else size
+        limits = replace(workload, concurrency=max(size, workload.concurrency)) if decodes else workload
+        shapes = self._shapes(workbench, plan, limits, num_tokens=size)
+        ms = self._total_ms(shapes.decode(size) if decodes else shapes.prefill(size))
+        return StepTime(num_seqs=size if decodes else 1, num_tokens=size, context=context, ms=ms)
+
+    def serving(
+        self, workbench: Workbench, plan: Plan, workload: Workload, itl_ms: float | None
+    ) -> tuple[Serving, list[StepTime]]:
+        architecture = workbench.architecture
+        weights = sum(n * k * plan[g].bits_per_weight / 8 for g, (n, k) in architecture.linear_shapes().items())
+        memory = min(found.memory_gb.value for found in self._devices if found.memory_gb) * 1e9
+        return tune_serving(
+            self._space.serving,
+            architecture,
+            workload,
+            itl_ms,
+            kv_dtype=workbench.kv_dtype,
+            kv_block_size=workbench.kv_block_size,
+            cache_bytes=int(memory * _MEMORY_SHARE - weights),
+            num_threads=1,
+            measure=lambda size, decodes: self.step(workbench, plan, workload, size, decodes=decodes),
+        )
+
+    def compare(self, phase: Phase, workbench: Workbench, baseline: Plan, plan: Plan, workload: Workload) -> PairedSpeed:
+        alone, decodes = replace(workload, concurrency=1), phase == "decode"
+        size = 1 if decodes else min(workload.prompt_tokens, PREFILL_TOKENS)
+        before = self.step(workbench.exact(), baseline, alone, size, decodes=decodes).ms
+        after = self.step(workbench, plan, alone, size, decodes=decodes).ms
+        return PairedSpeed(before, after, Estimate(before / after, before / after, before / after), measured=False)
+
+    def freeze(self, workbench: Workbench, plan: Plan, serving: Serving) -> Frozen:
+        """Tunes and compiles every kernel that serving `plan` can ask for, on every device."""
+        shapes = StepShapes(workbench.architecture, plan, workbench.kv_dtype, serving, ACT)
+        served = list(shapes.served())
+        files: dict[str, bytes | Path] = {}
+        tables: dict[str, PointTable] = {}
+        with self._compiler:
+            for found in self._devices:
+                arch = arch_of(found)
+                tuned = self._tuner(found).tune(_by_key(served))
+                target = target_of(found)
+                tables[arch] = PointTable(target.num_sms, {key: call.point for key, call in tuned.items()})
+                folder = self._folder / arch
+                checks = self._checks(served, target)
+                self._frozen(served, tables[arch], checks, target).write(folder)
+                write_self_test([check.record() for check in checks], folder)
+                files |= {f"kernels/{arch}/{path.name}": path for path in sorted(folder.iterdir())}
+                files[f"search/kernels-{arch}.json"] = canonical_json({key: call.to_json() for key, call in tuned.items()})
+        files[POINTS] = dump_tables(tables)
+        kernels = Kernels(
+            symbols=tuple(sorted({problem.symbol for problem in served})),
+            backend="gpu",
+            table=POINTS,
+            compiler=f"triton {version('triton')}",
+            activations=ACT,
+        )
+        names = ", ".join(found.name for found in self._devices)
+        frozen_for = Target(device=names, isa=self.title, archs=tuple(arch_of(found) for found in self._devices))
+        return Frozen(frozen_for, (kernels,), files, kernels.compiler, ("triton",))
+
+    def _checks(self, served: Sequence[Problem], target: gpu_target.Target) -> list[Check]:
+        """A small call of every entry point that is served, at its default point: the self-test at load."""
+        checks = []
+        for symbol in dict.fromkeys(problem.symbol for problem in served):
+            contract = spec(symbol).typed(ACT)
+            case = contract.cases[0]
+            made = contract.make_inputs(np.random.default_rng(0), case)
+            call = problem_of(contract, values(contract, made))
+            checks.append(Check(symbol, ACT, case, gpu_tuning(contract.op).default(call, target)))
+        return checks
+
+    def _frozen(
+        self, served: Sequence[Problem], table: PointTable, checks: Sequence[Check], target: gpu_target.Target
+    ) -> FrozenKernels:
+        arch = target.arch.name
+        planned = [(call, plan_call(call, target, table.point(call))) for call in served]
+        planned += [check.plan(target) for check in checks]
+        sources = {source.identity: source for call, plan in planned for source in kernel_sources(plan, call, arch)}
+        with self._reporter.task(f"compiling kernels for {arch}", len(sources)) as advance:
+            compiled = self._compiler.compile(sources.values(), advance)
+        frozen = []
+        for kernel in compiled.values():
+            if not isinstance(kernel, Compiled):
+                raise kernel
+            frozen.append(FrozenKernel(kernel.source, kernel.metadata, kernel.image))
+        return FrozenKernels(arch, frozen)
+
+    def _tuner(self, found: Device) -> GpuTuner:
+        if found.name not in self._tuners:
+            self._tuners[found.name] = GpuTuner(
+                found, target_of(found), self._space.kernels, self._compiler, self._ledger, self._reporter,
+                context_tokens=self._context_tokens,
+            )  # fmt: skip
+        return self._tuners[found.name]
+
+    def _shapes(self, workbench: Workbench, plan: Plan, workload: Workload, num_tokens: int = 0) -> StepShapes:
+        """A step with just the room that the workload, or so many tokens, need."""
+        block_size, tokens = workbench.kv_block_size, workload.prompt_tokens + workload.output_tokens
+        limits = Serving(
+            kv_block_size=block_size,
+            num_kv_blocks=workload.concurrency * -(-max(tokens, num_tokens) // block_size),
+            max_num_seqs=workload.concurrency,
+            max_num_batched_tokens=max(min(workload.prompt_tokens, PREFILL_TOKENS), workload.concurrency, num_tokens),
+            max_model_len=tokens,
+            num_threads=1,
+        )
+        return StepShapes(workbench.architecture, plan, workbench.kv_dtype, limits, ACT)
+
+    def _total_ms(self, calls: Sequence[LabelledProblem]) -> float:
+        tuner = self._tuner(self._devices[0])
+        return sum(tuner.time_us(call.problem) for call in calls) / 1000
+
+
+def arch_of(found: Device) -> str:
+    """The architecture of a device that bundles can be built for."""
+    assert found.arch is not None, "a buildable GPU states its architecture"
+    return found.arch
+
+
+def target_of(found: Device) -> gpu_target.Target:
+    """What planners must know of a device."""
+    assert found.num_sms is not None, "a buildable GPU states its number of SMs"
+    return gpu_target.Target.of(arch_of(found), int(found.num_sms.value))
+
+
+def _by_key(problems: Sequence[Problem]) -> list[Problem]:
+    """One problem for each point, the largest: the last of a bucket."""
+    return list({point_key(problem): problem for problem in problems}.values())
