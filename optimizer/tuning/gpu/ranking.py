@@ -1,0 +1,97 @@
+"""Legal points of a space in the order of their modelled time, found without asking about more of them than needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kernels.gpu.launch import Problem
+from kernels.gpu.target import Target
+from kernels.registry import gpu_tuning, spec
+from optimizer.cost.gpu.facts import GpuFacts
+from optimizer.cost.gpu.pipes import Array
+from optimizer.tuning.gpu.attention_model import LatentAttentionModel, PagedAttentionModel
+from optimizer.tuning.gpu.grid import PointGrid
+from optimizer.tuning.gpu.matmul_model import MatmulModel
+from optimizer.tuning.gpu.memory_model import MemoryModel
+from optimizer.tuning.gpu.time_model import TimeModel
+from search_spaces.schema import KernelSpace
+
+_MATMUL_OPS = ("quant_matmul", "scaled_matmul", "head_matmul")
+_MATMUL_SYMBOLS = ("gpu_moe_logits",)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A legal point and its modelled time. `order` is its place in the search space, which breaks ties."""
+
+    point: Mapping[str, int]
+    time_us: float
+    order: int
+
+
+class Ranker:
+    """Ranks the points of every op's space, for one GPU.
+
+    Times of all points are computed at once (numpy), sorted, and only then is each asked whether it is legal: best first, until
+    enough are. A rule of legality costs ten times what a time does, and a caller seldom wants more than the first few.
+    """
+
+    def __init__(self, gpu: GpuFacts, target: Target, spaces: Mapping[str, KernelSpace], context_tokens: int) -> None:
+        self._gpu, self._target, self._spaces = gpu, target, spaces
+        self._matmul = MatmulModel(gpu)
+        self._paged = PagedAttentionModel(gpu, target, context_tokens)
+        self._latent = LatentAttentionModel(gpu, context_tokens)
+        self._memory = MemoryModel(gpu, target, context_tokens)
+
+    def model(self, problem: Problem) -> TimeModel:
+        op = spec(problem.symbol).op
+        if op in _MATMUL_OPS or problem.symbol.startswith("gpu_moe_matmul") or problem.symbol in _MATMUL_SYMBOLS:
+            return self._matmul
+        attention: Mapping[str, TimeModel] = {"paged_attention": self._paged, "mla_attention": self._latent}
+        return attention.get(op, self._memory)
+
+    def grids(self, problem: Problem) -> tuple[PointGrid, PointGrid]:
+        """The points that the model tells apart, and what it is blind to, the op's default first."""
+        op = spec(problem.symbol).op
+        tuning = gpu_tuning(op)
+        default = tuning.default(problem, self._target)
+        space = self._spaces.get(op, _NOTHING)
+        grid = PointGrid.of(space, tuning.parameters(problem.symbol), default)
+        blind = self.model(problem).blind
+        return grid.only(lambda name: name not in blind), grid.only(lambda name: name in blind).led_by(default)
+
+    def ranked(self, problem: Problem, alike: Sequence[Problem] = ()) -> Iterator[Ranked]:
+        """Points that are legal for `problem` and for all that are `alike`, fastest first; lazily.
+
+        Equal times are in the space's order. Of points that the model cannot tell apart only one is given: the first legal one,
+        the op's default leading.
+        """
+        refusal = gpu_tuning(spec(problem.symbol).op).refusal
+        seen, unseen = self.grids(problem)
+        times = self.model(problem).times_us(problem, seen)
+        for index in np.lexsort((quantized(times),)).tolist():
+            if not np.isfinite(times[index]):
+                return
+            for rest in range(len(unseen)):
+                point = seen.point(index) | unseen.point(rest)
+                if all(refusal(each, point, self._target) is None for each in (problem, *alike)):
+                    yield Ranked(point, float(times[index]), index)
+                    break
+
+    def refusals(self, problem: Problem) -> str:
+        """Why no point is legal: the commonest reason."""
+        refusal, (seen, unseen) = gpu_tuning(spec(problem.symbol).op).refusal, self.grids(problem)
+        reasons = [refusal(problem, seen.point(index) | unseen.point(0), self._target) for index in range(len(seen))]
+        found = [reason for reason in reasons if reason is not None]
+        return max(sorted(set(found)), key=found.count, default="the time model knows no point that can run")
+
+
+def quantized(times: Array) -> Array:
+    """Times whose order is the same on every machine: what differs by less than a millionth is equal."""
+    return np.round(np.log(times) * 1e6)
+
+
+_NOTHING = KernelSpace(constants={})
