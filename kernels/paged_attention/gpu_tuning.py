@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from kernels.gpu.kv_cache import cache_refusal
 from kernels.gpu.launch import DTYPES, Problem
 from kernels.gpu.target import Target
 from kernels.gpu.tuning import GpuTuning, Point
@@ -33,22 +34,10 @@ def _parameters(symbol: str) -> Mapping[str, tuple[int, ...]]:
 
 def _refusal(problem: Problem, point: Point, target: Target) -> str | None:
     return (
-        _refused_cache(problem, target)
+        cache_refusal(problem, target)
         or _refused_tile(problem, point, target)
         or (_refused_box(problem, point, target) if point["USE_TMA"] else None)
     )
-
-
-def _refused_cache(problem: Problem, target: Target) -> str | None:
-    cache = problem["k_cache"]
-    block_size = cache.shape[1]
-    if block_size not in (16, 32, 64, 128, 256):
-        return f"a KV block has 16, 32, 64, 128 or 256 tokens, not {block_size}"
-    if problem["v_cache"].strides != cache.strides or cache.strides[0] != block_size * cache.strides[1]:
-        return "slots of the caches of keys and of values must be evenly apart, and alike"
-    if cache.dtype == "e4m3" and not target.arch.has_fp8:
-        return f"{target.arch.name} has no e4m3; keep the KV cache in activations or in int8"
-    return None
 
 
 def _refused_tile(problem: Problem, point: Point, target: Target) -> str | None:

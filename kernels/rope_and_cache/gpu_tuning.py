@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from kernels.gpu.kv_cache import cache_refusal
 from kernels.gpu.launch import Problem
 from kernels.gpu.target import Target
 from kernels.gpu.tuning import GpuTuning, Point
@@ -14,11 +15,9 @@ def _parameters(symbol: str) -> Mapping[str, tuple[int, ...]]:
 
 
 def _refusal(problem: Problem, point: Point, target: Target) -> str | None:
-    cache, warps = problem["k_cache"], point["num_warps"]
-    if problem["v_cache"].strides != cache.strides or cache.strides[0] != cache.shape[1] * cache.strides[1]:
-        return "slots of the caches of keys and of values must be evenly apart, and alike"
-    if cache.dtype == "e4m3" and not target.arch.has_fp8:
-        return f"{target.arch.name} has no e4m3; keep the KV cache in activations or in int8"
+    if reason := cache_refusal(problem, target):
+        return reason
+    warps = point["num_warps"]
     if warps > 1 and warps * target.arch.warp_size > _pairs(problem):
         return f"{warps} warps have more threads than the heads of a program have pairs, {_pairs(problem)}"
     return None

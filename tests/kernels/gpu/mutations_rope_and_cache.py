@@ -18,8 +18,8 @@ MUTATIONS = (
     _bug("angle of the token's index", "tl.load(positions_ptr + token)", "(token + tl.load(positions_ptr) * 0)"),
     _bug("neighbours are pairs", "tl.store(key + HALF", "tl.store(key + 1"),
     _bug("group of the first kv head", "(kv_head * GROUP + group)", "group", "odd_group"),
-    _bug("padded heads written", "(group < GROUP)[:, None] & inside[None, :]", "inside[None, :]", "odd_group"),
-    _bug("value in the next slot", "v_cache_ptr + place", "v_cache_ptr + place + SLOT_STRIDE"),
+    _bug("last head of a group not rotated", "(group < GROUP)[:, None]", "(group < GROUP - 1)[:, None]", "odd_group"),
+    _bug("value of the first head", "v_cache_ptr + place", "v_cache_ptr + slot * SLOT_STRIDE"),
     _bug("unrotated key cached", "_store_row(key_low, key_high,", "_store_row(low, high,"),
     _bug(
         "scale of half the key",

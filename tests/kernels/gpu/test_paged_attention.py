@@ -176,7 +176,7 @@ def test_assembly_makes_every_int8_code_the_f16_number() -> None:
         ({"USE_TMA": 1, "block_size": 32}, "a box of 64 keys crosses blocks of 32"),
         ({"USE_TMA": 1, "head_dim": 80}, "a box is a power of two wide"),
         ({"num_heads": 64, "num_kv_heads": 2}, "do not fit into 16 rows"),
-        ({"block_size": 48}, "16, 32, 64, 128 or 256 tokens, not 48"),
+        ({"block_size": 48}, "16, 32, 64, 128, 256 tokens, not 48"),
         ({"BLOCK_M": 128}, "are wasted"),
         ({"T": 64, "PROGRAMS_PER_SM": 2}, "only decoding splits"),
         ({"T": 64, "BLOCK_M": 128, "TILE": 128, "PROGRAMS_PER_SM": 1}, "registers of a thread"),
