@@ -20,6 +20,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Self
 
+from kernels.compile.toolchain import assembler, assembler_version
 from kernels.gpu.binary import BinaryMetadata
 from kernels.gpu.kernel_source import KernelSource
 from kernels.registry import ROOT
@@ -61,8 +62,8 @@ class Compiled:
 class CrossCompiler:
     """Compiles `KernelSource`s for any known architecture on `jobs` processes, which start when first needed.
 
-    Results are kept under `cache_folder` by what determines them: the source's identity, the text of the kernels, and
-    Triton's version; no path is part of a key. A failure is a result too.
+    Results are kept under `cache_folder` by what determines them: the source's identity, the text of the kernels, and the
+    versions of Triton and ptxas; no path is part of a key. A failure is a result too.
     """
 
     def __init__(self, cache_folder: Path | None = None, jobs: int | None = None) -> None:
@@ -103,14 +104,14 @@ class CrossCompiler:
         return {identity: self._read(source) for identity, source in distinct.items()}
 
     def _start(self, num_workers: int) -> None:
-        if not _triton_version():
+        if not _compiler_versions():
             raise NoTriton("GPU kernels are compiled by Triton, which is not installed; pip install 'coldforge[gpu]'")
         while len(self._workers) < num_workers:
             self._workers.append(_Worker())
             self._idle.put(self._workers[-1])
 
     def _folder(self, source: KernelSource) -> Path:
-        key = f"{source.identity} {sources_digest(source.op)} {_triton_version()}"
+        key = f"{source.identity} {sources_digest(source.op)} {_compiler_versions()}"
         return self._cache / hashlib.sha256(key.encode()).hexdigest()
 
     def _known(self, source: KernelSource) -> bool:
@@ -181,6 +182,7 @@ class _Worker:
         environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
         # Line tables hold the path of the sources: without them a kernel is the same wherever it is built.
         environment |= {"TRITON_CACHE_DIR": self._scratch.name, "TRITON_DISABLE_LINE_INFO": "1"}
+        environment |= dict.fromkeys(("TRITON_PTXAS_PATH", "TRITON_PTXAS_BLACKWELL_PATH"), str(assembler()))
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_REPOSITORY), os.environ.get("PYTHONPATH")]))
         return subprocess.Popen(
             [sys.executable, "-m", "kernels.compile.worker"],
@@ -218,8 +220,9 @@ def gpu_sources_digest() -> str:
 
 
 @cache
-def _triton_version() -> str:
+def _compiler_versions() -> str:
+    """Of Triton and of what assembles for NVIDIA; empty where there is no Triton."""
     try:
-        return version("triton")
+        return f"triton {version('triton')} ptxas {assembler_version(assembler())}"
     except ModuleNotFoundError:
         return ""

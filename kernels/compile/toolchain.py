@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import tempfile
 from functools import cache
@@ -45,6 +47,24 @@ def _output(tool: str, options: list[str], data: bytes) -> str:
         said = (outcome.stderr or outcome.stdout).strip().replace(str(path), "the input")
         raise ToolFailed(f"{tool} {' '.join(options)} cannot read these {len(data)} bytes; it said: {said or 'nothing'}")
     return outcome.stdout
+
+
+def assembler() -> Path:
+    """The ptxas for every architecture: $TRITON_PTXAS_PATH, or the one of CUDA 12 in the Triton wheel. ToolchainMissing.
+
+    Left alone, Triton assembles for sm_90 and later with its other one, which from 3.7 on is of CUDA 13: no driver of CUDA 12
+    loads what that makes, while drivers of CUDA 13 load what CUDA 12 made.
+    """
+    return Path(os.environ.get("TRITON_PTXAS_PATH") or nvidia_tool("ptxas"))
+
+
+@cache
+def assembler_version(path: Path) -> str:
+    """What the ptxas at `path` calls itself, such as "12.9.86"; ToolFailed if it does not say."""
+    outcome = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    if match := re.search(r"V([\d.]+)", outcome.stdout):
+        return match[1]
+    raise ToolFailed(f"ptxas must say its version; {path} said: {outcome.stdout or outcome.stderr or 'nothing'}")
 
 
 @cache

@@ -74,7 +74,7 @@ def _check_cubin(kernel: FrozenKernel, device: Device) -> None:
         raise DriverTooOld(
             f"{kernel.where} was assembled by CUDA {_dotted(entry.toolkit)} (ELF ABI {cubin.abi}), which needs a driver of "
             f"CUDA {entry.toolkit[0]}.0 or later, and this one is of {_dotted(device.driver)}; update the driver, "
-            f"or freeze with ptxas of CUDA {device.driver[0]} (TRITON_PTXAS_BLACKWELL_PATH names that of sm_90 and later)"
+            f"or freeze with ptxas of CUDA {device.driver[0]} (TRITON_PTXAS_PATH names it)"
         )
 
 
