@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.scaled_matmul.variants import BLOCK_WIDTH, MX_SLOTS
+from kernels.scaled_matmul.packing import MX_SLOTS
+from kernels.scaled_matmul.variants import BLOCK_WIDTH
 
 #: Sums of so many products of int8 codes are exact in fp32: 128 x 128 x 1024 = 2^24.
 _EXACT_WIDTH = 1024

@@ -14,8 +14,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.scaled_matmul.variants import MX_SLOTS
-
 E4M3_MAX = 448.0
 E2M1_MAX = 6.0
 #: The exponent of the largest power of two that e2m1 holds, 4.
@@ -25,6 +23,8 @@ _E8M0_BIAS = 127
 MX_WIDTH = 32
 #: The kernel multiplies by the scale and 2^126 at once; a larger scale than 2 does not fit.
 _MAX_SCALE_CODE = 128
+#: Where four e2m1 codes lie in 16 bits: (bit of the sign, lowest bit of the rest), in the first two as far apart as in bf16.
+MX_SLOTS = ((15, 6), (12, 3), (14, 0), (13, 9))
 #: [half, slot] of a word.
 _SIGN_BITS, _REST_BITS = (np.array([bits, [16 + bit for bit in bits]], np.uint32) for bits in zip(*MX_SLOTS, strict=True))
 

@@ -9,7 +9,9 @@ import triton
 import triton.language as tl
 
 from kernels.gpu.triton import INTERPRETED
-from kernels.scaled_matmul.variants import MX_SLOTS
+
+#: packing.py's, said again: compiled kernels are kept by the text of this file.
+MX_SLOTS = ((15, 6), (12, 3), (14, 0), (13, 9))
 
 
 def _move(sign_bit: int, rest_bit: int, lowest: int) -> list[str]:
@@ -122,9 +124,8 @@ def _store(
     channel = first_channel + tl.arange(0, acc.shape[1])
     inside = (token < num_tokens)[:, None] & (channel < N)[None, :]
     if SPLIT_K > 1:
-        partial_ptr = out_ptr + tl.program_id(1).to(tl.int64) * num_tokens * N
-        rows = row_pointers(partial_ptr, first_token, num_tokens, N, acc.shape[0])
-        tl.store(rows + channel[None, :], acc, mask=inside)
+        split_ptr = out_ptr + tl.program_id(1).to(tl.int64) * num_tokens * N
+        tl.store(row_pointers(split_ptr, first_token, num_tokens, N, acc.shape[0]) + channel[None, :], acc, mask=inside)
     else:
         value = _finished(acc, token, channel, x_scales_ptr, scales_ptr, bias_ptr, num_tokens, N, SCALING)
         rows = row_pointers(out_ptr, first_token, num_tokens, OUT_STRIDE, acc.shape[0])
@@ -192,9 +193,7 @@ def _accumulate(
                 acc = tl.dot(weight_tile, x_tile.T, acc, max_num_imprecise_acc=EXACT, out_dtype=ACC)
             else:
                 acc = tl.dot(x_tile, weight_tile.T, acc, max_num_imprecise_acc=EXACT, out_dtype=ACC)
-    if SWAP_AB:
-        acc = acc.T
-    return acc
+    return acc.T if SWAP_AB else acc
 
 
 @triton.jit
@@ -357,8 +356,7 @@ def mxfp4_matmul_kernel(
             x = _columns(x_rows, k, K, BLOCK_K)
             words = _columns(code_rows, k * 2, CHUNKS * 128, BLOCK_K * 2)
             scale_words = _columns(scale_rows, k // 8, CHUNKS * 8, BLOCK_K // 8)
-            weight = _mxfp4_weight(words, scale_words, x_ptr.dtype.element_ty, ASM)
-            acc = tl.dot(weight, x.T, acc)
+            acc = tl.dot(_mxfp4_weight(words, scale_words, x_ptr.dtype.element_ty, ASM), x.T, acc)
         _store(
             acc.T,
             tile_m * BLOCK_M,
@@ -395,8 +393,7 @@ def sum_splits_kernel(
     inside = (channel < N)[None, :]
     acc = tl.zeros((1, BLOCK_N), partials_ptr.dtype.element_ty)
     for split in tl.static_range(SPLIT_K):
-        partial_ptr = partials_ptr + num_tokens.to(tl.int64) * (split * N)
-        rows = row_pointers(partial_ptr, tl.program_id(0), num_tokens, N, 1)
+        rows = row_pointers(partials_ptr + num_tokens.to(tl.int64) * (split * N), tl.program_id(0), num_tokens, N, 1)
         acc += tl.load(rows + channel[None, :], mask=inside, other=0)
     value = _finished(acc, token, channel, x_scales_ptr, scales_ptr, bias_ptr, num_tokens, N, SCALING)
     rows = row_pointers(out_ptr, tl.program_id(0), num_tokens, OUT_STRIDE, 1)

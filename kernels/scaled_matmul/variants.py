@@ -14,9 +14,6 @@ Scaling = Literal["none", "tensor", "channel", "block", "mx"]
 #: Channels, and K, that a scale of `block` covers.
 BLOCK_WIDTH = 128
 
-#: Where four e2m1 codes lie in 16 bits: (bit of the sign, lowest bit of the rest), in the first two as far apart as in bf16.
-MX_SLOTS = ((15, 6), (12, 3), (14, 0), (13, 9))
-
 
 @dataclass(frozen=True)
 class Variant:
