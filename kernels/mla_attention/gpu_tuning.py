@@ -31,7 +31,7 @@ def _parameters(symbol: str) -> Mapping[str, tuple[int, ...]]:
         "block_n": (16, 32, 64, 128),
         "num_splits": _SPLITS,
         "num_warps": (4, 8),
-        "num_stages": (1, 2, 3),
+        "num_stages": (2, 3),
     }
 
 
@@ -50,7 +50,7 @@ def _refusal(problem: Problem, point: Point, target: Target) -> str | None:
         return f"AMD's pipelines have at most 2 stages here, got {num_stages}"
     element_bytes = DTYPES[problem["cache"].dtype][0]
     # Operands of asynchronous matmuls stay where they are until those are done: one buffer more.
-    buffers = max(1, num_stages if block_m >= 64 and arch.name in _ROWS_OF_64 else num_stages - 1)
+    buffers = num_stages if block_m >= 64 and arch.name in _ROWS_OF_64 else num_stages - 1
     shared = (block_m * width + buffers * block_n * width + block_m * block_n) * element_bytes
     if shared > arch.max_shared_bytes:
         return f"queries and {buffers} buffers of latents take {shared} bytes of {arch.max_shared_bytes} of shared memory"
