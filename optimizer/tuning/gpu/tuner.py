@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain, islice
@@ -117,6 +117,20 @@ class GpuTuner:
             )
             for key, group in groups.items()
         }
+
+    def tune_kv_block_size(
+        self,
+        make_problems: Callable[[int], Sequence[Problem]],
+        sizes: Sequence[int],
+        weight: Callable[[Problem], float] = lambda problem: 1.0,
+    ) -> tuple[int, dict[int, float]]:
+        """The KV block size together with the points of the calls that depend on it; and the modelled time for every size.
+
+        `make_problems` gives the calls of a step at a block size, `weight` how often each is made for one that decodes. A size
+        costs what its calls take at their best points. Near-ties go to the order of `sizes`, that of the search space.
+        """
+        times_us = {size: sum(weight(problem) * self.time_us(problem) for problem in make_problems(size)) for size in sizes}
+        return winner(sizes, times_us.values()), times_us
 
     def _compiled(self, groups: Mapping[str, Sequence[Problem]], top_k: int) -> Mapping[str, _Call]:
         calls = {key: self._call(key, group) for key, group in groups.items()}

@@ -24,12 +24,14 @@ class Verdict:
     reservation: str | None = None
 
 
-def static_facts(record: StaticRecord) -> StaticFacts:
-    """A record as the time models take it; of a kernel without a loop the instructions are those of all of it."""
+def static_facts(record: StaticRecord, launch: Launch) -> StaticFacts:
+    """A record as the time models take it. Instructions are those of the loop that streams, or of all where there is no loop;
+    where a loop does not say how much it streams, nobody knows how often it runs."""
     mix = record.hot_loop.mix if record.hot_loop else record.mix
+    counted = bool(launch.streamed_bytes) == bool(record.hot_loop)
     return StaticFacts(
         registers=record.registers,
-        loop_instructions=mix.total,
+        loop_instructions=mix.total if counted else None,
         spill_instructions=mix.count("spill"),
         shared_bytes=record.shared_bytes,
         blocks_per_sm=record.occupancy.blocks or None,
@@ -56,7 +58,7 @@ def judge(record: StaticRecord, launch: Launch, modelled: Modelled, gpu: GpuFact
         refusal = "its tile is one for wgmma, and the compiler did not use it"
     if modelled.is_memory_bound and ratio is not None and ratio < 1:
         reservation = f"it issues instructions for {ratio:.2f} of the memory bandwidth, and memory binds it"
-    return Verdict(summary, static_facts(record), refusal, reservation)
+    return Verdict(summary, static_facts(record, launch), refusal, reservation)
 
 
 def unfit(record: StaticRecord, target: Target) -> str | None:
