@@ -8,6 +8,7 @@ from pathlib import Path
 from optimizer.emit import emit
 from optimizer.forge import Forge
 from optimizer.forged import Forged
+from optimizer.planning import Planning
 from optimizer.progress import Reporter
 from optimizer.spec import ModelSpec, known_devices, load_spec, parse_duration
 from search_spaces.space import buildable_names, device
@@ -32,8 +33,10 @@ def run_optimize(spec_path: Path, overrides: Overrides, reporter: Reporter | Non
         raise ValueError(f"bundles cannot be built for {unknown[0]!r} yet; --gpu can be {', '.join(buildable_names())}")
     workspace = spec.output.with_name(spec.output.name + ".work")
     workspace.mkdir(parents=True, exist_ok=True)
-    forge = Forge(spec, workspace, reporter)
-    forged = forge.run()
+    if spec.is_planning:
+        Planning(spec, workspace, reporter).run()
+        return spec.output
+    forged = Forge(spec, workspace, reporter).run()
     reporter.say("writing the bundle")
     emit(forged, spec.output)
     _conclude(forged, reporter)
@@ -62,9 +65,10 @@ def apply(spec: ModelSpec, overrides: Overrides) -> ModelSpec:
 
 def _conclude(forged: Forged, reporter: Reporter) -> None:
     speed, proven = forged.decode_speed, forged.proven
+    how = f"({speed.speedup.low:.2f} to {speed.speedup.high:.2f})" if speed.measured else "(modelled, not measured)"
     reporter.say(
-        f"trial {proven.trial.number} of {len(forged.trials)}: decode {speed.speedup.value:.2f} x the unquantized model "
-        f"({speed.speedup.low:.2f} to {speed.speedup.high:.2f}), {speed.baseline_ms:.1f} -> {speed.candidate_ms:.1f} ms a token"
+        f"trial {proven.trial.number} of {len(forged.trials)}: decode {speed.speedup.value:.2f} x the unquantized model {how}, "
+        f"{speed.baseline_ms:.3g} -> {speed.candidate_ms:.3g} ms a token"
     )
     for name, evaluation in proven.evaluations.items():
         kl, top1 = evaluation.kl, evaluation.top1_agreement

@@ -47,6 +47,7 @@ def deployment(forged: Forged) -> Deployment:
             groups={group: scheme.name for group, scheme in forged.plan.items()}, kv_cache=forged.workbench.kv_dtype
         ),
         kernels=frozen.kernels,
+        evaluated=forged.evaluated,
         serving=forged.serving,
         provenance=Provenance(
             sources=forged.sources,
@@ -100,6 +101,7 @@ def report_data(forged: Forged) -> ReportData:
             chosen_ms=forged.decode_speed.candidate_ms,
             size_bytes=_plan_bytes(forged),
             baseline_size_bytes=_baseline_bytes(forged),
+            measured=forged.decode_speed.measured,
         ),
         accuracy=[SetAccuracy(name, proven.evaluations[name], proven.verdicts[name]) for name in proven.evaluations],
         plan={group: scheme.name for group, scheme in forged.plan.items()},
@@ -114,7 +116,7 @@ def report_data(forged: Forged) -> ReportData:
                 ms=tuned.ms[tuned.candidates.index(tuned.chosen)],
                 runner_up_margin=tuned.margin,
             )
-            for tuned in forged.tuned
+            for tuned in (*forged.tuned, *forged.frozen.tuned)
         ],
         step_latencies=[StepLatency(step.num_tokens, step.context, step.ms) for step in forged.surface],
         serving=forged.serving.model_dump(),

@@ -14,7 +14,6 @@ from tokenizers import Tokenizer
 
 from artifacts.precision import KvDtype, Plan, Scheme
 from optimizer.cost.provider import CostProvider
-from optimizer.cost.workload import Workload, resolve_workload
 from optimizer.evaluation import Evaluation, Gate
 from optimizer.forged import Forged
 from optimizer.importers import open_source
@@ -30,7 +29,7 @@ from optimizer.search.sensitivity import Probes, Sensitivities, measure_sensitiv
 from optimizer.search.texts import TextSets, read_texts, sample_sequences
 from optimizer.search.warm_start import Choice, trade_off_choices, uniform_choices
 from optimizer.spec import ModelSpec
-from optimizer.targets import offered_schemes, open_target, target_identity, target_layout
+from optimizer.targets import fitted_workload, offered_schemes, open_target, target_identity, target_layout
 from optimizer.workbench import Workbench
 from search_spaces.space import device, load_space
 
@@ -72,7 +71,9 @@ class Forge:
         texts = self._texts(untuned)
         judge = self._judge(untuned, texts.search)
         untuned = replace(untuned, kv_dtype=self._choose_kv_dtype(judge))
-        workload = self._workload(untuned)
+        workload = fitted_workload(
+            self._spec.workload, self._target, untuned, self._baseline, self._ledger, max(self._space.serving.max_num_seqs)
+        )
         say(f"workload: {workload.prompt_tokens} tokens in, {workload.output_tokens} out, {workload.concurrency} at once")
         workbench, tuned = self._target.tune(untuned, workload, self._offered, self._baseline_scheme)
 
@@ -154,26 +155,6 @@ class Forge:
             if self._ledger.once(f"sensitivity/kv_cache/{dtype}", partial(on_dtype.probe_kl, {})) <= allowed:
                 return dtype
         return dtypes[-1]
-
-    def _workload(self, workbench: Workbench) -> Workload:
-        def request_seconds(prompt_tokens: int, output_tokens: int) -> float:
-            alone = Workload(min(prompt_tokens, 256), output_tokens, 1)
-
-            def measure() -> list[float]:
-                decode = self._target.step(workbench, self._baseline, alone, 1, decodes=True)
-                prefill = self._target.step(workbench, self._baseline, alone, alone.prompt_tokens, decodes=False)
-                return [decode.ms, prefill.ms]
-
-            decode_ms, prefill_ms = self._ledger.once(f"workload/{prompt_tokens}/{output_tokens}", measure)
-            return (prefill_ms * prompt_tokens / alone.prompt_tokens + decode_ms * output_tokens) / 1000
-
-        workload = resolve_workload(self._spec.workload, request_seconds)
-        room = self._architecture.max_position - min(workload.output_tokens, self._architecture.max_position // 2)
-        return Workload(
-            prompt_tokens=min(workload.prompt_tokens, room),
-            output_tokens=min(workload.output_tokens, self._architecture.max_position - 1),
-            concurrency=min(workload.concurrency, max(self._space.serving.max_num_seqs)),
-        )
 
     def _bands(self, sensitivities: Sensitivities) -> tuple[Band, ...]:
         coarsest = {}

@@ -30,6 +30,10 @@ from search_spaces.space import device
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
 
 
+#: what `source` says where there is no model yet
+RANDOM = "random"
+
+
 def load_spec(path: Path) -> ModelSpec:
     """The specification in the file at `path`; LocatedError names file, line, rule, value and the nearest valid key."""
     return Document.load(path).validate(ModelSpec, context={"folder": path.absolute().parent})
@@ -67,6 +71,10 @@ def _existing(path: Path) -> Path:
     if not path.exists():
         raise ValueError(f"must be a path that exists, got {path}; relative paths start at the folder of this file")
     return path
+
+
+def _source(path: Path) -> Path:
+    return path if path.name == RANDOM else _existing(path)
 
 
 def known_devices(names: str) -> str:
@@ -153,7 +161,9 @@ class SearchSpec(_Section):
 class ModelSpec(_Section):
     """A model.yaml. `name` defaults to the source's, `output` to bundles/<name>."""
 
-    source: ExistingPath
+    source: Annotated[AnyPath, AfterValidator(_source)]
+    config: ExistingPath | None = None
+    """The config.json of the shapes to plan for, where `source` is `random`."""
     name: str = Field(default_factory=lambda spec: _plain_name(spec["source"]), pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
     target: Annotated[str, AfterValidator(known_devices)] = "cpu"
     evaluation: EvaluationSpec = EvaluationSpec()
@@ -165,9 +175,22 @@ class ModelSpec(_Section):
 
     @model_validator(mode="after")
     def _source_is_a_model(self) -> Self:
-        if self.source.suffix != ".gguf" and not (self.source / "config.json").is_file():
+        if self.is_planning != (self.config is not None):
+            raise ValueError(
+                "source: random plans for shapes alone and needs config, the path of a config.json"
+                if self.is_planning
+                else "config is for source: random; a real source has its own, remove the key"
+            )
+        if self.is_planning and self.target == "cpu":
+            raise ValueError("source: random plans for a GPU: a CPU is measured with the real model; set target, or give --gpu")
+        if not self.is_planning and self.source.suffix != ".gguf" and not (self.source / "config.json").is_file():
             raise ValueError(f"source must be a Hugging Face folder with config.json or a .gguf file, got {self.source}")
         return self
+
+    @property
+    def is_planning(self) -> bool:
+        """Whether there is no model, only its shapes."""
+        return self.source.name == RANDOM
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -180,7 +203,7 @@ class ModelSpec(_Section):
         `sources` maps the model's files to their sha256. Files count by content, wherever they lie; how long to search,
         where to keep it, which plan to take and where to write it do not count.
         """
-        content = self.model_dump(mode="json", exclude={"name", "source", "output", "search"})
+        content = self.model_dump(mode="json", exclude={"name", "source", "config", "output", "search"})
         content["evaluation"]["text"] = [_sha256(path) for path in self.evaluation.text]
         content["workload"]["trace"] = self.workload.trace and _sha256(self.workload.trace)
         content["space"] = self.search.space and _sha256(self.search.space)

@@ -14,6 +14,7 @@ from optimizer.importers.errors import (
     UnsupportedTokenizer,
 )
 from optimizer.importers.opening import open_source
+from optimizer.importers.random_source import open_random
 from optimizer.importers.source import Checkpoint, Source
 
 __all__ = [
@@ -30,5 +31,6 @@ __all__ = [
     "UnexpectedTensor",
     "UnsupportedDtype",
     "UnsupportedTokenizer",
+    "open_random",
     "open_source",
 ]

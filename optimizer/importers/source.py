@@ -74,7 +74,7 @@ class Source:
 
         Nothing is kept: memory holds this tensor and its parts while they are joined. KeyError on an unknown name.
         """
-        parts = [self.checkpoint.read(part.name) for part in checkpoint_tensors(self.architecture)[name]]
+        parts = [part.taken_from(self.checkpoint.read(part.name)) for part in checkpoint_tensors(self.architecture)[name]]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def sha256(self) -> dict[str, str]:

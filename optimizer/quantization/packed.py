@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from artifacts.precision import Scheme
 from kernels.packing import pack
 from kernels.quant_matmul import gpu_packing
+from kernels.scaled_matmul.packing import pack_mxfp4
 from kernels.spec import Array
 from optimizer.quantization.matrix import QuantizedMatrix
 
@@ -41,6 +44,9 @@ def pack_gpu_matrix(matrix: QuantizedMatrix) -> dict[str, Array]:
     if scheme.weights == "int4":
         zeros = {} if matrix.zeros is None else {"zeros": matrix.zeros}
         return gpu_packing.pack({"codes": codes, "scales": scales, **zeros}, "int4")
+    if scheme.weights == "mxfp4":
+        words, word_scales = pack_mxfp4(codes.astype(np.uint8), scales.astype(np.uint8))
+        return {"codes": words, "scales": word_scales}
     return {"codes": codes, "scales": scales}
 
 

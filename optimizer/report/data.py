@@ -10,7 +10,7 @@ from optimizer.evaluation import Estimate, Evaluation, Verdict
 
 @dataclass(frozen=True)
 class Headline:
-    """The numbers that matter, measured on the chosen plan as it is served.
+    """The numbers that matter, on the chosen plan as it is served.
 
     `speedup` is single-stream decode against the unquantized model on the same runtime, with its 95 % interval;
     the two latencies are milliseconds per output token.
@@ -21,6 +21,8 @@ class Headline:
     chosen_ms: float
     size_bytes: int
     baseline_size_bytes: int
+    measured: bool = True
+    """Whether the device was there; otherwise all times of the report are modelled, and accuracy is emulated."""
 
 
 @dataclass(frozen=True)

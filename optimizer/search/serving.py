@@ -66,8 +66,8 @@ def tune_serving(
     max_model_len = min(architecture.max_position, affordable // kv_block_size * kv_block_size)
     if max_model_len < kv_block_size:
         raise ValueError(
-            f"what the KV cache may take of the target's memory ({cache_bytes / 2**30:.1f} GiB) holds {max(0, affordable)} tokens "
-            f"of this model, less than one block of {kv_block_size}; a device with more memory is needed"
+            f"what the KV cache may take of the target's memory ({cache_bytes / 2**30:.1f} GiB) holds {max(0, affordable)} "
+            f"tokens of this model, less than one block of {kv_block_size}; a device with more memory is needed"
         )
     wanted = max_num_seqs * (workload.prompt_tokens + workload.output_tokens) * CACHE_SLACK
     num_kv_tokens = min(max(max_model_len, wanted), affordable)

@@ -1,11 +1,11 @@
-"""GPUs as a target, present or not: accuracy is emulated, times are modelled (or measured by the tuner), kernels cross-compiled.
+"""GPUs as a target, present or not: accuracy is emulated, times are modelled, kernels are cross-compiled.
 
 The first device decides what is searched for; for the others the winner is tuned and compiled as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,12 +18,11 @@ from artifacts.manifest import Kernels, Serving, Target
 from artifacts.precision import Plan, Scheme
 from kernels.compile.cross_compile import Compiled, CrossCompiler, gpu_sources_digest
 from kernels.gpu import target as gpu_target
-from kernels.gpu.binary import BinaryMetadata
 from kernels.gpu.frozen import FrozenKernel, FrozenKernels
 from kernels.gpu.kernel_source import kernel_sources
 from kernels.gpu.launch import Problem
 from kernels.gpu.oracle import values
-from kernels.gpu.points import PointTable, dump_tables, point_key
+from kernels.gpu.points import PointTable, dump_tables
 from kernels.gpu.self_test import Check
 from kernels.gpu.self_test import write as write_self_test
 from kernels.gpu.tensors import problem as problem_of
@@ -36,12 +35,12 @@ from optimizer.ledger import Ledger
 from optimizer.progress import Reporter
 from optimizer.quantized_store import QuantizedStore
 from optimizer.search.proof import PairedSpeed
-from optimizer.search.serving import StepTime, kv_bytes_per_token, tune_serving
+from optimizer.search.serving import StepTime, tune_serving
 from optimizer.targets.emulated import EmulatedWorkbench
 from optimizer.targets.gpu_steps import LabelledProblem, StepShapes
 from optimizer.targets.target import Evaluated, Frozen, Phase
 from optimizer.tuning.choice import Tuned
-from optimizer.tuning.gpu.tuner import GpuTuner, TunedCall
+from optimizer.tuning.gpu.tuner import GpuTuner
 from optimizer.workbench import Workbench
 from search_spaces.schema import Device, SearchSpace
 from search_spaces.space import device
@@ -144,10 +143,11 @@ class GpuTarget:
         served = list(shapes.served())
         files: dict[str, bytes | Path] = {}
         tables: dict[str, PointTable] = {}
+        decided: list[Tuned] = []
         with self._compiler:
             for found in self._devices:
                 arch = arch_of(found)
-                tuned = self._tuner(found).tune(_by_key(served))
+                tuned = self._tuner(found).tune(served)
                 target = target_of(found)
                 tables[arch] = PointTable(target.num_sms, {key: call.point for key, call in tuned.items()})
                 folder = self._folder / arch
@@ -156,6 +156,10 @@ class GpuTarget:
                 write_self_test([check.record() for check in checks], folder)
                 files |= {f"kernels/{arch}/{path.name}": path for path in sorted(folder.iterdir())}
                 files[f"search/kernels-{arch}.json"] = canonical_json({key: call.to_json() for key, call in tuned.items()})
+                decided += [
+                    Tuned(f"{arch} {key}", (dict(call.point),), (call.time_us / 1000,), dict(call.point))
+                    for key, call in tuned.items()
+                ]
         files[POINTS] = dump_tables(tables)
         kernels = Kernels(
             symbols=tuple(sorted({problem.symbol for problem in served})),
@@ -166,7 +170,7 @@ class GpuTarget:
         )
         names = ", ".join(found.name for found in self._devices)
         frozen_for = Target(device=names, isa=self.title, archs=tuple(arch_of(found) for found in self._devices))
-        return Frozen(frozen_for, (kernels,), files, kernels.compiler, ("triton",))
+        return Frozen(frozen_for, (kernels,), files, kernels.compiler, ("triton",), tuple(decided))
 
     def _checks(self, served: Sequence[Problem], target: gpu_target.Target) -> list[Check]:
         """A small call of every entry point that is served, at its default point: the self-test at load."""
@@ -231,8 +235,3 @@ def target_of(found: Device) -> gpu_target.Target:
     """What planners must know of a device."""
     assert found.num_sms is not None, "a buildable GPU states its number of SMs"
     return gpu_target.Target.of(arch_of(found), int(found.num_sms.value))
-
-
-def _by_key(problems: Sequence[Problem]) -> list[Problem]:
-    """One problem for each point, the largest: the last of a bucket."""
-    return list({point_key(problem): problem for problem in problems}.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -29,7 +29,9 @@ class Frozen:
     kernels: tuple[Kernels, ...]
     files: Mapping[str, bytes | Path]
     compiler: str | None
-    libraries: tuple[str, ...] = field(default=())
+    libraries: tuple[str, ...] = ()
+    tuned: tuple[Tuned, ...] = ()
+    """What was tuned for the plan that is frozen, beyond what `tune` found."""
 
 
 class TargetStages(Protocol):

@@ -14,6 +14,8 @@ from kernels.spec import DTYPES, Array, Tensor, axis_extent
 
 #: tensors that no plan quantizes and that kernels read in the activation dtype; all others stay fp32
 _ACT_TENSORS = ("k_up.weight", "v_up.weight", "router.weight")
+#: of these, a head's matrix has its rows where the kernels want its columns
+_TRANSPOSED_TENSORS = ("k_up.weight", "v_up.weight")
 
 
 def stored_parts(scheme: Scheme) -> tuple[Tensor, ...]:
@@ -25,7 +27,7 @@ def stored_parts(scheme: Scheme) -> tuple[Tensor, ...]:
     if scheme.weights == "int4":
         return packed_tensors("int4_sym" if scheme.symmetric else "int4_asym", "N", "K")
     if scheme.weights == "mxfp4":
-        return Tensor("codes", "u8", ("N", "K/2")), Tensor("scales", "u8", ("N", "K/32"))
+        return Tensor("codes", "u32", ("N/16", "K/64", 128)), Tensor("scales", "u32", ("N/16", "K/64", 8))
     if scheme.weights == "fp8":
         block = scheme.granularity == "block"
         return Tensor("codes", "e4m3", ("N", "K")), Tensor("scales", "f32", ("N/128", "K/128") if block else ("N",))
@@ -76,5 +78,7 @@ def to_device(
             tensor = tensor.view(torch.float8_e4m3fn)
         elif name.endswith(_ACT_TENSORS):
             tensor = tensor.to(act)
+        if name.endswith(_TRANSPOSED_TENSORS):
+            tensor = tensor.transpose(1, 2).contiguous()
         placed[name] = tensor.to(device)
     return placed

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from kernels.compile.cross_compile import Compiled, CrossCompiler, KernelCompileFailed
 from kernels.compile.static_record import KernelBinary, StaticRecord, static_records
+from kernels.gpu.frozen import FrozenKernel, FrozenKernels
 from kernels.gpu.kernel_source import KernelSource
 from optimizer.progress import Reporter
 
@@ -34,10 +34,15 @@ class CompiledKernels:
             self._known |= dict(zip(kernels, records, strict=True))
         return {source.identity: self._known[source.identity] for source in sources}
 
+    def frozen(self, sources: Sequence[KernelSource]) -> FrozenKernels:
+        """The kernels of sources that compiled, as a launcher takes them."""
+        compiled = self._compiler.compile(sources).values()
+        kernels = [kernel for kernel in compiled if isinstance(kernel, Compiled)]
+        return FrozenKernels(sources[0].arch, [FrozenKernel(k.source, k.metadata, k.image) for k in kernels])
+
 
 def binary_of(kernel: Compiled) -> KernelBinary:
     """What `static_records` reads: SASS of a cubin, or the assembly that AMD's compiler kept."""
-    metadata = json.loads((kernel.folder / "metadata.json").read_text(encoding="utf-8"))
-    listing = kernel.folder / "amdgcn"
+    metadata, listing = kernel.metadata, kernel.folder / "amdgcn"
     image = listing.read_text(encoding="utf-8") if listing.exists() else kernel.image
-    return KernelBinary(image, kernel.source.arch, metadata["num_warps"], metadata["shared_bytes"])
+    return KernelBinary(image, kernel.source.arch, metadata.num_warps, metadata.shared_bytes)

@@ -50,6 +50,13 @@ class PointGrid:
     def point(self, index: int) -> dict[str, int]:
         return {name: int(column[index]) for name, column in self.columns.items()}
 
+    def index(self, point: Point) -> int:
+        """The inverse of `point`."""
+        index = 0
+        for name, values in self.parameters:
+            index = index * len(values) + values.index(point[name])
+        return index
+
     @cached_property
     def columns(self) -> Mapping[str, NDArray[np.int64]]:
         """Parameter -> its value at every point."""

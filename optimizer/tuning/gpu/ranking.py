@@ -9,6 +9,7 @@ import numpy as np
 
 from kernels.gpu.launch import Problem
 from kernels.gpu.target import Target
+from kernels.gpu.tuning import Point
 from kernels.registry import gpu_tuning, spec
 from optimizer.cost.gpu.facts import GpuFacts
 from optimizer.cost.gpu.pipes import Array
@@ -16,6 +17,7 @@ from optimizer.tuning.gpu.attention_model import LatentAttentionModel, PagedAtte
 from optimizer.tuning.gpu.grid import PointGrid
 from optimizer.tuning.gpu.matmul_model import MatmulModel
 from optimizer.tuning.gpu.memory_model import MemoryModel
+from optimizer.tuning.gpu.sampled import LARGEST_GRID, sampled
 from optimizer.tuning.gpu.time_model import TimeModel
 from search_spaces.schema import KernelSpace
 
@@ -69,17 +71,35 @@ class Ranker:
         Equal times are in the space's order. Of points that the model cannot tell apart only one is given: the first legal one,
         the op's default leading.
         """
-        refusal = gpu_tuning(spec(problem.symbol).op).refusal
         seen, unseen = self.grids(problem)
+        problems = (problem, *alike)
+        if len(seen) > LARGEST_GRID:
+            yield from self._sampled(problems, seen, unseen)
+            return
         times = self.model(problem).times_us(problem, seen)
         for index in np.lexsort((quantized(times),)).tolist():
             if not np.isfinite(times[index]):
                 return
-            for rest in range(len(unseen)):
-                point = seen.point(index) | unseen.point(rest)
-                if all(refusal(each, point, self._target) is None for each in (problem, *alike)):
-                    yield Ranked(point, float(times[index]), index)
-                    break
+            if point := self._legal(problems, seen.point(index), unseen):
+                yield Ranked(point, float(times[index]), index)
+
+    def _legal(self, problems: Sequence[Problem], seen: Point, unseen: PointGrid) -> Point | None:
+        """The first completion of a point that is legal for all problems."""
+        refusal = gpu_tuning(spec(problems[0].symbol).op).refusal
+        points = ({**seen, **unseen.point(index)} for index in range(len(unseen)))
+        return next((p for p in points if all(refusal(each, p, self._target) is None for each in problems)), None)
+
+    def _sampled(self, problems: Sequence[Problem], seen: PointGrid, unseen: PointGrid) -> Iterator[Ranked]:
+        model = self.model(problems[0])
+
+        def time_us(part: dict[str, int]) -> float | None:
+            point = self._legal(problems, part, unseen)
+            return None if point is None else model.modelled(problems[0], point).time_us
+
+        for time, part in sampled(seen, time_us):
+            point = self._legal(problems, part, unseen)
+            assert point is not None
+            yield Ranked(point, time, seen.index(part))
 
     def refusals(self, problem: Problem) -> str:
         """Why no point is legal: the commonest reason."""

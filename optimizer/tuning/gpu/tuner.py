@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from itertools import chain, islice
+from typing import Any
 
 from kernels.compile.cross_compile import CrossCompiler, KernelCompileFailed, sources_digest
 from kernels.compile.static_record import StaticRecord
@@ -21,6 +22,8 @@ from optimizer.ledger import Ledger
 from optimizer.progress import Reporter
 from optimizer.tuning.choice import winner
 from optimizer.tuning.gpu.compiled import CompiledKernels, Known
+from optimizer.tuning.gpu.inputs import sample_tensors
+from optimizer.tuning.gpu.measurement import Measurer, measurer_for
 from optimizer.tuning.gpu.memory_model import main_launch
 from optimizer.tuning.gpu.ranking import Ranked, Ranker
 from optimizer.tuning.gpu.tuned_call import StaticSummary, TunedCall
@@ -64,7 +67,8 @@ class _Call:
 class GpuTuner:
     """Tunes the calls of a model for `device`. `context_tokens` is the mean context of a decoding sequence.
 
-    `spaces` is by op; what a space leaves out stays at the op's default. Nothing here needs the device.
+    `spaces` is by op; what a space leaves out stays at the op's default. Nothing here needs the device; where it is there
+    (`measurer_for`, or a `measurer` that is given) the compiled candidates are measured.
     """
 
     def __init__(
@@ -76,10 +80,12 @@ class GpuTuner:
         ledger: Ledger,
         reporter: Reporter,
         context_tokens: int = 1024,
+        measurer: Measurer | None = None,
     ) -> None:
         self._gpu, self._target = gpu_facts(device), target
         self._spaces, self._ledger, self._reporter = spaces, ledger, reporter
         self._context_tokens = context_tokens
+        self._measurer = measurer or measurer_for(target)
         self._ranker = Ranker(self._gpu, target, spaces, context_tokens)
         self._kernels = CompiledKernels(compiler, reporter)
         self._times: dict[str, float] = {}
@@ -111,10 +117,11 @@ class GpuTuner:
         def calls() -> Mapping[str, _Call]:
             return self._compiled(groups, top_k)
 
+        def decide(key: str) -> dict[str, Any]:
+            return self._chosen(calls()[key]).to_json()
+
         return {
-            key: TunedCall.from_json(
-                self._ledger.once(self._record_key(key, group, top_k), lambda key=key: _chosen(calls()[key]).to_json())  # type: ignore[misc]
-            )
+            key: TunedCall.from_json(self._ledger.once(self._record_key(key, group, top_k), partial(decide, key)))
             for key, group in groups.items()
         }
 
@@ -183,6 +190,36 @@ class GpuTuner:
     def _refusal(self, record: Known) -> str | None:
         return str(record) if isinstance(record, KernelCompileFailed) else unfit(record, self._target)
 
+    def _chosen(self, call: _Call) -> TunedCall:
+        survivors = call.survivors or call.reserved
+        if not survivors:
+            raise NoKernelFits(
+                f"of {len(call.reasons)} compiled points for {call.key} none is fit to run; change the search space of "
+                f"{spec(call.largest.symbol).op}. " + "; ".join(call.reasons)
+            )
+        ordered = sorted(survivors, key=lambda survivor: survivor.ranked.order)
+        times_us = self._measured(call, ordered) if self._measurer else [survivor.time_us for survivor in ordered]
+        best = winner(range(len(ordered)), times_us)
+        others = times_us[:best] + times_us[best + 1 :]
+        return TunedCall(
+            key=call.key,
+            symbol=call.largest.symbol,
+            point=dict(ordered[best].ranked.point),
+            time_us=times_us[best],
+            measured=self._measurer is not None,
+            num_candidates=call.num_candidates,
+            margin=min(others) / times_us[best] - 1 if others else 0.0,
+            record=ordered[best].summary,
+        )
+
+    def _measured(self, call: _Call, survivors: Sequence[_Survivor]) -> list[float]:
+        """Microseconds of each on the device, for the largest of the calls."""
+        assert self._measurer is not None
+        plans = [plan_call(call.largest, self._target, survivor.ranked.point) for survivor in survivors]
+        sources = [source for plan in plans for source in kernel_sources(plan, call.largest, self._target.arch.name)]
+        tensors = sample_tensors(call.largest, self._context_tokens, self._measurer.device)
+        return self._measurer.times_us(plans, self._kernels.frozen(sources), tensors)
+
     def _no_legal_point(self, problem: Problem) -> NoKernelFits:
         op = spec(problem.symbol).op
         return NoKernelFits(
@@ -193,7 +230,14 @@ class GpuTuner:
     def _record_key(self, key: str, group: Sequence[Problem], top_k: int) -> str:
         op = spec(group[0].symbol).op
         space = self._spaces[op].model_dump(mode="json") if op in self._spaces else {}
-        of = [space, sources_digest(op), self._context_tokens, top_k, [_described(problem) for problem in group]]
+        of = [
+            space,
+            sources_digest(op),
+            self._context_tokens,
+            top_k,
+            self._measurer is not None,
+            [_described(problem) for problem in group],
+        ]
         digest = hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:16]
         return f"gpu/{self._gpu.name}/{key}/{digest}"
 
@@ -215,25 +259,3 @@ def _described(problem: Problem) -> str:
     """All that planners and time models see of a problem."""
     tensors = ((name, tensor.dtype, tensor.shape, tensor.strides) for name, tensor in sorted(problem.tensors.items()))
     return f"{problem.symbol}{list(tensors)}{sorted(problem.scalars.items())}"
-
-
-def _chosen(call: _Call) -> TunedCall:
-    survivors = call.survivors or call.reserved
-    if not survivors:
-        raise NoKernelFits(
-            f"of {len(call.reasons)} compiled points for {call.key} none is fit to run; change the search space of "
-            f"{spec(call.largest.symbol).op}. " + "; ".join(call.reasons)
-        )
-    ordered = sorted(survivors, key=lambda survivor: survivor.ranked.order)
-    best = winner(ordered, [survivor.time_us for survivor in ordered])
-    others = [survivor.time_us for survivor in ordered if survivor is not best]
-    return TunedCall(
-        key=call.key,
-        symbol=call.largest.symbol,
-        point=dict(best.ranked.point),
-        time_us=best.time_us,
-        measured=False,
-        num_candidates=call.num_candidates,
-        margin=min(others) / best.time_us - 1 if others else 0.0,
-        record=best.summary,
-    )
