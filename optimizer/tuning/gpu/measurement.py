@@ -43,7 +43,7 @@ class EventClock:
         self._flushed = torch.empty(_FLUSHED_BYTES, dtype=torch.int8, device="cuda")
 
     def elapsed_us(self, run: Callable[[], None]) -> float:
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         self._flushed.zero_()
         begin.record()
         run()
