@@ -87,6 +87,8 @@ class Mla(BaseModel):
     nope_head_dim: PositiveInt
     rope_head_dim: PositiveInt
     v_head_dim: PositiveInt
+    score_factor: PositiveFloat = 1.0
+    """Multiplies the scores beside head_dim^-0.5: the square of DeepSeek's mscale where yarn stretches the context."""
 
     @property
     def cache_dim(self) -> int:

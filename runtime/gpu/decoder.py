@@ -11,6 +11,7 @@ from artifacts.manifest import Serving
 from artifacts.precision import KvDtype, Plan
 from runtime.gpu.attention import Attention, GroupedQueryAttention, Step
 from runtime.gpu.feed_forward import DenseFeedForward, MoeFeedForward
+from runtime.gpu.latent_attention import LatentAttention
 from runtime.gpu.layout import LOGITS, GpuLayout
 from runtime.gpu.program import GpuBatch, GpuProgram
 from runtime.gpu.weights import stored_parts
@@ -40,7 +41,7 @@ def lay_out_gpu(
     rotary = a.mla.rope_head_dim if a.mla else a.head_dim
     cos, sin = (torch.from_numpy(table).to(device) for table in rope_tables(a.rope, rotary, limits.max_model_len))
     step = Step(layout, a, inputs, limits, kv_dtype, cos, sin)
-    attention: Attention = GroupedQueryAttention(step, hidden)
+    attention: Attention = LatentAttention(step, hidden, a.mla) if a.mla else GroupedQueryAttention(step, hidden)
     dense = DenseFeedForward(layout, a) if a.moe is None or a.moe.first_layer else None
     experts = MoeFeedForward(layout, a, a.moe) if a.moe else None
 

@@ -54,12 +54,14 @@ class MoeFeedForward:
         """`hidden` is the normalized input, `operand` the same in every form that `groups` want."""
         layout = self._layout
         self._route(name, hidden)
+        if self._shared_gate_up is not None:
+            # First, because rounding the experts' activations may take the operand's place.
+            layout.linear(f"{name}.gate_up", operand, self._shared_gate_up)
         self._experts(f"{name}.experts_gate_up", operand, self._gate_up, None)
         pairs = self._gate_up.flatten(0, 1)
         activated = layout.activated(f"{name}.activation", pairs, f"{name}.experts_down", PAIRS)
         self._experts(f"{name}.experts_down", activated, self._expert_out, self._topk_weights)
         if self._shared_out is not None and self._shared_gate_up is not None:
-            layout.linear(f"{name}.gate_up", operand, self._shared_gate_up)
             shared = layout.activated(f"{name}.shared_activation", self._shared_gate_up, f"{name}.down")
             layout.linear(f"{name}.down", shared, self._shared_out)
         layout.call("gpu_moe_sum", f"{name}.experts", x=self._expert_out, shared=self._shared_out, out=out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 
-from artifacts.architecture import Architecture
+from artifacts.architecture import Architecture, Mla, Moe
 from runtime.models.hf_rope import read_rope
 from runtime.models.unsupported import UnsupportedModel
 
@@ -48,16 +48,21 @@ class HfConfig(BaseModel):
             num_layers=self.num_hidden_layers,
             num_q_heads=self.num_attention_heads,
             num_kv_heads=self.num_key_value_heads or self.num_attention_heads,
-            head_dim=self.head_dim or self.hidden_size // self.num_attention_heads,
+            head_dim=self.attention_head_dim(),
             max_position=self.max_position_embeddings,
             rms_norm_eps=self.rms_norm_eps,
-            rope=read_rope(self._rope_parameters()),
+            rope=read_rope(self.rope_parameters_given()),
             tie_embeddings=self.tie_word_embeddings,
             qkv_bias=self.has_qkv_bias(),
             output_bias=self.has_output_bias(),
             qk_norm=self.has_qk_norm(),
             layer_windows=self.layer_windows(),
+            moe=self.moe(),
+            mla=self.mla(),
         )
+
+    def attention_head_dim(self) -> int:
+        return self.head_dim or self.hidden_size // self.num_attention_heads
 
     def has_qkv_bias(self) -> bool:
         return False
@@ -72,7 +77,15 @@ class HfConfig(BaseModel):
         """Sliding window of each layer in tokens, 0 for full attention; empty when no layer has one."""
         return ()
 
-    def _rope_parameters(self) -> dict[str, object]:
+    def moe(self) -> Moe | None:
+        """The mixture of experts, None where all layers are dense."""
+        return None
+
+    def mla(self) -> Mla | None:
+        """Latent attention, None for grouped queries."""
+        return None
+
+    def rope_parameters_given(self) -> dict[str, object]:
         """One dict in the form of transformers 5, with transformers' precedence between it and the top-level keys."""
         defaults = {
             "rope_theta": self.rope_theta,

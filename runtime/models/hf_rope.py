@@ -98,3 +98,12 @@ def _yarn_attention_factor(given: _RopeParameters) -> float | None:
         return given.attention_factor
     log_factor = math.log(max(given.factor, 1.0))
     return (0.1 * given.mscale * log_factor + 1.0) / (0.1 * given.mscale_all_dim * log_factor + 1.0)
+
+
+def score_factor(parameters: Mapping[str, object]) -> float:
+    """What DeepSeek multiplies attention scores by under yarn, beside head_dim^-0.5: the square of its mscale_all_dim's."""
+    scales = parameters.get("rope_type", parameters.get("type", "default")) == "yarn"
+    given = _RopeParameters.model_validate(parameters)
+    if not (scales and given.mscale_all_dim):
+        return 1.0
+    return (0.1 * given.mscale_all_dim * math.log(max(given.factor, 1.0)) + 1.0) ** 2

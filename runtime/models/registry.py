@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from pydantic import ValidationError
 
 from artifacts.architecture import Architecture
+from runtime.models.deepseek import DeepseekV2Config, DeepseekV3Config
 from runtime.models.hf_config import HfConfig
 from runtime.models.llama import LlamaConfig
 from runtime.models.mistral import MistralConfig
+from runtime.models.mixtral import MixtralConfig
 from runtime.models.qwen2 import Qwen2Config
 from runtime.models.qwen3 import Qwen3Config
+from runtime.models.qwen3_moe import Qwen3MoeConfig
 from runtime.models.unsupported import UnknownArchitecture, UnsupportedModel
 
 FAMILIES: dict[str, type[HfConfig]] = {
@@ -19,6 +22,10 @@ FAMILIES: dict[str, type[HfConfig]] = {
     "mistral": MistralConfig,
     "qwen2": Qwen2Config,
     "qwen3": Qwen3Config,
+    "mixtral": MixtralConfig,
+    "qwen3_moe": Qwen3MoeConfig,
+    "deepseek_v2": DeepseekV2Config,
+    "deepseek_v3": DeepseekV3Config,
 }
 
 
