@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from artifacts.architecture import Architecture, Moe
+from artifacts.precision import FP8_BLOCK
 from kernels.gpu.points import bucket
 from kernels.moe_matmul.gpu_tuning import BLOCK_MS, default_block_m
 from kernels.moe_route.launch import max_blocks
@@ -98,7 +99,12 @@ class MoeFeedForward:
 
     def _experts(self, group: str, operand: Operand, out: torch.Tensor, topk_weights: torch.Tensor | None) -> None:
         layout, experts = self._layout, self._moe.num_experts
-        form = form_of(layout.plan[group])
+        form, num_rows = form_of(layout.plan[group]), out.shape[2]
+        if form == "e4m3_block" and num_rows % FP8_BLOCK:
+            raise ValueError(
+                f"{group} cannot take fp8-block: an expert's {num_rows} rows must be a multiple of {FP8_BLOCK}, or a block of "
+                "weights spans two experts; choose fp8"
+            )
         rows = self._moe.num_experts_per_token if topk_weights is not None else 1
         per_expert = {
             name: value.view(experts, -1, *value.shape[1:]) if isinstance(value, torch.Tensor) else value
