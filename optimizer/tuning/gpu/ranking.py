@@ -10,7 +10,7 @@ import numpy as np
 from kernels.gpu.launch import Problem
 from kernels.gpu.target import Target
 from kernels.gpu.tuning import Point
-from kernels.registry import gpu_tuning, spec
+from kernels.registry import gpu_tuning, ops, spec, specs
 from optimizer.cost.gpu.facts import GpuFacts
 from optimizer.cost.gpu.pipes import Array
 from optimizer.tuning.gpu.attention_model import LatentAttentionModel, PagedAttentionModel
@@ -42,7 +42,9 @@ class Ranker:
     """
 
     def __init__(self, gpu: GpuFacts, target: Target, spaces: Mapping[str, KernelSpace], context_tokens: int) -> None:
-        self._gpu, self._target, self._spaces = gpu, target, spaces
+        for op, space in spaces.items():
+            _check(op, space)
+        self._target, self._spaces = target, spaces
         self._matmul = MatmulModel(gpu)
         self._paged = PagedAttentionModel(gpu, target, context_tokens)
         self._latent = LatentAttentionModel(gpu, context_tokens)
@@ -112,6 +114,21 @@ class Ranker:
 def quantized(times: Array) -> Array:
     """Times whose order is the same on every machine: what differs by less than a millionth is equal."""
     return np.round(np.log(times) * 1e6)
+
+
+def _check(op: str, space: KernelSpace) -> None:
+    """ValueError for a parameter, or a value of one, that no kernel of `op` has."""
+    if op not in ops("gpu"):
+        raise ValueError(f"kernels of a GPU's search space are of one of {', '.join(ops('gpu'))}; got {op!r}")
+    known: dict[str, set[int]] = {}
+    for symbol in (symbol for symbol, found in specs("gpu").items() if found.op == op):
+        for name, values in gpu_tuning(op).parameters(symbol).items():
+            known.setdefault(name, set()).update(values)
+    for name, offered in space.constants.items():
+        if name not in known:
+            raise ValueError(f"{op} is tuned by {', '.join(known) or 'nothing'}; its search space has {name!r}, remove it")
+        if wrong := sorted(set(offered) - known[name]):
+            raise ValueError(f"{name} of {op} is one of {sorted(known[name])}; its search space has {wrong[0]}, remove it")
 
 
 _NOTHING = KernelSpace(constants={})

@@ -144,9 +144,10 @@ class GpuTuner:
         pending = list(calls.values())
         for _ in range(_ROUNDS):
             batch = [(call, candidate) for call in pending for candidate in islice(call.candidates, top_k)]
+            if not batch:
+                break
             self._judge(batch)
-            tried = {id(call) for call, _ in batch}
-            pending = [call for call in pending if not call.survivors and id(call) in tried]
+            pending = [call for call in pending if not call.survivors]
         return calls
 
     def _call(self, key: str, problems: Sequence[Problem]) -> _Call:
