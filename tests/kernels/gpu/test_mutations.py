@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from importlib import import_module
 from pathlib import Path
 
@@ -17,6 +18,12 @@ MUTATIONS: list[Mutation] = [
     for path in sorted(Path(__file__).parent.glob("mutations_*.py"))
     for mutation in import_module(f"tests.kernels.gpu.{path.stem}").MUTATIONS
 ]
+
+
+def test_every_op_has_seeded_bugs() -> None:
+    counts = Counter(mutation.op for mutation in MUTATIONS)
+    assert counts.keys() == set(registry.ops("gpu"))
+    assert counts.total() >= 40 and min(counts.values()) >= 3
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: f"{mutation.op}: {mutation.name}")
