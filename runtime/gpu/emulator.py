@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,7 +11,7 @@ from numpy.typing import NDArray
 from kernels import registry
 from runtime.batch import Batch
 from runtime.gpu.program import GpuProgram
-from runtime.gpu.staging import chunks, put, step_counts
+from runtime.gpu.staging import Upload, chunks, inputs_of, step_counts
 
 
 class Emulator:
@@ -23,9 +25,10 @@ class Emulator:
         self.max_num_seqs = limits.max_num_seqs
         self.max_num_batched_tokens = limits.max_num_batched_tokens
         self.max_model_len = limits.max_model_len
+        self._inputs = Upload({f.name: getattr(program.inputs, f.name) for f in fields(program.inputs)})
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
-        put(self.program.inputs, batch)
+        self._inputs.put(inputs_of(batch))
         logits = np.empty((batch.logit_rows.size, self.vocab_size), np.float32)
         with torch.inference_mode():
             self._run(batch, None)
@@ -38,8 +41,7 @@ class Emulator:
         """The body, or the head for some rows of logits."""
         program = self.program
         if rows is not None:
-            selected = torch.from_numpy(batch.logit_rows[rows])
-            program.inputs.logit_rows[: len(selected)] = selected
+            self._inputs.put({"logit_rows": batch.logit_rows[rows]})
         counts = step_counts(program, batch, 0 if rows is None else rows.stop - rows.start)
         for call in program.body if rows is None else program.head:
             registry.reference(call.symbol)(**call.bound(counts))

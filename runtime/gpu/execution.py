@@ -7,10 +7,10 @@ from typing import Protocol
 
 import torch
 
-from kernels.gpu.launch import OpPlan, Problem
+from kernels.gpu.launch import OpPlan, Problem, TensorMeta
 from kernels.gpu.points import PointTable
 from kernels.gpu.target import Target
-from kernels.gpu.tensors import problem
+from kernels.gpu.tensors import empty, problem
 from kernels.registry import plan_call
 from runtime.gpu.program import Counts, GpuCall
 
@@ -30,10 +30,14 @@ class Executor(Protocol):
 
 
 class Planner:
-    """Plans calls at the points of a table, or at the ops' defaults where there is no table; prepares them on an executor."""
+    """Plans calls at the points of a table, or at the ops' defaults where there is no table; prepares them on an executor.
+
+    Calls run one after the other, so those of an op share its workspaces: a kernel that counts in one leaves it zero.
+    """
 
     def __init__(self, executor: Executor, target: Target, table: PointTable | None) -> None:
         self._executor, self._target, self._table = executor, target, table
+        self._workspaces: dict[tuple[str, str, TensorMeta], torch.Tensor] = {}
 
     def prepare(self, calls: Iterable[GpuCall], counts: Counts) -> list[Runnable]:
         """The launches of every call in a step of `counts`. MissingPoint or KernelRefused where the bundle has no kernel."""
@@ -42,7 +46,14 @@ class Planner:
     def _prepare(self, call: GpuCall, counts: Counts) -> Runnable:
         arguments = call.bound(counts)
         tensors = {name: value for name, value in arguments.items() if isinstance(value, torch.Tensor)}
-        return self._executor.prepare(self.plan(problem(call.spec, arguments)), tensors)
+        plan = self.plan(problem(call.spec, arguments))
+        device = next(iter(tensors.values())).device
+        for name, meta in plan.workspaces.items():
+            key = (call.spec.op, name, meta)
+            if key not in self._workspaces:
+                self._workspaces[key] = empty(meta, device)
+            tensors[name] = self._workspaces[key]
+        return self._executor.prepare(OpPlan(plan.launches), tensors)
 
     def plan(self, problem: Problem) -> OpPlan:
         """The launches of one call."""

@@ -15,7 +15,9 @@ class LatentAttention:
     def __init__(self, step: Step, hidden: torch.Tensor, mla: Mla) -> None:
         a, layout = step.architecture, step.layout
         if step.kv_dtype != "bf16":
-            raise ValueError(f"the cache of latent attention has kernels for bf16, got {step.kv_dtype}; choose bf16 for kv_cache")
+            raise ValueError(
+                f"the cache of latent attention has kernels for bf16, got {step.kv_dtype}; choose bf16 for kv_cache"
+            )
         self._step, self._hidden, self._mla = step, hidden, mla
         self._q = layout.buffer(a.num_q_heads, a.head_dim)
         self._q_rank = layout.buffer(mla.q_lora_rank) if mla.q_lora_rank is not None else None

@@ -10,7 +10,7 @@ _SCALE_BYTES = 4
 
 
 def kv_block_bytes(architecture: Architecture, kv_dtype: KvDtype, block_size: int) -> int:
-    """Bytes that a block takes in the caches of all layers, with an fp32 scale for each token and head where they are rounded."""
+    """Bytes that a block takes in the caches of all layers; rounded ones have an fp32 scale for each token and head."""
     if kv_dtype not in _ELEMENT_BYTES:
         raise ValueError(f"a KV cache on a GPU is {', '.join(_ELEMENT_BYTES)}; got {kv_dtype}")
     scales = 0 if kv_dtype == "bf16" else 2 * architecture.num_layers * architecture.num_kv_heads
@@ -18,12 +18,12 @@ def kv_block_bytes(architecture: Architecture, kv_dtype: KvDtype, block_size: in
 
 
 def affordable_blocks(free_bytes: int, block_bytes: int, reserve_bytes: int, wanted: int, least: int) -> int:
-    """The blocks, `wanted` at most, that fit in `free_bytes` with `reserve_bytes` left over; ValueError if fewer than `least`."""
+    """Blocks, `wanted` at most, that fit in `free_bytes` with `reserve_bytes` left over; ValueError if fewer than `least`."""
     affordable = max(0, free_bytes - reserve_bytes) // block_bytes
     if affordable < least:
         raise ValueError(
             f"the KV cache needs at least {least} blocks of {block_bytes} bytes to hold one sequence of max_model_len; "
-            f"{free_bytes / 2**30:.2f} GiB are free, of which {reserve_bytes / 2**30:.2f} GiB are left for the driver, and hold "
-            f"{affordable}; free memory on the device or optimize with a smaller max_model_len"
+            f"{free_bytes / 2**30:.2f} GiB are free, of which {reserve_bytes / 2**30:.2f} GiB are left for the driver, "
+            f"and hold {affordable}; free memory on the device or optimize with a smaller max_model_len"
         )
     return min(wanted, affordable)

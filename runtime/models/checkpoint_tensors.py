@@ -26,7 +26,7 @@ class HeadRows:
 
     def of(self, matrix: Tensor) -> Tensor:
         """[heads, stop - start, K], or with the last two axes exchanged."""
-        rows = matrix.unflatten(0, (self.num_heads, -1))[:, self.start : self.stop]
+        rows = matrix.view(self.num_heads, -1, matrix.shape[1])[:, self.start : self.stop]
         return (rows.transpose(1, 2) if self.transposed else rows).contiguous()
 
 

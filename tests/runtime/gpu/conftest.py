@@ -31,7 +31,6 @@ from runtime.gpu.decoder import lay_out_gpu
 from runtime.gpu.program import GpuProgram
 from runtime.gpu.weights import to_device, to_torch
 from tests.importers.random_models import random_model, save_folder
-from tests.runtime.conftest import limits
 
 #: Kernels want inner sizes that are multiples of 16, quantized ones of 32.
 SIZES = {
@@ -111,7 +110,7 @@ class Small:
 
 
 def moderated(model: PreTrainedModel) -> PreTrainedModel:
-    """Random parameters, those of bf16 matrices exact in bf16, at which attention sees several positions and logits several tokens."""
+    """Random parameters, exact in bf16, at which attention looks at several positions and logits at several tokens."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim >= 2:
@@ -138,5 +137,3 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Small]:
         return Small(model, source, QuantizedStore(source, tmp_path_factory.mktemp("store"), GPU_LAYOUT))
 
     return make
-
-

@@ -1,4 +1,4 @@
-"""Logits of a GPU's step program, through the references, against transformers: every kind of layer, weight, activation, cache."""
+"""Logits of a GPU's step program, through the references, against transformers: every kind of layer, weight and cache."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from optimizer.quantization import round_to_nearest
 from runtime.gpu.emulator import Emulator
 from runtime.models import checkpoint_tensors
 from runtime.scoring import score
-from tests.runtime.gpu.conftest import CONFIGS, EXPERTS, LATENT, Small, limits
+from tests.runtime.conftest import limits
+from tests.runtime.gpu.conftest import CONFIGS, EXPERTS, LATENT, Small
 
 TOLERANCE = 1e-4
 TEXT = np.random.default_rng(0).integers(0, 99, 100).tolist()  # longer than the window, and than yarn's origin
@@ -41,7 +42,7 @@ def our_logits(
     kv_dtype: KvDtype = "bf16",
     chunk: int = 128,
 ) -> list[NDArray[np.float32]]:
-    """Logits of each text, computed `chunk` tokens at a time; with fp32 activations nothing is rounded that a plan does not round."""
+    """Logits of each text, computed `chunk` tokens at a time; in fp32 nothing is rounded that no scheme rounds."""
     room = limits(max_num_seqs=1, max_num_batched_tokens=chunk)
     emulator = Emulator(model.program(schemes, act, room, kv_dtype))
     return [score(emulator, text) for text in texts]
