@@ -17,7 +17,7 @@ from optimizer.cost.gpu.pipes import Array
 from optimizer.cost.gpu.problem import Element
 from optimizer.cost.gpu.resources import StaticFacts
 from optimizer.tuning.gpu.grid import PointGrid
-from optimizer.tuning.gpu.time_model import LAUNCH_US, Modelled
+from optimizer.tuning.gpu.time_model import LAUNCH_US, Modelled, expects_wgmma
 
 _KV: dict[str, Element] = {"bf16": "bf16", "f16": "fp16", "i8": "int8", "e4m3": "fp8"}
 
@@ -37,14 +37,7 @@ class PagedAttentionModel:
         return _of_distinct(grid, lambda point: self._tile(problem, point), lambda point: self.modelled(problem, point).time_us)
 
     def modelled(self, problem: Problem, point: Point, static: StaticFacts | None = None) -> Modelled:
-        tile = self._tile(problem, point)
-        found = attention_time_us(self._sequences(problem), tile, self._gpu, static)
-        return Modelled(
-            time_us=found.time_us + LAUNCH_US * (1 if tile.num_splits == 1 else 2),
-            memory_us=found.pipes_us["memory"],
-            tensor_us=found.pipes_us["tensor"],
-            expects_wgmma=self._gpu.arch == "sm_90" and tile.block_m >= 64 and tile.num_warps >= 4,
-        )
+        return _modelled(self._sequences(problem), self._tile(problem, point), self._gpu, static)
 
     def _tile(self, problem: Problem, point: Point) -> AttentionTile:
         return AttentionTile(
@@ -90,18 +83,22 @@ class LatentAttentionModel:
         context = min(self._context, max_blocks * block_size)
         sequences = _sequences(num_tokens, num_seqs, int(problem.scalars["max_query_len"]), context)
         made = AttentionProblem(*sequences, num_heads, 1, (width + rank) // 2, _KV[problem["cache"].dtype])
-        tile = replace(self._tile(point), kv_block_size=block_size)
-        found = attention_time_us(made, tile, self._gpu, static)
-        return Modelled(
-            time_us=found.time_us + LAUNCH_US * (1 if tile.num_splits == 1 else 2),
-            memory_us=found.pipes_us["memory"],
-            tensor_us=found.pipes_us["tensor"],
-            expects_wgmma=self._gpu.arch == "sm_90" and tile.block_m >= 64 and tile.num_warps >= 4,
-        )
+        return _modelled(made, replace(self._tile(point), kv_block_size=block_size), self._gpu, static)
 
     def _tile(self, point: Point) -> AttentionTile:
         named = {name.lower(): value for name, value in point.items()}
         return AttentionTile(**{name: named[name] for name in ("block_m", "block_n", "num_warps", "num_stages", "num_splits")})
+
+
+def _modelled(problem: AttentionProblem, tile: AttentionTile, gpu: GpuFacts, static: StaticFacts | None) -> Modelled:
+    """Splits are joined by a second launch."""
+    found = attention_time_us(problem, tile, gpu, static)
+    return Modelled(
+        time_us=found.time_us + LAUNCH_US * (1 if tile.num_splits == 1 else 2),
+        memory_us=found.pipes_us["memory"],
+        tensor_us=found.pipes_us["tensor"],
+        expects_wgmma=expects_wgmma(gpu, tile.block_m, tile.num_warps),
+    )
 
 
 def _sequences(num_tokens: int, num_seqs: int, max_query_len: int, context: int) -> tuple[int, int, int]:

@@ -23,7 +23,7 @@ from optimizer.cost.gpu.pipes import Array
 from optimizer.cost.gpu.problem import Element, MatmulProblem, Tile, filled
 from optimizer.cost.gpu.resources import StaticFacts, Tiles, resources
 from optimizer.tuning.gpu.grid import PointGrid
-from optimizer.tuning.gpu.time_model import LAUNCH_US, Modelled
+from optimizer.tuning.gpu.time_model import LAUNCH_US, Modelled, expects_wgmma
 
 _ELEMENTS: Mapping[str, Element] = {
     "bf16": "bf16",
@@ -127,7 +127,7 @@ class MatmulModel:
             time_us=breakdown.time_us + self._beside(call, matmul) + again,
             memory_us=breakdown.pipes_us["memory"],
             tensor_us=breakdown.pipes_us["tensor"],
-            expects_wgmma=self._gpu.arch == "sm_90" and tile.block_m >= 64 and tile.num_warps >= 4,
+            expects_wgmma=expects_wgmma(self._gpu, tile.block_m, tile.num_warps),
         )
 
     def _instructions(self, call: MatmulCall, tiles: Tiles) -> tuple[StaticFacts, ...]:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from kernels.gpu.launch import Problem
 from kernels.gpu.tuning import Point
+from optimizer.cost.gpu.facts import GpuFacts
 from optimizer.cost.gpu.pipes import Array
 from optimizer.cost.gpu.resources import StaticFacts
 from optimizer.tuning.gpu.grid import PointGrid
@@ -31,6 +32,11 @@ class Modelled:
     def is_memory_bound(self) -> bool:
         """Whether most of the time is the memory's: neither the matrix units' nor that of starting and of waiting."""
         return self.memory_us >= self.tensor_us and 2 * self.memory_us >= self.time_us
+
+
+def expects_wgmma(gpu: GpuFacts, rows: int, num_warps: int) -> bool:
+    """Whether a tile of so many rows is modelled at the rate of wgmma."""
+    return gpu.arch == "sm_90" and rows >= 64 and num_warps >= 4
 
 
 class TimeModel(Protocol):
