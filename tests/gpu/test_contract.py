@@ -13,9 +13,7 @@ from tests.kernels.gpu import contract
 pytestmark = pytest.mark.gpu
 
 ACTS = ("bf16", "f16")
-CASES = [
-    pytest.param(spec, case, id=f"{spec.symbol}-{case.name}-{act}") for act in ACTS for spec, case in contract.cases(act)
-]
+CASES = [pytest.param(spec, case, id=f"{spec.symbol}-{case.name}-{act}") for act in ACTS for spec, case in contract.cases(act)]
 
 
 @pytest.fixture(scope="module")

@@ -41,6 +41,4 @@ def test_a_kernel_that_computes_something_else_is_refused(gpu: Gpu, compiler: Cr
     wrong = {name: replace(of, values=of.values + 1) for name, of in recorded.expected.items()}
     launcher = gpu.launcher(compiler, [check.plan(gpu.target)[0]])
     with pytest.raises(SelfTestFailed, match="gpu_rms_norm"):
-        self_test.self_test(
-            launcher.run, [Recorded(check, recorded.inputs_sha256, wrong)], gpu.target, gpu.torch_device
-        )
+        self_test.self_test(launcher.run, [Recorded(check, recorded.inputs_sha256, wrong)], gpu.target, gpu.torch_device)

@@ -18,9 +18,7 @@ _COMPARED = 8
 def covering(parameters: Mapping[str, Sequence[Hashable]], legal: Callable[[Choice], bool], seed: int = 0) -> list[Choice]:
     """Combinations of a value for each parameter, all legal, greedily chosen; the same for the same seed."""
     random = Random(seed)
-    missing = {
-        ((a, x), (b, y)): None for a, b in combinations(parameters, 2) for x in parameters[a] for y in parameters[b]
-    }
+    missing = {((a, x), (b, y)): None for a, b in combinations(parameters, 2) for x in parameters[a] for y in parameters[b]}
     if len(parameters) == 1:
         return [choice for (name, values) in parameters.items() for value in values if legal(choice := {name: value})]
 

@@ -53,7 +53,9 @@ def largest() -> list[Configuration]:
     """Those with most at stake: matmuls and attention of the models of billions, one sequence's step and a long prompt's."""
     symbols = [symbol for symbol, spec in registry.specs("gpu").items() if spec.op in _MATMULS]
     found = _configurations(symbols, (DECODE[0], PREFILL[-1]))
-    return [one for one in found if "smollm2" not in one.name and not one.name.startswith(("llama-3.1-8b o", "llama-3.1-8b down"))]
+    return [
+        one for one in found if "smollm2" not in one.name and not one.name.startswith(("llama-3.1-8b o", "llama-3.1-8b down"))
+    ]
 
 
 def _configurations(symbols: Sequence[str], tokens: Sequence[int]) -> Iterator[Configuration]:
@@ -97,7 +99,5 @@ def issue_bound(record: StaticRecord, launch: Launch) -> float | None:
     """How fast instructions alone let the hot loop stream, over what memory delivers; None where nothing streams in a loop."""
     if not launch.streamed_bytes or record.hot_loop is None:
         return None
-    bound = record.issue_bound(
-        clock_ghz=CLOCK_GHZ, num_sms=TARGET.num_sms, bytes_per_iteration=launch.streamed_bytes
-    )
+    bound = record.issue_bound(clock_ghz=CLOCK_GHZ, num_sms=TARGET.num_sms, bytes_per_iteration=launch.streamed_bytes)
     return bound / BANDWIDTH

@@ -1,5 +1,5 @@
-"""Tuning points beyond the defaults. Every legal one is too many (153,600 points of scaled_matmul before refusals), so these are
-coverings: every two values of parameters, cases and dtypes (and architectures) that are legal together are tried together once.
+"""Tuning points beyond the defaults. Every legal one is too many (153,600 points of scaled_matmul before refusals), so these
+are coverings: every two values of parameters, cases, dtypes and architectures that are legal together are tried together once.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from tests.kernels.gpu.covering import Choice, covering
 #: One of every kind that is supported; sm_86 runs what sm_80 does, with less shared memory.
 ARCHS = ("sm_80", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942", "gfx950")
 NUM_SMS = 132
+
+#: Kernels whose matrix operands are of 16 bits whatever x is; activations of 32 bits, which no model has, are not for them.
+SIXTEEN_BITS = ("gpu_paged_attention_int8", "gpu_paged_attention_e4m3", "gpu_scaled_matmul_mxfp4")
 
 SYMBOLS = tuple(registry.specs("gpu"))
 
@@ -58,7 +61,7 @@ def _covering(symbol: str, acts: tuple[str, ...], archs: tuple[str, ...]) -> lis
 @pytest.mark.parametrize("symbol", SYMBOLS)
 def test_every_pair_of_values_is_right_through_the_interpreter(symbol: str) -> None:
     wrong = []
-    for choice in _covering(symbol, ("f16", "f32"), ("sm_90",)):
+    for choice in _covering(symbol, ("f16",) if symbol in SIXTEEN_BITS else ("f16", "f32"), ("sm_90",)):
         spec, _ = _call(symbol, str(choice["act"]), str(choice["case"]))
         case = _cases(symbol)[str(choice["case"])]
         if found := contract.violations(spec, case, Interpreter().run, _point(symbol, choice)):

@@ -41,7 +41,13 @@ def test_memory_binds_decoding_not_the_issue_of_instructions(read: Read) -> None
         for one, record in read
         if one.tokens in shipped.DECODE and (bound := shipped.issue_bound(record, one.launch)) is not None
     ]
-    assert {one.source.op for one, _ in bounds} >= {"scaled_matmul", "quant_matmul", "paged_attention", "mla_attention", "moe_matmul"}
+    assert {one.source.op for one, _ in bounds} >= {
+        "scaled_matmul",
+        "quant_matmul",
+        "paged_attention",
+        "mla_attention",
+        "moe_matmul",
+    }
     assert not [f"{one}: {bound:.2f}" for one, bound in bounds if bound < (BOUND_INT4 if "_int4" in one.symbol else BOUND)]
 
 
