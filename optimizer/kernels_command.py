@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 
 import click
@@ -52,8 +53,8 @@ def inspect(op: str, device_name: str, symbols: tuple[str, ...], tokens: tuple[i
         click.echo(f"{name}: {reason}", err=True)
 
 
-def _among(name: str, known: object, what: str) -> None:
-    assert isinstance(known, list | tuple)
+def _among(name: str, known: Sequence[str], what: str) -> None:
+    """UsageError with the nearest names for one that is not known."""
     if name not in known:
         near = get_close_matches(name, known, n=3, cutoff=0.4) or known
         raise click.UsageError(f"{name!r} is not {what}; nearest: {', '.join(near)}")

@@ -30,8 +30,8 @@ class Modelled:
 
     @property
     def is_memory_bound(self) -> bool:
-        """Whether most of the time is the memory's: neither the matrix units' nor that of starting and of waiting."""
-        return self.memory_us >= self.tensor_us and 2 * self.memory_us >= self.time_us
+        """Whether memory needs more time than the matrix units."""
+        return self.memory_us >= self.tensor_us
 
 
 def expects_wgmma(gpu: GpuFacts, rows: int, num_warps: int) -> bool:

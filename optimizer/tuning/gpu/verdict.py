@@ -13,6 +13,10 @@ from optimizer.cost.gpu.resources import StaticFacts
 from optimizer.tuning.gpu.time_model import Modelled
 from optimizer.tuning.gpu.tuned_call import StaticSummary
 
+#: How much faster than memory a kernel that memory binds must be able to issue; widening 4-bit codes takes instructions.
+_BOUND, _WIDENING_BOUND = 1.3, 1.2
+_WIDENING = ("quant_matmul_int4", "mxfp4_matmul")
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -41,7 +45,7 @@ def static_facts(record: StaticRecord, launch: Launch) -> StaticFacts:
 def judge(record: StaticRecord, launch: Launch, modelled: Modelled, gpu: GpuFacts, target: Target) -> Verdict:
     """The main kernel of a point. Refused for what `unfit` says, and without the wgmma that its time takes for granted.
 
-    An issue bound below the bandwidth is a reservation: where memory binds such a kernel is slow, but right.
+    An issue bound too near the bandwidth is a reservation: where memory binds such a kernel is slow, but right.
     """
     ratio = issue_bound_ratio(record, launch, gpu)
     summary = StaticSummary(
@@ -54,9 +58,10 @@ def judge(record: StaticRecord, launch: Launch, modelled: Modelled, gpu: GpuFact
         uses_wgmma=record.uses_wgmma,
     )
     refusal, reservation = unfit(record, target), None
-    if refusal is None and modelled.expects_wgmma and modelled.tensor_us > modelled.memory_us and not record.uses_wgmma:
+    if refusal is None and modelled.expects_wgmma and not modelled.is_memory_bound and not record.uses_wgmma:
         refusal = "its tile is one for wgmma, and the compiler did not use it"
-    if modelled.is_memory_bound and ratio is not None and ratio < 1:
+    needed = _WIDENING_BOUND if launch.function.startswith(_WIDENING) else _BOUND
+    if modelled.is_memory_bound and ratio is not None and ratio < needed:
         reservation = f"it issues instructions for {ratio:.2f} of the memory bandwidth, and memory binds it"
     return Verdict(summary, static_facts(record, launch), refusal, reservation)
 
