@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -12,6 +13,7 @@ from artifacts.precision import KvDtype, Plan
 from kernels.cpu.library import Library
 from kernels.reference import ReferenceProgram
 from optimizer.evaluation import Score
+from optimizer.evaluation.metrics import Logits
 from optimizer.quantized_store import QuantizedStore
 from runtime.decoder import StepProgram, lay_out
 from runtime.model_runner import Executable, ModelRunner, ProgramRunner
@@ -41,6 +43,10 @@ class Workbench(ABC):
         """token ids -> logits under `plan`, for texts of at most `max_tokens`."""
         runner = self.runner(plan, min(max_tokens, SCORING_CHUNK_TOKENS), max_tokens)
         return lambda token_ids: score(runner, token_ids)
+
+    def score_each(self, plan: Plan, texts: Sequence[list[int]]) -> Iterator[Logits]:
+        """The logits of each text in turn, under `plan`."""
+        return map(self.score(plan, max(map(len, texts))), texts)
 
     def limits(self, max_num_tokens: int, num_kv_tokens: int, max_num_seqs: int, num_threads: int) -> Serving:
         """Limits that give a runner so much room."""

@@ -27,3 +27,14 @@ def score(runner: ModelRunner, token_ids: Sequence[int]) -> NDArray[np.float32]:
         span = Span(tokens, start, block_table, num_logits=len(tokens))
         logits[start : start + len(tokens)] = runner.run(build_batch([span], runner.block_size))
     return logits
+
+
+def score_together(runner: ModelRunner, texts: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+    """The logits of each of `texts` from one step over all of them, which the runner must have room for."""
+    spans, first_block = [], 0
+    for tokens in texts:
+        num_blocks = -(-len(tokens) // runner.block_size)
+        spans.append(Span(tokens, 0, range(first_block, first_block + num_blocks), num_logits=len(tokens)))
+        first_block += num_blocks
+    logits = runner.run(build_batch(spans, runner.block_size))
+    return np.split(logits, np.cumsum([len(tokens) for tokens in texts])[:-1])

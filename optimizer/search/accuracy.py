@@ -48,8 +48,12 @@ class Judge:
 
     def evaluate(self, plan: Plan, on_sequence: Callable[[], object] = lambda: None) -> dict[str, Evaluation]:
         """Set name -> evaluation of `plan`; `on_sequence` is called after each of `num_sequences`."""
-        score = _ticking(self.workbench.score(plan, _longest(self.sets)), on_sequence)
-        return {name: evaluate(self.sets[name], score, store, seed=self.seed) for name, store in self.stores.items()}
+        evaluations = {}
+        for name, store in self.stores.items():
+            logits = self.workbench.score_each(plan, self.sets[name])
+            in_turn = _ticking(lambda ids, logits=logits: next(logits), on_sequence)  # type: ignore[misc]
+            evaluations[name] = evaluate(self.sets[name], in_turn, store, seed=self.seed)
+        return evaluations
 
     @property
     def num_sequences(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -9,10 +10,15 @@ import torch
 
 from artifacts.precision import Plan
 from kernels.gpu.tensors import TORCH_DTYPES
+from optimizer.evaluation.metrics import Logits
 from optimizer.workbench import Workbench
 from runtime.gpu.decoder import lay_out_gpu
 from runtime.gpu.emulator import Emulator
 from runtime.gpu.weights import to_device, to_torch
+from runtime.scoring import score_together
+
+#: tokens of a step when texts are scored: logits of as many rows are held at once
+_TOKENS_TOGETHER = 1024
 
 
 @dataclass(frozen=True)
@@ -29,3 +35,12 @@ class EmulatedWorkbench(Workbench):
         act, host = TORCH_DTYPES[self.act], torch.device("cpu")
         tensors = to_device(to_torch(self.store.plan_tensors(plan)), plan, act, host)
         return Emulator(lay_out_gpu(self.architecture, plan, self.kv_dtype, tensors, limits, act, host))
+
+    def score_each(self, plan: Plan, texts: Sequence[list[int]]) -> Iterator[Logits]:
+        """Several at once: the host widens the weights for every step, however many tokens it has."""
+        longest = max(map(len, texts))
+        together = max(1, _TOKENS_TOGETHER // longest)
+        room = -(-longest // self.kv_block_size) * self.kv_block_size
+        runner = self.runner(plan, together * longest, together * room, together)
+        for start in range(0, len(texts), together):
+            yield from score_together(runner, texts[start : start + together])
