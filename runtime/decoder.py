@@ -15,6 +15,7 @@ from artifacts.precision import KvDtype, Plan, Scheme
 from kernels import packing
 from kernels.spec import DTYPES, Argument, Arguments, Array, Call, Program, Tensor, axis_extent
 from runtime.batch import Batch
+from runtime.models import UnsupportedModel
 from runtime.rope import rope_tables
 
 #: which counter each variable axis follows, unless a call says otherwise
@@ -135,8 +136,14 @@ def lay_out(
     tensors: Mapping[str, Array],
     limits: Serving,
 ) -> StepProgram:
-    """The step program of a model; `tensors` are as `tensor_shapes` says, buffers and cache are allocated here."""
+    """The step program of a model; `tensors` are as `tensor_shapes` says, buffers and cache are allocated here.
+
+    UnsupportedModel for a model that only GPUs have kernels for.
+    """
     a = architecture
+    if a.moe or a.mla:
+        what = "mixtures of experts" if a.moe else "latent attention"
+        raise UnsupportedModel(f"there are no CPU kernels for {what}, which this {a.family} model has; optimize it with --gpu")
     num_tokens, block_size = limits.max_num_batched_tokens, limits.kv_block_size
     layout = _Layout(tensors, plan, num_tokens)
     linears = _Linears(layout, a)

@@ -63,7 +63,7 @@ class GpuRunner:
         self._graphs: dict[int, _Graph] = {}
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
-        self._launch(self._stage(batch))
+        self._launch(self._body(*self._stage(batch)))
         logits = np.empty((batch.logit_rows.size, self.vocab_size), np.float32)
         for rows in chunks(batch, self.program.max_num_logits):
             self._launch(self._head(self._stage_rows(batch.logit_rows[rows])))
@@ -73,7 +73,7 @@ class GpuRunner:
     def draw(self, batch: Batch, draws: Draws) -> NDArray[np.int32]:
         """Compute `batch` and draw a token for each of its rows of logits, at most max_num_seqs. Waits once, for the tokens."""
         num_rows = batch.logit_rows.size
-        body = self._stage(batch)
+        counts = self._stage(batch)
         if num_rows:
             count = self._stage_rows(batch.logit_rows)
             # Rows that pad are greedy: their temperature is 0.
@@ -84,7 +84,7 @@ class GpuRunner:
         if graph is not None:
             graph.replay()
         else:
-            self._launch(body)
+            self._launch(self._body(*counts))
             if num_rows:
                 self._launch(self._head(count) + self._draw(count))
         drawn: NDArray[np.int32] = self._token_ids[:num_rows].cpu().numpy()
@@ -99,15 +99,15 @@ class GpuRunner:
             self._graphs[size] = _Graph(graphs.record(partial(self._launch, steps)), steps)
             on_captured(size)
 
-    def _stage(self, batch: Batch) -> list[Runnable]:
-        """Puts all but rows of logits where a step reads it; the launches of the step's body."""
+    def _stage(self, batch: Batch) -> tuple[int, int, int]:
+        """Puts all but rows of logits where a step reads it; tokens, sequences and query length that it is rounded up to."""
         num_seqs = num_tokens = self._rounded_seqs(batch)
         query_len = 1
         if not self._decodes(batch):
             # How long a query is at most decides no launch beyond whether it is one token.
             query_len = num_tokens = min(rounded_up(batch.token_ids.size), self.max_num_batched_tokens)
         self._inputs.put(inputs_of(padded(batch, num_tokens, num_seqs)))
-        return self._body(num_tokens, num_seqs, query_len)
+        return num_tokens, num_seqs, query_len
 
     def _stage_rows(self, logit_rows: NDArray[np.int32]) -> int:
         """Puts rows of logits where the head reads them; how many it computes: rows that pad are the first token's."""

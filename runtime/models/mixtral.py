@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 
 from artifacts.architecture import Moe
 from runtime.models.mistral import MistralConfig
 
 
 class MixtralConfig(MistralConfig):
+    rope_theta: PositiveFloat = 1e6
     sliding_window: PositiveInt | None = None
     num_local_experts: PositiveInt = 8
     num_experts_per_tok: PositiveInt = 2

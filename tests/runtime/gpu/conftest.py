@@ -68,7 +68,7 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "llama": LlamaConfig(**SIZES | {"num_key_value_heads": 1}, tie_word_embeddings=True),
     "qwen2": Qwen2Config(**SIZES),
     "qwen3": Qwen3Config(**SIZES, head_dim=32),
-    "mistral": MistralConfig(**SIZES, sliding_window=19),
+    "mistral": MistralConfig(**SIZES, sliding_window=7),
     "mixtral": MixtralConfig(**SIZES | {"intermediate_size": 64}, num_local_experts=4, sliding_window=None),
     "qwen3_moe": Qwen3MoeConfig(**SIZES, **EXPERTS, head_dim=16, num_experts=6, norm_topk_prob=True, mlp_only_layers=[0]),
     "deepseek_v2": DeepseekV2Config(**LATENT, topk_method="group_limited_greedy", n_group=4, topk_group=2),
