@@ -109,13 +109,7 @@ def main() -> None:
     target = Target.of(here.arch, here.num_sms)
     with CrossCompiler() as compiler:
         rows = [asdict(row) for row in measured(arguments.symbols, arguments.tokens, on, target, compiler, CudaMeasurer())]
-    ran_on = {
-        "device": here.name,
-        "arch": here.arch,
-        "num_sms": here.num_sms,
-        "driver": here.driver,
-        "torch": torch.__version__,
-    }
+    ran_on = {**asdict(here), "torch": torch.__version__}
     text = json.dumps({"ran_on": ran_on, "roofline_of": on.name, "rows": rows}, indent=1)
     if arguments.out:
         arguments.out.write_text(text + "\n", encoding="utf-8")

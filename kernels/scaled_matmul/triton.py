@@ -84,7 +84,8 @@ def _columns(rows, first, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
 @triton.jit
 def _range_of_split(width, K: tl.constexpr, BLOCK_K: tl.constexpr, SPLIT_K: tl.constexpr):
     """[start, end) of the K that this program sums over."""
-    PER_SPLIT: tl.constexpr = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLIT_K) * BLOCK_K
+    BLOCKS: tl.constexpr = (K + BLOCK_K - 1) // BLOCK_K
+    PER_SPLIT: tl.constexpr = (BLOCKS + SPLIT_K - 1) // SPLIT_K * BLOCK_K
     start = tl.program_id(1) * PER_SPLIT
     return start, tl.minimum(start + PER_SPLIT, width)
 
@@ -227,7 +228,7 @@ def scaled_matmul_kernel(
 
     `width` is K at run time: a loop whose length ptxas knows is unrolled to the end.
     """
-    TILES_N: tl.constexpr = tl.cdiv(N, BLOCK_N)
+    TILES_N: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     tiles_m = tl.cdiv(num_tokens, BLOCK_M)
     turns = tl.cdiv(tiles_m * TILES_N - tl.program_id(0), tl.num_programs(0)) if PERSISTENT else 1
     for turn in range(turns):
@@ -341,15 +342,16 @@ def mxfp4_matmul_kernel(
     ASM: tl.constexpr,
 ):
     """As `scaled_matmul_kernel` with SWAP_AB; the codes lie as the matrix instruction's fragments and reach it by registers."""
-    TILES_N: tl.constexpr = tl.cdiv(N, BLOCK_N)
-    CHUNKS: tl.constexpr = tl.cdiv(K, 64)
+    TILES_N: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
+    CHUNKS: tl.constexpr = (K + 63) // 64
+    CODE_ROWS: tl.constexpr = (N + 15) // 16
     tiles_m = tl.cdiv(num_tokens, BLOCK_M)
     turns = tl.cdiv(tiles_m * TILES_N - tl.program_id(0), tl.num_programs(0)) if PERSISTENT else 1
     for turn in range(turns):
         tile_m, tile_n = _tile_of(tl.program_id(0) + turn * tl.num_programs(0), tiles_m, TILES_N, GROUP_M)
         x_rows = row_pointers(x_ptr, tile_m * BLOCK_M, num_tokens, X_STRIDE, BLOCK_M)
-        code_rows = row_pointers(codes_ptr, tile_n * (BLOCK_N // 16), tl.cdiv(N, 16), CHUNKS * 128, BLOCK_N // 16)
-        scale_rows = row_pointers(mx_scales_ptr, tile_n * (BLOCK_N // 16), tl.cdiv(N, 16), CHUNKS * 8, BLOCK_N // 16)
+        code_rows = row_pointers(codes_ptr, tile_n * (BLOCK_N // 16), CODE_ROWS, CHUNKS * 128, BLOCK_N // 16)
+        scale_rows = row_pointers(mx_scales_ptr, tile_n * (BLOCK_N // 16), CODE_ROWS, CHUNKS * 8, BLOCK_N // 16)
         acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
         start, end = _range_of_split(width, K, BLOCK_K, SPLIT_K)
         for k in range(start, end, BLOCK_K):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -23,9 +22,3 @@ def gpu() -> Gpu:
 def compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CrossCompiler]:
     with CrossCompiler(tmp_path_factory.mktemp("compiled")) as pool:
         yield pool
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of compiled kernels for commands that are run."""
-    return tmp_path_factory.mktemp("cache")

@@ -53,9 +53,8 @@ def largest() -> list[Configuration]:
     """Those with most at stake: matmuls and attention of the models of billions, one sequence's step and a long prompt's."""
     symbols = [symbol for symbol, spec in registry.specs("gpu").items() if spec.op in _MATMULS]
     found = _configurations(symbols, (DECODE[0], PREFILL[-1]))
-    return [
-        one for one in found if "smollm2" not in one.name and not one.name.startswith(("llama-3.1-8b o", "llama-3.1-8b down"))
-    ]
+    left_out = ("smollm2", "llama-3.1-8b o", "llama-3.1-8b down")
+    return [one for one in found if not one.name.startswith(left_out)]
 
 
 def _configurations(symbols: Sequence[str], tokens: Sequence[int]) -> Iterator[Configuration]:
