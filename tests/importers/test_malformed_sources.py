@@ -78,7 +78,7 @@ def test_config_that_is_no_object(folder: Path) -> None:
 
 def test_unknown_architecture(folder: Path) -> None:
     change_config(folder, model_type="mamba")
-    with pytest.raises(UnknownArchitecture, match="llama, mistral, qwen2, qwen3, .*; the config says 'mamba'"):
+    with pytest.raises(UnknownArchitecture, match=r"llama, mistral, qwen2, qwen3, .*; the config says 'mamba'"):
         open_source(folder)
 
 
