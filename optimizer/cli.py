@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from optimizer.kernels_command import kernels
 from runtime.bench.command import bench
 from runtime.cli import serve
 
@@ -16,7 +17,12 @@ EXIT_NOTHING_PASSES = 3
 
 @click.command()
 @click.argument("spec_path", metavar="MODEL.YAML", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--gpu", "target", metavar="NAME", help="Device to build for; default: the target in MODEL.YAML, else cpu.")
+@click.option(
+    "--gpu",
+    "target",
+    metavar="NAME",
+    help="Device to build for, or GPUs separated by commas; default: the target in MODEL.YAML, else cpu.",
+)
 @click.option("-o", "--output", metavar="DIR", type=click.Path(path_type=Path), help="Where the bundle goes.")
 @click.option("--trials", type=click.IntRange(min=1), help="Trials of the precision search, those of earlier runs included.")
 @click.option("--timeout", metavar="T", help="Time for the precision search, such as 90s, 8m or 1h.")
@@ -84,5 +90,5 @@ def coldforge() -> None:
     """Forge a model into a frozen deployment bundle, then serve it."""
 
 
-for command in (optimize, serve, bench, inspect, verify):
+for command in (optimize, serve, bench, inspect, verify, kernels):
     coldforge.add_command(command)

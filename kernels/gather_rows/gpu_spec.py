@@ -1,4 +1,4 @@
-"""out[r] = x[rows[r]]: hidden states of the tokens whose logits are wanted. Rows below 0 or past the last are padding: zeros."""
+"""out[r] = x[rows[r]]: hidden states of tokens whose logits are wanted. Rows below 0 or past the last are padding: zeros."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ def _move(sign_bit: int, rest_bit: int, lowest: int) -> list[str]:
     moved = [bit + up for bit in range(32) if taken >> bit & 1 for up in (sign_up, rest_up)]
     if rest_up >= 0 and len(set(moved)) == len(moved):
         # No two bits meet: one product moves them all.
-        product = f"mul.lo.u32 pair, pair, {(1 << sign_up) + (1 << rest_up)};"
-        return [f"and.b32 pair, $8, {taken:#x};", product, f"and.b32 pair, pair, {wanted:#x};"]
+        factor = (1 << sign_up) + (1 << rest_up)
+        return [f"and.b32 pair, $8, {taken:#x};", f"mul.lo.u32 pair, pair, {factor};", f"and.b32 pair, pair, {wanted:#x};"]
     return [
         f"shl.b32 sign, $8, {sign_up};",
         "and.b32 sign, sign, 0x80008000;",
@@ -35,9 +35,8 @@ def _move(sign_bit: int, rest_bit: int, lowest: int) -> list[str]:
 
 
 def widen_e2m1(act: str, lowest: int) -> str:
-    """PTX: $8 has eight codes, four in each half, and $9 a multiplier twice; those of slot i become $2i and $2i+1.
-
-    `lowest` is astride of the exponent's lowest bit and the mantissa's highest: there a code is its number times a power of
+    """PTX: $8 has eight codes, four in each half, and $9 a multiplier twice; those of slot i become $2i and $2i+1. `lowest` is
+    astride of the exponent's lowest bit and the mantissa's highest: there a code is its number times a power of
     two, a subnormal one too. Minus zero is what any product can be added to unchanged.
     """
     lines = [".reg .b32 sign, pair, zero;", "mov.b32 zero, 0x80008000;"]

@@ -30,8 +30,8 @@ class RandomCheckpoint:
     def read(self, name: str) -> torch.Tensor:
         shape = self.shapes[name]
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") >> 1
-        drawn = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) / shape[-1] ** 0.5
-        return drawn.to(torch.bfloat16)
+        drawn: torch.Tensor = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        return drawn.div_(shape[-1] ** 0.5).to(torch.bfloat16)
 
     def others(self, names: Collection[str]) -> list[str]:
         return []

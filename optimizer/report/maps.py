@@ -13,7 +13,9 @@ from artifacts.precision import Scheme
 from optimizer.report.markup import element
 from optimizer.report.quantities import figures
 
-_COLOURS = {"fp32": "#6f7887", "bf16": "#a7afbb", "int8": "#3f7fb5"}
+_COLOURS = {"fp32": "#6f7887", "bf16": "#a7afbb", "int8": "#3f7fb5", "mxfp4": "#c9a227"}
+#: by granularity
+_FP8_COLOURS = {"channel": "#7a62b8", "block": "#a95fb0"}
 _INT4_COLOURS = {
     (32, True): "#93a93e",
     (64, True): "#5f944a",
@@ -33,9 +35,14 @@ class LegendEntry:
 
 
 def scheme_style(name: str) -> str:
-    """Grey is float, blue int8, greens symmetric and warm colours asymmetric int4; stripes are int8 activations."""
+    """Grey is float, blue int8, violet fp8, greens symmetric and warm colours asymmetric int4; stripes are int8 activations."""
     scheme = Scheme.parse(name)
-    colour = _INT4_COLOURS[scheme.group_size, scheme.symmetric] if scheme.weights == "int4" else _COLOURS[scheme.weights]
+    if scheme.weights == "int4":
+        colour = _INT4_COLOURS[scheme.group_size, scheme.symmetric]
+    elif scheme.weights == "fp8":
+        colour = _FP8_COLOURS[scheme.granularity]
+    else:
+        colour = _COLOURS[scheme.weights]
     stripes = "repeating-linear-gradient(135deg,#ffffff66 0 2px,transparent 2px 6px)," if scheme.int8_activations else ""
     return f"background:{stripes}{colour}" if stripes else f"background:{colour}"
 

@@ -27,6 +27,8 @@ from kernels.gpu.self_test import Check
 from kernels.gpu.self_test import write as write_self_test
 from kernels.gpu.tensors import problem as problem_of
 from kernels.registry import gpu_tuning, plan_call, spec
+from optimizer.cost.gpu.expected_product import expected_us
+from optimizer.cost.gpu.facts import gpu_facts
 from optimizer.cost.modelled import PREFILL_TOKENS, ModelledCost
 from optimizer.cost.provider import CostProvider
 from optimizer.cost.workload import Workload
@@ -40,6 +42,7 @@ from optimizer.targets.emulated import EmulatedWorkbench
 from optimizer.targets.gpu_steps import LabelledProblem, StepShapes
 from optimizer.targets.target import Evaluated, Frozen, Phase
 from optimizer.tuning.choice import Tuned
+from optimizer.tuning.gpu.time_model import LAUNCH_US
 from optimizer.tuning.gpu.tuner import GpuTuner
 from optimizer.workbench import Workbench
 from search_spaces.schema import Device, SearchSpace
@@ -102,8 +105,7 @@ class GpuTarget:
     def costs(self, workbench: Workbench, schemes: Sequence[Scheme], baseline: Scheme, workload: Workload) -> CostProvider:
         architecture = workbench.architecture
         plan = dict.fromkeys(architecture.linear_shapes(), baseline)
-        time_us = self._tuner(self._devices[0]).time_us
-        return ModelledCost(lambda p: self._shapes(workbench, p, workload), time_us, architecture, plan, workload)
+        return ModelledCost(lambda p: self._shapes(workbench, p, workload), self._time_us, architecture, plan, workload)
 
     def step(self, workbench: Workbench, plan: Plan, workload: Workload, size: int, *, decodes: bool) -> StepTime:
         context = workload.prompt_tokens + workload.output_tokens // 2 if decodes else size
@@ -221,8 +223,13 @@ class GpuTarget:
         return StepShapes(workbench.architecture, plan, workbench.kv_dtype, limits, ACT)
 
     def _total_ms(self, calls: Sequence[LabelledProblem]) -> float:
-        tuner = self._tuner(self._devices[0])
-        return sum(tuner.time_us(call.problem) for call in calls) / 1000
+        return sum(self._time_us(call.problem) for call in calls) / 1000
+
+    def _time_us(self, problem: Problem) -> float:
+        """Of one call on the first device: products by what others have measured, everything else as its points are ranked."""
+        found = self._devices[0]
+        product_us = expected_us(problem, gpu_facts(found))
+        return self._tuner(found).time_us(problem) if product_us is None else product_us + LAUNCH_US
 
 
 def arch_of(found: Device) -> str:

@@ -80,7 +80,7 @@ def test_what_is_no_duration(text: str) -> None:
         ("name: x\n", 1, "source: this key is required"),
         ("source: absent\n", 1, "must be a path that exists"),
         ("source: empty\n", 1, "config.json"),
-        ("source: hf\ntarget: h200\n", 2, "a100, cpu, h100"),
+        ("source: hf\ntarget: h900\n", 2, "a100, b200, cpu"),
         ("source: hf\nseed: 1.0\n", 2, "valid integer"),
         ("source: hf\nseed: -1\n", 2, "greater than or equal to 0"),
         ("source: hf\nname: a b\n", 2, "name"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,14 @@ from pydantic import BaseModel, ConfigDict
 
 from search_spaces.located_yaml import Document, LocatedError, Place
 
-scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+
+def is_plain_number(text: str) -> bool:
+    """Of YAML 1.2's core schema, which the other writer, of YAML 1.1, leaves without quotes in some forms: 0E0."""
+    return re.fullmatch(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", text) is not None
+
+
+texts = st.text().filter(lambda text: not is_plain_number(text))
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts
 keys = st.text(st.characters(codec="ascii", categories=["L"]), min_size=1).map(lambda text: f"k{text}")
 values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3))
 

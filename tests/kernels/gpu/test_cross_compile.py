@@ -31,7 +31,7 @@ def test_every_architecture_gets_a_binary_of_its_own(compiler: CrossCompiler, ar
     assert kernel.image.startswith(b"\x7fELF")
     assert machine == (190 if arch.startswith("sm") else 224), "EM_CUDA or EM_AMDGPU"
     if arch.startswith("gfx"):
-        assert f"-{arch}\"" in (kernel.folder / "amdgcn").read_text().splitlines()[0]
+        assert f'-{arch}"' in (kernel.folder / "amdgcn").read_text().splitlines()[0]
 
 
 def test_parameters_are_those_of_the_kernel_in_its_own_order(compiler: CrossCompiler) -> None:
