@@ -50,8 +50,8 @@ def open_bundle(
     """Verify the bundle in `folder` for this host, then map its weights.
 
     `machine` is platform.machine(), `cpu_flags` are the host's features under the names of /proc/cpuinfo, `gpu_arch` finds the
-    architecture of the host's GPU and is asked only where the bundle is for one. Raises the BundleError of the first rule that is
-    broken.
+    architecture of the host's GPU and is asked only where the bundle is for one.
+    Raises the BundleError of the first rule that is broken.
     """
     manifest = verify_bundle(folder)
     if manifest.purpose == "planning":

@@ -50,7 +50,7 @@ class Forge:
         self._architecture = self._source.architecture
         self._shapes = self._architecture.linear_shapes()
         kinds = dict.fromkeys(map(kind_of, self._shapes))
-        self._offered = fitting_schemes(self._shapes, offered_schemes(self._space, spec.devices, kinds))
+        self._offered = fitting_schemes(self._shapes, offered_schemes(self._space, spec.devices, kinds, self._architecture))
         self.study_name = f"{spec.name}-{self._digest()[:16]}"
         self._folder = workspace / self.study_name
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -149,7 +149,7 @@ class Forge:
     def _choose_kv_dtype(self, judge: Judge) -> KvDtype:
         """The first KV cache dtype whose loss alone is a small part of what the gate allows."""
         allowed = _KV_SHARE * (self._spec.gate.max_kl or 0.05)
-        dtypes = self._space.precision.kv_cache
+        dtypes = self._target.kv_dtypes(self._architecture)
         for dtype in dtypes:
             on_dtype = replace(judge, workbench=replace(judge.workbench, kv_dtype=dtype))
             if self._ledger.once(f"sensitivity/kv_cache/{dtype}", partial(on_dtype.probe_kl, {})) <= allowed:

@@ -44,7 +44,9 @@ class Planning:
         self._sources = self._source.sha256()
         self._shapes = self._source.architecture.linear_shapes()
         kinds = dict.fromkeys(map(kind_of, self._shapes))
-        self._offered = fitting_schemes(self._shapes, offered_schemes(self._space, spec.devices, kinds))
+        self._offered = fitting_schemes(
+            self._shapes, offered_schemes(self._space, spec.devices, kinds, self._source.architecture)
+        )
         identity = [spec.digest(self._sources), self._space.model_dump_json(), version("coldforge")]
         digest = hashlib.sha256(repr([*identity, *target_identity(spec.devices)]).encode()).hexdigest()
         self._study_name = f"{spec.name}-{digest[:16]}"

@@ -46,8 +46,7 @@ def widen_e2m1(act: str, lowest: int) -> str:
     return "{\n" + "\n".join(lines) + "\n}"
 
 
-_WIDEN_BF16 = tl.constexpr(widen_e2m1("bf16", 6))
-_WIDEN_F16 = tl.constexpr(widen_e2m1("f16", 9))
+_WIDEN_BF16, _WIDEN_F16 = tl.constexpr(widen_e2m1("bf16", 6)), tl.constexpr(widen_e2m1("f16", 9))
 _WIDEN_REGISTERS = tl.constexpr("=h,=h,=h,=h,=h,=h,=h,=h,r,r")
 _SLOTS = tl.constexpr(MX_SLOTS)
 

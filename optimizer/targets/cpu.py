@@ -9,8 +9,9 @@ from pathlib import Path
 from platform import machine
 from typing import Any
 
+from artifacts.architecture import Architecture
 from artifacts.manifest import Kernels, Serving, Target
-from artifacts.precision import Plan, Scheme
+from artifacts.precision import KvDtype, Plan, Scheme
 from kernels.cpu.build import NoCompiler, build, find_compiler, num_units, resolve_constants, sources_digest
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
@@ -61,6 +62,9 @@ class CpuTarget:
     @property
     def evaluated(self) -> Evaluated:
         return "served"
+
+    def kv_dtypes(self, architecture: Architecture) -> tuple[KvDtype, ...]:
+        return self._space.precision.kv_cache
 
     def baseline(self, is_bf16: bool) -> Scheme:
         return Scheme("bf16" if is_bf16 else "fp32")

@@ -13,9 +13,10 @@ from typing import Final, Literal
 
 import numpy as np
 
+from artifacts.architecture import Architecture
 from artifacts.canonical import canonical_json
 from artifacts.manifest import Kernels, Serving, Target
-from artifacts.precision import Plan, Scheme
+from artifacts.precision import KvDtype, Plan, Scheme
 from kernels.compile.cross_compile import Compiled, CrossCompiler, gpu_sources_digest
 from kernels.gpu import target as gpu_target
 from kernels.gpu.frozen import FrozenKernel, FrozenKernels
@@ -25,6 +26,7 @@ from kernels.gpu.oracle import values
 from kernels.gpu.points import PointTable, dump_tables
 from kernels.gpu.self_test import Check
 from kernels.gpu.self_test import write as write_self_test
+from kernels.gpu.target import ARCHS
 from kernels.gpu.tensors import problem as problem_of
 from kernels.registry import gpu_tuning, plan_call, spec
 from optimizer.cost.gpu.expected_product import expected_us
@@ -77,12 +79,26 @@ class GpuTarget:
     def evaluated(self) -> Evaluated:
         return "emulated"
 
+    def kv_dtypes(self, architecture: Architecture) -> tuple[KvDtype, ...]:
+        refused: set[KvDtype] = {"fp32"}
+        if architecture.mla:
+            refused |= {"int8", "fp8"}
+        if not all(ARCHS[arch_of(found)].has_fp8 for found in self._devices):
+            refused.add("fp8")
+        left = tuple(dtype for dtype in self._space.precision.kv_cache if dtype not in refused)
+        if not left:
+            raise ValueError(
+                f"no KV cache of {', '.join(self._space.precision.kv_cache)} has kernels for this model on {self.title}; "
+                "offer bf16"
+            )
+        return left
+
     def baseline(self, is_bf16: bool) -> Scheme:
         return Scheme("bf16")
 
     def workbench(self, store: QuantizedStore) -> EmulatedWorkbench:
-        serving, precision = self._space.serving, self._space.precision
-        return EmulatedWorkbench(store.architecture, store, precision.kv_cache[0], serving.kv_block_size[0], ACT)
+        kv_dtype = self.kv_dtypes(store.architecture)[0]
+        return EmulatedWorkbench(store.architecture, store, kv_dtype, self._space.serving.kv_block_size[0], ACT)
 
     def tune(
         self, workbench: Workbench, workload: Workload, offered: Mapping[str, Sequence[Scheme]], baseline: Scheme

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from artifacts.architecture import Architecture
 from artifacts.precision import Scheme
 from kernels.gpu.target import ARCHS
 from optimizer.ledger import Ledger
@@ -42,7 +43,9 @@ def open_target(devices: Sequence[str], space: SearchSpace, folder: Path, ledger
     return GpuTarget(devices, space, folder, ledger, reporter)
 
 
-def offered_schemes(space: SearchSpace, devices: Sequence[str], kinds: Iterable[str]) -> Mapping[str, tuple[Scheme, ...]]:
+def offered_schemes(
+    space: SearchSpace, devices: Sequence[str], kinds: Iterable[str], architecture: Architecture
+) -> Mapping[str, tuple[Scheme, ...]]:
     """The schemes that the space offers to each kind of layer group, less those that a device has no kernels for.
 
     ValueError where none is left.
@@ -50,7 +53,7 @@ def offered_schemes(space: SearchSpace, devices: Sequence[str], kinds: Iterable[
     offered = {}
     for kind in kinds:
         schemes = space.precision.groups.of(kind)
-        refused = {scheme.name: reason for scheme in schemes if (reason := _refusal(scheme, kind, devices))}
+        refused = {scheme.name: reason for scheme in schemes if (reason := _refusal(scheme, kind, devices, architecture))}
         offered[kind] = tuple(scheme for scheme in schemes if scheme.name not in refused)
         if not offered[kind]:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
@@ -60,13 +63,13 @@ def offered_schemes(space: SearchSpace, devices: Sequence[str], kinds: Iterable[
     return offered
 
 
-def _refusal(scheme: Scheme, kind: str, devices: Sequence[str]) -> str | None:
+def _refusal(scheme: Scheme, kind: str, devices: Sequence[str], architecture: Architecture) -> str | None:
     """Why a layer group of `kind` cannot have `scheme` on one of the devices, or None."""
     if tuple(devices) == _CPU:
         return None
     from runtime.gpu.weights import refusal
 
-    if reason := refusal(scheme, kind):
+    if reason := refusal(scheme, kind, architecture):
         return reason
     for name in devices:
         arch = device(name).arch

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from artifacts.architecture import Architecture
 from artifacts.manifest import Kernels, Serving, Target
-from artifacts.precision import Plan, Scheme
+from artifacts.precision import KvDtype, Plan, Scheme
 from optimizer.cost.provider import CostProvider
 from optimizer.cost.workload import Workload
 from optimizer.quantized_store import QuantizedStore
@@ -51,6 +52,10 @@ class TargetStages(Protocol):
         self, workbench: Workbench, plan: Plan, workload: Workload, itl_ms: float | None
     ) -> tuple[Serving, list[StepTime]]:
         """Limits for service, and the steps that they were read from."""
+        ...
+
+    def kv_dtypes(self, architecture: Architecture) -> tuple[KvDtype, ...]:
+        """What the space offers for the KV cache of such a model, less what has no kernels. ValueError if nothing is left."""
         ...
 
     def baseline(self, is_bf16: bool) -> Scheme:

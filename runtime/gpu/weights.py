@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from artifacts.architecture import Architecture
-from artifacts.precision import Plan, Scheme
+from artifacts.precision import FP8_BLOCK, Plan, Scheme
 from kernels.quant_matmul.gpu_packing import packed_tensors
 from kernels.spec import DTYPES, Array, Tensor, axis_extent
 
@@ -34,12 +34,16 @@ def stored_parts(scheme: Scheme) -> tuple[Tensor, ...]:
     raise ValueError(f"there are no GPU kernels for {scheme.name}; choose another scheme")
 
 
-def refusal(scheme: Scheme, kind: str) -> str | None:
+def refusal(scheme: Scheme, kind: str, architecture: Architecture) -> str | None:
     """Why a layer group of `kind` (qkv, embed, experts_down ...) cannot be stored in `scheme` for GPUs, or None."""
     if scheme.weights == "fp32" or (scheme.weights == "int4" and scheme.int8_activations):
         return f"there are no GPU kernels for {scheme.name}"
     if kind.startswith("experts") and not (scheme.weights in ("bf16", "fp8") or scheme.int8_activations):
         return "experts have kernels for bf16, int8-a8, fp8 and fp8-block"
+    if kind.startswith("experts") and scheme.granularity == "block" and architecture.moe is not None:
+        rows = {"experts_gate_up": 2 * architecture.moe.intermediate_size, "experts_down": architecture.hidden_size}[kind]
+        if rows % FP8_BLOCK:
+            return f"blocks of {FP8_BLOCK} rows would span two experts, which have {rows}"
     if kind == "embed" and scheme.weights in ("fp8", "mxfp4"):
         return "an embedding has kernels for bf16, int8 and int4"
     return None
