@@ -1,0 +1,89 @@
+"""`optimize --gpu h100` where there is no GPU: a real bundle, marked for what it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from artifacts.errors import DeviceError, PlanningOnlyError
+from artifacts.reader import verify_bundle
+from kernels.gpu.frozen import FrozenKernels
+from kernels.gpu.points import parse_tables
+from optimizer.cli import optimize
+from runtime.loading import load
+from tests.optimizer.conftest import KINDS
+
+SPACE = {
+    "precision": {"groups": {kind: ["int8", "bf16"] for kind in KINDS}, "kv_cache": ["bf16"]},
+    "serving": {"kv_block_size": [16, 64], "max_num_seqs": [2], "max_num_batched_tokens": [32]},
+}
+
+
+def run(folder: Path, spec: dict[str, object]) -> Path:
+    """The bundle that `optimize` makes in `folder`."""
+    (folder / "space.json").write_text(json.dumps(SPACE))
+    search = {"trials": 3, "space": "space.json"}
+    workload = {"prompt_tokens": 16, "output_tokens": 16}
+    (folder / "model.yaml").write_text(json.dumps({"search": search, "workload": workload, "output": "out", **spec}))
+    result = CliRunner().invoke(optimize, [str(folder / "model.yaml"), "--gpu", "h100"])
+    assert result.exit_code == 0, result.output
+    return folder / "out"
+
+
+def digests(bundle: Path) -> dict[str, str]:
+    paths = (path for path in bundle.rglob("*") if path.is_file())
+    return {str(path.relative_to(bundle)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+@pytest.mark.slow
+def test_a_bundle_for_a_gpu_that_is_not_here(tiny_llama: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny").symlink_to(tiny_llama)
+    evaluation = {"num_sequences": 4, "tokens_per_sequence": 32}
+    spec: dict[str, object] = {"source": "tiny", "evaluation": evaluation, "gate": {"max_kl": 0.5}}
+    bundle = run(tmp_path, spec)
+
+    manifest = verify_bundle(bundle)
+    assert manifest.evaluated == "emulated" and manifest.purpose == "serving" and manifest.target.archs == ("sm_90",)
+    frozen = FrozenKernels.read(bundle / "kernels" / "sm_90")
+    assert len(frozen.kernels) > 10 and all(k.image.startswith(b"\x7fELF") for k in frozen.kernels.values())
+    assert parse_tables((bundle / "kernels" / "points.json").read_bytes())["sm_90"].points
+    record = json.loads((bundle / "evaluation.json").read_text())
+    assert record["evaluated"] == "emulated" and not record["speed"]["decode"]["measured"]
+    assert "not measured on a device" in (bundle / "report.html").read_text()
+    with pytest.raises(DeviceError, match=r"kernels for sm_90 \(h100\), and this host has no GPU"):
+        load(bundle)
+
+    first = digests(bundle)
+    shutil.rmtree(bundle)
+    assert digests(run(tmp_path, spec)) == first, "emitting again measures and compiles nothing anew"
+
+
+@pytest.mark.slow
+def test_a_planning_bundle_of_shapes_alone(tiny_llama: Path, tmp_path: Path) -> None:
+    bundle = run(tmp_path, {"source": "random", "name": "shapes", "config": str(tiny_llama / "config.json")})
+    manifest = verify_bundle(bundle)
+    assert manifest.purpose == "planning" and not manifest.weight_files
+    assert FrozenKernels.read(bundle / "kernels" / "sm_90").kernels
+    with pytest.raises(PlanningOnlyError, match="made for planning"):
+        load(bundle)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("source: random\n", "needs config, the path of a config.json"),
+        ("source: random\nconfig: config.json\n", "plans for a GPU"),
+        ("source: tiny\nconfig: config.json\n", "config is for source: random"),
+    ],
+)
+def test_a_random_source_that_is_not_thought_through(tiny_llama: Path, tmp_path: Path, text: str, fault: str) -> None:
+    (tmp_path / "tiny").symlink_to(tiny_llama)
+    (tmp_path / "config.json").write_text((tiny_llama / "config.json").read_text())
+    (tmp_path / "model.yaml").write_text(text)
+    result = CliRunner().invoke(optimize, [str(tmp_path / "model.yaml")])
+    assert result.exit_code == 1 and fault in result.output
