@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -29,7 +27,8 @@ from optimizer.search.sensitivity import Probes, Sensitivities, measure_sensitiv
 from optimizer.search.texts import TextSets, read_texts, sample_sequences
 from optimizer.search.warm_start import Choice, trade_off_choices, uniform_choices
 from optimizer.spec import ModelSpec
-from optimizer.targets import fitted_workload, offered_schemes, open_target, target_identity, target_layout
+from optimizer.study_name import study_name
+from optimizer.targets import fitted_workload, offered_schemes, open_target, target_layout
 from optimizer.workbench import Workbench
 from search_spaces.space import device, load_space
 
@@ -51,7 +50,7 @@ class Forge:
         self._shapes = self._architecture.linear_shapes()
         kinds = dict.fromkeys(map(kind_of, self._shapes))
         self._offered = fitting_schemes(self._shapes, offered_schemes(self._space, spec.devices, kinds, self._architecture))
-        self.study_name = f"{spec.name}-{self._digest()[:16]}"
+        self.study_name = study_name(spec, self._sources, self._space)
         self._folder = workspace / self.study_name
         self._folder.mkdir(parents=True, exist_ok=True)
         self._ledger = Ledger(spec.search.storage or f"sqlite:///{workspace}/study.db", self.study_name)
@@ -108,11 +107,6 @@ class Forge:
             prefill_speed=self._target.compare("prefill", workbench, self._baseline, plan, workload),
             frozen=self._target.freeze(workbench, plan, serving),
         )
-
-    def _digest(self) -> str:
-        # Measurements hold for one target and one version of the code: both are part of a study's identity.
-        identity = [self._spec.digest(self._sources), self._space.model_dump_json(), version("coldforge")]
-        return hashlib.sha256(repr([*identity, *target_identity(self._spec.devices)]).encode()).hexdigest()
 
     def _texts(self, workbench: Workbench) -> TextSets:
         """The user's files; without any, sequences that the unquantized model wrote."""

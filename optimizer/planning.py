@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -20,7 +19,8 @@ from optimizer.report import Headline, ReportData, StepLatency, render_report
 from optimizer.search.bands import fitting_schemes, kind_of
 from optimizer.search.proof import PairedSpeed
 from optimizer.spec import ModelSpec
-from optimizer.targets import fitted_workload, offered_schemes, open_target, target_identity, target_layout
+from optimizer.study_name import study_name
+from optimizer.targets import fitted_workload, offered_schemes, open_target, target_layout
 from search_spaces.space import load_space
 
 
@@ -47,9 +47,7 @@ class Planning:
         self._offered = fitting_schemes(
             self._shapes, offered_schemes(self._space, spec.devices, kinds, self._source.architecture)
         )
-        identity = [spec.digest(self._sources), self._space.model_dump_json(), version("coldforge")]
-        digest = hashlib.sha256(repr([*identity, *target_identity(spec.devices)]).encode()).hexdigest()
-        self._study_name = f"{spec.name}-{digest[:16]}"
+        self._study_name = study_name(spec, self._sources, self._space)
         folder = workspace / self._study_name
         self._ledger = Ledger(spec.search.storage or f"sqlite:///{workspace}/study.db", self._study_name)
         self._target = open_target(spec.devices, self._space, folder / "kernels", self._ledger, reporter)
