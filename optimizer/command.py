@@ -31,6 +31,8 @@ def run_optimize(spec_path: Path, overrides: Overrides, reporter: Reporter | Non
     spec = apply(load_spec(spec_path), overrides)
     if unknown := [name for name in spec.devices if not device(name).buildable]:
         raise ValueError(f"bundles cannot be built for {unknown[0]!r} yet; --gpu can be {', '.join(buildable_names())}")
+    if spec.is_planning and spec.devices == ("cpu",):
+        raise ValueError("source: random plans for a GPU: a CPU is measured with the real model; set target, or give --gpu")
     workspace = spec.output.with_name(spec.output.name + ".work")
     workspace.mkdir(parents=True, exist_ok=True)
     if spec.is_planning:

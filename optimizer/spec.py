@@ -181,8 +181,6 @@ class ModelSpec(_Section):
                 if self.is_planning
                 else "config is for source: random; a real source has its own, remove the key"
             )
-        if self.is_planning and self.target == "cpu":
-            raise ValueError("source: random plans for a GPU: a CPU is measured with the real model; set target, or give --gpu")
         if not self.is_planning and self.source.suffix != ".gguf" and not (self.source / "config.json").is_file():
             raise ValueError(f"source must be a Hugging Face folder with config.json or a .gguf file, got {self.source}")
         return self
