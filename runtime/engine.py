@@ -49,6 +49,8 @@ class Engine:
         self.max_model_len = runner.max_model_len
         self.vocab_size = runner.vocab_size
         self._runner = runner
+        # Asked once: looking through a protocol's members is too slow for every step.
+        self._drawing_runner = runner if isinstance(runner, DrawingRunner) else None
         self._eos_token_ids = frozenset(eos_token_ids)
         self._max_num_waiting = max_num_waiting
         self._blocks = BlockManager(runner.num_blocks, runner.block_size)
@@ -104,9 +106,9 @@ class Engine:
             return []
         spans = [_span(scheduled) for scheduled in plan]
         batch = build_batch(spans, self._blocks.block_size)
-        if isinstance(self._runner, DrawingRunner) and all(is_plain(scheduled.sequence) for scheduled in plan):
+        if self._drawing_runner is not None and all(is_plain(scheduled.sequence) for scheduled in plan):
             drawing = [scheduled.sequence for scheduled in plan if scheduled.reaches_end]
-            tokens = iter(self._runner.draw(batch, draws_of(drawing)).tolist())
+            tokens = iter(self._drawing_runner.draw(batch, draws_of(drawing)).tolist())
             outputs = [self._advance(scheduled, next(tokens) if scheduled.reaches_end else None) for scheduled in plan]
         else:
             logits = self._runner.run(batch)

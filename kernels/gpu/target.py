@@ -22,8 +22,6 @@ class Arch:
     max_shared_bytes: int
     has_fp8: bool
     """OCP e4m3 in the matrix units (gfx942's is another fp8, fnuz)."""
-    has_mxfp: bool = False
-    """Block-scaled fp4 and fp8 in the matrix units; elsewhere `dot_scaled` upcasts."""
     has_wgmma: bool = False
     has_tma: bool = False
 
@@ -36,10 +34,10 @@ ARCHS = MappingProxyType(
             Arch("sm_86", "cuda", 86, 32, 99 * 1024, has_fp8=False),
             Arch("sm_89", "cuda", 89, 32, 99 * 1024, has_fp8=True),
             Arch("sm_90", "cuda", 90, 32, 227 * 1024, has_fp8=True, has_wgmma=True, has_tma=True),
-            Arch("sm_100", "cuda", 100, 32, 227 * 1024, has_fp8=True, has_mxfp=True, has_tma=True),
-            Arch("sm_120", "cuda", 120, 32, 99 * 1024, has_fp8=True, has_mxfp=True, has_tma=True),
+            Arch("sm_100", "cuda", 100, 32, 227 * 1024, has_fp8=True, has_tma=True),
+            Arch("sm_120", "cuda", 120, 32, 99 * 1024, has_fp8=True, has_tma=True),
             Arch("gfx942", "hip", "gfx942", 64, 64 * 1024, has_fp8=False),
-            Arch("gfx950", "hip", "gfx950", 64, 160 * 1024, has_fp8=True, has_mxfp=True),
+            Arch("gfx950", "hip", "gfx950", 64, 160 * 1024, has_fp8=True),
         )
     }
 )

@@ -66,6 +66,7 @@ class GpuTarget:
 
     def __init__(self, devices: Sequence[str], space: SearchSpace, folder: Path, ledger: Ledger, reporter: Reporter) -> None:
         self._devices = [device(name) for name in devices]
+        self._gpu = gpu_facts(self._devices[0])
         self._space, self._folder, self._ledger, self._reporter = space, folder, ledger, reporter
         self._compiler = CrossCompiler()
         self._context_tokens = 1024
@@ -243,9 +244,8 @@ class GpuTarget:
 
     def _time_us(self, problem: Problem) -> float:
         """Of one call on the first device: products by what others have measured, everything else as its points are ranked."""
-        found = self._devices[0]
-        product_us = expected_us(problem, gpu_facts(found))
-        return self._tuner(found).time_us(problem) if product_us is None else product_us + LAUNCH_US
+        product_us = expected_us(problem, self._gpu)
+        return self._tuner(self._devices[0]).time_us(problem) if product_us is None else product_us + LAUNCH_US
 
 
 def arch_of(found: Device) -> str:
