@@ -87,4 +87,7 @@ def _typed(array: Array, dtype: str, wider: torch.dtype | None) -> torch.Tensor:
     # What was drawn is rounded to the kernel's dtype first: the truth is of the same inputs.
     rounded = stored.to(TORCH_DTYPES[dtype])
     final = wider if wider is not None and rounded.dtype in (torch.float32, torch.float16, torch.bfloat16) else rounded.dtype
-    return torch.empty_strided(array.shape, stored.stride(), dtype=final).copy_(rounded)
+    made = torch.empty_strided(array.shape, stored.stride(), dtype=final)
+    # What lies between rows belongs to nobody: a huge number in every format, so that reading it shows (a maximum skips NaN).
+    made.untyped_storage().fill_(0x7B)
+    return made.copy_(rounded)
