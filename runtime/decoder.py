@@ -70,7 +70,10 @@ class _Layout:
 
 
 class _Linears:
-    """Emits a linear layer in its group's scheme. int8 activations share one set of buffers: each is used at once."""
+    """Emits linear layers in their groups' schemes, and what makes their inputs: `Source` is x, or its int8 codes.
+
+    int8 activations share one set of buffers: each is used at once.
+    """
 
     def __init__(self, layout: _Layout, architecture: Architecture) -> None:
         self._layout = layout
@@ -82,30 +85,54 @@ class _Linears:
             self._scales = np.zeros(num_tokens, np.float32)
             self._sums = np.zeros(num_tokens * widest // _ACTIVATION_BLOCK, np.int32)
 
-    def emit(self, group: str, x: Array, out: Array, *, head: bool = False) -> None:
-        """out = x W^T + bias. `head` reads `group`'s weights for the rows whose logits are wanted."""
+    def normed(self, group: str, name: str, x: Array, out: Array, eps: float, residual: Array | None = None) -> Source:
+        """The norm `name` of x, for `group` to read; `out` holds it unless it is quantized at once."""
+        if not self._layout.plan[group].int8_activations:
+            self._layout.norm(name, x, out, eps, residual)
+            return {"x": out}
+        codes = self._quantized(*x.shape)
+        weight = self._layout.tensors[f"{name}.weight"]
+        self._layout.call("rms_norm_a8", name, x=x, residual=residual, weight=weight, **codes, eps=eps)
+        return _as_inputs(codes)
+
+    def activated(self, group: str, label: str, gate_up: Array, out: Array) -> Source:
+        """The activation of gate_up, for `group` to read; `out` holds it unless it is quantized at once."""
+        if not self._layout.plan[group].int8_activations:
+            self._layout.call("silu_and_mul", label, x=gate_up, out=out)
+            return {"x": out}
+        codes = self._quantized(*out.shape)
+        self._layout.call("silu_and_mul_a8", label, x=gate_up, **codes)
+        return _as_inputs(codes)
+
+    def plain(self, group: str, x: Array, counters: Mapping[str, str] = TOKENS) -> Source:
+        """x as it is, for `group` to read."""
+        if not self._layout.plan[group].int8_activations:
+            return {"x": x}
+        codes = self._quantized(*x.shape)
+        self._layout.call("quantize_activations", group, counters, x=x, **codes)
+        return _as_inputs(codes)
+
+    def emit(self, group: str, source: Source, out: Array, counters: Mapping[str, str] = TOKENS) -> None:
+        """out = x W^T + bias."""
         layout = self._layout
-        scheme = layout.plan[group]
-        counters = LOGITS if head else TOKENS
+        symbol = f"quant_matmul_{variant(layout.plan[group])}"
         bias = layout.tensors.get(f"{group}.bias")
-        source: Arguments = {"x": x}
-        if scheme.int8_activations:
-            num_tokens, width = x.shape
-            source = {
-                "x_codes": self._codes[: num_tokens * width].reshape(num_tokens, width),
-                "x_scales": self._scales,
-                "x_sums": self._sums[: num_tokens * width // _ACTIVATION_BLOCK].reshape(num_tokens, -1),
-            }
-            layout.call(
-                "quantize_activations",
-                group,
-                counters,
-                x=x,
-                codes=source["x_codes"],
-                scales=source["x_scales"],
-                sums=source["x_sums"],
-            )
-        layout.call(f"quant_matmul_{variant(scheme)}", group, counters, **source, **layout.weights(group), bias=bias, out=out)
+        layout.call(symbol, group, counters, **source, **layout.weights(group), bias=bias, out=out)
+
+    def _quantized(self, num_tokens: int, width: int) -> Arguments:
+        return {
+            "codes": self._codes[: num_tokens * width].reshape(num_tokens, width),
+            "scales": self._scales,
+            "sums": self._sums[: num_tokens * width // _ACTIVATION_BLOCK].reshape(num_tokens, -1),
+        }
+
+
+#: what quant_matmul takes for its left side
+Source = Arguments
+
+
+def _as_inputs(codes: Arguments) -> Source:
+    return {f"x_{name}": array for name, array in codes.items()}
 
 
 def variant(scheme: Scheme) -> str:
@@ -167,11 +194,9 @@ def lay_out(
     for i in range(a.num_layers):
         layer = f"layers.{i}"
         # The branch of the previous layer joins the residual stream inside the norm that reads it next.
-        if i == 0:
-            layout.norm(f"{layer}.attn_norm", residual, hidden, a.rms_norm_eps)
-        else:
-            layout.norm(f"{layer}.attn_norm", branch, hidden, a.rms_norm_eps, residual)
-        linears.emit(f"{layer}.qkv", hidden, qkv.reshape(num_tokens, -1))
+        joining = (residual, None) if i == 0 else (branch, residual)
+        normed = linears.normed(f"{layer}.qkv", f"{layer}.attn_norm", joining[0], hidden, a.rms_norm_eps, joining[1])
+        linears.emit(f"{layer}.qkv", normed, qkv.reshape(num_tokens, -1))
         if a.qk_norm:
             layout.norm(f"{layer}.q_norm", q, q, a.rms_norm_eps)
             layout.norm(f"{layer}.k_norm", k, k, a.rms_norm_eps)
@@ -188,16 +213,17 @@ def lay_out(
             q=q, block_tables=inputs.block_tables, seq_lens=inputs.seq_lens, cu_seqlens_q=inputs.cu_seqlens_q, **caches,
             out=attended, scale=a.head_dim**-0.5, window=a.window(i),
         )  # fmt: skip
-        linears.emit(f"{layer}.o", attended.reshape(num_tokens, -1), branch)
-        layout.norm(f"{layer}.mlp_norm", branch, hidden, a.rms_norm_eps, residual)
-        linears.emit(f"{layer}.gate_up", hidden, gate_up)
-        layout.call("silu_and_mul", f"{layer}.activation", x=gate_up, out=activated)
-        linears.emit(f"{layer}.down", activated, branch)
+        linears.emit(f"{layer}.o", linears.plain(f"{layer}.o", attended.reshape(num_tokens, -1)), branch)
+        normed = linears.normed(f"{layer}.gate_up", f"{layer}.mlp_norm", branch, hidden, a.rms_norm_eps, residual)
+        linears.emit(f"{layer}.gate_up", normed, gate_up)
+        activations = linears.activated(f"{layer}.down", f"{layer}.activation", gate_up, activated)
+        linears.emit(f"{layer}.down", activations, branch)
     layout.norm("final_norm", branch, hidden, a.rms_norm_eps, residual)
     layout.call(
         "gather_rows", "gather_rows", {"T": "num_tokens", "R": "num_logits"}, x=hidden, rows=inputs.logit_rows, out=branch
     )
-    linears.emit("embed" if a.tie_embeddings else "head", branch, logits, head=True)
+    head = "embed" if a.tie_embeddings else "head"
+    linears.emit(head, linears.plain(head, branch, LOGITS), logits, LOGITS)
 
     counters = {name: np.zeros(1, np.int64) for name in ("num_tokens", "num_seqs", "num_logits")}
     return StepProgram(Program(tuple(layout.calls), counters), inputs, logits, limits)

@@ -197,6 +197,17 @@ inline void store_first(float* x, f32x16 v, int n) {
     std::memcpy(x, &v, n * sizeof(float));
 }
 
+// The low byte of every lane.
+inline void store_bytes(int8_t* x, i32x16 v) {
+#if defined(__AVX512F__)
+    _mm_storeu_si128((__m128i*)x, _mm512_cvtepi32_epi8((__m512i)v.part[0]));
+#else
+    int32_t wide[LANES];
+    std::memcpy(wide, &v, sizeof wide);
+    for (int i = 0; i < LANES; ++i) x[i] = int8_t(wide[i]);
+#endif
+}
+
 // float((word >> shift) & 15) - 8 in every lane.
 inline f32x16 nibble_minus_8(i32x16 words, int shift) {
 #if defined(__AVX512F__)
@@ -231,6 +242,20 @@ inline i32x16 dot4(i32x16 acc, i32x16 a, i32x16 x) {
     return acc;
 }
 
+// acc + a x, exact, for one pair of integers to a lane: a in 0..32767, x in 16 bits.
+inline i32x16 multiply_add(i32x16 acc, i32x16 a, i32x16 x) {
+#if defined(__AVX512VNNI__)
+    acc.part[0] = (vi)_mm512_dpwssd_epi32((__m512i)acc.part[0], (__m512i)a.part[0], (__m512i)x.part[0]);
+#elif defined(__AVX512BW__)
+    acc.part[0] += (vi)_mm512_madd_epi16((__m512i)a.part[0], (__m512i)x.part[0]);
+#elif defined(__AVX2__)
+    CF_EACH acc.part[p] += (vi)_mm256_madd_epi16((__m256i)a.part[p], (__m256i)x.part[p]);
+#else
+    acc = acc + a * x;
+#endif
+    return acc;
+}
+
 // Lanes are added pairwise in one fixed order.
 inline float sum(f32x16 v) {
     float x[LANES];
@@ -238,6 +263,16 @@ inline float sum(f32x16 v) {
     for (int half = LANES / 2; half; half /= 2)
         for (int i = 0; i < half; ++i) x[i] += x[i + half];
     return x[0];
+}
+inline int32_t sum(i32x16 v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_epi32((__m512i)v.part[0]);
+#else
+    int32_t x[LANES], total = 0;
+    std::memcpy(x, &v, sizeof x);
+    for (int32_t y : x) total += y;
+    return total;
+#endif
 }
 inline float max(f32x16 v) {
     float x[LANES];

@@ -79,17 +79,16 @@ void multiply_int8(const Args* a, const W& w, int64_t row, int64_t tile) {
                 }
             }
         }
-        int32_t sum_x[R] = {};
-        for (int r = 0; r < R; ++r)
-            for (int64_t block = group * group_size / 32; block < (group + 1) * group_size / 32; ++block)
-                sum_x[r] += a->x_sums[(row + r) * a->x_sums_stride + block];
+        int32_t sum_x[R];  // of the group's codes: a difference of running sums, which stand at the end of every 32
+        const int32_t* sums = a->x_sums + row * a->x_sums_stride + (group + 1) * group_size / 32 - 1;
+        for (int r = 0; r < R; ++r, sums += a->x_sums_stride) sum_x[r] = sums[0] - (group ? sums[-group_size / 32] : 0);
 #pragma GCC unroll 8
         for (int v = 0; v < V; ++v) {
             f32x16 scale = w.scale(tile + v, group);
             i32x16 zero = w.zero(tile + v, group);
 #pragma GCC unroll 16
             for (int r = 0; r < R; ++r)
-                acc[r][v] = fma(scale, to_float(dot[r][v] - zero * broadcast(sum_x[r])), acc[r][v]);
+                acc[r][v] = fma(scale, to_float(W::centred(dot[r][v], zero, sum_x[r])), acc[r][v]);
         }
     }
     for (int r = 0; r < R; ++r)

@@ -69,7 +69,7 @@ def _spec(variant: str) -> OpSpec:
         return arguments | {
             "x_codes": codes,
             "x_scales": scales,
-            "x_sums": codes.reshape(t, k // 32, 32).sum(axis=2, dtype=np.int32),
+            "x_sums": codes.reshape(t, k // 32, 32).sum(axis=2, dtype=np.int32).cumsum(axis=1, dtype=np.int32),
         }
 
     def cost(sizes: Mapping[str, int]) -> Cost:

@@ -6,8 +6,14 @@ import torch
 from torch import Tensor
 
 
+#: below it 127 / max |x| would overflow
+SMALLEST = 1e-36
+
+
 def quantize_activations(x: Tensor, codes: Tensor, scales: Tensor, sums: Tensor) -> None:
-    scales.copy_(x.abs().amax(dim=1) / 127)
-    divisor = torch.where(scales > 0, scales, torch.ones_like(scales))
-    codes.copy_((x / divisor[:, None]).round().clamp(-127, 127))
-    sums.copy_(codes.to(torch.int32).reshape(*sums.shape, 32).sum(dim=2))
+    largest = x.abs().amax(dim=1)
+    largest = torch.where(largest >= SMALLEST, largest, 0.0)
+    scales.copy_(largest / 127)
+    inverse = torch.where(largest > 0, 127 / largest, 0.0)
+    codes.copy_((x * inverse[:, None]).round())
+    sums.copy_(codes.to(torch.int32).reshape(*sums.shape, 32).sum(dim=2).cumsum(dim=1))

@@ -1,8 +1,9 @@
 // out = x / sqrt(mean(x^2) + eps) * weight, over the last axis; with a residual, x + residual takes the place of x.
 #include <cmath>
+#include <vector>
 
+#include "../cpu/int8.h"
 #include "../cpu/team.h"
-#include "../cpu/vec.h"
 #include "args.h"
 
 using namespace cf;
@@ -36,5 +37,16 @@ void rms_norm(const rms_norm_args* a, int rank, int world) {
         const int64_t t = i / a->G, at = i % a->G * a->D;
         norm(a->x + t * a->x_stride + at, a->residual ? a->residual + t * a->residual_stride + at : nullptr, a->weight,
              a->out + t * a->out_stride + at, a->D, a->eps);
+    }
+}
+
+void rms_norm_a8(const rms_norm_a8_args* a, int rank, int world) {
+    thread_local std::vector<float> row;
+    row.resize(a->D);
+    Range range = share(*a->T, rank, world);
+    for (int64_t t = range.begin; t < range.end; ++t) {
+        norm(a->x + t * a->x_stride, a->residual ? a->residual + t * a->residual_stride : nullptr, a->weight, row.data(), a->D,
+             a->eps);
+        quantize_row(row.data(), a->D, a->codes + t * a->codes_stride, a->scales + t, a->sums + t * a->sums_stride);
     }
 }

@@ -1,20 +1,42 @@
 // out = gate / (1 + e^-gate) * up, where x = [gate, up].
+#include <vector>
+
+#include "../cpu/int8.h"
 #include "../cpu/team.h"
-#include "../cpu/vec.h"
 #include "args.h"
 
 using namespace cf;
 
+namespace {
+
+void activate(const float* gate, const float* up, float* out, int64_t count) {
+    for (int64_t f = 0; f < count; f += LANES) {
+        const int n = count - f < LANES ? int(count - f) : LANES;
+        const f32x16 g = load_first(gate + f, n);
+        const f32x16 silu = g / (broadcast(1.0f) + exp(zero() - g));
+        store_first(out + f, silu * load_first(up + f, n), n);
+    }
+}
+
+}  // namespace
+
 void silu_and_mul(const silu_and_mul_args* a, int rank, int world) {
-    const int64_t F = a->F;
-    Range range = share((F + LANES - 1) / LANES, rank, world);
+    // Columns, not rows: a single token keeps the whole team busy.
+    Range range = share((a->F + LANES - 1) / LANES, rank, world);
+    const int64_t begin = range.begin * LANES, end = range.end * LANES < a->F ? range.end * LANES : a->F;
     for (int64_t t = 0; t < *a->T; ++t) {
-        for (int64_t f = range.begin * LANES; f < range.end * LANES; f += LANES) {
-            const int n = F - f < LANES ? int(F - f) : LANES;
-            const float* x = a->x + t * a->x_stride + f;
-            const f32x16 gate = load_first(x, n), up = load_first(x + F, n);
-            const f32x16 silu = gate / (broadcast(1.0f) + exp(zero() - gate));
-            store_first(a->out + t * a->out_stride + f, silu * up, n);
-        }
+        const float* gate = a->x + t * a->x_stride + begin;
+        activate(gate, gate + a->F, a->out + t * a->out_stride + begin, end - begin);
+    }
+}
+
+void silu_and_mul_a8(const silu_and_mul_a8_args* a, int rank, int world) {
+    thread_local std::vector<float> row;
+    row.resize(a->F);
+    Range range = share(*a->T, rank, world);
+    for (int64_t t = range.begin; t < range.end; ++t) {
+        const float* gate = a->x + t * a->x_stride;
+        activate(gate, gate + a->F, row.data(), a->F);
+        quantize_row(row.data(), a->F, a->codes + t * a->codes_stride, a->scales + t, a->sums + t * a->sums_stride);
     }
 }

@@ -1,4 +1,7 @@
-"""out = silu(x[:, :F]) * x[:, F:], the activation of SwiGLU; silu(z) = z / (1 + e^-z)."""
+"""out = silu(x[:, :F]) * x[:, F:], the activation of SwiGLU; silu(z) = z / (1 + e^-z).
+
+`silu_and_mul_a8` writes what quantize_activations makes of that, to the bit.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from kernels.quantize_activations.spec import quantized, quantized_buffers
 from kernels.spec import Arguments, Case, Cost, OpSpec, Tensor
 
 
@@ -18,6 +22,16 @@ def _make_inputs(rng: np.random.Generator, case: Case) -> Arguments:
 def _cost(sizes: Mapping[str, int]) -> Cost:
     elements = sizes["T"] * sizes["F"]
     return Cost(12 * elements, 5 * elements)
+
+
+def _make_a8_inputs(rng: np.random.Generator, case: Case) -> Arguments:
+    t, f = case.sizes["T"], case.sizes["F"]
+    return {"x": rng.standard_normal((t, 2 * f), np.float32), **quantized_buffers(t, f)}
+
+
+def _a8_cost(sizes: Mapping[str, int]) -> Cost:
+    elements = sizes["T"] * sizes["F"]
+    return Cost(9 * elements, 9 * elements)
 
 
 SPECS = (
@@ -40,5 +54,17 @@ SPECS = (
         ),
         make_inputs=_make_inputs,
         cost=_cost,
+    ),
+    OpSpec(
+        symbol="silu_and_mul_a8",
+        op="silu_and_mul",
+        summary="silu of the first half times the second, quantized per token",
+        tensors=(Tensor("x", "f32", ("T", "F*2")), *quantized("F")),
+        scalars=(),
+        variable=("T",),
+        source="Shazeer 2020, GLU Variants Improve Transformer; Dettmers et al. 2022, LLM.int8() (section 2.1, absmax)",
+        cases=tuple(Case(name, {"T": t, "F": f}) for name, t, f in (("some", 5, 96), ("one", 1, 32), ("no_tokens", 0, 32))),
+        make_inputs=_make_a8_inputs,
+        cost=_a8_cost,
     ),
 )

@@ -63,7 +63,7 @@ def _matmul_gops(library: Library, variant: str, num_threads: int) -> float:
         codes = rng.integers(-127, 128, (num_tokens, in_features), np.int8)
         arguments["x_codes"] = codes
         arguments["x_scales"] = np.ones(num_tokens, np.float32)
-        arguments["x_sums"] = codes.reshape(num_tokens, -1, 32).sum(axis=2, dtype=np.int32)
+        arguments["x_sums"] = codes.reshape(num_tokens, -1, 32).sum(axis=2, dtype=np.int32).cumsum(axis=1, dtype=np.int32)
     else:
         arguments["x"] = rng.standard_normal((num_tokens, in_features), np.float32)
     call = Call(f"quant_matmul_{variant}", arguments, {"T": "num_tokens"})

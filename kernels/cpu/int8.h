@@ -1,0 +1,30 @@
+// int8 codes of a row, as matrix products with int8 activations read them.
+#pragma once
+#include "vec.h"
+
+namespace cf {
+
+// codes = round to nearest even(127 x / max |x|), scale = max |x| / 127, and running sums of codes at the end of every 32.
+// K is a multiple of 32. A row that is zero, or so small that its inverse overflows, has scale 0 and codes 0.
+inline void quantize_row(const float* x, int64_t K, int8_t* codes, float* scale, int32_t* sums) {
+    f32x16 most = zero();
+    for (int64_t k = 0; k < K; k += LANES) most = max(most, abs(load(x + k)));
+    const float largest = max(most);
+    const bool nothing = !(largest >= 1e-36f);
+    *scale = nothing ? 0.0f : largest / 127.0f;
+    const f32x16 inverse = broadcast(nothing ? 0.0f : 127.0f / largest);
+    const f32x16 magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds, and leaves the code in the low byte
+    int32_t sum = 0;
+    for (int64_t block = 0; block < K / 32; ++block) {
+        i32x16 of_block = broadcast(int32_t(0));
+        for (int64_t k = block * 32; k < (block + 1) * 32; k += LANES) {
+            const i32x16 code = bits(fma(load(x + k), inverse, magic)) - bits(magic);
+            store_bytes(codes + k, code);
+            of_block = of_block + code;
+        }
+        sum += cf::sum(of_block);
+        sums[block] = sum;
+    }
+}
+
+}  // namespace cf
