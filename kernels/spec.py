@@ -62,8 +62,13 @@ class Tensor:
     name: str
     dtype: str
     axes: tuple[str | int, ...]
-    role: Literal["in", "out", "inout"] = "in"
+    role: Literal["in", "out", "inout", "scratch"] = "in"
+    """`scratch` is room to work in: zeros before the first call, and left as the next call needs it."""
     optional: bool = False
+
+    @property
+    def is_output(self) -> bool:
+        return self.role in ("out", "inout")
 
 
 @dataclass(frozen=True)

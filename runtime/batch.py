@@ -60,32 +60,33 @@ class Span:
 
 
 def build_batch(spans: Items[Span], block_size: int) -> Batch:
-    """The arrays of one step over `spans`, in order."""
-    lengths = np.array([len(span.token_ids) for span in spans], np.int32)
-    cu_seqlens_q = np.zeros(len(spans) + 1, np.int32)
-    np.cumsum(lengths, out=cu_seqlens_q[1:])
-    num_tokens = int(cu_seqlens_q[-1])
-    token_ids = np.empty(num_tokens, np.int32)
-    positions = np.empty(num_tokens, np.int32)
-    slot_mapping = np.empty(num_tokens, np.int64)
-    block_tables = np.zeros((len(spans), max(len(span.block_table) for span in spans)), np.int32)
+    """The arrays of one step over `spans`, in order.
+
+    Lists first, and one conversion each: between two decode steps the weights have swept the caches, and every call into
+    numpy is paid at memory speed.
+    """
+    token_ids: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    seq_lens: list[int] = []
+    cu_seqlens_q = [0]
     logit_rows: list[int] = []
+    block_tables = np.zeros((len(spans), max(len(span.block_table) for span in spans)), np.int32)
     for row, span in enumerate(spans):
-        begin, end = int(cu_seqlens_q[row]), int(cu_seqlens_q[row + 1])
-        block_tables[row, : len(span.block_table)] = span.block_table
-        token_ids[begin:end] = span.token_ids
-        position = np.arange(span.start, span.start + end - begin)
-        positions[begin:end] = position
-        blocks = block_tables[row, position // block_size].astype(np.int64)
-        slot_mapping[begin:end] = blocks * block_size + position % block_size
-        logit_rows.extend(range(end - span.num_logits, end))
-    starts = np.array([span.start for span in spans], np.int32)
+        table, end = span.block_table, span.start + len(span.token_ids)
+        block_tables[row, : len(table)] = table
+        token_ids.extend(span.token_ids)
+        positions.extend(range(span.start, end))
+        slots.extend(table[at // block_size] * block_size + at % block_size for at in range(span.start, end))
+        seq_lens.append(end)
+        cu_seqlens_q.append(len(token_ids))
+        logit_rows.extend(range(len(token_ids) - span.num_logits, len(token_ids)))
     return Batch(
-        token_ids=token_ids,
-        positions=positions,
-        slot_mapping=slot_mapping,
+        token_ids=np.array(token_ids, np.int32),
+        positions=np.array(positions, np.int32),
+        slot_mapping=np.array(slots, np.int64),
         block_tables=block_tables,
-        seq_lens=starts + lengths,
-        cu_seqlens_q=cu_seqlens_q,
+        seq_lens=np.array(seq_lens, np.int32),
+        cu_seqlens_q=np.array(cu_seqlens_q, np.int32),
         logit_rows=np.array(logit_rows, np.int32),
     )

@@ -4,15 +4,21 @@
 
 namespace cf {
 
+// Of a row whose largest magnitude is given; 0 where its inverse would overflow.
+struct Int8Scale {
+    float scale, inverse;
+    explicit Int8Scale(float largest)
+        : scale(largest >= 1e-36f ? largest / 127.0f : 0.0f), inverse(largest >= 1e-36f ? 127.0f / largest : 0.0f) {}
+};
+
 // codes = round to nearest even(127 x / max |x|), scale = max |x| / 127, and running sums of codes at the end of every 32.
-// K is a multiple of 32. A row that is zero, or so small that its inverse overflows, has scale 0 and codes 0.
+// K is a multiple of 32.
 inline void quantize_row(const float* x, int64_t K, int8_t* codes, float* scale, int32_t* sums) {
     f32x16 most = zero();
     for (int64_t k = 0; k < K; k += LANES) most = max(most, abs(load(x + k)));
-    const float largest = max(most);
-    const bool nothing = !(largest >= 1e-36f);
-    *scale = nothing ? 0.0f : largest / 127.0f;
-    const f32x16 inverse = broadcast(nothing ? 0.0f : 127.0f / largest);
+    const Int8Scale chosen(max(most));
+    *scale = chosen.scale;
+    const f32x16 inverse = broadcast(chosen.inverse);
     const f32x16 magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds, and leaves the code in the low byte
     int32_t sum = 0;
     for (int64_t block = 0; block < K / 32; ++block) {

@@ -13,9 +13,13 @@ def _paged_attention(
     block_tables: Tensor,
     seq_lens: Tensor,
     cu_seqlens_q: Tensor,
+    partials: Tensor,
+    arrived: Tensor,
     out: Tensor,
     scale: float,
     window: int,
+    k_scales: Tensor | None = None,
+    v_scales: Tensor | None = None,
 ) -> None:
     group = q.shape[1] // k_cache.shape[1]
     for s, length in enumerate(seq_lens.tolist()):
@@ -25,6 +29,11 @@ def _paged_attention(
         blocks = block_tables[s, : -(-length // k_cache.shape[3])]
         k = k_cache[blocks].permute(1, 0, 3, 2).flatten(1, 2)[:, :length].to(q.dtype)  # [Hkv, length, D]
         v = v_cache[blocks].transpose(0, 1).flatten(1, 2)[:, :length].to(q.dtype)
+        if k_scales is not None and v_scales is not None:
+            k, v = (
+                x * scales[blocks].transpose(0, 1).flatten(1, 2)[:, :length, None].to(q.dtype)
+                for x, scales in ((k, k_scales), (v, v_scales))
+            )
         k, v = (x.repeat_interleave(group, dim=0) for x in (k, v))
         scores = scale * torch.einsum("thd,hld->htl", q[start:end], k)
         position = torch.arange(length - (end - start), length)[:, None]
@@ -34,4 +43,4 @@ def _paged_attention(
         out[start:end] = torch.einsum("htl,hld->thd", weights, v)
 
 
-paged_attention_fp32 = paged_attention_bf16 = _paged_attention
+paged_attention_fp32 = paged_attention_bf16 = paged_attention_int8 = _paged_attention

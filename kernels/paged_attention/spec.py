@@ -2,7 +2,11 @@
 
 Sequence s has query tokens cu_seqlens_q[s] .. cu_seqlens_q[s+1]; they are the last of its seq_lens[s] tokens, whose K and
 V are all in the cache: query j of n has position p = seq_len - n + j and sees positions 0 .. p, or with a window
-p - window + 1 .. p. Each group of Hq / Hkv query heads shares a kv head. K and V are read as fp32.
+p - window + 1 .. p. Each group of Hq / Hkv query heads shares a kv head. K and V are read as fp32; an int8 cache has a scale
+for each token and kv head.
+
+`partials` and `arrived` are room for what threads leave to each other where few sequences decode: a row for every query head
+and 64 positions of the context, and an item for every sequence and kv head. Where there is less, nothing is split.
 """
 
 from __future__ import annotations
@@ -12,11 +16,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from kernels.bfloat16 import to_bf16
-from kernels.spec import Arguments, Case, Cost, OpSpec, Scalar, Tensor
+from kernels.spec import Arguments, Array, Case, Cost, OpSpec, Scalar, Tensor
 
+CHUNK_TOKENS = 64
 #: Per case: (tokens in the cache, new tokens) of each sequence.
 _BATCHES: Mapping[str, tuple[tuple[int, int], ...]] = {
     "decode": ((37, 1), (1, 1), (16, 1), (65, 1)),
+    "long_decode": ((333, 1), (64, 1)),
+    "long_window": ((300, 1), (65, 1)),
     "prefill": ((21, 21), (33, 33)),
     "mixed": ((40, 1), (50, 19), (7, 7), (3, 0), (18, 2)),
     "window": ((60, 1), (45, 45), (5, 5)),
@@ -26,8 +33,25 @@ _BATCHES: Mapping[str, tuple[tuple[int, int], ...]] = {
 }
 
 
+def scratch_shapes(num_q_heads: int, num_kv_heads: int, head_dim: int, num_tokens: int, num_seqs: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of `partials` and `arrived` for contexts of `num_tokens` tokens in all, in so many sequences."""
+    num_chunks = -(-num_tokens // CHUNK_TOKENS) + num_seqs
+    return {"partials": (num_chunks * num_q_heads, head_dim + 2), "arrived": (num_seqs * num_kv_heads,)}
+
+
+def _stored(kv: str, cache: Array) -> dict[str, Array]:
+    """A cache [num_blocks, Hkv, block_size, D] as `kv` stores it, with its scales."""
+    if kv == "fp32":
+        return {"cache": cache}
+    if kv == "bf16":
+        return {"cache": to_bf16(cache)}
+    scales = np.abs(cache).max(axis=3) / np.float32(127)
+    return {"cache": np.rint(cache / scales[..., None]).astype(np.int8), "scales": scales}
+
+
 def _spec(kv: str) -> OpSpec:
-    dtype = {"fp32": "f32", "bf16": "bf16"}[kv]
+    dtype = {"fp32": "f32", "bf16": "bf16", "int8": "i8"}[kv]
+    scales = tuple(Tensor(f"{of}_scales", "f32", ("num_blocks", "Hkv", "block_size")) for of in "kv") if kv == "int8" else ()
 
     def make_inputs(rng: np.random.Generator, case: Case) -> Arguments:
         hq, hkv, d, block_size = (case.sizes[axis] for axis in ("Hq", "Hkv", "D", "block_size"))
@@ -41,15 +65,18 @@ def _spec(kv: str) -> OpSpec:
         for row, (start, count) in enumerate(zip(np.cumsum(used) - used, used, strict=True)):
             tables[row, :count] = order[start : start + count]
         qkv = rng.standard_normal((int(cu_seqlens[-1]), (hq + 2 * hkv) * d), np.float32)
-        k = rng.standard_normal((num_blocks, hkv, d, block_size), np.float32)
-        v = rng.standard_normal((num_blocks, hkv, block_size, d), np.float32)
+        k, v = (_stored(kv, rng.standard_normal((num_blocks, hkv, block_size, d), np.float32)) for _ in range(2))
+        shapes = scratch_shapes(hq, hkv, d, int(lengths.sum()), len(batch))
         return {
             "q": qkv[:, : hq * d].reshape(-1, hq, d),
-            "k_cache": to_bf16(k) if kv == "bf16" else k,
-            "v_cache": to_bf16(v) if kv == "bf16" else v,
+            "k_cache": np.ascontiguousarray(k["cache"].swapaxes(2, 3)),
+            "v_cache": v["cache"],
+            **({"k_scales": k["scales"], "v_scales": v["scales"]} if scales else {}),
             "block_tables": tables,
             "seq_lens": lengths,
             "cu_seqlens_q": cu_seqlens,
+            "partials": np.zeros(shapes["partials"], np.float32),
+            "arrived": np.zeros(shapes["arrived"], np.int32),
             "out": np.zeros((len(qkv), hq, d), np.float32),
             "scale": d**-0.5,
             "window": case.sizes["window"],
@@ -57,8 +84,9 @@ def _spec(kv: str) -> OpSpec:
 
     def cost(sizes: Mapping[str, int]) -> Cost:
         """Of `T` query tokens that each see `context` positions, in `S` sequences."""
-        heads, kv_bytes = sizes["Hq"] * sizes["D"], 4 if kv == "fp32" else 2
-        cache = 2 * sizes["S"] * sizes["context"] * sizes["Hkv"] * sizes["D"] * kv_bytes
+        heads = sizes["Hq"] * sizes["D"]
+        row_bytes = {"fp32": 4 * sizes["D"], "bf16": 2 * sizes["D"], "int8": sizes["D"] + 4}[kv]
+        cache = 2 * sizes["S"] * sizes["context"] * sizes["Hkv"] * row_bytes
         return Cost(cache + 8 * sizes["T"] * heads, 4.0 * sizes["T"] * sizes["context"] * heads)
 
     return OpSpec(
@@ -69,14 +97,18 @@ def _spec(kv: str) -> OpSpec:
             Tensor("q", "f32", ("T", "Hq", "D")),
             Tensor("k_cache", dtype, ("num_blocks", "Hkv", "D", "block_size")),
             Tensor("v_cache", dtype, ("num_blocks", "Hkv", "block_size", "D")),
+            *scales,
             Tensor("block_tables", "i32", ("S", "max_blocks")),
             Tensor("seq_lens", "i32", ("S",)),
             Tensor("cu_seqlens_q", "i32", ("S+1",)),
+            Tensor("partials", "f32", ("num_partials", "D+2"), "scratch"),
+            Tensor("arrived", "i32", ("num_items",), "scratch"),
             Tensor("out", "f32", ("T", "Hq", "D"), "out"),
         ),
         scalars=(Scalar("scale", "f64"), Scalar("window", "i64")),
         variable=("T", "S"),
-        source="Kwon et al. 2023, PagedAttention; Ainslie et al. 2023, GQA; Beltagy et al. 2020, Longformer (window)",
+        source="Kwon et al. 2023, PagedAttention; Ainslie et al. 2023, GQA; Beltagy et al. 2020, Longformer (window); "
+        "Milakov & Gimelshein 2018 (online softmax); Dao et al. 2023, Flash-Decoding",
         cases=tuple(
             Case(
                 name,
@@ -86,6 +118,8 @@ def _spec(kv: str) -> OpSpec:
             )
             for name, hq, hkv, d, block_size, window in (
                 ("decode", 9, 3, 64, 16, 0),
+                ("long_decode", 6, 2, 24, 16, 0),
+                ("long_window", 3, 1, 16, 32, 100),
                 ("prefill", 4, 2, 32, 32, 0),
                 ("mixed", 6, 2, 80, 16, 0),
                 ("window", 4, 4, 16, 16, 18),
@@ -99,4 +133,4 @@ def _spec(kv: str) -> OpSpec:
     )
 
 
-SPECS = tuple(_spec(kv) for kv in ("fp32", "bf16"))
+SPECS = tuple(_spec(kv) for kv in ("fp32", "bf16", "int8"))

@@ -1,6 +1,8 @@
 // Rotates q and k in place by the angles of their positions (pairs i, i + D/2), and writes k and v into their slots.
+#include <type_traits>
+
+#include "../cpu/int8.h"
 #include "../cpu/team.h"
-#include "../cpu/vec.h"
 #include "args.h"
 
 using namespace cf;
@@ -15,8 +17,28 @@ void rotate(float* x, const float* cos, const float* sin, int64_t half) {
     }
 }
 
-void put(float* to, float x) { *to = x; }
-void put(bf16* to, float x) { *to = to_bf16(x); }
+// How a row of D values is stored: plainly, or as int8 codes of a scale.
+struct Plain {
+    void put(float* to, float x) const { *to = x; }
+    void put(bf16* to, float x) const { *to = to_bf16(x); }
+};
+struct Scaled {
+    float inverse;
+    void put(int8_t* to, float x) const { *to = int8_t(__builtin_rintf(x * inverse)); }
+};
+
+template <class Kv>
+auto storing(const float* x, int64_t D, float* scale) {
+    if constexpr (std::is_same_v<Kv, int8_t>) {
+        float largest = 0;
+        for (int64_t d = 0; d < D; ++d) largest = __builtin_fabsf(x[d]) > largest ? __builtin_fabsf(x[d]) : largest;
+        const Int8Scale chosen(largest);
+        *scale = chosen.scale;
+        return Scaled{chosen.inverse};
+    } else {
+        return Plain{};
+    }
+}
 
 template <class Kv, class Args>
 void run(const Args* a, int rank, int world) {
@@ -29,13 +51,19 @@ void run(const Args* a, int rank, int world) {
         rotate(x, a->cos + angles, a->sin + angles, D / 2);
         const int64_t slot = a->slot_mapping[t];
         if (kv_head < 0 || slot < 0) continue;
-        const int64_t block = slot / block_size, offset = slot % block_size;
-        Kv* keys = (Kv*)a->k_cache + (block * a->Hkv + kv_head) * D * block_size + offset;
-        Kv* values = (Kv*)a->v_cache + ((block * a->Hkv + kv_head) * block_size + offset) * D;
+        const int64_t block = slot / block_size * a->Hkv + kv_head, offset = slot % block_size;
+        Kv* keys = (Kv*)a->k_cache + block * D * block_size + offset;
+        Kv* values = (Kv*)a->v_cache + (block * block_size + offset) * D;
         const float* v = a->v + t * a->v_stride + kv_head * D;
+        float *k_scale = nullptr, *v_scale = nullptr;
+        if constexpr (std::is_same_v<Kv, int8_t>) {
+            k_scale = a->k_scales + block * block_size + offset;
+            v_scale = a->v_scales + block * block_size + offset;
+        }
+        const auto of_key = storing<Kv>(x, D, k_scale), of_value = storing<Kv>(v, D, v_scale);
         for (int64_t d = 0; d < D; ++d) {
-            put(keys + d * block_size, x[d]);
-            put(values + d, v[d]);
+            of_key.put(keys + d * block_size, x[d]);
+            of_value.put(values + d, v[d]);
         }
     }
 }
@@ -44,3 +72,4 @@ void run(const Args* a, int rank, int world) {
 
 void rope_and_cache_fp32(const rope_and_cache_fp32_args* a, int rank, int world) { run<float>(a, rank, world); }
 void rope_and_cache_bf16(const rope_and_cache_bf16_args* a, int rank, int world) { run<bf16>(a, rank, world); }
+void rope_and_cache_int8(const rope_and_cache_int8_args* a, int rank, int world) { run<int8_t>(a, rank, world); }

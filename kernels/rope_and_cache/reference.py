@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kernels.quantize_activations.reference import SMALLEST
+
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> None:
     """x [T, H, D] in place, cos and sin [T, 1, D/2]."""
@@ -22,14 +24,28 @@ def _rope_and_cache(
     slot_mapping: Tensor,
     k_cache: Tensor,
     v_cache: Tensor,
+    k_scales: Tensor | None = None,
+    v_scales: Tensor | None = None,
 ) -> None:
     for x in (q, k):
         _rotate(x, cos[positions, None], sin[positions, None])
     written = slot_mapping >= 0
     slots, block_size = slot_mapping[written], k_cache.shape[3]
     blocks, offsets = slots // block_size, slots % block_size
-    k_cache[blocks, :, :, offsets] = k[written].to(k_cache.dtype)
-    v_cache[blocks, :, offsets] = v[written].to(v_cache.dtype)
+    k, v = k[written], v[written]
+    if k_scales is not None and v_scales is not None:
+        k, k_scales[blocks, :, offsets] = _quantized(k)
+        v, v_scales[blocks, :, offsets] = _quantized(v)
+    k_cache[blocks, :, :, offsets] = k.to(k_cache.dtype)
+    v_cache[blocks, :, offsets] = v.to(v_cache.dtype)
 
 
-rope_and_cache_fp32 = rope_and_cache_bf16 = _rope_and_cache
+def _quantized(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x [T, H, D] as codes in its dtype, and scales [T, H]."""
+    largest = x.abs().amax(dim=2)
+    largest = torch.where(largest >= SMALLEST, largest, 0.0)
+    inverse = torch.where(largest > 0, 127 / largest, 0.0)
+    return (x * inverse[..., None]).round(), largest / 127
+
+
+rope_and_cache_fp32 = rope_and_cache_bf16 = rope_and_cache_int8 = _rope_and_cache

@@ -1,7 +1,8 @@
 """Rotates q and k in place by the angles of their positions, and writes rotated k and v into the KV cache.
 
 Pairs are (i, i + D/2) of a head; cos and sin are tables over positions. Slot = block * block_size + offset; -1 writes
-nothing. q, k and v are views of one qkv buffer, whose row stride they carry. A bf16 cache rounds to nearest even.
+nothing. q, k and v are views of one qkv buffer, whose row stride they carry. A bf16 cache rounds to nearest even; an
+int8 one as quantize_activations does, with a scale for each token and kv head.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from kernels.spec import DTYPES, Arguments, Case, Cost, OpSpec, Tensor
 
 
 def _spec(kv: str) -> OpSpec:
-    dtype = {"fp32": "f32", "bf16": "bf16"}[kv]
+    dtype = {"fp32": "f32", "bf16": "bf16", "int8": "i8"}[kv]
+    scale_axes = ("num_blocks", "Hkv", "block_size")
+    scales = tuple(Tensor(f"{of}_scales", "f32", scale_axes, "inout") for of in "kv") if kv == "int8" else ()
 
     def make_inputs(rng: np.random.Generator, case: Case) -> Arguments:
         t, hq, hkv, d, block_size = (case.sizes[axis] for axis in ("T", "Hq", "Hkv", "D", "block_size"))
@@ -34,12 +37,13 @@ def _spec(kv: str) -> OpSpec:
             "slot_mapping": slots,
             "k_cache": np.zeros((num_blocks, hkv, d, block_size), storage),
             "v_cache": np.zeros((num_blocks, hkv, block_size, d), storage),
+            **{tensor.name: np.zeros((num_blocks, hkv, block_size), np.float32) for tensor in scales},
         }
 
     def cost(sizes: Mapping[str, int]) -> Cost:
         rotated = sizes["T"] * (sizes["Hq"] + sizes["Hkv"]) * sizes["D"]
-        written = 2 * sizes["T"] * sizes["Hkv"] * sizes["D"]
-        return Cost(8 * rotated + written * (4 if kv == "fp32" else 2), 3 * rotated)
+        row_bytes = {"fp32": 4 * sizes["D"], "bf16": 2 * sizes["D"], "int8": sizes["D"] + 4}[kv]
+        return Cost(8 * rotated + 2 * sizes["T"] * sizes["Hkv"] * row_bytes, 3 * rotated)
 
     return OpSpec(
         symbol=f"rope_and_cache_{kv}",
@@ -55,6 +59,7 @@ def _spec(kv: str) -> OpSpec:
             Tensor("slot_mapping", "i64", ("T",)),
             Tensor("k_cache", dtype, ("num_blocks", "Hkv", "D", "block_size"), "inout"),
             Tensor("v_cache", dtype, ("num_blocks", "Hkv", "block_size", "D"), "inout"),
+            *scales,
         ),
         scalars=(),
         variable=("T",),
@@ -73,4 +78,4 @@ def _spec(kv: str) -> OpSpec:
     )
 
 
-SPECS = tuple(_spec(kv) for kv in ("fp32", "bf16"))
+SPECS = tuple(_spec(kv) for kv in ("fp32", "bf16", "int8"))

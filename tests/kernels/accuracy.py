@@ -40,7 +40,7 @@ def truth(spec: OpSpec, arguments: Arguments, dtype: torch.dtype) -> dict[str, A
         for name, value in given.items()
     }
     registry.reference(spec.symbol)(**typed)
-    written = (t.name for t in spec.tensors if t.role != "in" and typed[t.name] is not None)
+    written = (t.name for t in spec.tensors if t.is_output and typed[t.name] is not None)
     return {name: as_float64(typed[name]) for name in written}
 
 
@@ -51,7 +51,7 @@ def as_float64(value: object) -> Array:
 
 def written(spec: OpSpec, arguments: Arguments) -> dict[str, Array]:
     """What a kernel has written into `arguments`, as fp64."""
-    values = {t: arguments.get(t.name) for t in spec.tensors if t.role != "in"}
+    values = {t: arguments.get(t.name) for t in spec.tensors if t.is_output}
     return {
         t.name: (from_bf16(value) if t.dtype == "bf16" else value).astype(np.float64)
         for t, value in values.items()

@@ -12,6 +12,7 @@ from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
 from kernels.cpu.library import Library
 from kernels.packing import VARIANTS
+from kernels.paged_attention.spec import scratch_shapes
 from kernels.quant_matmul.spec import random_weight
 from kernels.spec import Arguments, Array
 
@@ -64,15 +65,20 @@ def test_matmul_row_is_the_same_in_every_batch(library: Library, other_tiles: Li
 
 
 def attention(library: Library, kv: str, block_size: int, chunks: list[int], window: int, threads: int) -> Array:
-    """The outputs of one sequence of 75 tokens, written and attended to in the given chunks."""
+    """The outputs of one sequence, written and attended to in the given chunks."""
     rng = np.random.default_rng(2)
-    t, hq, hkv, d = 75, 6, 2, 48
+    t, hq, hkv, d = sum(chunks), 6, 2, 48
     qkv = rng.standard_normal((t, (hq + 2 * hkv) * d), np.float32)
     angles = rng.uniform(0, 6, (t, d // 2))
     num_blocks = -(-t // block_size) + 1
-    storage = np.float32 if kv == "fp32" else np.uint16
+    storage = {"fp32": np.float32, "bf16": np.uint16, "int8": np.int8}[kv]
     k_cache = np.zeros((num_blocks, hkv, d, block_size), storage)
     v_cache = np.zeros((num_blocks, hkv, block_size, d), storage)
+    caches: Arguments = {"k_cache": k_cache, "v_cache": v_cache}
+    if kv == "int8":
+        caches |= {f"{of}_scales": np.zeros((num_blocks, hkv, block_size), np.float32) for of in "kv"}
+    shapes = scratch_shapes(hq, hkv, d, t, 1)
+    scratch = {"partials": np.zeros(shapes["partials"], np.float32), "arrived": np.zeros(shapes["arrived"], np.int32)}
     table = np.random.default_rng(block_size).permutation(num_blocks).astype(np.int32)[None]
     out = np.zeros((t, hq, d), np.float32)
     start = 0
@@ -82,7 +88,6 @@ def attention(library: Library, kv: str, block_size: int, chunks: list[int], win
         rows = qkv[start : start + count]
         heads = rows.reshape(count, hq + 2 * hkv, d)
         q, k, v = heads[:, :hq], heads[:, hq : hq + hkv], heads[:, hq + hkv :]
-        caches: Arguments = {"k_cache": k_cache, "v_cache": v_cache}
         rope: Arguments = {
             "cos": np.cos(angles).astype(np.float32),
             "sin": np.sin(angles).astype(np.float32),
@@ -97,17 +102,18 @@ def attention(library: Library, kv: str, block_size: int, chunks: list[int], win
             "scale": 0.2,
             "window": window,
         }
-        library.call(f"paged_attention_{kv}", {"q": q, "out": out[start : start + count], **batch, **caches}, threads)
+        rows = out[start : start + count]
+        library.call(f"paged_attention_{kv}", {"q": q, "out": rows, **batch, **caches, **scratch}, threads)
         start += count
-    assert start == t
     return out
 
 
-@pytest.mark.parametrize("window", [0, 19])
-@pytest.mark.parametrize("kv", ["fp32", "bf16"])
+@pytest.mark.parametrize("window", [0, 19, 90])
+@pytest.mark.parametrize("kv", ["fp32", "bf16", "int8"])
 def test_attention_is_the_same_however_it_is_chunked(library: Library, other_tiles: Library, kv: str, window: int) -> None:
-    whole = attention(library, kv, 16, [75], window, 1)
+    whole = attention(library, kv, 16, [200], window, 1)
     assert np.isfinite(whole).all()
-    assert attention(library, kv, 16, [1] * 75, window, 2).tobytes() == whole.tobytes()
-    assert attention(library, kv, 48, [7, 30, 1, 1, 36], window, 3).tobytes() == whole.tobytes()
-    assert attention(other_tiles, kv, 32, [40, 35], window, 1).tobytes() == whole.tobytes()
+    # Alone and over three threads: the chunks of a decoding token are shared out, and joined in order.
+    assert attention(library, kv, 16, [1] * 200, window, 3).tobytes() == whole.tobytes()
+    assert attention(library, kv, 48, [7, 30, 1, 1, 36, 125], window, 3).tobytes() == whole.tobytes()
+    assert attention(other_tiles, kv, 32, [140, 60], window, 1).tobytes() == whole.tobytes()
