@@ -87,7 +87,7 @@ def _typed(array: Array, dtype: str, wider: torch.dtype | None) -> torch.Tensor:
     # What was drawn is rounded to the kernel's dtype first: the truth is of the same inputs.
     rounded = stored.to(TORCH_DTYPES[dtype])
     final = wider if wider is not None and rounded.dtype in (torch.float32, torch.float16, torch.bfloat16) else rounded.dtype
-    made = torch.empty_strided(array.shape, stored.stride(), dtype=final)
     # What lies between rows belongs to nobody: a huge number in every format, so that reading it shows (a maximum skips NaN).
-    made.untyped_storage().fill_(0x7B)
-    return made.copy_(rounded)
+    num_elements = 1 + sum((extent - 1) * stride for extent, stride in zip(array.shape, stored.stride(), strict=True))
+    room = torch.full((num_elements * final.itemsize if array.size else 0,), 0x7B, dtype=torch.uint8).view(final)
+    return room.as_strided(array.shape, stored.stride()).copy_(rounded)

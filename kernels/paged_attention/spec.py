@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kernels.bfloat16 import to_bf16
 from kernels.spec import Arguments, Array, Case, Cost, OpSpec, Scalar, Tensor
@@ -33,13 +34,15 @@ _BATCHES: Mapping[str, tuple[tuple[int, int], ...]] = {
 }
 
 
-def scratch_shapes(num_q_heads: int, num_kv_heads: int, head_dim: int, num_tokens: int, num_seqs: int) -> dict[str, tuple[int, ...]]:
+def scratch_shapes(
+    num_q_heads: int, num_kv_heads: int, head_dim: int, num_tokens: int, num_seqs: int
+) -> dict[str, tuple[int, ...]]:
     """Shapes of `partials` and `arrived` for contexts of `num_tokens` tokens in all, in so many sequences."""
     num_chunks = -(-num_tokens // CHUNK_TOKENS) + num_seqs
     return {"partials": (num_chunks * num_q_heads, head_dim + 2), "arrived": (num_seqs * num_kv_heads,)}
 
 
-def _stored(kv: str, cache: Array) -> dict[str, Array]:
+def _stored(kv: str, cache: NDArray[np.float32]) -> dict[str, Array]:
     """A cache [num_blocks, Hkv, block_size, D] as `kv` stores it, with its scales."""
     if kv == "fp32":
         return {"cache": cache}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-
 #: below it 127 / max |x| would overflow
 SMALLEST = 1e-36
 

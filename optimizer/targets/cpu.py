@@ -31,8 +31,8 @@ from optimizer.tuning.choice import Constants, Tuned
 from optimizer.tuning.kernels import KernelTuner, tuning_plans
 from optimizer.tuning.timing import interleaved_ms, typical_ms
 from optimizer.workbench import CpuWorkbench, Workbench
-from runtime.decoder import KV_STORAGE
 from runtime.batch import build_batch
+from runtime.decoder import KV_STORAGE
 from search_spaces.schema import SearchSpace
 
 #: of the machine's memory, for the KV cache
