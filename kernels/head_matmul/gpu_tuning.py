@@ -28,8 +28,8 @@ def _refusal(problem: Problem, point: Point, target: Target) -> str | None:
     if not 2 <= elements <= 128:
         return f"an accumulator takes {elements} registers per thread: between 2 and 128 fit"
     stage = (block_m + block_n) * point["block_k"] * DTYPES[problem["x"].dtype][0]
-    if stage * point["num_stages"] > target.arch.max_shared_bytes:
-        return f"{point['num_stages']} stages of {stage} bytes exceed {target.arch.max_shared_bytes} bytes of shared memory"
+    if stage * point["num_stages"] > target.arch.tile_shared_bytes:
+        return f"{point['num_stages']} stages of {stage} bytes exceed {target.arch.tile_shared_bytes} bytes of shared memory"
     return None
 
 

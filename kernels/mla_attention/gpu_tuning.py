@@ -52,8 +52,8 @@ def _refusal(problem: Problem, point: Point, target: Target) -> str | None:
     # Operands of asynchronous matmuls stay where they are until those are done: one buffer more.
     buffers = num_stages if block_m >= 64 and arch.name in _ROWS_OF_64 else num_stages - 1
     shared = (block_m * width + buffers * block_n * width + block_m * block_n) * element_bytes
-    if shared > arch.max_shared_bytes:
-        return f"queries and {buffers} buffers of latents take {shared} bytes of {arch.max_shared_bytes} of shared memory"
+    if shared > arch.tile_shared_bytes:
+        return f"queries and {buffers} buffers of latents take {shared} bytes of {arch.tile_shared_bytes} of shared memory"
     return None
 
 

@@ -56,8 +56,8 @@ def _refusal(problem: Problem, point: Point, target: Target) -> str | None:
     if not 2 <= elements * accumulators <= 128:
         return f"{accumulators} accumulators of {elements} registers per thread: between 2 and 128 in all fit"
     stage = (block_m + block_n) * block_k * element_bytes
-    if stage * point["num_stages"] > arch.max_shared_bytes:
-        return f"{point['num_stages']} stages of {stage} bytes exceed {arch.max_shared_bytes} bytes of shared memory"
+    if stage * point["num_stages"] > arch.tile_shared_bytes:
+        return f"{point['num_stages']} stages of {stage} bytes exceed {arch.tile_shared_bytes} bytes of shared memory"
     return None
 
 

@@ -31,8 +31,8 @@ def _refusal(problem: Problem, point: Point, target: Target) -> str | None:
         return _route_refusal(problem) if problem.symbol != "gpu_moe_align" else None
     _, k = problem["x"].shape
     stage = (point["block_t"] + point["block_e"]) * point["block_k"] * DTYPES[problem["x"].dtype][0]
-    if stage * point["num_stages"] > target.arch.max_shared_bytes:
-        return f"{point['num_stages']} stages of {stage} bytes exceed {target.arch.max_shared_bytes} bytes of shared memory"
+    if stage * point["num_stages"] > target.arch.tile_shared_bytes:
+        return f"{point['num_stages']} stages of {stage} bytes exceed {target.arch.tile_shared_bytes} bytes of shared memory"
     if (point["num_splits"] - 1) * point["block_k"] >= k:
         return f"{point['num_splits']} splits of at least {point['block_k']} columns are more than there are, {k}"
     if point["block_t"] * point["block_e"] < 64 * point["num_warps"] * (target.arch.warp_size // 32):

@@ -55,8 +55,8 @@ def _refused_tile(problem: Problem, point: Point, target: Target) -> str | None:
     if registers > _MAX_ACCUMULATORS:
         return f"scores and accumulators would take {registers} registers of a thread, of which it has 255; take more warps"
     needed = _shared_bytes(problem, point)
-    if needed > target.arch.max_shared_bytes:
-        return f"its buffers need {needed} bytes of shared memory, and a program has {target.arch.max_shared_bytes}"
+    if needed > target.arch.tile_shared_bytes:
+        return f"its buffers need {needed} bytes of shared memory, and a program has {target.arch.tile_shared_bytes}"
     return None
 
 

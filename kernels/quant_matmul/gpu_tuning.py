@@ -89,8 +89,8 @@ def _refusal(problem: Problem, point: Point, target: Target) -> str | None:
         return f"of {split_k} splits of {num_blocks} blocks along K the last would have none"
     if (registers := _tile_registers(problem, point, target)) > _TILE_REGISTERS:
         return f"tiles would take {registers} registers of a thread, more than {_TILE_REGISTERS}"
-    if (shared := _shared_bytes(problem, point, target)) > target.arch.max_shared_bytes:
-        return f"it may need {shared} bytes of shared memory of {target.arch.max_shared_bytes}"
+    if (shared := _shared_bytes(problem, point, target)) > target.arch.tile_shared_bytes:
+        return f"it may need {shared} bytes of shared memory of {target.arch.tile_shared_bytes}"
     return None
 
 

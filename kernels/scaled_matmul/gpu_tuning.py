@@ -62,8 +62,8 @@ def _of_tile(problem: Problem, point: Point, target: Target) -> Iterator[str]:
     accumulators = point["BLOCK_M"] * point["BLOCK_N"] // (point["num_warps"] * target.arch.warp_size)
     if accumulators > _MAX_ACCUMULATORS:
         yield f"{accumulators} accumulators of a thread leave no registers; at most {_MAX_ACCUMULATORS}"
-    if (shared := shared_bytes(problem, point, target.arch)) > target.arch.max_shared_bytes:
-        most = target.arch.max_shared_bytes
+    if (shared := shared_bytes(problem, point, target.arch)) > target.arch.tile_shared_bytes:
+        most = target.arch.tile_shared_bytes
         yield f"{point['num_stages']} stages take {shared} bytes of shared memory; {target.arch.name} has {most}"
     if point["USE_TMA"]:
         strides = (problem[name].strides[0] * DTYPES[problem[name].dtype][0] for name in (variant.x, variant.weight))
@@ -118,7 +118,7 @@ def _few_tokens(problem: Problem, target: Target) -> Point:
     stages = 4 if target.arch.backend == "cuda" else 2
     point = _point(block_m, block_n, block_k, 4, stages, SWAP_AB=1)
     # As many splits as can run at once, each with enough of K to fill its stages.
-    at_once = target.num_sms * min(4, target.arch.max_shared_bytes // shared_bytes(problem, point, target.arch))
+    at_once = target.num_sms * min(4, target.arch.tile_shared_bytes // shared_bytes(problem, point, target.arch))
     most = min(at_once // ceil(num_channels / block_n), ceil(width / block_k) // stages)
     splits = ({**point, "SPLIT_K": split} for split in _SPLITS if split <= most)
     return next((split for split in splits if _refusal(problem, split, target) is None), point)
