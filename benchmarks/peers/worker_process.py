@@ -61,7 +61,7 @@ class WorkerProcess:
         """What the worker and its children have resident, by kind; `resident` is all of it."""
         sums = {"resident": 0, "anonymous": 0, "file": 0, "shared": 0}
         fields = dict(zip(("VmRSS", "RssAnon", "RssFile", "RssShmem"), sums, strict=True))
-        for process in _members(self._process.pid):
+        for process in _members(self.pid):
             try:
                 status = (process / "status").read_text()
             except OSError:
@@ -79,6 +79,10 @@ class WorkerProcess:
         self._selector.close()
         self._stdin.close()
         self._stdout.close()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def _stdin(self) -> Any:
@@ -108,7 +112,7 @@ class WorkerProcess:
 
     def _signal(self, number: int) -> None:
         try:
-            os.killpg(self._process.pid, number)
+            os.killpg(self.pid, number)
         except ProcessLookupError:
             return
 
