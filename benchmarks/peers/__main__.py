@@ -92,6 +92,10 @@ def bundle(model: Path, degrid_seed: int | None, home: Path, scheme: str, embed:
 @click.option("--rounds", "num_rounds", type=int, default=7, show_default=True, help="That count; a warm-up comes before them.")
 @click.option("--kl-sequences", type=int, default=16, show_default=True)
 @click.option("--kl-tokens", type=int, default=128, show_default=True)
+@click.option("--bits", multiple=True, type=int, help="Only peers of these weight widths.")
+@click.option(
+    "--work", "only_works", multiple=True, type=click.Choice([w.name for w in FULL]), help="Only these kinds of work."
+)
 @click.option("--quick", is_flag=True, help="A few tokens of everything: shows that every engine works.")
 @click.option("--out", type=_PATH, help="The result file; by default benchmarks/results/DATE-peers-MODEL-CPU.json.")
 def run(
@@ -105,6 +109,8 @@ def run(
     num_rounds: int,
     kl_sequences: int,
     kl_tokens: int,
+    bits: tuple[int, ...],
+    only_works: tuple[str, ...],
     quick: bool,
     out: Path | None,
 ) -> None:
@@ -128,10 +134,11 @@ def run(
             "text": text.name,
             "is_quick": quick,
         },
-        works=QUICK if quick else FULL,
+        works=tuple(work for work in (QUICK if quick else FULL) if not only_works or work.name in only_works),
     )
     contenders = [bundle_contender(*_named(given), record) for given in bundles]
-    contenders += prepare([v for v in VARIANTS if not engines or v.engine in engines], exports, home, record, console)
+    variants = [v for v in VARIANTS if (not engines or v.engine in engines) and (not bits or v.bits in bits)]
+    contenders += prepare(variants, exports, home, record, console)
     default = RESULTS / f"{now:%Y-%m-%d}-peers-{_slug(exports.name.rpartition('-')[0])}-{_slug(host().model)}.json"
     options = Options(num_threads, num_rounds, kl_sequences, kl_tokens, logs=exports / "logs", results=out or default)
     runner = Run(record, contenders, options, console)

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -14,7 +15,7 @@ from optimizer.importers import open_source
 from optimizer.importers.gguf_config import hf_config
 from optimizer.importers.gguf_file import GgufFile
 from optimizer.importers.source import Source
-from runtime.models import checkpoint_tensors
+from runtime.models import architecture, checkpoint_tensors
 
 #: Issue-sized second shape: about 490 M parameters with SmolLM2's vocabulary. Nothing was tuned on it.
 RANDOM_SHAPE = {
@@ -53,7 +54,7 @@ def export_float_model(model: Path, folder: Path, degrid_seed: int | None = None
 def random_model(tokenizer: Path, folder: Path, shape: dict[str, int] | None = None, seed: int = 0) -> None:
     """Write a Llama of random weights and of `shape` (RANDOM_SHAPE), tied, with the vocabulary of the model at `tokenizer`."""
     source = open_source(tokenizer)
-    config: dict[str, object] = {
+    config: dict[str, Any] = {
         "model_type": "llama",
         "vocab_size": source.architecture.vocab_size,
         "max_position_embeddings": 8192,
@@ -62,8 +63,6 @@ def random_model(tokenizer: Path, folder: Path, shape: dict[str, int] | None = N
         "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
         **(shape or RANDOM_SHAPE),
     }
-    from runtime.models import architecture
-
     generator = torch.Generator().manual_seed(seed)
     tensors = {
         part.name: torch.randn(part.shape, generator=generator) * RANDOM_STD if len(part.shape) > 1 else torch.ones(part.shape)
@@ -73,7 +72,7 @@ def random_model(tokenizer: Path, folder: Path, shape: dict[str, int] | None = N
     _write(folder, config, tensors, source)
 
 
-def degridded(tensors: Tensors, config: dict[str, object], seed: int) -> Tensors:
+def degridded(tensors: Tensors, config: dict[str, Any], seed: int) -> Tensors:
     """The same function in weights that lie on no quantizer's grid, fp32.
 
     A checkpoint that was 4-bit once is nearly lossless under the scheme it came from, which would favour whoever uses that
@@ -82,12 +81,12 @@ def degridded(tensors: Tensors, config: dict[str, object], seed: int) -> Tensors
     """
     generator = torch.Generator().manual_seed(seed)
     twin = {name: tensor.float().clone() for name, tensor in tensors.items()}
-    heads, kv_heads = int(str(config["num_attention_heads"])), int(str(config["num_key_value_heads"]))
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
 
     def factors(size: int) -> torch.Tensor:
         return torch.exp(torch.randn(size, generator=generator) * DEGRID_STD)
 
-    for i in range(int(str(config["num_hidden_layers"]))):
+    for i in range(config["num_hidden_layers"]):
         attention, mlp = f"model.layers.{i}.self_attn", f"model.layers.{i}.mlp"
         for norm, readers in (
             ("input_layernorm", [f"{attention}.{x}_proj.weight" for x in "qkv"]),
@@ -111,13 +110,13 @@ def degridded(tensors: Tensors, config: dict[str, object], seed: int) -> Tensors
     return twin
 
 
-def read_config(folder: Path) -> dict[str, object]:
+def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a Hugging Face folder."""
-    config: dict[str, object] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return config
 
 
-def _config(model: Path) -> dict[str, object]:
+def _config(model: Path) -> dict[str, Any]:
     return read_config(model) if model.is_dir() else hf_config(GgufFile.open(model))
 
 
@@ -129,13 +128,13 @@ def _tensors(source: Source) -> Tensors:
     return dict(parts())
 
 
-def _write(folder: Path, config: dict[str, object], tensors: Tensors, source: Source) -> None:
+def _write(folder: Path, config: dict[str, Any], tensors: Tensors, source: Source) -> None:
     """The folder appears whole or not at all."""
     special = {key: source.generation_config.get(key) for key in ("bos_token", "eos_token") if key in source.generation_config}
     ids = {f"{key}_id": source.generation_config.get(f"{key}_id") for key in special}
     dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
     rope = config.get("rope_parameters")
-    config = {key: value for key, value in config.items() if value is not None} | {
+    config = {key: value for key, value in config.items() if value is not None and key != "quantization_config"} | {
         "architectures": ["LlamaForCausalLM"],
         "hidden_act": "silu",
         "torch_dtype": dtype,

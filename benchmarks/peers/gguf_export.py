@@ -30,25 +30,23 @@ def write_f32_gguf(folder: Path, path: Path) -> None:
     """Write the model in the Hugging Face `folder` to `path`, every tensor F32. ValueError for a scaled rotary embedding."""
     config = read_config(folder)
     rope = config.get("rope_parameters") or {}
-    assert isinstance(rope, dict)
     if rope.get("rope_type", "default") != "default":
         raise ValueError(f"rotary embeddings with scaling are not written to GGUF here, got {rope['rope_type']!r}")
-    num = {key: int(str(value)) for key, value in config.items() if isinstance(value, int) and not isinstance(value, bool)}
-    heads, kv_heads = num["num_attention_heads"], num["num_key_value_heads"]
-    head_dim = num.get("head_dim") or num["hidden_size"] // heads
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_block_count(num["num_hidden_layers"])
-    writer.add_context_length(num["max_position_embeddings"])
-    writer.add_embedding_length(num["hidden_size"])
-    writer.add_feed_forward_length(num["intermediate_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(heads)
     writer.add_head_count_kv(kv_heads)
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
     writer.add_rope_dimension_count(head_dim)
-    writer.add_rope_freq_base(float(str(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)))
-    writer.add_layer_norm_rms_eps(float(str(config["rms_norm_eps"])))
-    writer.add_vocab_size(num["vocab_size"])
+    writer.add_rope_freq_base(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_vocab_size(config["vocab_size"])
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     writer.add_tokenizer_model("no_vocab")
     for file in sorted(folder.glob("*.safetensors")):

@@ -143,7 +143,8 @@ class Run:
                     workers[contender.entry.name] = self._load(contender)
                     contender.entry.memory["after_load"] = workers[contender.entry.name].memory_bytes()
             for work in self._record.works:
-                for round_index in range(WARM_UP, self._options.num_rounds):
+                num_rounds = min(self._options.num_rounds, work.max_rounds or self._options.num_rounds)
+                for round_index in range(WARM_UP, num_rounds):
                     for contender in list(self._contenders):
                         with self._reported(contender):
                             self._turn(contender, workers[contender.entry.name], work, round_index, prompts)

@@ -116,7 +116,8 @@ def _median(record: Record, work: Work, entry: Entry) -> str:
     samples = record.samples(work.name, entry.name)
     if not samples:
         return NOT_MEASURED
-    return f"{median(samples):.3g}"
+    value = median(samples)
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
 def _resident(entry: Entry) -> str:
