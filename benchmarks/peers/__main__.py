@@ -20,6 +20,7 @@ from benchmarks.peers.record import Record
 from benchmarks.peers.run import Options, Run, bundle_contender, prepare
 from benchmarks.peers.table import compare, comparisons_grid, medians_grid
 from benchmarks.peers.uniform_bundle import make_uniform_bundle
+from benchmarks.peers.worker_process import WorkerError
 from benchmarks.peers.works import FULL, QUICK, Prompts
 from kernels.cpu.host import host
 
@@ -142,9 +143,13 @@ def run(
     default = RESULTS / f"{now:%Y-%m-%d}-peers-{_slug(exports.name.rpartition('-')[0])}-{_slug(host().model)}.json"
     options = Options(num_threads, num_rounds, kl_sequences, kl_tokens, logs=exports / "logs", results=out or default)
     runner = Run(record, contenders, options, console)
-    runner.score(source, text, exports)
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
-    runner.measure(Prompts(tokenizer.encode(text.read_text(encoding="utf-8"), add_special_tokens=False).ids))
+    try:
+        runner.score(source, text, exports)
+        runner.measure(Prompts(tokenizer.encode(text.read_text(encoding="utf-8"), add_special_tokens=False).ids))
+    except (WorkerError, ValueError) as error:
+        # Of an engine it would be in the record: this is the reference, or a text that is too short.
+        raise click.ClickException(str(error)) from error
     _show(record)
     console.print(f"written: {options.results}", markup=False, soft_wrap=True)
 

@@ -142,6 +142,7 @@ class Run:
                 with self._reported(contender):
                     workers[contender.entry.name] = self._load(contender)
                     contender.entry.memory["after_load"] = workers[contender.entry.name].memory_bytes()
+                self._save()
             for work in self._record.works:
                 num_rounds = min(self._options.num_rounds, work.max_rounds or self._options.num_rounds)
                 for round_index in range(WARM_UP, num_rounds):

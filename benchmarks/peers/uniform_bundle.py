@@ -9,10 +9,11 @@ import yaml
 from artifacts.precision import Scheme
 from optimizer.command import Overrides, run_optimize
 
+#: as many sequences and prompt tokens in a step as the works ask for
+_SERVING = {"max_num_seqs": [32], "max_num_batched_tokens": [512]}
 
-def make_uniform_bundle(
-    model: Path, scheme: str, embed: str | None, output: Path, *, concurrency: int = 32, kv_cache: str = "bf16"
-) -> Path:
+
+def make_uniform_bundle(model: Path, scheme: str, embed: str | None, output: Path) -> Path:
     """Optimize the float `model` with every linear at `scheme`, and the embedding with the head at `embed` (the same).
 
     What is left to choose is tuned as always: kernels' constants, block size, serving limits. The gate is wide open: the
@@ -22,10 +23,7 @@ def make_uniform_bundle(
     groups = {"embed": [table], "head": [table]} | {kind: [linear] for kind in ("qkv", "o", "gate_up", "down")}
     work = output.with_name(f"{output.name}.spec")
     work.mkdir(parents=True, exist_ok=True)
-    space = {
-        "precision": {"groups": groups, "kv_cache": [kv_cache]},
-        "serving": {"max_num_seqs": [concurrency], "max_num_batched_tokens": [512]},
-    }
+    space = {"precision": {"groups": groups}, "serving": _SERVING}
     spec = {
         "source": str(model.resolve()),
         "name": output.name,
