@@ -22,10 +22,9 @@ from benchmarks.peers.environments import SetupFailed, set_up
 from benchmarks.peers.exports import export
 from benchmarks.peers.record import Entry, Record, Turn
 from benchmarks.peers.worker_process import ADAPTERS, WorkerError, WorkerProcess
-from benchmarks.peers.works import Prompts, Work
+from benchmarks.peers.works import WARM_UP, Prompts, Work
 from optimizer.evaluation import Evaluation, SequenceScore, text_sequences
 
-WARM_UP = -1
 #: vLLM compiles its model when it first starts
 LOAD_TIMEOUT_S = 900.0
 
@@ -204,7 +203,7 @@ class Run:
         """An engine that fails is out of the run, and the record says why."""
         try:
             yield
-        except (WorkerError, ValueError) as error:
+        except WorkerError as error:
             fail(contender.entry, error, self._console)
             self._contenders.remove(contender)
 

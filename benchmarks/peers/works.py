@@ -12,6 +12,10 @@ Kind = Literal["decode", "prefill", "batch", "start"]
 _UNITS: dict[Kind, str] = {"decode": "tok/s", "prefill": "ms", "batch": "tok/s", "start": "s"}
 
 
+#: the round that counts nowhere
+WARM_UP = -1
+
+
 @dataclass(frozen=True)
 class Work:
     """`num_requests` prompts of `prompt_tokens`, each continued by `output_tokens`, greedily and past any EOS.
@@ -75,6 +79,6 @@ class Prompts:
         room = len(self._ids) - work.prompt_tokens
         if room < 0:
             raise ValueError(f"the text must have {work.prompt_tokens} tokens for {work.name}, it has {len(self._ids)}")
-        rng = np.random.default_rng([self._seed, round_index, *work.name.encode()])
+        rng = np.random.default_rng([self._seed, round_index - WARM_UP, *work.name.encode()])
         starts = rng.integers(0, room + 1, work.num_requests)
         return [list(self._ids[start : start + work.prompt_tokens]) for start in starts]

@@ -23,7 +23,7 @@ from benchmarks.peers.statistics import ratio_of_medians
 from benchmarks.peers.table import compare as compare_entries
 from benchmarks.peers.table import comparisons_grid, medians_grid
 from benchmarks.peers.worker_process import WorkerError, WorkerProcess
-from benchmarks.peers.works import FULL, Prompts, Work
+from benchmarks.peers.works import FULL, WARM_UP, Prompts, Work
 from optimizer.evaluation import SequenceScore
 
 ADAPTER = """
@@ -134,7 +134,7 @@ def record() -> Record:
         if rate is None:
             entry.errors.append("did not start")
             continue
-        for index in (-1, 0, 1, 2):
+        for index in (WARM_UP, 0, 1, 2):
             # The warm-up is off by far, and counts nowhere.
             value = rate * (100 if index < 0 else 1)
             found.turns += [Turn("decode", name, index, value, 0.1, ""), Turn("prefill", name, index, 1e4 / value, 0.1, "")]
@@ -168,7 +168,7 @@ def test_tables_show_medians_and_what_was_not_measured_and_survive_a_file(tmp_pa
 def test_prompts_are_the_same_for_all_engines_and_new_in_every_round() -> None:
     prompts, batch = Prompts(range(10_000)), next(work for work in FULL if work.kind == "batch")
     first = prompts.of(batch, 0)
-    assert first == Prompts(range(10_000)).of(batch, 0) and first != prompts.of(batch, 1)
+    assert first == Prompts(range(10_000)).of(batch, 0) and first != prompts.of(batch, 1) != prompts.of(batch, WARM_UP)
     assert len(first) == 32 and {len(prompt) for prompt in first} == {128}
     with pytest.raises(ValueError, match="must have 1500 tokens for long"):
         Prompts(range(100)).of(FULL[3], 0)
