@@ -13,9 +13,11 @@ needs of the repository. Whatever an engine prints goes to stderr. The adapter's
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -25,6 +27,8 @@ from typing import Any
 
 import numpy as np
 
+#: of linux/prctl.h
+PR_SET_PDEATHSIG = 1
 METRICS = Path(__file__).parents[2] / "optimizer" / "evaluation" / "metrics.py"
 
 
@@ -93,6 +97,8 @@ def _check(num_tokens: int, *lists: list[Any]) -> None:
 
 def serve(adapter_path: Path) -> None:
     """Answer until stdin ends."""
+    # A stopped process would not see that its parent is gone.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     commands = None

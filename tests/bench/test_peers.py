@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from benchmarks.peers.worker_process import WorkerError, WorkerProcess
 from benchmarks.peers.works import FULL, WARM_UP, Prompts, Work
 from optimizer.evaluation import SequenceScore
 
+ROOT = Path(__file__).parents[2]
 ADAPTER = """
 import os, time
 import numpy as np
@@ -97,6 +99,28 @@ def test_an_idle_worker_is_stopped_and_its_memory_counted(worker: WorkerProcess)
     assert state == "T"
     memory = worker.memory_bytes()
     assert memory["resident"] == memory["anonymous"] + memory["file"] + memory["shared"] > 1 << 20
+
+
+def test_a_stopped_worker_ends_with_its_parent(tmp_path: Path) -> None:
+    (tmp_path / "fake.py").write_text(ADAPTER)
+    parent = f"""
+import os
+from pathlib import Path
+from benchmarks.peers.worker_process import WorkerProcess
+worker = WorkerProcess(Path({sys.executable!r}), Path({str(tmp_path)!r}) / "fake.py", Path({str(tmp_path)!r}) / "log")
+worker.ask("load", model="m", num_threads=1, max_tokens=8)
+print(worker.pid, flush=True)
+os._exit(1)
+"""
+    ended = subprocess.run([sys.executable, "-c", parent], cwd=ROOT, capture_output=True, text=True, check=False)
+    status, deadline = Path(f"/proc/{int(ended.stdout)}/stat"), time.monotonic() + 5
+    while is_alive(status) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not is_alive(status)
+
+
+def is_alive(stat: Path) -> bool:
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
 
 
 def test_a_ratio_is_of_medians_over_common_rounds_and_its_interval_covers_it() -> None:
