@@ -30,6 +30,7 @@ class Adapter:
                 "kv_cache": manifest.precision.kv_cache,
                 "schemes": sorted(set(manifest.precision.groups.values())),
                 **limits.model_dump(),
+                "num_threads": num_threads,
             },
             "kv_bytes": num_slots * per_token,
         }
