@@ -16,7 +16,7 @@ from benchmarks.peers.engines import ENGINES, VARIANTS
 from benchmarks.peers.environments import SetupFailed, default_home, set_up
 from benchmarks.peers.exports import float_folder, model_folder
 from benchmarks.peers.float_model import random_model
-from benchmarks.peers.record import Record
+from benchmarks.peers.record import Record, without_folders
 from benchmarks.peers.run import Options, Run, bundle_contender, prepare
 from benchmarks.peers.table import compare, comparisons_grid, medians_grid
 from benchmarks.peers.uniform_bundle import make_uniform_bundle
@@ -124,7 +124,7 @@ def run(
         num_rounds, kl_sequences, kl_tokens = 1, 4, 32
     record = Record(
         setting={
-            "command": shlex.join(["python", "-m", "benchmarks.peers", *sys.argv[1:]]),
+            "command": without_folders(shlex.join(["python", "-m", "benchmarks.peers", *sys.argv[1:]])),
             "date": now.isoformat(timespec="seconds"),
             "cpu": host().model,
             "num_cores": host().num_cores,

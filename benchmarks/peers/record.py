@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.statistics import Samples
 from benchmarks.peers.works import Work
+
+_FOLDERS = re.compile(r"(?<![\w.~-])/(?:[^/\s]+/)*")
+
+
+def without_folders(text: str) -> str:
+    """`text` with absolute paths cut to their last part: a result says nothing about where one machine keeps things."""
+    return _FOLDERS.sub("", text)
 
 
 @dataclass

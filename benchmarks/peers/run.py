@@ -20,7 +20,7 @@ from artifacts.reader import read_manifest
 from benchmarks.peers.engines import ENGINES, Variant
 from benchmarks.peers.environments import SetupFailed, set_up
 from benchmarks.peers.exports import export
-from benchmarks.peers.record import Entry, Record, Turn
+from benchmarks.peers.record import Entry, Record, Turn, without_folders
 from benchmarks.peers.worker_process import ADAPTERS, WorkerError, WorkerProcess
 from benchmarks.peers.works import WARM_UP, Prompts, Work
 from optimizer.evaluation import Evaluation, SequenceScore, text_sequences
@@ -98,7 +98,7 @@ def bundle_contender(name: str, bundle: Path, record: Record) -> Contender:
 
 
 def fail(entry: Entry, error: Exception, console: Console) -> None:
-    entry.errors.append(str(error))
+    entry.errors.append(without_folders(str(error)))
     console.print(f"{entry.name}: {error}", style="red", markup=False, soft_wrap=True)
 
 

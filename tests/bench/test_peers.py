@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.peers.float_model import degridded
 from benchmarks.peers.gguf_export import write_f32_gguf
-from benchmarks.peers.record import Entry, Record, Turn
+from benchmarks.peers.record import Entry, Record, Turn, without_folders
 from benchmarks.peers.statistics import ratio_of_medians
 from benchmarks.peers.table import compare as compare_entries
 from benchmarks.peers.table import comparisons_grid, medians_grid
@@ -187,6 +187,11 @@ def test_tables_show_medians_and_what_was_not_measured_and_survive_a_file(tmp_pa
     assert rows[1] == ("broken", "4", "-", "-", "-", "-") and rows[-1][0] == "eight bits"
     assert medians_grid(record()).markdown().splitlines()[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
     assert json.loads(path.read_text())["turns"][0]["round_index"] == -1
+
+
+def test_a_record_names_files_without_their_folders() -> None:
+    assert without_folders("run --model /a/b/m.gguf --bundle x=/c/d") == "run --model m.gguf --bundle x=d"
+    assert without_folders("models/m.gguf at 3 tok/s (log: /a/b.log)") == "models/m.gguf at 3 tok/s (log: b.log)"
 
 
 def test_prompts_are_the_same_for_all_engines_and_new_in_every_round() -> None:
