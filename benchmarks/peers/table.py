@@ -91,14 +91,18 @@ def comparisons_grid(comparisons: Sequence[Comparison]) -> Grid:
             c.ours.name,
             c.peer.name + ("" if c.is_fair else " *"),
             f"{c.ratio.value:.2f} x",
-            f"{c.ratio.low:.2f} to {c.ratio.high:.2f}",
-            f"{c.ratio.worst:.2f} to {c.ratio.best:.2f}",
+            _spread(c.ratio, c.ratio.low, c.ratio.high),
+            _spread(c.ratio, c.ratio.worst, c.ratio.best),
             str(c.ratio.num_rounds),
         )
         for c in comparisons
     ]
     columns = ("work", "ours", "best peer of equal or worse KL", "ratio of medians", "95 %", "of single rounds", "rounds")
     return Grid("ours against the best peer of the same width (* its KL is better, or unknown)", columns, tuple(rows))
+
+
+def _spread(ratio: Ratio, low: float, high: float) -> str:
+    return f"{low:.2f} to {high:.2f}" if ratio.num_rounds > 1 else NOT_MEASURED
 
 
 def _is_no_better(peer: Entry, ours: Entry) -> bool:
