@@ -102,6 +102,8 @@ class Source:
         joined: list[Codes] = []
         for part, found in zip(parts, fitted, strict=True):
             if not isinstance(found, Codes):
+                if len(parts) == 1 and found is not None:
+                    return found
                 module = part.name.split(".")[-2]
                 return Misfit(f"{module} is not quantized" if found is None else f"{module}: {found.reason}")
             joined.append(found)

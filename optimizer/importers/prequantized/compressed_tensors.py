@@ -47,7 +47,8 @@ class ConfigGroup(ConfigModel):
 
 
 def _none_if_empty(section: object) -> object:
-    return None if section == {} or isinstance(section, dict) and section.get("format") == "dense" else section
+    is_empty = isinstance(section, dict) and (not section or section.get("format") == "dense")
+    return None if is_empty else section
 
 
 def _is_static(scheme: object) -> bool:
