@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
 from compressed_tensors.quantization import QuantizationArgs
 from safetensors.torch import load_file
+from transformers import LlamaConfig
 
 from artifacts.precision import Scheme
 from optimizer.importers import Codes, Misfit, Source, describe_stored_codes, open_source
@@ -27,7 +29,7 @@ from tests.importers.prequantized_writing import (
     write_gptq,
     write_modelopt,
 )
-from tests.importers.test_hf_folder import assert_tensors_equal, joined_state_dict
+from tests.importers.test_hf_folder import anonymous_bytes, assert_tensors_equal, joined_state_dict
 
 LINEAR = ("layers.0.qkv", "layers.0.o", "layers.0.gate_up", "layers.0.down")
 #: layer group -> the modules whose rows it joins
@@ -254,7 +256,7 @@ def test_fp8(granularity: str, suffix: str, schemes: tuple[str, ...], tmp_path: 
 
 
 def test_blocks_that_cross_joined_matrices_are_not_kept(tmp_path: Path) -> None:
-    config = CONFIG.__class__(**{**CONFIG.to_dict(), "head_dim": 96})
+    config = LlamaConfig(**{**CONFIG.to_dict(), "head_dim": 96})
     written = write_fp8(tmp_path, "block", suffix="weight_scale_inv", config=config)
     source = open_source(tmp_path)
     assert_values(source, written)
@@ -286,3 +288,27 @@ def test_what_became_of_the_codes_is_told(tmp_path: Path) -> None:
         "codes and scales kept as the checkpoint has them: layers.0.qkv, layers.0.gate_up",
         "quantized again to int8: a scale is for 64 columns, not for a whole row: layers.0.o",
     ]
+
+
+def test_memory_stays_near_one_tensor(tmp_path: Path) -> None:
+    """numpy's and torch's allocations while a joined tensor is read: its values, its parts, one part's codes."""
+    config = LlamaConfig(**{**CONFIG.to_dict(), "hidden_size": 512, "intermediate_size": 2048})
+    write_gptq(tmp_path, config=config)
+    source = open_source(tmp_path)
+    largest = source.tensor("layers.0.gate_up.weight").nbytes
+    assert largest == 4096 * 512 * 4
+    before = peak = anonymous_bytes()
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.0005):
+            peak = max(peak, anonymous_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    source.tensor("layers.0.gate_up.weight")
+    source.stored("layers.0.gate_up", Scheme.parse("int4-g32-sym"))
+    done.set()
+    watcher.join()
+    assert peak - before < 2 * largest + 4e6

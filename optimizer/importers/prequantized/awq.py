@@ -65,13 +65,13 @@ class Awq:
     def read(self, module: Module) -> StoredMatrix:
         shape = self.shape(module)
         num_rows, groups = self._grid.scales_shape(shape)
-        codes = _columns(module.integers("qweight"))
-        zeros = _columns(module.integers("qzeros").reshape(groups, -1))
+        codes = unpack_columns(module.integers("qweight"))
+        zeros = unpack_columns(module.integers("qzeros").reshape(groups, -1))
         scales = np.ascontiguousarray(module.scales("scales", (groups, num_rows)).T)
         return StoredMatrix("uint4", codes, scales, *self._grid.extents(shape), zeros)
 
 
-def _columns(words: NDArray[np.int32]) -> NDArray[np.uint8]:
+def unpack_columns(words: NDArray[np.int32]) -> NDArray[np.uint8]:
     """i32 [A, N / 8] -> u8 [N, A]."""
     nibbles = unpack_words(words, 4).reshape(len(words), -1, 8)
     return np.ascontiguousarray(nibbles[:, :, _NIBBLES].reshape(len(words), -1).T)

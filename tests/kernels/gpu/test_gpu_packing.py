@@ -1,11 +1,10 @@
-"""The int4 layout of the GPU: round trips, its fragments bit by bit, and checkpoints of AWQ and GPTQ by their own formulas."""
+"""The int4 layout of the GPU: round trips, and its fragments bit by bit."""
 
 from __future__ import annotations
 
 import time
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
