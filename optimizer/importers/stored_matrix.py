@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from artifacts.precision import FP8_BLOCK, Scheme
+from artifacts.precision import FP8_BLOCK, MXFP4_GROUP, Scheme
 from kernels.scaled_matmul.packing import decode_e2m1, decode_e4m3
 
 _T = TypeVar("_T", bound=np.generic)
 CodeKind = Literal["uint4", "uint8", "e4m3", "e2m1"]
 #: the zero point of symmetric integer codes
 _MIDDLE = {"uint4": 8, "uint8": 128}
+#: the e8m0 code of a scale is this much above its exponent by frexp, whose mantissa is 0.5
+_E8M0_OFFSET = 126
 _SLAB_ELEMENTS = 1 << 18
 """Rows are dequantized a slab at a time: temporaries stay near 4 MB."""
 
@@ -23,7 +25,7 @@ class Codes(NamedTuple):
     """The logical parts of a matrix in some scheme, as optimizer/quantization/matrix.py tabulates them."""
 
     codes: NDArray[np.generic]
-    scales: NDArray[np.floating]
+    scales: NDArray[Any]
     zeros: NDArray[np.uint8] | None = None
 
 
@@ -84,7 +86,9 @@ class StoredMatrix:
             return self._as_int8()
         if scheme.weights == "fp8":
             return self._as_fp8(scheme)
-        return Misfit(f"{scheme.name} does not store {self.kind} codes")
+        if scheme.weights == "mxfp4":
+            return self._as_mxfp4()
+        return Misfit(f"{scheme.name} is a float scheme")
 
     def _as_int4(self, scheme: Scheme) -> Codes | Misfit:
         if self.kind != "uint4":
@@ -122,6 +126,18 @@ class StoredMatrix:
         if scales is None:
             return Misfit(f"a scale is for {self.rows} x {self.columns} weights")
         return Codes(self.codes, scales if by_block else scales[:, 0])
+
+    def _as_mxfp4(self) -> Codes | Misfit:
+        if self.kind != "e2m1":
+            return Misfit(f"codes are {self.kind}")
+        scales = self._spread(self.scales, 1, MXFP4_GROUP)
+        if scales is None:
+            return Misfit(f"a scale is for {self.columns} columns, no multiple of {MXFP4_GROUP}")
+        halves, exponents = np.frexp(scales)
+        if (halves != 0.5).any():
+            return Misfit("scales are not all powers of two")
+        e8m0 = (exponents + _E8M0_OFFSET).astype(np.uint8)
+        return Codes(self.codes[:, 0::2] | self.codes[:, 1::2] << np.uint8(4), e8m0)
 
     def _spread(self, values: NDArray[_T], rows: int, columns: int) -> NDArray[_T] | None:
         """`values`, one for each of our groups, as one for each `rows` x `columns`; None where such a part crosses groups."""

@@ -82,7 +82,7 @@ COMPRESSED: dict[str, tuple[dict[str, Any], dict[str, Any] | None, str | None, t
         "int4-g64-sym", "zero points are not all 8",
     ),
     "int4 of channels": (
-        {"num_bits": 4, "strategy": "channel"}, None, None, ("int4-g64-sym", "int8"), "mxfp4", "does not store uint4",
+        {"num_bits": 4, "strategy": "channel"}, None, None, ("int4-g64-sym", "int8"), "mxfp4", "codes are uint4",
     ),
     "int4 in bytes": ({**INT4, "group_size": 32}, None, "naive-quantized", ("int4-g32-sym",), "int8", "for 32 columns"),
     "int8 of groups": ({"num_bits": 8, "strategy": "group", "group_size": 32}, None, None, (), "int8", "not for a whole row"),
@@ -100,7 +100,13 @@ COMPRESSED: dict[str, tuple[dict[str, Any], dict[str, Any] | None, str | None, t
         {"num_bits": 8, "type": "float", "strategy": "block", "block_structure": [128, 128]}, None, "float-quantized",
         ("fp8-block",), "int4-g32-sym", "e4m3",
     ),
-    "nvfp4": ({"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}, None, None, (), "mxfp4", "e2m1"),
+    "nvfp4": (
+        {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}, None, None, (), "mxfp4", "16 columns",
+    ),
+    "mxfp4": (
+        {"num_bits": 4, "type": "float", "strategy": "group", "group_size": 32, "scale_dtype": torch.uint8}, None, None,
+        ("mxfp4",), "int8", "codes are e2m1",
+    ),
 }  # fmt: skip
 
 
@@ -121,7 +127,7 @@ def test_compressed_tensors(kind: str, dtype: torch.dtype, tmp_path: Path) -> No
         ours, theirs = source.tensor(f"{group}.weight"), torch.cat([written.values[name] for name in names])
         assert ours.dtype == F32
         assert torch.equal(ours.to(theirs.dtype), theirs), group
-        if kind == "nvfp4":
+        if "fp4" in kind:
             assert theirs.dtype == BF16
         elif dtype == F32:
             assert theirs.dtype == F32

@@ -8,13 +8,20 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, PositiveInt
 
 from optimizer.importers.errors import UnsupportedQuantization
+from optimizer.importers.prequantized.float4 import MXFP4_GRID, NVFP4_GRID, Mxfp4, Nvfp4
 from optimizer.importers.prequantized.float8 import Float8
 from optimizer.importers.prequantized.integers import ByteQuantized, PackQuantized
 from optimizer.importers.prequantized.method import PER_CHANNEL, PER_TENSOR, START_FROM_FLOAT, ConfigModel, Format, Grid
-from optimizer.importers.prequantized.nvfp4 import Nvfp4
 from optimizer.importers.prequantized.words import Bits
 
-_FORMATS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "nvfp4-pack-quantized")
+_FORMATS = (
+    "pack-quantized",
+    "int-quantized",
+    "float-quantized",
+    "naive-quantized",
+    "nvfp4-pack-quantized",
+    "mxfp4-pack-quantized",
+)
 
 _BITS: dict[int, Bits] = {4: 4, 8: 8}
 
@@ -79,8 +86,10 @@ class CompressedTensorsConfig(ConfigModel):
                 f"{where}: strategy {args.strategy} needs {'block_structure' if args.strategy == 'block' else 'a group_size'}; "
                 f"{START_FROM_FLOAT}"
             )
-        if layout == "nvfp4-pack-quantized" and (args.num_bits, args.type, grid) == (4, "float", Grid(1, 16)):
+        if layout == "nvfp4-pack-quantized" and (args.num_bits, args.type, grid) == (4, "float", NVFP4_GRID):
             return Nvfp4()
+        if layout == "mxfp4-pack-quantized" and (args.num_bits, args.type, grid) == (4, "float", MXFP4_GRID):
+            return Mxfp4()
         if layout in ("float-quantized", "naive-quantized") and (args.num_bits, args.type) == (8, "float") and args.symmetric:
             return Float8(grid)
         bits = _BITS.get(args.num_bits)
@@ -90,7 +99,7 @@ class CompressedTensorsConfig(ConfigModel):
             if layout in ("int-quantized", "naive-quantized"):
                 return ByteQuantized(bits, args.symmetric, grid)
         raise UnsupportedQuantization(
-            f"{where}: weights must be int of 4 or 8 bits, float of 8, or nvfp4, in the format that belongs to it "
+            f"{where}: weights must be int of 4 or 8 bits, float of 8, nvfp4 or mxfp4, in the format that belongs to it "
             f"({', '.join(_FORMATS)}), got {'symmetric' if args.symmetric else 'asymmetric'} {args.type} of {args.num_bits} "
             f"bits by {args.strategy} in format {layout}; {START_FROM_FLOAT}"
         )
