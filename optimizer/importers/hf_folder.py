@@ -45,7 +45,10 @@ def _checkpoint(
     quantization, where = config.get("quantization_config"), f"quantization_config in {folder / 'config.json'}"
     if quantization is None and (folder / _MODELOPT).exists():
         where = str(folder / _MODELOPT)
-        quantization = {"quant_method": "modelopt", **_read_json(folder / _MODELOPT).get("quantization", {})}
+        section = _read_json(folder / _MODELOPT).get("quantization")
+        if not isinstance(section, dict):
+            raise DamagedFile(f"{where} must have an object quantization, got {section!r}; export the checkpoint again")
+        quantization = {"quant_method": "modelopt", **section}
     if quantization is None:
         stored.require_floats()
         return stored

@@ -12,6 +12,7 @@ from compressed_tensors.quantization import QuantizationArgs
 from safetensors.torch import load_file
 
 from optimizer.importers import (
+    DamagedFile,
     DamagedTensor,
     MissingTensor,
     QuantizationMismatch,
@@ -230,10 +231,35 @@ def test_modelopt_algorithms_that_cannot_be_imported(tmp_path: Path, algorithm: 
     )
 
 
+def test_a_modelopt_config_without_its_section(tmp_path: Path) -> None:
+    (write_modelopt(tmp_path).folder / "hf_quant_config.json").write_text("{}")
+    refused(tmp_path, DamagedFile, r"hf_quant_config\.json must have an object quantization, got None; export")
+
+
+def test_mxfp4_scales_that_are_nan(tmp_path: Path) -> None:
+    args = QuantizationArgs(num_bits=4, type="float", strategy="group", group_size=32, scale_dtype=torch.uint8)
+    folder = write_compressed_tensors(tmp_path, args).folder
+    scales = stored(folder, f"{O_PROJ}.weight_scale")
+    scales[0, 0] = 255
+    change_tensor(folder, f"{O_PROJ}.weight_scale", scales)
+    refused_when_read(folder, DamagedTensor, r"o_proj\.weight_scale in .* must be finite, got a NaN \(255\); fetch")
+
+
 def test_missing_kv_scales(tmp_path: Path) -> None:
     write_modelopt(tmp_path)
     change_tensor(tmp_path, "model.layers.0.self_attn.v_proj.v_scale", None)
     refused(tmp_path, MissingTensor, r"KV cache has static scales, but model\.layers\.0\.self_attn\.v_scale in .* is not there")
+
+
+def test_kv_scales_that_compressed_tensors_promises(compressed: Path) -> None:
+    scheme = {"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": True}
+    change_quantization(compressed, kv_cache_scheme=scheme)
+    open_source(compressed)
+    change_quantization(compressed, kv_cache_scheme=scheme | {"dynamic": False})
+    refused(compressed, MissingTensor, r"KV cache has static scales, but model\.layers\.0\.self_attn\.k_scale")
+    for kind in "kv":
+        change_tensor(compressed, f"model.layers.0.self_attn.{kind}_scale", torch.ones(1))
+    assert open_source(compressed).checkpoint.notes()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from unittest.mock import patch
 
 import ml_dtypes
 import numpy as np
+import pytest
 from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -107,3 +108,15 @@ def test_words(rows: int, words: int, bits: Bits, seed: int) -> None:
         for nibble, column in enumerate((0, 2, 4, 6, 1, 3, 5, 7)):
             packed |= codes[:, column::8].astype(np.uint32) << np.uint32(4 * nibble)
         np.testing.assert_array_equal(unpack_columns(packed.view(np.int32)), codes.T)
+
+
+@pytest.mark.parametrize(
+    ("code", "zero", "value"), [(0, 128, -128), (0, 129, None), (127, 0, 127), (128, 0, None), (255, 128, 127)]
+)
+def test_int8_holds_what_is_128_below_its_zero_point_and_127_above(code: int, zero: int, value: int | None) -> None:
+    codes, zeros = np.full((1, 32), code, np.uint8), np.full((1, 1), zero, np.uint8)
+    found = StoredMatrix("uint8", codes, np.ones((1, 1), np.float32), 1, 32, zeros).in_scheme(Scheme.parse("int8"))
+    if value is None:
+        assert found == Misfit("codes less their zero points go beyond int8")
+    else:
+        assert isinstance(found, Codes) and (found.codes == value).all()

@@ -21,7 +21,8 @@ class GptqConfig(ConfigModel):
     group_size: int = Field(ge=-1)
     """-1 is a whole row."""
     desc_act: bool = False
-    sym: bool = True
+    sym: bool = False
+    """Whether every zero point is the middle of the codes' range."""
     checkpoint_format: Literal["gptq", "gptq_v2"] = "gptq"
     dynamic: dict[str, object] | None = None
     """GPTQModel's overrides for single modules."""
