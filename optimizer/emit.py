@@ -13,6 +13,7 @@ from artifacts.manifest import Deployment, Manifest, Precision, Provenance
 from artifacts.precision import Scheme
 from artifacts.writer import write_bundle
 from optimizer.forged import Forged
+from optimizer.importers import describe_stored_codes
 from optimizer.report import Headline, KernelWinner, ReportData, SetAccuracy, StepLatency, TrialPoint, render_report
 from optimizer.search.precision import Trial, pareto_front
 
@@ -91,6 +92,7 @@ def trials_jsonl(forged: Forged) -> str:
 def report_data(forged: Forged) -> ReportData:
     front = {trial.number for trial in pareto_front(forged.trials)}
     proven = forged.proven
+    stored = describe_stored_codes(forged.source, forged.plan)
     return ReportData(
         name=forged.spec.name,
         target=f"{forged.spec.target} ({forged.title})",
@@ -127,6 +129,7 @@ def report_data(forged: Forged) -> ReportData:
             "compiler": forged.frozen.compiler or "none",
             **{name: version(name) for name in _libraries(forged)},
             **{f"sha256 of {name}": digest for name, digest in forged.sources.items()},
+            **({"the checkpoint's codes": "; ".join(stored)} if stored else {}),
         },
     )
 

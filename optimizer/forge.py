@@ -14,7 +14,7 @@ from artifacts.precision import KvDtype, Plan, Scheme
 from optimizer.cost.provider import CostProvider
 from optimizer.evaluation import Evaluation, Gate
 from optimizer.forged import Forged
-from optimizer.importers import open_source
+from optimizer.importers import describe_stored_codes, open_source
 from optimizer.ledger import Ledger
 from optimizer.progress import Reporter
 from optimizer.quantized_store import QuantizedStore
@@ -66,6 +66,8 @@ class Forge:
         """Every stage; NothingPasses if no plan is within the gate."""
         say = self._reporter.say
         say(f"{self._spec.name}: {self._architecture.family}, {self._target.title}, study {self.study_name}")
+        for note in self._source.checkpoint.notes():
+            say(note)
         untuned = self._target.workbench(self._store)
         texts = self._texts(untuned)
         judge = self._judge(untuned, texts.search)
@@ -85,6 +87,8 @@ class Forge:
         proven = self._prove(trials, bands, workbench, texts.proof)
         chosen = plan_of(bands, proven.trial.choice)
         plan = {group: chosen[group] for group in self._shapes}
+        for line in describe_stored_codes(self._source, plan):
+            say(line)
         serving, surface = self._target.serving(workbench, plan, workload, self._spec.workload.itl_ms)
         return Forged(
             spec=self._spec,

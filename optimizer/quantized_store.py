@@ -12,8 +12,8 @@ import torch
 
 from artifacts.precision import Scheme
 from artifacts.weights import Array, map_tensors, write_shard
-from optimizer.importers import Source
-from optimizer.quantization import round_to_nearest
+from optimizer.importers import Codes, Source
+from optimizer.quantization import QuantizedMatrix, round_to_nearest
 from optimizer.quantization.packed import CPU_LAYOUT, Layout
 
 
@@ -58,10 +58,13 @@ class QuantizedStore:
         path = self._folder / scheme.name / f"{group}.safetensors"
         if not path.exists():
             weight = self._source.tensor(f"{group}.weight").to(torch.float32)
-            matrix = round_to_nearest(group, weight, scheme)
+            stored = self._source.stored(group, scheme)
+            matrix = QuantizedMatrix(scheme, *stored) if isinstance(stored, Codes) else round_to_nearest(group, weight, scheme)
             # The sidecar goes first: a group counts as done when its tensors are there.
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.with_suffix(".json").write_text(json.dumps({"relative_rms": matrix.error(weight).relative_rms}))
+            error = matrix.error(weight).relative_rms
+            assert not (isinstance(stored, Codes) and error), f"{group}: what the checkpoint stores is what it is read as"
+            path.with_suffix(".json").write_text(json.dumps({"relative_rms": error}))
             self._write(path, {f"{group}.{part}": array for part, array in self._layout.pack(matrix).items()})
         return path
 

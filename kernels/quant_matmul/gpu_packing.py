@@ -30,9 +30,6 @@ TILE_COLUMNS = 64
 #: What `gpu_quant_matmul_` symbols end in.
 GPU_VARIANTS = ("int8", "int4_sym", "int4_asym")
 
-#: Nibble that holds column j of eight in a word of an AWQ checkpoint.
-_AWQ_NIBBLES = (0, 4, 1, 5, 2, 6, 3, 7)
-
 
 def packed_tensors(variant: str, n: str, k: str) -> tuple[Tensor, ...]:
     """The packed parts of a matrix as tensors of an op, for its axes of rows and columns."""
@@ -63,44 +60,6 @@ def unpack(packed: Mapping[str, Array], weights: str, num_rows: int, num_columns
     if "zeros" in packed:
         parts["zeros"] = _unpaired(np.ascontiguousarray(packed["zeros"]).view("<u2"), num_rows).astype(np.uint8)
     return parts
-
-
-def from_awq(qweight: Array, qzeros: Array, scales: Array) -> dict[str, Array]:
-    """Logical parts of an AWQ "gemm" matrix: qweight i32 [K, N/8], qzeros i32 [K/G, N/8], scales f16 [K/G, N].
-
-    Column j of eight in N is nibble 0, 4, 1, 5, 2, 6, 3, 7 of a word (Lin et al. 2023, AWQ; AutoAWQ's WQLinear_GEMM).
-    """
-    codes, zeros = (_nibbles(words)[:, :, list(_AWQ_NIBBLES)].reshape(len(words), -1) for words in (qweight, qzeros))
-    return _transposed(codes, scales, zeros)
-
-
-def from_gptq(qweight: Array, qzeros: Array, scales: Array, g_idx: Array, *, version: int) -> dict[str, Array]:
-    """Logical parts of a 4-bit GPTQ matrix: qweight i32 [K/8, N], qzeros i32 [K/G, N/8], scales f16 [K/G, N], g_idx i32 [K].
-
-    Nibble i of a word is column i of eight, of K in qweight and of N in qzeros (Frantar et al. 2022, GPTQ; AutoGPTQ's
-    QuantLinear). `version` 1 of the checkpoint format stores zeros less one, 2 stores them. ValueError where columns of a group
-    are not neighbours, as act-order makes them: a group has one scale in the kernels' inner loop.
-    """
-    if version not in (1, 2):
-        raise ValueError(f"a GPTQ checkpoint is of version 1 or 2, got {version}")
-    codes = _nibbles(qweight).transpose(0, 2, 1).reshape(-1, qweight.shape[1])
-    group_size = len(codes) // len(scales)
-    if not np.array_equal(g_idx, np.arange(len(codes)) // group_size):
-        raise ValueError(
-            f"columns of a GPTQ group must be neighbours, and g_idx is not k // {group_size}; quantize with desc_act = False"
-        )
-    zeros = np.add(_nibbles(qzeros).reshape(len(qzeros), -1), np.uint8(version == 1), dtype=np.uint8)
-    return _transposed(codes, scales, zeros)
-
-
-def _transposed(codes: Array, scales: Array, zeros: Array) -> dict[str, Array]:
-    return {name: np.ascontiguousarray(array.T) for name, array in (("codes", codes), ("scales", scales), ("zeros", zeros))}
-
-
-def _nibbles(words: Array) -> Array:
-    """i32 [A, B] -> u8 [A, B, 8], lowest first."""
-    shifts = np.arange(0, 32, 4, dtype=np.uint32)
-    return ((words.view(np.uint32)[:, :, None] >> shifts) & np.uint32(15)).astype(np.uint8)
 
 
 def _padded(matrix: Array, columns: int = 1) -> Array:

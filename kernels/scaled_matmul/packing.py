@@ -43,6 +43,10 @@ def decode_e4m3(codes: Bytes) -> Floats:
     return _E4M3.take(codes)
 
 
+def decode_e2m1(nibbles: Bytes) -> Floats:
+    return _E2M1.take(nibbles)
+
+
 def encode_mxfp4(values: Floats) -> tuple[Bytes, Bytes]:
     """Codes u8 [N, K/2] and scales u8 [N, K/32] of finite `values` [N, K]; ValueError where K is not a multiple of 32.
 
@@ -66,7 +70,7 @@ def decode_mxfp4(codes: Bytes, scales: Bytes) -> Floats:
     """The values [N, K] of codes u8 [N, K/2] and scales u8 [N, K/32]; a scale of 255 is NaN."""
     nibbles = np.stack((codes & 15, codes >> 4), axis=2).reshape(codes.shape[0], -1)
     powers = np.where(scales == 255, np.float32(np.nan), np.ldexp(np.float32(1), scales.astype(np.int32) - _E8M0_BIAS))
-    values: Floats = _E2M1[nibbles] * np.repeat(powers, MX_WIDTH, axis=1)
+    values: Floats = decode_e2m1(nibbles) * np.repeat(powers, MX_WIDTH, axis=1)
     return values
 
 

@@ -1,36 +1,47 @@
-"""Importers: a Hugging Face folder or a GGUF file becomes a Source."""
+"""Importers: a Hugging Face folder, quantized or not, or a GGUF file becomes a Source."""
 
 from optimizer.importers.errors import (
     DamagedFile,
+    DamagedTensor,
     MissingFile,
     MissingTensor,
     MissingTokenizer,
     PickleCheckpoint,
+    QuantizationMismatch,
     ShapeMismatch,
     SourceError,
     TiedHeadDiffers,
     UnexpectedTensor,
     UnsupportedDtype,
+    UnsupportedQuantization,
     UnsupportedTokenizer,
 )
 from optimizer.importers.opening import open_source
 from optimizer.importers.random_source import open_random
 from optimizer.importers.source import Checkpoint, Source
+from optimizer.importers.stored_codes import describe_stored_codes
+from optimizer.importers.stored_matrix import Codes, Misfit
 
 __all__ = [
     "Checkpoint",
+    "Codes",
     "DamagedFile",
+    "DamagedTensor",
+    "Misfit",
     "MissingFile",
     "MissingTensor",
     "MissingTokenizer",
     "PickleCheckpoint",
+    "QuantizationMismatch",
     "ShapeMismatch",
     "Source",
     "SourceError",
     "TiedHeadDiffers",
     "UnexpectedTensor",
     "UnsupportedDtype",
+    "UnsupportedQuantization",
     "UnsupportedTokenizer",
+    "describe_stored_codes",
     "open_random",
     "open_source",
 ]

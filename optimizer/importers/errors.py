@@ -33,6 +33,18 @@ class UnsupportedDtype(SourceError):
     """A tensor is stored in a type, or quantized in a way, that cannot be imported."""
 
 
+class UnsupportedQuantization(SourceError):
+    """The config describes a quantization that cannot be imported: an unknown method, format or number of bits."""
+
+
+class QuantizationMismatch(SourceError):
+    """What the config says about a tensor's quantization is not how the tensor is stored."""
+
+
+class DamagedTensor(SourceError):
+    """A tensor of the right type and shape holds values that it cannot have."""
+
+
 class PickleCheckpoint(SourceError):
     """The weights are only there as pickle files, which run code when they are loaded."""
 

@@ -23,6 +23,8 @@ from optimizer.importers.errors import DamagedFile, UnsupportedDtype
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _ROWS_AT_ONCE = 1024
+#: weights that share a scale in Q4_0: an fp16 scale, then 16 bytes of which byte i has weights i and i + 16
+Q4_0_GROUP = 32
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,27 @@ class GgufFile:
 
     def read(self, name: str) -> NDArray[np.float32]:
         """Tensor `name`, dequantized, row-major. The file is mapped for the time of the call only."""
-        tensor = self.tensors[name]
-        stored = np.memmap(self.path, np.uint8, "r", tensor.offset, (tensor.num_bytes,))
-        rows = stored.reshape(math.prod(tensor.shape[:-1]), -1)
+        tensor, rows = self.tensors[name], self._rows(name)
         values = np.empty((rows.shape[0], tensor.shape[-1]), dtype=np.float32)
         for start in range(0, rows.shape[0], _ROWS_AT_ONCE):  # temporaries stay small
             chunk = slice(start, start + _ROWS_AT_ONCE)
             values[chunk] = dequantize(np.ascontiguousarray(rows[chunk]), tensor.kind)
         return values.reshape(tensor.shape)
+
+    def read_q4_0(self, name: str) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
+        """Codes [N, K] in 0..15 and scales [N, K / 32] of a Q4_0 matrix, whose values are scale (code - 8)."""
+        num_rows, num_columns = self.tensors[name].shape
+        blocks = self._rows(name).reshape(num_rows, num_columns // Q4_0_GROUP, 2 + Q4_0_GROUP // 2)
+        scales = np.ascontiguousarray(blocks[:, :, :2]).view("<f2")[:, :, 0]
+        pairs = blocks[:, :, 2:]
+        codes = np.concatenate((pairs & np.uint8(15), pairs >> np.uint8(4)), axis=2)
+        return codes.reshape(num_rows, num_columns), scales
+
+    def _rows(self, name: str) -> NDArray[np.uint8]:
+        """Tensor `name` as stored, mapped: bytes [rows, bytes of a row]."""
+        tensor = self.tensors[name]
+        stored = np.memmap(self.path, np.uint8, "r", tensor.offset, (tensor.num_bytes,))
+        return stored.reshape(math.prod(tensor.shape[:-1]), -1)
 
 
 def _located(where: str, dims: tuple[int, ...], kind: int, offset: int) -> GgufTensor:

@@ -6,16 +6,24 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import torch
+from gguf.constants import GGMLQuantizationType
+from numpy.typing import NDArray
 
 from artifacts.architecture import Architecture
 from optimizer.importers.errors import SourceError
 from optimizer.importers.gguf_config import ROPE_FACTORS, hf_config
-from optimizer.importers.gguf_file import GgufFile
+from optimizer.importers.gguf_file import Q4_0_GROUP, GgufFile
 from optimizer.importers.gguf_tokenizer import special_tokens, tokenizer_json
 from optimizer.importers.source import Source
+from optimizer.importers.stored_matrix import Misfit, StoredMatrix
 from runtime.models import architecture
+
+_T = TypeVar("_T", bound=np.generic)
+_FLOATS = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16, GGMLQuantizationType.F64)
 
 _NAMES = {
     "model.embed_tokens": "token_embd",
@@ -66,13 +74,30 @@ class GgufCheckpoint:
         return f"{_gguf_name(name)} in {self.file.path}"
 
     def read(self, name: str) -> torch.Tensor:
-        tensor = torch.from_numpy(self.file.read(_gguf_name(name)))
+        return torch.from_numpy(self._in_order(name, self.file.read(_gguf_name(name))))
+
+    def stored(self, name: str) -> StoredMatrix | Misfit | None:
+        gguf_name = _gguf_name(name)
+        kind = self.file.tensors[gguf_name].kind
+        if kind in _FLOATS:
+            return None
+        if kind != GGMLQuantizationType.Q4_0:
+            return Misfit(f"codes are {kind.name}")
+        codes, scales = self.file.read_q4_0(gguf_name)
+        widened = self._in_order(name, scales).astype(np.float32)
+        return StoredMatrix("uint4", self._in_order(name, codes), widened, 1, Q4_0_GROUP)
+
+    def notes(self) -> list[str]:
+        return []
+
+    def _in_order(self, name: str, rows: NDArray[_T]) -> NDArray[_T]:
+        """`rows` of the tensor `name` as Hugging Face orders them."""
         if self.file.metadata["general.architecture"] == "llama":
             if ".q_proj." in name:
-                return _unpermute(tensor, self.architecture.num_q_heads)
+                return _unpermute(rows, self.architecture.num_q_heads)
             if ".k_proj." in name:
-                return _unpermute(tensor, self.architecture.num_kv_heads)
-        return tensor
+                return _unpermute(rows, self.architecture.num_kv_heads)
+        return rows
 
     def others(self, names: Collection[str]) -> list[str]:
         used = {_gguf_name(name) for name in names}
@@ -86,7 +111,7 @@ def _gguf_name(name: str) -> str:
     return f"blk.{layer[1]}.{_NAMES[layer[2]]}.{kind}" if layer else f"{_NAMES[module]}.{kind}"
 
 
-def _unpermute(rows: torch.Tensor, num_heads: int) -> torch.Tensor:
+def _unpermute(rows: NDArray[_T], num_heads: int) -> NDArray[_T]:
     """Undoes the row order that llama.cpp gives `llama` Q and K, where the two halves of a rotation are neighbours."""
     half = rows.shape[0] // num_heads // 2
-    return rows.reshape(num_heads, half, 2, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
+    return rows.reshape(num_heads, half, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)

@@ -1,4 +1,4 @@
-"""A Hugging Face folder: config.json, safetensors, tokenizer.json, generation_config.json, chat template."""
+"""A Hugging Face folder: config.json, safetensors, quantized or not, tokenizer.json, generation_config.json, chat template."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from artifacts.architecture import Architecture
 from optimizer.importers.errors import DamagedFile, MissingFile, MissingTokenizer
+from optimizer.importers.prequantized import QuantizedCheckpoint, quantization_method
 from optimizer.importers.safetensors_checkpoint import SafetensorsCheckpoint
 from optimizer.importers.source import Source
 from runtime.models import architecture
 
-_OPTIONAL = ("generation_config.json", "tokenizer_config.json", "chat_template.jinja")
+_MODELOPT = "hf_quant_config.json"
+_OPTIONAL = (_MODELOPT, "generation_config.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 def open_hf_folder(folder: Path) -> Source:
     """The model in `folder`. Raises SourceError and UnsupportedModel."""
     config = _read_json(folder / "config.json")
     described = architecture(config)
-    checkpoint = SafetensorsCheckpoint.open(folder)
+    stored = SafetensorsCheckpoint.open(folder)
+    checkpoint = _checkpoint(folder, config, stored, described)
     tokenizer = _tokenizer(folder)
     tokenizer_config = _read_json(folder / "tokenizer_config.json", required=False)
     inputs = [folder / "config.json", folder / "tokenizer.json", *(folder / name for name in _OPTIONAL)]
@@ -30,8 +34,25 @@ def open_hf_folder(folder: Path) -> Source:
         tokenizer_json=tokenizer.to_str(),
         chat_template=_chat_template(folder, tokenizer_config),
         generation_config=_generation_config(folder, config, tokenizer_config, tokenizer),
-        files=(*(path for path in inputs if path.exists()), *checkpoint.files),
+        files=(*(path for path in inputs if path.exists()), *stored.files),
     )
+
+
+def _checkpoint(
+    folder: Path, config: dict[str, Any], stored: SafetensorsCheckpoint, described: Architecture
+) -> SafetensorsCheckpoint | QuantizedCheckpoint:
+    """`stored` as its quantization config has it, which ModelOpt writes to a file of its own."""
+    quantization, where = config.get("quantization_config"), f"quantization_config in {folder / 'config.json'}"
+    if quantization is None and (folder / _MODELOPT).exists():
+        where = str(folder / _MODELOPT)
+        section = _read_json(folder / _MODELOPT).get("quantization")
+        if not isinstance(section, dict):
+            raise DamagedFile(f"{where} must have an object quantization, got {section!r}; export the checkpoint again")
+        quantization = {"quant_method": "modelopt", **section}
+    if quantization is None:
+        stored.require_floats()
+        return stored
+    return QuantizedCheckpoint.open(stored, quantization_method(quantization, where), described)
 
 
 def _read_json(path: Path, *, required: bool = True) -> dict[str, Any]:

@@ -33,6 +33,12 @@ class RandomCheckpoint:
         drawn: torch.Tensor = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         return drawn.div_(shape[-1] ** 0.5).to(torch.bfloat16)
 
+    def stored(self, name: str) -> None:
+        """Nothing is quantized."""
+
+    def notes(self) -> list[str]:
+        return []
+
     def others(self, names: Collection[str]) -> list[str]:
         return []
 

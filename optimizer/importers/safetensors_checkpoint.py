@@ -14,7 +14,9 @@ from optimizer.importers.errors import DamagedFile, MissingFile, PickleCheckpoin
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-_DTYPES = ("F32", "F16", "BF16")
+#: what can be read as it is; the others are parts of a quantized matrix
+FLOATS = ("F32", "F16", "BF16")
+_DTYPES = (*FLOATS, "F8_E4M3", "I8", "U8", "I32", "I64")
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -26,7 +28,8 @@ class SafetensorsCheckpoint:
     files: tuple[Path, ...]
     _shards: dict[str, Path]
     """Where each tensor is, or should be according to the index."""
-    _shapes: dict[str, tuple[int, ...]]
+    _headers: dict[str, tuple[str, tuple[int, ...]]]
+    """Type and shape."""
 
     @classmethod
     def open(cls, folder: Path) -> SafetensorsCheckpoint:
@@ -39,14 +42,30 @@ class SafetensorsCheckpoint:
                 raise _no_weights(folder)
             shards = _read_index(index)
             files = tuple(sorted(set(shards.values())))
-        shapes = {}
+        headers = {}
         for path in files:
-            for name, shape in _read_shapes(path).items():
-                shards[name], shapes[name] = path, shape
-        return cls(folder, files if single.exists() else (index, *files), shards, shapes)
+            for name, header in _read_headers(path).items():
+                shards[name], headers[name] = path, header
+        return cls(folder, files if single.exists() else (index, *files), shards, headers)
+
+    def require_floats(self) -> None:
+        """UnsupportedDtype unless every tensor is a float one, as in a checkpoint that is not quantized."""
+        for name, (dtype, _) in self._headers.items():
+            if dtype not in FLOATS:
+                raise UnsupportedDtype(
+                    f"{self.where(name)} has type {dtype}; only {', '.join(FLOATS)} can be imported where neither config.json "
+                    "(quantization_config) nor hf_quant_config.json says how it was quantized"
+                )
+
+    def names(self) -> list[str]:
+        return list(self._headers)
+
+    def dtype(self, name: str) -> str | None:
+        """The type's name according to the header, None if the tensor is not there."""
+        return self._headers[name][0] if name in self._headers else None
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        return self._shapes.get(name)
+        return self._headers[name][1] if name in self._headers else None
 
     def where(self, name: str) -> str:
         return f"{name} in {self._shards.get(name, self.folder)}"
@@ -56,13 +75,19 @@ class SafetensorsCheckpoint:
             tensor: torch.Tensor = file.get_tensor(name)
         return tensor
 
+    def stored(self, name: str) -> None:
+        """Nothing is quantized."""
+
+    def notes(self) -> list[str]:
+        return []
+
     def others(self, names: Collection[str]) -> list[str]:
         """All but the frequency tables that old checkpoints carry, and a tied head that repeats the embedding.
 
         Raises TiedHeadDiffers: engines disagree on which of two different ones counts.
         """
-        others = [name for name in self._shapes if name not in names and not name.endswith("rotary_emb.inv_freq")]
-        if _HEAD in others and _EMBEDDING in self._shapes:
+        others = [name for name in self._headers if name not in names and not name.endswith("rotary_emb.inv_freq")]
+        if _HEAD in others and _EMBEDDING in self._headers:
             if not torch.equal(self.read(_HEAD), self.read(_EMBEDDING)):
                 raise TiedHeadDiffers(
                     f"config.json says tie_word_embeddings, but {self.where(_HEAD)} differs from {_EMBEDDING}; set "
@@ -94,10 +119,10 @@ def _read_index(index: Path) -> dict[str, Path]:
     return {tensor: index.parent / shard for tensor, shard in names.items()}
 
 
-def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+def _read_headers(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     if not path.exists():
         raise MissingFile(f"{path} is not there; the index lists it")
-    shapes = {}
+    headers = {}
     try:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - not a mapping
@@ -106,7 +131,7 @@ def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
                     raise UnsupportedDtype(
                         f"{name} in {path} has type {entry.get_dtype()}; only {', '.join(_DTYPES)} can be imported"
                     )
-                shapes[name] = tuple(entry.get_shape())
+                headers[name] = entry.get_dtype(), tuple(entry.get_shape())
     except SafetensorError as error:
         raise DamagedFile(f"{path} is truncated or not safetensors: {error}") from None
-    return shapes
+    return headers

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from artifacts.architecture import Architecture
+from artifacts.precision import FP8_BLOCK, Scheme
 from optimizer.importers.errors import MissingTensor, ShapeMismatch, UnexpectedTensor
+from optimizer.importers.stored_matrix import Codes, Misfit, StoredMatrix
 from runtime.models import checkpoint_tensors
 
 
@@ -30,8 +33,16 @@ class Checkpoint(Protocol):
         """The data, read now."""
         ...
 
+    def stored(self, name: str) -> StoredMatrix | Misfit | None:
+        """The codes that the tensor is stored as, why no scheme holds them, or None if it is not quantized. Read now."""
+        ...
+
     def others(self, names: Collection[str]) -> list[str]:
         """Stored tensors that matter and are not among `names`."""
+        ...
+
+    def notes(self) -> list[str]:
+        """What of the checkpoint has no effect here, and why, in sentences for the user."""
         ...
 
 
@@ -76,6 +87,34 @@ class Source:
         """
         parts = [part.taken_from(self.checkpoint.read(part.name)) for part in checkpoint_tensors(self.architecture)[name]]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def stored(self, group: str, scheme: Scheme) -> Codes | Misfit | None:
+        """The checkpoint's own codes and scales of a layer group, where `scheme` holds them and the values bit for bit.
+
+        Misfit says why it does not; None: the group is not quantized, or `scheme` is a float one.
+        """
+        if scheme.weights in ("fp32", "bf16"):
+            return None
+        parts = checkpoint_tensors(self.architecture)[f"{group}.weight"]
+        fitted = [self._in_scheme(part.name, scheme) for part in parts]
+        if not any(fitted):
+            return None
+        joined: list[Codes] = []
+        for part, found in zip(parts, fitted, strict=True):
+            if not isinstance(found, Codes):
+                if len(parts) == 1 and found is not None:
+                    return found
+                module = part.name.split(".")[-2]
+                return Misfit(f"{module} is not quantized" if found is None else f"{module}: {found.reason}")
+            joined.append(found)
+        if scheme.granularity == "block" and any(part.shape[0] % FP8_BLOCK for part in parts[:-1]):
+            return Misfit(f"blocks of {FP8_BLOCK} rows cross from one joined matrix into the next")
+        codes, scales, zeros = zip(*joined, strict=True)
+        return Codes(np.concatenate(codes), np.concatenate(scales), None if zeros[0] is None else np.concatenate(zeros))
+
+    def _in_scheme(self, name: str, scheme: Scheme) -> Codes | Misfit | None:
+        stored = self.checkpoint.stored(name)
+        return stored.in_scheme(scheme) if isinstance(stored, StoredMatrix) else stored
 
     def sha256(self) -> dict[str, str]:
         """File name -> hex digest of every file that was used, read as streams."""

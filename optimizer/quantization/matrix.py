@@ -41,7 +41,7 @@ class QuantizedMatrix:
     | weights | codes [N, K]              | scales         | zeros         | value              |
     | fp32    | float32                   |                |               | codes              |
     | bf16    | uint16, the bit patterns  |                |               | codes              |
-    | int8    | int8 in -127..127         | f32 [N]        |               | scale codes        |
+    | int8    | int8, rounded: -127..127  | f32 [N]        |               | scale codes        |
     | int4    | uint8 in 0..15, groups G  | f16 [N, K / G] | u8 [N, K / G] | scale (codes - zero) |
     | fp8     | uint8, e4m3 bit patterns  | f32 [N], or [N / 128, K / 128] rounded up | | scale e4m3(codes) |
     | mxfp4   | uint8 [N, K / 2], see kernels/scaled_matmul/packing.py | u8 [N, K / 32], e8m0 | | |

@@ -35,7 +35,6 @@ class HfConfig(BaseModel):
     rope_scaling: dict[str, object] | None = None
     partial_rotary_factor: float = 1.0
     original_max_position_embeddings: PositiveInt | None = None
-    quantization_config: dict[str, object] | None = None
 
     def architecture(self) -> Architecture:
         """The architecture described; UnsupportedModel where the config asks for something the runtime does not do."""
@@ -98,12 +97,6 @@ class HfConfig(BaseModel):
         return defaults | given
 
     def _refuse_what_is_unsupported(self) -> None:
-        if self.quantization_config is not None:
-            method = self.quantization_config.get("quant_method", "unknown")
-            raise UnsupportedModel(
-                f"importing pre-quantized checkpoints is not supported yet, and this one has a quantization_config "
-                f"(quant_method {method!r}); start from the unquantized checkpoint"
-            )
         if self.hidden_act != "silu":
             raise UnsupportedModel(f"hidden_act must be 'silu', got {self.hidden_act!r}")
         if self.mlp_bias:

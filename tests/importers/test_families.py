@@ -108,10 +108,6 @@ def test_unknown_architecture_lists_the_known(changes: dict[str, object], messag
 
 
 REFUSED: dict[str, tuple[dict[str, object], str]] = {
-    "quantized": (
-        {"quantization_config": {"quant_method": "gptq"}},
-        "pre-quantized checkpoints is not supported.*gptq",
-    ),
     "activation": ({"hidden_act": "gelu"}, "hidden_act must be 'silu', got 'gelu'"),
     "mlp_bias": ({"mlp_bias": True}, "mlp_bias must be false"),
     "missing key": ({"hidden_size": None}, "hidden_size"),

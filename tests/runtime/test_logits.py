@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from compressed_tensors.quantization import QuantizationArgs
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -24,6 +25,8 @@ from optimizer.quantized_store import QuantizedStore
 from runtime.model_runner import ProgramRunner
 from runtime.models import checkpoint_tensors
 from runtime.scoring import score
+from tests.importers.prequantized_writing import CONFIG, write_compressed_tensors
+from tests.importers.random_models import random_model
 from tests.runtime.conftest import CONFIGS, Tiny, limits
 
 TOLERANCE = 1e-4
@@ -41,7 +44,9 @@ def transformers_logits(model: PreTrainedModel, token_ids: Sequence[int]) -> NDA
     return logits
 
 
-def our_logits(model: Tiny, scheme: str, library: Library | None, chunk: int, *texts: list[int]) -> list[NDArray[np.float32]]:
+def our_logits(
+    model: Tiny, scheme: str | Mapping[str, str], library: Library | None, chunk: int, *texts: list[int]
+) -> list[NDArray[np.float32]]:
     """Logits of each text, computed `chunk` tokens at a time by `library`, or by the references."""
     step = model.step(scheme, limits(max_num_seqs=1, max_num_batched_tokens=chunk))
     executable = library.compile(step.program, 1) if library else ReferenceProgram(step.program)
@@ -113,6 +118,27 @@ def test_int8_activations_are_rounded_inputs(tiny: Callable[[str], Tiny], librar
         errors = sorted(map(relative_error, ours, theirs))
         assert errors[len(texts) // 2] < TOLERANCE
         assert errors[-1] < 0.1
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int8-a8"])
+def test_stored_int8_codes_down_to_the_lowest(library: Library, scheme: str, tmp_path: Path) -> None:
+    """A checkpoint of compressed-tensors has codes of -128, which our own rounding never makes."""
+    channels = QuantizationArgs(num_bits=8, strategy="channel")
+    written = write_compressed_tensors(tmp_path / "model", channels, form="int-quantized")
+    source = open_source(written.folder)
+    unquantized = {"embed": "fp32", "head": "fp32"}
+    plan = {group: unquantized.get(group, scheme) for group in source.architecture.linear_shapes()}
+    model = random_model(CONFIG)
+    model.load_state_dict({f"{name}.weight": values for name, values in written.values.items()}, strict=False)
+    if scheme == "int8-a8":
+        with_int8_inputs(model.model)
+    tiny = Tiny(model, source, QuantizedStore(source, tmp_path / "store"))
+    assert all(tiny.store.relative_error(group, Scheme.parse(scheme)) == 0 for group in plan if group not in unquantized)
+    token_ids = [5, 90, 17]
+    theirs = transformers_logits(tiny.model, token_ids)
+    for executor in (library, None):
+        (ours,) = our_logits(tiny, plan, executor, 4, token_ids)
+        assert relative_error(ours, theirs) < (TOLERANCE if scheme == "int8" else 0.02)
 
 
 @pytest.fixture(scope="module")

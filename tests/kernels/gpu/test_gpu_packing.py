@@ -1,15 +1,14 @@
-"""The int4 layout of the GPU: round trips, its fragments bit by bit, and checkpoints of AWQ and GPTQ by their own formulas."""
+"""The int4 layout of the GPU: round trips, and its fragments bit by bit."""
 
 from __future__ import annotations
 
 import time
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.quant_matmul.gpu_packing import from_awq, from_gptq, pack, unpack
+from kernels.quant_matmul.gpu_packing import pack, unpack
 from kernels.spec import Array
 
 
@@ -69,47 +68,6 @@ def test_a_lane_finds_the_fragments_of_its_instructions() -> None:
         zeros = int(packed["zeros"][tile, 1, lane // 4])
         assert zeros & 0xFFFF == parts["zeros"][row, 1]
         assert row + 8 >= 30 or zeros >> 16 == parts["zeros"][row + 8, 1]
-
-
-def test_awq_checkpoint() -> None:
-    """Packed by the loop that AWQ publishes: nibble i of a word has column (0, 2, 4, 6, 1, 3, 5, 7)[i]."""
-    parts = logical(np.random.default_rng(1), 24, 64, 32)
-    parts["zeros"] %= 16
-
-    def packed(matrix: Array) -> Array:
-        words = np.zeros((len(matrix), matrix.shape[1] // 8), np.uint32)
-        for nibble, column in enumerate((0, 2, 4, 6, 1, 3, 5, 7)):
-            words |= matrix[:, column::8].astype(np.uint32) << np.uint32(4 * nibble)
-        return words.view(np.int32)
-
-    found = from_awq(packed(parts["codes"].T), packed(parts["zeros"].T), parts["scales"].T)
-    for name, array in parts.items():
-        np.testing.assert_array_equal(found[name], array)
-
-
-@pytest.mark.parametrize("version", [1, 2])
-def test_gptq_checkpoint(version: int) -> None:
-    parts = logical(np.random.default_rng(2), 16, 96, 32)
-    parts["zeros"] = np.clip(parts["zeros"], version == 1, 16 if version == 1 else 15).astype(np.uint8)
-    stored = parts["zeros"].T.astype(np.int64) - (version == 1)
-    qweight, qzeros = np.zeros((12, 16), np.int64), np.zeros((3, 2), np.int64)
-    for k in range(96):
-        qweight[k // 8] += parts["codes"][:, k].astype(np.int64) << 4 * (k % 8)
-    for n in range(16):
-        qzeros[:, n // 8] += stored[:, n] << 4 * (n % 8)
-    g_idx = np.repeat(np.arange(3, dtype=np.int32), 32)
-    words = [array.astype(np.uint32).view(np.int32) for array in (qweight, qzeros)]
-    found = from_gptq(*words, parts["scales"].T, g_idx, version=version)
-    for name, array in parts.items():
-        np.testing.assert_array_equal(found[name], array)
-    with pytest.raises(ValueError, match="desc_act = False"):
-        from_gptq(*words, parts["scales"].T, g_idx[::-1], version=version)
-
-
-def test_a_gptq_version_is_known() -> None:
-    word = np.zeros((4, 8), np.int32)
-    with pytest.raises(ValueError, match="version 1 or 2, got 3"):
-        from_gptq(word, word[:1, :1], np.ones((1, 8), np.float16), np.zeros(32, np.int32), version=3)
 
 
 def test_a_matrix_of_14_million_weights_packs_quickly() -> None:

@@ -1,0 +1,120 @@
+"""A folder of safetensors, some of whose matrices are quantized, read as if none were."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+
+from artifacts.architecture import Architecture
+from optimizer.importers.errors import MissingTensor, QuantizationMismatch
+from optimizer.importers.prequantized.method import Format, Method
+from optimizer.importers.prequantized.module import Module
+from optimizer.importers.safetensors_checkpoint import FLOATS, SafetensorsCheckpoint
+from optimizer.importers.stored_matrix import StoredMatrix
+from runtime.models import checkpoint_tensors
+
+#: last names of static scales of activations, of products and of the KV cache
+_RUN_TIME_SCALES = frozenset(
+    ("input_scale", "input_zero_point", "input_global_scale", "activation_scale", "output_scale", "k_scale", "v_scale")
+)
+_WEIGHT = ".weight"
+_EMBEDDING = "model.embed_tokens"
+
+
+@dataclass(frozen=True)
+class QuantizedCheckpoint:
+    """Opened and checked by headers; a matrix is dequantized when it is read, and nothing is kept."""
+
+    checkpoint: SafetensorsCheckpoint
+    _quantized: dict[str, tuple[Module, Format]]
+    """By the name that the weight has where it is not quantized."""
+
+    @classmethod
+    def open(cls, checkpoint: SafetensorsCheckpoint, method: Method, architecture: Architecture) -> QuantizedCheckpoint:
+        """The matrices of `architecture` in `checkpoint`, as `method` describes them.
+
+        Raises QuantizationMismatch where they are stored in another way, MissingTensor, ShapeMismatch.
+        """
+        quantized: dict[str, tuple[Module, Format]] = {}
+        linear = {f"{group}{_WEIGHT}" for group in architecture.linear_shapes()} - {f"embed{_WEIGHT}"}
+        for ours, parts in checkpoint_tensors(architecture).items():
+            for part in parts:
+                if len(part.shape) < 2 or part.name in quantized:
+                    continue
+                module = Module(checkpoint, part.name.removesuffix(_WEIGHT))
+                layout = method.format(module.name, is_embedding=module.name == _EMBEDDING)
+                if module.is_quantized():
+                    quantized[part.name] = module, _checked(module, layout)
+                elif ours in linear and layout is not None and method.names_every_module and module.has("weight"):
+                    raise QuantizationMismatch(
+                        f"{checkpoint.where(part.name)} is stored as {checkpoint.dtype(part.name)}, but the config quantizes "
+                        "it; name it in the config's ignore if that is intended"
+                    )
+        if method.has_static_kv_scales:
+            _check_kv_scales(checkpoint, architecture.num_layers)
+        return cls(checkpoint, quantized)
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        if name in self._quantized:
+            module, layout = self._quantized[name]
+            return layout.shape(module)
+        return self.checkpoint.shape(name)
+
+    def where(self, name: str) -> str:
+        return self.checkpoint.where(name)
+
+    def read(self, name: str) -> torch.Tensor:
+        stored = self.stored(name)
+        return self.checkpoint.read(name) if stored is None else torch.from_numpy(stored.dequantize())
+
+    def stored(self, name: str) -> StoredMatrix | None:
+        if name not in self._quantized:
+            return None
+        module, layout = self._quantized[name]
+        return layout.read(module)
+
+    def others(self, names: Collection[str]) -> list[str]:
+        """As of a checkpoint that is not quantized; scales for run time have no place in it, and zero biases no effect."""
+        parts = {f"{m.name}.{last}" for m, layout in self._quantized.values() for last in layout.tensors(m)}
+        others = self.checkpoint.others({*names, *parts})
+        return [name for name in others if name.rpartition(".")[2] not in _RUN_TIME_SCALES and not self._is_zero_bias(name)]
+
+    def _is_zero_bias(self, name: str) -> bool:
+        """AutoGPTQ gave every module a bias."""
+        module, _, last = name.rpartition(".")
+        if last != "bias" or module + _WEIGHT not in self._quantized:
+            return False
+        return self.checkpoint.dtype(name) in FLOATS and not self.checkpoint.read(name).any()
+
+    def notes(self) -> list[str]:
+        unused = [n for n in self.checkpoint.names() if n.rpartition(".")[2] in _RUN_TIME_SCALES]
+        if not unused:
+            return []
+        return [
+            f"{len(unused)} static scales of activations and KV caches (such as {unused[0]}) are not used: both are scaled at "
+            "run time"
+        ]
+
+
+def _checked(module: Module, layout: Format | None) -> Format:
+    stored = "qweight" if module.has("qweight") else "weight_packed" if module.has("weight_packed") else "weight"
+    if layout is None:
+        raise QuantizationMismatch(
+            f"{module.where(stored)} is quantized, but the config leaves this module out; correct the config"
+        )
+    layout.check(module)
+    return layout
+
+
+def _check_kv_scales(checkpoint: SafetensorsCheckpoint, num_layers: int) -> None:
+    for layer in range(num_layers):
+        attention = f"model.layers.{layer}.self_attn"
+        for kind in ("k", "v"):
+            names = (f"{kind}_scale", f"{kind}_proj.{kind}_scale", f"{kind}_proj.output_scale", f"attn.{kind}_scale")
+            if not any(checkpoint.shape(f"{attention}.{name}") is not None for name in names):
+                raise MissingTensor(
+                    f"the config says that the KV cache has static scales, but {checkpoint.where(f'{attention}.{names[0]}')} "
+                    "is not there; fetch the checkpoint again, or remove the KV cache from its quantization config"
+                )
