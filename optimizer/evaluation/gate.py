@@ -1,9 +1,9 @@
-"""The accuracy gate: limits on text, and non-inferiority on sets of items, each read at the unfavourable end of its interval."""
+"""The accuracy gate: limits on text and non-inferiority on items, each read at the unfavourable end of its interval."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from optimizer.evaluation.confidence import Estimate
@@ -167,6 +167,11 @@ class Gate:
     max_kl: float | None = None
     max_perplexity_increase: float | None = None
     min_top1_agreement: float | None = None
+
+    def with_margin(self, margin: float | None) -> Gate:
+        """The same with a limit on the perplexity increase that is at most `margin`; None changes nothing."""
+        limits = [limit for limit in (margin, self.max_perplexity_increase) if limit is not None]
+        return replace(self, max_perplexity_increase=min(limits, default=None))
 
     def judge(self, evaluation: Evaluation) -> Verdict:
         """Hold each limit against the unfavourable end of the metric's 95 % interval."""

@@ -1,9 +1,9 @@
 """Two models on the same items: the difference of their scores, with an interval, and how many items would settle it.
 
-Where every score is 0 or 1 only the discordant items say anything: those that one model has right and the other wrong. The
-interval of the difference of two paired proportions is Tango's score interval (Statistics in Medicine 17, 1998), which inverts
-the score test of non-inferiority itself: unlike a bootstrap or a Wald interval it does not shrink to a point where no discordant
-item was seen. Other scores get the studentized bootstrap of `confidence.py`. Both at 95 %, two-sided.
+Where every score is 0 or 1 only the discordant items say anything: those that one model has right and the other wrong.
+The interval of the difference of two paired proportions is Tango's score interval (Statistics in Medicine 17, 1998), which
+inverts the score test of non-inferiority itself: unlike a bootstrap or a Wald interval it does not shrink to a point where
+no discordant item was seen. Other scores get the studentized bootstrap of `confidence.py`. Both at 95 %, two-sided.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def least_items(margin: float) -> int:
 def tango_interval(worse: float, better: float, num_items: int) -> Estimate:
     """(better - worse) / num_items and its score interval; the counts may be fractions.
 
-    An end is where the score statistic (better - worse - n d) / sqrt(n (2 q + d (1 - d))) of a difference d is z or -z; q is the
-    most likely probability of a worse item if d is true, the larger root of a quadratic (Tango 1998, equations 5 and 6).
+    An end is where the score statistic (better - worse - n d) / sqrt(n (2 q + d (1 - d))) of a difference d is z or -z;
+    q is the most likely probability of a worse item if d is true, the larger root of a quadratic (Tango 1998).
     """
     n = num_items
 
@@ -120,7 +120,7 @@ def mcnemar_p(worse: int, better: int) -> float:
     """Exact two-sided p-value of McNemar's test: that discordant items fall to both sides alike. 1 without any."""
     total = worse + better
     tail = sum(math.comb(total, k) for k in range(min(worse, better) + 1))
-    return min(1.0, 2 * tail / 2**total)
+    return float(min(1.0, 2 * tail / 2**total))
 
 
 def _interval(differences: Sequence[float], seed: int) -> Estimate:

@@ -54,7 +54,7 @@ class SandboxResult:
     output: bytes
 
 
-def run_sandboxed(program: str, limits: SandboxLimits = SandboxLimits()) -> SandboxResult:  # noqa: B008 -- frozen
+def run_sandboxed(program: str, limits: SandboxLimits = SandboxLimits()) -> SandboxResult:
     """Run Python source with this interpreter (standard library only) until it ends or breaks a limit.
 
     Raises SandboxUnavailable where the system refuses the isolation.

@@ -1,4 +1,4 @@
-"""Isolates itself and becomes the program that comes on stdin. Run by `sandbox.py`, by the plain interpreter: standard library only.
+"""Isolates itself and becomes the program that comes on stdin. `sandbox.py` runs it; standard library only.
 
 Two processes: the launcher enters the namespaces and waits; its child, process 1 of the new process namespace, builds the root,
 gives up everything and executes the interpreter. When process 1 ends, the kernel ends all that it started. What cannot be set

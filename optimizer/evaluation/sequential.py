@@ -1,10 +1,10 @@
 """Ends a hopeless candidate's evaluation item by item, by a test that may be looked at after every item.
 
-The hypothesis is the one that the gate wants to show: the candidate scores at most `margin` below its baseline, on average. If it
-is true, the wealth of a gambler who bets on each item's difference falling below -margin can only shrink on average, whatever
-the order and however often it is looked at, and ever reaches 1 / alpha with probability alpha at most (Ville's inequality; the
-bets are those of Waudby-Smith and Ramdas, Estimating means of bounded random variables by betting, 2023). The wealth here is the
-mean over several fixed stakes, so that nothing need be known of how bad the candidate is.
+The hypothesis is the one that the gate wants to show: the candidate scores at most `margin` below its baseline, on average.
+If it is true, the wealth of a gambler who bets on each item's difference falling below -margin can only shrink on average,
+whatever the order and however often it is looked at, and ever reaches 1 / alpha with probability alpha at most (Ville's
+inequality; the bets are those of Waudby-Smith and Ramdas, Estimating means of bounded random variables by betting, 2023).
+The wealth here is the mean over several fixed stakes, so that nothing need be known of how bad the candidate is.
 """
 
 from __future__ import annotations
