@@ -47,7 +47,7 @@ class Comparison:
         """Plain data for evaluation.json; floats have 9 significant digits. The items themselves are `items_jsonl`."""
         item_set, verdict = self.item_set, self.verdict
         record: dict[str, object] = {
-            "format": type(item_set).__name__,
+            "format": item_set.format,
             "metric": item_set.metric,
             "num_items": len(self.candidate),
             "outcome": verdict.outcome,

@@ -79,5 +79,6 @@ def _read(path: Path) -> dict[str, Marked]:
     for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else ():
         with suppress(ValueError):
             record = json.loads(line)
-            known[record.pop("key")] = Marked(**record)
+            key = record.pop("key")
+            known[key] = Marked(**record)
     return known

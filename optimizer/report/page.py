@@ -40,7 +40,7 @@ class AccuracyRow:
 
 @dataclass(frozen=True)
 class ItemRow:
-    """A line of the table of items, in words: one metric of a set. `limit` and `verdict` are empty where the gate reads another."""
+    """One metric of a set of items, in words. `limit` and `verdict` are empty where the gate reads another metric."""
 
     set_name: str
     metric: str

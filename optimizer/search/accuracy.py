@@ -72,10 +72,7 @@ def judge_all(
     gate: Gate, evaluations: Mapping[str, Evaluation], margins: Mapping[str, float] = MappingProxyType({})
 ) -> dict[str, Verdict]:
     """Every set must pass the gate, and keep its own margin on the perplexity increase where it has one."""
-    return {
-        name: gate.with_margin(margins[name] if name in margins else None).judge(evaluation)
-        for name, evaluation in evaluations.items()
-    }
+    return {name: gate.with_margin(margins.get(name)).judge(evaluation) for name, evaluation in evaluations.items()}
 
 
 def trial_score(gate: Gate, evaluations: Mapping[str, Evaluation]) -> TrialScore:

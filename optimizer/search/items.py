@@ -36,7 +36,7 @@ def open_sets(spec: EvaluationSpec, prompts: Prompts, seed: int, reporter: Repor
         num_items, needed = len(item_set.items), least_items(item_set.margin)
         if num_items < needed and not item_set.is_exact:
             reporter.say(
-                f"set {item_set.name}: {num_items} items cannot show a margin of {item_set.margin:.2%}, and the verdict will be "
+                f"set {item_set.name}: {num_items} items cannot show a margin of {item_set.margin:.2%}, so the verdict will be "
                 f"inconclusive; {needed} items can, where both models agree on all of them, and more otherwise"
             )
     return sets

@@ -35,6 +35,7 @@ class ChatFidelity(ItemSet):
     """`reference` encodes as the source says; what `mark` gets encodes as it will be served."""
 
     reference: Prompts = field(kw_only=True)
+    format: ClassVar[str] = "chat_template"
     metrics: ClassVar[tuple[str, ...]] = ("exact",)
     is_exact: ClassVar[bool] = True
 

@@ -28,6 +28,7 @@ class Gsm8k(ItemSet):
     examples: Sequence[Mapping[str, Any]] = field(kw_only=True, default=())
     chat: bool = field(kw_only=True, default=False)
     max_tokens: int = field(kw_only=True, default=256)
+    format: ClassVar[str] = "gsm8k"
     metrics: ClassVar[tuple[str, ...]] = ("strict", "flexible")
 
     @classmethod

@@ -24,6 +24,7 @@ class HumanEval(ItemSet):
     chat: bool = field(kw_only=True, default=False)
     max_tokens: int = field(kw_only=True, default=512)
     limits: SandboxLimits = field(kw_only=True, default=SandboxLimits())
+    format: ClassVar[str] = "humaneval"
     metrics: ClassVar[tuple[str, ...]] = ("pass@1",)
 
     def __post_init__(self) -> None:

@@ -60,6 +60,7 @@ class ItemSet(ABC):
     metric: str = field(kw_only=True, default="")
     """The metric that the gate reads, one of `metrics`; the first of them if it is left open."""
 
+    format: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]]
     is_exact: ClassVar[bool] = False
     """Whether nothing depends on chance, so that every item must be right."""
@@ -81,7 +82,7 @@ class ItemSet(ABC):
 
     def key(self, item: Mapping[str, Any], questions: Sequence[Question]) -> str:
         """Identifies the item, its prompts and how it is marked: a result under this key need not be asked for again."""
-        content = [type(self).__name__, dict(item), [asdict(question) for question in questions]]
+        content = [self.format, dict(item), [asdict(question) for question in questions]]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -24,6 +24,7 @@ class MultipleChoice(ItemSet):
     """Items have `question`, `choices` (texts) and `answer`, its index."""
 
     examples: Sequence[Mapping[str, Any]] = field(kw_only=True, default=())
+    format: ClassVar[str] = "multiple_choice"
     metrics: ClassVar[tuple[str, ...]] = ("acc_norm", "acc", "acc_bytes")
 
     @classmethod

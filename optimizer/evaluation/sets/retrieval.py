@@ -32,6 +32,7 @@ class Retrieval(ItemSet):
     """Items have `num_tokens` of the whole prompt, `depth` (0 begins, 1 ends the text), `key` and a `seed` for the filler."""
 
     chat: bool = field(kw_only=True, default=False)
+    format: ClassVar[str] = "retrieval"
     metrics: ClassVar[tuple[str, ...]] = ("exact_match",)
 
     @classmethod
