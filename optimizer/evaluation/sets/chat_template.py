@@ -25,7 +25,7 @@ _CONVERSATIONS: dict[str, list[tuple[str, str]]] = {
     "code": [(_U, "```python\ndef f(x):\n    return x ** 2\n```")],
     "an empty message": [(_U, "")],
     "many turns": [(role, f"Message {i}.") for i in range(10) for role in (_U, _A)] + [(_U, "The last one.")],
-    "a long message": [(_U, "All work and no play makes Jack a dull boy. " * 40)],
+    "a long message": [(_U, "All work and no play makes Jack a dull boy. " * 40 + "The end.")],
 }
 _PLAIN = "plain text"
 
