@@ -117,9 +117,8 @@ def test_humaneval_runs_the_tests() -> None:
     }
     assert {reply: given.mark(item, [reply], served).scores["pass@1"] for reply in replies} == replies
     (chat,) = HumanEval("code", [item], chat=True).questions(item, served)
-    assert text(served, chat).endswith(
-        '<|assistant|>Here is the completed function:\n```python\ndef add(a, b):\n    """Add."""'
-    )
+    begun = 'Here is the completed function:\n```python\ndef add(a, b):\n    """Add."""'
+    assert text(served, chat).endswith(f"<|assistant|>{begun}")
     assert HumanEval("code", [item], chat=True).mark(item, ["\n    return a + b"], served).scores["pass@1"] == 1.0
 
 
