@@ -18,7 +18,7 @@ from optimizer.search.items import source_prompts, subject_on
 from optimizer.workbench import CpuWorkbench
 from runtime.prompts import Prompts
 
-ITEMS = [{"id": str(i), "question": f"{i} + 1?", "choices": [f"{i + 1}", f"some {i}"], "answer": 0} for i in range(5)]
+ITEMS = [{"id": str(i), "question": f"{i} + 1?", "choices": [f"{i + 1}", f"some {i}"], "answer": 0} for i in range(3)]
 
 
 @pytest.fixture(scope="module")

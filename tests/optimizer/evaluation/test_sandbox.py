@@ -111,7 +111,7 @@ def test_memory_is_bounded() -> None:
 def test_a_fork_bomb_is_bounded_and_ends_with_its_program() -> None:
     bomb = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass\n"
     assert run(bomb, time_s=0.6).ending == "timed out"
-    count = "import os, signal\\nn = 0\\ntry:\\n    while os.fork(): n += 1\\n    signal.pause()\\nexcept OSError: print(n)\\n"
+    count = "import os, signal\nn = 0\ntry:\n    while os.fork(): n += 1\n    signal.pause()\nexcept OSError: print(n)\n"
     assert int(run(count, time_s=2.0).output or b"0") < SandboxLimits().max_processes
     alive = subprocess.run(["ps", "axo", "args"], capture_output=True, text=True).stdout
     assert "/program.py" not in alive
