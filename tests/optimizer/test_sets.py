@@ -7,9 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from artifacts.reader import verify_bundle
-from runtime.loading import load
-from tests.optimizer.conftest import MakeProject
+from artifacts.manifest import Deployment
+from artifacts.precision import Scheme
+from artifacts.reader import open_bundle, verify_bundle
+from artifacts.writer import write_bundle
+from kernels.cpu.host import host
+from optimizer.bundle_gate import judge_bundle
+from optimizer.evaluation import Gate, open_set
+from optimizer.importers import open_source
+from optimizer.progress import Reporter
+from optimizer.quantized_store import QuantizedStore
+from optimizer.search.accuracy import Judge
+from optimizer.search.items import source_prompts, subject_on
+from optimizer.spec import SetSpec
+from optimizer.workbench import CpuWorkbench
+from runtime.loading import eos_token_ids, load
+from tests.optimizer.conftest import MakeProject, Project
 
 
 def write_choices(path: Path, num_items: int) -> None:
@@ -69,3 +82,33 @@ def test_a_set_that_cannot_be_read_is_said_before_anything_is_measured(project: 
     result = project(evaluation=spec).optimize()
     assert result.exit_code == 1
     assert "cut.jsonl:2: must be one JSON object" in result.output and "sensitivity" not in result.output
+
+
+def test_the_gate_on_a_bundle_itself(finished: Project, tmp_path: Path) -> None:
+    """The bundle as made passes; the same with another template, or other weights, does not."""
+    source = open_source(finished.folder / "tiny")
+    store = QuantizedStore(source, tmp_path / "store")
+    workbench = CpuWorkbench(source.architecture, store, "fp32", 16, None, 1)
+    plan = dict.fromkeys(source.architecture.linear_shapes(), Scheme("fp32"))
+    prompts = source_prompts(source)
+    texts = {"text": [[0, *range(20 + i, 50 + i)] for i in range(4)]}
+    judge = Judge.make(workbench, plan, texts, tmp_path / "baseline", "tiny", 0, Reporter())
+    sets = [open_set(SetSpec(format="chat_template"), prompts, 0)]
+    baseline = subject_on(workbench, plan, prompts, eos_token_ids(source.generation_config))
+
+    def outcomes(bundle: Path, max_kl: float = 0.5) -> dict[str, str]:
+        verdicts = judge_bundle(bundle, Gate(max_kl=max_kl), judge, sets, baseline)
+        return {name: verdict.outcome for name, verdict in verdicts.items()}
+
+    assert outcomes(finished.bundle) == {"text": "pass", "chat_template": "pass"}
+    assert outcomes(finished.bundle, max_kl=1e-9) == {"text": "fail"}
+
+    manifest = verify_bundle(finished.bundle)
+    files: dict[str, bytes | Path] = {
+        name: finished.bundle / name for name in manifest.files if not name.startswith("weights/")
+    }
+    files["chat_template.jinja"] = b"{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
+    deployment = Deployment.model_validate(manifest.model_dump(include=set(Deployment.model_fields)))
+    tensors = open_bundle(finished.bundle, machine=host().machine, cpu_flags=host().flags).tensors
+    write_bundle(tmp_path / "wrong template", deployment, tensors, files)
+    assert outcomes(tmp_path / "wrong template") == {"text": "pass", "chat_template": "fail"}
