@@ -3,7 +3,7 @@
     python benchmarks/lm_eval_check.py BUNDLE gsm8k.jsonl --lm-eval VENV/bin/lm_eval [--items N] [--output FILE]
 
 The harness lives in an environment of its own (`pip install "lm-eval[api]" torch transformers`). Multiple choice is made of
-the same file: each question with its own number and three of other questions. Prints the figures, and exits with 1 where an item differs.
+the same file: each question with its own number and three of other questions. Exits with 1 where an item differs.
 """
 
 from __future__ import annotations
