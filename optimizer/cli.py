@@ -43,6 +43,7 @@ def optimize(
     try:
         from kernels.cpu.build import CompileFailed
         from optimizer.command import Overrides, run_optimize
+        from optimizer.evaluation import SandboxUnavailable
         from optimizer.search.proof import NothingPasses
 
         try:
@@ -50,7 +51,7 @@ def optimize(
         except NothingPasses as error:
             click.echo(f"nothing passes the gate, so no bundle was written: {error}", err=True)
             sys.exit(EXIT_NOTHING_PASSES)
-        except (ValueError, OSError, CompileFailed) as error:
+        except (ValueError, OSError, CompileFailed, SandboxUnavailable) as error:
             raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         click.echo("stopped; the same command goes on from here", err=True)

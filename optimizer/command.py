@@ -75,4 +75,6 @@ def _conclude(forged: Forged, reporter: Reporter) -> None:
     for name, evaluation in proven.evaluations.items():
         kl, top1 = evaluation.kl, evaluation.top1_agreement
         reporter.say(f"{name}: KL {kl.value:.4f} nats ({kl.low:.4f} to {kl.high:.4f}), same first choice {top1.value:.1%}")
+    for name, comparison in proven.comparisons.items():
+        reporter.say(f"{name}: {comparison.verdict.checks[0]}")
     reporter.say(f"bundle: {forged.spec.output}\nreport: {forged.spec.output / 'report.html'}")

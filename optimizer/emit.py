@@ -14,7 +14,7 @@ from artifacts.precision import Scheme
 from artifacts.writer import write_bundle
 from optimizer.forged import Forged
 from optimizer.importers import describe_stored_codes
-from optimizer.report import Headline, KernelWinner, ReportData, SetAccuracy, StepLatency, TrialPoint, render_report
+from optimizer.report import Headline, KernelWinner, ReportData, SetAccuracy, SetItems, StepLatency, TrialPoint, render_report
 from optimizer.search.precision import Trial, pareto_front
 
 _LIBRARIES = ("numpy", "optuna", "torch")
@@ -34,6 +34,8 @@ def emit(forged: Forged, destination: Path) -> Manifest:
     }
     if source.chat_template is not None:
         files["chat_template.jinja"] = source.chat_template.encode()
+    for name, comparison in forged.proven.comparisons.items():
+        files[f"evaluation/{name}.jsonl"] = comparison.items_jsonl().encode()
     files |= forged.frozen.files
     return write_bundle(destination, deployment(forged), forged.workbench.store.plan_tensors(forged.plan), files)
 
@@ -74,6 +76,11 @@ def evaluation_record(forged: Forged) -> dict[str, object]:
         "evaluated": forged.evaluated,
         "passed": all(verdict.passed for verdict in proven.verdicts.values()),
         "sets": {name: evaluation.record() for name, evaluation in proven.evaluations.items()},
+        "item_sets": {name: comparison.record() for name, comparison in proven.comparisons.items()},
+        "verdicts": {
+            name: {"outcome": verdict.outcome, "checks": [str(check) for check in verdict.checks]}
+            for name, verdict in proven.verdicts.items()
+        },
         "speed": {"decode": asdict(forged.decode_speed), "prefill": asdict(forged.prefill_speed)},
         "workload": asdict(forged.workload),
     }
@@ -106,6 +113,7 @@ def report_data(forged: Forged) -> ReportData:
             measured=forged.decode_speed.measured,
         ),
         accuracy=[SetAccuracy(name, proven.evaluations[name], proven.verdicts[name]) for name in proven.evaluations],
+        items=[SetItems(name, comparison) for name, comparison in proven.comparisons.items()],
         plan={group: scheme.name for group, scheme in forged.plan.items()},
         trials=[TrialPoint(t.number, _summary(t), t.latency_ms, t.kl, t.is_feasible, t.number in front) for t in forged.trials],
         chosen_trial=proven.trial.number,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from tokenizers import Tokenizer
 
 from artifacts.precision import KvDtype, Plan, Scheme
 from optimizer.cost.provider import CostProvider
-from optimizer.evaluation import Evaluation, Gate
+from optimizer.evaluation import Comparison, Evaluation, Gate
 from optimizer.forged import Forged
 from optimizer.importers import describe_stored_codes, open_source
 from optimizer.ledger import Ledger
@@ -20,11 +21,12 @@ from optimizer.progress import Reporter
 from optimizer.quantized_store import QuantizedStore
 from optimizer.search.accuracy import Judge, trial_score
 from optimizer.search.bands import Band, fitting_schemes, kind_of, make_bands, plan_of
+from optimizer.search.items import ItemJudge, open_sets, source_prompts
 from optimizer.search.plan_digest import plan_digest
 from optimizer.search.precision import PrecisionSearch, Trial
 from optimizer.search.proof import NothingPasses, Proven, finalists, prove
 from optimizer.search.sensitivity import Probes, Sensitivities, measure_sensitivities, predict_kl
-from optimizer.search.texts import TextSets, read_texts, sample_sequences
+from optimizer.search.texts import TextSets, proof_texts, read_texts, sample_sequences
 from optimizer.search.warm_start import Choice, trade_off_choices, uniform_choices
 from optimizer.spec import ModelSpec
 from optimizer.study_name import study_name
@@ -61,6 +63,7 @@ class Forge:
         self._baseline_scheme = self._target.baseline(is_bf16)
         self._baseline: Plan = dict.fromkeys(self._shapes, self._baseline_scheme)
         self._gate = Gate(**spec.gate.model_dump())
+        self._sets = open_sets(spec.evaluation, source_prompts(self._source), spec.seed, reporter)
 
     def run(self) -> Forged:
         """Every stage; NothingPasses if no plan is within the gate."""
@@ -117,8 +120,10 @@ class Forge:
         evaluation = self._spec.evaluation
         tokenizer = Tokenizer.from_str(self._source.tokenizer_json)
         prefix = tokenizer.encode("").ids
+        proof = proof_texts(evaluation, tokenizer, prefix)
         if evaluation.text:
-            return read_texts(evaluation, tokenizer, prefix)
+            texts = read_texts(evaluation, tokenizer, prefix)
+            return TextSets(texts.search, texts.proof | proof)
 
         def sample() -> list[list[int]]:
             num_tokens = min(evaluation.tokens_per_sequence, self._architecture.max_position)
@@ -129,7 +134,7 @@ class Forge:
             return sample_sequences(runner, start, 2 * evaluation.num_sequences, num_tokens, self._spec.seed, self._reporter)
 
         sequences = self._ledger.once("texts/sampled", sample)
-        return TextSets({SAMPLED: sequences[0::2]}, {SAMPLED: sequences[1::2]})
+        return TextSets({SAMPLED: sequences[0::2]}, {SAMPLED: sequences[1::2]} | proof)
 
     def _start_token(self) -> int:
         """What a text begins with for a model whose tokenizer adds nothing: its BOS, or its EOS, which separates texts."""
@@ -200,6 +205,9 @@ class Forge:
         self, trials: list[Trial], bands: tuple[Band, ...], workbench: Workbench, sets: dict[str, list[list[int]]]
     ) -> Proven:
         judge = self._judge(workbench, sets)
+        named = [one.name for one in self._spec.evaluation.sets if one.format == "text"]
+        # The study outlives a change of the sets, so a record says which texts it is about.
+        texts_proved_on = f"/{sha256(repr([sets[name] for name in named]).encode()).hexdigest()[:16]}" if named else ""
 
         def size_bytes(trial: Trial) -> float:
             plan = plan_of(bands, trial.choice)
@@ -212,7 +220,14 @@ class Forge:
                 with self._reporter.task(f"proving trial {trial.number} on unseen text", judge.num_sequences) as advance:
                     return {name: evaluation.record() for name, evaluation in judge.evaluate(plan, advance).items()}
 
-            records = self._ledger.once(f"proof/{plan_digest(plan)}", measure)
+            records = self._ledger.once(f"proof/{plan_digest(plan)}{texts_proved_on}", measure)
             return {name: Evaluation.from_record(record) for name, record in records.items()}
 
-        return prove(finalists(trials, self._spec.search.choice, size_bytes), self._gate, evaluations)
+        items = ItemJudge.make(self._sets, workbench, self._baseline, self._source, self._folder / "answers", self._spec.seed)
+
+        def comparisons(trial: Trial) -> dict[str, Comparison]:
+            return items.compare(plan_of(bands, trial.choice), f"asking trial {trial.number}", self._reporter)
+
+        margins = {one.name: one.margin for one in self._spec.evaluation.sets if one.format == "text"}
+        candidates = finalists(trials, self._spec.search.choice, size_bytes)
+        return prove(candidates, self._gate, evaluations, comparisons, margins)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,9 @@ def load(folder: Path, num_threads: int | None = None) -> Loaded:
     runner = _load_gpu_runner(bundle) if bundle.manifest.target.archs else load_runner(bundle, num_threads)
     return Loaded(
         manifest=bundle.manifest,
-        engine=Engine(runner, _eos_token_ids(config)),
+        engine=Engine(runner, eos_token_ids(config)),
         tokenizer=Tokenizer.from_str(bundle.read("tokenizer.json").decode()),
-        chat_template=_chat_template(bundle, config),
+        chat_template=chat_template_of(_chat_template(bundle), config),
         generation_config=config,
     )
 
@@ -94,13 +95,19 @@ def _generation_config(bundle: Bundle) -> dict[str, Any]:
     return config
 
 
-def _eos_token_ids(config: dict[str, Any]) -> list[int]:
+def eos_token_ids(config: Mapping[str, Any]) -> list[int]:
+    """The tokens at which generation ends, by a generation_config.json."""
     ids = config.get("eos_token_id")
     return ids if isinstance(ids, list) else [] if ids is None else [ids]
 
 
-def _chat_template(bundle: Bundle, config: dict[str, Any]) -> ChatTemplate | None:
-    if "chat_template.jinja" not in bundle.manifest.files:
+def chat_template_of(source: str | None, config: Mapping[str, Any]) -> ChatTemplate | None:
+    """The template with the special tokens that a generation_config.json names."""
+    if source is None:
         return None
-    source = bundle.read("chat_template.jinja").decode()
     return ChatTemplate(source, bos_token=config.get("bos_token", ""), eos_token=config.get("eos_token", ""))
+
+
+def _chat_template(bundle: Bundle) -> str | None:
+    listed = "chat_template.jinja" in bundle.manifest.files
+    return bundle.read("chat_template.jinja").decode() if listed else None

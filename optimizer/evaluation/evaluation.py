@@ -63,7 +63,7 @@ class Evaluation:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Estimate):
-                record[field.name] = {name: _rounded(number) for name, number in asdict(value).items()}
+                record[field.name] = {name: rounded(number) for name, number in asdict(value).items()}
             else:
                 record[field.name] = value
         return record
@@ -82,5 +82,6 @@ def evaluate(sequences: Sequence[Sequence[int]], score: Score, baseline: Baselin
     return Evaluation.of((compare(ids, baseline.logits(i), score(list(ids))) for i, ids in enumerate(sequences)), seed=seed)
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
+    """`value` to 9 significant digits, so that its text is stable."""
     return float(f"{value:.{_SIGNIFICANT_DIGITS}g}")

@@ -1,15 +1,29 @@
-"""The accuracy gate: limits on the unfavourable end of each metric's interval."""
+"""The accuracy gate: limits on text and non-inferiority on items, each read at the unfavourable end of its interval."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
 from optimizer.evaluation.confidence import Estimate
 from optimizer.evaluation.evaluation import Evaluation
+from optimizer.evaluation.paired import Paired
 
 Metric = Literal["kl", "perplexity_increase", "top1_agreement"]
+Outcome = Literal["pass", "fail", "inconclusive"]
+
+
+class Checked(Protocol):
+    """One condition of the gate and how a candidate met it. Its string says it in a line, and what to do if it did not."""
+
+    @property
+    def outcome(self) -> Outcome: ...
+
+    @property
+    def violation(self) -> float:
+        """By what part of what is allowed it is missed; 0 or less within."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,10 @@ class Check:
         return self.margin >= 0
 
     @property
+    def outcome(self) -> Outcome:
+        return "pass" if self.passed else "fail"
+
+    @property
     def violation(self) -> float:
         """By what part of its limit the bound misses it, 0 or less within; of an agreement, of the disagreement allowed.
 
@@ -53,14 +71,84 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Every limit of a gate, checked. A gate without limits passes everything."""
+class NonInferiority:
+    """That a candidate scores at most `margin` below its baseline on a set of items, which the interval must show."""
 
-    checks: tuple[Check, ...]
+    metric: str
+    paired: Paired
+    margin: float
+    is_stopped: bool = False
+    """Whether the sequential test ended the candidate before its last item: a fail, whatever the interval says by then."""
+
+    @property
+    def outcome(self) -> Outcome:
+        if self.is_stopped or self.paired.difference.high < -self.margin:
+            return "fail"
+        return "pass" if self.paired.difference.low >= -self.margin else "inconclusive"
+
+    @property
+    def violation(self) -> float:
+        return (-self.margin - self.paired.difference.low) / self.margin
+
+    @property
+    def advice(self) -> str:
+        """What to do about a set that is not passed; empty for one that is."""
+        if self.outcome == "pass":
+            return ""
+        if self.outcome == "fail":
+            return "ended early, as hopeless" if self.is_stopped else "the interval excludes the margin"
+        needed = self.paired.items_needed(self.margin)
+        if needed is None:
+            return "inconclusive, and the score itself lies beyond the margin: more items would rather fail it"
+        more = needed - self.paired.num_items
+        return f"inconclusive: needs about {more} more items at this rate of disagreement; raise max_items, or the margin"
+
+    def __str__(self) -> str:
+        paired, difference = self.paired, self.paired.difference
+        return (
+            f"{self.metric} {paired.candidate:.2%} against {paired.baseline:.2%} on {paired.num_items} items, difference "
+            f"{difference.value:+.2%} ({difference.low:+.2%} to {difference.high:+.2%}) must be at least {-self.margin:.2%} at "
+            f"{difference.low:+.2%}: {self.advice or 'passes'}"
+        )
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """That every item is right: for what does not depend on chance."""
+
+    metric: str
+    num_items: int
+    wrong: tuple[str, ...]
+    """What was wrong with each item that is not right, in a line."""
+
+    @property
+    def outcome(self) -> Outcome:
+        return "fail" if self.wrong else "pass"
+
+    @property
+    def violation(self) -> float:
+        return len(self.wrong) / self.num_items
+
+    def __str__(self) -> str:
+        right = f"{self.metric}: {self.num_items - len(self.wrong)} of {self.num_items} items are right"
+        return "; ".join((f"{right}, all must be", *self.wrong[:3])) if self.wrong else right
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Every condition of a gate on one set, checked. A gate without conditions passes everything."""
+
+    checks: tuple[Checked, ...]
 
     @property
     def passed(self) -> bool:
-        return all(check.passed for check in self.checks)
+        return self.outcome == "pass"
+
+    @property
+    def outcome(self) -> Outcome:
+        """A fail if any check fails; what is inconclusive does not pass either."""
+        outcomes = {check.outcome for check in self.checks}
+        return "fail" if "fail" in outcomes else "inconclusive" if "inconclusive" in outcomes else "pass"
 
     @property
     def violation(self) -> float:
@@ -68,8 +156,8 @@ class Verdict:
         return max((check.violation for check in self.checks), default=0.0)
 
     def shortfall(self) -> str:
-        """The checks that failed and by how much, one a line; empty when all passed."""
-        return "\n".join(str(check) for check in self.checks if not check.passed)
+        """The checks that were not passed and by how much, one a line; empty when all were."""
+        return "\n".join(str(check) for check in self.checks if check.outcome != "pass")
 
 
 @dataclass(frozen=True)
@@ -79,6 +167,11 @@ class Gate:
     max_kl: float | None = None
     max_perplexity_increase: float | None = None
     min_top1_agreement: float | None = None
+
+    def with_margin(self, margin: float | None) -> Gate:
+        """The same with a limit on the perplexity increase that is at most `margin`; None changes nothing."""
+        limits = [limit for limit in (margin, self.max_perplexity_increase) if limit is not None]
+        return replace(self, max_perplexity_increase=min(limits, default=None))
 
     def judge(self, evaluation: Evaluation) -> Verdict:
         """Hold each limit against the unfavourable end of the metric's 95 % interval."""

@@ -5,9 +5,10 @@ from optimizer.report.data import (
     KernelWinner,
     ReportData,
     SetAccuracy,
+    SetItems,
     StepLatency,
     TrialPoint,
 )
 from optimizer.report.page import render_report
 
-__all__ = ["Headline", "KernelWinner", "ReportData", "SetAccuracy", "StepLatency", "TrialPoint", "render_report"]
+__all__ = ["Headline", "KernelWinner", "ReportData", "SetAccuracy", "SetItems", "StepLatency", "TrialPoint", "render_report"]

@@ -10,6 +10,7 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
+from optimizer.evaluation import Check
 from optimizer.report.data import ReportData, StepLatency, TrialPoint
 from optimizer.report.markup import element, percent
 from optimizer.report.quantities import figures, tick_label
@@ -86,8 +87,8 @@ def interval_bar(value: float, low: float, high: float, limit: float, *, is_ceil
 
 def kl_limit(data: ReportData) -> float | None:
     """The gate's limit on KL, where it sets one."""
-    checks = (check for accuracy in data.accuracy for check in accuracy.verdict.checks if check.metric == "kl")
-    return next((check.limit for check in checks), None)
+    checks = (check for accuracy in data.accuracy for check in accuracy.verdict.checks)
+    return next((check.limit for check in checks if isinstance(check, Check) and check.metric == "kl"), None)
 
 
 def _trial_point(trial: TrialPoint, x: Scale, y: Scale, *, is_chosen: bool) -> Markup:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from optimizer.evaluation import Estimate, Evaluation, Verdict
+from optimizer.evaluation import Comparison, Estimate, Evaluation, Verdict
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,14 @@ class SetAccuracy:
 
 
 @dataclass(frozen=True)
+class SetItems:
+    """The chosen plan and the unquantized model on one set of items."""
+
+    set_name: str
+    comparison: Comparison
+
+
+@dataclass(frozen=True)
 class KernelWinner:
     """The constants that a kernel was frozen with.
 
@@ -84,6 +92,7 @@ class ReportData:
     headline: Headline
     accuracy: Sequence[SetAccuracy]
     plan: Mapping[str, str]
+    items: Sequence[SetItems] = ()
     trials: Sequence[TrialPoint] = ()
     chosen_trial: int | None = None
     sensitivities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -95,4 +104,5 @@ class ReportData:
     @property
     def passed(self) -> bool:
         """Whether every set's verdict passed."""
-        return all(accuracy.verdict.passed for accuracy in self.accuracy)
+        verdicts = [accuracy.verdict for accuracy in self.accuracy] + [one.comparison.verdict for one in self.items]
+        return all(verdict.passed for verdict in verdicts)

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from optimizer.evaluation import Check, Estimate
 from optimizer.report import charts, maps
-from optimizer.report.data import ReportData, SetAccuracy, StepLatency
+from optimizer.report.data import ReportData, SetAccuracy, SetItems, StepLatency
 from optimizer.report.quantities import byte_size, figures, percentage
 
 _METRICS = {
@@ -38,6 +38,22 @@ class AccuracyRow:
     bar: Markup
 
 
+@dataclass(frozen=True)
+class ItemRow:
+    """One metric of a set of items, in words. `limit` and `verdict` are empty where the gate reads another metric."""
+
+    set_name: str
+    metric: str
+    num_items: int
+    baseline: str
+    candidate: str
+    difference: str
+    discordant: str
+    limit: str
+    verdict: str
+    passed: bool | None
+
+
 def render_report(data: ReportData) -> str:
     """report.html of `data`: one self-contained page (no script, no request), the same bytes for the same data."""
     environment = Environment(
@@ -54,6 +70,7 @@ def render_report(data: ReportData) -> str:
         charts=charts,
         maps=maps,
         accuracy_rows=[(accuracy, _accuracy_rows(accuracy)) for accuracy in data.accuracy],
+        item_rows=[row for one in data.items for row in _item_rows(one)],
         front=sorted((trial for trial in data.trials if trial.on_front), key=lambda t: (t.latency_ms, t.number)),
         surface=_surface(data.step_latencies),
         heat_steps=range(maps.HEAT_STEPS),
@@ -61,7 +78,7 @@ def render_report(data: ReportData) -> str:
 
 
 def _accuracy_rows(accuracy: SetAccuracy) -> list[AccuracyRow]:
-    checks: Mapping[str, Check] = {check.metric: check for check in accuracy.verdict.checks}
+    checks: Mapping[str, Check] = {check.metric: check for check in accuracy.verdict.checks if isinstance(check, Check)}
     return [_accuracy_row(metric, getattr(accuracy.evaluation, metric), checks.get(metric)) for metric in _METRICS]
 
 
@@ -85,6 +102,34 @@ def _accuracy_row(metric: str, estimate: Estimate, check: Check | None) -> Accur
         if check
         else Markup(),
     )
+
+
+def _item_rows(one: SetItems) -> list[ItemRow]:
+    comparison = one.comparison
+    item_set, verdict, num_items = comparison.item_set, comparison.verdict, len(comparison.candidate)
+    if item_set.is_exact:
+        right = sum(marked.scores[item_set.metric] for marked in comparison.candidate)
+        score = percentage(right / num_items)
+        return [ItemRow(one.set_name, item_set.metric, num_items, "", score, "", "", "all", verdict.outcome, verdict.passed)]
+    rows = []
+    for metric in sorted(item_set.metrics, key=lambda metric: metric != item_set.metric):
+        paired, is_read = comparison.paired(metric), metric == item_set.metric
+        difference = paired.difference
+        rows.append(
+            ItemRow(
+                set_name=one.set_name,
+                metric=metric,
+                num_items=num_items,
+                baseline=percentage(paired.baseline),
+                candidate=percentage(paired.candidate),
+                difference=f"{100 * difference.value:+.2f} ({100 * difference.low:+.2f} to {100 * difference.high:+.2f})",
+                discordant=f"{paired.num_worse} / {paired.num_better}",
+                limit=f"≥\N{NO-BREAK SPACE}{-100 * item_set.margin:g}" if is_read else "",
+                verdict=verdict.outcome if is_read else "",
+                passed=verdict.passed if is_read else None,
+            )
+        )
+    return rows
 
 
 def _surface(steps: Sequence[StepLatency]) -> tuple[list[int], list[tuple[int, list[str]]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from artifacts.precision import Plan
 from optimizer.evaluation import BaselineStore, Evaluation, Gate, Score, Verdict, compare, evaluate
@@ -67,9 +68,11 @@ class Judge:
         return result.kl / result.num_tokens
 
 
-def judge_all(gate: Gate, evaluations: Mapping[str, Evaluation]) -> dict[str, Verdict]:
-    """Every set must pass the gate."""
-    return {name: gate.judge(evaluation) for name, evaluation in evaluations.items()}
+def judge_all(
+    gate: Gate, evaluations: Mapping[str, Evaluation], margins: Mapping[str, float] = MappingProxyType({})
+) -> dict[str, Verdict]:
+    """Every set must pass the gate, and keep its own margin on the perplexity increase where it has one."""
+    return {name: gate.with_margin(margins.get(name)).judge(evaluation) for name, evaluation in evaluations.items()}
 
 
 def trial_score(gate: Gate, evaluations: Mapping[str, Evaluation]) -> TrialScore:

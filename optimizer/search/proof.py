@@ -1,16 +1,17 @@
-"""Last stage: finalists on text that no trial has seen, and the winner's speed, side by side with the unquantized model."""
+"""Last stage: finalists on text and items that no trial has seen, and the winner's speed, beside the unquantized model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 
 from artifacts.precision import Plan
 from optimizer.cost.workload import Workload, decode_spans, prefill_spans
-from optimizer.evaluation import Estimate, Evaluation, Gate, Verdict
+from optimizer.evaluation import Comparison, Estimate, Evaluation, Gate, Verdict
 from optimizer.search.accuracy import judge_all
 from optimizer.search.precision import Trial, pareto_front
 from optimizer.tuning.timing import interleaved_ms
@@ -29,10 +30,11 @@ class NothingPasses(Exception):
 
 @dataclass(frozen=True)
 class Proven:
-    """A trial that passed on unseen text."""
+    """A trial that passed on unseen text and on every set of items; a verdict for each of both."""
 
     trial: Trial
     evaluations: dict[str, Evaluation]
+    comparisons: dict[str, Comparison]
     verdicts: dict[str, Verdict]
 
 
@@ -49,19 +51,34 @@ def finalists(trials: Sequence[Trial], rule: ChoiceRule, size_bytes: Callable[[T
     return sorted((t for t in trials if t.is_feasible), key=lambda t: (size_bytes(t), t.latency_ms, t.number))
 
 
-def prove(candidates: Sequence[Trial], gate: Gate, evaluate: Callable[[Trial], dict[str, Evaluation]]) -> Proven:
-    """The first candidate that passes the gate on the proof sets. NothingPasses if none does."""
-    best: tuple[float, str] | None = None
+def prove(
+    candidates: Sequence[Trial],
+    gate: Gate,
+    evaluate: Callable[[Trial], dict[str, Evaluation]],
+    compare: Callable[[Trial], dict[str, Comparison]] = lambda trial: {},
+    margins: Mapping[str, float] = MappingProxyType({}),
+) -> Proven:
+    """The first candidate that passes the gate on the proof texts, and then on the sets of items. NothingPasses if none does.
+
+    `margins`, by the name of a text, are limits of its own on the perplexity increase.
+    """
+    best: tuple[tuple[bool, float], str] | None = None
     for trial in candidates:
         evaluations = evaluate(trial)
-        verdicts = judge_all(gate, evaluations)
+        comparisons: dict[str, Comparison] = {}
+        verdicts = judge_all(gate, evaluations, margins)
+        passes_texts = all(verdict.passed for verdict in verdicts.values())
+        if passes_texts:
+            comparisons = compare(trial)
+            verdicts |= {name: comparison.verdict for name, comparison in comparisons.items()}
         failed = {name: verdict for name, verdict in verdicts.items() if not verdict.passed}
         if not failed:
-            return Proven(trial, evaluations, verdicts)
-        miss = max(verdict.violation for verdict in failed.values())
+            return Proven(trial, evaluations, comparisons, verdicts)
+        miss = not passes_texts, max(verdict.violation for verdict in failed.values())
         shortfall = "\n".join(f"  {name}: {verdict.shortfall()}" for name, verdict in failed.items())
         if best is None or miss < best[0]:
-            best = miss, f"of {len(candidates)} finalists, trial {trial.number} came closest on unseen text:\n{shortfall}"
+            where = "the sets of items" if passes_texts else "unseen text"
+            best = miss, f"of {len(candidates)} finalists, trial {trial.number} came closest on {where}:\n{shortfall}"
     if best is None:
         raise ValueError("prove() needs at least one candidate")
     raise NothingPasses(best[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tokenizers import Tokenizer
 
@@ -52,24 +53,43 @@ def sample_sequences(
 def read_texts(spec: EvaluationSpec, tokenizer: Tokenizer, prefix: Sequence[int]) -> TextSets:
     """The user's files as sets, each cut into sequences that begin with `prefix`, dealt to search and proof in turn.
 
-    ValueError for a file too short for both halves, or of the same name as another.
+    ValueError for a file too short for both halves.
     """
     sets = TextSets({}, {})
     for path in spec.text:
-        sequences = text_sequences(
-            [path],
-            lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
-            num_tokens=spec.tokens_per_sequence,
-            max_sequences=2 * spec.num_sequences,
-            prefix=prefix,
-        )
+        sequences = _sequences(spec, path, 2 * spec.num_sequences, tokenizer, prefix)
         if len(sequences) < 2 * MIN_SEQUENCES:
             raise ValueError(
                 f"{path}: {2 * MIN_SEQUENCES} sequences of {spec.tokens_per_sequence} tokens are needed, half of them to "
                 f"search with and half to prove with; got {len(sequences)}: give a longer text or lower tokens_per_sequence"
             )
-        name = path.stem
-        if name in sets.search:
-            raise ValueError(f"{path}: a set is called by its file's name, and there is another {name!r} already; rename one")
-        sets.search[name], sets.proof[name] = sequences[0::2], sequences[1::2]
+        sets.search[path.stem], sets.proof[path.stem] = sequences[0::2], sequences[1::2]
     return sets
+
+
+def proof_texts(spec: EvaluationSpec, tokenizer: Tokenizer, prefix: Sequence[int]) -> dict[str, list[Tokens]]:
+    """The sets of format `text`, which the search never sees: ValueError for one too short for an interval."""
+    texts = {}
+    for one in spec.sets:
+        if one.format != "text":
+            continue
+        assert one.path is not None, "the specification asks for it"
+        texts[one.name] = _sequences(spec, one.path, one.max_items or spec.num_sequences, tokenizer, prefix)
+        if len(texts[one.name]) < MIN_SEQUENCES:
+            raise ValueError(
+                f"{one.path}: {MIN_SEQUENCES} sequences of {spec.tokens_per_sequence} tokens are needed, got "
+                f"{len(texts[one.name])}: give a longer text, raise max_items or lower tokens_per_sequence"
+            )
+    return texts
+
+
+def _sequences(
+    spec: EvaluationSpec, path: Path, num_sequences: int, tokenizer: Tokenizer, prefix: Sequence[int]
+) -> list[Tokens]:
+    return text_sequences(
+        [path],
+        lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
+        num_tokens=spec.tokens_per_sequence,
+        max_sequences=num_sequences,
+        prefix=prefix,
+    )

@@ -15,13 +15,14 @@ from tokenizers import Tokenizer
 
 from runtime.chat import ChatTemplate
 from runtime.engine import Engine
+from runtime.prompts import Prompts
 from runtime.server.async_engine import AsyncEngine, EngineFailure
 from runtime.server.chat_route import create_chat_completion
 from runtime.server.completion_route import create_completion
 from runtime.server.errors import on_engine_failure, on_failure, on_http_error, on_validation_error
 from runtime.server.gate import Gate
 from runtime.server.metrics import ServerMetrics
-from runtime.server.prompts import Prompts
+from runtime.server.prompts import encode_chat
 from runtime.server.protocol_chat import ChatCompletionBody
 from runtime.server.protocol_completion import CompletionBody
 from runtime.server.protocol_tokens import DetokenizeBody, DetokenizedText, TokenizeChatBody, TokenizeTextBody, Tokens
@@ -97,7 +98,7 @@ def _add_token_routes(app: FastAPI, service: Service) -> None:
         if isinstance(body, TokenizeTextBody):
             tokens = service.prompts.encode(body.prompt, body.add_special_tokens)
         else:
-            tokens = service.prompts.encode_chat(body)
+            tokens = encode_chat(service.prompts, body)
         return Tokens(tokens=tokens, count=len(tokens), max_model_len=service.engine.max_model_len)
 
     @app.post("/detokenize")

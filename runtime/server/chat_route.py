@@ -11,7 +11,7 @@ from starlette.responses import Response
 from runtime.request import FinishReason
 from runtime.server.choice import ScoredToken
 from runtime.server.generation import Generation, start
-from runtime.server.prompts import truncate
+from runtime.server.prompts import encode_chat, truncate
 from runtime.server.protocol_chat import (
     AnswerMessage,
     ChatChoice,
@@ -34,7 +34,7 @@ async def create_chat_completion(service: Service, body: ChatCompletionBody, htt
     """The assistant's next message: JSON, or server-sent events."""
     service.check_model(body.model)
     service.check_accepting()
-    prompt = truncate(service.prompts.encode_chat(body), body.truncate_prompt_tokens, service.engine.max_model_len)
+    prompt = truncate(encode_chat(service.prompts, body), body.truncate_prompt_tokens, service.engine.max_model_len)
     generation = await start(
         service,
         body,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from runtime.prompts import Prompts
 from runtime.server.async_engine import AsyncEngine
 from runtime.server.errors import ApiError
 from runtime.server.metrics import ServerMetrics
-from runtime.server.prompts import Prompts
 from runtime.server.sampling import GenerationDefaults
 from runtime.text_stream import Vocabulary
 

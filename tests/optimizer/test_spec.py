@@ -153,3 +153,35 @@ def test_the_example_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     spec: Any = load(tmp_path / "examples", text)
     assert spec.output == tmp_path / "bundles" / "smollm2-cpu"
     assert spec.name == "smollm2"
+
+
+def test_sets_by_path_and_format(folder: Path) -> None:
+    (folder / "gsm8k.jsonl").touch()
+    spec = load(
+        folder,
+        "source: tiny model.gguf\nevaluation:\n  sets:\n"
+        "    - {path: gsm8k.jsonl, format: gsm8k, max_items: 100, margin: 2%, num_fewshot: 5, chat: true}\n"
+        "    - {format: retrieval, context_tokens: [512, 4096]}\n    - {format: chat_template, name: template}\n",
+    )
+    gsm8k, retrieval, template = spec.evaluation.sets
+    assert (gsm8k.name, gsm8k.path, gsm8k.max_items, gsm8k.margin) == ("gsm8k", folder / "gsm8k.jsonl", 100, 0.02)
+    assert (retrieval.name, retrieval.context_tokens, template.name) == ("retrieval", (512, 4096), "template")
+    bare = load(folder, "source: tiny model.gguf\n")
+    assert spec.digest(SOURCES) == bare.digest(SOURCES), "sets decide at the end, and another one searches nothing again"
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        ("{format: gsm8k}", "a set of format gsm8k needs path"),
+        ("{format: chat_template, margin: 1%}", "a set of format chat_template takes .*; got margin"),
+        ("{format: humaneval, path: text.txt, num_fewshot: 2}", "format humaneval takes .*; got num_fewshot"),
+        ("{format: mmlu, path: text.txt}", "multiple_choice"),
+        ("{format: retrieval, margin: 0}", "greater than 0"),
+        ("{format: retrieval}, {format: retrieval}", "different names, got 'retrieval' twice"),
+        ("{format: text, path: absent.txt}", "must be a path that exists"),
+    ],
+)
+def test_a_set_that_cannot_be(folder: Path, sets: str, message: str) -> None:
+    with pytest.raises(LocatedError, match=message):
+        load(folder, f"source: tiny model.gguf\nevaluation: {{sets: [{sets}]}}\n")

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.evaluation import Estimate
-from optimizer.report import Headline, ReportData, StepLatency, TrialPoint, render_report
+from optimizer.evaluation import Comparison, Estimate
+from optimizer.evaluation.sets import Marked
+from optimizer.evaluation.sets.multiple_choice import MultipleChoice
+from optimizer.report import Headline, ReportData, SetItems, StepLatency, TrialPoint, render_report
 
 Browser = Callable[..., subprocess.CompletedProcess[str]]
 Report = Callable[..., ReportData]
@@ -163,3 +165,22 @@ def test_browser_draws_it_without_complaint(report: Report, browser: Browser, tm
         sizes.append(shot.stat().st_size)
     # An empty page of this size compresses to next to nothing.
     assert sizes[0] > 10 * sizes[1]
+
+
+def test_sets_of_items_are_shown_with_both_scores_and_their_verdict(report: Report) -> None:
+    questions = [{"id": str(i), "question": "?", "choices": ["a", "b"], "answer": 0} for i in range(40)]
+    item_set = MultipleChoice("exam", questions, margin=0.1)
+
+    def marked(num_right: int) -> tuple[Marked, ...]:
+        return tuple(Marked(str(i), dict.fromkeys(item_set.metrics, float(i < num_right)), "") for i in range(40))
+
+    passed = Comparison(item_set, marked(30), marked(31), False, 0)
+    lost = Comparison(item_set, marked(30), marked(10), True, 0)
+    for comparison, words in ((passed, ("pass", "passes the gate")), (lost, ("fail", "misses the gate"))):
+        data = replace(report(), items=[SetItems("exam", comparison)])
+        page = render_report(data)
+        check(page)
+        assert words[1] in page and f'<td class="{words[0]}">{words[0]}</td>' in page
+        assert "<td>exam</td><td>acc_norm</td>" in page and "75.0\N{NO-BREAK SPACE}%" in page
+        assert data.passed == (words[0] == "pass")
+    assert "Evaluation sets" not in render_report(report())

@@ -108,3 +108,18 @@ def test_models_and_version(served: Any) -> None:
     assert (model.id, model.owned_by, model.max_model_len) == ("tiny", "coldforge", 512)
     assert served.client().models.retrieve("tiny").id == "tiny"
     assert httpx.get(f"{served.url}/version").json() == {"version": "1.2.3"}
+
+
+def test_prompts_of_ids_are_scored_as_evaluation_harnesses_ask(served: Any) -> None:
+    """Several prompts of ids, echo, one token more, logprobs of all: the continuation's scores lie at [context:-1]."""
+    prompts = [served.encode("The quick brown"), served.encode("The quick 你好 brown fox")]
+    answer = complete(served, prompt=prompts, echo=True, max_tokens=1, logprobs=1, seed=1234)
+    for ids, choice in zip(prompts, sorted(answer.choices, key=lambda choice: choice.index), strict=True):
+        alone = complete(served, prompt=ids, echo=True, max_tokens=0, logprobs=1).choices[0]
+        scores, tops = choice.logprobs.token_logprobs, choice.logprobs.top_logprobs
+        assert len(scores) == len(tops) == len(ids) + 1
+        assert scores[:-1] == alone.logprobs.token_logprobs
+        for position in range(2, len(ids)):
+            best = max(tops[position].values())
+            assert scores[position] <= best
+            assert (scores[position] == best) == (served.runner.recital[position % len(served.runner.recital)] == ids[position])

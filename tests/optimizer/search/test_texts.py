@@ -37,11 +37,3 @@ def test_a_file_too_short_for_both_halves(tmp_path: Path, tokenizer: Tokenizer) 
     path.write_text("x" * 16 * 7)
     with pytest.raises(ValueError, match=r"short\.txt: 8 sequences of 16 tokens are needed.* got 7"):
         read_texts(spec(path), tokenizer, prefix=[])
-
-
-def test_two_files_of_one_name_do_not_hide_each_other(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    paths = [tmp_path / "prose.txt", tmp_path / "prose.md"]
-    for path in paths:
-        path.write_text("x" * 16 * 8)
-    with pytest.raises(ValueError, match=r"prose\.md: .* another 'prose' already; rename one"):
-        read_texts(spec(*paths), tokenizer, prefix=[])

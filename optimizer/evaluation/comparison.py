@@ -1,0 +1,126 @@
+"""A candidate against its baseline on one set, item by item, and what of it goes into evaluation.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+from optimizer.evaluation.evaluation import rounded
+from optimizer.evaluation.gate import Fidelity, NonInferiority, Verdict
+from optimizer.evaluation.paired import Paired
+from optimizer.evaluation.sequential import Hopelessness
+from optimizer.evaluation.sets.item_set import ItemSet, Marked
+from optimizer.evaluation.subject import Subject
+
+#: items that are asked together, and between two looks of the sequential test
+BATCH_ITEMS = 16
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Results of both models on the items of a set that were asked, in their order, and the gate's verdict on them."""
+
+    item_set: ItemSet
+    baseline: tuple[Marked, ...]
+    candidate: tuple[Marked, ...]
+    is_stopped: bool
+    seed: int
+
+    def paired(self, metric: str) -> Paired:
+        """Both models' scores by one of the set's metrics."""
+        return Paired.of(
+            [marked.scores[metric] for marked in self.baseline],
+            [marked.scores[metric] for marked in self.candidate],
+            seed=self.seed,
+        )
+
+    @property
+    def verdict(self) -> Verdict:
+        item_set, metric = self.item_set, self.item_set.metric
+        if item_set.is_exact:
+            wrong = tuple(marked.answer for marked in self.candidate if marked.scores[metric] < 1)
+            return Verdict((Fidelity(metric, len(self.candidate), wrong),))
+        return Verdict((NonInferiority(metric, self.paired(metric), item_set.margin, self.is_stopped),))
+
+    def record(self) -> dict[str, object]:
+        """Plain data for evaluation.json; floats have 9 significant digits. The items themselves are `items_jsonl`."""
+        item_set, verdict = self.item_set, self.verdict
+        record: dict[str, object] = {
+            "format": item_set.format,
+            "metric": item_set.metric,
+            "num_items": len(self.candidate),
+            "outcome": verdict.outcome,
+            "verdict": str(verdict.checks[0]),
+        }
+        if item_set.is_exact:
+            return record
+        scores = {}
+        for metric in item_set.metrics:
+            paired = self.paired(metric)
+            scores[metric] = {
+                "baseline": rounded(paired.baseline),
+                "candidate": rounded(paired.candidate),
+                "difference": {name: rounded(value) for name, value in asdict(paired.difference).items()},
+                "num_worse": paired.num_worse,
+                "num_better": paired.num_better,
+                "mcnemar_p": rounded(paired.mcnemar_p),
+            }
+        return record | {"margin": item_set.margin, "stopped_early": self.is_stopped, "scores": scores}
+
+    def items_jsonl(self) -> str:
+        """A line per item: its id, both models' scores and answers."""
+        lines = (
+            {
+                "item": ours.item,
+                "baseline": {"scores": dict(theirs.scores), "answer": theirs.answer},
+                "candidate": {"scores": dict(ours.scores), "answer": ours.answer},
+            }
+            for theirs, ours in zip(self.baseline, self.candidate, strict=True)
+        )
+        return "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
+
+
+def compare_on(
+    item_set: ItemSet,
+    baseline: Subject,
+    candidate: Subject,
+    *,
+    seed: int,
+    on_item: Callable[[], object] = lambda: None,
+) -> Comparison:
+    """Ask both models the set's items in turn; the sequential test may end it early, as a fail.
+
+    Ending early can only refuse a candidate, so that it does not touch the probability of passing one that is worse.
+    `seed` is the bootstrap's; `on_item` is called after each item.
+    """
+    test = Hopelessness(item_set.margin)
+    theirs, ours = list[Marked](), list[Marked]()
+    for batch in _batches(item_set):
+        theirs += baseline.results(item_set, batch)
+        ours += candidate.results(item_set, batch)
+        metric = item_set.metric
+        new = list(zip(theirs, ours, strict=True))[-len(batch) :]
+        test.add(mine.scores[metric] - known.scores[metric] for known, mine in new)
+        for _ in batch:
+            on_item()
+        if test.is_hopeless and not item_set.is_exact:
+            return Comparison(item_set, tuple(theirs), tuple(ours), True, seed)
+    return Comparison(item_set, tuple(theirs), tuple(ours), False, seed)
+
+
+def compare_all(
+    sets: Sequence[ItemSet], baseline: Subject, candidate: Subject, *, seed: int, on_item: Callable[[], object] = lambda: None
+) -> dict[str, Comparison]:
+    """Set name -> comparison, up to the first set that is not passed: its candidate has failed, whatever the others say."""
+    comparisons: dict[str, Comparison] = {}
+    for item_set in sets:
+        comparisons[item_set.name] = compare_on(item_set, baseline, candidate, seed=seed, on_item=on_item)
+        if not comparisons[item_set.name].verdict.passed:
+            break
+    return comparisons
+
+
+def _batches(item_set: ItemSet) -> Iterator[Sequence[dict[str, object]]]:
+    for start in range(0, len(item_set.items), BATCH_ITEMS):
+        yield item_set.items[start : start + BATCH_ITEMS]  # type: ignore[misc]

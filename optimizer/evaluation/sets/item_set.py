@@ -1,0 +1,96 @@
+"""A set of items that a model is asked and marked on. A set makes questions and marks replies; it runs no model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+from runtime.prompts import Prompts
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How likely are the tokens after the first `num_context_tokens`? The reply is the sum of their log-probabilities."""
+
+    token_ids: tuple[int, ...]
+    num_context_tokens: int
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What follows, greedily, up to the first of `stop`? The reply is the text, without the stop."""
+
+    token_ids: tuple[int, ...]
+    max_tokens: int
+    stop: tuple[str, ...] = ()
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids) + self.max_tokens
+
+
+Question = Likelihood | Completion
+Reply = float | str
+
+
+@dataclass(frozen=True)
+class Marked:
+    """One model's result on one item: a score between 0 and 1 for each metric, and what it answered, in short."""
+
+    item: str
+    scores: Mapping[str, float]
+    answer: str
+
+
+@dataclass(frozen=True)
+class ItemSet(ABC):
+    """`items` are what is asked, in an order that a seed has shuffled: any first part of them is a fair sample."""
+
+    name: str
+    items: Sequence[Mapping[str, Any]]
+    margin: float = field(kw_only=True, default=0.02)
+    metric: str = field(kw_only=True, default="")
+    """The metric that the gate reads, one of `metrics`; the first of them if it is left open."""
+
+    format: ClassVar[str]
+    metrics: ClassVar[tuple[str, ...]]
+    is_exact: ClassVar[bool] = False
+    """Whether nothing depends on chance, so that every item must be right."""
+
+    def __post_init__(self) -> None:
+        if not self.items:
+            raise ValueError(f"{self.name}: a set must have at least one item, got none")
+        if self.metric and self.metric not in self.metrics:
+            raise ValueError(f"{self.name}: metric must be one of {', '.join(self.metrics)}, got {self.metric!r}")
+        object.__setattr__(self, "metric", self.metric or self.metrics[0])
+
+    @abstractmethod
+    def questions(self, item: Mapping[str, Any], prompts: Prompts) -> list[Question]:
+        """What a model that encodes its prompts like this is asked. ValueError where the item cannot be asked."""
+
+    @abstractmethod
+    def mark(self, item: Mapping[str, Any], replies: Sequence[Reply], prompts: Prompts) -> Marked:
+        """The model's result, given its replies to the questions in their order."""
+
+    def key(self, item: Mapping[str, Any], questions: Sequence[Question]) -> str:
+        """Identifies the item, its prompts and how it is marked: a result under this key need not be asked for again."""
+        content = [self.format, dict(item), [asdict(question) for question in questions]]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def completion_prompt(prompts: Prompts, text: str, *, chat: bool, answer_begins: str = "") -> tuple[int, ...]:
+    """Token ids of `text` as a plain prompt, or as a user's message whose answer begins so."""
+    if not chat:
+        return tuple(prompts.encode(text))
+    messages = [{"role": "user", "content": text}]
+    if answer_begins:
+        messages.append({"role": "assistant", "content": answer_begins})
+    return tuple(prompts.encode_chat(messages, continue_final_message=bool(answer_begins)))

@@ -1,0 +1,56 @@
+"""Texts and chats -> token ids, as the server and everything that must agree with it encode them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from runtime.chat import ChatTemplate, Message
+
+
+class Prompts:
+    """Encodes texts and chats; `tokenizer` loses the limits of its training, for a prompt is cut only on request."""
+
+    def __init__(self, tokenizer: Tokenizer, chat_template: ChatTemplate | None) -> None:
+        self.tokenizer = tokenizer
+        self.chat_template = chat_template
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Ids of `text`. A beginning of sequence that the text already has is not added again."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        if add_special_tokens and len(ids) > 1 and ids[0] == ids[1]:
+            plain: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+            if plain[:1] == ids[:1] and ids[1 : 1 + len(plain)] == plain:
+                return ids[1:]
+        return ids
+
+    def render_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool = False,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt's text; `add_generation_prompt` left open means: unless the last message is continued.
+
+        ValueError without a chat template, or on what it refuses.
+        """
+        if self.chat_template is None:
+            raise ValueError("this model has no chat template; use /v1/completions")
+        if add_generation_prompt is None:
+            add_generation_prompt = not continue_final_message
+        return self.chat_template.render(
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            variables=variables,
+        )
+
+    def encode_chat(self, messages: Sequence[Message], *, continue_final_message: bool = False) -> list[int]:
+        """Ids of the rendered template, which brings its own special tokens. Raises as `render_chat` does."""
+        return self.encode(self.render_chat(messages, continue_final_message=continue_final_message), add_special_tokens=False)
