@@ -59,14 +59,14 @@ class GgufCheckpoint:
     architecture: Architecture
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        tensor = self.file.tensors.get(_gguf_name(name))
+        tensor = self.file.tensors.get(gguf_name(name))
         return None if tensor is None else tensor.shape
 
     def where(self, name: str) -> str:
-        return f"{_gguf_name(name)} in {self.file.path}"
+        return f"{gguf_name(name)} in {self.file.path}"
 
     def read(self, name: str) -> torch.Tensor:
-        tensor = torch.from_numpy(self.file.read(_gguf_name(name)))
+        tensor = torch.from_numpy(self.file.read(gguf_name(name)))
         if self.file.metadata["general.architecture"] == "llama":
             if ".q_proj." in name:
                 return _unpermute(tensor, self.architecture.num_q_heads)
@@ -75,11 +75,11 @@ class GgufCheckpoint:
         return tensor
 
     def others(self, names: Collection[str]) -> list[str]:
-        used = {_gguf_name(name) for name in names}
+        used = {gguf_name(name) for name in names}
         return [name for name in self.file.tensors if name not in used and name != ROPE_FACTORS]
 
 
-def _gguf_name(name: str) -> str:
+def gguf_name(name: str) -> str:
     """`model.layers.3.self_attn.q_proj.weight` -> `blk.3.attn_q.weight`."""
     module, kind = name.rsplit(".", 1)
     layer = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", module)
