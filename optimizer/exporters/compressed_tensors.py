@@ -124,7 +124,7 @@ def _widened(module: str, matrix: QuantizedMatrix, dtype: FloatDtype, record: Ex
 
 def _check_range(name: str, values: NDArray[np.float32], dtype: FloatDtype) -> None:
     largest = float(np.abs(values).max(initial=0.0))
-    if dtype == "float16" and largest > np.finfo(np.float16).max:
+    if dtype == "float16" and largest > float(np.finfo(np.float16).max):
         raise ExportError(f"{name} has a magnitude of {largest:.6g}, beyond float16's 65504; export with --dtype bfloat16")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,8 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 from artifacts.manifest import Deployment, Kernels, Precision, Provenance, Target
+from artifacts.precision import Plan
 from artifacts.writer import write_bundle
 from optimizer.exporters.logical import LogicalBundle
+from optimizer.quantization.packed import GPU_LAYOUT
+from optimizer.quantized_store import QuantizedStore
 from runtime.loading import load_runner
 from runtime.scoring import score
 from tests.runtime.conftest import Tiny, limits, one_torch_thread, tiny  # noqa: F401 - fixtures
@@ -25,23 +29,43 @@ TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
 def save_bundle(folder: Path, model: Tiny, schemes: str | Mapping[str, str], *, tokenizer_json: str | None = None) -> Path:
     """`model` under `schemes`, with the references for kernels."""
     plan = model.plan(schemes)
-    step = model.step(schemes, limits())
-    deployment = Deployment(
+    symbols = {call.symbol for call in model.step(schemes, limits()).program.calls}
+    kernels = Kernels(symbols=tuple(sorted(symbols)), backend="reference")
+    files = _files(tokenizer_json or model.source.tokenizer_json)
+    write_bundle(folder, _deployment(model, plan, Target(device="cpu"), kernels), model.store.plan_tensors(plan), files)
+    return folder
+
+
+def save_gpu_bundle(folder: Path, model: Tiny, schemes: Mapping[str, str]) -> Path:
+    """`model` in the layout of GPUs, its kernels but a name."""
+    plan = model.plan(schemes)
+    store = QuantizedStore(model.source, folder.with_name("gpu-store"), GPU_LAYOUT)
+    kernels = Kernels(symbols=("x",), backend="gpu", table="kernels/table.json", compiler="none", activations="bf16")
+    files = _files(model.source.tokenizer_json) | {"kernels/table.json": b"{}"}
+    target = Target(device="h100", archs=("sm_90",))
+    write_bundle(folder, _deployment(model, plan, target, kernels), store.plan_tensors(plan), files)
+    return folder
+
+
+def _deployment(model: Tiny, plan: Plan, target: Target, kernels: Kernels) -> Deployment:
+    return Deployment(
         name="tiny",
         architecture=model.architecture,
-        target=Target(device="cpu"),
+        target=target,
         precision=Precision(groups={group: scheme.name for group, scheme in plan.items()}, kv_cache="fp32"),
-        kernels=(Kernels(symbols=tuple(sorted({call.symbol for call in step.program.calls})), backend="reference"),),
+        kernels=(kernels,),
         serving=limits(),
         provenance=Provenance(sources={}, tool_version="0", libraries={}, seed=0, study="tests"),
     )
-    files = {
-        "tokenizer.json": (tokenizer_json or model.source.tokenizer_json).encode(),
+
+
+def _files(tokenizer_json: str) -> dict[str, bytes]:
+    special = {"bos_token": "<s>", "bos_token_id": 0, "eos_token": "</s>", "eos_token_id": 1}
+    return {
+        "tokenizer.json": tokenizer_json.encode(),
         "chat_template.jinja": TEMPLATE.encode(),
-        "generation_config.json": b'{"bos_token": "<s>", "bos_token_id": 0, "eos_token": "</s>", "eos_token_id": 1}',
+        "generation_config.json": json.dumps(special).encode(),
     }
-    write_bundle(folder, deployment, model.store.plan_tensors(plan), files)
-    return folder
 
 
 @pytest.fixture

@@ -1,0 +1,159 @@
+"""Do other runtimes compute what the bundle computes, from its exports?
+
+    python benchmarks/interchange.py MODEL TEXT [--vllm PYTHON] [--llama-cpp PYTHON] [--onnxruntime PYTHON] [--out RESULT.json]
+
+MODEL is a Hugging Face folder or a GGUF file, TEXT a file of plain text. Makes a bundle of MODEL in each of PLANS, exports it, has
+each runtime, by the Python of its environment, give log-probabilities of the whole vocabulary, and compares them with ours:
+KL(ours | theirs) in nats per token, and how often the most likely token is the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from platform import machine
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from artifacts.manifest import Deployment, Kernels, Precision, Provenance, Serving, Target
+from artifacts.precision import Scheme
+from artifacts.reader import open_bundle
+from artifacts.writer import write_bundle
+from benchmarks.interchange_readers import Floats, log_softmax
+from kernels.cpu.build import build, find_compiler, resolve_constants
+from kernels.cpu.host import host
+from kernels.cpu.isa import best_isa
+from kernels.cpu.library import Library
+from optimizer.exporters import export_bundle
+from optimizer.importers import Source, open_source
+from optimizer.quantized_store import QuantizedStore
+from runtime.decoder import lay_out
+from runtime.loading import load_runner
+from runtime.scoring import score
+
+NUM_TEXTS, TEXT_TOKENS = 4, 64
+#: runtime -> format and plans: the scheme of the linear layers, and that of the embedding
+RUNTIMES: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
+    "vllm": ("compressed-tensors", (("int4-g64-sym", "bf16"), ("int4-g64-asym", "bf16"), ("int8-a8", "bf16"))),
+    "llama.cpp": ("gguf", (("int4-g64-sym", "int8"), ("int4-g32-asym", "int8"), ("int8", "int8"), ("bf16", "bf16"))),
+    "onnxruntime": ("onnx", (("int4-g64-sym", "int8"), ("int4-g32-asym", "int8"), ("int8-a8", "int8"), ("int8", "int8"))),
+}
+LIMITS = Serving(
+    kv_block_size=16, num_kv_blocks=16, max_num_seqs=1, max_num_batched_tokens=TEXT_TOKENS, max_model_len=256, num_threads=1
+)
+
+
+@dataclass(frozen=True)
+class Bundler:
+    """Makes bundles of one model under one build of the kernels."""
+
+    source: Source
+    folder: Path
+
+    def bundle(self, linear: str, embedding: str) -> Path:
+        path = self.folder / f"{linear}_{embedding}"
+        if path.exists():
+            return path
+        architecture = self.source.architecture
+        tables = ("embed", "head") if architecture.tie_embeddings else ("embed",)
+        plan = {group: Scheme.parse(embedding if group in tables else linear) for group in architecture.linear_shapes()}
+        tensors = QuantizedStore(self.source, self.folder / "store").plan_tensors(plan)
+        step = lay_out(architecture, plan, "fp32", tensors, LIMITS)
+        isa, library_path = best_isa(host()), self.folder / "cpu.so"
+        library = Library(library_path if library_path.exists() else build({}, library_path, isa))
+        deployment = Deployment(
+            name="interchange",
+            architecture=architecture,
+            target=Target(device="cpu", machine=machine(), isa=isa.name, cpu_flags=library.cpu_flags),
+            precision=Precision(groups={group: scheme.name for group, scheme in plan.items()}, kv_cache="fp32"),
+            kernels=(
+                Kernels(
+                    symbols=tuple(sorted({call.symbol for call in step.program.calls})),
+                    backend="cpu",
+                    library="kernels/cpu.so",
+                    constants=resolve_constants({}, isa),
+                    compiler=find_compiler().version,
+                ),
+            ),
+            serving=LIMITS,
+            provenance=Provenance(sources=self.source.sha256(), tool_version="0", libraries={}, seed=0, study="interchange"),
+        )
+        files: dict[str, bytes | Path] = {
+            "tokenizer.json": self.source.tokenizer_json.encode(),
+            "generation_config.json": json.dumps(self.source.generation_config).encode(),
+            "kernels/cpu.so": library_path,
+        }
+        if self.source.chat_template is not None:
+            files["chat_template.jinja"] = self.source.chat_template.encode()
+        write_bundle(path, deployment, tensors, files)
+        return path
+
+
+def ours(bundle: Path, texts: list[list[int]]) -> Floats:
+    runner = load_runner(open_bundle(bundle, machine=host().machine, cpu_flags=host().flags))
+    return np.stack([log_softmax(score(runner, tokens)[:-1]) for tokens in texts])
+
+
+def theirs(runtime: str, python: str, export: Path, texts: list[list[int]]) -> tuple[str, Floats]:
+    """The runtime's version and log-probabilities."""
+    tokens, out = export.parent / "tokens.json", export.parent / "logprobs.npy"
+    tokens.write_text(json.dumps(texts))
+    command = [python, Path(__file__).with_name("interchange_readers.py"), runtime, export, tokens, out]
+    finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: Floats = np.load(out)
+    return finished.stdout.rpartition("version ")[2].strip(), found
+
+
+def compared(first: Floats, second: Floats) -> dict[str, float]:
+    kl = (np.exp(first.astype(np.float64)) * (first.astype(np.float64) - second)).sum(axis=-1)
+    return {
+        "mean_kl": float(kl.mean()),
+        "max_kl": float(kl.max()),
+        "top1_agreement": float((first.argmax(-1) == second.argmax(-1)).mean()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("text", type=Path)
+    for runtime in RUNTIMES:
+        parser.add_argument(f"--{runtime.replace('.', '-')}", dest=runtime, metavar="PYTHON")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    source = open_source(arguments.model)
+    ids = Tokenizer.from_str(source.tokenizer_json).encode(arguments.text.read_text()[:20000], add_special_tokens=False).ids
+    texts = [ids[i * TEXT_TOKENS : (i + 1) * TEXT_TOKENS] for i in range(NUM_TEXTS)]
+    results: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        bundler = Bundler(source, Path(temporary))
+        for runtime, (form, plans) in RUNTIMES.items():
+            if (python := vars(arguments)[runtime]) is None:
+                continue
+            for plan in plans:
+                bundle = bundler.bundle(*plan)
+                export = bundle.with_name(f"{bundle.name}.{form}")
+                record = export_bundle(bundle, form, export)
+                version, found = theirs(runtime, python, export, texts)
+                facts = {"runtime": f"{runtime} {version}", "format": form, "linear": plan[0], "embedding": plan[1]}
+                results.append({**facts, **compared(ours(bundle, texts), found), "changes": record.lines()})
+                print(json.dumps(results[-1]), flush=True)
+    result = {
+        "command": "python -m benchmarks.interchange MODEL TEXT --" + " --".join(r for r in RUNTIMES if vars(arguments)[r]),
+        "cpu": host().model,
+        "sources": source.sha256(),
+        "text": arguments.text.name,
+        "num_tokens": NUM_TEXTS * (TEXT_TOKENS - 1),
+        "results": results,
+    }
+    if arguments.out:
+        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
