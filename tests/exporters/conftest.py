@@ -36,12 +36,14 @@ def save_bundle(folder: Path, model: Tiny, schemes: str | Mapping[str, str], *, 
     return folder
 
 
-def save_gpu_bundle(folder: Path, model: Tiny, schemes: Mapping[str, str]) -> Path:
+def save_gpu_bundle(
+    folder: Path, model: Tiny, schemes: Mapping[str, str], *, tokenizer_json: str | None = None
+) -> Path:
     """`model` in the layout of GPUs, its kernels but a name."""
     plan = model.plan(schemes)
     store = QuantizedStore(model.source, folder.with_name("gpu-store"), GPU_LAYOUT)
     kernels = Kernels(symbols=("x",), backend="gpu", table="kernels/table.json", compiler="none", activations="bf16")
-    files = _files(model.source.tokenizer_json) | {"kernels/table.json": b"{}"}
+    files = _files(tokenizer_json or model.source.tokenizer_json) | {"kernels/table.json": b"{}"}
     target = Target(device="h100", archs=("sm_90",))
     write_bundle(folder, _deployment(model, plan, target, kernels), store.plan_tensors(plan), files)
     return folder
