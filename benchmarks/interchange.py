@@ -1,10 +1,11 @@
 """Do other runtimes compute what the bundle computes, from its exports?
 
-    python benchmarks/interchange.py MODEL TEXT [--vllm PYTHON] [--llama-cpp PYTHON] [--onnxruntime PYTHON] [--out RESULT.json]
+    python -m benchmarks.interchange MODEL TEXT [--vllm PYTHON] [--llama-cpp PYTHON] [--onnxruntime PYTHON] [--out RESULT.json]
 
-MODEL is a Hugging Face folder or a GGUF file, TEXT a file of plain text. Makes a bundle of MODEL in each of PLANS, exports it, has
-each runtime, by the Python of its environment, give log-probabilities of the whole vocabulary, and compares them with ours:
-KL(ours | theirs) in nats per token, and how often the most likely token is the same.
+MODEL is a Hugging Face folder or a GGUF file, TEXT a file of plain text. Makes a bundle of MODEL for each plan of RUNTIMES,
+exports it, has each runtime, by the Python of its environment, give log-probabilities of the whole vocabulary, and compares
+them with ours: KL(ours | theirs) in nats per token, and how often the most likely token is the same. `floor` is the same
+between our kernels and their references in torch, which add the same products in another order.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ from kernels.cpu.build import build, find_compiler, resolve_constants
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
 from kernels.cpu.library import Library
+from kernels.reference import ReferenceProgram
 from optimizer.exporters import export_bundle
 from optimizer.importers import Source, open_source
 from optimizer.quantized_store import QuantizedStore
 from runtime.decoder import lay_out
 from runtime.loading import load_runner
+from runtime.model_runner import ProgramRunner
 from runtime.scoring import score
 
 NUM_TEXTS, TEXT_TOKENS = 4, 64
@@ -94,8 +97,10 @@ class Bundler:
         return path
 
 
-def ours(bundle: Path, texts: list[list[int]]) -> Floats:
+def ours(bundle: Path, texts: list[list[int]], *, by_references: bool = False) -> Floats:
     runner = load_runner(open_bundle(bundle, machine=host().machine, cpu_flags=host().flags))
+    if by_references:
+        runner = ProgramRunner(runner.step, ReferenceProgram(runner.step.program))
     return np.stack([log_softmax(score(runner, tokens)[:-1]) for tokens in texts])
 
 
@@ -141,10 +146,13 @@ def main() -> None:
                 record = export_bundle(bundle, form, export)
                 version, found = theirs(runtime, python, export, texts)
                 facts = {"runtime": f"{runtime} {version}", "format": form, "linear": plan[0], "embedding": plan[1]}
-                results.append({**facts, **compared(ours(bundle, texts), found), "changes": record.lines()})
+                logprobs = ours(bundle, texts)
+                floor = compared(logprobs, ours(bundle, texts, by_references=True))
+                results.append({**facts, **compared(logprobs, found), "floor": floor, "changes": record.lines()})
                 print(json.dumps(results[-1]), flush=True)
     result = {
-        "command": "python -m benchmarks.interchange MODEL TEXT --" + " --".join(r for r in RUNTIMES if vars(arguments)[r]),
+        "command": "python -m benchmarks.interchange MODEL TEXT "
+        + " ".join(f"--{runtime.replace('.', '-')} PYTHON" for runtime in RUNTIMES if vars(arguments)[runtime]),
         "cpu": host().model,
         "sources": source.sha256(),
         "text": arguments.text.name,

@@ -2,8 +2,8 @@
 
     PYTHON benchmarks/interchange_readers.py vllm|llama.cpp|onnxruntime EXPORT TOKENS.json OUT.npy
 
-TOKENS.json holds lists of token ids of one length n; OUT.npy becomes fp32 [texts, n - 1, vocab_size], after each token but the last.
-Needs numpy and the runtime only.
+TOKENS.json holds lists of token ids of one length n; OUT.npy becomes fp32 [texts, n - 1, vocab_size], after each token but the
+last. Needs numpy and the runtime only.
 """
 
 from __future__ import annotations

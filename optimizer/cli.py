@@ -79,7 +79,9 @@ def verify(bundle: Path) -> None:
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--format", "form", type=click.Choice(["compressed-tensors", "gguf", "onnx"]), required=True)
-@click.option("-o", "--output", metavar="DIR_OR_FILE", type=click.Path(path_type=Path), required=True, help="Must not exist yet.")
+@click.option(
+    "-o", "--output", metavar="DIR_OR_FILE", type=click.Path(path_type=Path), required=True, help="Must not exist yet."
+)
 @click.option(
     "--dtype",
     type=click.Choice(["float16", "bfloat16", "float32"]),

@@ -137,7 +137,11 @@ def _parts(matrix: QuantizedMatrix) -> dict[str, torch.Tensor]:
         return {"weight": torch.from_numpy(codes.copy())}
     shape = torch.tensor(matrix.shape)
     if scheme.weights == "int4":
-        parts = {"weight_packed": _words(codes, 4), "weight_scale": torch.from_numpy(matrix.scales.copy()), "weight_shape": shape}
+        parts = {
+            "weight_packed": _words(codes, 4),
+            "weight_scale": torch.from_numpy(matrix.scales.copy()),
+            "weight_shape": shape,
+        }
         return parts if matrix.zeros is None else parts | {"weight_zero_point": _words(matrix.zeros.T, 4).T.contiguous()}
     scales = torch.from_numpy(matrix.scales.reshape(matrix.scales.shape[0], -1).copy())
     if scheme.weights == "fp8":

@@ -57,8 +57,8 @@ def blocks(name: str, matrix: QuantizedMatrix, kind: Kind) -> Array:
         d = np.repeat(_f16(name, matrix.scales)[:, None], columns // BLOCK, axis=1)
         return _joined(d[..., None], matrix.codes.reshape(rows, -1, BLOCK))
     d = np.repeat(matrix.scales.astype(np.float16), matrix.scheme.group_size // BLOCK, axis=1)
-    codes = matrix.codes.reshape(rows, -1, 2, BLOCK // 2)
-    nibbles = (codes[:, :, 0] | (codes[:, :, 1] << np.uint8(4))).astype(np.uint8)
+    low, high = np.moveaxis(matrix.codes.astype(np.uint8).reshape(rows, -1, 2, BLOCK // 2), 2, 0)
+    nibbles = low | (high << np.uint8(4))
     if kind is Kind.Q4_0:
         return _joined(d[..., None], nibbles)
     assert matrix.zeros is not None

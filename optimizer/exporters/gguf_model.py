@@ -38,7 +38,9 @@ def export_gguf(logical: LogicalBundle, path: Path) -> ExportRecord:
     for _ in _matrices(logical, record):
         pass
     if any(kind.name.startswith("Q") for _, _, kind in _shapes(logical)):
-        record.note("activations: llama.cpp rounds what meets a quantized matrix to 8 bits in blocks of 32, whatever the bundle does")
+        record.note(
+            "activations: llama.cpp rounds what meets a quantized matrix to 8 bits in blocks of 32, whatever the bundle does"
+        )
 
     writer = GGUFWriter(path, _ARCHITECTURES[a.family])
     writer.add_name(logical.manifest.name)
@@ -74,7 +76,9 @@ def _check(a: Architecture, record: ExportRecord) -> None:
     if a.qkv_bias and a.family == "qwen3":
         raise ExportError("llama.cpp's qwen3 has no biases, and this model has; export it as compressed-tensors or onnx")
     if a.rope.attention_factor is not None:
-        raise ExportError("a yarn attention_factor of its own cannot be exported as GGUF; export it as compressed-tensors or onnx")
+        raise ExportError(
+            "a yarn attention_factor of its own cannot be exported as GGUF; export it as compressed-tensors or onnx"
+        )
     if a.layer_windows:
         record.note(
             f"attention: llama.cpp does not apply the sliding window of {max(a.layer_windows)} tokens to this architecture; "
@@ -149,7 +153,7 @@ def _matrices(logical: LogicalBundle, record: ExportRecord | None) -> Iterator[A
 
 
 def _permuted(a: Architecture, name: str, rows: Array) -> Array:
-    """Rows of q and k of llamas as llama.cpp has them: those that rotate together, i and i + head_dim / 2, become neighbours."""
+    """Rows of a llama's q and k as llama.cpp has them: those that rotate together, i and i + head_dim / 2, side by side."""
     projection = name.split(".")[-2]
     if _ARCHITECTURES[a.family] != "llama" or projection not in ("q_proj", "k_proj"):
         return np.ascontiguousarray(rows)

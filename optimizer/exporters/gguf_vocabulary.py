@@ -42,7 +42,9 @@ def vocabulary_metadata(
 def _tokens(tokenizer: Tokenizer, vocab_size: int, model: dict[str, Any]) -> tuple[list[str], list[int]]:
     by_id = {token_id: token for token, token_id in tokenizer.get_vocab(with_added_tokens=True).items()}
     if by_id and max(by_id) >= vocab_size:
-        raise ExportError(f"the tokenizer has a token {max(by_id)}, and the embedding {vocab_size} rows; GGUF wants a row for each")
+        raise ExportError(
+            f"the tokenizer has a token {max(by_id)}, and the embedding {vocab_size} rows; GGUF wants a row for each"
+        )
     tokens = [by_id.get(i, f"[PAD{i}]") for i in range(vocab_size)]
     types = [int(TokenType.NORMAL if i in by_id else TokenType.UNUSED) for i in range(vocab_size)]
     if model.get("byte_fallback"):

@@ -45,7 +45,9 @@ class LogicalBundle:
         architecture = bundle.manifest.architecture
         if architecture.moe or architecture.mla:
             what = "a mixture of experts" if architecture.moe else "latent attention"
-            raise ExportError(f"only dense decoders can be exported, and {bundle.manifest.name} has {what}; serve the bundle itself")
+            raise ExportError(
+                f"only dense decoders can be exported, and {bundle.manifest.name} has {what}; serve the bundle itself"
+            )
         if "mxfp4" in bundle.manifest.precision.groups.values():
             raise ExportError("mxfp4 cannot be exported; forge the bundle without mxfp4 in its space (--space)")
         return cls(bundle)

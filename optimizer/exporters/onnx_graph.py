@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
@@ -48,21 +48,21 @@ class OnnxGraph:
     def output(self, name: Value, kind: int, *axes: str | int) -> None:
         self._outputs.append(helper.make_tensor_value_info(name, kind, axes))
 
-    def op(self, kind: str, *inputs: Value, out: Value = "", **attributes: object) -> Value:
+    def op(self, kind: str, *inputs: Value, out: Value = "", **attributes: Any) -> Value:
         """Add a node with one output, called `out` if that is given; returns the output."""
         return self.ops(kind, *inputs, outs=(out or f"{kind}_{len(self._nodes)}",), **attributes)[0]
 
-    def ops(self, kind: str, *inputs: Value, outs: tuple[Value, ...], **attributes: object) -> tuple[Value, ...]:
+    def ops(self, kind: str, *inputs: Value, outs: tuple[Value, ...], **attributes: Any) -> tuple[Value, ...]:
         """Add a node with the outputs `outs`."""
-        self._nodes.append(helper.make_node(kind, inputs, outs, name=f"{kind}_{len(self._nodes)}", **attributes))
+        self._nodes.append(helper.make_node(kind, inputs, outs, f"{kind}_{len(self._nodes)}", **attributes))
         return outs
 
     def constant(self, values: object, dtype: str = "int64") -> Value:
         """A small constant, kept in the graph."""
         array = np.asarray(values, dtype)
-        tensor = helper.make_tensor(f"constant_{len(self._initializers)}", _NUMPY_KINDS[dtype], array.shape, array.tobytes(), raw=True)
-        self._initializers.append(tensor)
-        return tensor.name
+        name = f"constant_{len(self._initializers)}"
+        self._initializers.append(helper.make_tensor(name, _NUMPY_KINDS[dtype], array.shape, array.tobytes(), raw=True))
+        return name
 
     def weight(self, name: Value, values: Array, kind: int | None = None) -> Value:
         """A weight, written out now. `kind` BFLOAT16 takes uint16 bits; INT4 and UINT4 take a code in each byte."""

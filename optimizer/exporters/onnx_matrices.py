@@ -25,13 +25,12 @@ def linear(graph: OnnxGraph, name: str, x: Value, matrix: QuantizedMatrix) -> Va
     if matrix.scheme.weights == "int8":
         parts = graph.weight(weight, codes), graph.weight(f"{name}.scales", matrix.scales)
         return graph.op("MatMul", x, graph.op("DequantizeLinear", *parts, axis=1))
-    kind = TensorProto.INT4 if matrix.zeros is None else TensorProto.UINT4
-    stored = [
-        graph.weight(weight, codes - np.uint8(8) if matrix.zeros is None else codes, kind),
-        graph.weight(f"{name}.scales", matrix.scales.T.astype(np.float32)),
-    ]
-    if matrix.zeros is not None:
-        stored.append(graph.weight(f"{name}.zeros", matrix.zeros.T, kind))
+    scales = matrix.scales.T.astype(np.float32)
+    if matrix.zeros is None:
+        stored = [graph.weight(weight, _signed(codes), TensorProto.INT4), graph.weight(f"{name}.scales", scales)]
+    else:
+        stored = [graph.weight(weight, codes, TensorProto.UINT4), graph.weight(f"{name}.scales", scales)]
+        stored.append(graph.weight(f"{name}.zeros", matrix.zeros.T, TensorProto.UINT4))
     return graph.op("MatMul", x, graph.op("DequantizeLinear", *stored, axis=0, block_size=matrix.scheme.group_size))
 
 
@@ -43,9 +42,9 @@ def quantized_activations(graph: OnnxGraph, x: Value, matrix: QuantizedMatrix) -
     scale = graph.op("Div", largest, graph.constant(127, "float32"))
     positive = graph.op("Greater", scale, graph.constant(0, "float32"))
     scale = graph.op("Where", positive, scale, graph.constant(1, "float32"))
-    blocks: dict[str, object] = {"axis": -1, "block_size": matrix.shape[1]}
-    codes = graph.op("QuantizeLinear", x, scale, output_dtype=TensorProto.INT8, **blocks)
-    return graph.op("DequantizeLinear", codes, scale, **blocks)
+    width = matrix.shape[1]
+    codes = graph.op("QuantizeLinear", x, scale, output_dtype=TensorProto.INT8, axis=-1, block_size=width)
+    return graph.op("DequantizeLinear", codes, scale, axis=-1, block_size=width)
 
 
 class Table:
@@ -87,8 +86,13 @@ def _table_parts(matrix: QuantizedMatrix) -> list[tuple[str, Array, int | None]]
     scales = matrix.scales.astype(np.float32).reshape(matrix.shape[0], -1)
     if matrix.zeros is not None:
         return [("weight", matrix.codes, None), ("scales", scales, None), ("zeros", matrix.zeros, None)]
-    codes = matrix.codes if matrix.scheme.weights == "int8" else (matrix.codes - np.uint8(8)).view(np.int8)
+    codes = matrix.codes if matrix.scheme.weights == "int8" else _signed(matrix.codes)
     return [("weight", codes, None), ("scales", scales, None)]
+
+
+def _signed(codes: Array) -> Array:
+    """Symmetric int4 codes without their zero, i8."""
+    return codes.astype(np.int8) - np.int8(8)
 
 
 def _float(graph: OnnxGraph, value: Value) -> Value:

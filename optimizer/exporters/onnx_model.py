@@ -98,7 +98,9 @@ class _Decoder:
         outs = tuple(f"{name}.{part}" for part in "qkv")
         sizes = graph.constant([a.q_size, a.kv_size, a.kv_size])
         q, k, v = graph.ops("Split", self._linear(f"{name}.qkv", hidden), sizes, outs=outs, axis=-1)
-        past, present = (tuple(f"{which}.{layer}.{part}" for part in ("key", "value")) for which in ("past_key_values", "present"))
+        past, present = (
+            tuple(f"{which}.{layer}.{part}" for part in ("key", "value")) for which in ("past_key_values", "present")
+        )
         for value, lengths in ((past, "past"), (present, "total")):
             declare = graph.input if value is past else graph.output
             for part in value:

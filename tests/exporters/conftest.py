@@ -36,9 +36,7 @@ def save_bundle(folder: Path, model: Tiny, schemes: str | Mapping[str, str], *, 
     return folder
 
 
-def save_gpu_bundle(
-    folder: Path, model: Tiny, schemes: Mapping[str, str], *, tokenizer_json: str | None = None
-) -> Path:
+def save_gpu_bundle(folder: Path, model: Tiny, schemes: Mapping[str, str], *, tokenizer_json: str | None = None) -> Path:
     """`model` in the layout of GPUs, its kernels but a name."""
     plan = model.plan(schemes)
     store = QuantizedStore(model.source, folder.with_name("gpu-store"), GPU_LAYOUT)

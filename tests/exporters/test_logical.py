@@ -62,7 +62,9 @@ def test_gpu_bundle(tiny: Callable[[str], Tiny], tmp_path: Path) -> None:
 
 def test_blocks_that_a_projection_ends_in(tiny: Callable[[str], Tiny], tmp_path: Path) -> None:
     groups = tiny("llama").architecture.linear_shapes()
-    logical = LogicalBundle.open(save_gpu_bundle(tmp_path / "bundle", tiny("llama"), dict.fromkeys(groups, "bf16") | {"layers.0.qkv": "fp8-block"}))
+    logical = LogicalBundle.open(
+        save_gpu_bundle(tmp_path / "bundle", tiny("llama"), dict.fromkeys(groups, "bf16") | {"layers.0.qkv": "fp8-block"})
+    )
     with pytest.raises(ExportError, match="cut at row 64, within a block of 128 rows"):
         list(logical.projections("layers.0.qkv"))
 

@@ -30,7 +30,7 @@ SCHEMES = [
     "int4-g32-asym",
 ]
 #: every model and every scheme once, tied and not for integers
-CASES = list(zip(CONFIGS, SCHEMES, strict=True)) + [("qwen3", "int8"), ("mistral, tied, yarn", "int4-g32-sym")]
+CASES = [*zip(CONFIGS, SCHEMES, strict=True), ("qwen3", "int8"), ("mistral, tied, yarn", "int4-g32-sym")]
 Logits = NDArray[np.float32]
 
 
@@ -79,7 +79,9 @@ def test_logits_are_the_runtimes(name: str, scheme: str, bundle: MakeBundle) -> 
     assert relative_error(our_logits(made), logits) < (0.05 if scheme.endswith("a8") else 1e-4)
 
 
-@pytest.mark.parametrize(("name", "scheme"), [("llama", "int4-g32-sym"), ("qwen2, tied, window", "int8"), ("qwen3", "int4-g32-asym")])
+@pytest.mark.parametrize(
+    ("name", "scheme"), [("llama", "int4-g32-sym"), ("qwen2, tied, window", "int8"), ("qwen3", "int4-g32-asym")]
+)
 def test_greedy_tokens_are_the_runtimes(name: str, scheme: str, bundle: MakeBundle) -> None:
     made = bundle(name, scheme)
     model = opened(made)
@@ -137,5 +139,5 @@ def test_the_interface(bundle: MakeBundle) -> None:
 
 def test_fp8_is_refused(tiny: Callable[[str], Tiny], tmp_path: Path) -> None:
     groups = dict.fromkeys(tiny("llama").architecture.linear_shapes(), "bf16") | {"layers.0.o": "fp8"}
-    with pytest.raises(ExportError, match="fp8 layers run on GPUs alone.*export as compressed-tensors"):
+    with pytest.raises(ExportError, match=r"fp8 layers run on GPUs alone.*export as compressed-tensors"):
         export(save_gpu_bundle(tmp_path / "bundle", tiny("llama"), groups))
