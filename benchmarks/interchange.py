@@ -14,13 +14,14 @@ import argparse
 import json
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from platform import machine
 
 import numpy as np
 from tokenizers import Tokenizer
 
+from artifacts.architecture import Architecture
 from artifacts.manifest import Deployment, Kernels, Precision, Provenance, Serving, Target
 from artifacts.precision import Scheme
 from artifacts.reader import open_bundle
@@ -40,11 +41,41 @@ from runtime.model_runner import ProgramRunner
 from runtime.scoring import score
 
 NUM_TEXTS, TEXT_TOKENS = 4, 64
-#: runtime -> format and plans: the scheme of the linear layers, and that of the embedding
-RUNTIMES: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
-    "vllm": ("compressed-tensors", (("int4-g64-sym", "bf16"), ("int4-g64-asym", "bf16"), ("int8-a8", "bf16"))),
-    "llama.cpp": ("gguf", (("int4-g64-sym", "int8"), ("int4-g32-asym", "int8"), ("int8", "int8"), ("bf16", "bf16"))),
-    "onnxruntime": ("onnx", (("int4-g64-sym", "int8"), ("int4-g32-asym", "int8"), ("int8-a8", "int8"), ("int8", "int8"))),
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`linear` for the linear layers, of the last `num_layers` alone if that is given and bf16 for the others."""
+
+    linear: str
+    embedding: str = "bf16"
+    num_layers: int | None = None
+
+    def of(self, architecture: Architecture) -> dict[str, Scheme]:
+        a = architecture
+        first = a.num_layers - (a.num_layers if self.num_layers is None else self.num_layers)
+        late = tuple(f"layers.{layer}." for layer in range(first, a.num_layers))
+        schemes = {group: self.linear if group.startswith(late) else "bf16" for group in a.linear_shapes()}
+        return {group: Scheme.parse(name) for group, name in (schemes | {"embed": self.embedding}).items()}
+
+
+#: runtime -> format and plans. Int8 activations in all layers make chaos of differences in rounding, in the last three hardly.
+RUNTIMES: dict[str, tuple[str, tuple[Plan, ...]]] = {
+    "vllm": (
+        "compressed-tensors",
+        (Plan("int4-g64-sym"), Plan("int4-g64-asym"), Plan("int8-a8"), Plan("int8-a8", num_layers=3)),
+    ),
+    "llama.cpp": ("gguf", (Plan("int4-g64-sym", "int8"), Plan("int4-g32-asym", "int8"), Plan("int8", "int8"), Plan("bf16"))),
+    "onnxruntime": (
+        "onnx",
+        (
+            Plan("int4-g64-sym", "int8"),
+            Plan("int4-g32-asym", "int4-g32-sym"),
+            Plan("int8", "int8"),
+            Plan("int8-a8"),
+            Plan("int8-a8", num_layers=3),
+        ),
+    ),
 }
 LIMITS = Serving(
     kv_block_size=16, num_kv_blocks=16, max_num_seqs=1, max_num_batched_tokens=TEXT_TOKENS, max_model_len=256, num_threads=1
@@ -58,13 +89,12 @@ class Bundler:
     source: Source
     folder: Path
 
-    def bundle(self, linear: str, embedding: str) -> Path:
-        path = self.folder / f"{linear}_{embedding}"
+    def bundle(self, made_of: Plan) -> Path:
+        path = self.folder / "_".join(str(part) for part in astuple(made_of))
         if path.exists():
             return path
         architecture = self.source.architecture
-        tables = ("embed", "head") if architecture.tie_embeddings else ("embed",)
-        plan = {group: Scheme.parse(embedding if group in tables else linear) for group in architecture.linear_shapes()}
+        plan = made_of.of(architecture)
         tensors = QuantizedStore(self.source, self.folder / "store").plan_tensors(plan)
         step = lay_out(architecture, plan, "fp32", tensors, LIMITS)
         isa, library_path = best_isa(host()), self.folder / "cpu.so"
@@ -141,11 +171,11 @@ def main() -> None:
             if (python := vars(arguments)[runtime]) is None:
                 continue
             for plan in plans:
-                bundle = bundler.bundle(*plan)
+                bundle = bundler.bundle(plan)
                 export = bundle.with_name(f"{bundle.name}.{form}")
                 record = export_bundle(bundle, form, export)
                 version, found = theirs(runtime, python, export, texts)
-                facts = {"runtime": f"{runtime} {version}", "format": form, "linear": plan[0], "embedding": plan[1]}
+                facts = {"runtime": f"{runtime} {version}", "format": form, **asdict(plan)}
                 logprobs = ours(bundle, texts)
                 floor = compared(logprobs, ours(bundle, texts, by_references=True))
                 results.append({**facts, **compared(logprobs, found), "floor": floor, "changes": record.lines()})

@@ -28,19 +28,26 @@ def log_softmax(logits: NDArray[Any]) -> Floats:
 
 
 def by_vllm(export: Path, texts: list[list[int]]) -> tuple[str, Floats]:
+    """Logits are taken where the model computes them: asking for a whole vocabulary of log-probabilities takes minutes."""
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     import vllm
 
+    computed: list[NDArray[Any]] = []
+
+    def watch(model: Any) -> None:
+        model.logits_processor.register_forward_hook(lambda module, inputs, logits: computed.append(logits.float().numpy()))
+
     length = len(texts[0])
-    model = vllm.LLM(str(export), max_model_len=length + 16, max_num_seqs=1, enforce_eager=True, max_logprobs=-1)
-    asked = vllm.SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=-1)
+    model = vllm.LLM(str(export), max_model_len=length + 16, max_num_seqs=1, enforce_eager=True)
+    model.apply_model(watch)
     found = []
     for tokens in texts:
-        (result,) = model.generate([{"prompt_token_ids": tokens}], asked)
-        rows = [{token: entry.logprob for token, entry in position.items()} for position in result.prompt_logprobs[1:]]
-        found.append([[row[token] for token in range(len(row))] for row in rows])
-    return vllm.__version__, np.asarray(found, np.float32)
+        computed.clear()
+        model.generate([{"prompt_token_ids": tokens}], vllm.SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=1))
+        (logits,) = (rows for rows in computed if len(rows) == length - 1)
+        found.append(log_softmax(logits))
+    return vllm.__version__, np.stack(found)
 
 
 def by_llama_cpp(export: Path, texts: list[list[int]]) -> tuple[str, Floats]:

@@ -34,7 +34,7 @@ def export_onnx(logical: LogicalBundle, folder: Path) -> ExportRecord:
         record.note(f"KV cache: fp32 in the graph, {kv_dtype} in the bundle")
     if "int4" in schemes:
         record.note(
-            "activations: onnxruntime rounds what meets an int4 matrix to int8 unless the session option "
+            "activations: onnxruntime rounds what meets an int4 matrix to int8 unless its option "
             "session.qdq_matmulnbits_accuracy_level is 1"
         )
     with OnnxGraph(folder) as graph:

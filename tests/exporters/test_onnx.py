@@ -11,11 +11,14 @@ import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from artifacts.architecture import Architecture
 from optimizer.exporters import ExportError, export_bundle
 from optimizer.exporters.logical import LogicalBundle
-from tests.exporters.conftest import TEXT, MakeBundle, our_logits, relative_error, save_gpu_bundle
+from optimizer.importers import open_source
+from optimizer.quantized_store import QuantizedStore
+from tests.exporters.conftest import TEXT, MakeBundle, our_logits, relative_error, save_bundle, save_gpu_bundle
 from tests.runtime.conftest import CONFIGS, Tiny
 
 SCHEMES = [
@@ -35,15 +38,15 @@ Logits = NDArray[np.float32]
 
 
 class OnnxModel:
-    """A session, and the cache between its runs."""
+    """A graph that onnxruntime has loaded, and the cache between its runs."""
 
     def __init__(self, folder: Path, architecture: Architecture, batch: int = 1) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # fp32, as the graph says
-        self._session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+        self._model = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
         empty = np.zeros((batch, architecture.num_kv_heads, 0, architecture.head_dim), np.float32)
-        names = [entry.name for entry in self._session.get_inputs()]
+        names = [entry.name for entry in self._model.get_inputs()]
         self._past = {name: empty for name in names if name.startswith("past_key_values.")}
         self._mask = np.zeros((batch, 0), np.int64)
 
@@ -53,8 +56,8 @@ class OnnxModel:
         self._mask = np.concatenate((self._mask, added), axis=1)
         positions = np.maximum(self._mask.cumsum(axis=1) - 1, 0)[:, -added.shape[1] :]
         feeds: dict[str, Any] = {"input_ids": np.array(ids), "attention_mask": self._mask, "position_ids": positions}
-        outputs = self._session.run(None, feeds | self._past)
-        found = dict(zip((entry.name for entry in self._session.get_outputs()), outputs, strict=True))
+        outputs = self._model.run(None, feeds | self._past)
+        found = dict(zip((entry.name for entry in self._model.get_outputs()), outputs, strict=True))
         self._past = {name: found[name.replace("past_key_values", "present")] for name in self._past}
         logits: Logits = found["logits"]
         return logits
@@ -83,14 +86,26 @@ def test_logits_are_the_runtimes(name: str, scheme: str, bundle: MakeBundle) -> 
     ("name", "scheme"), [("llama", "int4-g32-sym"), ("qwen2, tied, window", "int8"), ("qwen3", "int4-g32-asym")]
 )
 def test_greedy_tokens_are_the_runtimes(name: str, scheme: str, bundle: MakeBundle) -> None:
-    made = bundle(name, scheme)
+    check_greedy(bundle(name, scheme), TEXT[:20])
+
+
+@pytest.mark.slow
+def test_greedy_tokens_of_a_real_model(smollm2_gguf: Path, tmp_path: Path) -> None:
+    source = open_source(smollm2_gguf)
+    model = Tiny(None, source, QuantizedStore(source, tmp_path / "store"))
+    schemes = dict.fromkeys(source.architecture.linear_shapes(), "int4-g64-sym") | {"embed": "int8"}
+    prompt = Tokenizer.from_str(source.tokenizer_json).encode("The capital of France is").ids
+    check_greedy(save_bundle(tmp_path / "bundle", model, schemes), prompt)
+
+
+def check_greedy(made: Path, prompt: list[int]) -> None:
+    """Twelve tokens, each from the cache of those before it, against one pass of ours over all of them."""
     model = opened(made)
-    tokens, found = list(TEXT[:20]), [int(model.run([TEXT[:20]])[0, -1].argmax())]
-    for _ in range(11):
-        found.append(int(model.run([[found[-1]]])[0, -1].argmax()))
-    for token in found:
-        assert int(our_logits(made, tokens)[-1].argmax()) == token
-        tokens.append(token)
+    found = [int(model.run([prompt])[0, -1].argmax())]
+    while len(found) < 12:
+        found.append(int(model.run([found[-1:]])[0, -1].argmax()))
+    logits = our_logits(made, [*prompt, *found[:-1]])
+    assert logits[len(prompt) - 1 :].argmax(axis=1).tolist() == found
 
 
 def test_padding_changes_nothing(bundle: MakeBundle) -> None:
