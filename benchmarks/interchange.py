@@ -14,6 +14,7 @@ import argparse
 import json
 import subprocess
 import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from platform import machine
@@ -153,6 +154,23 @@ def compared(first: Floats, second: Floats) -> dict[str, float]:
     }
 
 
+def checks(source: Source, texts: list[list[int]], pythons: Mapping[str, str]) -> Iterator[dict[str, object]]:
+    """A record for each runtime in `pythons` and each of its plans."""
+    with tempfile.TemporaryDirectory() as temporary:
+        bundler = Bundler(source, Path(temporary))
+        for runtime, python in pythons.items():
+            form, plans = RUNTIMES[runtime]
+            for plan in plans:
+                bundle = bundler.bundle(plan)
+                export = bundle.with_name(f"{bundle.name}.{form}")
+                record = export_bundle(bundle, form, export)
+                version, found = theirs(runtime, python, export, texts)
+                logprobs = ours(bundle, texts)
+                floor = compared(logprobs, ours(bundle, texts, by_references=True))
+                facts = {"runtime": f"{runtime} {version}", "format": form, **asdict(plan)}
+                yield {**facts, **compared(logprobs, found), "floor": floor, "changes": record.lines()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
@@ -161,36 +179,25 @@ def main() -> None:
         parser.add_argument(f"--{runtime.replace('.', '-')}", dest=runtime, metavar="PYTHON")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    pythons = {runtime: python for runtime in RUNTIMES if (python := vars(arguments)[runtime])}
     source = open_source(arguments.model)
     ids = Tokenizer.from_str(source.tokenizer_json).encode(arguments.text.read_text()[:20000], add_special_tokens=False).ids
     texts = [ids[i * TEXT_TOKENS : (i + 1) * TEXT_TOKENS] for i in range(NUM_TEXTS)]
+    options = " ".join(f"--{runtime.replace('.', '-')} PYTHON" for runtime in pythons)
     results: list[dict[str, object]] = []
-    with tempfile.TemporaryDirectory() as temporary:
-        bundler = Bundler(source, Path(temporary))
-        for runtime, (form, plans) in RUNTIMES.items():
-            if (python := vars(arguments)[runtime]) is None:
-                continue
-            for plan in plans:
-                bundle = bundler.bundle(plan)
-                export = bundle.with_name(f"{bundle.name}.{form}")
-                record = export_bundle(bundle, form, export)
-                version, found = theirs(runtime, python, export, texts)
-                facts = {"runtime": f"{runtime} {version}", "format": form, **asdict(plan)}
-                logprobs = ours(bundle, texts)
-                floor = compared(logprobs, ours(bundle, texts, by_references=True))
-                results.append({**facts, **compared(logprobs, found), "floor": floor, "changes": record.lines()})
-                print(json.dumps(results[-1]), flush=True)
     result = {
-        "command": "python -m benchmarks.interchange MODEL TEXT "
-        + " ".join(f"--{runtime.replace('.', '-')} PYTHON" for runtime in RUNTIMES if vars(arguments)[runtime]),
+        "command": f"python -m benchmarks.interchange MODEL TEXT {options}",
         "cpu": host().model,
         "sources": source.sha256(),
         "text": arguments.text.name,
         "num_tokens": NUM_TEXTS * (TEXT_TOKENS - 1),
         "results": results,
     }
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    for record in checks(source, texts, pythons):
+        results.append(record)
+        print(json.dumps(record), flush=True)
+        if arguments.out:  # a run that is stopped keeps what it has
+            arguments.out.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

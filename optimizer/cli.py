@@ -85,11 +85,9 @@ def verify(bundle: Path) -> None:
 @click.option(
     "--dtype",
     type=click.Choice(["float16", "bfloat16", "float32"]),
-    default="float16",
-    show_default=True,
-    help="What readers of compressed-tensors compute in; float16 keeps the scales of int4.",
+    help="What readers of compressed-tensors compute in; default: float16, which keeps the scales of int4.",
 )
-def export(bundle: Path, form: str, output: Path, dtype: Literal["float16", "bfloat16", "float32"]) -> None:
+def export(bundle: Path, form: str, output: Path, dtype: Literal["float16", "bfloat16", "float32"] | None) -> None:
     """Write a bundle for another runtime: a folder for compressed-tensors (vLLM) and onnx, a file for gguf (llama.cpp).
 
     Codes and scales stay as they are wherever the format can say them; what it cannot is listed, here and in the export.

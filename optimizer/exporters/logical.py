@@ -84,8 +84,9 @@ class LogicalBundle:
         names = ("weight", "codes", "scales", "zeros")
         tensors = self.bundle.tensors
         packed = {name: tensors[f"{group}.{name}"] for name in names if f"{group}.{name}" in tensors}
-        parts = self._unpacked(packed, scheme, *self.architecture.linear_shapes()[group])
-        return QuantizedMatrix(scheme, parts.get("weight", parts.get("codes")), parts.get("scales"), parts.get("zeros"))  # type: ignore[arg-type]
+        parts: dict[str, Any] = dict(self._unpacked(packed, scheme, *self.architecture.linear_shapes()[group]))
+        codes = parts["weight"] if "weight" in parts else parts["codes"]
+        return QuantizedMatrix(scheme, codes, parts.get("scales"), parts.get("zeros"))
 
     def _unpacked(self, packed: dict[str, Array], scheme: Scheme, num_rows: int, num_columns: int) -> dict[str, Array]:
         if not self.manifest.target.archs:

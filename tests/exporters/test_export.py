@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,16 @@ def test_damage_is_found_first(bundle: MakeBundle, tmp_path: Path) -> None:
     result = run(made, "onnx", tmp_path / "out")
     assert result.exit_code == 1 and "sha256 must be" in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dtype_without_a_use(bundle: MakeBundle, tmp_path: Path) -> None:
+    result = run(bundle("llama"), "gguf", tmp_path / "out", "--dtype", "bfloat16")
+    assert result.exit_code == 1 and "gguf has none to choose; leave out --dtype" in result.output
+
+
+def test_onnx_is_an_extra(bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    for name in [name for name in sys.modules if name.startswith("optimizer.exporters.onnx_")]:
+        monkeypatch.delitem(sys.modules, name)
+    result = run(bundle("llama"), "onnx", tmp_path / "out")
+    assert result.exit_code == 1 and "exporting as onnx needs onnx: pip install 'coldforge[onnx]'" in result.output
