@@ -39,7 +39,8 @@ def by_vllm(export: Path, texts: list[list[int]]) -> tuple[str, Floats]:
         model.logits_processor.register_forward_hook(lambda module, inputs, logits: computed.append(logits.float().numpy()))
 
     length = len(texts[0])
-    model = vllm.LLM(str(export), max_model_len=length + 16, max_num_seqs=1, enforce_eager=True)
+    dtype = json.loads((export / "config.json").read_text())["torch_dtype"]  # left to itself, it computes float32 in 16 bits
+    model = vllm.LLM(str(export), dtype=dtype, max_model_len=length + 16, max_num_seqs=1, enforce_eager=True)
     model.apply_model(watch)
     found = []
     for tokens in texts:
