@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -76,12 +77,36 @@ def verify(bundle: Path) -> None:
     _checked(lambda: verify_and_report(bundle))
 
 
-def _checked(action: Callable[[], None]) -> None:
-    from artifacts.errors import BundleError
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--format", "form", type=click.Choice(["compressed-tensors", "gguf", "onnx"]), required=True)
+@click.option(
+    "-o", "--output", metavar="DIR_OR_FILE", type=click.Path(path_type=Path), required=True, help="Must not exist yet."
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "bfloat16", "float32"]),
+    help="What readers of compressed-tensors compute in; default: float16, which keeps the scales of int4.",
+)
+def export(bundle: Path, form: str, output: Path, dtype: Literal["float16", "bfloat16", "float32"] | None) -> None:
+    """Write a bundle for another runtime: a folder for compressed-tensors (vLLM) and onnx, a file for gguf (llama.cpp).
 
+    Codes and scales stay as they are wherever the format can say them; what it cannot is listed, here and in the export.
+    """
+
+    def write() -> None:
+        from optimizer.exporters import export_bundle
+
+        for line in export_bundle(bundle, form, output, dtype).lines():
+            click.echo(line)
+
+    _checked(write)
+
+
+def _checked(action: Callable[[], None]) -> None:
     try:
         action()
-    except BundleError as error:
+    except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -91,5 +116,5 @@ def coldforge() -> None:
     """Forge a model into a frozen deployment bundle, then serve it."""
 
 
-for command in (optimize, serve, bench, inspect, verify, kernels):
+for command in (optimize, serve, bench, inspect, verify, export, kernels):
     coldforge.add_command(command)

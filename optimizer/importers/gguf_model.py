@@ -67,23 +67,22 @@ class GgufCheckpoint:
     architecture: Architecture
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        tensor = self.file.tensors.get(_gguf_name(name))
+        tensor = self.file.tensors.get(gguf_name(name))
         return None if tensor is None else tensor.shape
 
     def where(self, name: str) -> str:
-        return f"{_gguf_name(name)} in {self.file.path}"
+        return f"{gguf_name(name)} in {self.file.path}"
 
     def read(self, name: str) -> torch.Tensor:
-        return torch.from_numpy(self._in_order(name, self.file.read(_gguf_name(name))))
+        return torch.from_numpy(self._in_order(name, self.file.read(gguf_name(name))))
 
     def stored(self, name: str) -> StoredMatrix | Misfit | None:
-        gguf_name = _gguf_name(name)
-        kind = self.file.tensors[gguf_name].kind
+        kind = self.file.tensors[gguf_name(name)].kind
         if kind in _FLOATS:
             return None
         if kind != GGMLQuantizationType.Q4_0:
             return Misfit(f"codes are {kind.name}")
-        codes, scales = self.file.read_q4_0(gguf_name)
+        codes, scales = self.file.read_q4_0(gguf_name(name))
         widened = self._in_order(name, scales).astype(np.float32)
         return StoredMatrix("uint4", self._in_order(name, codes), widened, 1, Q4_0_GROUP)
 
@@ -100,11 +99,11 @@ class GgufCheckpoint:
         return rows
 
     def others(self, names: Collection[str]) -> list[str]:
-        used = {_gguf_name(name) for name in names}
+        used = {gguf_name(name) for name in names}
         return [name for name in self.file.tensors if name not in used and name != ROPE_FACTORS]
 
 
-def _gguf_name(name: str) -> str:
+def gguf_name(name: str) -> str:
     """`model.layers.3.self_attn.q_proj.weight` -> `blk.3.attn_q.weight`."""
     module, kind = name.rsplit(".", 1)
     layer = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", module)

@@ -80,7 +80,8 @@ def _split_pattern(digits: str) -> pre_tokenizers.PreTokenizer:
 _GPT2_SPLIT = pre_tokenizers.ByteLevel(add_prefix_space=False)
 _LLAMA_BPE = "llama-bpe"
 #: tokenizer.ggml.pre -> how text is split before merging
-_PRE_TOKENIZERS = {
+PRE_TOKENIZERS = {
+    "gpt-2": _GPT2_SPLIT,
     "default": _GPT2_SPLIT,
     "smollm": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _GPT2_SPLIT]),
     _LLAMA_BPE: _split_pattern(r"\p{N}{1,3}"),
@@ -90,15 +91,15 @@ _PRE_TOKENIZERS = {
 
 def _byte_level_bpe(metadata: Mapping[str, Any]) -> Tokenizer:
     pre = metadata.get("tokenizer.ggml.pre", "default")
-    if pre not in _PRE_TOKENIZERS:
-        raise UnsupportedTokenizer(f"tokenizer.ggml.pre must be one of {', '.join(_PRE_TOKENIZERS)}, got {pre!r}")
+    if pre not in PRE_TOKENIZERS:
+        raise UnsupportedTokenizer(f"tokenizer.ggml.pre must be one of {', '.join(PRE_TOKENIZERS)}, got {pre!r}")
     vocab = {token: token_id for token_id, token in enumerate(metadata["tokenizer.ggml.tokens"])}
     merges = [tuple(merge.split(" ", 1)) for merge in metadata["tokenizer.ggml.merges"]]
     # Llama 3 takes a word that is in the vocabulary as it is, whatever its merges would give.
     tokenizer = Tokenizer(_bpe(vocab, merges, ignore_merges=pre == _LLAMA_BPE))
     if pre == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = _PRE_TOKENIZERS[pre]
+    tokenizer.pre_tokenizer = PRE_TOKENIZERS[pre]
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 

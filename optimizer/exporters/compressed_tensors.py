@@ -1,0 +1,185 @@
+"""A Hugging Face folder in the compressed-tensors format, which that library, transformers and vLLM load.
+
+Codes and scales are the bundle's, bit for bit. A layer's scheme becomes a config group with the names of its projections as
+targets; layers that stay in floating point are in `ignore`. The format stores a symmetric int4 code less 8, offset by 8
+again when it is packed: the bundle's own code. Its scales may be negative, and so may ours.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+
+from artifacts.precision import FP8_BLOCK, Scheme
+from artifacts.weights import SHARD_BYTES, Array, shard_names
+from optimizer.exporters.errors import ExportError
+from optimizer.exporters.hf_config import hf_config
+from optimizer.exporters.logical import LogicalBundle
+from optimizer.exporters.record import RECORD_NAME, ExportRecord
+from optimizer.exporters.tokenizer_files import write_tokenizer_files
+from optimizer.quantization import QuantizedMatrix
+
+FloatDtype = Literal["float16", "bfloat16", "float32"]
+_TORCH_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+_TIED_HEAD = "lm_head"
+
+
+def export_compressed_tensors(logical: LogicalBundle, folder: Path, dtype: FloatDtype = "float16") -> ExportRecord:
+    """Write the bundle into the empty `folder`. `dtype` is what readers compute in, and what a table is widened to.
+
+    float16 is what keeps fp16 scales and loses least of the rest; bfloat16 has the range for activations beyond 65504.
+    Raises ExportError.
+    """
+    record = ExportRecord(logical.manifest, "compressed-tensors")
+    config = hf_config(logical.architecture, logical.generation_config) | {"torch_dtype": dtype}
+    if groups := _config_groups(logical, record):
+        formats = {str(group["format"]) for group in groups.values()}
+        config["quantization_config"] = {
+            "quant_method": "compressed-tensors",
+            "format": formats.pop() if len(formats) == 1 else "mixed-precision",
+            "quantization_status": "compressed",
+            "config_groups": groups,
+            "ignore": _ignored(logical),
+        }
+    if logical.manifest.precision.kv_cache in ("int8", "fp8"):
+        record.note(f"KV cache: the bundle's {logical.manifest.precision.kv_cache} with scales per token is not stated")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    _write_shards(folder, _tensors(logical, dtype, record))
+    write_tokenizer_files(logical, folder)
+    (folder / RECORD_NAME).write_text(record.json() + "\n")
+    return record
+
+
+def _config_groups(logical: LogicalBundle, record: ExportRecord) -> dict[str, dict[str, object]]:
+    """One config group for each scheme, its targets in the order of layers."""
+    targets: dict[Scheme, list[str]] = {}
+    for group in logical.architecture.linear_shapes():
+        scheme = logical.scheme(group)
+        if group == "embed" or scheme.weights in ("fp32", "bf16"):
+            continue
+        if scheme.weights == "int4" and scheme.int8_activations:
+            record.note(
+                f"activations: layers in {scheme.name} are exported as weight-only int4, for the engines that load this have "
+                "no int8 activations beside it on every device; they compute closer to float than the bundle"
+            )
+        if scheme.name == "int8":
+            record.note("scales: engines that keep scales in the model's dtype round int8's fp32 scales to it when they load")
+        targets.setdefault(scheme.storage, []).extend(logical.modules(group))
+    schemes = sorted(targets, key=lambda scheme: scheme.name)
+    return {f"group_{i}": _config_group(scheme, targets[scheme]) for i, scheme in enumerate(schemes)}
+
+
+def _config_group(scheme: Scheme, targets: list[str]) -> dict[str, object]:
+    weights: dict[str, object] = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False}
+    inputs: dict[str, object] | None = None
+    if scheme.weights == "int4":
+        weights |= {"num_bits": 4, "symmetric": scheme.symmetric, "strategy": "group", "group_size": scheme.group_size}
+    elif scheme.quantized_activations:
+        kind = "float" if scheme.weights == "fp8" else "int"
+        weights["type"] = kind
+        inputs = {"num_bits": 8, "type": kind, "symmetric": True, "strategy": "token", "dynamic": True}
+        if scheme.granularity == "block":
+            weights |= {"strategy": "block", "block_structure": [FP8_BLOCK, FP8_BLOCK]}
+            inputs |= {"strategy": "group", "group_size": FP8_BLOCK}
+    form = "pack-quantized" if inputs is None else f"{weights['type']}-quantized"
+    return {"targets": targets, "weights": weights, "input_activations": inputs, "output_activations": None, "format": form}
+
+
+def _ignored(logical: LogicalBundle) -> list[str]:
+    """Linear modules in floating point. A tied head reads the embedding, which is."""
+    groups = [group for group in logical.architecture.linear_shapes() if group != "embed"]
+    ignored = [name for g in groups if logical.scheme(g).weights in ("fp32", "bf16") for name in logical.modules(g)]
+    return ignored + ([_TIED_HEAD] if logical.architecture.tie_embeddings else [])
+
+
+def _tensors(logical: LogicalBundle, dtype: FloatDtype, record: ExportRecord) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, values in logical.floats():
+        _check_range(name, values, dtype)
+        yield name, torch.from_numpy(values.copy())
+    for group in logical.architecture.linear_shapes():
+        for module, matrix in logical.projections(group):
+            if group == "embed" and matrix.scales is not None:
+                yield f"{module}.weight", _widened(module, matrix, dtype, record)
+            else:
+                yield from ((f"{module}.{part}", tensor) for part, tensor in _parts(matrix).items())
+
+
+def _widened(module: str, matrix: QuantizedMatrix, dtype: FloatDtype, record: ExportRecord) -> torch.Tensor:
+    values = matrix.dequantize()
+    _check_range(module, values, dtype)
+    widened = torch.from_numpy(values).to(_TORCH_DTYPES[dtype])
+    why = "engines read an embedding table, and a head that is tied to it, in floating point"
+    record.changed(f"{module}.weight", matrix.scheme.name, dtype, why, values, widened.float().numpy())
+    if matrix.scheme.int8_activations:
+        record.note("activations: a head that is tied to the embedding meets them unrounded, not in int8")
+    return widened
+
+
+def _check_range(name: str, values: NDArray[np.float32], dtype: FloatDtype) -> None:
+    largest = float(np.abs(values).max(initial=0.0))
+    if dtype == "float16" and largest > float(np.finfo(np.float16).max):
+        raise ExportError(f"{name} has a magnitude of {largest:.6g}, beyond float16's 65504; export with --dtype bfloat16")
+
+
+def _parts(matrix: QuantizedMatrix) -> dict[str, torch.Tensor]:
+    """The tensors of a module in its format, by the names that compressed-tensors gives them."""
+    scheme, codes = matrix.scheme, matrix.codes
+    if scheme.weights == "bf16":
+        return {"weight": torch.from_numpy(codes.copy()).view(torch.bfloat16)}
+    if matrix.scales is None:
+        return {"weight": torch.from_numpy(codes.copy())}
+    shape = torch.tensor(matrix.shape)
+    if scheme.weights == "int4":
+        parts = {
+            "weight_packed": _words(codes, 4),
+            "weight_scale": torch.from_numpy(matrix.scales.copy()),
+            "weight_shape": shape,
+        }
+        return parts if matrix.zeros is None else parts | {"weight_zero_point": _words(matrix.zeros.T, 4).T.contiguous()}
+    scales = torch.from_numpy(matrix.scales.reshape(matrix.scales.shape[0], -1).copy())
+    if scheme.weights == "fp8":
+        return {"weight": torch.from_numpy(codes.copy()).view(torch.float8_e4m3fn), "weight_scale": scales}
+    if scheme.int8_activations:
+        return {"weight": torch.from_numpy(codes.copy()), "weight_scale": scales}
+    return {"weight_packed": _words(codes.view(np.uint8) ^ np.uint8(128), 8), "weight_scale": scales, "weight_shape": shape}
+
+
+def _words(codes: Array, bits: int) -> torch.Tensor:
+    """u8 codes [N, K] -> i32 [N, ceil(K bits / 32)], the first of a row in the lowest bits."""
+    per_word = 32 // bits
+    padded = np.pad(codes, ((0, 0), (0, -codes.shape[1] % per_word)))
+    octets = padded if bits == 8 else padded[:, 0::2] | (padded[:, 1::2] << np.uint8(4))
+    return torch.from_numpy(np.ascontiguousarray(octets).view("<i4").copy())
+
+
+def _write_shards(folder: Path, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
+    """Shards of at most SHARD_BYTES, unless one tensor is larger, of which one is in memory at a time; and their index."""
+    places: dict[str, int] = {}
+    num_shards, num_bytes, shard = 0, 0, dict[str, torch.Tensor]()
+
+    def write() -> None:
+        nonlocal num_shards
+        save_file(shard, folder / f"{num_shards}.partial", metadata={"format": "pt"})
+        places.update(dict.fromkeys(shard, num_shards))
+        num_shards += 1
+        shard.clear()
+
+    for name, tensor in tensors:
+        if shard and sum(t.nbytes for t in shard.values()) + tensor.nbytes > SHARD_BYTES:
+            write()
+        shard[name] = tensor
+        num_bytes += tensor.nbytes
+    write()
+    names = shard_names(num_shards)
+    for i, name in enumerate(names):
+        (folder / f"{i}.partial").rename(folder / name)
+    if num_shards > 1:
+        index = {"metadata": {"total_size": num_bytes}, "weight_map": {name: names[i] for name, i in places.items()}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")

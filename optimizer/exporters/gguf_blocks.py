@@ -1,0 +1,81 @@
+"""Matrices in ggml's block types: 32 values of a row under one fp16 scale, and a minimum in Q4_1.
+
+    type   block                                  value                  exact for
+    Q4_0   d f16, 16 bytes                        d (q - 8)              int4 symmetric, all group sizes
+    Q4_1   d f16, m f16, 16 bytes                 d q + m                int4 asymmetric but for m = -scale zero, rounded to f16
+    Q8_0   d f16, 32 i8                           d q                    int8 where the channel's fp32 scale fits f16
+
+A group of 64 or 128 is two or four blocks with the same scale. Byte j of a 4-bit block has value j in its low nibble and
+value 16 + j in its high one. Source: ggml's ggml-common.h and ggml-quants.c.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from gguf import GGMLQuantizationType as Kind
+from numpy.typing import NDArray
+
+from artifacts.precision import Scheme
+from kernels.spec import Array
+from optimizer.exporters.errors import ExportError
+from optimizer.quantization import QuantizedMatrix
+
+BLOCK = 32
+
+
+def block_kind(scheme: Scheme, num_columns: int) -> Kind:
+    """The ggml type that loses nothing of `scheme`, or least."""
+    if scheme.weights == "fp32":
+        return Kind.F32
+    if scheme.weights == "bf16":
+        return Kind.BF16
+    if scheme.weights == "int4":
+        return Kind.Q4_0 if scheme.symmetric else Kind.Q4_1
+    return Kind.Q8_0 if scheme.weights == "int8" and num_columns % BLOCK == 0 else Kind.F16
+
+
+def reason(kind: Kind) -> str:
+    """Why values change when they are stored as `kind`."""
+    return {
+        Kind.Q8_0: "a block has a scale in fp16, and the bundle has a channel's in fp32",
+        Kind.Q4_1: "a block has its minimum in fp16, and the bundle has a zero point",
+        Kind.F16: "ggml has no type with one scale for such rows or blocks",
+    }[kind]
+
+
+def blocks(name: str, matrix: QuantizedMatrix, kind: Kind) -> Array:
+    """`matrix` as `kind`: f32 or f16 [N, K], or the bytes u8 [N, ...] of each row. ExportError where fp16 overflows."""
+    if kind is Kind.F32:
+        return matrix.codes
+    if kind is Kind.BF16:
+        return np.ascontiguousarray(matrix.codes).view(np.uint8)
+    if kind is Kind.F16:
+        return _f16(name, matrix.dequantize())
+    assert matrix.scales is not None
+    rows, columns = matrix.shape
+    if kind is Kind.Q8_0:
+        d = np.repeat(_f16(name, matrix.scales)[:, None], columns // BLOCK, axis=1)
+        return _joined(d[..., None], matrix.codes.reshape(rows, -1, BLOCK))
+    d = np.repeat(matrix.scales.astype(np.float16), matrix.scheme.group_size // BLOCK, axis=1)
+    low, high = np.moveaxis(matrix.codes.astype(np.uint8).reshape(rows, -1, 2, BLOCK // 2), 2, 0)
+    nibbles = low | (high << np.uint8(4))
+    if kind is Kind.Q4_0:
+        return _joined(d[..., None], nibbles)
+    assert matrix.zeros is not None
+    zeros = np.repeat(matrix.zeros, matrix.scheme.group_size // BLOCK, axis=1)
+    minima = _f16(name, -d.astype(np.float32) * zeros)
+    return _joined(np.stack((d, minima), axis=-1), nibbles)
+
+
+def _f16(name: str, values: Array) -> NDArray[np.float16]:
+    with np.errstate(over="ignore"):
+        rounded = values.astype(np.float16)
+    if not np.isfinite(rounded).all():
+        raise ExportError(f"{name} needs {float(np.abs(values).max()):.6g} in fp16, which ends at 65504; keep it in bf16")
+    return rounded
+
+
+def _joined(head: Array, body: Array) -> Array:
+    """Blocks [N, blocks, ...] as bytes [N, blocks * bytes], `head` before `body`."""
+    parts = [np.ascontiguousarray(part).view(np.uint8).reshape(*part.shape[:2], -1) for part in (head, body)]
+    return np.concatenate(parts, axis=2).reshape(head.shape[0], -1)

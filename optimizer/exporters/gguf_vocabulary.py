@@ -1,0 +1,113 @@
+"""A tokenizer.json as the metadata of a GGUF file: what optimizer/importers/gguf_tokenizer.py reads, written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from gguf.constants import TokenType
+from tokenizers import Tokenizer
+
+from optimizer.exporters.errors import ExportError
+from optimizer.importers.gguf_tokenizer import PRE_TOKENIZERS, tokenizer_json
+
+_KEY = "tokenizer.ggml"
+#: Words, numbers, spaces and punctuation on which known ways to split text differ; and what a rebuilt tokenizer must agree on.
+_PROBE = "It's 12345'll   do,\tWE'VE  naïve 你好 😀!!\r\n\n for (x=3.14) {y}\n  Füße…'s 1 23  "
+
+
+def vocabulary_metadata(
+    tokenizer_text: str, vocab_size: int, generation_config: Mapping[str, Any], chat_template: str | None
+) -> dict[str, object]:
+    """Metadata keys of the tokenizer, tokens padded to `vocab_size`, and of the chat template.
+
+    What is written is read back by the importer and compared on a probe. ExportError where the tokenizer is of a kind, or
+    splits text in a way, that a GGUF file cannot say.
+    """
+    tokenizer = Tokenizer.from_str(tokenizer_text)
+    model = json.loads(tokenizer_text)["model"]
+    if model["type"] != "BPE":
+        raise ExportError(f"a tokenizer must be BPE to be written as GGUF, got {model['type']}")
+    tokens, types = _tokens(tokenizer, vocab_size, model)
+    metadata: dict[str, object] = {f"{_KEY}.tokens": tokens, f"{_KEY}.token_type": types}
+    metadata |= _sentencepiece(tokenizer, model, tokens) if model.get("byte_fallback") else _byte_level(tokenizer, model)
+    metadata |= _special(tokenizer, generation_config)
+    if chat_template is not None:
+        metadata["tokenizer.chat_template"] = chat_template
+    _check(tokenizer, metadata)
+    return metadata
+
+
+def _tokens(tokenizer: Tokenizer, vocab_size: int, model: dict[str, Any]) -> tuple[list[str], list[int]]:
+    by_id = {token_id: token for token, token_id in tokenizer.get_vocab(with_added_tokens=True).items()}
+    if by_id and max(by_id) >= vocab_size:
+        raise ExportError(
+            f"the tokenizer has a token {max(by_id)}, and the embedding {vocab_size} rows; GGUF wants a row for each"
+        )
+    tokens = [by_id.get(i, f"[PAD{i}]") for i in range(vocab_size)]
+    types = [int(TokenType.NORMAL if i in by_id else TokenType.UNUSED) for i in range(vocab_size)]
+    if model.get("byte_fallback"):
+        for i, token in enumerate(tokens):
+            if len(token) == 6 and token.startswith("<0x"):
+                types[i] = int(TokenType.BYTE)
+    for token_id, added in tokenizer.get_added_tokens_decoder().items():
+        types[token_id] = int(TokenType.CONTROL if added.special else TokenType.USER_DEFINED)
+    unknown = model.get("unk_token")
+    if unknown is not None and model.get("byte_fallback"):
+        types[tokens.index(unknown)] = int(TokenType.UNKNOWN)
+    return tokens, types
+
+
+def _pairs(model: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(m[0], m[1]) if isinstance(m, list) else tuple(m.split(" ", 1)) for m in model["merges"]]
+
+
+def _byte_level(tokenizer: Tokenizer, model: dict[str, Any]) -> dict[str, object]:
+    split = tokenizer.pre_tokenizer
+    if split is not None:
+        words = split.pre_tokenize_str(_PROBE)
+        for name, known in PRE_TOKENIZERS.items():
+            if known.pre_tokenize_str(_PROBE) == words:
+                merges = [" ".join(pair) for pair in _pairs(model)]
+                return {f"{_KEY}.model": "gpt2", f"{_KEY}.pre": name, f"{_KEY}.merges": merges}
+    raise ExportError(
+        f"the tokenizer splits text before merging in a way that is none of {', '.join(PRE_TOKENIZERS)}: "
+        "GGUF names such a way and cannot describe another"
+    )
+
+
+def _sentencepiece(tokenizer: Tokenizer, model: dict[str, Any], tokens: list[str]) -> dict[str, object]:
+    """A piece's score is minus the rank of the first merge that makes it; what no merge makes comes last."""
+    ranks: dict[str, int] = {}
+    for rank, (left, right) in enumerate(_pairs(model)):
+        ranks.setdefault(left + right, rank)
+    scores = [-float(ranks.get(token, len(ranks))) for token in tokens]
+    prefix = tokenizer.encode("a", add_special_tokens=False).tokens[0].startswith("▁")
+    return {f"{_KEY}.model": "llama", f"{_KEY}.pre": "default", f"{_KEY}.scores": scores, f"{_KEY}.add_space_prefix": prefix}
+
+
+def _special(tokenizer: Tokenizer, generation_config: Mapping[str, Any]) -> dict[str, object]:
+    special: dict[str, object] = {}
+    bos, eos = generation_config.get("bos_token_id"), generation_config.get("eos_token_id")
+    if isinstance(eos, list):
+        if len(eos) > 1:
+            special[f"{_KEY}.eot_token_id"] = eos[1]
+        eos = eos[0] if eos else None
+    added = tokenizer.encode("a").ids
+    bare = tokenizer.encode("a", add_special_tokens=False).ids
+    for name, token_id, adds in (("bos", bos, added[:1] != bare[:1]), ("eos", eos, added[-1:] != bare[-1:])):
+        if token_id is not None:
+            special |= {f"{_KEY}.{name}_token_id": token_id, f"{_KEY}.add_{name}_token": adds}
+    return special
+
+
+def _check(tokenizer: Tokenizer, metadata: dict[str, object]) -> None:
+    read = Tokenizer.from_str(tokenizer_json(metadata))
+    for text in (_PROBE, "a", " a", ""):
+        expected, found = tokenizer.encode(text).ids, read.encode(text).ids
+        if expected != found:
+            raise ExportError(
+                f"the tokenizer cannot be written as GGUF: {text[:20]!r} would become tokens {found[:8]} in place of "
+                f"{expected[:8]}; llama.cpp has another notion of its normalizer or post-processor"
+            )
