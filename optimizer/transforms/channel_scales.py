@@ -88,7 +88,7 @@ class ChannelScales:
         rows = self.factors[divisor]
         if tensor.shape[0] == rows.shape[0]:  # a norm's gain
             return tensor / rows
-        kept, scaled = tensor.split([tensor.shape[0] - rows.shape[0], rows.shape[0]])  # V and up stand last
+        kept, scaled = torch.split(tensor, [tensor.shape[0] - rows.shape[0], rows.shape[0]])  # V and up stand last
         return torch.cat([kept, scaled / (rows[:, None] if tensor.ndim == 2 else rows)])
 
     def record(self) -> dict[str, object]:

@@ -2,7 +2,8 @@
 
 Orders 1 and 2, Kronecker products (Sylvester 1867), and for odd primes q Paley's two constructions (1933): q + 1 where
 q = 3 mod 4, and 2 (q + 1) where q = 1 mod 4. Together they give every hidden size and head size of the supported
-families' released models; Paley's constructions over prime powers and sporadic orders (92, 116, ...) are not here.
+families' released models but OpenLLaMA 3B's heads of 100; Paley's constructions over prime powers, and sporadic orders (92,
+100, ...), are not here.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def hadamard_factors(order: int) -> tuple[Tensor, ...]:
 
     Raises NoHadamardMatrixError. Not to be changed: they are kept.
     """
-    if order > 2 and order % 4 or order < 1:
+    if (order > 2 and order % 4) or order < 1:
         raise NoHadamardMatrixError(f"a Hadamard matrix has order 1, 2 or a multiple of 4, got {order}")
     odd = order // (order & -order)
     core = torch.ones(1, 1, dtype=torch.int8) if odd == 1 else _core(order, odd)

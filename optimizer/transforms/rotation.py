@@ -50,7 +50,7 @@ class OrthogonalMatrix:
 
     def rotate(self, rows: Tensor) -> Tensor:
         """rows [n, order] times the matrix: fp32 of products in fp64."""
-        chunks = rows.split(max(1, _CHUNK_ELEMENTS // rows.shape[1]))
+        chunks = torch.split(rows, max(1, _CHUNK_ELEMENTS // rows.shape[1]))
         return torch.cat([self._rotate(chunk.double()).float() for chunk in chunks])
 
     def _rotate(self, rows: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class Rotation:
         if self.values is None:
             return qkv
         columns = qkv.reshape(len(qkv), -1)
-        queries_and_keys, values = columns.split([a.q_size + a.kv_size, a.kv_size])
+        queries_and_keys, values = torch.split(columns, [a.q_size + a.kv_size, a.kv_size])
         heads = values.reshape(a.num_kv_heads, a.head_dim, -1).transpose(1, 2)
         rotated = self.values.rotate(heads.reshape(-1, a.head_dim)).reshape(heads.shape).transpose(1, 2)
         return torch.cat([queries_and_keys, rotated.reshape(values.shape)]).reshape(qkv.shape)
