@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import weakref
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -11,6 +16,7 @@ from transformers import LlamaConfig, PreTrainedConfig, PreTrainedModel, Qwen2Co
 
 from optimizer.importers import Source, open_source
 from optimizer.quantization.calibration import Calibration
+from optimizer.quantization.input_statistics import InputStatistics
 from tests.importers.random_models import SIZES, random_model, save_folder
 
 LLAMA3 = {
@@ -81,3 +87,81 @@ def test_statistics_are_those_of_transformers_inputs(model: PreTrainedModel, sou
         distance = torch.cdist(statistics.sample.double(), rows).amin(dim=1)
         assert len(statistics.sample) == 8 * len(SEQUENCES)
         assert distance.max() < 1e-3 * rows.norm(dim=1).max()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from optimizer.importers import open_source
+from optimizer.quantization import calibration
+
+kept = calibration.Calibration._pass_layer
+
+def dies_in_layer_2(self, index, hidden):
+    if index == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return kept(self, index, hidden)
+
+calibration.Calibration._pass_layer = dies_in_layer_2
+model, folder, *sequences = sys.argv[1:]
+sequences = [list(map(int, ids.split())) for ids in sequences]
+calibration.Calibration(open_source(Path(model)), sequences, Path(folder)).statistics("head")
+"""
+
+
+def test_a_killed_run_goes_on_at_its_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = save_folder(moderate(random_model(CONFIGS["llama"])), tmp_path / "model")
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    texts = [" ".join(map(str, ids)) for ids in SEQUENCES]
+    process = subprocess.run([sys.executable, "-c", KILLED, model, killed, *texts], check=False)
+    assert process.returncode == -signal.SIGKILL
+    assert [path.name for path in sorted(killed.glob("layers.*"))] == ["layers.0.safetensors", "layers.1.safetensors"]
+
+    source = open_source(model)
+    expected = {
+        group: Calibration(source, SEQUENCES, whole).statistics(group) for group in ("layers.1.o", "layers.2.down", "head")
+    }
+    passed: list[int] = []
+    pass_layer = Calibration._pass_layer
+
+    def counted(self: Calibration, index: int, hidden: list[torch.Tensor]) -> dict[str, InputStatistics]:
+        passed.append(index)
+        return pass_layer(self, index, hidden)
+
+    monkeypatch.setattr(Calibration, "_pass_layer", counted)
+    for group, statistics in expected.items():
+        resumed = Calibration(source, SEQUENCES, killed).statistics(group)
+        assert torch.equal(resumed.hessian, statistics.hessian) and torch.equal(resumed.sample, statistics.sample)
+    assert passed == [2]
+    assert not list(killed.glob("hidden.[0-2].*"))
+
+
+def test_one_layers_weights_are_held_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The weights of a layer are gone when those of the next are read."""
+    source = open_source(save_folder(random_model(CONFIGS["llama"]), tmp_path / "model"))
+    alive: dict[str, weakref.ref[torch.Tensor]] = {}
+
+    class Watched(Source):
+        def tensor(self, name: str) -> torch.Tensor:
+            layer = name.rpartition(".")[0].rpartition(".")[0]
+            others = [other for other, tensor in alive.items() if tensor() is not None and not other.startswith(f"{layer}.")]
+            assert not others, f"{others} are still held when {name} is read"
+            tensor = source.tensor(name).clone()
+            alive[name] = weakref.ref(tensor)
+            return tensor
+
+    watched = Watched(**{field.name: getattr(source, field.name) for field in fields(Source)})
+    Calibration(watched, SEQUENCES, tmp_path / "calibration").statistics("layers.2.down")
+    assert sum(name.startswith("layers.") for name in alive) == 3 * 8
+
+
+def test_what_cannot_be_calibrated_is_refused(tmp_path: Path) -> None:
+    source = open_source(save_folder(random_model(CONFIGS["qwen2"]), tmp_path / "model"))
+    for sequences in ([], [[]], [[1] * 129]):
+        with pytest.raises(ValueError, match="1 to 128 tokens"):
+            Calibration(source, sequences, tmp_path / "calibration")
+    calibration = Calibration(source, SEQUENCES, tmp_path / "calibration")
+    for group in ("embed", "head", "layers.7.qkv"):
+        with pytest.raises(KeyError, match=group):
+            calibration.statistics(group)
+    assert calibration.digest != Calibration(source, SEQUENCES[:2], tmp_path / "other").digest

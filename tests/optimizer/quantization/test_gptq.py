@@ -57,9 +57,9 @@ def brain_surgeon(weight: F64, hessian: F64, order: list[int], grid: Grid, dampi
 def test_agrees_with_the_formulas(name: str, activation_order: bool) -> None:
     """Columns beyond one block, so that lazy updates count. A weight amid two codes may fall to either: almost all agree."""
     scheme = Scheme.parse(name)
-    weight, hessian = problem(1, 24, 384)
+    weight, hessian = problem(1, 8, 256)
     diagonal = np.diag(hessian.numpy())
-    order = sorted(range(384), key=lambda j: -diagonal[j]) if activation_order else list(range(384))
+    order = sorted(range(256), key=lambda j: -diagonal[j]) if activation_order else list(range(256))
     expected = brain_surgeon(weight.double().numpy(), hessian.double().numpy(), order, fit_grid("w", weight, scheme), 0.01)
     matrix = gptq("w", weight, scheme, hessian, damping=0.01, activation_order=activation_order)
     value = matrix.dequantize()
@@ -76,18 +76,17 @@ def _loss64(value: F64, weight: torch.Tensor, hessian: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_loses_less_than_rounding_to_nearest(name: str) -> None:
-    weight, hessian = problem(2, 40, 256)
+    weight, hessian = problem(2, 40, 128)
     scheme = Scheme.parse(name)
     nearest = loss(round_to_nearest("w", weight, scheme), weight, hessian)
     in_order, as_they_stand = (
         loss(gptq("w", weight, scheme, hessian, activation_order=order), weight, hessian) for order in (True, False)
     )
-    print(name, in_order / nearest, as_they_stand / nearest)
     assert in_order < 0.8 * nearest
     assert as_they_stand < 0.9 * nearest
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
     rows=st.integers(1, 40),
