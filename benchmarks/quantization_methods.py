@@ -30,12 +30,13 @@ from kernels.cpu.host import host
 from optimizer.evaluation import Evaluation, text_sequences
 from optimizer.evaluation.metrics import compare
 from optimizer.importers import Source, open_source
-from optimizer.quantization import Gptq, QuantizedMatrix, Quantizer, fit_clipped_grid, round_to_nearest
+from optimizer.quantization import ROUND_TO_NEAREST, Gptq, QuantizedMatrix, Quantizer, fit_clipped_grid, round_to_nearest
 from optimizer.quantization.calibration import Calibration
 from optimizer.quantization.clipping import ClippedRounding
 from optimizer.quantization.decoder_layer import DecoderLayer
 from optimizer.quantization.gptq import gptq
 from optimizer.quantization.input_statistics import InputAccumulator
+from optimizer.transforms import AWQ, search_scales, transformed
 
 Tokens = list[int]
 
@@ -114,10 +115,18 @@ def methods(
     source: Source, scheme: Scheme, calibration: Sequence[Tokens], sequences: Sequence[Tokens], folder: Path
 ) -> dict[str, Callable[[], Text]]:
     """Name -> what runs `sequences` through the model quantized so."""
-    statistics = Calibration(source, calibration, folder)
+    statistics = Calibration(source, calibration, folder / "statistics")
 
     def rounded(quantize: Quantizer) -> Callable[[], Text]:
         return lambda: run(source, sequences, Weights(source, scheme, quantize).tensor)
+
+    def on_awq(quantizer: Callable[[Source], Quantizer]) -> Callable[[], Text]:
+        def run_scaled() -> Text:
+            plan = dict.fromkeys(source.architecture.linear_shapes(), scheme)
+            scaled = transformed(source, search_scales(source, statistics, plan, AWQ, folder / "awq scales"))
+            return run(scaled, sequences, Weights(scaled, scheme, quantizer(scaled)).tensor)
+
+        return run_scaled
 
     return {
         "rtn": rounded(round_to_nearest),
@@ -131,6 +140,9 @@ def methods(
         "gptq+clip, unweighted": rounded(
             lambda name, weight, scheme: gptq(name, weight, scheme, statistics.statistics(name).hessian, fit_clipped_grid)
         ),
+        "awq": on_awq(lambda scaled: ROUND_TO_NEAREST.quantize),
+        "awq+gptq": on_awq(lambda scaled: Gptq(Calibration(scaled, calibration, folder / "awq statistics"))),
+        "awq+gptq+clip": on_awq(lambda scaled: Gptq(Calibration(scaled, calibration, folder / "awq statistics"), clip=True)),
         "gptq, sequential": lambda: sequential_gptq(source, scheme, calibration, sequences, clip=False),
         "gptq+clip, sequential": lambda: sequential_gptq(source, scheme, calibration, sequences, clip=True),
     }
