@@ -29,8 +29,8 @@ class Calibration:
     when it is first asked for, after those before it, and stays in `folder`, which belongs to this source and these
     sequences alone; `layers.I.safetensors` appears whole or not at all, so a killed run goes on at its layer.
 
-    Memory: the fp32 weights and the K x K sums of one layer, the hidden states (num_tokens x hidden_size fp32), and the
-    attention scores of one sequence; before the first layer, the embedding as it is stored. Disk: 4 K^2 bytes a group.
+    Memory: the fp32 weights and the K x K sums of one layer, the hidden states (num_tokens x hidden_size fp32) twice, and
+    the attention scores of one sequence; before the first layer, the embedding as it is stored. Disk: 4 K^2 bytes a group.
 
     Raises UnsupportedModel for experts and latent attention, ValueError for no sequences or ones longer than the model's.
     """
