@@ -21,6 +21,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 from artifacts.precision import Scheme
 from kernels.cpu.host import host
@@ -28,7 +30,6 @@ from optimizer.importers import open_source
 from optimizer.quantization import Calibration, gptq_method
 from optimizer.quantized_store import QuantizedStore
 from runtime.models import architecture, checkpoint_tensors
-from tests.importers.random_models import tokenizer
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -53,7 +54,8 @@ SCHEME, EMBEDDING_SCHEME = Scheme.parse("int4-g64-sym"), Scheme.parse("int8")
 def write_model(folder: Path) -> int:
     """The random model, a shard for each layer; the number of its parameters."""
     folder.mkdir(parents=True, exist_ok=True)
-    generator, shards = torch.Generator().manual_seed(0), {}
+    generator = torch.Generator().manual_seed(0)
+    shards: dict[str, dict[str, torch.Tensor]] = {}
     num_parameters = 0
     for name, parts in checkpoint_tensors(architecture(CONFIG)).items():
         shard = f"{'.'.join(name.split('.')[:2])}.safetensors" if name.startswith("layers.") else "rest.safetensors"
@@ -65,7 +67,7 @@ def write_model(folder: Path) -> int:
         save_file(tensors, folder / shard, metadata={"format": "pt"})
     index = {"weight_map": {name: shard for shard, tensors in shards.items() for name in tensors}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    tokenizer().save(str(folder / "tokenizer.json"))
+    Tokenizer(BPE()).save(str(folder / "tokenizer.json"))
     # Last: a folder with a config is whole.
     (folder / "config.json").write_text(json.dumps(CONFIG))
     return num_parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from optimizer.quantization.decoder_layer import DecoderLayer, check_calibrated
 from optimizer.quantization.input_statistics import InputAccumulator, InputStatistics
 
 _HIDDEN = "hidden"
+_STATISTICS = tuple(field.name for field in fields(InputStatistics))
 
 
 class Calibration:
@@ -89,7 +91,7 @@ class Calibration:
                 self._write(self._hidden_path(layer + 1), {_HIDDEN: torch.cat(hidden)})
             self._write(
                 self._layer_path(layer),
-                {f"{group}.{name}": value for group, one in statistics.items() for name, value in _fields(one).items()},
+                {f"{group}.{name}": getattr(one, name) for group, one in statistics.items() for name in _STATISTICS},
             )
             self._hidden_path(layer).unlink(missing_ok=True)
 
@@ -132,10 +134,3 @@ class Calibration:
         partial = path.with_suffix(f".{os.getpid()}.partial")
         save_file(tensors, partial)
         partial.replace(path)
-
-
-_STATISTICS = ("hessian", "mean_abs", "max_abs", "sample")
-
-
-def _fields(statistics: InputStatistics) -> dict[str, Tensor]:
-    return {name: getattr(statistics, name) for name in _STATISTICS}
