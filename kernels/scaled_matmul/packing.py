@@ -43,10 +43,6 @@ def decode_e4m3(codes: Bytes) -> Floats:
     return _E4M3.take(codes)
 
 
-def decode_e2m1(nibbles: Bytes) -> Floats:
-    return _E2M1.take(nibbles)
-
-
 def encode_mxfp4(values: Floats) -> tuple[Bytes, Bytes]:
     """Codes u8 [N, K/2] and scales u8 [N, K/32] of finite `values` [N, K]; ValueError where K is not a multiple of 32.
 
@@ -59,11 +55,31 @@ def encode_mxfp4(values: Floats) -> tuple[Bytes, Bytes]:
             f"a scale of MXFP4 covers {MX_WIDTH} values: K must be a multiple of it, got {width}; pad K or choose int4"
         )
     groups = values.reshape(rows, width // MX_WIDTH, MX_WIDTH)
-    exponent = np.frexp(np.abs(groups).max(axis=2))[1] - 1 - _E2M1_EXPONENT
-    scales = np.clip(exponent + _E8M0_BIAS, 0, 254).astype(np.uint8)
+    scales = mxfp4_scales(np.abs(groups).max(axis=2))
     scaled = np.ldexp(groups, _E8M0_BIAS - scales[:, :, None].astype(np.int32)).reshape(rows, width)
-    nibbles = _encode(scaled, mantissa_bits=1, bias=1, largest=E2M1_MAX) | (np.signbit(scaled).astype(np.uint8) << 3)
-    return nibbles[:, 0::2] | (nibbles[:, 1::2] << 4), scales
+    return pair_nibbles(encode_e2m1(scaled)), scales
+
+
+def mxfp4_scales(largest: Floats) -> Bytes:
+    """e8m0 codes for groups whose largest magnitudes are `largest`."""
+    exponent = np.frexp(largest)[1] - 1 - _E2M1_EXPONENT
+    codes: Bytes = (exponent + _E8M0_BIAS).clip(0, 254).astype(np.uint8)
+    return codes
+
+
+def encode_e2m1(values: Floats) -> Bytes:
+    """Codes 0 to 15 of the nearest e2m1 numbers, ties to even; saturates at 6."""
+    magnitudes = _encode(values, mantissa_bits=1, bias=1, largest=E2M1_MAX)
+    return np.where(np.signbit(values), magnitudes | np.uint8(8), magnitudes)
+
+
+def decode_e2m1(codes: Bytes) -> Floats:
+    return _E2M1.take(codes)
+
+
+def pair_nibbles(codes: Bytes) -> Bytes:
+    """Codes of four bits [N, K] as bytes [N, K/2], k even in the low nibble."""
+    return codes[:, 0::2] | (codes[:, 1::2] << np.uint8(4))
 
 
 def decode_mxfp4(codes: Bytes, scales: Bytes) -> Floats:

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from optimizer.evaluation import text_sequences
 from optimizer.evaluation.confidence import MIN_SEQUENCES
 from optimizer.progress import Reporter
-from optimizer.spec import EvaluationSpec
+from optimizer.spec import CalibrationSpec, EvaluationSpec
 from runtime.engine import Engine
 from runtime.model_runner import ModelRunner
 from runtime.request import Request, SamplingParams
@@ -57,7 +57,7 @@ def read_texts(spec: EvaluationSpec, tokenizer: Tokenizer, prefix: Sequence[int]
     """
     sets = TextSets({}, {})
     for path in spec.text:
-        sequences = _sequences(spec, path, 2 * spec.num_sequences, tokenizer, prefix)
+        sequences = _sequences(spec, [path], 2 * spec.num_sequences, tokenizer, prefix)
         if len(sequences) < 2 * MIN_SEQUENCES:
             raise ValueError(
                 f"{path}: {2 * MIN_SEQUENCES} sequences of {spec.tokens_per_sequence} tokens are needed, half of them to "
@@ -74,7 +74,7 @@ def proof_texts(spec: EvaluationSpec, tokenizer: Tokenizer, prefix: Sequence[int
         if one.format != "text":
             continue
         assert one.path is not None, "the specification asks for it"
-        texts[one.name] = _sequences(spec, one.path, one.max_items or spec.num_sequences, tokenizer, prefix)
+        texts[one.name] = _sequences(spec, [one.path], one.max_items or spec.num_sequences, tokenizer, prefix)
         if len(texts[one.name]) < MIN_SEQUENCES:
             raise ValueError(
                 f"{one.path}: {MIN_SEQUENCES} sequences of {spec.tokens_per_sequence} tokens are needed, got "
@@ -83,11 +83,20 @@ def proof_texts(spec: EvaluationSpec, tokenizer: Tokenizer, prefix: Sequence[int
     return texts
 
 
+def read_calibration(spec: CalibrationSpec, tokenizer: Tokenizer, prefix: Sequence[int]) -> list[Tokens]:
+    """The user's files as calibration sequences, each beginning with `prefix`, from all parts of all files."""
+    return _sequences(spec, spec.text, spec.num_sequences, tokenizer, prefix)
+
+
 def _sequences(
-    spec: EvaluationSpec, path: Path, num_sequences: int, tokenizer: Tokenizer, prefix: Sequence[int]
+    spec: EvaluationSpec | CalibrationSpec,
+    paths: Sequence[Path],
+    num_sequences: int,
+    tokenizer: Tokenizer,
+    prefix: Sequence[int],
 ) -> list[Tokens]:
     return text_sequences(
-        [path],
+        paths,
         lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
         num_tokens=spec.tokens_per_sequence,
         max_sequences=num_sequences,

@@ -1,0 +1,136 @@
+"""Statistics of every layer group's inputs, gathered layer by layer and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.functional import rms_norm
+
+from optimizer.importers import Source
+from optimizer.progress import Reporter
+from optimizer.quantization.decoder_layer import DecoderLayer, check_calibrated
+from optimizer.quantization.input_statistics import InputAccumulator, InputStatistics
+
+_HIDDEN = "hidden"
+_STATISTICS = tuple(field.name for field in fields(InputStatistics))
+
+
+class Calibration:
+    """The inputs of `source`'s layer groups when the float model reads `sequences` of token ids.
+
+    Statistics are of the float model, whatever will be quantized: the search may mix schemes freely. A layer is gathered
+    when it is first asked for, after those before it, and stays in `folder`, which belongs to this source and these
+    sequences alone; `layers.I.safetensors` appears whole or not at all, so a killed run goes on at its layer.
+
+    Memory: the fp32 weights and the K x K sums of one layer, the hidden states (num_tokens x hidden_size fp32) twice, and
+    the attention scores of one sequence; before the first layer, the embedding as it is stored. Disk: 4 K^2 bytes a group.
+
+    Raises UnsupportedModel for experts and latent attention, ValueError for no sequences or ones longer than the model's.
+    """
+
+    def __init__(
+        self, source: Source, sequences: Sequence[Sequence[int]], folder: Path, reporter: Reporter | None = None
+    ) -> None:
+        check_calibrated(source.architecture)
+        longest = max(map(len, sequences), default=0)
+        if not 0 < longest <= source.architecture.max_position or not all(sequences):
+            raise ValueError(
+                "calibration needs sequences of 1 to "
+                f"{source.architecture.max_position} tokens, got {len(sequences)} of up to {longest}"
+            )
+        self._source, self._folder, self._reporter = source, folder, reporter
+        self._sequences = [list(ids) for ids in sequences]
+        self._longest = longest
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the token ids, sequence by sequence."""
+        digest = hashlib.sha256()
+        for ids in self._sequences:
+            digest.update(np.asarray([len(ids), *ids], np.int64).tobytes())
+        return digest.hexdigest()
+
+    def covers(self, group: str) -> bool:
+        """Whether `group` multiplies inputs: an embedding, also one that is a tied head, is mostly looked up."""
+        return group != "embed"
+
+    def statistics(self, group: str) -> InputStatistics:
+        """The statistics of a layer group that `covers`: `layers.I.qkv`, `.o`, `.gate_up`, `.down`, or an untied `head`.
+
+        Gathers what is missing up to its layer. KeyError for a group that the model lacks.
+        """
+        if not self.covers(group) or group not in self._source.architecture.linear_shapes():
+            raise KeyError(f"{group} has no inputs to calibrate with")
+        num_layers = self._source.architecture.num_layers
+        layer = num_layers if group == "head" else int(group.split(".")[1])
+        self._gather(layer)
+        with safe_open(self._layer_path(layer), framework="pt") as file:
+            return InputStatistics(**{name: file.get_tensor(f"{group}.{name}").clone() for name in _STATISTICS})
+
+    def _gather(self, last: int) -> None:
+        """Make the files of all layers up to `last` that are not there; the head counts as the layer after all others."""
+        num_layers = self._source.architecture.num_layers
+        first = next((i for i in range(num_layers + 1) if not self._layer_path(i).exists()), num_layers + 1)
+        if first > last:
+            return
+        hidden = self._load_hidden(first)
+        layers = range(first, last + 1)
+        for layer in self._reporter.track(layers, "calibrating layers", len(layers)) if self._reporter else layers:
+            statistics = self._pass_layer(layer, hidden) if layer < num_layers else self._pass_head(hidden)
+            # The next layer's input goes first: a layer counts as done when its statistics are there.
+            if layer < num_layers:
+                self._write(self._hidden_path(layer + 1), {_HIDDEN: torch.cat(hidden)})
+            self._write(
+                self._layer_path(layer),
+                {f"{group}.{name}": getattr(one, name) for group, one in statistics.items() for name in _STATISTICS},
+            )
+            self._hidden_path(layer).unlink(missing_ok=True)
+
+    def _pass_layer(self, index: int, hidden: list[Tensor]) -> dict[str, InputStatistics]:
+        """The statistics of one layer; `hidden`, one tensor a sequence, becomes its output."""
+        architecture = self._source.architecture
+        shapes = architecture.linear_shapes()
+        groups = [group for group in shapes if group.startswith(f"layers.{index}.")]
+        accumulators = {group: InputAccumulator(shapes[group][1]) for group in groups}
+        layer = DecoderLayer(architecture, index, self._source.tensor, self._longest)
+        for i, states in enumerate(hidden):
+            hidden[i] = layer(states, lambda group, rows: accumulators[group].add(rows))
+        return {group: accumulators[group].statistics() for group in groups}
+
+    def _pass_head(self, hidden: list[Tensor]) -> dict[str, InputStatistics]:
+        architecture = self._source.architecture
+        gain = self._source.tensor("final_norm.weight").to(torch.float32)
+        accumulator = InputAccumulator(architecture.hidden_size)
+        for states in hidden:
+            accumulator.add(rms_norm(states, gain.shape, gain, architecture.rms_norm_eps))
+        return {"head": accumulator.statistics()}
+
+    def _load_hidden(self, layer: int) -> list[Tensor]:
+        """The input of `layer`, fp32 [T, hidden_size] for each sequence."""
+        if layer == 0:
+            embedding = self._source.tensor("embed.weight")
+            return [embedding[torch.tensor(ids)].to(torch.float32) for ids in self._sequences]
+        with safe_open(self._hidden_path(layer), framework="pt") as file:
+            states: Tensor = file.get_tensor(_HIDDEN)
+        return [part.clone() for part in torch.split(states, [len(ids) for ids in self._sequences])]
+
+    def _layer_path(self, layer: int) -> Path:
+        return self._folder / f"layers.{layer}.safetensors"
+
+    def _hidden_path(self, layer: int) -> Path:
+        return self._folder / f"hidden.{layer}.safetensors"
+
+    def _write(self, path: Path, tensors: dict[str, Tensor]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        save_file(tensors, partial)
+        partial.replace(path)

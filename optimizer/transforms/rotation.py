@@ -1,0 +1,133 @@
+"""Rotation of the residual stream and of the values of attention (QuaRot, Ashkboos et al. 2024, stages 1a and 1b offline).
+
+A random Hadamard matrix spreads an outlier channel over all channels. RMSNorm without a gain commutes with a rotation R of
+its input, so with gains moved into the linears that follow,
+
+    embed R,    qkv diag(gain) R,    gate_up diag(gain) R,    R' o,    R' down (and o's bias),    head diag(gain) R
+
+compute what they did. Heads of V are rotated alike: H' V, o H. What QuaRot rotates at run time, the inputs of down, the
+heads among each other, and K after RoPE for its cache, is left alone: no kernel does it here.
+
+The rotated head differs from the rotated embedding by the final norm's gain, so a tied model is untied: it gets a `head`
+group of its own, vocab_size x hidden_size more weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from artifacts.architecture import Architecture
+from optimizer.importers import Source
+from optimizer.transforms.hadamard import NoHadamardMatrixError, hadamard_factors
+
+_CHUNK_ELEMENTS = 1 << 22
+
+
+@dataclass(frozen=True)
+class OrthogonalMatrix:
+    """diag(signs) times the Kronecker product of `factors`, all fp64: a rotation [order, order] that is cheap to apply."""
+
+    kind: str
+    """hadamard, or orthogonal where there is no Hadamard matrix of the order."""
+    signs: Tensor
+    factors: tuple[Tensor, ...]
+
+    @classmethod
+    def random(cls, order: int, seed: int) -> OrthogonalMatrix:
+        """A Hadamard matrix with random signs, normalized; where there is none, an orthogonal matrix drawn uniformly."""
+        generator = torch.Generator().manual_seed(seed)
+        signs = torch.randint(0, 2, (order,), generator=generator).double() * 2 - 1
+        try:
+            factors = tuple(factor.double() / len(factor) ** 0.5 for factor in hadamard_factors(order))
+        except NoHadamardMatrixError:
+            q, r = torch.linalg.qr(torch.randn(order, order, dtype=torch.float64, generator=generator))
+            return cls("orthogonal", signs, (q * r.diagonal().sign(),))
+        return cls("hadamard", signs, factors)
+
+    def rotate(self, rows: Tensor) -> Tensor:
+        """rows [n, order] times the matrix: fp32 of products in fp64."""
+        chunks = torch.split(rows, max(1, _CHUNK_ELEMENTS // rows.shape[1]))
+        return torch.cat([self._rotate(chunk.double()).float() for chunk in chunks])
+
+    def _rotate(self, rows: Tensor) -> Tensor:
+        result = (rows * self.signs).reshape(len(rows), *(len(factor) for factor in self.factors))
+        for axis, factor in enumerate(self.factors, start=1):
+            result = torch.tensordot(result, factor, dims=([axis], [0])).movedim(-1, axis)
+        return result.reshape(rows.shape)
+
+    def dense(self) -> Tensor:
+        """fp64 [order, order]."""
+        return self.signs[:, None] * reduce(torch.kron, self.factors)
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """A transform; the same one for the same `seed`."""
+
+    residual: OrthogonalMatrix
+    values: OrthogonalMatrix | None
+    seed: int
+
+    @classmethod
+    def random(cls, architecture: Architecture, *, seed: int, values: bool = True) -> Rotation:
+        """A rotation for models of `architecture`; of the values of attention too, if asked for."""
+        return cls(
+            residual=OrthogonalMatrix.random(architecture.hidden_size, seed),
+            values=OrthogonalMatrix.random(architecture.head_dim, seed + 1) if values else None,
+            seed=seed,
+        )
+
+    def architecture(self, before: Architecture) -> Architecture:
+        sizes = (before.hidden_size, before.head_dim)
+        made_for = (len(self.residual.signs), len(self.values.signs) if self.values else before.head_dim)
+        if made_for != sizes:
+            raise ValueError(f"a rotation must have the model's hidden_size and head_dim {sizes}, it was made for {made_for}")
+        return before.model_copy(update={"tie_embeddings": False})
+
+    def tensor(self, name: str, source: Source) -> Tensor:
+        a = source.architecture
+        layer, _, local = name.rpartition(".")[0].rpartition(".")
+        if local == "embed":
+            return self.residual.rotate(_fp32(source, name))
+        if local == "head":
+            stored = "embed.weight" if a.tie_embeddings else name
+            return self.residual.rotate(_fp32(source, stored) * _fp32(source, "final_norm.weight"))
+        if local in ("attn_norm", "mlp_norm", "final_norm"):
+            return torch.ones(a.hidden_size)
+        tensor = _fp32(source, name)
+        if local in ("o", "down"):
+            if name.endswith("bias"):
+                return self.residual.rotate(tensor[None])[0]
+            if local == "o" and self.values is not None:
+                tensor = self.values.rotate(tensor.reshape(-1, a.head_dim)).reshape(tensor.shape)
+            return self.residual.rotate(tensor.T.contiguous()).T.contiguous()
+        if local in ("qkv", "gate_up") and name.endswith("weight"):
+            norm = "attn_norm" if local == "qkv" else "mlp_norm"
+            tensor = self.residual.rotate(tensor * _fp32(source, f"{layer}.{norm}.weight"))
+        return self._rotate_values(tensor, a) if local == "qkv" else tensor
+
+    def _rotate_values(self, qkv: Tensor, a: Architecture) -> Tensor:
+        """Rows of V, or their biases, head by head."""
+        if self.values is None:
+            return qkv
+        columns = qkv.reshape(len(qkv), -1)
+        queries_and_keys, values = torch.split(columns, [a.q_size + a.kv_size, a.kv_size])
+        heads = values.reshape(a.num_kv_heads, a.head_dim, -1).transpose(1, 2)
+        rotated = self.values.rotate(heads.reshape(-1, a.head_dim)).reshape(heads.shape).transpose(1, 2)
+        return torch.cat([queries_and_keys, rotated.reshape(values.shape)]).reshape(qkv.shape)
+
+    def record(self) -> dict[str, object]:
+        return {
+            "transform": "rotation",
+            "seed": self.seed,
+            "residual": self.residual.kind,
+            "values": None if self.values is None else self.values.kind,
+        }
+
+
+def _fp32(source: Source, name: str) -> Tensor:
+    return source.tensor(name).to(torch.float32)

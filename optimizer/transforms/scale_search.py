@@ -1,0 +1,181 @@
+"""Factors of input channels that make a group's quantized output closest to the float one, found group by group."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from artifacts.precision import FP8_BLOCK, Plan, Scheme
+from kernels.quantize_activations.gpu_reference import quantize_blocks, quantize_rows
+from optimizer.importers import Source
+from optimizer.progress import Reporter
+from optimizer.quantization import Quantizer, round_to_nearest
+from optimizer.quantization.calibration import Calibration
+from optimizer.quantization.input_statistics import InputStatistics
+from optimizer.transforms.channel_scales import ChannelScales, num_factors, sharing, spread
+from optimizer.transforms.transformed_source import refuse_what_cannot_fold
+
+
+@dataclass(frozen=True)
+class Channels:
+    """What proposals are made of: a group's input channels, those that share a factor taken as one. fp32 [num_factors],
+    positive."""
+
+    mean_input: Tensor
+    max_input: Tensor
+    rms_weight: Tensor
+    """Over the rows of W."""
+    max_weight: Tensor
+
+
+#: the choice by name -> number, and the factors that it makes, in any common unit
+Proposal = tuple[dict[str, float], Tensor]
+
+
+@dataclass(frozen=True)
+class ScaleMethod:
+    """Which factors to try. All ones are tried anyway."""
+
+    name: str
+    propose: Callable[[Channels], Iterable[Proposal]]
+
+
+def search_scales(
+    source: Source,
+    calibration: Calibration,
+    plan: Plan,
+    method: ScaleMethod,
+    folder: Path,
+    *,
+    quantize: Quantizer = round_to_nearest,
+    reporter: Reporter | None = None,
+) -> ChannelScales:
+    """The transform of `source` under which `plan`'s groups, quantized by `quantize`, lose the least, each by itself.
+
+    The loss of a group is the mean squared error of its output on calibration inputs, activations quantized as its scheme
+    does. Groups that the plan keeps in float, or leaves out, and the embedding keep their channels. `calibration` is that of
+    `source`. Each layer's result stays in `folder`, which belongs to this search alone; a killed search goes on at its layer.
+
+    Memory: one group's weights and statistics. Raises UntransformableModelError.
+    """
+    refuse_what_cannot_fold(source.architecture)
+    layers: dict[str, list[str]] = {}
+    for group in source.architecture.linear_shapes():
+        if calibration.covers(group) and group in plan and plan[group].weights not in ("fp32", "bf16"):
+            layers.setdefault(group.rpartition(".")[0] or group, []).append(group)
+
+    factors: dict[str, Tensor] = {}
+    choices: dict[str, Mapping[str, float]] = {}
+    for layer in reporter.track(layers, f"searching {method.name} scales", len(layers)) if reporter else layers:
+        path = folder / f"{layer}.safetensors"
+        if not path.exists():
+            found = {
+                group: _search_group(source, group, calibration.statistics(group), plan[group], method, quantize)
+                for group in layers[layer]
+            }
+            _write(path, found)
+        with safe_open(path, framework="pt") as file:
+            factors |= {group: file.get_tensor(group) for group in layers[layer]}
+            choices |= json.loads(file.metadata()["choices"])
+    return ChannelScales(
+        factors,
+        {
+            "transform": method.name,
+            "calibration": calibration.digest,
+            "schemes": {group: plan[group].name for group in factors},
+            "choices": choices,
+            "factors_sha256": _digest(factors),
+        },
+    )
+
+
+def output_loss(
+    name: str, weight: Tensor, statistics: InputStatistics, factors: Tensor, scheme: Scheme, quantize: Quantizer
+) -> float:
+    """Mean squared output error, summed over outputs, of W diag(factors) quantized and multiplied by x / factors.
+
+    Under a scheme that quantizes activations x are the calibration's sample rows; else its mean of x x^T says it all.
+    """
+    quantized = torch.from_numpy(quantize(name, weight * factors, scheme).dequantize())
+    if not scheme.quantized_activations:
+        return statistics.loss(quantized.div_(factors).sub_(weight))
+    sample = statistics.sample
+    error = quantized_activations(sample / factors, scheme) @ quantized.T - sample @ weight.T
+    return float(error.square().sum(dim=1, dtype=torch.float64).mean())
+
+
+def quantized_activations(rows: Tensor, scheme: Scheme) -> Tensor:
+    """rows fp32 [T, K] as kernels under `scheme`, which quantizes activations, multiply by them."""
+    dtype = torch.int8 if scheme.int8_activations else torch.float8_e4m3fn
+    codes = torch.empty(rows.shape, dtype=dtype)
+    if scheme.granularity == "channel":
+        scales = rows.new_empty(len(rows), 1)
+        quantize_rows(rows, codes, scales[:, 0])
+        return codes.float() * scales
+    scales = rows.new_empty(len(rows), -(-rows.shape[1] // FP8_BLOCK))
+    quantize_blocks(rows, codes, scales)
+    return codes.float() * scales.repeat_interleave(FP8_BLOCK, 1)[:, : rows.shape[1]]
+
+
+def _search_group(
+    source: Source, group: str, statistics: InputStatistics, scheme: Scheme, method: ScaleMethod, quantize: Quantizer
+) -> tuple[Tensor, dict[str, float]]:
+    """The best factors of one group, and what was chosen; ones where nothing proposed is better."""
+    architecture = source.architecture
+    weight = source.tensor(f"{group}.weight").to(torch.float32)
+
+    def shared(columns: Tensor) -> Tensor:
+        return sharing(architecture, group, columns)
+
+    channels = Channels(
+        mean_input=_positive(shared(statistics.mean_abs).mean(dim=0)),
+        max_input=_positive(shared(statistics.max_abs).amax(dim=0)),
+        rms_weight=_positive(shared(weight.square().mean(dim=0)).mean(dim=0).sqrt()),
+        max_weight=_positive(shared(weight.abs().amax(dim=0)).amax(dim=0)),
+    )
+
+    def loss(factors: Tensor) -> float:
+        return output_loss(group, weight, statistics, spread(architecture, group, factors), scheme, quantize)
+
+    best = torch.ones(num_factors(architecture, group))
+    best_loss = unscaled_loss = loss(best)
+    best_choice: dict[str, float] = {}
+    for choice, proposed in method.propose(channels):
+        factors = _centred(proposed)
+        if (found := loss(factors)) < best_loss:
+            best, best_loss, best_choice = factors, found, choice
+    return best, {**best_choice, "loss": best_loss, "unscaled_loss": unscaled_loss}
+
+
+def _positive(channels: Tensor) -> Tensor:
+    """Channels that are never used count as all but unused: factors must be finite."""
+    return channels.clamp(min=max(1e-5 * float(channels.max()), torch.finfo(torch.float32).smallest_normal))
+
+
+def _centred(factors: Tensor) -> Tensor:
+    """In the unit that puts the largest and the smallest equally far from 1: stored scales stay in fp16's range."""
+    return factors / (factors.max() * factors.min()).sqrt()
+
+
+def _write(path: Path, found: Mapping[str, tuple[Tensor, Mapping[str, float]]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    choices = json.dumps({group: choice for group, (_, choice) in found.items()})
+    save_file({group: factors for group, (factors, _) in found.items()}, partial, {"choices": choices})
+    partial.replace(path)
+
+
+def _digest(factors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for group in sorted(factors):
+        digest.update(group.encode() + b"\0" + factors[group].numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,74 @@
+"""A model whose tensors are changed as they are read, and whose function stays as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+from torch import Tensor
+
+from artifacts.architecture import Architecture
+from optimizer.importers import Source
+
+
+class UntransformableModelError(ValueError):
+    """A model, or a part of one, through which a transform cannot be folded."""
+
+
+class Transform(Protocol):
+    """A change of a model's tensors that leaves its function as it is, to the rounding of fp32."""
+
+    def architecture(self, before: Architecture) -> Architecture:
+        """What the model is afterwards. Raises ValueError where the transform does not fit a model of `before`."""
+        ...
+
+    def tensor(self, name: str, source: Source) -> Tensor:
+        """The canonical tensor `name` of the changed `source`, fp32. Reads from `source` what it needs for this one tensor."""
+        ...
+
+    def record(self) -> dict[str, object]:
+        """What was done, as plain data for a bundle's provenance."""
+        ...
+
+
+@dataclass(frozen=True)
+class TransformedSource(Source):
+    """`base` under `transform`. Nothing is kept: a tensor is read and changed whenever it is asked for."""
+
+    base: Source
+    transform: Transform
+
+    def __post_init__(self) -> None:
+        """`base` has checked its checkpoint."""
+
+    def tensor(self, name: str) -> Tensor:
+        """The canonical tensor `name`, fp32. KeyError on an unknown name."""
+        return self.transform.tensor(name, self.base)
+
+    def transforms(self) -> list[dict[str, object]]:
+        """The records of all transforms between the checkpoint and this source, the first one first."""
+        earlier = self.base.transforms() if isinstance(self.base, TransformedSource) else []
+        return [*earlier, self.transform.record()]
+
+
+def transformed(source: Source, transform: Transform) -> TransformedSource:
+    """`source` under `transform`; may be transformed again.
+
+    Raises UntransformableModelError for mixtures of experts and latent attention, whose channels fold otherwise, and
+    ValueError where the transform was made for another model.
+    """
+    before = source.architecture
+    refuse_what_cannot_fold(before)
+    inherited = {field.name: getattr(source, field.name) for field in fields(Source)}
+    inherited["architecture"] = transform.architecture(before)
+    return TransformedSource(**inherited, base=source, transform=transform)
+
+
+def refuse_what_cannot_fold(architecture: Architecture) -> None:
+    """Raises UntransformableModelError unless the model is a dense decoder with grouped-query attention."""
+    for kind, described in (("a mixture of experts", architecture.moe), ("latent attention", architecture.mla)):
+        if described is not None:
+            raise UntransformableModelError(
+                f"scales and rotations fold through dense decoders with grouped-query attention only; this "
+                f"{architecture.family} model has {kind}: quantize it without transforms"
+            )

@@ -1,0 +1,47 @@
+"""Small random models as sources, and sources as transformers runs them."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from optimizer.importers import Source, open_source
+from runtime.models import checkpoint_tensors
+from tests.importers.random_models import random_model, save_folder
+
+
+def open_small(config: PreTrainedConfig, folder: Path) -> Source:
+    """A model of `config` with random fp32 weights of a trained model's size, saved in `folder` and opened."""
+    model = random_model(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.div_(parameter.shape[1] ** 0.5)
+            else:
+                parameter.mul_(0.3).add_(1.0)
+    return open_source(save_folder(model, folder))
+
+
+def transformers_model(source: Source, config: PreTrainedConfig) -> PreTrainedModel:
+    """`source`'s tensors in the modules of `config`, fp64."""
+    config = copy.deepcopy(config)
+    config.tie_word_embeddings = source.architecture.tie_embeddings
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation="eager").double()
+    state = {}
+    for name, parts in checkpoint_tensors(source.architecture).items():
+        pieces = source.tensor(name).split([part.shape[0] for part in parts])
+        state |= {part.name: piece for part, piece in zip(parts, pieces, strict=True)}
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert not unexpected and set(missing) <= {"lm_head.weight"}
+    return model
+
+
+def logits(source: Source, config: PreTrainedConfig) -> torch.Tensor:
+    """fp64 [2, 40, vocab] of transformers for two fixed sequences."""
+    ids = torch.randint(config.vocab_size, (2, 40), generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        found: torch.Tensor = transformers_model(source, config)(ids).logits
+    return found

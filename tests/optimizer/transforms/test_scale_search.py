@@ -1,0 +1,158 @@
+"""Searched scales: never worse than none, the best of what was proposed, resumed at the layer, and outliers are rescued."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, PreTrainedConfig, Qwen2Config
+
+from artifacts.precision import Scheme
+from optimizer.importers import Source
+from optimizer.quantization import QuantizedMatrix, round_to_nearest
+from optimizer.quantization.calibration import Calibration
+from optimizer.transforms import AWQ, SMOOTHQUANT, ChannelScales, ScaleMethod, search_scales, transformed
+from optimizer.transforms.channel_scales import num_factors
+from optimizer.transforms.scale_search import quantized_activations
+from tests.importers.random_models import SIZES
+from tests.optimizer.transforms.small_models import open_small, transformers_model
+
+WIDE = SIZES | {"hidden_size": 64, "num_hidden_layers": 2}
+CONFIGS: dict[str, PreTrainedConfig] = {
+    "llama": LlamaConfig(**WIDE),
+    "qwen2, tied": Qwen2Config(**WIDE, tie_word_embeddings=True),
+}
+SCHEMES = ["int4-g32-sym", "int4-g32-asym", "int4-g32-sym-a8", "int8", "int8-a8", "fp8", "mxfp4"]
+TOKENS = [torch.randint(0, 96, (48,), generator=torch.Generator().manual_seed(seed)).tolist() for seed in range(6)]
+
+
+def with_outliers(source: Source, num_outliers: int, size: float) -> Source:
+    """The same function; a few channels before every linear carry inputs that are `size` times larger."""
+    generator = torch.Generator().manual_seed(11)
+    factors = {}
+    for group in source.architecture.linear_shapes():
+        if group.startswith("layers."):
+            factors[group] = torch.ones(num_factors(source.architecture, group))
+            factors[group][torch.randperm(len(factors[group]), generator=generator)[:num_outliers]] = 1 / size
+    return transformed(source, ChannelScales(factors, {}))
+
+
+def search(source: Source, scheme: str, method: ScaleMethod, folder: Path, *groups: str) -> ChannelScales:
+    """Of all groups, if none are named."""
+    plan = {group: Scheme.parse(scheme) for group in groups or source.architecture.linear_shapes()}
+    return search_scales(source, Calibration(source, TOKENS, folder / "inputs"), plan, method, folder / method.name)
+
+
+def choices(scales: ChannelScales) -> dict[str, dict[str, float]]:
+    found = scales.record()["choices"]
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.fixture(params=CONFIGS)
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
+    return with_outliers(open_small(CONFIGS[request.param], tmp_path / "model"), 2, 8.0)
+
+
+@pytest.mark.parametrize("method", [AWQ, SMOOTHQUANT], ids=lambda method: method.name)
+@pytest.mark.parametrize("scheme_name", ["int4-g32-sym", "int4-g32-asym", "int4-g32-sym-a8", "int8-a8", "fp8", "mxfp4"])
+def test_the_loss_is_that_of_the_transformed_group_and_never_worse_than_none(
+    source: Source, scheme_name: str, method: ScaleMethod, tmp_path: Path
+) -> None:
+    scheme, groups = Scheme.parse(scheme_name), ("layers.0.qkv", "layers.1.o", "layers.1.down")  # none divides another's rows
+    calibration = Calibration(source, TOKENS, tmp_path / "inputs")
+    scales = search(source, scheme_name, method, tmp_path, *groups)
+    for group in groups:
+        statistics, name = calibration.statistics(group), f"{group}.weight"
+        exact = source.tensor(name).double()
+        chosen = choices(scales)[group]
+        assert chosen["loss"] <= chosen["unscaled_loss"]
+        for stated, candidate in (("loss", transformed(source, scales)), ("unscaled_loss", source)):
+            factors = candidate.tensor(name)[0].double() / exact[0]
+            rounded = torch.from_numpy(round_to_nearest(group, candidate.tensor(name), scheme).dequantize()).double()
+            if scheme.quantized_activations:
+                rows = statistics.sample.double()
+                output = quantized_activations((rows / factors).float(), scheme).double() @ rounded.T
+                loss = (output - rows @ exact.T).square().sum(dim=1).mean()
+            else:
+                difference = rounded / factors - exact
+                loss = torch.trace(difference @ statistics.hessian.double() @ difference.T)
+            assert chosen[stated] == pytest.approx(float(loss), rel=1e-3)
+
+
+@pytest.mark.parametrize("scheme_name", ["int8-a8", "fp8", "fp8-block"])
+def test_activations_are_those_of_an_independent_rounding(scheme_name: str) -> None:
+    rows = torch.randn(5, 192, generator=torch.Generator().manual_seed(1)) * torch.logspace(-2, 2, 192)
+    found = quantized_activations(rows, Scheme.parse(scheme_name)).numpy()
+    width = 128 if scheme_name == "fp8-block" else 192
+    for row, columns in ((row, slice(start, start + width)) for row in range(5) for start in range(0, 192, width)):
+        x = rows.numpy()[row, columns]
+        scale = np.abs(x).max() / np.float32(127 if scheme_name == "int8-a8" else 448)
+        codes = np.rint(x / scale) if scheme_name == "int8-a8" else (x / scale).astype(ml_dtypes.float8_e4m3fn)
+        np.testing.assert_allclose(found[row, columns], codes.astype(np.float32) * scale, rtol=1e-6)
+
+
+def test_groups_that_are_not_quantized_are_left_alone(source: Source, tmp_path: Path) -> None:
+    plan = {"embed": Scheme.parse("int8"), "layers.0.qkv": Scheme.parse("bf16"), "layers.1.o": Scheme.parse("int8")}
+    scales = search_scales(source, Calibration(source, TOKENS, tmp_path / "a"), plan, AWQ, tmp_path / "b")
+    assert set(scales.factors) == {"layers.1.o"}
+
+
+class Killed(BaseException):
+    """As a signal would end it."""
+
+
+def test_a_killed_search_goes_on_at_its_layer(source: Source, tmp_path: Path) -> None:
+    whole = search(source, "int4-g32-sym", AWQ, tmp_path)
+    calibration = Calibration(source, TOKENS, tmp_path / "inputs")
+    plan = {group: Scheme.parse("int4-g32-sym") for group in source.architecture.linear_shapes()}
+    rounded: Counter[str] = Counter()
+
+    def dies_in_layer_1(name: str, weight: Tensor, scheme: Scheme) -> QuantizedMatrix:
+        if name == "layers.1.down":
+            raise Killed
+        return round_to_nearest(name, weight, scheme)
+
+    def counting(name: str, weight: Tensor, scheme: Scheme) -> QuantizedMatrix:
+        rounded[name.rpartition(".")[0]] += 1
+        return round_to_nearest(name, weight, scheme)
+
+    folder = tmp_path / "killed"
+    with pytest.raises(Killed):
+        search_scales(source, calibration, plan, AWQ, folder, quantize=dies_in_layer_1)
+    resumed = search_scales(source, calibration, plan, AWQ, folder, quantize=counting)
+    assert set(rounded) == {"layers.1"} | ({""} if "head" in plan else set())
+    assert resumed.record() == whole.record()
+    assert all(torch.equal(resumed.factors[group], whole.factors[group]) for group in whole.factors)
+
+
+def kl_of_rounding(source: Source, config: PreTrainedConfig, scheme: Scheme) -> float:
+    """Mean KL of transformers' logits with every linear of the layers quantized, activations too where the scheme does."""
+    exact, rough = transformers_model(source, config), transformers_model(source, config)
+    for name, module in rough.model.layers.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            matrix = round_to_nearest(name, module.weight.detach().float(), scheme)
+            module.weight.data = torch.from_numpy(matrix.dequantize()).double()
+            if scheme.quantized_activations:
+                module.register_forward_pre_hook(
+                    lambda module, inputs: (quantized_activations(inputs[0][0].float(), scheme).double()[None],)
+                )
+    with torch.no_grad():
+        both = [[model(torch.tensor([ids])).logits[0].log_softmax(1) for ids in TOKENS] for model in (exact, rough)]
+    return float(torch.cat([(p.exp() * (p - q)).sum(1) for p, q in zip(*both, strict=True)]).mean())
+
+
+@pytest.mark.parametrize(("method", "scheme_name"), [(AWQ, "int4-g32-sym"), (AWQ, "int4-g32-asym"), (SMOOTHQUANT, "int8-a8")])
+def test_outlier_channels_are_rescued(method: ScaleMethod, scheme_name: str, tmp_path: Path) -> None:
+    config, scheme = CONFIGS["llama"], Scheme.parse(scheme_name)
+    even = open_small(config, tmp_path / "model")
+    source = with_outliers(even, 3, 60.0)
+    scales = search(source, scheme_name, method, tmp_path)
+    before, after = (kl_of_rounding(each, config, scheme) for each in (source, transformed(source, scales)))
+    without_outliers = kl_of_rounding(even, config, scheme)
+    assert after - without_outliers < 0.2 * (before - without_outliers), (before, after, without_outliers)
