@@ -9,8 +9,8 @@ import yaml
 from artifacts.precision import Scheme
 from optimizer.command import Overrides, run_optimize
 
-#: as many sequences and prompt tokens in a step as the works ask for
-_SERVING = {"max_num_seqs": [32], "max_num_batched_tokens": [512]}
+#: as many sequences as the works ask for; how many tokens in a step is measured
+_SERVING = {"max_num_seqs": [32], "max_num_batched_tokens": [512, 256, 128]}
 
 
 def make_uniform_bundle(model: Path, scheme: str, embed: str | None, output: Path) -> Path:
@@ -30,7 +30,7 @@ def make_uniform_bundle(model: Path, scheme: str, embed: str | None, output: Pat
         "target": "cpu",
         "evaluation": {"num_sequences": 4, "tokens_per_sequence": 16},
         "gate": {"max_kl": 100.0},
-        "workload": {"prompt_tokens": 128, "output_tokens": 64, "concurrency": 1},
+        "workload": {"prompt_tokens": 512, "output_tokens": 64, "concurrency": 1},
         "search": {"trials": 1, "space": "space.yaml"},
         "output": str(output.resolve()),
     }
