@@ -27,8 +27,10 @@ from optimizer.transforms.transformed_source import refuse_what_cannot_fold
 
 @dataclass(frozen=True)
 class Channels:
-    """What proposals are made of: a group's input channels, those that share a factor taken as one. fp32 [num_factors],
-    positive."""
+    """What proposals are made of: a group's input channels, those that share a factor taken as one.
+
+    All fp32 [num_factors], and positive.
+    """
 
     mean_input: Tensor
     max_input: Tensor
@@ -63,9 +65,10 @@ def search_scales(
 
     The loss of a group is the mean squared error of its output on calibration inputs, activations quantized as its scheme
     does. Groups that the plan keeps in float, or leaves out, and the embedding keep their channels. `calibration` is that of
-    `source`. Each layer's result stays in `folder`, which belongs to this search alone; a killed search goes on at its layer.
+    `source`. Each layer's result stays in `folder`, which belongs to this source; a killed search goes on at its layer.
 
-    Memory: one group's weights and statistics. Raises UntransformableModelError.
+    Memory: one group's weights and statistics. Raises UntransformableModelError, and ValueError for a folder in which another
+    search left its results.
     """
     refuse_what_cannot_fold(source.architecture)
     layers: dict[str, list[str]] = {}
@@ -74,28 +77,28 @@ def search_scales(
             layers.setdefault(group.rpartition(".")[0] or group, []).append(group)
 
     factors: dict[str, Tensor] = {}
-    choices: dict[str, Mapping[str, float]] = {}
+    choices: dict[str, dict[str, float]] = {}
     for layer in reporter.track(layers, f"searching {method.name} scales", len(layers)) if reporter else layers:
+        groups = layers[layer]
+        asked = {"method": method.name, "calibration": calibration.digest, "schemes": {g: plan[g].name for g in groups}}
         path = folder / f"{layer}.safetensors"
         if not path.exists():
             found = {
                 group: _search_group(source, group, calibration.statistics(group), plan[group], method, quantize)
-                for group in layers[layer]
+                for group in groups
             }
-            _write(path, found)
-        with safe_open(path, framework="pt") as file:
-            factors |= {group: file.get_tensor(group) for group in layers[layer]}
-            choices |= json.loads(file.metadata()["choices"])
-    return ChannelScales(
-        factors,
-        {
-            "transform": method.name,
-            "calibration": calibration.digest,
-            "schemes": {group: plan[group].name for group in factors},
-            "choices": choices,
-            "factors_sha256": _digest(factors),
-        },
-    )
+            _write(path, found, asked)
+        layer_factors, layer_choices = _read(path, asked)
+        factors |= layer_factors
+        choices |= layer_choices
+    provenance = {
+        "transform": method.name,
+        "calibration": calibration.digest,
+        "schemes": {group: plan[group].name for group in factors},
+        "choices": choices,
+        "factors_sha256": _digest(factors),
+    }
+    return ChannelScales(factors, provenance)
 
 
 def output_loss(
@@ -166,12 +169,25 @@ def _centred(factors: Tensor) -> Tensor:
     return factors / (factors.max() * factors.min()).sqrt()
 
 
-def _write(path: Path, found: Mapping[str, tuple[Tensor, Mapping[str, float]]]) -> None:
+def _write(path: Path, found: Mapping[str, tuple[Tensor, dict[str, float]]], asked: Mapping[str, object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    choices = json.dumps({group: choice for group, (_, choice) in found.items()})
-    save_file({group: factors for group, (factors, _) in found.items()}, partial, {"choices": choices})
+    choices = {group: choice for group, (_, choice) in found.items()}
+    metadata = {"asked": json.dumps(asked), "choices": json.dumps(choices)}
+    save_file({group: factors for group, (factors, _) in found.items()}, partial, metadata)
     partial.replace(path)
+
+
+def _read(path: Path, asked: Mapping[str, object]) -> tuple[dict[str, Tensor], dict[str, dict[str, float]]]:
+    """Group -> factors, and what was chosen."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        if json.loads(metadata["asked"]) != asked:
+            raise ValueError(
+                f"a folder of scales must be of one search; {path} holds that of {metadata['asked']}, asked for is "
+                f"{json.dumps(asked)}: give another folder, or remove this one"
+            )
+        return {group: file.get_tensor(group) for group in file.keys()}, json.loads(metadata["choices"])  # noqa: SIM118
 
 
 def _digest(factors: Mapping[str, Tensor]) -> str:

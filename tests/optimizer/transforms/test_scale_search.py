@@ -131,6 +131,12 @@ def test_a_killed_search_goes_on_at_its_layer(source: Source, tmp_path: Path) ->
     assert all(torch.equal(resumed.factors[group], whole.factors[group]) for group in whole.factors)
 
 
+def test_results_of_another_search_are_not_taken_up(source: Source, tmp_path: Path) -> None:
+    search(source, "int8", AWQ, tmp_path, "layers.0.o")
+    with pytest.raises(ValueError, match=r"layers.0.safetensors holds that of .*int8.*asked for is .*int4-g32-sym"):
+        search(source, "int4-g32-sym", AWQ, tmp_path, "layers.0.o")
+
+
 def kl_of_rounding(source: Source, config: PreTrainedConfig, scheme: Scheme) -> float:
     """Mean KL of transformers' logits with every linear of the layers quantized, activations too where the scheme does."""
     exact, rough = transformers_model(source, config), transformers_model(source, config)
