@@ -15,7 +15,7 @@ from artifacts.canonical import canonical_json, check_path
 from artifacts.errors import BundleError, FormatVersionError, ManifestDigestError, ManifestError
 from artifacts.precision import KvDtype, Scheme
 
-FORMAT_VERSION = "1.1"
+FORMAT_VERSION = "1.2"
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
 WEIGHTS_FOLDER = "weights"
@@ -101,6 +101,13 @@ class Serving(_Record):
         return self
 
 
+class Quantization(_Record):
+    """How weights found their codes, and the sha256 of the token sequences that the method calibrated on."""
+
+    method: Line = "rtn"
+    calibration: Sha256 | None = None
+
+
 class Provenance(_Record):
     """What the bundle was made from: enough to make it again, nothing about when or where."""
 
@@ -109,6 +116,7 @@ class Provenance(_Record):
     libraries: Mapping[Line, Line]
     seed: int
     study: BareName
+    quantization: Quantization = Quantization()
 
 
 class Deployment(_Record):

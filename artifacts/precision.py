@@ -70,6 +70,11 @@ class Scheme:
         return self.weights + suffix
 
     @property
+    def is_float(self) -> bool:
+        """Whether weights are floats without scales."""
+        return self.weights in ("fp32", "bf16")
+
+    @property
     def quantized_activations(self) -> bool:
         """Whether activations are rounded to eight bits, integer or float, before they meet the weights."""
         return self.int8_activations or self.weights == "fp8"

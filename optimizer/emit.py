@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from artifacts.canonical import canonical_json
-from artifacts.manifest import Deployment, Manifest, Precision, Provenance
+from artifacts.manifest import Deployment, Manifest, Precision, Provenance, Quantization
 from artifacts.precision import Scheme
 from artifacts.writer import write_bundle
 from optimizer.forged import Forged
@@ -38,7 +38,7 @@ def emit(forged: Forged, destination: Path) -> Manifest:
 
 
 def deployment(forged: Forged) -> Deployment:
-    frozen = forged.frozen
+    frozen, method = forged.frozen, forged.workbench.store.method
     return Deployment(
         name=forged.spec.name,
         architecture=forged.source.architecture,
@@ -55,6 +55,7 @@ def deployment(forged: Forged) -> Deployment:
             libraries={name: version(name) for name in _libraries(forged)},
             seed=forged.spec.seed,
             study=forged.study_name,
+            quantization=Quantization(method=method.name, calibration=method.calibration),
         ),
     )
 
@@ -122,6 +123,7 @@ def report_data(forged: Forged) -> ReportData:
         serving=forged.serving.model_dump(),
         provenance={
             "study": forged.study_name,
+            "quantization": forged.workbench.store.method.key,
             "seed": forged.spec.seed,
             "coldforge": version("coldforge"),
             "compiler": forged.frozen.compiler or "none",

@@ -17,6 +17,7 @@ from optimizer.forged import Forged
 from optimizer.importers import open_source
 from optimizer.ledger import Ledger
 from optimizer.progress import Reporter
+from optimizer.quantization import ROUND_TO_NEAREST, Calibration, Method, clipped_rounding_method, gptq_method
 from optimizer.quantized_store import QuantizedStore
 from optimizer.search.accuracy import Judge, trial_score
 from optimizer.search.bands import Band, fitting_schemes, kind_of, make_bands, plan_of
@@ -24,7 +25,7 @@ from optimizer.search.plan_digest import plan_digest
 from optimizer.search.precision import PrecisionSearch, Trial
 from optimizer.search.proof import NothingPasses, Proven, finalists, prove
 from optimizer.search.sensitivity import Probes, Sensitivities, measure_sensitivities, predict_kl
-from optimizer.search.texts import TextSets, read_texts, sample_sequences
+from optimizer.search.texts import TextSets, Tokens, read_calibration, read_texts, sample_sequences
 from optimizer.search.warm_start import Choice, trade_off_choices, uniform_choices
 from optimizer.spec import ModelSpec
 from optimizer.study_name import study_name
@@ -36,6 +37,8 @@ SAMPLED = "sampled"
 #: KL that a KV cache dtype may cost alone, as a part of the gate's limit (or of 0.05 nats if there is none)
 _KV_SHARE = 0.02
 _SAMPLING_SEQS = 16
+#: Calibration text is drawn from seeds that no evaluation text has, whatever the specification's seed (below 2^32).
+_CALIBRATION_SEED = 1 << 40
 
 
 class Forge:
@@ -55,7 +58,8 @@ class Forge:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._ledger = Ledger(spec.search.storage or f"sqlite:///{workspace}/study.db", self.study_name)
         self._target = open_target(spec.devices, self._space, self._folder / "kernels", self._ledger, reporter)
-        self._store = QuantizedStore(self._source, self._folder / "weights", target_layout(spec.devices))
+        # Until the method has what it calibrates on; float weights are the same.
+        self._store = self._quantized(ROUND_TO_NEAREST)
         # What holds the checkpoint without loss: bf16 for bf16 weights, fp32 for all others.
         is_bf16 = all(self._source.tensor(f"{group}.weight").dtype == torch.bfloat16 for group in self._shapes)
         self._baseline_scheme = self._target.baseline(is_bf16)
@@ -68,6 +72,9 @@ class Forge:
         say(f"{self._spec.name}: {self._architecture.family}, {self._target.title}, study {self.study_name}")
         untuned = self._target.workbench(self._store)
         texts = self._texts(untuned)
+        self._store = self._quantized(self._method(untuned))
+        untuned = self._target.workbench(self._store)
+        say(f"weights by {self._store.method.name}")
         judge = self._judge(untuned, texts.search)
         untuned = replace(untuned, kv_dtype=self._choose_kv_dtype(judge))
         workload = fitted_workload(
@@ -108,24 +115,49 @@ class Forge:
             frozen=self._target.freeze(workbench, plan, serving),
         )
 
+    def _quantized(self, method: Method) -> QuantizedStore:
+        return QuantizedStore(self._source, self._folder / "weights", target_layout(self._spec.devices), method)
+
+    def _method(self, workbench: Workbench) -> Method:
+        """The specification's, calibrated; statistics of the layers are gathered when a layer is first quantized."""
+        quantization = self._spec.quantization
+        if not quantization.is_calibrated:
+            return ROUND_TO_NEAREST
+        spec = quantization.calibration
+        tokenizer = Tokenizer.from_str(self._source.tokenizer_json)
+
+        def sequences() -> list[Tokens]:
+            if spec.text:
+                return read_calibration(spec, tokenizer, tokenizer.encode("").ids)
+            return self._sample(workbench, spec.num_sequences, spec.tokens_per_sequence, _CALIBRATION_SEED + self._spec.seed)
+
+        chosen = self._ledger.once("texts/calibration", sequences)
+        calibration = Calibration(self._source, chosen, self._folder / "calibration", self._reporter)
+        if quantization.method == "rtn":
+            return clipped_rounding_method(calibration)
+        return gptq_method(calibration, clip=quantization.clip)
+
     def _texts(self, workbench: Workbench) -> TextSets:
         """The user's files; without any, sequences that the unquantized model wrote."""
         evaluation = self._spec.evaluation
-        tokenizer = Tokenizer.from_str(self._source.tokenizer_json)
-        prefix = tokenizer.encode("").ids
         if evaluation.text:
-            return read_texts(evaluation, tokenizer, prefix)
+            tokenizer = Tokenizer.from_str(self._source.tokenizer_json)
+            return read_texts(evaluation, tokenizer, tokenizer.encode("").ids)
 
-        def sample() -> list[list[int]]:
-            num_tokens = min(evaluation.tokens_per_sequence, self._architecture.max_position)
-            runner = workbench.runner(
-                self._baseline, max(_SAMPLING_SEQS, 64), _SAMPLING_SEQS * (num_tokens + workbench.kv_block_size), _SAMPLING_SEQS
-            )
-            start = prefix[0] if prefix else self._start_token()
-            return sample_sequences(runner, start, 2 * evaluation.num_sequences, num_tokens, self._spec.seed, self._reporter)
+        def sample() -> list[Tokens]:
+            return self._sample(workbench, 2 * evaluation.num_sequences, evaluation.tokens_per_sequence, self._spec.seed)
 
         sequences = self._ledger.once("texts/sampled", sample)
         return TextSets({SAMPLED: sequences[0::2]}, {SAMPLED: sequences[1::2]})
+
+    def _sample(self, workbench: Workbench, num_sequences: int, num_tokens: int, seed: int) -> list[Tokens]:
+        num_tokens = min(num_tokens, self._architecture.max_position)
+        runner = workbench.runner(
+            self._baseline, max(_SAMPLING_SEQS, 64), _SAMPLING_SEQS * (num_tokens + workbench.kv_block_size), _SAMPLING_SEQS
+        )
+        prefix = Tokenizer.from_str(self._source.tokenizer_json).encode("").ids
+        start = prefix[0] if prefix else self._start_token()
+        return sample_sequences(runner, start, num_sequences, num_tokens, seed, self._reporter)
 
     def _start_token(self) -> int:
         """What a text begins with for a model whose tokenizer adds nothing: its BOS, or its EOS, which separates texts."""

@@ -13,18 +13,20 @@ import torch
 from artifacts.precision import Scheme
 from artifacts.weights import Array, map_tensors, write_shard
 from optimizer.importers import Source
-from optimizer.quantization import round_to_nearest
+from optimizer.quantization import ROUND_TO_NEAREST, Method
 from optimizer.quantization.packed import CPU_LAYOUT, Layout
 
 
 class QuantizedStore:
     """Packed weights of `source` under `folder`: a trial's plan is then a mapping of mapped files, and copies nothing.
 
-    Takes as much disk as the model in each scheme that was asked for; memory stays near one matrix.
+    Stores of several methods may share a folder: float schemes are the same in all of them. Takes as much disk as the model
+    in each scheme that was asked for; memory stays near one matrix, and what `method` needs for it.
     """
 
-    def __init__(self, source: Source, folder: Path, layout: Layout = CPU_LAYOUT) -> None:
+    def __init__(self, source: Source, folder: Path, layout: Layout = CPU_LAYOUT, method: Method = ROUND_TO_NEAREST) -> None:
         self.architecture = source.architecture
+        self.method = method
         self._source = source
         self._folder = folder
         self._layout = layout
@@ -55,10 +57,11 @@ class QuantizedStore:
 
     def _quantized(self, group: str, scheme: Scheme) -> Path:
         scheme = self._layout.storage(scheme)
-        path = self._folder / scheme.name / f"{group}.safetensors"
+        folder = self._folder if scheme.is_float else self._folder / self.method.key
+        path = folder / scheme.name / f"{group}.safetensors"
         if not path.exists():
             weight = self._source.tensor(f"{group}.weight").to(torch.float32)
-            matrix = round_to_nearest(group, weight, scheme)
+            matrix = self.method.quantize(group, weight, scheme)
             # The sidecar goes first: a group counts as done when its tensors are there.
             path.parent.mkdir(parents=True, exist_ok=True)
             path.with_suffix(".json").write_text(json.dumps({"relative_rms": matrix.error(weight).relative_rms}))

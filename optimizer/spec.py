@@ -109,6 +109,36 @@ class EvaluationSpec(_Section):
     tokens_per_sequence: Annotated[int, Field(ge=16)] = 256
 
 
+class CalibrationSpec(_Section):
+    """What a quantization method looks at activations on. Without `text`, on sequences sampled from the unquantized model."""
+
+    text: tuple[ExistingPath, ...] = ()
+    num_sequences: PositiveInt = 64
+    tokens_per_sequence: Annotated[int, Field(ge=16)] = 256
+
+
+class QuantizationSpec(_Section):
+    """How weights find their codes, in whatever scheme the search gives them."""
+
+    method: Literal["rtn", "gptq"] = "rtn"
+    clip: bool = False
+    """Whether scales may span less than their weights' range, where that lowers the error under the inputs' mean squares."""
+    calibration: CalibrationSpec = CalibrationSpec()
+
+    @model_validator(mode="after")
+    def _calibration_is_used(self) -> Self:
+        if "calibration" in self.model_fields_set and not self.is_calibrated:
+            raise ValueError(
+                "rtn without clip looks at weights alone; remove calibration, or choose method: gptq or clip: true"
+            )
+        return self
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether weights are rounded with an eye to the activations that they meet."""
+        return self.method == "gptq" or self.clip
+
+
 class GateSpec(_Section):
     """Limits on the unfavourable end of each metric's 95 % interval; None sets none. KL in nats per token."""
 
@@ -167,6 +197,7 @@ class ModelSpec(_Section):
     name: str = Field(default_factory=lambda spec: _plain_name(spec["source"]), pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
     target: Annotated[str, AfterValidator(known_devices)] = "cpu"
     evaluation: EvaluationSpec = EvaluationSpec()
+    quantization: QuantizationSpec = QuantizationSpec()
     gate: GateSpec = GateSpec(max_kl=0.05, max_perplexity_increase=0.01)
     workload: WorkloadSpec = WorkloadSpec()
     search: SearchSpec = SearchSpec()
@@ -183,6 +214,16 @@ class ModelSpec(_Section):
             )
         if not self.is_planning and self.source.suffix != ".gguf" and not (self.source / "config.json").is_file():
             raise ValueError(f"source must be a Hugging Face folder with config.json or a .gguf file, got {self.source}")
+        return self
+
+    @model_validator(mode="after")
+    def _calibration_is_not_judged_on(self) -> Self:
+        if both := sorted(set(self.quantization.calibration.text) & set(self.evaluation.text)):
+            raise ValueError(
+                f"text to calibrate on must not be text to evaluate on, which would flatter the result; {both[0]} is both"
+            )
+        if self.is_planning and self.quantization != QuantizationSpec():
+            raise ValueError("source: random plans for shapes alone, nothing is quantized; remove quantization")
         return self
 
     @property
@@ -203,6 +244,7 @@ class ModelSpec(_Section):
         """
         content = self.model_dump(mode="json", exclude={"name", "source", "config", "output", "search"})
         content["evaluation"]["text"] = [_sha256(path) for path in self.evaluation.text]
+        content["quantization"]["calibration"]["text"] = [_sha256(path) for path in self.quantization.calibration.text]
         content["workload"]["trace"] = self.workload.trace and _sha256(self.workload.trace)
         content["space"] = self.search.space and _sha256(self.search.space)
         content["sources"] = dict(sources)

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from artifacts.precision import FP8_BLOCK, Scheme
+from optimizer.quantization.calibration import Calibration
 from optimizer.quantization.grid import Grid, fit_grid
+from optimizer.quantization.matrix import QuantizedMatrix
+from optimizer.quantization.rtn import round_to_nearest
 
 #: Fractions of the range that are tried, the whole range first: equal errors keep it.
 SHRINK_FACTORS = tuple(1 - step / 20 for step in range(13))
+
+
+@dataclass(frozen=True)
+class ClippedRounding:
+    """A Quantizer that rounds to nearest on ranges clipped under the mean squares of inputs that `calibration` has.
+
+    Embeddings, which have no inputs, keep their range.
+    """
+
+    calibration: Calibration
+
+    def __call__(self, name: str, weight: Tensor, scheme: Scheme) -> QuantizedMatrix:
+        if scheme.is_float or not self.calibration.covers(name):
+            return round_to_nearest(name, weight, scheme)
+        importance = self.calibration.statistics(name).hessian.diagonal().clone()
+        return round_to_nearest(name, weight, scheme, partial(fit_clipped_grid, importance=importance))
 
 
 def fit_clipped_grid(name: str, weight: Tensor, scheme: Scheme, importance: Tensor | None = None) -> Grid:

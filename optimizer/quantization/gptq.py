@@ -44,8 +44,8 @@ class Gptq:
     activation_order: bool = True
 
     def __call__(self, name: str, weight: Tensor, scheme: Scheme) -> QuantizedMatrix:
-        if scheme.weights in ("fp32", "bf16") or not self.calibration.covers(name):
-            return round_to_nearest(name, weight, scheme, fit_clipped_grid if self.clip else fit_grid)
+        if scheme.is_float or not self.calibration.covers(name):
+            return round_to_nearest(name, weight, scheme)
         hessian = self.calibration.statistics(name).hessian
         fit = partial(fit_clipped_grid, importance=hessian.diagonal().clone()) if self.clip else fit_grid
         return gptq(name, weight, scheme, hessian, fit, damping=self.damping, activation_order=self.activation_order)

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from optimizer.evaluation import text_sequences
 from optimizer.evaluation.confidence import MIN_SEQUENCES
 from optimizer.progress import Reporter
-from optimizer.spec import EvaluationSpec
+from optimizer.spec import CalibrationSpec, EvaluationSpec
 from runtime.engine import Engine
 from runtime.model_runner import ModelRunner
 from runtime.request import Request, SamplingParams
@@ -73,3 +73,14 @@ def read_texts(spec: EvaluationSpec, tokenizer: Tokenizer, prefix: Sequence[int]
             raise ValueError(f"{path}: a set is called by its file's name, and there is another {name!r} already; rename one")
         sets.search[name], sets.proof[name] = sequences[0::2], sequences[1::2]
     return sets
+
+
+def read_calibration(spec: CalibrationSpec, tokenizer: Tokenizer, prefix: Sequence[int]) -> list[Tokens]:
+    """The user's files as calibration sequences, each beginning with `prefix`, from all parts of all files."""
+    return text_sequences(
+        spec.text,
+        lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
+        num_tokens=spec.tokens_per_sequence,
+        max_sequences=spec.num_sequences,
+        prefix=prefix,
+    )

@@ -18,7 +18,7 @@ FILES = {
     path: FileRecord(sha256=hashlib.sha256(path.encode()).hexdigest(), size=len(path))
     for path in ("kernels/cpu.so", "tokenizer.json", "weights/model.safetensors")
 }
-GOLDEN_DIGEST = "2b6172d39d7e104962f96d5c661b05ec5f42e4a43ba7fb4cf84d86285a23cfed"
+GOLDEN_DIGEST = "b4da1417d42a3a3552c2becf8397838210a91e9bb9461f327356db0b7dbddf79"
 
 
 @pytest.fixture
@@ -38,21 +38,26 @@ def test_golden_bytes(parts: Any) -> None:
     _, data = Manifest.seal(parts.deployment, FILES)
     lines = data.decode("ascii").splitlines(keepends=True)
     assert lines[0] == "{\n" and lines[-1] == "}\n"
-    assert '  "format_version": "1.1",\n' in lines
+    assert '  "format_version": "1.2",\n' in lines
     assert json.loads(data)["digest"] == GOLDEN_DIGEST
 
 
 def test_a_manifest_of_version_1_0_keeps_its_meaning(parts: Any) -> None:
     manifest, data = Manifest.seal(parts.deployment, FILES)
     content = json.loads(data)
-    added = {"": ("evaluated", "purpose"), "target": ("archs",), "architecture": ("moe", "mla")}
+    added = {
+        "": ("evaluated", "purpose"),
+        "target": ("archs",),
+        "architecture": ("moe", "mla"),
+        "provenance": ("quantization",),
+    }
     for section, names in added.items():
         for name in names:
             del (content[section] if section else content)[name]
     for kernels in content["kernels"]:
         del kernels["table"], kernels["activations"]
     old = Manifest.parse(sealed({**content, "format_version": "1.0"}))
-    assert old.model_copy(update={"format_version": "1.1", "digest": manifest.digest}) == manifest
+    assert old.model_copy(update={"format_version": "1.2", "digest": manifest.digest}) == manifest
 
 
 def test_parse_is_the_inverse_of_seal(parts: Any) -> None:
@@ -176,5 +181,5 @@ def test_a_deployment_is_checked_when_it_is_made(parts: Any) -> None:
 
 
 def test_nothing_of_the_place_or_time_is_in_the_manifest(content: dict[str, Any]) -> None:
-    assert set(content["provenance"]) == {"sources", "tool_version", "libraries", "seed", "study"}
+    assert set(content["provenance"]) == {"sources", "tool_version", "libraries", "seed", "study", "quantization"}
     assert b"/home/" not in canonical_json(content)

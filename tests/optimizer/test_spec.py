@@ -97,6 +97,13 @@ def test_what_is_no_duration(text: str) -> None:
         ("source: hf\nworkload: {concurrency: 1, arrival_rate_rps: 2.0}\n", 2, "concurrency and arrival_rate_rps"),
         ("source: hf\nworkload: {concurrency: null}\n", 2, "got none"),
         ("source: hf\nworkload: {trace: text.txt, prompt_tokens: 3}\n", 2, "a trace has its own lengths"),
+        ("source: hf\nquantization: {method: gptqq}\n", 2, "'rtn' or 'gptq'"),
+        ("source: hf\nquantization: {calibration: {num_sequences: 8}}\n", 2, "rtn without clip looks at weights alone"),
+        (
+            "source: hf\nevaluation: {text: [text.txt]}\nquantization: {method: gptq, calibration: {text: [text.txt]}}\n",
+            1,
+            "must not be text to evaluate on",
+        ),
     ],
 )
 def test_a_fault_is_named_by_file_and_line(folder: Path, text: str, line: int, fault: str) -> None:
@@ -129,6 +136,8 @@ def test_the_digest_ignores_what_changes_no_measurement(folder: Path, text: str)
         BASE + "gate: {max_kl: 0.01}\n",
         BASE + "workload: {prompt_tokens: 8}\n",
         BASE + "search: {space: text.txt}\n",
+        BASE + "quantization: {clip: true}\n",
+        BASE + "quantization: {method: gptq}\n",
         "source: hf\n",
     ],
 )

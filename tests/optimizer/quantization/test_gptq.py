@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from artifacts.precision import Scheme
-from optimizer.quantization.grid import Grid, fit_grid
 from optimizer.quantization.gptq import gptq, inverse_factor
+from optimizer.quantization.grid import Grid, fit_grid
 from optimizer.quantization.input_statistics import InputStatistics
 from optimizer.quantization.matrix import NonFiniteWeightError, QuantizationError, QuantizedMatrix
 from optimizer.quantization.rtn import round_to_nearest
@@ -97,7 +97,7 @@ def test_loses_less_than_rounding_to_nearest(name: str) -> None:
     activation_order=st.booleans(),
 )
 def test_any_shape(seed: int, rows: int, groups: int, name: str, num_inputs: int, activation_order: bool) -> None:
-    """Scales are those of the plain method, codes in their range, and what the inputs see is no worse, however few there were."""
+    """Scales are the plain method's, codes in their range, and the inputs see no larger error, however few there were."""
     scheme = Scheme.parse(name)
     weight, hessian = problem(seed, rows, groups * (scheme.group_size or 24), num_inputs)
     matrix = gptq("w", weight, scheme, hessian, activation_order=activation_order)
@@ -159,8 +159,8 @@ def test_slabs_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_round_to_nearest_refuses_is_refused() -> None:
     weight, hessian = problem(7, 8, 96)
-    with pytest.raises(QuantizationError, match="layers.0.o cannot take int4-g64-sym"):
+    with pytest.raises(QuantizationError, match=r"layers\.0\.o cannot take int4-g64-sym"):
         gptq("layers.0.o", weight, Scheme.parse("int4-g64-sym"), hessian)
     weight[3, 4] = torch.nan
-    with pytest.raises(NonFiniteWeightError, match="layers.0.o"):
+    with pytest.raises(NonFiniteWeightError, match=r"layers\.0\.o"):
         gptq("layers.0.o", weight, Scheme.parse("int8"), hessian)
