@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -18,9 +19,7 @@ from artifacts.precision import FP8_BLOCK, Plan, Scheme
 from kernels.quantize_activations.gpu_reference import quantize_blocks, quantize_rows
 from optimizer.importers import Source
 from optimizer.progress import Reporter
-from optimizer.quantization import Quantizer, round_to_nearest
-from optimizer.quantization.calibration import Calibration
-from optimizer.quantization.input_statistics import InputStatistics
+from optimizer.quantization import Calibration, InputStatistics, Quantizer, round_to_nearest
 from optimizer.transforms.channel_scales import ChannelScales, num_factors, sharing, spread
 from optimizer.transforms.transformed_source import refuse_what_cannot_fold
 
@@ -73,7 +72,7 @@ def search_scales(
     refuse_what_cannot_fold(source.architecture)
     layers: dict[str, list[str]] = {}
     for group in source.architecture.linear_shapes():
-        if calibration.covers(group) and group in plan and plan[group].weights not in ("fp32", "bf16"):
+        if calibration.covers(group) and group in plan and not plan[group].is_float:
             layers.setdefault(group.rpartition(".")[0] or group, []).append(group)
 
     factors: dict[str, Tensor] = {}
@@ -101,19 +100,30 @@ def search_scales(
     return ChannelScales(factors, provenance)
 
 
-def output_loss(
-    name: str, weight: Tensor, statistics: InputStatistics, factors: Tensor, scheme: Scheme, quantize: Quantizer
-) -> float:
+@dataclass(frozen=True)
+class OutputLoss:
     """Mean squared output error, summed over outputs, of W diag(factors) quantized and multiplied by x / factors.
 
     Under a scheme that quantizes activations x are the calibration's sample rows; else its mean of x x^T says it all.
     """
-    quantized = torch.from_numpy(quantize(name, weight * factors, scheme).dequantize())
-    if not scheme.quantized_activations:
-        return statistics.loss(quantized.div_(factors).sub_(weight))
-    sample = statistics.sample
-    error = quantized_activations(sample / factors, scheme) @ quantized.T - sample @ weight.T
-    return float(error.square().sum(dim=1, dtype=torch.float64).mean())
+
+    name: str
+    weight: Tensor
+    statistics: InputStatistics
+    scheme: Scheme
+    quantize: Quantizer
+
+    def __call__(self, factors: Tensor) -> float:
+        """Of `factors` fp32 [in_features]."""
+        quantized = torch.from_numpy(self.quantize(self.name, self.weight * factors, self.scheme).dequantize())
+        if not self.scheme.quantized_activations:
+            return self.statistics.loss(quantized.div_(factors).sub_(self.weight))
+        outputs = quantized_activations(self.statistics.sample / factors, self.scheme) @ quantized.T
+        return float(outputs.sub_(self._exact_outputs).square().sum(dim=1, dtype=torch.float64).mean())
+
+    @cached_property
+    def _exact_outputs(self) -> Tensor:
+        return self.statistics.sample @ self.weight.T
 
 
 def quantized_activations(rows: Tensor, scheme: Scheme) -> Tensor:
@@ -145,16 +155,13 @@ def _search_group(
         rms_weight=_positive(shared(weight.square().mean(dim=0)).mean(dim=0).sqrt()),
         max_weight=_positive(shared(weight.abs().amax(dim=0)).amax(dim=0)),
     )
-
-    def loss(factors: Tensor) -> float:
-        return output_loss(group, weight, statistics, spread(architecture, group, factors), scheme, quantize)
-
+    loss = OutputLoss(group, weight, statistics, scheme, quantize)
     best = torch.ones(num_factors(architecture, group))
-    best_loss = unscaled_loss = loss(best)
+    best_loss = unscaled_loss = loss(spread(architecture, group, best))
     best_choice: dict[str, float] = {}
     for choice, proposed in method.propose(channels):
         factors = _centred(proposed)
-        if (found := loss(factors)) < best_loss:
+        if (found := loss(spread(architecture, group, factors))) < best_loss:
             best, best_loss, best_choice = factors, found, choice
     return best, {**best_choice, "loss": best_loss, "unscaled_loss": unscaled_loss}
 

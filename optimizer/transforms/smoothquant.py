@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from optimizer.transforms.scale_search import Channels, Proposal, ScaleMethod
 
-_STEPS = 20
+_STEPS = 10
 
 
 def _propose(channels: Channels) -> Iterator[Proposal]:
