@@ -167,7 +167,11 @@ def main() -> None:
         record = Evaluation.of(scores, seed=0).record()
         results[method] = {key: record[key] for key in ("kl", "top1_agreement", "perplexity", "perplexity_increase")}
         print(method, json.dumps(results[method]), flush=True)
+    named = " ".join(f'"{method}"' for method in arguments.methods)
     report = {
+        "command": "python -m benchmarks.transformed_quantization --model MODEL --text TEXT --work FOLDER "
+        f"--scheme {arguments.scheme.name} --methods {named} --calibration-sequences {arguments.calibration_sequences} --sequences {arguments.sequences} "
+        f"--tokens {arguments.tokens} --seed {arguments.seed}",
         "cpu": host().model,
         "model": arguments.model.name,
         "twin": {"seed": arguments.seed},

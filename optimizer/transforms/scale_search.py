@@ -32,6 +32,7 @@ class Channels:
     """
 
     mean_input: Tensor
+    rms_input: Tensor
     max_input: Tensor
     rms_weight: Tensor
     """Over the rows of W."""
@@ -62,9 +63,9 @@ def search_scales(
 ) -> ChannelScales:
     """The transform of `source` under which `plan`'s groups, quantized by `quantize`, lose the least, each by itself.
 
-    The loss of a group is the mean squared error of its output on calibration inputs, activations quantized as its scheme
-    does. Groups that the plan keeps in float, or leaves out, and the embedding keep their channels. `calibration` is that of
-    `source`. Each layer's result stays in `folder`, which belongs to this source; a killed search goes on at its layer.
+    The loss of a group is `OutputLoss`, on calibration inputs; `calibration` is that of `source`. Groups that the plan keeps in
+    float, or leaves out, and the embedding keep their channels. Each layer's result stays in `folder`, which belongs to this
+    source; a killed search goes on at its layer.
 
     Memory: one group's weights and statistics. Raises UntransformableModelError, and ValueError for a folder in which another
     search left its results.
@@ -102,9 +103,11 @@ def search_scales(
 
 @dataclass(frozen=True)
 class OutputLoss:
-    """Mean squared output error, summed over outputs, of W diag(factors) quantized and multiplied by x / factors.
+    """Squared output error of W diag(factors) quantized and multiplied by x / factors, summed over outputs.
 
-    Under a scheme that quantizes activations x are the calibration's sample rows; else its mean of x x^T says it all.
+    Its mean over all calibration tokens, from their mean of x x^T; under a scheme that quantizes activations its mean over the
+    sample rows, each error relative to the row's output: the rounding of a token of massive activations (Sun et al. 2024)
+    would outweigh that of all others, though its output, and the residual it is added to, are as large.
     """
 
     name: str
@@ -119,7 +122,9 @@ class OutputLoss:
         if not self.scheme.quantized_activations:
             return self.statistics.loss(quantized.div_(factors).sub_(self.weight))
         outputs = quantized_activations(self.statistics.sample / factors, self.scheme) @ quantized.T
-        return float(outputs.sub_(self._exact_outputs).square().sum(dim=1, dtype=torch.float64).mean())
+        exact = self._exact_outputs
+        sizes = exact.square().sum(dim=1, dtype=torch.float64).clamp(min=torch.finfo(torch.float32).tiny)
+        return float((outputs.sub_(exact).square().sum(dim=1, dtype=torch.float64) / sizes).mean())
 
     @cached_property
     def _exact_outputs(self) -> Tensor:
@@ -151,6 +156,7 @@ def _search_group(
 
     channels = Channels(
         mean_input=_positive(shared(statistics.mean_abs).mean(dim=0)),
+        rms_input=_positive(shared(statistics.hessian.diagonal()).mean(dim=0).sqrt()),
         max_input=_positive(shared(statistics.max_abs).amax(dim=0)),
         rms_weight=_positive(shared(weight.square().mean(dim=0)).mean(dim=0).sqrt()),
         max_weight=_positive(shared(weight.abs().amax(dim=0)).amax(dim=0)),

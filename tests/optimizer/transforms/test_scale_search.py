@@ -78,7 +78,7 @@ def test_the_loss_is_that_of_the_transformed_group_and_never_worse_than_none(
             if scheme.quantized_activations:
                 rows = statistics.sample.double()
                 output = quantized_activations((rows / factors).float(), scheme).double() @ rounded.T
-                loss = (output - rows @ exact.T).square().sum(dim=1).mean()
+                loss = ((output - rows @ exact.T).square().sum(dim=1) / (rows @ exact.T).square().sum(dim=1)).mean()
             else:
                 difference = rounded / factors - exact
                 loss = torch.trace(difference @ statistics.hessian.double() @ difference.T)
