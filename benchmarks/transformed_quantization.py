@@ -170,7 +170,8 @@ def main() -> None:
     named = " ".join(f'"{method}"' for method in arguments.methods)
     report = {
         "command": "python -m benchmarks.transformed_quantization --model MODEL --text TEXT --work FOLDER "
-        f"--scheme {arguments.scheme.name} --methods {named} --calibration-sequences {arguments.calibration_sequences} --sequences {arguments.sequences} "
+        f"--scheme {arguments.scheme.name} --methods {named} "
+        f"--calibration-sequences {arguments.calibration_sequences} --sequences {arguments.sequences} "
         f"--tokens {arguments.tokens} --seed {arguments.seed}",
         "cpu": host().model,
         "model": arguments.model.name,

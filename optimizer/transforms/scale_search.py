@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from artifacts.precision import FP8_BLOCK, Plan, Scheme
 from kernels.quantize_activations.gpu_reference import quantize_blocks, quantize_rows
 from optimizer.importers import Source
 from optimizer.progress import Reporter
-from optimizer.quantization import Calibration, InputStatistics, Quantizer, round_to_nearest
+from optimizer.quantization import Calibration, InputStatistics, Quantizer, WeightRangeError, round_to_nearest
 from optimizer.transforms.channel_scales import ChannelScales, num_factors, sharing, spread
 from optimizer.transforms.transformed_source import refuse_what_cannot_fold
 
@@ -63,9 +64,10 @@ def search_scales(
 ) -> ChannelScales:
     """The transform of `source` under which `plan`'s groups, quantized by `quantize`, lose the least, each by itself.
 
-    The loss of a group is `OutputLoss`, on calibration inputs; `calibration` is that of `source`. Groups that the plan keeps in
-    float, or leaves out, and the embedding keep their channels. Each layer's result stays in `folder`, which belongs to this
-    source; a killed search goes on at its layer.
+    The loss of a group is `OutputLoss`, on calibration inputs; `calibration` is that of `source`. `quantize` should look at
+    weights alone: whatever statistics it has are not of scaled inputs. Groups that the plan keeps in float, or leaves out, and
+    the embedding keep their channels. Each layer's result stays in `folder`, which belongs to this source; a killed search goes
+    on at its layer.
 
     Memory: one group's weights and statistics. Raises UntransformableModelError, and ValueError for a folder in which another
     search left its results.
@@ -117,8 +119,11 @@ class OutputLoss:
     quantize: Quantizer
 
     def __call__(self, factors: Tensor) -> float:
-        """Of `factors` fp32 [in_features]."""
-        quantized = torch.from_numpy(self.quantize(self.name, self.weight * factors, self.scheme).dequantize())
+        """Of `factors` fp32 [in_features]; infinite where the scheme cannot store the scales that they need."""
+        try:
+            quantized = torch.from_numpy(self.quantize(self.name, self.weight * factors, self.scheme).dequantize())
+        except WeightRangeError:
+            return math.inf
         if not self.scheme.quantized_activations:
             return self.statistics.loss(quantized.div_(factors).sub_(self.weight))
         outputs = quantized_activations(self.statistics.sample / factors, self.scheme) @ quantized.T

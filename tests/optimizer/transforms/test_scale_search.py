@@ -103,6 +103,13 @@ def test_groups_that_are_not_quantized_are_left_alone(source: Source, tmp_path: 
     assert set(scales.factors) == {"layers.1.o"}
 
 
+def test_factors_whose_scales_cannot_be_stored_are_not_chosen(source: Source, tmp_path: Path) -> None:
+    """int4 scales are fp16."""
+    wild = ScaleMethod("wild", lambda channels: [({"exponent": 40}, torch.logspace(-20, 20, len(channels.mean_input)))])
+    scales = search(source, "int4-g32-sym", wild, tmp_path, "layers.0.qkv")
+    assert torch.equal(scales.factors["layers.0.qkv"], torch.ones(64))
+
+
 class Killed(BaseException):
     """As a signal would end it."""
 
