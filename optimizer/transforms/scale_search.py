@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -18,19 +20,20 @@ from artifacts.precision import FP8_BLOCK, Plan, Scheme
 from kernels.quantize_activations.gpu_reference import quantize_blocks, quantize_rows
 from optimizer.importers import Source
 from optimizer.progress import Reporter
-from optimizer.quantization import Quantizer, round_to_nearest
-from optimizer.quantization.calibration import Calibration
-from optimizer.quantization.input_statistics import InputStatistics
+from optimizer.quantization import Calibration, InputStatistics, Quantizer, WeightRangeError, round_to_nearest
 from optimizer.transforms.channel_scales import ChannelScales, num_factors, sharing, spread
 from optimizer.transforms.transformed_source import refuse_what_cannot_fold
 
 
 @dataclass(frozen=True)
 class Channels:
-    """What proposals are made of: a group's input channels, those that share a factor taken as one. fp32 [num_factors],
-    positive."""
+    """What proposals are made of: a group's input channels, those that share a factor taken as one.
+
+    All fp32 [num_factors], and positive.
+    """
 
     mean_input: Tensor
+    rms_input: Tensor
     max_input: Tensor
     rms_weight: Tensor
     """Over the rows of W."""
@@ -61,56 +64,76 @@ def search_scales(
 ) -> ChannelScales:
     """The transform of `source` under which `plan`'s groups, quantized by `quantize`, lose the least, each by itself.
 
-    The loss of a group is the mean squared error of its output on calibration inputs, activations quantized as its scheme
-    does. Groups that the plan keeps in float, or leaves out, and the embedding keep their channels. `calibration` is that of
-    `source`. Each layer's result stays in `folder`, which belongs to this search alone; a killed search goes on at its layer.
+    The loss of a group is `OutputLoss`, on calibration inputs; `calibration` is that of `source`. `quantize` should look at
+    weights alone: whatever statistics it has are not of scaled inputs. Groups that the plan keeps in float, or leaves out, and
+    the embedding keep their channels. Each layer's result stays in `folder`, which belongs to this source; a killed search goes
+    on at its layer.
 
-    Memory: one group's weights and statistics. Raises UntransformableModelError.
+    Memory: one group's weights and statistics. Raises UntransformableModelError, and ValueError for a folder in which another
+    search left its results.
     """
     refuse_what_cannot_fold(source.architecture)
     layers: dict[str, list[str]] = {}
     for group in source.architecture.linear_shapes():
-        if calibration.covers(group) and group in plan and plan[group].weights not in ("fp32", "bf16"):
+        if calibration.covers(group) and group in plan and not plan[group].is_float:
             layers.setdefault(group.rpartition(".")[0] or group, []).append(group)
 
     factors: dict[str, Tensor] = {}
-    choices: dict[str, Mapping[str, float]] = {}
+    choices: dict[str, dict[str, float]] = {}
     for layer in reporter.track(layers, f"searching {method.name} scales", len(layers)) if reporter else layers:
+        groups = layers[layer]
+        asked = {"method": method.name, "calibration": calibration.digest, "schemes": {g: plan[g].name for g in groups}}
         path = folder / f"{layer}.safetensors"
         if not path.exists():
             found = {
                 group: _search_group(source, group, calibration.statistics(group), plan[group], method, quantize)
-                for group in layers[layer]
+                for group in groups
             }
-            _write(path, found)
-        with safe_open(path, framework="pt") as file:
-            factors |= {group: file.get_tensor(group) for group in layers[layer]}
-            choices |= json.loads(file.metadata()["choices"])
-    return ChannelScales(
-        factors,
-        {
-            "transform": method.name,
-            "calibration": calibration.digest,
-            "schemes": {group: plan[group].name for group in factors},
-            "choices": choices,
-            "factors_sha256": _digest(factors),
-        },
-    )
+            _write(path, found, asked)
+        layer_factors, layer_choices = _read(path, asked)
+        factors |= layer_factors
+        choices |= layer_choices
+    provenance = {
+        "transform": method.name,
+        "calibration": calibration.digest,
+        "schemes": {group: plan[group].name for group in factors},
+        "choices": choices,
+        "factors_sha256": _digest(factors),
+    }
+    return ChannelScales(factors, provenance)
 
 
-def output_loss(
-    name: str, weight: Tensor, statistics: InputStatistics, factors: Tensor, scheme: Scheme, quantize: Quantizer
-) -> float:
-    """Mean squared output error, summed over outputs, of W diag(factors) quantized and multiplied by x / factors.
+@dataclass(frozen=True)
+class OutputLoss:
+    """Squared output error of W diag(factors) quantized and multiplied by x / factors, summed over outputs.
 
-    Under a scheme that quantizes activations x are the calibration's sample rows; else its mean of x x^T says it all.
+    Its mean over all calibration tokens, from their mean of x x^T; under a scheme that quantizes activations its mean over the
+    sample rows, each error relative to the row's output: the rounding of a token of massive activations (Sun et al. 2024)
+    would outweigh that of all others, though its output, and the residual it is added to, are as large.
     """
-    quantized = torch.from_numpy(quantize(name, weight * factors, scheme).dequantize())
-    if not scheme.quantized_activations:
-        return statistics.loss(quantized.div_(factors).sub_(weight))
-    sample = statistics.sample
-    error = quantized_activations(sample / factors, scheme) @ quantized.T - sample @ weight.T
-    return float(error.square().sum(dim=1, dtype=torch.float64).mean())
+
+    name: str
+    weight: Tensor
+    statistics: InputStatistics
+    scheme: Scheme
+    quantize: Quantizer
+
+    def __call__(self, factors: Tensor) -> float:
+        """Of `factors` fp32 [in_features]; infinite where the scheme cannot store the scales that they need."""
+        try:
+            quantized = torch.from_numpy(self.quantize(self.name, self.weight * factors, self.scheme).dequantize())
+        except WeightRangeError:
+            return math.inf
+        if not self.scheme.quantized_activations:
+            return self.statistics.loss(quantized.div_(factors).sub_(self.weight))
+        outputs = quantized_activations(self.statistics.sample / factors, self.scheme) @ quantized.T
+        exact = self._exact_outputs
+        sizes = exact.square().sum(dim=1, dtype=torch.float64).clamp(min=torch.finfo(torch.float32).tiny)
+        return float((outputs.sub_(exact).square().sum(dim=1, dtype=torch.float64) / sizes).mean())
+
+    @cached_property
+    def _exact_outputs(self) -> Tensor:
+        return self.statistics.sample @ self.weight.T
 
 
 def quantized_activations(rows: Tensor, scheme: Scheme) -> Tensor:
@@ -138,20 +161,18 @@ def _search_group(
 
     channels = Channels(
         mean_input=_positive(shared(statistics.mean_abs).mean(dim=0)),
+        rms_input=_positive(shared(statistics.hessian.diagonal()).mean(dim=0).sqrt()),
         max_input=_positive(shared(statistics.max_abs).amax(dim=0)),
         rms_weight=_positive(shared(weight.square().mean(dim=0)).mean(dim=0).sqrt()),
         max_weight=_positive(shared(weight.abs().amax(dim=0)).amax(dim=0)),
     )
-
-    def loss(factors: Tensor) -> float:
-        return output_loss(group, weight, statistics, spread(architecture, group, factors), scheme, quantize)
-
+    loss = OutputLoss(group, weight, statistics, scheme, quantize)
     best = torch.ones(num_factors(architecture, group))
-    best_loss = unscaled_loss = loss(best)
+    best_loss = unscaled_loss = loss(spread(architecture, group, best))
     best_choice: dict[str, float] = {}
     for choice, proposed in method.propose(channels):
         factors = _centred(proposed)
-        if (found := loss(factors)) < best_loss:
+        if (found := loss(spread(architecture, group, factors))) < best_loss:
             best, best_loss, best_choice = factors, found, choice
     return best, {**best_choice, "loss": best_loss, "unscaled_loss": unscaled_loss}
 
@@ -166,12 +187,25 @@ def _centred(factors: Tensor) -> Tensor:
     return factors / (factors.max() * factors.min()).sqrt()
 
 
-def _write(path: Path, found: Mapping[str, tuple[Tensor, Mapping[str, float]]]) -> None:
+def _write(path: Path, found: Mapping[str, tuple[Tensor, dict[str, float]]], asked: Mapping[str, object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    choices = json.dumps({group: choice for group, (_, choice) in found.items()})
-    save_file({group: factors for group, (factors, _) in found.items()}, partial, {"choices": choices})
+    choices = {group: choice for group, (_, choice) in found.items()}
+    metadata = {"asked": json.dumps(asked), "choices": json.dumps(choices)}
+    save_file({group: factors for group, (factors, _) in found.items()}, partial, metadata)
     partial.replace(path)
+
+
+def _read(path: Path, asked: Mapping[str, object]) -> tuple[dict[str, Tensor], dict[str, dict[str, float]]]:
+    """Group -> factors, and what was chosen."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        if json.loads(metadata["asked"]) != asked:
+            raise ValueError(
+                f"a folder of scales must be of one search; {path} holds that of {metadata['asked']}, asked for is "
+                f"{json.dumps(asked)}: give another folder, or remove this one"
+            )
+        return {group: file.get_tensor(group) for group in file.keys()}, json.loads(metadata["choices"])  # noqa: SIM118
 
 
 def _digest(factors: Mapping[str, Tensor]) -> str:

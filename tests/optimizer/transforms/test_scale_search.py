@@ -78,7 +78,7 @@ def test_the_loss_is_that_of_the_transformed_group_and_never_worse_than_none(
             if scheme.quantized_activations:
                 rows = statistics.sample.double()
                 output = quantized_activations((rows / factors).float(), scheme).double() @ rounded.T
-                loss = (output - rows @ exact.T).square().sum(dim=1).mean()
+                loss = ((output - rows @ exact.T).square().sum(dim=1) / (rows @ exact.T).square().sum(dim=1)).mean()
             else:
                 difference = rounded / factors - exact
                 loss = torch.trace(difference @ statistics.hessian.double() @ difference.T)
@@ -101,6 +101,13 @@ def test_groups_that_are_not_quantized_are_left_alone(source: Source, tmp_path: 
     plan = {"embed": Scheme.parse("int8"), "layers.0.qkv": Scheme.parse("bf16"), "layers.1.o": Scheme.parse("int8")}
     scales = search_scales(source, Calibration(source, TOKENS, tmp_path / "a"), plan, AWQ, tmp_path / "b")
     assert set(scales.factors) == {"layers.1.o"}
+
+
+def test_factors_whose_scales_cannot_be_stored_are_not_chosen(source: Source, tmp_path: Path) -> None:
+    """int4 scales are fp16."""
+    wild = ScaleMethod("wild", lambda channels: [({"exponent": 40}, torch.logspace(-20, 20, len(channels.mean_input)))])
+    scales = search(source, "int4-g32-sym", wild, tmp_path, "layers.0.qkv")
+    assert torch.equal(scales.factors["layers.0.qkv"], torch.ones(64))
 
 
 class Killed(BaseException):
@@ -129,6 +136,12 @@ def test_a_killed_search_goes_on_at_its_layer(source: Source, tmp_path: Path) ->
     assert set(rounded) == {"layers.1"} | ({""} if "head" in plan else set())
     assert resumed.record() == whole.record()
     assert all(torch.equal(resumed.factors[group], whole.factors[group]) for group in whole.factors)
+
+
+def test_results_of_another_search_are_not_taken_up(source: Source, tmp_path: Path) -> None:
+    search(source, "int8", AWQ, tmp_path, "layers.0.o")
+    with pytest.raises(ValueError, match=r"layers.0.safetensors holds that of .*int8.*asked for is .*int4-g32-sym"):
+        search(source, "int4-g32-sym", AWQ, tmp_path, "layers.0.o")
 
 
 def kl_of_rounding(source: Source, config: PreTrainedConfig, scheme: Scheme) -> float:
