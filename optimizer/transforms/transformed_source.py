@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from artifacts.architecture import Architecture
+from artifacts.precision import Scheme
 from optimizer.importers import Source
 
 
@@ -44,6 +45,9 @@ class TransformedSource(Source):
     def tensor(self, name: str) -> Tensor:
         """The canonical tensor `name`, fp32. KeyError on an unknown name."""
         return self.transform.tensor(name, self.base)
+
+    def stored(self, group: str, scheme: Scheme) -> None:
+        """Nothing: what the checkpoint stores is of the model before its transforms."""
 
     def transforms(self) -> list[dict[str, object]]:
         """The records of all transforms between the checkpoint and this source, the first one first."""
