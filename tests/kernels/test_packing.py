@@ -110,7 +110,7 @@ def test_int8_dot_products_are_exact(library: Library) -> None:
     codes[1::2] = -128
     out = np.zeros((2, n), np.float32)
     weight = pack({"codes": codes, "scales": np.ones(n, np.float32)}, "int8", int8_activations=True)
-    sums = x_codes.reshape(2, k // 32, 32).sum(2, dtype=np.int32)
+    sums = x_codes.reshape(2, k // 32, 32).sum(2, dtype=np.int32).cumsum(1, dtype=np.int32)
     activations: Arguments = {"x_codes": x_codes, "x_scales": np.ones(2, np.float32), "x_sums": sums}
     library.call("quant_matmul_int8_a8", {**activations, **weight, "bias": None, "out": out})
     np.testing.assert_array_equal(out, x_codes.astype(np.int64) @ codes.astype(np.int64).T)

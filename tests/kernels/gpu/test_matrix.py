@@ -27,8 +27,8 @@ NUM_SMS = 132
 SIXTEEN_BITS = ("gpu_paged_attention_int8", "gpu_paged_attention_e4m3", "gpu_scaled_matmul_mxfp4")
 
 SYMBOLS = tuple(registry.specs("gpu"))
-#: the one that most is said about, and the one whose instructions are most different; the others are slow
-QUICK_ARCHS = ("sm_90", "gfx950")
+#: the one that most is said about; the others are slow
+QUICK_ARCHS = ("sm_90",)
 
 
 @cache

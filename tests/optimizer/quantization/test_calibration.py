@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -113,7 +114,9 @@ def test_a_killed_run_goes_on_at_its_layer(tmp_path: Path, monkeypatch: pytest.M
     model = save_folder(moderate(random_model(CONFIGS["llama"])), tmp_path / "model")
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     texts = [" ".join(map(str, ids)) for ids in SEQUENCES]
-    process = subprocess.run([sys.executable, "-c", KILLED, model, killed, *texts], check=False)
+    # Sums of other numbers of threads are others.
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.run([sys.executable, "-c", KILLED, model, killed, *texts], check=False, env=os.environ | threads)
     assert process.returncode == -signal.SIGKILL
     assert [path.name for path in sorted(killed.glob("layers.*"))] == ["layers.0.safetensors", "layers.1.safetensors"]
 
