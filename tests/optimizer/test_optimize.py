@@ -41,12 +41,18 @@ optimize()
 """
 
 
+def hear_ctrl_c() -> None:
+    """For a child: whoever runs the tests in the background has it ignore SIGINT, and a child inherits that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(project: Project) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", SLOWED, str(project.spec_path)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_ctrl_c,
     )
 
 
@@ -111,7 +117,8 @@ def test_ctrl_c_ends_the_search_with_what_there_is_and_elsewhere_the_run(project
 
 
 def test_ctrl_c_while_it_starts(project: MakeProject) -> None:
-    process = subprocess.Popen([SCRIPTS / "optimize", project().spec_path], stderr=subprocess.PIPE, text=True)
+    command = [SCRIPTS / "optimize", project().spec_path]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c)
     maps = Path(f"/proc/{process.pid}/maps")
     if not maps.exists():
         pytest.skip("/proc/PID/maps is Linux's")

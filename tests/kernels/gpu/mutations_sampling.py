@@ -76,6 +76,13 @@ MUTATIONS = (
         "gpu_sample",
         "together_wide",
     ),
-    Mutation("what does not fit is lost", _OP, "num_candidates <= CAPACITY", "num_candidates <= num", "gpu_sample", "flat"),
+    Mutation(
+        "half of the candidates are lost",
+        _OP,
+        "num_compacted = num_candidates\n",
+        "num_compacted = num_candidates // 2\n",
+        "gpu_sample",
+        "top_k",
+    ),
     Mutation("half the mass is enough", _OP, "mass >= needed_mass", "2.0 * mass >= needed_mass", "gpu_sample", "top_p"),
 )

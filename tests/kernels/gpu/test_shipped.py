@@ -1,5 +1,5 @@
 """Every shipped configuration, as its machine code for an H100 says: nothing spills, everything fits, memory is what binds
-decoding, and prompts go through wgmma. The default suite reads the largest; `make test-kernels` reads all.
+decoding, and prompts go through wgmma. The slow suite reads the largest; `make test-kernels` reads all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ PRODUCTS = {"scaled_matmul", "quant_matmul", "paged_attention", "moe_matmul"}
 Read: TypeAlias = list[tuple[Configuration, StaticRecord]]
 
 
-@pytest.fixture(scope="module", params=["largest", pytest.param("every", marks=pytest.mark.kernels)])
+@pytest.fixture(
+    scope="module", params=[pytest.param("largest", marks=pytest.mark.slow), pytest.param("every", marks=pytest.mark.kernels)]
+)
 def read(request: pytest.FixtureRequest, compiler: CrossCompiler) -> Iterator[Read]:
     chosen = getattr(shipped, request.param)()
     yield list(zip(chosen, shipped.read(compiler, chosen), strict=True))
