@@ -256,13 +256,17 @@ inline i32x16 multiply_add(i32x16 acc, i32x16 a, i32x16 x) {
     return acc;
 }
 
-// Lanes are added pairwise in one fixed order.
+// Lanes are added pairwise in one fixed order: the upper half to the lower, down to one.
 inline float sum(f32x16 v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)v.part[0]);
+#else
     float x[LANES];
     store(x, v);
     for (int half = LANES / 2; half; half /= 2)
         for (int i = 0; i < half; ++i) x[i] += x[i + half];
     return x[0];
+#endif
 }
 inline int32_t sum(i32x16 v) {
 #if defined(__AVX512F__)
@@ -275,11 +279,20 @@ inline int32_t sum(i32x16 v) {
 #endif
 }
 inline float max(f32x16 v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)v.part[0]);
+#else
     float x[LANES];
     store(x, v);
     float m = x[0];
     for (float y : x) m = y > m ? y : m;
     return m;
+#endif
+}
+inline float first_lane(f32x16 v) {
+    float x;
+    std::memcpy(&x, &v, sizeof x);
+    return x;
 }
 
 // e^x within 2 ulp for x in [-87, 88]; 0 below, e^88 above. x = n ln 2 + r, |r| <= ln 2 / 2, and e^r is its Taylor
