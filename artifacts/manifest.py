@@ -15,7 +15,7 @@ from artifacts.canonical import canonical_json, check_path
 from artifacts.errors import BundleError, FormatVersionError, ManifestDigestError, ManifestError
 from artifacts.precision import KvDtype, Scheme
 
-FORMAT_VERSION = "1.2"
+FORMAT_VERSION = "1.3"
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
 WEIGHTS_FOLDER = "weights"
@@ -102,10 +102,15 @@ class Serving(_Record):
 
 
 class Quantization(_Record):
-    """How weights found their codes, and the sha256 of the token sequences that the method calibrated on."""
+    """How weights found their codes, and the sha256 of the token sequences that the method calibrated on.
+
+    `transform` names what was done to the model before; its record is the bundle's file of sha256 `transform_record`.
+    """
 
     method: Line = "rtn"
     calibration: Sha256 | None = None
+    transform: Line | None = None
+    transform_record: Sha256 | None = None
 
 
 class Provenance(_Record):

@@ -13,7 +13,8 @@ from artifacts.manifest import Deployment, Manifest, Precision, Provenance, Quan
 from artifacts.precision import Scheme
 from artifacts.writer import write_bundle
 from optimizer.forged import Forged
-from optimizer.importers import describe_stored_codes
+from optimizer.importers import Source, describe_stored_codes
+from optimizer.prepared_weights import record_sha256
 from optimizer.report import Headline, KernelWinner, ReportData, SetAccuracy, SetItems, StepLatency, TrialPoint, render_report
 from optimizer.search.precision import Trial, pareto_front
 
@@ -36,6 +37,8 @@ def emit(forged: Forged, destination: Path) -> Manifest:
         files["chat_template.jinja"] = source.chat_template.encode()
     for name, comparison in forged.proven.comparisons.items():
         files[f"evaluation/{name}.jsonl"] = comparison.items_jsonl().encode()
+    if records := source.transforms():
+        files["search/transforms.json"] = canonical_json(records)
     files |= forged.frozen.files
     return write_bundle(destination, deployment(forged), forged.workbench.store.plan_tensors(forged.plan), files)
 
@@ -58,7 +61,12 @@ def deployment(forged: Forged) -> Deployment:
             libraries={name: version(name) for name in _libraries(forged)},
             seed=forged.spec.seed,
             study=forged.study_name,
-            quantization=Quantization(method=method.name, calibration=method.calibration),
+            quantization=Quantization(
+                method=method.name,
+                calibration=method.calibration,
+                transform=_transform(forged.source),
+                transform_record=record_sha256(forged.source) if forged.source.transforms() else None,
+            ),
         ),
     )
 
@@ -100,7 +108,7 @@ def trials_jsonl(forged: Forged) -> str:
 def report_data(forged: Forged) -> ReportData:
     front = {trial.number for trial in pareto_front(forged.trials)}
     proven = forged.proven
-    stored = describe_stored_codes(forged.source, forged.plan)
+    stored, transform = describe_stored_codes(forged.source, forged.plan), _transform(forged.source)
     return ReportData(
         name=forged.spec.name,
         target=f"{forged.spec.target} ({forged.title})",
@@ -134,6 +142,7 @@ def report_data(forged: Forged) -> ReportData:
         provenance={
             "study": forged.study_name,
             "quantization": forged.workbench.store.method.key,
+            **({"transform": f"{transform}, record {record_sha256(forged.source)}"} if transform else {}),
             "seed": forged.spec.seed,
             "coldforge": version("coldforge"),
             "compiler": forged.frozen.compiler or "none",
@@ -142,6 +151,10 @@ def report_data(forged: Forged) -> ReportData:
             **({"the checkpoint's codes": "; ".join(stored)} if stored else {}),
         },
     )
+
+
+def _transform(source: Source) -> str | None:
+    return ", ".join(str(record["transform"]) for record in source.transforms()) or None
 
 
 def _libraries(forged: Forged) -> tuple[str, ...]:

@@ -17,8 +17,8 @@ from optimizer.evaluation import Comparison, Evaluation, Gate
 from optimizer.forged import Forged
 from optimizer.importers import describe_stored_codes, open_source
 from optimizer.ledger import Ledger
+from optimizer.prepared_weights import prepared_weights, scaled_plan
 from optimizer.progress import Reporter
-from optimizer.quantization import ROUND_TO_NEAREST, Calibration, Method, clipped_rounding_method, gptq_method
 from optimizer.quantized_store import QuantizedStore
 from optimizer.search.accuracy import Judge, trial_score
 from optimizer.search.bands import Band, fitting_schemes, kind_of, make_bands, plan_of
@@ -32,6 +32,7 @@ from optimizer.search.warm_start import Choice, trade_off_choices, uniform_choic
 from optimizer.spec import ModelSpec
 from optimizer.study_name import study_name
 from optimizer.targets import fitted_workload, offered_schemes, open_target, target_layout
+from optimizer.transforms import refuse_what_cannot_fold
 from optimizer.workbench import Workbench
 from search_spaces.space import device, load_space
 
@@ -55,17 +56,24 @@ class Forge:
         self._shapes = self._architecture.linear_shapes()
         kinds = dict.fromkeys(map(kind_of, self._shapes))
         self._offered = fitting_schemes(self._shapes, offered_schemes(self._space, spec.devices, kinds, self._architecture))
+        self._scaled: Plan = {}
+        if is_transformed := spec.quantization.transform != "none":
+            refuse_what_cannot_fold(self._architecture)
+            self._scaled = scaled_plan(spec.quantization.transform, self._shapes, self._offered)
         self.study_name = study_name(spec, self._sources, self._space)
         self._folder = workspace / self.study_name
         self._folder.mkdir(parents=True, exist_ok=True)
         self._ledger = Ledger(spec.search.storage or f"sqlite:///{workspace}/study.db", self.study_name)
         self._target = open_target(spec.devices, self._space, self._folder / "kernels", self._ledger, reporter)
-        # Until the method has what it calibrates on; float weights are the same.
-        self._store = self._quantized(ROUND_TO_NEAREST)
+        self._layout = target_layout(spec.devices)
+        #: the checkpoint's own weights, which everything is compared with; what is searched over may be transformed
+        self._original = self._store = QuantizedStore(self._source, self._folder / "weights", self._layout)
         # What holds the checkpoint without loss: bf16 for bf16 weights, fp32 for all others.
         is_bf16 = all(self._source.tensor(f"{group}.weight").dtype == torch.bfloat16 for group in self._shapes)
         self._baseline_scheme = self._target.baseline(is_bf16)
         self._baseline: Plan = dict.fromkeys(self._shapes, self._baseline_scheme)
+        # A transformed bf16 weight is no bf16 number any more.
+        self._lossless: Plan = dict.fromkeys(self._shapes, self._target.baseline(is_bf16 and not is_transformed))
         self._gate = Gate(**spec.gate.model_dump())
         self._sets = open_sets(spec.evaluation, source_prompts(self._source), spec.seed, reporter)
 
@@ -75,11 +83,13 @@ class Forge:
         say(f"{self._spec.name}: {self._architecture.family}, {self._target.title}, study {self.study_name}")
         for note in self._source.checkpoint.notes():
             say(note)
-        untuned = self._target.workbench(self._store)
+        untuned = self._target.workbench(self._original)
         texts = self._texts(untuned)
-        self._store = self._quantized(self._method(untuned))
-        untuned = self._target.workbench(self._store)
-        say(f"weights by {self._store.method.name}")
+        if self._spec.quantization.is_calibrated:
+            self._store = self._prepared(untuned)
+            untuned = replace(untuned, store=self._store)
+        transforms = [str(record["transform"]) for record in self._store.source.transforms()]
+        say(f"weights by {', then '.join([*transforms, self._store.method.name])}")
         judge = self._judge(untuned, texts.search)
         untuned = replace(untuned, kv_dtype=self._choose_kv_dtype(judge))
         workload = fitted_workload(
@@ -97,12 +107,12 @@ class Forge:
         proven = self._prove(trials, bands, workbench, texts.proof)
         chosen = plan_of(bands, proven.trial.choice)
         plan = {group: chosen[group] for group in self._shapes}
-        for line in describe_stored_codes(self._source, plan):
+        for line in describe_stored_codes(self._store.source, plan):
             say(line)
         serving, surface = self._target.serving(workbench, plan, workload, self._spec.workload.itl_ms)
         return Forged(
             spec=self._spec,
-            source=self._source,
+            source=self._store.source,
             sources=self._sources,
             study_name=self.study_name,
             title=self._target.title,
@@ -122,14 +132,9 @@ class Forge:
             frozen=self._target.freeze(workbench, plan, serving),
         )
 
-    def _quantized(self, method: Method) -> QuantizedStore:
-        return QuantizedStore(self._source, self._folder / "weights", target_layout(self._spec.devices), method)
-
-    def _method(self, workbench: Workbench) -> Method:
-        """The specification's, calibrated; statistics of the layers are gathered when a layer is first quantized."""
+    def _prepared(self, workbench: Workbench) -> QuantizedStore:
+        """The specification's weights, calibrated on the user's text or on what the model on `workbench` writes."""
         quantization = self._spec.quantization
-        if not quantization.is_calibrated:
-            return ROUND_TO_NEAREST
         spec = quantization.calibration
         tokenizer = Tokenizer.from_str(self._source.tokenizer_json)
 
@@ -139,10 +144,7 @@ class Forge:
             return self._sample(workbench, spec.num_sequences, spec.tokens_per_sequence, _CALIBRATION_SEED + self._spec.seed)
 
         chosen = self._ledger.once("texts/calibration", sequences)
-        calibration = Calibration(self._source, chosen, self._folder / "calibration", self._reporter)
-        if quantization.method == "rtn":
-            return clipped_rounding_method(calibration)
-        return gptq_method(calibration, clip=quantization.clip)
+        return prepared_weights(self._source, quantization, self._scaled, chosen, self._folder, self._layout, self._reporter)
 
     def _texts(self, workbench: Workbench) -> TextSets:
         """The user's files; without any, sequences that the unquantized model wrote."""
@@ -179,8 +181,11 @@ class Forge:
         return 0
 
     def _judge(self, workbench: Workbench, sets: Mapping[str, list[list[int]]]) -> Judge:
-        model = repr(sorted(self._sources.items()))
-        return Judge.make(workbench, self._baseline, sets, self._folder / "baseline", model, self._spec.seed, self._reporter)
+        """Of plans on `workbench`, against the checkpoint's own weights on the same kernels."""
+        model, original = repr(sorted(self._sources.items())), replace(workbench, store=self._original)
+        folder, seed = self._folder / "baseline", self._spec.seed
+        judge = Judge.make(original, self._baseline, sets, folder, model, seed, self._reporter)
+        return replace(judge, workbench=workbench, baseline=self._lossless)
 
     def _choose_kv_dtype(self, judge: Judge) -> KvDtype:
         """The first KV cache dtype whose loss alone is a small part of what the gate allows."""
@@ -256,7 +261,9 @@ class Forge:
             records = self._ledger.once(f"proof/{plan_digest(plan)}{texts_proved_on}", measure)
             return {name: Evaluation.from_record(record) for name, record in records.items()}
 
-        items = ItemJudge.make(self._sets, workbench, self._baseline, self._source, self._folder / "answers", self._spec.seed)
+        original, answers = replace(workbench, store=self._original), self._folder / "answers"
+        items = ItemJudge.make(self._sets, original, self._baseline, self._source, answers, self._spec.seed)
+        items = replace(items, workbench=workbench)
 
         def comparisons(trial: Trial) -> dict[str, Comparison]:
             return items.compare(plan_of(bands, trial.choice), f"asking trial {trial.number}", self._reporter)

@@ -27,7 +27,7 @@ class QuantizedStore:
     def __init__(self, source: Source, folder: Path, layout: Layout = CPU_LAYOUT, method: Method = ROUND_TO_NEAREST) -> None:
         self.architecture = source.architecture
         self.method = method
-        self._source = source
+        self.source = source
         self._folder = folder
         self._layout = layout
 
@@ -51,8 +51,8 @@ class QuantizedStore:
         """Gains and biases, which every plan keeps in fp32."""
         path = self._folder / "float.safetensors"
         if not path.exists():
-            names = self._source.architecture.float_shapes()
-            self._write(path, {name: self._source.tensor(name).to(torch.float32).numpy() for name in names})
+            names = self.source.architecture.float_shapes()
+            self._write(path, {name: self.source.tensor(name).to(torch.float32).numpy() for name in names})
         return map_tensors(path)
 
     def _quantized(self, group: str, scheme: Scheme) -> Path:
@@ -60,8 +60,8 @@ class QuantizedStore:
         folder = self._folder if scheme.is_float else self._folder / self.method.key
         path = folder / scheme.name / f"{group}.safetensors"
         if not path.exists():
-            weight = self._source.tensor(f"{group}.weight").to(torch.float32)
-            stored = self._source.stored(group, scheme)
+            weight = self.source.tensor(f"{group}.weight").to(torch.float32)
+            stored = self.source.stored(group, scheme)
             if isinstance(stored, Codes):
                 matrix = QuantizedMatrix(scheme, *stored)
             else:

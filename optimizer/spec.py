@@ -173,6 +173,8 @@ class CalibrationSpec(_Section):
 class QuantizationSpec(_Section):
     """How weights find their codes, in whatever scheme the search gives them."""
 
+    transform: Literal["none", "awq", "smoothquant"] = "none"
+    """What is done to the model before, its function left as it is: for all plans of the search the same."""
     method: Literal["rtn", "gptq"] = "rtn"
     clip: bool = False
     """Whether scales may span less than their weights' range, where that lowers the error under the inputs' mean squares."""
@@ -182,14 +184,14 @@ class QuantizationSpec(_Section):
     def _calibration_is_used(self) -> Self:
         if "calibration" in self.model_fields_set and not self.is_calibrated:
             raise ValueError(
-                "rtn without clip looks at weights alone; remove calibration, or choose method: gptq or clip: true"
+                "rtn without clip looks at weights alone; remove calibration, or choose a transform, method: gptq or clip: true"
             )
         return self
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether weights are rounded with an eye to the activations that they meet."""
-        return self.method == "gptq" or self.clip
+        """Whether weights are scaled or rounded with an eye to the activations that they meet."""
+        return self.transform != "none" or self.method == "gptq" or self.clip
 
 
 class GateSpec(_Section):

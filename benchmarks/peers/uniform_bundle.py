@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -13,11 +14,14 @@ from optimizer.command import Overrides, run_optimize
 _SERVING = {"max_num_seqs": [32], "max_num_batched_tokens": [512, 256, 128]}
 
 
-def make_uniform_bundle(model: Path, scheme: str, embed: str | None, output: Path) -> Path:
+def make_uniform_bundle(
+    model: Path, scheme: str, embed: str | None, output: Path, quantization: Mapping[str, object] | None = None
+) -> Path:
     """Optimize the float `model` with every linear at `scheme`, and the embedding with the head at `embed` (the same).
 
     What is left to choose is tuned as always: kernels' constants, block size, serving limits. The gate is wide open: the
-    comparison shows each engine's KL. ValueError for an unknown scheme; what `optimize` raises.
+    comparison shows each engine's KL. `quantization` is model.yaml's, with absolute paths. ValueError for an unknown scheme;
+    what `optimize` raises.
     """
     linear, table = Scheme.parse(scheme).name, Scheme.parse(embed or scheme).name
     groups = {"embed": [table], "head": [table]} | {kind: [linear] for kind in ("qkv", "o", "gate_up", "down")}
@@ -29,6 +33,7 @@ def make_uniform_bundle(model: Path, scheme: str, embed: str | None, output: Pat
         "name": output.name,
         "target": "cpu",
         "evaluation": {"num_sequences": 4, "tokens_per_sequence": 16},
+        "quantization": dict(quantization or {}),
         "gate": {"max_kl": 100.0},
         "workload": {"prompt_tokens": 512, "output_tokens": 64, "concurrency": 1},
         "search": {"trials": 1, "space": "space.yaml"},

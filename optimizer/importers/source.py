@@ -116,6 +116,10 @@ class Source:
         stored = self.checkpoint.stored(name)
         return stored.in_scheme(scheme) if isinstance(stored, StoredMatrix) else stored
 
+    def transforms(self) -> list[dict[str, object]]:
+        """The records of all transforms between the checkpoint and this source, the first one first."""
+        return []
+
     def sha256(self) -> dict[str, str]:
         """File name -> hex digest of every file that was used, read as streams."""
         digests = {}

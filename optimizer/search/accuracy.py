@@ -21,7 +21,10 @@ PROBE_TOKENS = 128
 
 @dataclass(frozen=True)
 class Judge:
-    """Scores plans, as `workbench` runs them, over named sets of sequences against the baseline's stored logits."""
+    """Scores plans, as `workbench` runs them, over named sets of sequences against the unquantized model's stored logits.
+
+    `baseline` is the plan that loses nothing on `workbench`, which a probe changes one group of.
+    """
 
     workbench: Workbench
     baseline: Plan

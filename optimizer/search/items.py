@@ -57,7 +57,10 @@ def subject_on(
 
 @dataclass(frozen=True)
 class ItemJudge:
-    """Compares plans with the unquantized model on sets of items. `folder` keeps every result: nothing is asked twice."""
+    """Compares plans with the unquantized model on sets of items. `folder` keeps every result: nothing is asked twice.
+
+    Plans run on `workbench`, whose weights need not be those that `baseline` has.
+    """
 
     sets: Sequence[ItemSet]
     workbench: Workbench
@@ -71,18 +74,15 @@ class ItemJudge:
         cls, sets: Sequence[ItemSet], workbench: Workbench, baseline: Plan, source: Source, folder: Path, seed: int
     ) -> ItemJudge:
         eos_ids, exact = eos_token_ids(source.generation_config), workbench.exact()
-        subject = subject_on(exact, baseline, source_prompts(source), eos_ids, folder / _file_name(exact, baseline))
+        subject = subject_on(exact, baseline, source_prompts(source), eos_ids, folder / "unquantized.jsonl")
         return cls(sets, workbench, source, subject, folder, seed)
 
     def compare(self, plan: Plan, title: str, reporter: Reporter) -> dict[str, Comparison]:
         """Set name -> comparison, up to the first that is not passed."""
         if not self.sets:
             return {}
-        eos_ids, answers = eos_token_ids(self.source.generation_config), self.folder / _file_name(self.workbench, plan)
+        eos_ids = eos_token_ids(self.source.generation_config)
+        answers = self.folder / f"{plan_digest(plan)}-{self.workbench.kv_dtype}.jsonl"
         candidate = subject_on(self.workbench, plan, source_prompts(self.source), eos_ids, answers)
         with reporter.task(title, sum(len(item_set.items) for item_set in self.sets)) as advance:
             return compare_all(self.sets, self.baseline, candidate, seed=self.seed, on_item=advance)
-
-
-def _file_name(workbench: Workbench, plan: Plan) -> str:
-    return f"{plan_digest(plan)}-{workbench.kv_dtype}.jsonl"

@@ -6,7 +6,13 @@ from optimizer.transforms.hadamard import NoHadamardMatrixError, hadamard
 from optimizer.transforms.rotation import Rotation
 from optimizer.transforms.scale_search import ScaleMethod, search_scales
 from optimizer.transforms.smoothquant import SMOOTHQUANT
-from optimizer.transforms.transformed_source import Transform, TransformedSource, UntransformableModelError, transformed
+from optimizer.transforms.transformed_source import (
+    Transform,
+    TransformedSource,
+    UntransformableModelError,
+    refuse_what_cannot_fold,
+    transformed,
+)
 
 __all__ = [
     "AWQ",
@@ -19,6 +25,7 @@ __all__ = [
     "TransformedSource",
     "UntransformableModelError",
     "hadamard",
+    "refuse_what_cannot_fold",
     "search_scales",
     "transformed",
 ]

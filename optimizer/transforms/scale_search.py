@@ -50,6 +50,8 @@ class ScaleMethod:
 
     name: str
     propose: Callable[[Channels], Iterable[Proposal]]
+    for_activations: bool = False
+    """Whether it is for schemes that quantize activations, and has nothing to offer to others."""
 
 
 def search_scales(

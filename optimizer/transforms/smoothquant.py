@@ -20,4 +20,4 @@ def _propose(channels: Channels) -> Iterator[Proposal]:
         yield {"alpha": alpha, "rms": 1}, channels.rms_input**alpha / channels.rms_weight ** (1 - alpha)
 
 
-SMOOTHQUANT = ScaleMethod("smoothquant", _propose)
+SMOOTHQUANT = ScaleMethod("smoothquant", _propose, for_activations=True)

@@ -50,9 +50,7 @@ class TransformedSource(Source):
         """Nothing: what the checkpoint stores is of the model before its transforms."""
 
     def transforms(self) -> list[dict[str, object]]:
-        """The records of all transforms between the checkpoint and this source, the first one first."""
-        earlier = self.base.transforms() if isinstance(self.base, TransformedSource) else []
-        return [*earlier, self.transform.record()]
+        return [*self.base.transforms(), self.transform.record()]
 
 
 def transformed(source: Source, transform: Transform) -> TransformedSource:

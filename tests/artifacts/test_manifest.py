@@ -18,7 +18,7 @@ FILES = {
     path: FileRecord(sha256=hashlib.sha256(path.encode()).hexdigest(), size=len(path))
     for path in ("kernels/cpu.so", "tokenizer.json", "weights/model.safetensors")
 }
-GOLDEN_DIGEST = "b4da1417d42a3a3552c2becf8397838210a91e9bb9461f327356db0b7dbddf79"
+GOLDEN_DIGEST = "91b357902e94b8319eed6fb754aaec3e1a65c205ea7995307dc0026304a85268"
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_golden_bytes(parts: Any) -> None:
     _, data = Manifest.seal(parts.deployment, FILES)
     lines = data.decode("ascii").splitlines(keepends=True)
     assert lines[0] == "{\n" and lines[-1] == "}\n"
-    assert '  "format_version": "1.2",\n' in lines
+    assert '  "format_version": "1.3",\n' in lines
     assert json.loads(data)["digest"] == GOLDEN_DIGEST
 
 
@@ -57,7 +57,7 @@ def test_a_manifest_of_version_1_0_keeps_its_meaning(parts: Any) -> None:
     for kernels in content["kernels"]:
         del kernels["table"], kernels["activations"]
     old = Manifest.parse(sealed({**content, "format_version": "1.0"}))
-    assert old.model_copy(update={"format_version": "1.2", "digest": manifest.digest}) == manifest
+    assert old.model_copy(update={"format_version": "1.3", "digest": manifest.digest}) == manifest
 
 
 def test_parse_is_the_inverse_of_seal(parts: Any) -> None:

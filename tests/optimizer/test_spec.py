@@ -98,6 +98,12 @@ def test_what_is_no_duration(text: str) -> None:
         ("source: hf\nworkload: {concurrency: null}\n", 2, "got none"),
         ("source: hf\nworkload: {trace: text.txt, prompt_tokens: 3}\n", 2, "a trace has its own lengths"),
         ("source: hf\nquantization: {method: gptqq}\n", 2, "'rtn' or 'gptq'"),
+        (
+            "source: random\nconfig: hf/config.json\nquantization: {transform: awq}\n",
+            1,
+            "remove quantization",
+        ),
+        ("source: hf\nquantization: {transform: hadamard}\n", 2, "'none', 'awq' or 'smoothquant'"),
         ("source: hf\nquantization: {calibration: {num_sequences: 8}}\n", 2, "rtn without clip looks at weights alone"),
         (
             "source: hf\nevaluation: {text: [text.txt]}\nquantization: {method: gptq, calibration: {text: [text.txt]}}\n",
@@ -138,6 +144,7 @@ def test_the_digest_ignores_what_changes_no_measurement(folder: Path, text: str)
         BASE + "search: {space: text.txt}\n",
         BASE + "quantization: {clip: true}\n",
         BASE + "quantization: {method: gptq}\n",
+        BASE + "quantization: {transform: awq}\n",
         "source: hf\n",
     ],
 )

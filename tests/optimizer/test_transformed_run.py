@@ -1,0 +1,169 @@
+"""`optimize` with a transform: what the bundle computes and says of it, and that it is judged against the model as it came."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import MixtralConfig
+
+from artifacts.precision import Plan, Scheme
+from artifacts.reader import open_bundle
+from kernels.cpu.host import host
+from optimizer.importers import Source, open_source
+from optimizer.ledger import Ledger
+from optimizer.prepared_weights import prepared_weights, record_sha256, scaled_plan
+from optimizer.progress import Reporter
+from optimizer.quantization import Calibration, gptq_method, round_to_nearest
+from optimizer.quantization.packed import CPU_LAYOUT
+from optimizer.quantized_store import QuantizedStore
+from optimizer.spec import QuantizationSpec
+from optimizer.transforms import AWQ, SMOOTHQUANT, search_scales, transformed
+from optimizer.workbench import CpuWorkbench
+from runtime.loading import load_runner
+from runtime.scoring import score
+from tests.importers.random_models import SIZES, random_model, save_folder
+from tests.optimizer.conftest import MakeProject, Project
+
+INT4, INT8_A8 = "int4-g32-asym", "int8-a8"
+CALIBRATION = {"num_sequences": 5, "tokens_per_sequence": 32}
+IDS = [0, *range(40, 71)]
+
+
+def in_bf16(made: Project) -> None:
+    """Its model's weights, rounded to bf16: scaled, they are bf16 no more."""
+    tiny = (made.folder / "tiny").resolve()
+    (made.folder / "tiny").unlink()
+    (made.folder / "tiny").mkdir()
+    for path in tiny.iterdir():
+        if path.suffix != ".safetensors":
+            (made.folder / "tiny" / path.name).write_bytes(path.read_bytes())
+    weights = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(tiny / "model.safetensors").items()}
+    save_file(weights, made.folder / "tiny" / "model.safetensors", {"format": "pt"})
+
+
+def baselines(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "baseline").iterdir()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("transform", "method", "scheme"), [("awq", "gptq", INT4), ("smoothquant", "rtn", INT8_A8)])
+def test_a_bundle_of_a_transformed_model(project: MakeProject, transform: str, method: str, scheme: str) -> None:
+    quantization: dict[str, Any] = {"transform": transform, "method": method, "calibration": CALIBRATION}
+    made = project(schemes=[scheme], quantization=quantization, gate={"max_kl": 5}, search={"trials": 2})
+    in_bf16(made)
+    result = made.optimize()
+    assert result.exit_code == 0, result.output
+    assert f"weights by {transform}, then {method}" in result.output
+
+    # The same transform and codes, from the parts, run by the torch references.
+    (folder,) = (made.folder / "out.work").glob("tiny-*")
+    source, fresh = open_source(made.folder / "tiny"), made.folder / "fresh"
+    sequences = Ledger(made.storage, folder.name).once("texts/calibration", lambda: [])
+    groups = {group: Scheme.parse(scheme) for group in source.architecture.linear_shapes()}
+    before = Calibration(source, sequences, fresh / "before")
+    scales = search_scales(source, before, groups, {"awq": AWQ, "smoothquant": SMOOTHQUANT}[transform], fresh / "scales")
+    after = transformed(source, scales)
+    assert any(float(factors.max()) > 1.2 for factors in scales.factors.values())
+    calibrated = {"gptq": gptq_method(Calibration(after, sequences, fresh / "after"))}
+    store = QuantizedStore(after, fresh / "weights", **({"method": calibrated[method]} if method in calibrated else {}))
+    bundle = open_bundle(made.bundle, machine=host().machine, cpu_flags=host().flags)
+    plan: Plan = {group: Scheme.parse(name) for group, name in bundle.manifest.precision.groups.items()}
+    expected = CpuWorkbench(source.architecture, store, "fp32", 16, None, 1).score(plan, len(IDS))(IDS)
+    logits = score(load_runner(bundle), IDS)
+    np.testing.assert_allclose(logits, expected, atol=2e-3 * float(np.abs(expected).max()))
+
+    said = bundle.manifest.provenance.quantization
+    record = bundle.read("search/transforms.json")
+    assert (said.transform, said.method) == (transform, method)
+    assert said.transform_record == hashlib.sha256(record).hexdigest() == record_sha256(after)
+    assert json.loads(record)[0]["calibration"] == before.digest
+    assert said.transform_record in (made.bundle / "report.html").read_text()
+
+    # Again from the records: nothing is searched or calibrated twice.
+    kept = [path for name in ("scales", "calibration", f"{transform}-*") for path in folder.glob(name)]
+    assert len(kept) == 3
+    times = {path: path.stat().st_mtime_ns for top in kept for path in top.rglob("*.safetensors")}
+    made.bundle.rename(made.folder / "first")
+    assert made.optimize().exit_code == 0
+    assert open_bundle(made.bundle, machine=host().machine, cpu_flags=host().flags).manifest == bundle.manifest
+    assert {path: path.stat().st_mtime_ns for top in kept for path in top.rglob("*.safetensors")} == times
+
+    # What plans are compared with is the model as it came.
+    made.write({"gate": {"max_kl": 5}, "search": {"trials": 2}}, [scheme])
+    assert made.optimize().exit_code == 0
+    (plain,) = set((made.folder / "out.work").glob("tiny-*")) - {folder}
+    assert baselines(folder) == baselines(plain)
+
+
+@pytest.fixture
+def source(tiny_llama: Path) -> Source:
+    return open_source(tiny_llama)
+
+
+OFFERED = {
+    "embed": ("int4-g32-asym", "int8"),
+    "head": ("fp32",),
+    "qkv": ("int8-a8", "int4-g32-asym", "int4-g32-sym-a8", "int4-g32-sym", "fp32"),
+    "o": ("int8", "bf16"),
+    "gate_up": ("int8-a8",),
+    "down": ("int8", "int8-a8"),
+}
+
+
+@pytest.mark.parametrize(
+    ("transform", "expected"),
+    [
+        ("awq", {"qkv": "int4-g32-sym", "o": "int8", "gate_up": "int8-a8", "down": "int8"}),
+        ("smoothquant", {"qkv": "int4-g32-sym-a8", "gate_up": "int8-a8", "down": "int8-a8"}),
+    ],
+)
+def test_scales_are_searched_under_the_coarsest_scheme(source: Source, transform: str, expected: dict[str, str]) -> None:
+    offered = {kind: [Scheme.parse(name) for name in names] for kind, names in OFFERED.items()}
+    plan = scaled_plan(transform, source.architecture.linear_shapes(), offered)
+    assert {group: scheme.name for group, scheme in plan.items()} == {
+        f"layers.{layer}.{kind}": name for layer in range(2) for kind, name in expected.items()
+    }
+
+
+@pytest.mark.parametrize("transform", ["awq", "smoothquant"])
+def test_what_is_offered_must_have_use_for_it(source: Source, transform: str) -> None:
+    useless = (Scheme.parse({"awq": "fp32", "smoothquant": "int8"}[transform]),)
+    offered = dict.fromkeys(("head", "qkv", "o", "gate_up", "down"), useless)
+    with pytest.raises(ValueError, match=f"transform: {transform} needs a scheme that quantizes"):
+        scaled_plan(transform, source.architecture.linear_shapes(), offered)
+
+
+def test_weights_of_two_transforms_never_mix(source: Source, tmp_path: Path) -> None:
+    """Gains and codes are those of the transformed model, also where a folder holds what came of another."""
+    plan = dict.fromkeys(source.architecture.linear_shapes(), Scheme.parse("int8-a8"))
+
+    def stored(transform: str) -> QuantizedStore:
+        ids = [[0, *range(5, 30)]] * 2
+        spec = QuantizationSpec.model_validate({"transform": transform})
+        return prepared_weights(source, spec, plan, ids, tmp_path, CPU_LAYOUT, Reporter())
+
+    stores = [stored(transform) for transform in ("none", "awq", "smoothquant")]
+    gains = [store.float_tensors()["layers.0.attn_norm.weight"] for store in stores]
+    assert not np.array_equal(gains[0], gains[1]) and not np.array_equal(gains[1], gains[2])
+    for store, gain in zip(stores, gains, strict=True):
+        np.testing.assert_array_equal(gain, store.source.tensor("layers.0.attn_norm.weight").float())
+        weight = store.source.tensor("layers.0.qkv.weight").float()
+        expected = CPU_LAYOUT.pack(round_to_nearest("layers.0.qkv", weight, plan["layers.0.qkv"]))
+        codes = store.group_tensors("layers.0.qkv", plan["layers.0.qkv"])["layers.0.qkv.codes"]
+        np.testing.assert_array_equal(codes, expected["codes"])
+
+
+def test_a_mixture_is_refused_before_anything_is_measured(project: MakeProject) -> None:
+    made = project(quantization={"transform": "awq"}, source="mixture", schemes=["int8", "fp32"])
+    save_folder(random_model(MixtralConfig(**SIZES, num_local_experts=2)), made.folder / "mixture")
+    result = made.optimize()
+    assert result.exit_code == 1
+    assert "this mixtral model has a mixture of experts: quantize it without transforms" in " ".join(result.output.split())
+    assert not list(made.folder.glob("out.work/mixture-*"))
