@@ -20,7 +20,7 @@ from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
 from kernels.cpu.library import Library, LibraryRefused
 from optimizer.bundle_gate import judge_bundle
-from optimizer.evaluation import Gate, Subject
+from optimizer.evaluation import Evaluation, Gate, Subject
 from optimizer.evaluation.sets.chat_template import ChatFidelity
 from optimizer.evaluation.sets.multiple_choice import MultipleChoice
 from optimizer.importers import Source
@@ -106,6 +106,11 @@ class Bench:
         return Judge.make(self.workbench, self.unquantized, sets, self.folder / "baseline", "toy", self.seed, Reporter())
 
     @cached_property
+    def proven(self) -> dict[str, Evaluation]:
+        """What the plan costs, as a run proves it before it writes a bundle."""
+        return self.judge.evaluate(self.plan)
+
+    @cached_property
     def baseline(self) -> Subject:
         eos_ids = eos_token_ids(self.source.generation_config)
         return subject_on(self.workbench.exact(), self.unquantized, source_prompts(self.source), eos_ids)
@@ -129,7 +134,9 @@ class Bench:
         deployment = Deployment(
             name="toy",
             architecture=self.source.architecture,
-            target=Target(device="cpu", machine=host().machine, isa=best_isa(host()).name, cpu_flags=best_isa(host()).cpu_flags),
+            target=Target(
+                device="cpu", machine=host().machine, isa=best_isa(host()).name, cpu_flags=best_isa(host()).cpu_flags
+            ),
             precision=Precision(groups=SCHEMES, kv_cache="int8"),
             kernels=(
                 Kernels(
@@ -160,7 +167,7 @@ class Bench:
             write_bundle(folder, Deployment.model_validate_json(json.dumps(draft.description)), draft.tensors, draft.files)
             for damage in draft.damages:
                 damage(folder)
-            verdicts = judge_bundle(folder, GATE, draft.judge, sets, self.baseline)
+            verdicts = judge_bundle(folder, GATE, draft.judge, sets, self.baseline, self.proven)
         except (ValueError, LibraryRefused) as error:
             return type(error).__name__
         missed = [check for verdict in verdicts.values() for check in verdict.checks if check.outcome != "pass"]

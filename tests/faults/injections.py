@@ -34,7 +34,11 @@ def stored(group: str, change: Callable[[Parts], Mapping[str, Array]]) -> Inject
     def inject(draft: Draft, _: pytest.MonkeyPatch, __: Path) -> None:
         scheme = Scheme.parse(draft.description["precision"]["groups"][group])
         num_rows, _k = draft.architecture.linear_shapes()[group]
-        packed = {part: draft.tensors[f"{group}.{part}"] for part in ("codes", "scales", "zeros") if f"{group}.{part}" in draft.tensors}
+        packed = {
+            part: draft.tensors[f"{group}.{part}"]
+            for part in ("codes", "scales", "zeros")
+            if f"{group}.{part}" in draft.tensors
+        }
         parts = packing.unpack(packed, scheme.weights, num_rows, scheme.int8_activations)
         changed = {name: np.ascontiguousarray(array) for name, array in (parts | dict(change(parts))).items()}
         repacked = packing.pack(changed, scheme.weights, scheme.int8_activations)

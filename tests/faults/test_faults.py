@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from optimizer.quantization import ROUND_TO_NEAREST, Calibration, gptq_method
 from tests.faults.bench import Bench
 from tests.faults.faults import FAULTS, Fault, parameters
 
@@ -20,3 +21,17 @@ def test_a_fault_is_stopped(fault: Fault, bench: Bench, tmp_path: Path, monkeypa
 
 def test_faults_are_distinct() -> None:
     assert len({fault.name for fault in FAULTS}) == len(FAULTS) >= 25
+
+
+@pytest.mark.parametrize("seeds", [range(1, 9), pytest.param(range(9, 51), marks=pytest.mark.slow)], ids=["8", "42 more"])
+def test_clean_bundles_of_other_seeds_pass(seeds: range, bench: Bench, tmp_path: Path) -> None:
+    """A seed draws the text that is judged on, the text that GPTQ calibrates on, and the bootstrap."""
+    stopped = {}
+    for seed in seeds:
+        run = replace(bench, seed=seed, folder=tmp_path / str(seed))
+        run.folder.mkdir()
+        calibration = Calibration(run.source, run.texts(8, 1000 + seed), run.folder / "calibration")
+        run = replace(run, method=gptq_method(calibration, clip=True) if seed % 2 else ROUND_TO_NEAREST)
+        if found := run.stopped_by(run.draft(), run.folder / "bundle"):
+            stopped[seed] = found
+    assert not stopped
