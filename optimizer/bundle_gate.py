@@ -51,6 +51,6 @@ def _check_as_proven(evaluations: Mapping[str, Evaluation], proven: Mapping[str,
         found = evaluations[name]
         if found.record() != expected.record():
             raise NotAsProvenError(
-                f"on {name} the bundle must score as its plan was proved, KL {expected.kl.value:.9g}, got {found.kl.value:.9g}; "
-                "its weights, manifest, library or runtime are not those of the proof: build it again"
+                f"on {name} the bundle must score as its plan was proved, KL {expected.kl.value:.9g}, got "
+                f"{found.kl.value:.9g}; its weights, manifest, library or runtime are not those of the proof: build it again"
             )

@@ -1,4 +1,4 @@
-"""From the toy checkpoint to a judged bundle, by the stages of a run: quantize, write, gate. Faults change a `Draft` on its way."""
+"""From the toy checkpoint to a judged bundle, by the stages of a run: quantize, write, gate. Faults change a `Draft`."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
 from kernels.cpu.library import Library, LibraryRefused
 from optimizer.bundle_gate import judge_bundle
-from optimizer.evaluation import Evaluation, Gate, Subject
+from optimizer.evaluation import Evaluation, Gate, Subject, Verdict
 from optimizer.evaluation.sets.chat_template import ChatFidelity
 from optimizer.evaluation.sets.multiple_choice import MultipleChoice
 from optimizer.importers import Source
 from optimizer.progress import Reporter
 from optimizer.quantization import ROUND_TO_NEAREST, Method
+from optimizer.quantization.packed import GPU_LAYOUT
 from optimizer.quantized_store import QuantizedStore
 from optimizer.search.accuracy import Judge
 from optimizer.search.items import source_prompts, subject_on
 from optimizer.search.texts import sample_sequences
+from optimizer.targets.emulated import EmulatedWorkbench
 from optimizer.workbench import CpuWorkbench
 from runtime.loading import eos_token_ids
 
@@ -74,7 +76,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class Bench:
-    """The toy model's pipeline under one seed, which draws the text. `folder` keeps what is shared: quantized weights, logits."""
+    """The toy model's pipeline under one seed, which draws the text. `folder` keeps quantized weights and logits."""
 
     source: Source
     library: Path
@@ -130,17 +132,15 @@ class Bench:
     def draft(self) -> Draft:
         """The bundle as it should be."""
         assert self.source.chat_template is not None
-        step = self.workbench.step_program(self.plan, 32, 256)
+        isa = best_isa(host())
         deployment = Deployment(
             name="toy",
             architecture=self.source.architecture,
-            target=Target(
-                device="cpu", machine=host().machine, isa=best_isa(host()).name, cpu_flags=best_isa(host()).cpu_flags
-            ),
+            target=Target(device="cpu", machine=host().machine, isa=isa.name, cpu_flags=isa.cpu_flags),
             precision=Precision(groups=SCHEMES, kv_cache="int8"),
             kernels=(
                 Kernels(
-                    symbols=tuple(sorted({call.symbol for call in step.program.calls})),
+                    symbols=tuple(sorted(self.workbench.symbols(self.plan))),
                     backend="cpu",
                     library="kernels/cpu.so",
                     compiler=find_compiler().version,
@@ -175,3 +175,12 @@ class Bench:
             assert set(verdicts) == {"sampled", "chats", "choices"}
             return None
         return f"{missed[0].metric}, inconclusive" if missed[0].outcome == "inconclusive" else missed[0].metric
+
+    def emulated_verdict(self, folder: Path) -> Verdict:
+        """The gate on layers in fp8, emulated as for a GPU: quantized, run and judged anew in `folder`."""
+        store = QuantizedStore(self.source, folder / "store", GPU_LAYOUT)
+        workbench = EmulatedWorkbench(self.source.architecture, store, "bf16", 16, "bf16")
+        bf16 = dict.fromkeys(self.unquantized, Scheme("bf16"))
+        judge = Judge.make(workbench, bf16, self.judge.sets, folder / "baseline", "toy", self.seed, Reporter())
+        plan = bf16 | {group: Scheme("fp8") for group in bf16 if group.startswith("layers.")}
+        return GATE.judge(judge.evaluate(plan)["sampled"])
