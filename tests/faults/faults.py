@@ -39,7 +39,7 @@ class Fault:
     name: str
     inject: Inject
     stopped_by: str
-    """A typed error, or the metric of the gate that is missed."""
+    """A typed error, or the metric of the gate that is missed; one of several, `or` between; empty: nothing stops it yet."""
     is_slow: bool = False
 
 
@@ -108,23 +108,25 @@ def _fewer_sequences(draft: Draft, _: pytest.MonkeyPatch, __: Path) -> None:
     draft.judge = replace(draft.judge, sets={"sampled": draft.judge.sets["sampled"][:3]})
 
 
+#: of faults that cost as little as a gate may allow: then what is left is that they are not what was proved
+_SMALL = "kl or NotAsProvenError"
 _TEMPLATE = "chat_template.jinja"
 
 FAULTS = (
     # Stored weights
     Fault("scales off by one group", stored("layers.1.down", lambda p: {"scales": np.roll(p["scales"], 1, axis=1)}), "kl"),
-    Fault("scales off by one row", stored("layers.1.qkv", lambda p: {"scales": np.roll(p["scales"], 1)}), "NotAsProvenError"),
+    Fault("scales off by one row", stored("layers.1.qkv", lambda p: {"scales": np.roll(p["scales"], 1)}), _SMALL),
     Fault("zero points transposed", stored("layers.0.qkv", lambda p: {"zeros": p["zeros"].T.reshape(p["zeros"].shape)}), "kl"),
     Fault("zero points lost", stored("layers.0.qkv", lambda p: {"zeros": np.full_like(p["zeros"], 8)}), "kl"),
     Fault(
         "zero points off by one",
         stored("layers.0.gate_up", lambda p: {"zeros": p["zeros"] - (p["zeros"] > 0)}),
-        "NotAsProvenError",
+        _SMALL,
     ),
     Fault("halves of a word exchanged", stored("layers.0.down", _nibbles_exchanged), "kl"),
     Fault("codes wrap where they should saturate", stored("layers.0.o", _wrapped), "kl"),
-    Fault("outlier channel dropped", stored("layers.1.down", _largest_column_dropped), "NotAsProvenError"),
-    Fault("codes taken for unsigned", stored("layers.1.qkv", lambda p: {"codes": np.abs(p["codes"])}), "kl"),
+    Fault("outlier channel dropped", stored("layers.1.down", _largest_column_dropped), _SMALL),
+    Fault("codes taken for unsigned", stored("layers.1.qkv", lambda p: {"codes": np.abs(p["codes"])}), _SMALL),
     Fault("layers swapped", exchanged("layers.0.down", "layers.1.down"), "kl"),
     Fault("gate and up swapped", rows_moved("layers.0.gate_up", lambda n: np.roll(np.arange(n), n // 2)), "kl"),
     Fault("values before keys", rows_moved("layers.1.qkv", _key_before_query), "kl"),
@@ -135,7 +137,7 @@ FAULTS = (
         lambda d, _, __: d.tensors.update({f"head.{p}": d.tensors[f"embed.{p}"] for p in ("codes", "scales")}),
         "kl",
     ),
-    Fault("gain left out", tensor("layers.0.mlp_norm.weight", np.ones_like), "kl"),
+    Fault("gain left out", tensor("layers.0.mlp_norm.weight", np.ones_like), _SMALL),
     Fault("gain folded twice", tensor("final_norm.weight", np.square), "kl"),
     Fault(
         "fp16 scale overflows",
@@ -168,6 +170,11 @@ FAULTS = (
     Fault("tokenizer splits a special token", tokenizer(lambda t: t["added_tokens"].pop(2)), "exact"),
     Fault("tokenizer lower-cases", tokenizer(lambda t: t.update(normalizer={"type": "Lowercase"})), "exact"),
     Fault("tokenizer normalizes", tokenizer(lambda t: t.update(normalizer={"type": "NFKC"})), "exact"),
+    Fault(
+        "end of sequence of another model",
+        text_file("generation_config.json", lambda t: t.replace('"eos_token_id": 1', '"eos_token_id": 2')),
+        "",
+    ),
     Fault("a byte flipped in the weights", damaged(_flipped_byte), "HashMismatchError"),
     Fault("weights cut short", damaged(_cut_weights), "SizeMismatchError"),
     Fault("library is no library", lambda d, _, __: d.files.update({"kernels/cpu.so": b"\x7fELF cut"}), "LibraryRefused"),
@@ -176,7 +183,7 @@ FAULTS = (
     Fault(
         "stale KV scales",
         rewired("layers.1.attention", k_scales=lambda c: c["layers.0.rope"].arguments["k_scales"]),
-        "NotAsProvenError",
+        _SMALL,
     ),
     Fault(
         "value scales are the keys'",
@@ -184,16 +191,16 @@ FAULTS = (
         "kl",
     ),
     Fault(
-        "layers share a cache", rewired("layers.1.attention", v_cache=lambda c: c["layers.0.rope"].arguments["v_cache"]), "kl"
+        "layers share a cache", rewired("layers.1.attention", v_cache=lambda c: c["layers.0.rope"].arguments["v_cache"]), _SMALL
     ),
     Fault("residual lost", rewired("layers.1.attn_norm", residual=lambda _: None), "kl"),
     Fault(
         "norm reads another layer's gain",
         rewired("layers.1.mlp_norm", weight=lambda c: c["layers.0.mlp_norm"].arguments["weight"]),
-        "kl",
+        _SMALL,
     ),
     Fault("positions begin again in each step", batched(lambda b, s: replace(b, positions=b.positions - s.start)), "kl"),
-    Fault("cache written one slot late", batched(lambda b, s: replace(b, slot_mapping=b.slot_mapping + 1)), "kl"),
+    Fault("cache written one slot late", batched(lambda b, s: replace(b, slot_mapping=b.slot_mapping + 1)), _SMALL),
     Fault("blocks of a table reversed", batched(lambda b, s: replace(b, block_tables=b.block_tables[:, ::-1].copy())), "kl"),
     # Kernels
     Fault("kernel: sign of the sigmoid", mutated_kernel("silu_and_mul", "exp(zero() - g)", "exp(g)"), "kl"),
@@ -246,4 +253,7 @@ FP8_RANGES = {"range of e5m2, so that casts saturate": 57344.0, "scales eight ti
 
 def parameters() -> Iterator[object]:
     for fault in FAULTS:
-        yield pytest.param(fault, id=fault.name, marks=[pytest.mark.slow] if fault.is_slow else [])
+        marks = [pytest.mark.slow] if fault.is_slow else []
+        if not fault.stopped_by:
+            marks.append(pytest.mark.xfail(strict=True, reason="nothing compares the ends of sequence with the source's"))
+        yield pytest.param(fault, id=fault.name, marks=marks)

@@ -16,7 +16,7 @@ from tests.faults.faults import FAULTS, FP8_RANGES, Fault, parameters
 def test_a_fault_is_stopped(fault: Fault, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draft = bench.draft()
     fault.inject(draft, monkeypatch, tmp_path)
-    assert bench.stopped_by(draft, tmp_path / "bundle") == fault.stopped_by
+    assert bench.stopped_by(draft, tmp_path / "bundle") in fault.stopped_by.split(" or ")
 
 
 @pytest.mark.parametrize("largest", [pytest.param(value, id=name) for name, value in FP8_RANGES.items()])
