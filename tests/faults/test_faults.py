@@ -9,10 +9,10 @@ import pytest
 
 from optimizer.quantization import ROUND_TO_NEAREST, Calibration, gptq_method
 from tests.faults.bench import Bench
-from tests.faults.faults import FAULTS, FP8_RANGES, Fault, parameters
+from tests.faults.faults import FAULTS, FP8_RANGES, PARAMETERS, Fault
 
 
-@pytest.mark.parametrize("fault", parameters())
+@pytest.mark.parametrize("fault", PARAMETERS)
 def test_a_fault_is_stopped(fault: Fault, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draft = bench.draft()
     fault.inject(draft, monkeypatch, tmp_path)
