@@ -3,17 +3,18 @@
     python -m benchmarks.mixed_precision --model models/SmolLM2-135M-Instruct.Q4_1.gguf --text wikitext2_valid.txt
         --work FOLDER [--costs RECORD.json] [--evaluations 12] [--out benchmarks/results/NAME.json]
 
-An item of the solver is a kind of layer group (qkv, o, gate_up, down: what a step fuses) in `--layers-per-item` consecutive layers;
+An item of the solver is a kind of layer group (qkv, o, gate_up, down: what a step fuses) in `--layers-per-item` layers on end;
 embedding and head stay in fp32 under every plan. Weights are rounded to nearest, on ranges clipped by calibration on the first
-half of the text unless `--calibration-sequences 0`; the compiled CPU kernels run, as they serve. Sensitivities and refinement see
-sequences of the third quarter, every KL reported is of the fourth.
+half of the text unless `--calibration-sequences 0`; the compiled CPU kernels run, as they serve. Sensitivities and refinement
+see sequences of the third quarter, every KL reported is of the fourth.
 
 Latencies are the cost provider's, of a decode step and its share of the prompt; `--costs` takes what it measured from the
-`costs` of a record, without it the machine is measured. Three latencies divide evenly what lies between the fastest uniform int4
-and the fastest uniform int8 scheme. At each, plans are solved under the latency, and under the average bits per weight whose plan
-predicts the least KL within the latency; both are refined by as many whole plans. Average bits cannot tell that float
-activations cost time, so that solver is offered int8 activations alone; under all schemes it has few plans or none within the
-latency (`fits`). Its refined plan is held to its bits, not to the latency. FOLDER keeps weights and records: a killed run goes on.
+`costs` of a record, without it the machine is measured. Three latencies divide evenly what lies between the fastest uniform
+int4 and the fastest uniform int8 scheme. At each, plans are solved under the latency, and under the average bits per weight
+whose plan predicts the least KL within the latency; both are refined by as many whole plans. Average bits cannot tell that
+float activations cost time, so that solver is offered int8 activations alone; under all schemes it has few plans or none within
+the latency (`fits`). Its refined plan is held to its bits, not to the latency. FOLDER keeps weights and records: a killed run
+goes on.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ class Knapsack:
     """The multiple-choice knapsack: one scheme for each item, sums of `kl` and of `cost`, by dynamic programming.
 
     Costs above an item's cheapest scheme are rounded up to whole steps of (dearest plan - cheapest plan) / `num_steps`,
-    whatever the budget. So no plan exceeds its budget, a larger budget never predicts a higher KL, and a plan predicts at most the KL of
-    the best one within `budget - num_items * step`; where all costs are whole steps it is the best.
+    whatever the budget. So no plan exceeds its budget, a larger budget never predicts a higher KL, and a plan predicts at most
+    the KL of the best one within `budget - num_items * step`; where all costs are whole steps it is the best.
     """
 
     def __init__(self, kl: Shares, cost: Shares, num_steps: int = 4096) -> None:

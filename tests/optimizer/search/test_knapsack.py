@@ -107,7 +107,10 @@ def test_refinement_finds_what_additive_sensitivities_miss(tmp_path: Path) -> No
     assert total(COST, refined.choice) <= BUDGET
 
 
-@settings(max_examples=10, deadline=None)  # each opens a study
+LEDGER = Ledger("sqlite://", "the loss below is of the choice alone, so examples share records")
+
+
+@settings(max_examples=15, deadline=None)
 @given(problems(), st.integers(0, 3), st.integers(1, 6))
 def test_refinement_stays_within_its_budget_and_never_ends_above_its_start(
     problem: tuple[Shares, Shares], seed: int, num_evaluations: int
@@ -120,7 +123,7 @@ def test_refinement_stays_within_its_budget_and_never_ends_above_its_start(
     def measure(choice: Choice) -> float:
         return float(crc32(repr(sorted(choice.items())).encode()) % 1000)
 
-    refined = refine(Ledger("sqlite://", "toy"), start, kl, cost, budget, measure, num_evaluations, seed)
+    refined = refine(LEDGER, start, kl, cost, budget, measure, num_evaluations, seed)
     assert refined.kl <= refined.start_kl == measure(start)
     assert refined.kl == measure(refined.choice) and total(cost, refined.choice) <= budget
     assert refined.num_evaluations <= num_evaluations
