@@ -61,6 +61,7 @@ SCHEMES = tuple(
         ("int4-g64-asym-a8", "int4-g64-asym", "int4-g32-sym-a8", "int4-g32-asym-a8", "int4-g32-asym", "int8-a8", "int8"),
     )
 )
+PROBE, HELD_OUT = "third quarter", "fourth quarter"
 WORKLOAD = Workload(prompt_tokens=128, output_tokens=128, concurrency=1)
 
 
@@ -82,9 +83,6 @@ class Solver:
             "probe_kl_before_refinement": refined.start_kl,
             "probe_kl": refined.kl,
         }
-
-
-PROBE, HELD_OUT = "third quarter", "fourth quarter"
 
 
 def main() -> None:

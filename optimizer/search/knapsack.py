@@ -22,7 +22,6 @@ class Knapsack:
     """
 
     def __init__(self, kl: Shares, cost: Shares, num_steps: int = 4096) -> None:
-        self._kl, self._cost = kl, cost
         self.cheapest = sum(min(costs.values()) for costs in cost.values())
         self.dearest = sum(max(costs.values()) for costs in cost.values())
         self.step = (self.dearest - self.cheapest) / num_steps or 1.0
@@ -50,7 +49,7 @@ class Knapsack:
         for item in reversed(self._taken):
             num, chosen[item] = self._options[item][self._taken[item][left]]
             left -= num
-        return {item: chosen[item] for item in self._cost}
+        return {item: chosen[item] for item in self._taken}
 
     def choices(self, num_budgets: int = 24) -> list[Choice]:
         """Plans at evenly spaced budgets from the cheapest plan to the dearest, without repetition."""
