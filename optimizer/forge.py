@@ -23,12 +23,13 @@ from optimizer.quantized_store import QuantizedStore
 from optimizer.search.accuracy import Judge, trial_score
 from optimizer.search.bands import Band, fitting_schemes, kind_of, make_bands, plan_of
 from optimizer.search.items import ItemJudge, open_sets, source_prompts
+from optimizer.search.knapsack import Knapsack, total
 from optimizer.search.plan_digest import plan_digest
 from optimizer.search.precision import PrecisionSearch, Trial
 from optimizer.search.proof import NothingPasses, Proven, finalists, prove
 from optimizer.search.sensitivity import Probes, Sensitivities, measure_sensitivities, predict_kl
 from optimizer.search.texts import TextSets, Tokens, proof_texts, read_calibration, read_texts, sample_sequences
-from optimizer.search.warm_start import Choice, trade_off_choices, uniform_choices
+from optimizer.search.warm_start import Choice, uniform_choices
 from optimizer.spec import ModelSpec
 from optimizer.study_name import study_name
 from optimizer.targets import fitted_workload, offered_schemes, open_target, target_layout
@@ -220,7 +221,7 @@ class Forge:
         return trials
 
     def _warm_starts(self, bands: tuple[Band, ...], sensitivities: Sensitivities, cost: CostProvider) -> list[Choice]:
-        """Uniform plans and additive trade-offs, likely ones first: from the middle of the range outwards."""
+        """Uniform plans and those of least predicted KL within a latency, likely ones first: from the middle of the gate."""
         latency = {
             band.name: {s.name: sum(cost.group_ms(group, s) for group in band.groups) for s in band.choices} for band in bands
         }
@@ -230,9 +231,8 @@ class Forge:
         }
         limit = self._spec.gate.max_kl or 0.05
         predicted = {}
-        for choice in [*uniform_choices(bands), *trade_off_choices(bands, latency, kl)]:
-            total = sum(kl[band][scheme] for band, scheme in choice.items())
-            predicted[tuple(choice.items())] = abs(total / limit - 0.5)
+        for choice in [*uniform_choices(bands), *Knapsack(kl, latency).choices()]:
+            predicted[tuple(choice.items())] = abs(total(kl, choice) / limit - 0.5)
         return [dict(items) for items in sorted(predicted, key=lambda items: predicted[items])]
 
     def _predicted_kl(self, group: str, scheme: Scheme, sensitivities: Sensitivities) -> float:

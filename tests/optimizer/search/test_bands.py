@@ -5,6 +5,7 @@ import pytest
 from artifacts.architecture import Architecture
 from artifacts.precision import Scheme
 from optimizer.search.bands import fitting_schemes, kind_of, make_bands, plan_of
+from runtime.models import checkpoint_tensors
 
 FP32, INT8, INT4_G64 = Scheme.parse("fp32"), Scheme.parse("int8"), Scheme.parse("int4-g64-sym")
 KINDS = ("embed", "qkv", "o", "gate_up", "down", "head")
@@ -38,3 +39,10 @@ def test_a_scheme_is_offered_only_where_it_fits() -> None:
 def test_a_kind_that_nothing_fits() -> None:
     with pytest.raises(ValueError, match=r"for 'down' fits its shape \(64, 96\) \(int4-g64-sym: in_features 96"):
         fitting_schemes(architecture().linear_shapes(), dict.fromkeys(KINDS, (INT4_G64,)))
+
+
+def test_fused_neighbours_are_one_group_so_every_plan_gives_them_one_scheme() -> None:
+    parts = {name: [part.name.split(".")[-2] for part in parts] for name, parts in checkpoint_tensors(architecture()).items()}
+    assert parts["layers.0.qkv.weight"] == ["q_proj", "k_proj", "v_proj"]
+    assert parts["layers.0.gate_up.weight"] == ["gate_proj", "up_proj"]
+    assert {"layers.0.qkv", "layers.0.gate_up"} < set(architecture().linear_shapes())

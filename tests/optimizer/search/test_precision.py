@@ -17,7 +17,7 @@ from optimizer.ledger import Ledger
 from optimizer.progress import Reporter
 from optimizer.search.bands import Band, plan_of
 from optimizer.search.precision import PrecisionSearch, Trial, TrialScore, pareto_front
-from optimizer.search.warm_start import trade_off_choices, uniform_choices
+from optimizer.search.warm_start import uniform_choices
 from tests.optimizer.conftest import num_trials
 
 SCHEMES = tuple(Scheme.parse(name) for name in ("fp32", "int8", "int4-g32-asym", "int4-g64-sym"))
@@ -56,18 +56,6 @@ def test_it_finds_the_optimum_that_enumeration_finds(tmp_path: Path) -> None:
     assert [t.latency_ms for t in front] == sorted(t.latency_ms for t in front)
     assert all(later.kl < earlier.kl for earlier, later in itertools.pairwise(front))
     assert all(t.is_feasible for t in front)
-
-
-def test_trade_off_plans_are_optimal_where_the_model_is_additive() -> None:
-    weights = {band.name: 1 + 3 * i for i, band in enumerate(BANDS)}
-    losses = {name: {scheme: loss * weight for scheme, loss in LOSS.items()} for name, weight in weights.items()}
-    choices = trade_off_choices(BANDS, {band.name: COST_MS for band in BANDS}, losses)
-    plans = [plan_of(BANDS, choice) for choice in choices]
-    assert len({latency_ms(plan) for plan in plans}) == len(plans) > 4
-    for plan in plans:  # no plan of the whole space is both faster and more accurate
-        for names in itertools.product(COST_MS, repeat=len(BANDS)):
-            other = plan_of(BANDS, dict(zip(weights, names, strict=True)))
-            assert not (latency_ms(other) < latency_ms(plan) - 1e-9 and score(other).kl < score(plan).kl - 1e-9)
 
 
 def test_a_search_that_stopped_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
