@@ -21,12 +21,12 @@ class Knapsack:
     the KL of the best one within `budget - num_items * step`; where all costs are whole steps it is the best.
     """
 
-    def __init__(self, kl: Shares, cost: Shares, num_steps: int = 4096) -> None:
+    def __init__(self, kl: Shares, cost: Shares, num_steps: int = 1 << 16) -> None:
         self.cheapest = sum(min(costs.values()) for costs in cost.values())
         self.dearest = sum(max(costs.values()) for costs in cost.values())
         self.step = (self.dearest - self.cheapest) / num_steps or 1.0
         self._options: dict[str, list[tuple[int, str]]] = {}
-        self._taken: dict[str, NDArray[np.intp]] = {}
+        self._taken: dict[str, NDArray[np.int8]] = {}
         least = np.zeros(num_steps + len(cost) + 1)  # [steps that may be spent]: rounding up adds less than one an item
         for item, costs in cost.items():
             lowest = min(costs.values())
@@ -35,7 +35,7 @@ class Knapsack:
             sums = np.full((len(steps), len(least)), np.inf)
             for row, (num, name) in zip(sums, self._options[item], strict=True):
                 row[num:] = least[: len(least) - num] + kl[item][name]
-            self._taken[item] = sums.argmin(axis=0)
+            self._taken[item] = sums.argmin(axis=0).astype(np.int8)
             least = sums.min(axis=0)
 
     def choice(self, budget: float) -> Choice:
