@@ -149,6 +149,7 @@ def test_one_flipped_bit_is_refused_naming_the_file(
     assert name in str(caught.value)
 
 
+@pytest.mark.slow
 def test_every_bit_of_the_manifest_counts(bundle: Path) -> None:
     original = (bundle / "manifest.json").read_bytes()
     for position in range(len(original)):

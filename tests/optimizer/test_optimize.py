@@ -195,6 +195,7 @@ def test_an_arrival_rate_becomes_a_concurrency(project: MakeProject) -> None:
     assert workload == {"prompt_tokens": 32, "output_tokens": 16, "concurrency": 4}, "as many as the space serves at once"
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_references_make_a_bundle_that_serves(project: MakeProject) -> None:
     made = project(search={"trials": 1}, schemes=["int8"])
     environment = {**os.environ, "CXX": "/nonexistent"}
