@@ -30,7 +30,7 @@ def test_a_bundle_has_the_codes_of_its_source(project: MakeProject) -> None:
         bos_token_id=0,
         eos_token_id=1,
     )
-    made = project(schemes=["int4-g32-sym", "fp32"], source="gptq")
+    made = project(schemes=["int4-g32-sym", "fp32"], source="gptq", search={"trials": 10, "choice": "smallest"})
     written = write_gptq(made.folder / "gptq", config=config)
     result = made.optimize()
     assert result.exit_code == 0, result.output
@@ -42,7 +42,7 @@ def test_a_bundle_has_the_codes_of_its_source(project: MakeProject) -> None:
 
     bundle = open_bundle(made.bundle, machine=host().machine, cpu_flags=host().flags)
     kept = [group for group, scheme in bundle.manifest.precision.groups.items() if scheme == "int4-g32-sym" and group in groups]
-    assert kept, "what costs nothing and is faster is chosen somewhere"
+    assert kept, "what costs nothing and is smaller is chosen somewhere"
     modules = {"qkv": "self_attn.{}_proj q k v", "o": "self_attn.{}_proj o"}
     modules |= {"gate_up": "mlp.{}_proj gate up", "down": "mlp.{}_proj down"}
     for group in kept:
