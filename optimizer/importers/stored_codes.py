@@ -6,6 +6,8 @@ from artifacts.precision import Plan
 from optimizer.importers.source import Source
 from optimizer.importers.stored_matrix import Misfit
 
+_NUM_NAMED = 4
+
 
 def describe_stored_codes(source: Source, plan: Plan) -> list[str]:
     """Which layer groups keep the codes and scales that they came with, and which are quantized again, and why.
@@ -21,4 +23,10 @@ def describe_stored_codes(source: Source, plan: Plan) -> list[str]:
         elif found is not None:
             kept.append(group)
     lines = [f"codes and scales kept as the checkpoint has them: {', '.join(kept)}"] if kept else []
-    return lines + [f"quantized again to {reason}: {', '.join(groups)}" for reason, groups in again.items()]
+    return lines + [f"quantized again to {reason}: {_named(groups)}" for reason, groups in again.items()]
+
+
+def _named(groups: list[str]) -> str:
+    """The first few, and how many more: a GGUF file gives the same reason for every layer."""
+    rest = len(groups) - _NUM_NAMED
+    return ", ".join(groups[:_NUM_NAMED]) + (f" and {rest} more" if rest > 0 else "")
