@@ -29,17 +29,16 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from artifacts.precision import Plan, Scheme
 from benchmarks.degridded import degridded
+from benchmarks.held_out import spaced, whole_text
 from kernels.cpu.build import build
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
 from kernels.cpu.library import Library
 from optimizer.cost.measured import measure_costs
 from optimizer.cost.workload import Workload
-from optimizer.evaluation import text_sequences
 from optimizer.importers import open_source
 from optimizer.ledger import Ledger
 from optimizer.progress import Reporter
@@ -91,18 +90,12 @@ def main() -> None:
     source = degridded(open_source(arguments.model), 0)
     shapes = {group: shape for group, shape in source.architecture.linear_shapes().items() if group.startswith("layers.")}
     kept = {group: FLOAT for group in source.architecture.linear_shapes() if group not in shapes}
-    tokenizer = Tokenizer.from_str(source.tokenizer_json)
-    every = text_sequences(
-        [arguments.text],
-        lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
-        num_tokens=arguments.tokens,
-        max_sequences=1 << 30,
-    )
+    every = whole_text(arguments.text, source.tokenizer_json, arguments.tokens)
     half, quarter = len(every) // 2, len(every) // 4
-    calibration = _spaced(every[:half], arguments.calibration_sequences)
+    calibration = spaced(every[:half], arguments.calibration_sequences)
     texts = {
-        PROBE: _spaced(every[half : half + quarter], arguments.probe_sequences),
-        HELD_OUT: _spaced(every[half + quarter :], arguments.sequences),
+        PROBE: spaced(every[half : half + quarter], arguments.probe_sequences),
+        HELD_OUT: spaced(every[half + quarter :], arguments.sequences),
     }
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
@@ -240,11 +233,6 @@ def _unmeasured() -> Any:
 def _counts(choice: Choice, kind: str) -> dict[str, int]:
     names = [name for item, name in choice.items() if kind_of(item) == kind]
     return {name: names.count(name) for name in sorted(set(names))}
-
-
-def _spaced(sequences: Sequence[list[int]], num: int) -> list[list[int]]:
-    num = min(num, len(sequences))
-    return [list(sequences[i * len(sequences) // num]) for i in range(num)]
 
 
 def _arguments() -> argparse.Namespace:

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.functional import rms_norm
 
 from artifacts.precision import Scheme
 from benchmarks.degridded import degridded
+from benchmarks.held_out import spaced, whole_text
 from kernels.cpu.host import host
-from optimizer.evaluation import Evaluation, text_sequences
+from optimizer.evaluation import Evaluation
 from optimizer.evaluation.metrics import compare
 from optimizer.importers import Source, open_source
 from optimizer.quantization import ROUND_TO_NEAREST, Gptq, QuantizedMatrix, Quantizer, fit_clipped_grid, round_to_nearest
@@ -161,16 +161,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     source = degridded(open_source(arguments.model), arguments.seed)
-    tokenizer = Tokenizer.from_str(source.tokenizer_json)
-
-    every = text_sequences(
-        [arguments.text],
-        lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
-        num_tokens=arguments.tokens,
-        max_sequences=1 << 30,
-    )
+    every = whole_text(arguments.text, source.tokenizer_json, arguments.tokens)
     half = len(every) // 2
-    calibration, evaluation = _spaced(every[:half], arguments.calibration_sequences), _spaced(every[half:], arguments.sequences)
+    calibration, evaluation = spaced(every[:half], arguments.calibration_sequences), spaced(every[half:], arguments.sequences)
     baseline = run(source, evaluation, source.tensor)
     setting = {
         "cpu": host().model,
@@ -207,11 +200,6 @@ def _kept(path: Path | None, setting: dict[str, Any]) -> dict[str, dict[str, Any
     if report != setting:
         raise ValueError(f"{path} holds results of another setting; give another --out")
     return results
-
-
-def _spaced(sequences: Sequence[Tokens], num: int) -> list[Tokens]:
-    num = min(num, len(sequences))
-    return [list(sequences[i * len(sequences) // num]) for i in range(num)]
 
 
 if __name__ == "__main__":

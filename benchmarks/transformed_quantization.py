@@ -17,17 +17,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from artifacts.precision import Scheme
 from benchmarks.degridded import degridded
+from benchmarks.held_out import spaced, whole_text
 from benchmarks.quantization_methods import Weights, run
 from kernels.cpu.build import build
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
 from kernels.cpu.library import Library
-from optimizer.evaluation import Evaluation, text_sequences
+from optimizer.evaluation import Evaluation
 from optimizer.evaluation.metrics import Logits, compare
 from optimizer.importers import Source, open_source
 from optimizer.quantization import Calibration, Gptq, Quantizer, round_to_nearest
@@ -149,16 +149,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     source = degridded(open_source(arguments.model), arguments.seed)
-    tokenizer = Tokenizer.from_str(source.tokenizer_json)
-    every = text_sequences(
-        [arguments.text],
-        lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
-        num_tokens=arguments.tokens,
-        max_sequences=1 << 30,
-    )
+    every = whole_text(arguments.text, source.tokenizer_json, arguments.tokens)
     half = len(every) // 2
-    calibration = _spaced(every[:half], arguments.calibration_sequences)
-    texts = _spaced(every[half:], arguments.sequences)
+    calibration = spaced(every[:half], arguments.calibration_sequences)
+    texts = spaced(every[half:], arguments.sequences)
     bench = Bench(source, arguments.scheme, calibration, texts, arguments.work)
     baseline = [logits.copy() for logits in bench.exact()]
     results: dict[str, dict[str, object]] = {}
@@ -190,11 +184,6 @@ def main() -> None:
             result["kl_relative_to_rtn"] = result["kl"]["value"] / rtn["kl"]["value"]  # type: ignore[index]
     if arguments.out:
         arguments.out.write_text(json.dumps(report, indent=2) + "\n")
-
-
-def _spaced(sequences: Sequence[Tokens], num: int) -> list[Tokens]:
-    num = min(num, len(sequences))
-    return [list(sequences[i * len(sequences) // num]) for i in range(num)]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from artifacts.manifest import Deployment, Manifest, Precision, Provenance, Quan
 from artifacts.precision import Scheme
 from artifacts.writer import write_bundle
 from optimizer.forged import Forged
-from optimizer.importers import Source, describe_stored_codes
+from optimizer.importers import Source
 from optimizer.prepared_weights import record_sha256
 from optimizer.report import Headline, KernelWinner, ReportData, SetAccuracy, SetItems, StepLatency, TrialPoint, render_report
 from optimizer.search.precision import Trial, pareto_front
@@ -108,7 +108,7 @@ def trials_jsonl(forged: Forged) -> str:
 def report_data(forged: Forged) -> ReportData:
     front = {trial.number for trial in pareto_front(forged.trials)}
     proven = forged.proven
-    stored, transform = describe_stored_codes(forged.source, forged.plan), _transform(forged.source)
+    stored, transform = forged.stored_codes, _transform(forged.source)
     return ReportData(
         name=forged.spec.name,
         target=f"{forged.spec.target} ({forged.title})",

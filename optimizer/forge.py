@@ -9,7 +9,6 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
 
 from artifacts.precision import KvDtype, Plan, Scheme
 from optimizer.cost.provider import CostProvider
@@ -76,7 +75,10 @@ class Forge:
         # A transformed bf16 weight is no bf16 number any more.
         self._lossless: Plan = dict.fromkeys(self._shapes, self._target.baseline(is_bf16 and not is_transformed))
         self._gate = Gate(**spec.gate.model_dump())
-        self._sets = open_sets(spec.evaluation, source_prompts(self._source), spec.seed, reporter)
+        self._prompts = source_prompts(self._source)
+        #: what the tokenizer begins every text with
+        self._prefix: list[int] = self._prompts.tokenizer.encode("").ids
+        self._sets = open_sets(spec.evaluation, self._prompts, spec.seed, reporter)
 
     def run(self) -> Forged:
         """Every stage; NothingPasses if no plan is within the gate."""
@@ -108,7 +110,8 @@ class Forge:
         proven = self._prove(trials, bands, workbench, texts.proof)
         chosen = plan_of(bands, proven.trial.choice)
         plan = {group: chosen[group] for group in self._shapes}
-        for line in describe_stored_codes(self._store.source, plan):
+        stored_codes = tuple(describe_stored_codes(self._store.source, plan))
+        for line in stored_codes:
             say(line)
         serving, surface = self._target.serving(workbench, plan, workload, self._spec.workload.itl_ms)
         return Forged(
@@ -126,6 +129,7 @@ class Forge:
             trials=tuple(trials),
             proven=proven,
             plan=plan,
+            stored_codes=stored_codes,
             serving=serving,
             surface=tuple(surface),
             decode_speed=self._target.compare("decode", workbench, self._baseline, plan, workload),
@@ -137,11 +141,10 @@ class Forge:
         """The specification's weights, calibrated on the user's text or on what the model on `workbench` writes."""
         quantization = self._spec.quantization
         spec = quantization.calibration
-        tokenizer = Tokenizer.from_str(self._source.tokenizer_json)
 
         def sequences() -> list[Tokens]:
             if spec.text:
-                return read_calibration(spec, tokenizer, tokenizer.encode("").ids)
+                return read_calibration(spec, self._prompts.tokenizer, self._prefix)
             return self._sample(workbench, spec.num_sequences, spec.tokens_per_sequence, _CALIBRATION_SEED + self._spec.seed)
 
         chosen = self._ledger.once("texts/calibration", sequences)
@@ -150,11 +153,9 @@ class Forge:
     def _texts(self, workbench: Workbench) -> TextSets:
         """The user's files; without any, sequences that the unquantized model wrote."""
         evaluation = self._spec.evaluation
-        tokenizer = Tokenizer.from_str(self._source.tokenizer_json)
-        prefix = tokenizer.encode("").ids
-        proof = proof_texts(evaluation, tokenizer, prefix)
+        proof = proof_texts(evaluation, self._prompts.tokenizer, self._prefix)
         if evaluation.text:
-            texts = read_texts(evaluation, tokenizer, prefix)
+            texts = read_texts(evaluation, self._prompts.tokenizer, self._prefix)
             return TextSets(texts.search, texts.proof | proof)
 
         def sample() -> list[Tokens]:
@@ -168,8 +169,7 @@ class Forge:
         runner = workbench.runner(
             self._baseline, max(_SAMPLING_SEQS, 64), _SAMPLING_SEQS * (num_tokens + workbench.kv_block_size), _SAMPLING_SEQS
         )
-        prefix = Tokenizer.from_str(self._source.tokenizer_json).encode("").ids
-        start = prefix[0] if prefix else self._start_token()
+        start = self._prefix[0] if self._prefix else self._start_token()
         return sample_sequences(runner, start, num_sequences, num_tokens, seed, self._reporter)
 
     def _start_token(self) -> int:
@@ -262,7 +262,9 @@ class Forge:
             return {name: Evaluation.from_record(record) for name, record in records.items()}
 
         original, answers = replace(workbench, store=self._original), self._folder / "answers"
-        items = ItemJudge.make(self._sets, original, self._baseline, self._source, answers, self._spec.seed)
+        items = ItemJudge.make(
+            self._sets, original, self._baseline, self._prompts, self._source.generation_config, answers, self._spec.seed
+        )
         items = replace(items, workbench=workbench)
 
         def comparisons(trial: Trial) -> dict[str, Comparison]:

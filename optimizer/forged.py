@@ -37,6 +37,8 @@ class Forged:
     trials: tuple[Trial, ...]
     proven: Proven
     plan: Plan
+    stored_codes: tuple[str, ...]
+    """Which layer groups keep the codes that the checkpoint came with, and which do not, in sentences."""
     serving: Serving
     surface: tuple[StepTime, ...]
     decode_speed: PairedSpeed

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -64,25 +65,32 @@ class ItemJudge:
 
     sets: Sequence[ItemSet]
     workbench: Workbench
-    source: Source
+    prompts: Prompts
+    eos_ids: Collection[int]
     baseline: Subject
     folder: Path
     seed: int
 
     @classmethod
     def make(
-        cls, sets: Sequence[ItemSet], workbench: Workbench, baseline: Plan, source: Source, folder: Path, seed: int
+        cls,
+        sets: Sequence[ItemSet],
+        workbench: Workbench,
+        baseline: Plan,
+        prompts: Prompts,
+        generation_config: dict[str, Any],
+        folder: Path,
+        seed: int,
     ) -> ItemJudge:
-        eos_ids, exact = eos_token_ids(source.generation_config), workbench.exact()
-        subject = subject_on(exact, baseline, source_prompts(source), eos_ids, folder / "unquantized.jsonl")
-        return cls(sets, workbench, source, subject, folder, seed)
+        eos_ids = eos_token_ids(generation_config)
+        subject = subject_on(workbench.exact(), baseline, prompts, eos_ids, folder / "unquantized.jsonl")
+        return cls(sets, workbench, prompts, eos_ids, subject, folder, seed)
 
     def compare(self, plan: Plan, title: str, reporter: Reporter) -> dict[str, Comparison]:
         """Set name -> comparison, up to the first that is not passed."""
         if not self.sets:
             return {}
-        eos_ids = eos_token_ids(self.source.generation_config)
         answers = self.folder / f"{plan_digest(plan)}-{self.workbench.kv_dtype}.jsonl"
-        candidate = subject_on(self.workbench, plan, source_prompts(self.source), eos_ids, answers)
+        candidate = subject_on(self.workbench, plan, self.prompts, self.eos_ids, answers)
         with reporter.task(title, sum(len(item_set.items) for item_set in self.sets)) as advance:
             return compare_all(self.sets, self.baseline, candidate, seed=self.seed, on_item=advance)
