@@ -137,6 +137,7 @@ inline i32x16 load(const uint32_t* x) {
     return r;
 }
 inline void store(float* x, f32x16 v) { CF_EACH std::memcpy(x + p * WIDTH, &v.part[p], sizeof(vf)); }
+inline void store(uint32_t* x, i32x16 v) { CF_EACH std::memcpy(x + p * WIDTH, &v.part[p], sizeof(vi)); }
 
 #if defined(__AVX512F__)
 inline f32x16 load(const bf16* x) {

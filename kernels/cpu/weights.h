@@ -83,8 +83,8 @@ struct Int8A8 {
         return load((const uint32_t*)(codes + (tile * K + k) * LANES));
     }
     i32x16 quad(i32x16 w, int) const { return w; }
-    // dot - zero sum_x, exact.
-    static i32x16 centred(i32x16 dot, i32x16 zero, int32_t sum_x) { return dot - zero * broadcast(sum_x); }
+    // dot + zero minus_sum_x, exact: 128 times a sum is a shift.
+    static i32x16 centred(i32x16 dot, i32x16, int32_t minus_sum_x) { return dot + broadcast(minus_sum_x * 128); }
     float at(int64_t row, int64_t k) const {
         int64_t tile = row / LANES, lane = row % LANES;
         return float(int(codes[(tile * K + k / 4 * 4) * LANES + lane * 4 + k % 4]) - 128) * scales[row];
@@ -100,7 +100,9 @@ struct Int4A8 : Int4<ZEROS> {
     }
     i32x16 quad(i32x16 w, int j) const { return (w >> (4 * j)) & broadcast(int32_t(0x0f0f0f0f)); }
     // A zero point is positive and below 16, and the sum of a group of 128 codes fits 16 bits.
-    static i32x16 centred(i32x16 dot, i32x16 zero, int32_t sum_x) { return multiply_add(dot, zero, broadcast(-sum_x)); }
+    static i32x16 centred(i32x16 dot, i32x16 zero, int32_t minus_sum_x) {
+        return multiply_add(dot, zero, broadcast(minus_sum_x));
+    }
 };
 
 template <class T, class Args>
