@@ -73,9 +73,9 @@ inline void emulated_product() {
             std::memcpy(t.data[C][m] + n * 4, &sum, 4);
         }
 }
-// A signed, B unsigned bytes; sums are int32.
-template <int C, int A, int B>
-inline void add_product_int8() { emulated_product<C, A, B, int32_t, int8_t, uint8_t>(); }
+// Bytes, A signed and B as `Byte` is; sums are int32.
+template <int C, int A, int B, class Byte>
+inline void add_product(const Byte*) { emulated_product<C, A, B, int32_t, int8_t, Byte>(); }
 // bf16 in pairs; sums are fp32.
 template <int C, int A, int B>
 inline void add_product_bf16() { emulated_product<C, A, B, float, bf16, bf16>(); }
@@ -94,9 +94,11 @@ template <int T>
 inline void store_tile(void* to, int64_t stride) {
     __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride), "i"(T) : "memory");
 }
-// A signed, B unsigned bytes; sums are int32.
+// Bytes, A signed and B as its pointer is; sums are int32.
 template <int C, int A, int B>
-inline void add_product_int8() { __asm__ volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B)); }
+inline void add_product(const int8_t*) { __asm__ volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B)); }
+template <int C, int A, int B>
+inline void add_product(const uint8_t*) { __asm__ volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B)); }
 // bf16 in pairs; sums are fp32.
 template <int C, int A, int B>
 inline void add_product_bf16() { __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B)); }
