@@ -15,11 +15,11 @@ from optimizer.quantization.matrix import NonFiniteWeightError, QuantizationErro
 from optimizer.quantization.rtn import round_to_nearest
 
 F32 = NDArray[np.float32]
-INT4_NAMES = [f"int4-g{group}-{kind}" for group in (32, 64, 128) for kind in ("sym", "asym")]
+INT4_NAMES = [f"int4-g{group}-{kind}" for group in (32, 64, 128, 192) for kind in ("sym", "asym")]
 NAMES = ["fp32", "bf16", "int8", *INT4_NAMES]
 
 
-def weights(seed: int, rows: int = 24, columns: int = 256, spread: float = 0.05) -> F32:
+def weights(seed: int, rows: int = 24, columns: int = 384, spread: float = 0.05) -> F32:
     rng = np.random.default_rng(seed)
     channel = np.exp(rng.normal(0, 0.7, columns))
     return (rng.standard_t(4, (rows, columns)) * channel * spread).astype(np.float32)
