@@ -204,11 +204,11 @@ def test_error_statistics() -> None:
 def test_properties(seed: int, name: str, spread: float, shift: float) -> None:
     """Half a step of error inside the range; zeros, orders of magnitude and the largest element survive."""
     rng = np.random.default_rng(seed)
-    w = ((rng.standard_normal((3, 128)) + shift) * spread).astype(np.float32)
+    w = ((rng.standard_normal((3, 384)) + shift) * spread).astype(np.float32)
     w[rng.random(w.shape) < 0.1] = 0
     matrix, scheme = quantize(w, name), Scheme.parse(name)
     value = matrix.dequantize()
-    group = scheme.group_size or 128
+    group = scheme.group_size or 384
     step = np.repeat(np.abs(matrix.scales.astype(np.float64)).reshape(3, -1), group, axis=1)
     error = np.abs(w.astype(np.float64) - value)
 
