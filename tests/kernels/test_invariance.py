@@ -24,6 +24,7 @@ OTHER_CONSTANTS = {
     "PAGED_ATTENTION_VECTORS": 2,
     "PAGED_ATTENTION_QUERIES": 4,
 }
+OF_MATRIX_TILES = {"QUANT_MATMUL_TILED_ROWS": 2, "QUANT_MATMUL_PANEL_KIB": 64, "QUANT_MATMUL_SHARED_ROWS": 16}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,8 @@ def other_tiles(tmp_path_factory: pytest.TempPathFactory, object_cache: Path) ->
     isa = best_isa(host())
     if isa.registers_per_vector > 1:
         pytest.skip(f"these tiles are not legal on {isa.name}")
-    return Library(build(OTHER_CONSTANTS, tmp_path_factory.mktemp("tiles") / "kernels.so", isa, object_cache))
+    constants = OTHER_CONSTANTS | (OF_MATRIX_TILES if isa.has_tiles else {})
+    return Library(build(constants, tmp_path_factory.mktemp("tiles") / "kernels.so", isa, object_cache))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -61,6 +63,7 @@ def test_matmul_row_is_the_same_in_every_batch(library: Library, other_tiles: Li
     for count in (2, 3, 5, 13):
         assert product(library, x[:count], 3).tobytes() == whole[:count].tobytes()
         assert product(other_tiles, x[:count], 1).tobytes() == whole[:count].tobytes()
+    assert product(other_tiles, x, 3).tobytes() == whole.tobytes()
     assert product(other_tiles, x[:1], 1).tobytes() == whole[:1].tobytes()
 
 
