@@ -83,7 +83,8 @@ def unpacked_mxfp4(codes: Tensor, scales: Tensor) -> Tensor:
 def unpacked_nvfp4(codes: Tensor, scales: Tensor) -> Tensor:
     """The same without the scales of rows: numbers of six significant bits, which every float type here holds."""
     tiles, chunks = codes.shape[:2]
-    local = _scale_bytes(scales).to(torch.uint8).view(torch.float8_e4m3fn).to(torch.float32)
+    code = _scale_bytes(scales)
+    local = torch.ldexp(1 + code.remainder(8) / 8, code // 8 - 10)
     # [tile, chunk, row % 8, k/16 % 2, k/32, row/8]
     ordered = local.view(tiles, chunks, 8, 2, 2, 2).permute(0, 1, 2, 4, 5, 3)
     return _unpacked(codes, ordered.reshape(tiles, chunks, 8, 1, 2, 2, 1, 2, 1))

@@ -8,6 +8,8 @@ scales u8 [N, K/32]; `pack_mxfp4` puts both into the order in which the threads 
     scales u32 [N/16, K/64, row % 8], the byte 2 (k/32 % 2) + row/8 % 2 of a word
 
 NVFP4 has codes in the same order, and scales u8 [N, K/16] as u32 [N/16, K/64, row % 8, k/16 % 2], with the same bytes in a word.
+A byte is e4m3's number with five bits of exponent and no sign, so that none is subnormal: 2^(byte / 8 - 10) (1 + byte % 8 / 8).
+Its bits and a constant are then the multiplier in bf16 or f16. Zero has no such number: its codes are stored as zeros.
 
 Sources: Micikevicius et al. 2022, FP8 Formats for Deep Learning; OCP Microscaling Formats (MX) specification 1.0; NVIDIA 2025,
 Pretraining Large Language Models with NVFP4 (section 2).
@@ -153,25 +155,27 @@ def decode_nvfp4(codes: Bytes, scales: Bytes, row_scales: Floats) -> Floats:
 def pack_nvfp4(codes: Bytes, scales: Bytes) -> tuple[Words, Words]:
     """Codes [N, K/2] and scales [N, K/16] in the kernel's order, new arrays, rows and K padded with zeros.
 
-    ValueError where a scale is negative or NaN.
+    Codes under a scale of zero become zero, as their values are. ValueError where a scale is negative or NaN.
     """
     if scales.size and scales.max() > _E4M3_MAX_CODE:
         raise ValueError(
             f"a scale of NVFP4 must be a number from 0 to 448, got the e4m3 code {scales.max():#x}; leave such a matrix unquantized"
         )
     # [tile, row / 8, row % 8, chunk, k / 32, k / 16 % 2]
-    padded = _padded(scales, 4)
+    padded = _padded(_NORMALIZED.take(scales), 4)
     ordered = padded.reshape(*padded.shape[:4], 2, 2).transpose(0, 3, 2, 5, 4, 1)
     tiles, chunks = ordered.shape[:2]
-    return _code_words(codes), np.ascontiguousarray(ordered).reshape(tiles, chunks, 16, 4).view("<u4")[..., 0]
+    effective = np.where(np.repeat(scales == 0, NV_WIDTH // 2, axis=1), np.uint8(0), codes)
+    return _code_words(effective), np.ascontiguousarray(ordered).reshape(tiles, chunks, 16, 4).view("<u4")[..., 0]
 
 
 def unpack_nvfp4(words: Words, scale_words: Words, rows: int, width: int) -> tuple[Bytes, Bytes]:
-    """What `pack_nvfp4` made of a matrix [rows, width]: its codes and scales, bit for bit."""
+    """What `pack_nvfp4` made of a matrix [rows, width]: its scales, and its codes but for those under zero, bit for bit."""
     tiles, chunks = scale_words.shape[:2]
     ordered = _scale_bytes(scale_words).reshape(tiles, chunks, 8, 2, 2, 2)
     scales = ordered.transpose(0, 5, 2, 1, 4, 3).reshape(tiles * 16, -1)
-    return _codes(words, rows, width), np.ascontiguousarray(scales[:rows, : width // NV_WIDTH])
+    codes = np.searchsorted(_NORMALIZED, scales[:rows, : width // NV_WIDTH]).astype(np.uint8)
+    return _codes(words, rows, width), codes
 
 
 def _code_words(codes: Bytes) -> Words:
@@ -233,3 +237,13 @@ def _decoded(mantissa_bits: int, bias: int, bits: int) -> Floats:
 _E4M3 = _decoded(mantissa_bits=3, bias=7, bits=8)
 _E4M3[[0x7F, 0xFF]] = np.nan
 _E2M1 = _decoded(mantissa_bits=1, bias=1, bits=4)
+
+
+def _normalized() -> Bytes:
+    """For each e4m3 code from 0 to 448 the byte that NVFP4's kernel takes; they ascend."""
+    fraction, exponent = np.frexp(_E4M3[: _E4M3_MAX_CODE + 1])
+    codes: Bytes = np.where(fraction > 0, (exponent + 9) * 8 + fraction * 16 - 8, 0).astype(np.uint8)
+    return codes
+
+
+_NORMALIZED = _normalized()

@@ -290,30 +290,23 @@ def _scale_bytes(words):
 
 
 @triton.jit
-def _twice(number):
-    """The bits of a number of 16 bits in both halves of a word."""
-    return number.to(tl.uint16, bitcast=True).to(tl.uint32) * 0x00010001
-
-
-@triton.jit
 def _e8m0_multiplier(words, ACT: tl.constexpr):
     """The scales, times what the position of the bits divides a number by; in both halves."""
     exponents = _scale_bytes(words)
     if ACT.is_bf16():
         return exponents * 0x00800080 + 0x3F003F00
     else:
-        return _twice(((exponents + 14) << 23).to(tl.float32, bitcast=True).to(ACT))
+        power = ((exponents + 14) << 23).to(tl.float32, bitcast=True).to(ACT)
+        return power.to(tl.uint16, bitcast=True).to(tl.uint32) * 0x00010001
 
 
 @triton.jit
 def _e4m3_multiplier(words, ACT: tl.constexpr):
     """As `_e8m0_multiplier` over 128, for 448 times it would not fit ACT: `_NV_SHRINK` is taken back where sums are scaled."""
-    # The bits of e4m3 in f16's place are the scale over 2^8, a subnormal one too.
-    scale = (_scale_bytes(words) << 7).to(tl.uint16).to(tl.float16, bitcast=True)
     if ACT.is_bf16():
-        return _twice((scale.to(tl.float32) * 2.0**127).to(ACT))
+        return _scale_bytes(words) * 0x00100010 + 0x76007600
     else:
-        return _twice(scale * 32768.0)
+        return _scale_bytes(words) * 0x00800080 + 0x30003000
 
 
 @triton.jit

@@ -150,8 +150,8 @@ def test_packing_loses_nothing_and_the_reference_finds_it(rows: int, width: int)
 def test_packed_nvfp4_loses_nothing_and_the_reference_finds_it(rows: int, width: int) -> None:
     ml_dtypes = pytest.importorskip("ml_dtypes")
     rng = np.random.default_rng(0)
-    nibbles = rng.integers(0, 16, (rows, width)).astype(np.uint8)
     scales = rng.integers(0, 0x7F, (rows, width // 16)).astype(np.uint8)
+    nibbles = rng.integers(0, 16, (rows, width)).astype(np.uint8) * (scales > 0).repeat(16, axis=1)
     packed = pack_nvfp4(pair_nibbles(nibbles), scales)
     numbers, local = nibbles.view(ml_dtypes.float4_e2m1fn), scales.view(ml_dtypes.float8_e4m3fn)
     expected = numbers.astype(np.float32) * local.astype(np.float32).repeat(16, axis=1)
@@ -174,21 +174,29 @@ def test_a_scale_that_does_not_fit_is_refused() -> None:
 
 @triton.jit
 def _multipliers_kernel(words_ptr, out_ptr, ACT: tl.constexpr):
-    words = tl.load(words_ptr + tl.arange(0, 32)).reshape(1, 32)
-    tl.store(out_ptr + tl.arange(0, 128), _e4m3_multiplier(words, ACT).reshape(128))
+    words = tl.load(words_ptr + tl.arange(0, 16)).reshape(1, 16)
+    tl.store(out_ptr + tl.arange(0, 64), _e4m3_multiplier(words, ACT).reshape(64))
 
 
 @pytest.mark.parametrize(("act", "dtype", "power"), [(tl.bfloat16, torch.bfloat16, 119), (tl.float16, torch.float16, 7)])
 def test_every_scale_of_nvfp4_as_a_multiplier(act: tl.dtype, dtype: torch.dtype, power: int) -> None:
-    """Times 2^power, which the place of a code's bits divides by, but for the 128 that sums are multiplied by. 4 chunks of words."""
-    local = np.arange(128, dtype=np.uint8)
-    local[127] = 0  # NaN
-    out = torch.zeros(128, dtype=torch.int32)
-    _multipliers_kernel[(1,)](torch.from_numpy(local.view(np.int32)).view(torch.uint32), out, act)
-    halves = out.numpy().view(np.uint16).reshape(4, 8, 2, 2, 2)
-    np.testing.assert_array_equal(halves[..., 0], halves[..., 1])
-    multipliers = torch.from_numpy(halves[..., 0].astype(np.int16)).view(dtype).double().numpy()
-    np.testing.assert_array_equal(multipliers.ravel(), decode_e4m3(local).astype(np.float64) * 2.0**power)
+    """Times 2^power, which the place of a code's bits divides by, but for the 128 that sums are multiplied by.
+
+    Of 16 rows x 8 scales; the two halves of a word are one multiplier. Zero's is never used: its codes are zeros.
+    """
+    local = np.arange(128, dtype=np.uint8).reshape(16, 8)
+    local[15, 7] = 1  # NaN
+    words = pack_nvfp4(np.zeros((16, 64), np.uint8), local)[1].reshape(2, 8, 2)
+    multipliers = np.empty((2, 2, 8, 2, 2))  # [k/16 % 2, k/64, row % 8, k/32 % 2, row/8]
+    for part in (0, 1):
+        out = torch.zeros(64, dtype=torch.int32)
+        chosen = torch.from_numpy(np.ascontiguousarray(words[..., part]).ravel())
+        _multipliers_kernel[(1,)](chosen, out, act)
+        halves = out.numpy().view(np.uint16).reshape(2, 8, 2, 2, 2)
+        np.testing.assert_array_equal(halves[..., 0], halves[..., 1])
+        multipliers[part] = torch.from_numpy(halves[..., 0].astype(np.int16)).view(dtype).double().numpy()
+    found = multipliers.transpose(4, 2, 1, 3, 0).reshape(16, 8)
+    np.testing.assert_array_equal(found[local > 0], decode_e4m3(local)[local > 0].astype(np.float64) * 2.0**power)
 
 
 def test_every_product_of_nvfp4_reaches_the_sum_exactly() -> None:
