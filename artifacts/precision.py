@@ -12,7 +12,7 @@ KvDtype = Literal["fp32", "bf16", "int8", "fp8"]
 Granularity = Literal["channel", "block", "tensor"]
 
 _NAME = re.compile(
-    r"(fp32|bf16|mxfp4|nvfp4|fp8(-(?P<fp8>block|tensor))?|int8(?P<a8>-a8)?|int4-g(?P<group>\d+)-(?P<sym>sym|asym)(?P<a4>-a8)?)"
+    r"(fp32|bf16|mxfp4|nvfp4|fp8(?P<fp8>-block|-tensor)?|int8(?P<a8>-a8)?|int4-g(?P<group>\d+)-(?P<sym>sym|asym)(?P<a4>-a8)?)"
 )
 GROUP_SIZES = (32, 64, 128)
 #: columns and rows that share a scale under fp8-block, and columns under mxfp4 and nvfp4
@@ -49,15 +49,16 @@ class Scheme:
         match = _NAME.fullmatch(name)
         if match is None or (match["group"] and int(match["group"]) not in GROUP_SIZES):
             raise ValueError(
-                "a scheme is fp32, bf16, int8, int8-a8, fp8, fp8-block, fp8-tensor, mxfp4, nvfp4 or int4-gG-sym|asym[-a8] with G in "
-                f"{', '.join(map(str, GROUP_SIZES))}; got {name!r}"
+                "a scheme is fp32, bf16, int8, int8-a8, fp8, fp8-block, fp8-tensor, mxfp4, nvfp4 or int4-gG-sym|asym[-a8] "
+                f"with G in {', '.join(map(str, GROUP_SIZES))}; got {name!r}"
             )
         if match["group"]:
             return cls("int4", int(match["group"]), match["sym"] == "sym", bool(match["a4"]))
         if name.startswith("int8"):
             return cls("int8", int8_activations=bool(match["a8"]))
         if name.startswith("fp8"):
-            return cls("fp8", granularity=match["fp8"] or "channel")
+            granularities: dict[str, Granularity] = {"-block": "block", "-tensor": "tensor"}
+            return cls("fp8", granularity=granularities.get(match["fp8"], "channel"))
         if name == "mxfp4":
             return cls("mxfp4", MXFP4_GROUP)
         if name == "nvfp4":

@@ -55,7 +55,8 @@ def _spec(symbol: str, variant: Variant) -> OpSpec:
         elif variant.scaling == "nv":
             # Every scale, subnormal ones too.
             local = rng.integers(0, 0x7F, (n, k // 16), np.uint8)
-            made["codes"], made["scales"] = pack_nvfp4(pair_nibbles(encode_e2m1(rng.normal(0, 3, (n, k)))), local)
+            codes = encode_e2m1(rng.standard_normal((n, k), np.float32) * np.float32(3))
+            made["codes"], made["scales"] = pack_nvfp4(pair_nibbles(codes), local)
         else:
             made[variant.weight] = _codes(rng, variant, n, k, 0, k**-0.5)
         for tensor in tensors:

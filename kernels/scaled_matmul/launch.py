@@ -55,13 +55,11 @@ def _finish(problem: Problem) -> Parameters:
     scaling = VARIANTS[problem.symbol].scaling
     # The scales of groups of 4-bit codes are spent before the sum.
     constants: dict[str, Constant] = {"SCALING": {"mx": "none", "nv": "rows"}.get(scaling, scaling)}
-    taken = {"x_scales": "x_scales", "scales": "scales", "bias": "bias"}
-    if VARIANTS[problem.symbol].is_float4:
-        taken = {"scales": "row_scales", "bias": "bias"}
     arguments: dict[str, RuntimeArgument] = {"num_tokens": I32(problem["out"].shape[0])}
     constants |= {"N": problem["out"].shape[1], "OUT_STRIDE": problem["out"].strides[0]}
-    for parameter in ("x_scales", "scales", "bias"):
-        if (tensor := taken.get(parameter)) in problem:
+    scales = "row_scales" if VARIANTS[problem.symbol].is_float4 else "scales"
+    for parameter, tensor in (("x_scales", "x_scales"), ("scales", scales), ("bias", "bias")):
+        if tensor in problem:
             arguments[f"{parameter}_ptr"] = Ptr(tensor)
         else:
             constants[f"{parameter}_ptr"] = None

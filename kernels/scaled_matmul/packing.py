@@ -7,8 +7,8 @@ scales u8 [N, K/32]; `pack_mxfp4` puts both into the order in which the threads 
     codes u32 [N/16, K/64, row % 8, k/2 % 4, k/32 % 2, row/8 % 2], in half k % 2 of a word the slot 2 (k/16 % 2) + k/8 % 2
     scales u32 [N/16, K/64, row % 8], the byte 2 (k/32 % 2) + row/8 % 2 of a word
 
-NVFP4 has codes in the same order, and scales u8 [N, K/16] as u32 [N/16, K/64, row % 8, k/16 % 2], with the same bytes in a word.
-A byte is e4m3's number with five bits of exponent and no sign, so that none is subnormal: 2^(byte / 8 - 10) (1 + byte % 8 / 8).
+NVFP4 has codes in the same order, and scales u8 [N, K/16] as u32 [N/16, K/64, row % 8, k/16 % 2], the same bytes in a word. A
+byte is e4m3's number with five bits of exponent and no sign, so that none is subnormal: 2^(byte // 8 - 10) (1 + byte % 8 / 8).
 Its bits and a constant are then the multiplier in bf16 or f16. Zero has no such number: its codes are stored as zeros.
 
 Sources: Micikevicius et al. 2022, FP8 Formats for Deep Learning; OCP Microscaling Formats (MX) specification 1.0; NVIDIA 2025,
@@ -159,7 +159,8 @@ def pack_nvfp4(codes: Bytes, scales: Bytes) -> tuple[Words, Words]:
     """
     if scales.size and scales.max() > _E4M3_MAX_CODE:
         raise ValueError(
-            f"a scale of NVFP4 must be a number from 0 to 448, got the e4m3 code {scales.max():#x}; leave such a matrix unquantized"
+            f"a scale of NVFP4 must be a number from 0 to 448, got the e4m3 code {scales.max():#x}; leave such a matrix "
+            "unquantized"
         )
     # [tile, row / 8, row % 8, chunk, k / 32, k / 16 % 2]
     padded = _padded(_NORMALIZED.take(scales), 4)

@@ -36,8 +36,8 @@ def _move(sign_bit: int, rest_bit: int, lowest: int) -> list[str]:
 
 def widen_e2m1(act: str, lowest: int) -> str:
     """PTX: $8 has eight codes, four in each half; those of slot i become $2i and $2i+1, times what $9 (slots 0 and 1) or $10
-    (2 and 3) has twice. `lowest` is astride of the exponent's lowest bit and the mantissa's highest: there a code is its number times a power of
-    two, a subnormal one too. Minus zero is what any product can be added to unchanged.
+    (slots 2 and 3) has twice. `lowest` is astride of the exponent's lowest bit and the mantissa's highest: there a code is its
+    number times a power of two, a subnormal one too. Minus zero is what any product can be added to unchanged.
     """
     lines = [".reg .b32 sign, pair, zero;", "mov.b32 zero, 0x80008000;"]
     for slot, (sign_bit, rest_bit) in enumerate(MX_SLOTS):
