@@ -43,7 +43,7 @@ def reason(kind: Kind) -> str:
     return {
         Kind.Q8_0: "a block has a scale in fp16, and the bundle has a channel's in fp32",
         Kind.Q4_1: "a block has its minimum in fp16, and the bundle has a zero point",
-        Kind.F16: "ggml has no type with such scales",
+        Kind.F16: "of the types of ggml that are written here none has such scales",
     }[kind]
 
 
