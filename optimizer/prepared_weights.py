@@ -70,10 +70,10 @@ def prepared_weights(
         source = transformed(source, scales)
         folder = folder / f"{spec.transform}-{record_sha256(source)[:16]}"
         calibration = Calibration(source, sequences, folder / "calibration", reporter)
-    method = _method(spec, calibration)
+    quantization = _method(spec, calibration)
     if has_static_activations:
-        method = with_static_activations(method, calibration)
-    return QuantizedStore(source, folder / "weights", layout, method)
+        quantization = with_static_activations(quantization, calibration)
+    return QuantizedStore(source, folder / "weights", layout, quantization)
 
 
 def record_sha256(source: Source) -> str:

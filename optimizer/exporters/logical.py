@@ -94,7 +94,8 @@ class LogicalBundle:
             return gpu_packing.unpack(packed, "int4", num_rows, num_columns)
         if scheme.weights in ("mxfp4", "nvfp4"):
             unpack = unpack_mxfp4 if scheme.weights == "mxfp4" else unpack_nvfp4
-            codes, scales = unpack(packed["codes"], packed["scales"], num_rows, num_columns)
+            words = packed["codes"].astype(np.uint32), packed["scales"].astype(np.uint32)
+            codes, scales = unpack(*words, num_rows, num_columns)
             return {**packed, "codes": codes, "scales": scales}
         return packed  # row-major already
 

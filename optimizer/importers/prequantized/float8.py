@@ -49,7 +49,7 @@ class Float8:
         shape = module.checkpoint.shape(f"{module.name}.{_INPUT_SCALE}")
         if shape is None or any(extent != 1 for extent in shape):
             return None
-        scale = module.scales(_INPUT_SCALE, (1, 1))[0, 0]
+        scale = np.float32(module.scales(_INPUT_SCALE, (1, 1))[0, 0])
         if scale <= 0:
             raise DamagedTensor(f"{module.where(_INPUT_SCALE)} must be positive, got {scale}; fetch the checkpoint again")
         return scale

@@ -91,7 +91,7 @@ def dequantized(model: Small, scheme: Scheme, folder: Path) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(folder, experts_implementation="eager")
 
 
-@pytest.mark.parametrize("scheme", ["int8", "int4-g32-sym", "int4-g32-asym", "mxfp4"])
+@pytest.mark.parametrize("scheme", ["int8", "int4-g32-sym", "int4-g32-asym", "mxfp4", "nvfp4"])
 @pytest.mark.parametrize("name", ["qwen2", "llama"])
 def test_weight_only_schemes_change_nothing_but_the_weights(
     small: Callable[[str], Small], tmp_path: Path, name: str, scheme: str
@@ -115,11 +115,13 @@ def test_a_rounded_embedding_is_looked_up_and_multiplied(small: Callable[[str], 
     assert error_by_token(score(emulator, TEXT), transformers_logits(changed, TEXT)).max() < TOLERANCE
 
 
-def rounded(scheme: Scheme, x: torch.Tensor) -> torch.Tensor:
-    """x with each token on the grid of `scheme`'s activations, by the textbook."""
+def rounded(scheme: Scheme, x: torch.Tensor, static: float = 1.0) -> torch.Tensor:
+    """x with each token on the grid of `scheme`'s activations, by the textbook; `static` is the scale that it may have."""
     if scheme.weights == "int8":
         scale = x.abs().amax(dim=-1, keepdim=True) / 127
         return (x / scale).round() * scale
+    if scheme.static_activations:
+        return (x / static).clamp(-448, 448).to(torch.float8_e4m3fn).to(x.dtype) * static
     width = 128 if scheme.granularity == "block" else x.shape[-1]
     blocks = []
     for block in x.split(width, dim=-1):
@@ -129,16 +131,28 @@ def rounded(scheme: Scheme, x: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def rounding_inputs(monkeypatch: pytest.MonkeyPatch, model: Small, scheme: Scheme) -> Iterator[None]:
+def rounding_inputs(
+    monkeypatch: pytest.MonkeyPatch, model: Small, reference: PreTrainedModel, scheme: Scheme
+) -> Iterator[None]:
     """Every matrix product of transformers rounds its input, but for routers and the projection out of latents."""
     a = model.architecture
     exempt = {(a.moe.num_experts, a.hidden_size)} if a.moe else set()
     if a.mla:
         exempt |= {(a.num_q_heads * (a.mla.nope_head_dim + a.mla.v_head_dim), a.mla.kv_lora_rank)}
     product = torch.nn.functional.linear
+    scales = {
+        weight.data_ptr(): float(model.store.group_tensors(group, scheme)[f"{group}.input_scale"][0])
+        for group in (model.architecture.linear_shapes() if scheme.static_activations else ())
+        if group != "embed"
+        for part in checkpoint_tensors(model.architecture)[f"{group}.weight"]
+        for weight in [reference.get_parameter(part.name)]
+    }
+
+    def static(weight: torch.Tensor) -> float:
+        return scales[weight.data_ptr()] if scheme.static_activations else 1.0
 
     def rounding(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        return product(x if tuple(weight.shape) in exempt else rounded(scheme, x), weight, bias)
+        return product(x if tuple(weight.shape) in exempt else rounded(scheme, x, static(weight)), weight, bias)
 
     with monkeypatch.context() as patch:
         patch.setattr(torch.nn.functional, "linear", rounding)
@@ -150,7 +164,9 @@ ROUNDED = [
 ]
 
 
-@pytest.mark.parametrize(("name", "scheme"), [*ROUNDED, ("qwen2", "fp8-block"), ("deepseek_v3, wide", "fp8-block")])
+@pytest.mark.parametrize(
+    ("name", "scheme"), [*ROUNDED, ("qwen2", "fp8-block"), ("qwen2", "fp8-tensor"), ("deepseek_v3, wide", "fp8-block")]
+)
 def test_rounded_activations_are_rounded_inputs(
     small: Callable[[str], Small], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, scheme: str
 ) -> None:
@@ -158,7 +174,7 @@ def test_rounded_activations_are_rounded_inputs(
     model, parsed = small(name), Scheme.parse(scheme)
     texts = [TEXT[start : start + 4] for start in range(0, len(TEXT), 4)]
     reference = dequantized(model, parsed, tmp_path)
-    with rounding_inputs(monkeypatch, model, parsed):
+    with rounding_inputs(monkeypatch, model, reference, parsed):
         theirs = [transformers_logits(reference, text) for text in texts]
     ours = our_logits(model, scheme, *texts)
     errors = sorted(error_by_token(o, t).max() for o, t in zip(ours, theirs, strict=True))
