@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from kernels import registry
+from kernels.e2m1.triton import widen_e2m1
 from kernels.gpu.launch import Problem, TensorMeta
 from kernels.gpu.target import ARCHS, Target
 from kernels.gpu.tensors import meta
@@ -32,7 +33,7 @@ from kernels.scaled_matmul.packing import (
     unpack_mxfp4,
     unpack_nvfp4,
 )
-from kernels.scaled_matmul.triton import _e4m3_multiplier, row_pointers, widen_e2m1
+from kernels.scaled_matmul.triton import _e4m3_multiplier, row_pointers
 from kernels.spec import axis_extent
 from tests.kernels.gpu import contract
 
