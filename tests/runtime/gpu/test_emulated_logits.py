@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from artifacts.precision import KvDtype, Scheme
 from optimizer.quantization import round_to_nearest
 from runtime.gpu.emulator import Emulator
+from runtime.gpu.weights import refusal
 from runtime.models import checkpoint_tensors
 from runtime.scoring import score
 from tests.runtime.conftest import limits
@@ -223,6 +224,16 @@ def test_latents_are_cached_as_they_are(small: Callable[[str], Small]) -> None:
 def test_a_block_of_weights_spans_one_expert(small: Callable[[str], Small]) -> None:
     with pytest.raises(ValueError, match=r"layers.1.experts_gate_up cannot take fp8-block: an expert's 64 rows must be"):
         small("deepseek_v3").program("fp8-block", torch.float16, limits())
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe", "deepseek_v3"])
+def test_static_scales_are_of_dense_decoders(small: Callable[[str], Small], name: str) -> None:
+    reason = refusal(Scheme.parse("fp8-tensor"), "o", small(name).architecture)
+    assert reason == "static scales are calibrated on dense decoders only"
+    assert refusal(Scheme.parse("nvfp4"), "o", small(name).architecture) is None
+    assert (
+        refusal(Scheme.parse("nvfp4"), "embed", small(name).architecture) == "an embedding has kernels for bf16, int8 and int4"
+    )
 
 
 def test_the_models_here_try_what_they_are_for() -> None:
