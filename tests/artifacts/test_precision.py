@@ -33,7 +33,9 @@ def test_a_name_is_a_scheme_and_back(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["int4", "int4-g16-sym", "fp8-channel", "nvfp4-a8", "fp8-tensor-block", "FP8", ""])
 def test_other_names(name: str) -> None:
-    with pytest.raises(ValueError, match=r"fp8-tensor, mxfp4, nvfp4 or int4-gG-sym\|asym\[-a8\] with G in 32, 64, 128; got"):
+    with pytest.raises(
+        ValueError, match=r"fp8-tensor, mxfp4, nvfp4 or int4-gG-sym\|asym\[-a8\] with G in 32, 64, 128, 192; got"
+    ):
         Scheme.parse(name)
 
 

@@ -69,14 +69,15 @@ def stored_zeros(matrix: QuantizedMatrix) -> torch.Tensor:
     return torch.from_numpy(matrix.zeros.astype(np.float32) - 8)
 
 
-@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize("group", [32, 64, 128, 192])
 @pytest.mark.parametrize("kind", ["sym", "asym"])
 def test_int4(group: int, kind: str) -> None:
     """Zero points are added to what was rounded, as in GPTQ and AWQ: the library adds them before, where odd ones turn ties."""
-    special = torch.from_numpy(np.concatenate([tried(8, int_ties(8)), tried(15, int_ties(7))]))
+    rows = np.concatenate([tried(8, int_ties(8)), tried(15, int_ties(7))])
+    special = torch.from_numpy(np.tile(rows, (1, 3)))
     args = QuantizationArgs(num_bits=4, strategy="group", group_size=group, symmetric=kind == "sym")
     wide = QuantizationArgs(num_bits=8, strategy="group", group_size=group)
-    for weight in (weights(0), special):
+    for weight in (weights(0, columns=384), special):
         matrix = round_to_nearest("w", weight, Scheme.parse(f"int4-g{group}-{kind}"))
         scales, zeros = torch.from_numpy(matrix.scales.astype(np.float32)), stored_zeros(matrix)
         # A scale that fp16 rounds to zero makes zeros; the library divides by it.
