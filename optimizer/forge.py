@@ -56,6 +56,7 @@ class Forge:
         self._shapes = self._architecture.linear_shapes()
         kinds = dict.fromkeys(map(kind_of, self._shapes))
         self._offered = fitting_schemes(self._shapes, offered_schemes(self._space, spec.devices, kinds, self._architecture))
+        self._has_static_activations = any(s.static_activations for schemes in self._offered.values() for s in schemes)
         self._scaled: Plan = {}
         if is_transformed := spec.quantization.transform != "none":
             refuse_what_cannot_fold(self._architecture)
@@ -88,7 +89,7 @@ class Forge:
             say(note)
         untuned = self._target.workbench(self._original)
         texts = self._texts(untuned)
-        if self._spec.quantization.is_calibrated:
+        if self._spec.quantization.is_calibrated or self._has_static_activations:
             self._store = self._prepared(untuned)
             untuned = replace(untuned, store=self._store)
         transforms = [str(record["transform"]) for record in self._store.source.transforms()]
@@ -148,7 +149,10 @@ class Forge:
             return self._sample(workbench, spec.num_sequences, spec.tokens_per_sequence, _CALIBRATION_SEED + self._spec.seed)
 
         chosen = self._ledger.once("texts/calibration", sequences)
-        return prepared_weights(self._source, quantization, self._scaled, chosen, self._folder, self._layout, self._reporter)
+        return prepared_weights(
+            self._source, quantization, self._scaled, chosen, self._folder, self._layout, self._reporter,
+            self._has_static_activations,
+        )  # fmt: skip
 
     def _texts(self, workbench: Workbench) -> TextSets:
         """The user's files; without any, sequences that the unquantized model wrote."""

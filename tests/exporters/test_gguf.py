@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gguf import GGUFReader
+from gguf import GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -125,6 +125,23 @@ def test_fp8_is_widened_and_recorded(tiny: Callable[[str], Tiny], tmp_path: Path
     (change,) = record_of(export(made))["changes"]
     assert (change["tensor"], change["stored"], change["exported"]) == ("blk.0.attn_output.weight", "fp8", "F16")
     assert change["relative_error"] < 2**-11
+
+
+def test_mxfp4_is_ggmls_and_nvfp4_is_widened(tiny: Callable[[str], Tiny], tmp_path: Path) -> None:
+    groups = dict.fromkeys(tiny("llama").architecture.linear_shapes(), "bf16")
+    groups |= {"layers.0.o": "mxfp4", "layers.0.down": "nvfp4"}
+    made = save_gpu_bundle(tmp_path / "bundle", tiny("llama"), groups, tokenizer_json=small_tokenizer())
+    folder = export(made)
+    tensors = {tensor.name: tensor for tensor in GGUFReader(folder).tensors}
+    for name, group, kind in (
+        ("attn_output", "layers.0.o", GGMLQuantizationType.MXFP4),
+        ("ffn_down", "layers.0.down", GGMLQuantizationType.F16),
+    ):
+        stored = tensors[f"blk.0.{name}.weight"]
+        assert stored.tensor_type == kind
+        values = LogicalBundle.open(made).matrix(group).dequantize()
+        np.testing.assert_array_equal(dequantize(stored.data, kind), values)
+    assert not record_of(folder)["changes"]
 
 
 @pytest.mark.parametrize(
