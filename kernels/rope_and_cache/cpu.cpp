@@ -52,8 +52,11 @@ void run(const Args* a, int rank, int world) {
         const int64_t slot = a->slot_mapping[t];
         if (kv_head < 0 || slot < 0) continue;
         const int64_t block = slot / block_size * a->Hkv + kv_head, offset = slot % block_size;
-        Kv* keys = (Kv*)a->k_cache + block * D * block_size + offset;
-        Kv* values = (Kv*)a->v_cache + (block * block_size + offset) * D;
+        // Where a bf16 cache has two elements side by side, the others have them apart.
+        constexpr bool PAIRS = std::is_same_v<Kv, bf16>;
+        const int64_t side_by_side = PAIRS ? offset % 2 : 0;
+        Kv* keys = (Kv*)a->k_cache + block * D * block_size + offset * (PAIRS ? 2 : 1);
+        Kv* values = (Kv*)a->v_cache + (block * block_size + offset - side_by_side) * D + side_by_side;
         const float* v = a->v + t * a->v_stride + kv_head * D;
         float *k_scale = nullptr, *v_scale = nullptr;
         if constexpr (std::is_same_v<Kv, int8_t>) {
@@ -61,10 +64,11 @@ void run(const Args* a, int rank, int world) {
             v_scale = a->v_scales + block * block_size + offset;
         }
         const auto of_key = storing<Kv>(x, D, k_scale), of_value = storing<Kv>(v, D, v_scale);
-        for (int64_t d = 0; d < D; ++d) {
+        for (int64_t d = 0; d < D; d += 2) {
             of_key.put(keys + d * block_size, x[d]);
-            of_value.put(values + d, v[d]);
+            of_key.put(keys + (PAIRS ? d * block_size + 1 : (d + 1) * block_size), x[d + 1]);
         }
+        for (int64_t d = 0; d < D; ++d) of_value.put(values + d * (PAIRS ? 2 : 1), v[d]);
     }
 }
 

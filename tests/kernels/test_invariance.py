@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kernels.cpu import kv_cache
 from kernels.cpu.build import build
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
@@ -71,12 +72,7 @@ def attention(library: Library, kv: str, block_size: int, chunks: list[int], win
     qkv = rng.standard_normal((t, (hq + 2 * hkv) * d), np.float32)
     angles = rng.uniform(0, 6, (t, d // 2))
     num_blocks = -(-t // block_size) + 1
-    storage = {"fp32": np.float32, "bf16": np.uint16, "int8": np.int8}[kv]
-    k_cache = np.zeros((num_blocks, hkv, d, block_size), storage)
-    v_cache = np.zeros((num_blocks, hkv, block_size, d), storage)
-    caches: Arguments = {"k_cache": k_cache, "v_cache": v_cache}
-    if kv == "int8":
-        caches |= {f"{of}_scales": np.zeros((num_blocks, hkv, block_size), np.float32) for of in "kv"}
+    caches = kv_cache.empty(kv, num_blocks, hkv, block_size, d)
     shapes = scratch_shapes(hq, hkv, d, t, 1)
     scratch = {"partials": np.zeros(shapes["partials"], np.float32), "arrived": np.zeros(shapes["arrived"], np.int32)}
     table = np.random.default_rng(block_size).permutation(num_blocks).astype(np.int32)[None]
