@@ -225,14 +225,17 @@ inline void store(bf16* x, f32x16 a, f32x16 b) {
 #endif
 }
 
-// Lanes first to last of x, minus infinity elsewhere.
-inline f32x16 only(f32x16 x, int64_t first, int64_t last) {
+// All bits of lanes first to last, none of the others.
+inline i32x16 lanes(int64_t first, int64_t last) {
     static const uint32_t numbers[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    const i32x16 lane = load(numbers), from = broadcast(int32_t(first)), to = broadcast(int32_t(last));
-    CF_EACH {
-        const vi inside = (lane.part[p] >= from.part[p]) & (lane.part[p] <= to.part[p]);
-        x.part[p] = (vf)(((vi)x.part[p] & inside) | (int32_t(0xff800000) & ~inside));
-    }
+    i32x16 lane = load(numbers);
+    const i32x16 from = broadcast(int32_t(first)), to = broadcast(int32_t(last));
+    CF_EACH lane.part[p] = (lane.part[p] >= from.part[p]) & (lane.part[p] <= to.part[p]);
+    return lane;
+}
+// x where `lanes` has bits, y elsewhere.
+inline f32x16 where(i32x16 lanes, f32x16 x, f32x16 y) {
+    CF_EACH x.part[p] = (vf)(((vi)x.part[p] & lanes.part[p]) | ((vi)y.part[p] & ~lanes.part[p]));
     return x;
 }
 
@@ -326,6 +329,25 @@ inline float max(f32x16 v) {
     float m = x[0];
     for (float y : x) m = y > m ? y : m;
     return m;
+#endif
+}
+// Lane i is the largest lane of v[i]. Halves of two vectors are put side by side, until each vector has one lane left.
+inline f32x16 max_of_each(const f32x16* v) {
+#if defined(__AVX512F__)
+    __m512 of2[8], of4[4], of8[2];
+#define CF_HALVES(shuffle, a, b, low, high) _mm512_max_ps(shuffle((__m512)(a), (__m512)(b), low), shuffle((__m512)(a), (__m512)(b), high))
+    for (int i = 0; i < 8; ++i) {  // in the order in which the last step comes to lie
+        const int a = i % 2 * 8 + i / 2, b = a + 4;
+        of2[i] = CF_HALVES(_mm512_shuffle_f32x4, v[a].part[0], v[b].part[0], 0x44, 0xee);
+    }
+    for (int i = 0; i < 4; ++i) of4[i] = CF_HALVES(_mm512_shuffle_f32x4, of2[2 * i], of2[2 * i + 1], 0x88, 0xdd);
+    for (int i = 0; i < 2; ++i) of8[i] = CF_HALVES(_mm512_shuffle_ps, of4[2 * i], of4[2 * i + 1], 0x44, 0xee);
+    return {{(vf)CF_HALVES(_mm512_shuffle_ps, of8[0], of8[1], 0x88, 0xdd)}};
+#undef CF_HALVES
+#else
+    float most[LANES];
+    for (int i = 0; i < LANES; ++i) most[i] = max(v[i]);
+    return load(most);
 #endif
 }
 inline float first_lane(f32x16 v) {

@@ -48,8 +48,9 @@ void finish(const I& item, Part all) {
     const int64_t D = item.a->D;
     for (int64_t row = 0; row < item.rows(); ++row) {
         const f32x16 share = broadcast(1.0f / all.sum[row]);
+        float* out = item.out(row);
         for (int64_t d = 0; d < D; d += LANES)
-            store_first(item.out(row) + d, load(all.out + row * all.stride + d) * share, D - d < LANES ? int(D - d) : LANES);
+            store_first(out + d, load(all.out + row * all.stride + d) * share, D - d < LANES ? int(D - d) : LANES);
     }
 }
 
@@ -114,7 +115,8 @@ void join_chunks(const Item<Kv, Args>& item, float* partials) {
 template <class Kv, class Args>
 Item<Kv, Args> item_of(const Args* a, int64_t s, int64_t query, int64_t queries) {
     const int64_t start = a->cu_seqlens_q[s], count = a->cu_seqlens_q[s + 1] - start;
-    return {a, 0, start + query, a->seq_lens[s] - count + query, queries, a->block_tables + s * a->block_tables_stride};
+    const int32_t* blocks = a->block_tables + s * a->block_tables_stride;
+    return {a, a->Hq / a->Hkv, 0, start + query, a->seq_lens[s] - count + query, queries, blocks};
 }
 
 // Chunks of all items if every sequence has one query token, and so few that threads would wait for each other; else 0.

@@ -14,22 +14,24 @@ constexpr int64_t CHUNK = 64;
 template <class Kv, class Args>
 struct Item {
     const Args* a;
-    int64_t head = 0, token = 0, position = 0, queries = 0;  // the first query token, and where it stands in its sequence
+    int64_t group = 1, head = 0;                // q heads on a kv head, and which kv head it is
+    int64_t token = 0, position = 0, queries = 0;  // the first query token, and where it stands in its sequence
     const int32_t* blocks = nullptr;
 
-    int64_t group() const { return a->Hq / a->Hkv; }
-    int64_t rows() const { return queries * group(); }
+    int64_t rows() const { return queries * group; }
     // The first and the last position that a row sees.
     int64_t first(int64_t row) const { return a->window && last(row) >= a->window ? last(row) - a->window + 1 : 0; }
-    int64_t last(int64_t row) const { return position + row / group(); }
+    int64_t last(int64_t row) const { return position + query_of(row); }
     int64_t first_chunk() const { return first(0) / CHUNK; }
     int64_t num_chunks() const { return last(rows() - 1) / CHUNK + 1 - first_chunk(); }
 
     const float* query(int64_t row) const {
-        return a->q + (token + row / group()) * a->q_stride + (head * group() + row % group()) * a->D;
+        const int64_t query = query_of(row);
+        return a->q + (token + query) * a->q_stride + (head * group + row - query * group) * a->D;
     }
     float* out(int64_t row) const {
-        return a->out + (token + row / group()) * a->out_stride + (head * group() + row % group()) * a->D;
+        const int64_t query = query_of(row);
+        return a->out + (token + query) * a->out_stride + (head * group + row - query * group) * a->D;
     }
     // Keys and values of positions from `at` on, which is even, up to the end of their block. Keys of bf16 lie
     // 2 block_size apart for every two dimensions, others block_size for each.
@@ -46,6 +48,8 @@ struct Item {
     static constexpr bool PAIRS = std::is_same_v<Kv, bf16>;
 
 private:
+    // Divisions of 32 bits take half as long, and rows are few.
+    int64_t query_of(int64_t row) const { return uint32_t(row) / uint32_t(group); }
     int64_t block(int64_t at) const { return blocks[at / a->block_size] * a->Hkv + head; }
     template <int OF_VALUES>
     f32x16 scales(int64_t at) const {
@@ -95,10 +99,10 @@ void join(Part before, Part chunk, int64_t rows, int64_t D) {
             float* out = before.out + (at + r) * before.stride;
             const float* more = chunk.out + (at + r) * chunk.stride;
             const f32x16 of_old = broadcast(old[r]), of_fresh = broadcast(fresh[r]);
-            for (int64_t d = 0; d < D; d += LANES) {
-                const int m = D - d < LANES ? int(D - d) : LANES;
+            int64_t d = 0;
+            for (; d + LANES <= D; d += LANES) store(out + d, fma(load(more + d), of_fresh, load(out + d) * of_old));
+            if (const int m = int(D - d); m > 0)
                 store_first(out + d, fma(load_first(more + d, m), of_fresh, load_first(out + d, m) * of_old), m);
-            }
             before.sum[at + r] = before.sum[at + r] * old[r] + chunk.sum[at + r] * fresh[r];
         }
         store_first(before.most + at, most, n);

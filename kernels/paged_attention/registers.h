@@ -79,9 +79,11 @@ private:
 
     // Turns a row's scores of positions [at, end) into the weights of their stored values.
     void weigh(int64_t row, int64_t at, int64_t end, float* s, Part part) {
-        f32x16 most = broadcast(-__builtin_inff());
+        const f32x16 unseen = broadcast(-__builtin_inff());
+        const int64_t first = item.first(row) - at, last = item.last(row) - at;
+        f32x16 most = unseen;
         for (int64_t i = 0; i < end - at; i += LANES) {
-            const f32x16 seen = only(load(s + i), item.first(row) - at - i, item.last(row) - at - i);
+            const f32x16 seen = where(lanes(first - i, last - i), load(s + i), unseen);
             store(s + i, seen);
             most = max(most, seen);
         }

@@ -1,8 +1,9 @@
-// Attention over a bf16 cache with matrix tiles: a strip is up to 16 rows, scores are Q K^T of 16 positions to a tile, and
+// Attention over a bf16 cache with matrix tiles: a strip is up to 16 rows, scores are q K^T of 16 positions to a tile, and
 // weights times values are tiles of 16 dimensions. The sums of weights are a product too, with ones for values.
 //
-// Operands lie in the cache as a product takes them, pairs side by side. Values that do not are brought into that order
-// first: a tile spans 32 positions, which a block of 16 or 48 does not hold together, or dimensions are no multiple of 16.
+// Operands lie in the cache as a product takes them, pairs side by side, 16 rows to a tile. What does not is brought into that
+// order first: keys of less than 32 dimensions, and values where a block of 16 or 48 does not hold the 32 positions of a tile
+// together or dimensions are no multiple of 16.
 #pragma once
 #include "../cpu/tiles.h"
 #include "item.h"
@@ -16,17 +17,19 @@ class Tiled {
 public:
     static constexpr int64_t STRIP = TILE_ROWS;
 
-    explicit Tiled(const Args* a) : item{a}, D(a->D), depth(largest_step(D / 2)) {}
+    explicit Tiled(const Args* a) : item{a}, D(a->D), num_steps((D + DEPTH - 1) / DEPTH) {}
     ~Tiled() { release_tiles(); }
 
     void take(const Item<bf16, Args>& next) {
         item = next;
         end = item.last(item.rows() - 1) + 1;
         laid_out = -1;
-        queries = query_room.of(item.rows() * query_stride());
-        for (int64_t row = 0; row < item.rows(); ++row)
-            for (int64_t d = 0; d < D; d += 2 * LANES)
-                store(queries + row * query_stride() + d, query(row, d), query(row, d + LANES));
+        queries = query_room.of(item.rows() * num_steps * DEPTH);
+        for (int64_t row = 0; row < item.rows(); ++row) {
+            const float* q = item.query(row);
+            for (int64_t step = 0; step < num_steps; ++step)
+                store(queries + (row * num_steps + step) * DEPTH, query(q, step, 0), query(q, step, LANES));
+        }
     }
 
     // What the chunk gives to the rows from `row` on.
@@ -36,164 +39,130 @@ public:
         const int64_t begin = chunk * CHUNK, behind = item.last(row + rows - 1) + 1;
         const int64_t count = behind - begin < CHUNK ? behind - begin : CHUNK;
         shape_for(rows);
-        score(row, begin, count, scores);
+        lay_out(begin);
+        score(row, count, scores);
         weigh(row, rows, begin, scores, weights, part);
-        lay_out_values(begin);
-        mix(count, weights, part);
-        add_up(rows, count, weights, part.sum);
+        mix(rows, count, weights, part);
     }
 
 private:
-    // Positions that a product of weights and values spans.
-    static constexpr int64_t STEP = 32;
-    // Tiles: 0 to 3 are sums, then each operand of the scores and of the values.
-    enum { QUERIES = 4, KEYS, WEIGHTS, VALUES };
-    struct Values {
-        const bf16* at;
-        int64_t stride;
+    // What a product spans: dimensions of keys, positions of values.
+    static constexpr int64_t DEPTH = 32;
+    // Tiles 0 to 3 are sums; two of each operand, so that one is loaded while the other is in use.
+    enum { LEFT = 4, RIGHT = 6 };
+    struct Operand {
+        const uint32_t* pairs;
+        int64_t stride;  // in bytes
+        Operand from(int64_t row) const { return {pairs + row * stride / 4, stride}; }
     };
 
     Item<bf16, Args> item;
-    const int64_t D, depth;  // depth: of a tile of keys, in pairs of dimensions
-    int64_t end = 0;         // of the positions that rows of the item see
+    const int64_t D, num_steps;  // of keys
+    int64_t end = 0;             // of the positions that rows of the item see
     bf16* queries = nullptr;
-    Values values[CHUNK / STEP];
+    Operand keys[CHUNK / LANES], values[CHUNK / DEPTH];
     int64_t laid_out = -1, shaped_for = 0;
-    static inline thread_local Room<bf16> query_room, value_room;
+    static inline thread_local Room<bf16> query_room;
+    static inline thread_local Room<uint32_t> key_room, value_room;
 
-    // Steps are alike, so that one shape of tile serves them all.
-    static int64_t largest_step(int64_t pairs) {
-        int64_t step = pairs < TILE_ROWS ? pairs : TILE_ROWS;
-        while (pairs % step) --step;
-        return step;
-    }
-
-    int64_t query_stride() const { return (D + 2 * LANES - 1) / (2 * LANES) * (2 * LANES); }
-    f32x16 query(int64_t row, int64_t d) const {
-        return d >= D ? zero() : load_first(item.query(row) + d, D - d < LANES ? int(D - d) : LANES);
+    // The first dimension of a step: the last step overlaps the one before, where D is no multiple of its depth.
+    int64_t start_of(int64_t step) const { return step + 1 < num_steps || D < DEPTH ? step * DEPTH : D - DEPTH; }
+    // Sixteen dimensions of a step, zeros for those that an earlier step has or that there are not.
+    f32x16 query(const float* q, int64_t step, int64_t offset) const {
+        const int64_t begin = start_of(step) + offset, done = step * DEPTH - begin, left = D - begin;
+        if (done >= LANES || left <= 0) return zero();
+        const f32x16 x = load_first(q + begin, left < LANES ? int(left) : LANES);
+        return done > 0 ? where(lanes(done, LANES), x, zero()) : x;
     }
 
     void shape_for(int64_t rows) {
         if (shaped_for == rows) return;
         shaped_for = rows;
         TileShapes shapes;
-        for (int tile = 0; tile < 4; ++tile) shapes.set(tile, rows, TILE_BYTES);
-        shapes.set(QUERIES, rows, depth * 4);
-        shapes.set(KEYS, depth, TILE_BYTES);
-        shapes.set(WEIGHTS, rows, TILE_BYTES);
-        shapes.set(VALUES, TILE_ROWS, TILE_BYTES);
+        for (int tile = 0; tile < RIGHT; ++tile) shapes.set(tile, rows, TILE_BYTES);
+        for (int tile = RIGHT; tile < RIGHT + 2; ++tile) shapes.set(tile, TILE_ROWS, TILE_BYTES);
         set_shapes(shapes);
     }
 
+    // One or two tiles of products, summed over steps in ascending order: out [rows, 16 num_tiles].
+    template <int SUM, class Left, class Right>
+    static void multiply(int64_t num_tiles, int64_t num_steps, Left left, Right right, float* out, int64_t stride) {
+        clear_tile<SUM>();
+        clear_tile<SUM + 1>();
+        const auto add = [&](auto of_left, int64_t step) {
+            const Operand q = left(step), first = right(0, step);
+            load_tile<of_left.value>(q.pairs, q.stride);
+            load_tile<RIGHT>(first.pairs, first.stride);
+            add_product_bf16<SUM, of_left.value, RIGHT>();
+            if (num_tiles < 2) return;
+            const Operand second = right(1, step);
+            load_tile<RIGHT + 1>(second.pairs, second.stride);
+            add_product_bf16<SUM + 1, of_left.value, RIGHT + 1>();
+        };
+        for (int64_t step = 0; step < num_steps; step += 2) {
+            add(std::integral_constant<int, LEFT>{}, step);
+            if (step + 1 < num_steps) add(std::integral_constant<int, LEFT + 1>{}, step + 1);
+        }
+        store_tile<SUM>(out, stride * 4);
+        if (num_tiles > 1) store_tile<SUM + 1>(out + LANES, stride * 4);
+    }
+    // Tiles [0, num_tiles), two at a time: one two's sums are stored while the next are computed.
+    template <class Left, class Right>
+    static void multiply_all(int64_t num_tiles, int64_t num_steps, Left left, Right right, float* out, int64_t stride) {
+        for (int64_t tile = 0; tile < num_tiles; tile += 4) {
+            const auto two = [&](auto sum, int64_t at) {
+                if (at >= num_tiles) return;
+                const auto of_tile = [&](int64_t t, int64_t step) { return right(at + t, step); };
+                multiply<sum.value>(num_tiles - at, num_steps, left, of_tile, out + at * LANES, stride);
+            };
+            two(std::integral_constant<int, 0>{}, tile);
+            two(std::integral_constant<int, 2>{}, tile + 2);
+        }
+    }
+
     // q K^T of the first `count` positions, in whole tiles of 16: scores [rows, CHUNK].
-    void score(int64_t row, int64_t begin, int64_t count, float* scores) {
-        const int64_t stride = item.a->block_size * 4;
-        const bf16* keys[4] = {};
-        for (int64_t at = 0; at < count; at += LANES) keys[at / LANES] = item.keys(begin + at);
-        clear_tile<0>(), clear_tile<1>(), clear_tile<2>(), clear_tile<3>();
-        for (int64_t d = 0; d < D; d += 2 * depth) {
-            load_tile<QUERIES>(queries + row * query_stride() + d, query_stride() * 2);
-            score_tile<0>(keys, d, stride);
-            score_tile<1>(keys, d, stride);
-            score_tile<2>(keys, d, stride);
-            score_tile<3>(keys, d, stride);
-        }
-        store_tile<0>(scores, CHUNK * 4);
-        store_tile<1>(scores + LANES, CHUNK * 4);
-        store_tile<2>(scores + 2 * LANES, CHUNK * 4);
-        store_tile<3>(scores + 3 * LANES, CHUNK * 4);
-    }
-    template <int T>
-    void score_tile(const bf16* const* keys, int64_t d, int64_t stride) {
-        if (!keys[T]) return;
-        load_tile<KEYS>(keys[T] + d / 2 * stride / 2, stride);
-        add_product_bf16<T, QUERIES, KEYS>();
+    void score(int64_t row, int64_t count, float* scores) {
+        const uint32_t* of_row = (const uint32_t*)queries + row * num_steps * DEPTH / 2;
+        multiply_all((count + LANES - 1) / LANES, num_steps,
+                     [&](int64_t step) { return Operand{of_row + step * DEPTH / 2, num_steps * DEPTH * 2}; },
+                     [&](int64_t tile, int64_t step) { return keys[tile].from(start_of(step) / 2); }, scores, CHUNK);
     }
 
-    void weigh(int64_t row, int64_t rows, int64_t begin, const float* scores, bf16* weights, Part part) {
+    // Turns scores into weights, and scores that a row does not see into zeros.
+    void weigh(int64_t row, int64_t rows, int64_t begin, float* scores, bf16* weights, Part part) {
+        constexpr int VECTORS = CHUNK / LANES;
         const float unit = float(item.a->scale) * Softmax<bf16>::UNIT;
-        const f32x16 units = broadcast(unit);
-        const bool all_seen = item.first(row + rows - 1) <= begin && item.last(row) >= begin + CHUNK - 1;
+        const f32x16 units = broadcast(unit), unseen = broadcast(-__builtin_inff());
+        f32x16 largest[TILE_ROWS];
         for (int64_t r = 0; r < rows; ++r) {
-            f32x16 s[4];
-            for (int v = 0; v < 4; ++v) s[v] = load(scores + r * CHUNK + v * LANES);
-            if (!all_seen) {
-                const int64_t first = item.first(row + r) - begin, last = item.last(row + r) - begin;
-                for (int v = 0; v < 4; ++v) s[v] = only(s[v], first - v * LANES, last - v * LANES);
-            }
-            part.most[r] = max(max(max(s[0], s[1]), max(s[2], s[3]))) * unit;
+            float* s = scores + r * CHUNK;
+            const int64_t first = item.first(row + r) - begin, last = item.last(row + r) - begin;
+            if (first > 0 || last < CHUNK - 1)
+                for (int64_t i = 0; i < CHUNK; i += LANES) store(s + i, where(lanes(first - i, last - i), load(s + i), unseen));
+            largest[r] = max(max(load(s), load(s + LANES)), max(load(s + 2 * LANES), load(s + 3 * LANES)));
+        }
+        for (int64_t r = rows; r < TILE_ROWS; ++r) largest[r] = zero();
+        const f32x16 most = max_of_each(largest) * units;
+        store_first(part.most, most, int(rows));
+        for (int64_t r = 0; r < rows; ++r) {
             const f32x16 top = broadcast(-part.most[r]);
-            for (int v = 0; v < 4; ++v) s[v] = exp2_for_bf16(fma(s[v], units, top));
-            store(weights + r * CHUNK, s[0], s[1]);
-            store(weights + r * CHUNK + STEP, s[2], s[3]);
+            f32x16 p[VECTORS];
+            for (int v = 0; v < VECTORS; ++v) p[v] = exp2_for_bf16(fma(load(scores + r * CHUNK + v * LANES), units, top));
+            for (int v = 0; v < VECTORS; v += 2) store(weights + r * CHUNK + v * LANES, p[v], p[v + 1]);
         }
     }
 
-    // Where the values of each step lie; positions that the sequence has not reached are zeros.
-    void lay_out_values(int64_t begin) {
-        if (laid_out == begin) return;
-        laid_out = begin;
-        const int64_t block_size = item.a->block_size, width = (D + LANES - 1) / LANES * LANES;
-        for (int64_t step = 0; step < CHUNK / STEP && begin + step * STEP < end; ++step) {
-            const int64_t from = begin + step * STEP, to = from + STEP;
-            if (block_size % STEP == 0 && D == width && to <= end) {
-                values[step] = {item.values(from), D * 4};
-                continue;
-            }
-            uint32_t* pairs = (uint32_t*)value_room.of(CHUNK * width) + step * STEP / 2 * width;
-            values[step] = {(const bf16*)pairs, width * 4};
-            for (int64_t at = from; at < to; at += LANES) {
-                const uint32_t* in_block = at < end ? (const uint32_t*)item.values(at) : nullptr;
-                for (int64_t i = 0; i < LANES; i += 2, pairs += width)
-                    copy_pairs(pairs, at + i < end ? in_block + i / 2 * D : nullptr, at + i + 1 < end);
-            }
-        }
-    }
-    void copy_pairs(uint32_t* to, const uint32_t* from, bool both) const {
-        const i32x16 kept = broadcast(int32_t(both ? 0xffffffff : 0x0000ffff));
-        for (int64_t d = 0; d < D; d += LANES) {
-            const int n = D - d < LANES ? int(D - d) : LANES;
-            store(to + d, from ? load_first(from + d, n) & kept : broadcast(int32_t(0)));
-        }
-    }
-
-    // Weights times values, four tiles of dimensions at a time.
-    void mix(int64_t count, const bf16* weights, Part part) {
-        for (int64_t d = 0; d < D; d += 4 * LANES) {
-            const int64_t num_tiles = (D - d + LANES - 1) / LANES;
-            clear_tile<0>(), clear_tile<1>(), clear_tile<2>(), clear_tile<3>();
-            for (int64_t step = 0; step * STEP < count; ++step) {
-                load_tile<WEIGHTS>(weights + step * STEP, CHUNK * 2);
-                mix_tile<0>(values[step], d, num_tiles);
-                mix_tile<1>(values[step], d, num_tiles);
-                mix_tile<2>(values[step], d, num_tiles);
-                mix_tile<3>(values[step], d, num_tiles);
-            }
-            float* out = part.out + d;
-            store_tile<0>(out, part.stride * 4);
-            if (num_tiles > 1) store_tile<1>(out + LANES, part.stride * 4);
-            if (num_tiles > 2) store_tile<2>(out + 2 * LANES, part.stride * 4);
-            if (num_tiles > 3) store_tile<3>(out + 3 * LANES, part.stride * 4);
-        }
-    }
-    template <int T>
-    void mix_tile(Values of_step, int64_t d, int64_t num_tiles) {
-        if (T >= num_tiles) return;
-        load_tile<VALUES>(of_step.at + (d + T * LANES) * 2, of_step.stride);
-        add_product_bf16<T, WEIGHTS, VALUES>();
-    }
-
-    void add_up(int64_t rows, int64_t count, const bf16* weights, float* sum) {
+    // Weights times values, and the sums of weights.
+    void mix(int64_t rows, int64_t count, const bf16* weights, Part part) {
         alignas(64) static constexpr Ones ones;
         alignas(64) float sums[TILE_ROWS * LANES];
-        clear_tile<0>();
-        load_tile<VALUES>(ones.pairs, 0);
-        for (int64_t step = 0; step * STEP < count; ++step) {
-            load_tile<WEIGHTS>(weights + step * STEP, CHUNK * 2);
-            add_product_bf16<0, WEIGHTS, VALUES>();
-        }
-        store_tile<0>(sums, TILE_BYTES);
-        for (int64_t r = 0; r < rows; ++r) sum[r] = sums[r * LANES];
+        const int64_t steps = (count + DEPTH - 1) / DEPTH;
+        const auto left = [&](int64_t step) { return Operand{(const uint32_t*)weights + step * DEPTH / 2, CHUNK * 2}; };
+        multiply<0>(1, steps, left, [&](int64_t, int64_t) { return Operand{ones.pairs, 0}; }, sums, LANES);
+        multiply_all((D + LANES - 1) / LANES, steps, left,
+                     [&](int64_t tile, int64_t step) { return Operand{values[step].pairs + tile * LANES, values[step].stride}; },
+                     part.out, part.stride);
+        for (int64_t r = 0; r < rows; ++r) part.sum[r] = sums[r * LANES];
     }
     // A row of a tile.
     struct Ones {
@@ -202,6 +171,41 @@ private:
             for (uint32_t& pair : pairs) pair = 0x3f803f80;
         }
     };
+
+    // Where keys and values of a chunk lie; values that the sequence has not reached are zeros.
+    void lay_out(int64_t begin) {
+        if (laid_out == begin) return;
+        laid_out = begin;
+        const int64_t block_size = item.a->block_size, width = (D + LANES - 1) / LANES * LANES;
+        for (int64_t at = begin; at < end && at < begin + CHUNK; at += LANES) {
+            const uint32_t* pairs = (const uint32_t*)item.keys(at);
+            Operand& to = keys[(at - begin) / LANES];
+            to = {pairs, block_size * 4};
+            if (D >= DEPTH) continue;
+            uint32_t* room = key_room.of(CHUNK * LANES) + (at - begin) * LANES;
+            to = {room, TILE_BYTES};
+            for (int64_t row = 0; row < LANES; ++row, room += LANES, pairs += block_size)
+                store(room, row < D / 2 ? load(pairs) : broadcast(int32_t(0)));
+        }
+        for (int64_t at = begin; at < end && at < begin + CHUNK; at += DEPTH) {
+            Operand& to = values[(at - begin) / DEPTH];
+            to = {(const uint32_t*)item.values(at), D * 4};
+            if (block_size % DEPTH == 0 && D == width && at + DEPTH <= end) continue;
+            uint32_t* room = value_room.of(CHUNK / 2 * width) + (at - begin) / 2 * width;
+            to = {room, width * 4};
+            const uint32_t* in_block = nullptr;
+            for (int64_t i = at; i < at + DEPTH; i += 2, room += width, in_block += D) {
+                if (i < end && i % LANES == 0) in_block = (const uint32_t*)item.values(i);
+                copy_pairs(room, in_block, end - i);
+            }
+        }
+    }
+    // Values of two positions, of which `left` are in the sequence.
+    void copy_pairs(uint32_t* to, const uint32_t* from, int64_t left) const {
+        const i32x16 kept = broadcast(int32_t(left > 1 ? 0xffffffff : 0x0000ffff));
+        for (int64_t d = 0; d < D; d += LANES)
+            store(to + d, left > 0 ? load_first(from + d, D - d < LANES ? int(D - d) : LANES) & kept : broadcast(int32_t(0)));
+    }
 };
 
 }  // namespace cf
