@@ -36,13 +36,6 @@ struct EngineOf<bf16, Args> {
 template <class Kv, class Args>
 using Engine = typename EngineOf<Kv, Args>::type;
 
-// Rows of whole vectors, [rows][D rounded up], then [rows] each of largest scores and sums.
-Part part_in(float* room, int64_t rows, int64_t D) {
-    const int64_t stride = (D + LANES - 1) / LANES * LANES;
-    return {room, stride, room + rows * stride, room + rows * (stride + 1)};
-}
-Part part_in(Room<float>& room, int64_t rows, int64_t D) { return part_in(room.of(rows * (D + LANES + 2)), rows, D); }
-
 template <class I>
 void finish(const I& item, Part all) {
     const int64_t D = item.a->D;
@@ -61,54 +54,39 @@ Part nothing_yet(Part part, int64_t rows) {
     return part;
 }
 
-// For each strip of rows that see some of the chunk: use(row, rows, what the chunk gives them).
-template <class E, class I, class Use>
-void each_strip(E& engine, const I& item, int64_t chunk, Use use) {
-    thread_local Room<float> room;
-    const Part part = part_in(room, E::STRIP, item.a->D);
-    for (int64_t row = 0; row < item.rows(); row += E::STRIP) {
-        const int64_t rows = item.rows() - row < E::STRIP ? item.rows() - row : E::STRIP;
-        if (item.first(row) >= (chunk + 1) * CHUNK || item.last(row + rows - 1) < chunk * CHUNK) continue;
-        engine.attend(row, rows, chunk, part);
-        use(row, rows, part);
-    }
-}
-
 // All chunks, joined as they come.
 template <class Kv, class Args>
 void attend(Engine<Kv, Args>& engine, const Item<Kv, Args>& item) {
     thread_local Room<float> room;
     const Part all = nothing_yet(part_in(room, item.rows(), item.a->D), item.rows());
     engine.take(item);
-    for (int64_t chunk = item.first_chunk(); chunk < item.first_chunk() + item.num_chunks(); ++chunk)
-        each_strip(engine, item, chunk, [&](int64_t row, int64_t rows, Part part) {
-            join<Kv>(all.from(row), part, rows, item.a->D);
-        });
+    engine.attend(item.first_chunk(), item.last_chunk(), [&](int64_t row, int64_t rows, int64_t, Part part) {
+        join<Kv>(all.from(row), part, rows, item.a->D);
+    });
     finish(item, all);
 }
 
-// One chunk, left in `partials` [rows, D + 2]: the part's rows, then its largest scores, then its sums.
+// Of a chunk, the n-th of the item, in `partials` [chunks, rows, D + 2]: the part's rows, then its largest scores, then its sums.
 template <class I>
-Part partial(const I& item, float* partials) {
+Part partial(const I& item, int64_t n, float* partials) {
     const int64_t rows = item.rows(), D = item.a->D;
+    partials += n * rows * (D + 2);
     return {partials, D, partials + rows * D, partials + rows * (D + 1)};
 }
-template <class Kv, class Args>
-void leave(Engine<Kv, Args>& engine, const Item<Kv, Args>& item, int64_t chunk, float* partials) {
-    const Part left = partial(item, partials);
-    each_strip(engine, item, chunk, [&](int64_t row, int64_t rows, Part part) {
-        const Part to = left.from(row);
-        for (int64_t r = 0; r < rows; ++r) std::memcpy(to.out + r * to.stride, part.out + r * part.stride, to.stride * 4);
-        std::memcpy(to.most, part.most, rows * sizeof(float));
-        std::memcpy(to.sum, part.sum, rows * sizeof(float));
-    });
+template <class I>
+void leave(const I& item, int64_t row, int64_t rows, int64_t n, Part part, float* partials) {
+    const Part to = partial(item, n, partials).from(row);
+    for (int64_t r = 0; r < rows; ++r)
+        std::memcpy(to.out + r * to.stride, part.out + r * part.stride, to.stride * sizeof(float));
+    std::memcpy(to.most, part.most, rows * sizeof(float));
+    std::memcpy(to.sum, part.sum, rows * sizeof(float));
 }
 template <class Kv, class Args>
 void join_chunks(const Item<Kv, Args>& item, float* partials) {
     thread_local Room<float> room;
     const int64_t rows = item.rows(), D = item.a->D;
     const Part all = nothing_yet(part_in(room, rows, D), rows);
-    for (int64_t c = 0; c < item.num_chunks(); ++c) join<Kv>(all, partial(item, partials + c * rows * (D + 2)), rows, D);
+    for (int64_t c = 0; c < item.num_chunks(); ++c) join<Kv>(all, partial(item, c, partials), rows, D);
     finish(item, all);
 }
 
@@ -146,8 +124,10 @@ void run_shared(const Args* a, Range mine) {
         before += count;
         if (begin >= end) continue;
         engine.take(item);
-        for (int64_t c = begin; c < end; ++c)
-            leave<Kv, Args>(engine, item, item.first_chunk() + c, partials + c * item.rows() * (a->D + 2));
+        const int64_t first = item.first_chunk();
+        engine.attend(first + begin, first + end - 1, [&](int64_t row, int64_t rows, int64_t chunk, Part part) {
+            leave(item, row, rows, chunk - first, part, partials);
+        });
         const int32_t done = int32_t(end - begin);
         if (__atomic_add_fetch(a->arrived + i, done, __ATOMIC_ACQ_REL) == count) {
             __atomic_store_n(a->arrived + i, 0, __ATOMIC_RELAXED);

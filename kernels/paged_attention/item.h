@@ -23,7 +23,13 @@ struct Item {
     int64_t first(int64_t row) const { return a->window && last(row) >= a->window ? last(row) - a->window + 1 : 0; }
     int64_t last(int64_t row) const { return position + query_of(row); }
     int64_t first_chunk() const { return first(0) / CHUNK; }
-    int64_t num_chunks() const { return last(rows() - 1) / CHUNK + 1 - first_chunk(); }
+    int64_t last_chunk() const { return last(rows() - 1) / CHUNK; }
+    int64_t num_chunks() const { return last_chunk() + 1 - first_chunk(); }
+
+    // Whether some of these rows see some of the chunk.
+    bool sees(int64_t row, int64_t rows, int64_t chunk) const {
+        return first(row) < (chunk + 1) * CHUNK && last(row + rows - 1) >= chunk * CHUNK;
+    }
 
     const float* query(int64_t row) const {
         const int64_t query = query_of(row);
@@ -76,6 +82,19 @@ struct Softmax<bf16> {
     static f32x16 factor(f32x16 x) { return exp(x * broadcast(1 / UNIT)); }
 };
 
+// Working memory of a thread, kept from call to call: `count` elements in whole cache lines.
+template <class T>
+class Room {
+public:
+    T* of(int64_t count) {
+        held.resize(count * sizeof(T) + 64);
+        return (T*)((uintptr_t(held.data()) + 63) & ~uintptr_t(63));
+    }
+
+private:
+    std::vector<char> held;
+};
+
 // What some positions give to rows: sums of weight times value, `stride` apart; largest scores; sums of weights.
 struct Part {
     float* out;
@@ -84,6 +103,13 @@ struct Part {
 
     Part from(int64_t row) const { return {out + row * stride, stride, most + row, sum + row}; }
 };
+
+// In `room`, rows of whole vectors.
+inline Part part_in(Room<float>& room, int64_t rows, int64_t D) {
+    const int64_t stride = (D + LANES - 1) / LANES * LANES;
+    float* out = room.of(rows * (stride + 2));
+    return {out, stride, out + rows * stride, out + rows * (stride + 1)};
+}
 
 // Rows that see none of the chunk's positions stay as they are.
 template <class Kv>
@@ -108,18 +134,5 @@ void join(Part before, Part chunk, int64_t rows, int64_t D) {
         store_first(before.most + at, most, n);
     }
 }
-
-// Working memory of a thread, kept from call to call: `count` elements in whole cache lines.
-template <class T>
-class Room {
-public:
-    T* of(int64_t count) {
-        held.resize(count * sizeof(T) + 64);
-        return (T*)((uintptr_t(held.data()) + 63) & ~uintptr_t(63));
-    }
-
-private:
-    std::vector<char> held;
-};
 
 }  // namespace cf

@@ -7,8 +7,6 @@ namespace cf {
 template <class Kv, class Args, int ROWS, int VECTORS>
 class Registers {
 public:
-    static constexpr int64_t STRIP = ROWS;
-
     explicit Registers(const Args* a) : item{a}, D(a->D) {}
 
     void take(const Item<Kv, Args>& next) {
@@ -22,20 +20,31 @@ public:
             }
     }
 
-    // What the chunk gives to the rows from `row` on.
-    void attend(int64_t row, int64_t rows, int64_t chunk, Part part) { attend<ROWS>(row, rows, chunk, part); }
+    // use(row, rows, chunk, what the chunk gives to these rows) for all that see chunks [first, last], each row's in ascending
+    // order.
+    template <class Use>
+    void attend(int64_t first, int64_t last, Use use) {
+        const Part part = part_in(part_room, ROWS, D);
+        for (int64_t chunk = first; chunk <= last; ++chunk)
+            for (int64_t row = 0; row < item.rows(); row += ROWS) {
+                const int64_t rows = item.rows() - row < ROWS ? item.rows() - row : ROWS;
+                if (!item.sees(row, rows, chunk)) continue;
+                attend_to<ROWS>(row, rows, chunk, part);
+                use(row, rows, chunk, part);
+            }
+    }
 
 private:
     static constexpr bool IN_PAIRS = Item<Kv, Args>::PAIRS;
     Item<Kv, Args> item;
     const int64_t D;
     float* q = nullptr;
-    static inline thread_local Room<float> room;
+    static inline thread_local Room<float> room, part_room;
 
     template <int R>
-    void attend(int64_t row, int64_t rows, int64_t chunk, Part part) {
+    void attend_to(int64_t row, int64_t rows, int64_t chunk, Part part) {
         if constexpr (R > 1)
-            if (rows < R) return attend<R - 1>(row, rows, chunk, part);
+            if (rows < R) return attend_to<R - 1>(row, rows, chunk, part);
         float weights[R * CHUNK];
         const int64_t begin = chunk * CHUNK, behind = item.last(row + R - 1) + 1;
         const int64_t end = behind - begin < CHUNK ? behind : begin + CHUNK, rounded = (end + LANES - 1) / LANES * LANES;
