@@ -212,18 +212,22 @@ inline f32x16 of_pairs(i32x16 pairs, bool second) {
     CF_EACH pairs.part[p] = second ? pairs.part[p] & int32_t(0xffff0000) : pairs.part[p] << 16;
     return from_bits(pairs);
 }
-// Thirty-two bf16; no lane is a NaN.
-inline void store(bf16* x, f32x16 a, f32x16 b) {
+// The sum of what is stored, thirty-two bf16, is added to `sum` pair by pair; no lane is a NaN.
+inline f32x16 store_and_add(bf16* x, f32x16 a, f32x16 b, f32x16 sum) {
 #if defined(__AVX512BF16__)
     const __m512bh both = _mm512_cvtne2ps_pbh((__m512)b.part[0], (__m512)a.part[0]);
     std::memcpy(x, &both, sizeof both);
+    return {{(vf)_mm512_dpbf16_ps((__m512)sum.part[0], both, (__m512bh)_mm512_set1_epi32(0x3f803f80))}};
 #else
     float wide[2 * LANES];
     store(wide, a);
     store(wide + LANES, b);
     for (int i = 0; i < 2 * LANES; ++i) x[i] = to_bf16(wide[i]);
+    const i32x16 pairs = load((const uint32_t*)x);
+    return sum + of_pairs(pairs, true) + of_pairs(pairs, false);
 #endif
 }
+inline void store(bf16* x, f32x16 a, f32x16 b) { store_and_add(x, a, b, zero()); }
 
 // All bits of lanes first to last, none of the others.
 inline i32x16 lanes(int64_t first, int64_t last) {
@@ -331,24 +335,38 @@ inline float max(f32x16 v) {
     return m;
 #endif
 }
-// Lane i is the largest lane of v[i]. Halves of two vectors are put side by side, until each vector has one lane left.
-inline f32x16 max_of_each(const f32x16* v) {
+// Lane i is what op(a, b) makes of all lanes of v[i]. Halves of two vectors are put side by side, until each has one lane left.
+template <class Op>
+inline f32x16 reduce_each(const f32x16* v, Op op) {
 #if defined(__AVX512F__)
-    __m512 of2[8], of4[4], of8[2];
-#define CF_HALVES(shuffle, a, b, low, high) _mm512_max_ps(shuffle((__m512)(a), (__m512)(b), low), shuffle((__m512)(a), (__m512)(b), high))
+#define CF_HALVES(shuffle, a, b, low, high) \
+    op({{(vf)shuffle((__m512)a.part[0], (__m512)b.part[0], low)}}, {{(vf)shuffle((__m512)a.part[0], (__m512)b.part[0], high)}})
+    f32x16 of2[8], of4[4], of8[2];
     for (int i = 0; i < 8; ++i) {  // in the order in which the last step comes to lie
-        const int a = i % 2 * 8 + i / 2, b = a + 4;
-        of2[i] = CF_HALVES(_mm512_shuffle_f32x4, v[a].part[0], v[b].part[0], 0x44, 0xee);
+        const int first = i % 2 * 8 + i / 2;
+        of2[i] = CF_HALVES(_mm512_shuffle_f32x4, v[first], v[first + 4], 0x44, 0xee);
     }
     for (int i = 0; i < 4; ++i) of4[i] = CF_HALVES(_mm512_shuffle_f32x4, of2[2 * i], of2[2 * i + 1], 0x88, 0xdd);
     for (int i = 0; i < 2; ++i) of8[i] = CF_HALVES(_mm512_shuffle_ps, of4[2 * i], of4[2 * i + 1], 0x44, 0xee);
-    return {{(vf)CF_HALVES(_mm512_shuffle_ps, of8[0], of8[1], 0x88, 0xdd)}};
+    return CF_HALVES(_mm512_shuffle_ps, of8[0], of8[1], 0x88, 0xdd);
 #undef CF_HALVES
 #else
-    float most[LANES];
-    for (int i = 0; i < LANES; ++i) most[i] = max(v[i]);
-    return load(most);
+    // In the same order, a vector at a time: lanes 8 apart, then 4, 2 and 1.
+    float reduced[LANES];
+    for (int i = 0; i < LANES; ++i) {
+        float x[2 * LANES] = {};
+        store(x, v[i]);
+        for (int half = LANES / 2; half; half /= 2) store(x, op(load(x), load(x + half)));
+        reduced[i] = x[0];
+    }
+    return load(reduced);
 #endif
+}
+inline f32x16 max_of_each(const f32x16* v) {
+    return reduce_each(v, [](f32x16 a, f32x16 b) { return max(a, b); });
+}
+inline f32x16 sum_of_each(const f32x16* v) {
+    return reduce_each(v, [](f32x16 a, f32x16 b) { return a + b; });
 }
 inline float first_lane(f32x16 v) {
     float x;
