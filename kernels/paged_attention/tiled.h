@@ -21,7 +21,7 @@ public:
     void take(const Item<bf16, Args>& next) {
         item = next;
         end = item.last(item.rows() - 1) + 1;
-        queries = query_room.of(item.rows() * num_steps * DEPTH);
+        queries = query_room.of((item.rows() + TILE_ROWS) * num_steps * DEPTH);  // tiles of rows are loaded whole
         for (int64_t row = 0; row < item.rows(); ++row) {
             const float* q = item.query(row);
             for (int64_t step = 0; step < num_steps; ++step)
