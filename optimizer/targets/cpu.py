@@ -12,6 +12,7 @@ from typing import Any
 from artifacts.architecture import Architecture
 from artifacts.manifest import Kernels, Serving, Target
 from artifacts.precision import KvDtype, Plan, Scheme
+from kernels.cpu import kv_cache
 from kernels.cpu.build import NoCompiler, build, find_compiler, num_units, resolve_constants, sources_digest
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
