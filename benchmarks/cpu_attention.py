@@ -25,6 +25,7 @@ from kernels.cpu.isa import isa
 from kernels.cpu.library import CompiledProgram, Library
 from kernels.paged_attention.spec import scratch_shapes
 from kernels.spec import Arguments, Call, Program
+from runtime.buffers import zeros
 
 #: name -> (tokens in the cache, new tokens) of each sequence
 CASES: dict[str, list[tuple[int, int]]] = {
@@ -51,16 +52,21 @@ def attention(kv: str, sequences: Sequence[tuple[int, int]], block_size: int) ->
     for row, (start, count) in enumerate(zip(np.cumsum(used) - used, used, strict=True)):
         tables[row, :count] = order[start : start + count]
     k, v = (rng.standard_normal((num_blocks, HKV, block_size, D), np.float32) for _ in range(2))
+    caches = kv_cache.empty(kv, num_blocks, HKV, block_size, D, zeros)
+    for name, values in kv_cache.stored(kv, k, v).items():
+        caches[name][:] = values
+    q, out = (zeros((num_tokens, HQ, D), np.float32) for _ in range(2))
+    q[:] = rng.standard_normal(q.shape, np.float32)
     scratch = scratch_shapes(HQ, HKV, D, int(lengths.sum()), len(sequences))
     arguments: Arguments = {
-        "q": rng.standard_normal((num_tokens, HQ, D), np.float32),
-        **kv_cache.stored(kv, k, v),
+        "q": q,
+        **caches,
         "block_tables": tables,
         "seq_lens": lengths,
         "cu_seqlens_q": cu_seqlens,
-        "partials": np.zeros(scratch["partials"], np.float32),
-        "arrived": np.zeros(scratch["arrived"], np.int32),
-        "out": np.zeros((num_tokens, HQ, D), np.float32),
+        "partials": zeros(scratch["partials"], np.float32),
+        "arrived": zeros(scratch["arrived"], np.int32),
+        "out": out,
         "scale": D**-0.5,
         "window": 0,
     }

@@ -7,7 +7,7 @@ tokens of a value, k_cache [num_blocks, Hkv, D/2, block_size, 2], v_cache [num_b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -36,11 +36,18 @@ def tensors(kv: str, role: Literal["in", "inout"]) -> tuple[Tensor, ...]:
     return (*plain, *scales)
 
 
-def empty(kv: str, num_blocks: int, num_kv_heads: int, block_size: int, head_dim: int) -> dict[str, Array]:
-    """A cache of zeros, by the names of its tensors."""
+def empty(
+    kv: str,
+    num_blocks: int,
+    num_kv_heads: int,
+    block_size: int,
+    head_dim: int,
+    zeros: Callable[[tuple[int, ...], str], Array] = np.zeros,
+) -> dict[str, Array]:
+    """A cache of zeros, by the names of its tensors; `zeros(shape, dtype)` allocates them."""
     sizes = {"num_blocks": num_blocks, "Hkv": num_kv_heads, "block_size": block_size, "D": head_dim}
     return {
-        tensor.name: np.zeros([axis_extent(axis, sizes) for axis in tensor.axes], DTYPES[tensor.dtype][0])
+        tensor.name: zeros(tuple(axis_extent(axis, sizes) for axis in tensor.axes), DTYPES[tensor.dtype][0])
         for tensor in tensors(kv, "in")
     }
 

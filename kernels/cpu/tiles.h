@@ -68,12 +68,12 @@ inline void emulated_product(Product product) {
             std::memcpy(t.data[C][m] + n * 4, &sum, 4);
         }
 }
-// C[m, n] += sum over k of A[m, k] B[k / 4, 4 n + k % 4]: A signed, B unsigned bytes, sums int32.
-template <int C, int A, int B>
-inline void add_product_int8() {
+// C[m, n] += sum over k of A[m, k] B[k / 4, 4 n + k % 4]: bytes, A signed and B as `Byte` is; sums are int32.
+template <int C, int A, int B, class Byte>
+inline void add_product(const Byte*) {
     emulated_product<C, A, int32_t>([](int m, int n, int quads) {
         int32_t sum = 0;
-        for (int k = 0; k < 4 * quads; ++k) sum += element<int8_t>(A, m, k) * element<uint8_t>(B, k / 4, 4 * n + k % 4);
+        for (int k = 0; k < 4 * quads; ++k) sum += element<int8_t>(A, m, k) * element<Byte>(B, k / 4, 4 * n + k % 4);
         return sum;
     });
 }
@@ -103,9 +103,11 @@ template <int T>
 inline void store_tile(void* to, int64_t stride) {
     __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride), "i"(T) : "memory");
 }
-// A signed, B unsigned bytes; sums are int32.
+// Bytes, A signed and B as its pointer is; sums are int32.
 template <int C, int A, int B>
-inline void add_product_int8() { __asm__ volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B)); }
+inline void add_product(const int8_t*) { __asm__ volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B)); }
+template <int C, int A, int B>
+inline void add_product(const uint8_t*) { __asm__ volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B)); }
 // bf16 in pairs; sums are fp32, as emulated above.
 template <int C, int A, int B>
 inline void add_product_bf16() { __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B)); }

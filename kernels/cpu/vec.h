@@ -254,6 +254,17 @@ inline void store_bytes(int8_t* x, i32x16 v) {
 #endif
 }
 
+// Byte by byte; no byte of a may be so far below b's that it leaves eight bits.
+inline i32x16 subtract_bytes(i32x16 a, i32x16 b) {
+#if defined(__AVX512BW__)
+    a.part[0] = (vi)_mm512_sub_epi8((__m512i)a.part[0], (__m512i)b.part[0]);
+#else
+    typedef int8_t bytes __attribute__((vector_size(WIDTH * 4)));
+    CF_EACH a.part[p] = (vi)((bytes)a.part[p] - (bytes)b.part[p]);
+#endif
+    return a;
+}
+
 // float((word >> shift) & 15) - 8 in every lane.
 inline f32x16 nibble_minus_8(i32x16 words, int shift) {
 #if defined(__AVX512F__)

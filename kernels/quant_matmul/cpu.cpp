@@ -17,6 +17,7 @@ namespace {
 
 constexpr int ROWS = QUANT_MATMUL_ROWS, VECTORS = QUANT_MATMUL_VECTORS, DECODE_VECTORS = QUANT_MATMUL_DECODE_VECTORS;
 [[maybe_unused]] constexpr int TILED_ROWS = QUANT_MATMUL_TILED_ROWS;
+[[maybe_unused]] constexpr int64_t PANEL_BYTES = QUANT_MATMUL_PANEL_KIB << 10;
 
 template <class Args>
 void write(const Args* a, int64_t row, int64_t tile, f32x16 value) {
@@ -93,7 +94,7 @@ void multiply_int8(const Args* a, const W& w, int64_t row, int64_t tile) {
             i32x16 zero = w.zero(tile + v, group);
 #pragma GCC unroll 16
             for (int r = 0; r < R; ++r)
-                acc[r][v] = fma(scale, to_float(W::centred(dot[r][v], zero, -sum_x[r])), acc[r][v]);
+                acc[r][v] = fma(scale, to_float(W::centred(dot[r][v], zero, sum_x[r])), acc[r][v]);
         }
     }
     for (int r = 0; r < R; ++r)
@@ -104,59 +105,48 @@ void multiply_int8(const Args* a, const W& w, int64_t row, int64_t tile) {
 
 // Products of int8 activations by matrix tiles, for many rows: blocks of up to 2 tiles of rows by 2 row tiles of W. The integer
 // dot products of a group are exact and join in the order of `multiply_int8`, so results are the same to the bit.
+//
+// W is taken in panels that stay in the second-level cache while all rows pass over them, unpacked there if it is packed; a
+// block of rows stays in the first-level cache while the panel's row tiles pass over it, and its results are written side by side.
 template <class Args, class W>
 class TiledRows {
 public:
     TiledRows(const Args* a, const W& w)
-        : a(a), w(w), depth(w.group_size() % TILE_BYTES || w.group_size() < TILE_BYTES ? TILE_BYTES / 2 : TILE_BYTES) {
-        minus_sums.resize(*a->T * num_groups());
-        for (int64_t t = 0; t < *a->T; ++t) {
-            const int32_t* sums = a->x_sums + t * a->x_sums_stride;
-            int32_t before = 0;
-            for (int64_t group = 0; group < num_groups(); ++group) {
-                const int32_t now = sums[(group + 1) * w.group_size() / 32 - 1];
-                minus_sums[group * *a->T + t] = before - now;
-                before = now;
-            }
-        }
-    }
+        : a(a), w(w), K(a->K), group_size(w.group_size()), depth(group_size % TILE_BYTES ? TILE_BYTES / 2 : TILE_BYTES) {}
     ~TiledRows() { release_tiles(); }
 
-    // All rows by V row tiles of W.
-    template <int V>
-    void multiply(int64_t tile) {
-        const uint8_t* panel[V];
-        for (int v = 0; v < V; ++v) panel[v] = quads(tile + v, v);
-        int64_t row = 0;
-        for (; row + 2 * TILE_ROWS <= *a->T; row += 2 * TILE_ROWS) block<2, V>(panel, row, tile, 2 * TILE_ROWS);
-        if (const int64_t rest = *a->T - row; rest > TILE_ROWS) {
-            block<2, V>(panel, row, tile, rest);
-        } else if (rest > 0) {
-            block<1, V>(panel, row, tile, rest);
+    // All rows by some row tiles of W.
+    void multiply(Range tiles) {
+        // Few rows soon have passed: then an unpacked panel stays in the first-level cache.
+        const int64_t bytes = *a->T <= 4 * TILE_ROWS ? 0 : PANEL_BYTES;
+        const int64_t fitting = bytes / (K * LANES) / 2 * 2, count = fitting > 2 ? fitting : 2;
+        for (int64_t begin = tiles.begin; begin < tiles.end; begin += count) {
+            const Range panel{begin, begin + count < tiles.end ? begin + count : tiles.end};
+            const Quads quads = centred_quads(w, panel, room);
+            const int64_t step = group_size < K ? TILE_ROWS : 2 * TILE_ROWS;
+            for (int64_t row = 0; row < *a->T; row += step) {
+                const int64_t rows = *a->T - row < step ? *a->T - row : step;
+                shape_for(rows);
+                if (group_size < K) {
+                    for (int64_t tile = panel.begin; tile < panel.end; ++tile)
+                        grouped(quads + (tile - panel.begin) * K * LANES, row, rows, tile);
+                } else if (rows > TILE_ROWS) {
+                    blocks<2>(quads, panel, row, rows);
+                } else {
+                    blocks<1>(quads, panel, row, rows);
+                }
+            }
         }
     }
 
 private:
+    typedef const typename W::Byte* Quads;
+
     const Args* a;
     const W& w;
-    const int64_t depth;  // of a tile, in k
+    const int64_t K, group_size, depth;  // of a tile, in k
     int64_t shaped_for = 0;
-    static thread_local std::vector<int32_t> minus_sums;
-    static thread_local std::vector<uint8_t> unpacked;
-
-    int64_t num_groups() const { return a->K / w.group_size(); }
-
-    // A row tile of W as four k of 16 channels in 64 bytes: where it lies, or unpacked to room `v`.
-    const uint8_t* quads(int64_t tile, int v) {
-        if constexpr (W::STEP == 4) return w.codes + tile * a->K * LANES;
-        unpacked.resize(2 * a->K * LANES);
-        uint8_t* out = unpacked.data() + v * a->K * LANES;
-        for (int64_t k = 0; k < a->K; k += W::STEP) {
-            const i32x16 word = w.word(tile, k);
-            for (int j = 0; j < W::STEP / 4; ++j) store((uint32_t*)(out + (k + 4 * j) * LANES), w.quad(word, j));
-        }
-        return out;
-    }
+    static thread_local std::vector<int8_t> room;
 
     void shape_for(int64_t rows) {
         if (shaped_for == rows) return;
@@ -173,59 +163,125 @@ private:
         set_shapes(shapes);
     }
 
-    template <int R, int V>
-    void block(const uint8_t* const* panel, int64_t row, int64_t tile, int64_t rows) {
-        alignas(64) int32_t dot[V][2 * TILE_ROWS][LANES];
-        alignas(64) float acc[V][2 * TILE_ROWS][LANES];
-        shape_for(rows);
-        for (int64_t group = 0; group < num_groups(); ++group) {
-            dots<R, V>(panel, row, group, dot);
-            const int32_t* minus_sum = minus_sums.data() + group * *a->T + row;
-            for (int v = 0; v < V; ++v) {
-                const f32x16 scale = w.scale(tile + v, group);
-                const i32x16 zero = w.zero(tile + v, group);
-                for (int64_t r = 0; r < rows; ++r) {
-                    const i32x16 centred = W::centred(load((const uint32_t*)dot[v][r]), zero, minus_sum[r]);
-                    store(acc[v][r], fma(scale, to_float(centred), group ? load(acc[v][r]) : cf::zero()));
-                }
-            }
+    // A tile of rows by a row tile of W in groups. The sums stay in registers, which hold no more than those.
+    void grouped(Quads quads, int64_t row, int64_t rows, int64_t tile) {
+        alignas(64) uint32_t dots[4][TILE_ROWS * LANES];
+        f32x16 sum[TILE_ROWS] = {};
+        int64_t group = 0;
+        for (; (group + 4) * group_size <= K; group += 4) {
+            multiply_group<0, 4, 6>(quads, row, group);
+            multiply_group<1, 5, 7>(quads, row, group + 1);
+            multiply_group<2, 4, 6>(quads, row, group + 2);
+            multiply_group<3, 5, 7>(quads, row, group + 3);
+            store_tile<0>(dots[0], TILE_BYTES);
+            store_tile<1>(dots[1], TILE_BYTES);
+            store_tile<2>(dots[2], TILE_BYTES);
+            store_tile<3>(dots[3], TILE_BYTES);
+#pragma GCC unroll 4
+            for (int g = 0; g < 4; ++g) join(dots[g], w.scale(tile, group + g), sum);
         }
-        for (int64_t r = 0; r < rows; ++r)
-            for (int v = 0; v < V; ++v) write(a, row + r, tile + v, load(acc[v][r]) * broadcast(a->x_scales[row + r]));
+        for (; group * group_size < K; ++group) {
+            multiply_group<0, 4, 6>(quads, row, group);
+            store_tile<0>(dots[0], TILE_BYTES);
+            join(dots[0], w.scale(tile, group), sum);
+        }
+        const float* scales = a->x_scales + row;
+        if (rows == TILE_ROWS && !a->bias && (tile + 1) * LANES <= a->N) {
+            float* out = a->out + row * a->out_stride + tile * LANES;
+            const int64_t stride = a->out_stride;
+#pragma GCC unroll 16
+            for (int r = 0; r < TILE_ROWS; ++r) store(out + r * stride, sum[r] * broadcast(scales[r]));
+        } else {
+            alignas(64) float kept[TILE_ROWS][LANES];  // so that the sums need no memory above
+#pragma GCC unroll 16
+            for (int r = 0; r < TILE_ROWS; ++r) store(kept[r], sum[r]);
+            for (int64_t r = 0; r < rows; ++r) write(a, row + r, tile, load(kept[r]) * broadcast(scales[r]));
+        }
+    }
+
+    // The dot products of a group, in tile C.
+    template <int C, int X, int QUADS>
+    void multiply_group(Quads quads, int64_t row, int64_t group) {
+        const int64_t stride = a->x_codes_stride, end = (group + 1) * group_size, depth = this->depth;
+        const int8_t* x = a->x_codes + row * stride;
+        clear_tile<C>();
+        for (int64_t k = group * group_size; k < end; k += depth) {
+            load_tile<X>(x + k, stride);
+            load_tile<QUADS>(quads + k * LANES, TILE_BYTES);
+            add_product<C, X, QUADS>(quads);
+        }
+    }
+
+    static void join(const uint32_t* dots, f32x16 scale, f32x16* sum) {
+#pragma GCC unroll 16
+        for (int r = 0; r < TILE_ROWS; ++r) sum[r] = fma(scale, to_float(load(dots + r * LANES)), sum[r]);
+    }
+
+    // R tiles of rows by all row tiles of the panel, K one group.
+    template <int R>
+    void blocks(Quads quads, Range panel, int64_t row, int64_t rows) {
+        int64_t tile = panel.begin;
+        for (; tile + 2 <= panel.end; tile += 2, quads += 2 * K * LANES) block<R, 2>(quads, row, rows, tile);
+        if (tile < panel.end) block<R, 1>(quads, row, rows, tile);
     }
 
     template <int R, int V>
-    void dots(const uint8_t* const* panel, int64_t row, int64_t group, int32_t (*dot)[2 * TILE_ROWS][LANES]) {
+    void block(Quads quads, int64_t row, int64_t rows, int64_t tile) {
+        alignas(64) uint32_t dots[2][2 * TILE_ROWS * LANES];  // of two row tiles of W
         clear_tile<0>();
-        if (V > 1) clear_tile<1>();
-        if (R > 1) clear_tile<2>();
-        if (R > 1 && V > 1) clear_tile<3>();
-        const int8_t* x = a->x_codes + row * a->x_codes_stride;
-        const int64_t end = (group + 1) * w.group_size();
-        for (int64_t k = group * w.group_size(); k < end; k += depth) {
-            load_tile<4>(x + k, a->x_codes_stride);
-            load_tile<6>(panel[0] + k * LANES, TILE_BYTES);
-            add_product_int8<0, 4, 6>();
+        if constexpr (V > 1) clear_tile<1>();
+        if constexpr (R > 1) clear_tile<2>();
+        if constexpr (R > 1 && V > 1) clear_tile<3>();
+        const int64_t stride = a->x_codes_stride, wide = K * LANES, depth = this->depth;
+        const int8_t* x = a->x_codes + row * stride;
+        for (int64_t k = 0; k < K; k += depth) {
+            if (row == 0)  // The first rows meet W in memory: the next row tiles come while vectors are written.
+                for (int64_t byte = 0; byte < depth * LANES; byte += TILE_BYTES) {
+                    __builtin_prefetch(quads + 2 * wide + k * LANES + byte, 0, 2);
+                    __builtin_prefetch(quads + 3 * wide + k * LANES + byte, 0, 2);
+                }
+            load_tile<4>(x + k, stride);
+            load_tile<6>(quads + k * LANES, TILE_BYTES);
+            add_product<0, 4, 6>(quads);
             if constexpr (V > 1) {
-                load_tile<7>(panel[1] + k * LANES, TILE_BYTES);
-                add_product_int8<1, 4, 7>();
+                load_tile<7>(quads + wide + k * LANES, TILE_BYTES);
+                add_product<1, 4, 7>(quads);
             }
             if constexpr (R > 1) {
-                load_tile<5>(x + TILE_ROWS * a->x_codes_stride + k, a->x_codes_stride);
-                add_product_int8<2, 5, 6>();
-                if constexpr (V > 1) add_product_int8<3, 5, 7>();
+                load_tile<5>(x + TILE_ROWS * stride + k, stride);
+                add_product<2, 5, 6>(quads);
+                if constexpr (V > 1) add_product<3, 5, 7>(quads);
             }
         }
-        store_tile<0>(dot[0], TILE_BYTES);
-        if constexpr (V > 1) store_tile<1>(dot[1], TILE_BYTES);
-        if constexpr (R > 1) store_tile<2>(dot[0] + TILE_ROWS, TILE_BYTES);
-        if constexpr (R > 1 && V > 1) store_tile<3>(dot[1] + TILE_ROWS, TILE_BYTES);
+        store_tile<0>(dots[0], TILE_BYTES);
+        if constexpr (V > 1) store_tile<1>(dots[1], TILE_BYTES);
+        if constexpr (R > 1) store_tile<2>(dots[0] + TILE_ROWS * LANES, TILE_BYTES);
+        if constexpr (R > 1 && V > 1) store_tile<3>(dots[1] + TILE_ROWS * LANES, TILE_BYTES);
+        for (int v = 0; v < V; ++v) finish(dots[v], row, rows, tile + v);
+    }
+
+    // Dot products of a whole K -> out.
+    void finish(const uint32_t* dots, int64_t row, int64_t rows, int64_t tile) {
+        const f32x16 scale = w.scale(tile, 0);
+        const float* scales = a->x_scales + row;
+        const int64_t sums_stride = a->x_sums_stride, stride = a->out_stride;
+        const int32_t* x_sums = a->x_sums + row * sums_stride + K / 32 - 1;
+        auto value = [=](int64_t r) {
+            i32x16 dot = load(dots + r * LANES);
+            if constexpr (!W::IS_CENTRED) dot = W::centred(dot, broadcast(int32_t(128)), x_sums[r * sums_stride]);
+            return fma(scale, to_float(dot), zero()) * broadcast(scales[r]);
+        };
+        if (a->bias || (tile + 1) * LANES > a->N) {
+            for (int64_t r = 0; r < rows; ++r) write(a, row + r, tile, value(r));
+        } else {
+            float* out = a->out + row * stride + tile * LANES;
+#pragma GCC unroll 4
+            for (int64_t r = 0; r < rows; ++r) store(out + r * stride, value(r));
+        }
     }
 };
 template <class Args, class W>
-thread_local std::vector<int32_t> TiledRows<Args, W>::minus_sums;
-template <class Args, class W>
-thread_local std::vector<uint8_t> TiledRows<Args, W>::unpacked;
+thread_local std::vector<int8_t> TiledRows<Args, W>::room;
 
 #endif
 
@@ -258,12 +314,9 @@ void run(const Args* a, const W& w, int rank, int world) {
     if (*a->T == 1) return tiles<Kind, 1, DECODE_VECTORS>(a, w, range);
 #if defined(CF_TILES)
     if constexpr (std::is_same_v<Kind, Int8Dot>) {
-        if (*a->T >= TILED_ROWS) {
-            TiledRows<Args, W> rows(a, w);
-            int64_t tile = range.begin;
-            for (; tile + 2 <= range.end; tile += 2) rows.template multiply<2>(tile);
-            if (tile < range.end) rows.template multiply<1>(tile);
-            return;
+        // Groups join by vectors, which pays later.
+        if (*a->T >= (w.group_size() < a->K ? 4 * TILED_ROWS : TILED_ROWS)) {
+            return TiledRows<Args, W>(a, w).multiply(range);
         }
     }
 #endif
