@@ -125,7 +125,7 @@ inline bf16 to_bf16(float x) {
     return bf16{uint16_t((wide + 0x7fff + ((wide >> 16) & 1)) >> 16)};
 }
 
-// Every lane as to_bf16 would round it; no lane is a NaN.
+// Every lane as to_bf16 would round it, if no lane is a NaN.
 inline f32x16 round_to_bf16(f32x16 x) {
     CF_EACH {
         const vi wide = (vi)x.part[p];
@@ -212,7 +212,7 @@ inline f32x16 of_pairs(i32x16 pairs, bool second) {
     CF_EACH pairs.part[p] = second ? pairs.part[p] & int32_t(0xffff0000) : pairs.part[p] << 16;
     return from_bits(pairs);
 }
-// The sum of what is stored, thirty-two bf16, is added to `sum` pair by pair; no lane is a NaN.
+// The sum of what is stored, thirty-two bf16, is added to `sum` pair by pair.
 inline f32x16 store_and_add(bf16* x, f32x16 a, f32x16 b, f32x16 sum) {
 #if defined(__AVX512BF16__)
     const __m512bh both = _mm512_cvtne2ps_pbh((__m512)b.part[0], (__m512)a.part[0]);

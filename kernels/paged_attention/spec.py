@@ -2,8 +2,10 @@
 
 Sequence s has query tokens cu_seqlens_q[s] .. cu_seqlens_q[s+1]; they are the last of its seq_lens[s] tokens, whose K and
 V are all in the cache: query j of n has position p = seq_len - n + j and sees positions 0 .. p, or with a window
-p - window + 1 .. p. Each group of Hq / Hkv query heads shares a kv head. K and V are read as fp32; an int8 cache has a scale
-for each token and kv head.
+p - window + 1 .. p. Each group of Hq / Hkv query heads shares a kv head. The cache lies as `kernels.cpu.kv_cache` says; K and
+V are read as fp32, times the scale of their token and kv head where they are int8. Over a bf16 cache, q and the weights
+e^(score - max) are rounded to bf16 as well, and the weights are divided by the sum of the rounded ones: products of bf16,
+sums of fp32, on every instruction set.
 
 `partials` and `arrived` are room for what threads leave to each other where few sequences decode: a row for every query head
 and 64 positions of the context, and an item for every sequence and kv head. Where there is less, nothing is split.
@@ -29,6 +31,7 @@ _BATCHES: Mapping[str, tuple[tuple[int, int], ...]] = {
     "window": ((60, 1), (45, 45), (5, 5)),
     "odd_head": ((30, 1), (20, 20)),
     "one": ((1, 1),),
+    "wide_head": ((130, 70), (65, 1)),
     "no_sequences": (),
 }
 
@@ -110,6 +113,7 @@ def _spec(kv: str) -> OpSpec:
                 ("window", 4, 4, 16, 16, 18),
                 ("odd_head", 4, 1, 10, 48, 0),
                 ("one", 2, 1, 16, 16, 0),
+                ("wide_head", 8, 1, 128, 64, 0),
                 ("no_sequences", 2, 1, 16, 16, 0),
             )
         ),
