@@ -140,26 +140,29 @@ private:
     void weigh(int64_t row, int64_t rows, int64_t begin, int64_t count, float* scores, bf16* weights, Part part) {
         const f32x16 units = broadcast(float(item.a->scale) * Softmax<bf16>::UNIT), unseen = broadcast(-__builtin_inff());
         const int64_t end_of_steps = (count + DEPTH - 1) / DEPTH * DEPTH;
-        f32x16 of_row[TILE_ROWS] = {};  // the largest score, then the sum of weights
-        for (int64_t r = 0; r < rows; ++r) {
-            float* s = scores + r * CHUNK;
+        const bool all_seen = item.first(row + rows - 1) <= begin && item.last(row) >= begin + end_of_steps - 1;
+        for (int64_t r = 0; r < rows && !all_seen; ++r) {
             const int64_t first = item.first(row + r) - begin, last = item.last(row + r) - begin;
-            if (first > 0 || last < end_of_steps - 1)
-                for (int64_t i = 0; i < end_of_steps; i += LANES)
-                    store(s + i, where(lanes(first - i, last - i), load(s + i), unseen));
-            of_row[r] = max(load(s), load(s + LANES));
-            for (int64_t i = DEPTH; i < end_of_steps; i += DEPTH) of_row[r] = max(of_row[r], max(load(s + i), load(s + i + LANES)));
+            for (int64_t i = 0; i < end_of_steps; i += LANES) {
+                float* s = scores + r * CHUNK + i;
+                store(s, where(lanes(first - i, last - i), load(s), unseen));
+            }
         }
+        // Step by step for all rows, not row by row: what a tile has stored, or loads next, was then stored a while ago.
+        f32x16 of_row[TILE_ROWS];  // the largest score, then the sum of weights
+        for (f32x16& most : of_row) most = unseen;
+        for (int64_t i = 0; i < end_of_steps; i += DEPTH)
+            for (int64_t r = 0; r < rows; ++r)
+                of_row[r] = max(of_row[r], max(load(scores + r * CHUNK + i), load(scores + r * CHUNK + i + LANES)));
         store_first(part.most, max_of_each(of_row) * units, int(rows));
-        for (int64_t r = 0; r < rows; ++r) {
-            const f32x16 top = broadcast(-part.most[r]);
-            of_row[r] = zero();
-            for (int64_t i = 0; i < end_of_steps; i += DEPTH) {
+        for (f32x16& sum : of_row) sum = zero();
+        for (int64_t i = 0; i < end_of_steps; i += DEPTH)
+            for (int64_t r = 0; r < rows; ++r) {
+                const f32x16 top = broadcast(-part.most[r]);
                 const f32x16 a = exp2_for_bf16(fma(load(scores + r * CHUNK + i), units, top));
                 const f32x16 b = exp2_for_bf16(fma(load(scores + r * CHUNK + i + LANES), units, top));
                 of_row[r] = store_and_add(weights + r * CHUNK + i, a, b, of_row[r]);
             }
-        }
         store_first(part.sum, sum_of_each(of_row), int(rows));
     }
 
