@@ -38,7 +38,7 @@ def _rope_and_cache(
         v, v_scales[blocks, :, offsets] = _quantized(v)
     k, v = k.to(k_cache.dtype), v.to(v_cache.dtype)
     if k_cache.dim() == 5:  # in pairs
-        k_cache[blocks, :, :, offsets] = k.reshape(*k.shape[:2], -1, 2)
+        k_cache[blocks, :, :, offsets] = k.reshape(*k.shape[:2], k.shape[2] // 2, 2)
         v_cache[blocks, :, offsets // 2, :, offsets % 2] = v
     else:
         k_cache[blocks, :, :, offsets] = k
