@@ -222,13 +222,13 @@ FAULTS = (
     ),
     Fault(
         "kernel: causal mask off by one",
-        mutated_kernel("paged_attention", "past = item.last(row) + 1 - at", "past = item.last(row) + 2 - at"),
+        mutated_kernel("paged_attention", "last = item.last(row) - at;", "last = item.last(row) + 1 - at;"),
         _SMALL,
         True,
     ),
     Fault(
         "kernel: running sum not rescaled",
-        mutated_kernel("paged_attention", "before.sum = before.sum * old", "before.sum = before.sum"),
+        mutated_kernel("paged_attention", "before.sum[at + r] * old[r]", "before.sum[at + r]"),
         "kl",
         True,
     ),
