@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -21,8 +21,8 @@ from optimizer.search.precision import Trial, pareto_front
 _LIBRARIES = ("numpy", "optuna", "torch")
 
 
-def emit(forged: Forged, destination: Path) -> Manifest:
-    """Write the bundle at `destination`, whole or not at all."""
+def emit(forged: Forged, destination: Path, admit: Callable[[Path], object]) -> Manifest:
+    """Write the bundle at `destination`, whole or not at all: not if `admit` raises on the folder in which it was written."""
     source = forged.source
     files: dict[str, bytes | Path] = {
         "tokenizer.json": source.tokenizer_json.encode(),
@@ -40,7 +40,8 @@ def emit(forged: Forged, destination: Path) -> Manifest:
     if records := source.transforms():
         files["search/transforms.json"] = canonical_json(records)
     files |= forged.frozen.files
-    return write_bundle(destination, deployment(forged), forged.workbench.store.plan_tensors(forged.plan), files)
+    tensors = forged.workbench.store.plan_tensors(forged.plan)
+    return write_bundle(destination, deployment(forged), tensors, files, admit=admit)
 
 
 def deployment(forged: Forged) -> Deployment:

@@ -63,8 +63,8 @@ class Forge:
         self.study_name = study_name(spec, self._sources, self._space)
         self._folder = workspace / self.study_name
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._ledger = Ledger(spec.search.storage or f"sqlite:///{workspace}/study.db", self.study_name)
-        self._target = open_target(spec.devices, self._space, self._folder / "kernels", self._ledger, reporter)
+        self.ledger = Ledger(spec.search.storage or f"sqlite:///{workspace}/study.db", self.study_name)
+        self._target = open_target(spec.devices, self._space, self._folder / "kernels", self.ledger, reporter)
         self._layout = target_layout(spec.devices)
         #: the checkpoint's own weights, which everything is compared with; what is searched over may be transformed
         self._original = self._store = QuantizedStore(self._source, self._folder / "weights", self._layout)
@@ -96,7 +96,7 @@ class Forge:
         judge = self._judge(untuned, texts.search)
         untuned = replace(untuned, kv_dtype=self._choose_kv_dtype(judge))
         workload = fitted_workload(
-            self._spec.workload, self._target, untuned, self._baseline, self._ledger, max(self._space.serving.max_num_seqs)
+            self._spec.workload, self._target, untuned, self._baseline, self.ledger, max(self._space.serving.max_num_seqs)
         )
         say(f"workload: {workload.prompt_tokens} tokens in, {workload.output_tokens} out, {workload.concurrency} at once")
         workbench, tuned = self._target.tune(untuned, workload, self._offered, self._baseline_scheme)
@@ -104,10 +104,11 @@ class Forge:
         schemes = list(dict.fromkeys([self._baseline_scheme, *(s for kind in self._offered.values() for s in kind)]))
         cost = self._target.costs(workbench, schemes, self._baseline_scheme, workload)
         judge = replace(judge, workbench=workbench)
-        sensitivities = measure_sensitivities(self._ledger, self._reporter, self._offered, self._shapes, judge.probe_kl)
+        sensitivities = measure_sensitivities(self.ledger, self._reporter, self._offered, self._shapes, judge.probe_kl)
         bands = self._bands(sensitivities)
         trials = self._search(bands, sensitivities, cost, judge)
-        proven = self._prove(trials, bands, workbench, texts.proof)
+        proof = self._judge(workbench, texts.proof)
+        proven = self._prove(trials, bands, proof)
         chosen = plan_of(bands, proven.trial.choice)
         plan = {group: chosen[group] for group in self._shapes}
         stored_codes = tuple(describe_stored_codes(self._store.source, plan))
@@ -127,6 +128,7 @@ class Forge:
             workload=workload,
             sensitivities=sensitivities,
             trials=tuple(trials),
+            proof=proof,
             proven=proven,
             plan=plan,
             stored_codes=stored_codes,
@@ -147,7 +149,7 @@ class Forge:
                 return read_calibration(spec, self._prompts.tokenizer, self._prefix)
             return self._sample(workbench, spec.num_sequences, spec.tokens_per_sequence, _CALIBRATION_SEED + self._spec.seed)
 
-        chosen = self._ledger.once("texts/calibration", sequences)
+        chosen = self.ledger.once("texts/calibration", sequences)
         return prepared_weights(self._source, quantization, self._scaled, chosen, self._folder, self._layout, self._reporter)
 
     def _texts(self, workbench: Workbench) -> TextSets:
@@ -161,7 +163,7 @@ class Forge:
         def sample() -> list[Tokens]:
             return self._sample(workbench, 2 * evaluation.num_sequences, evaluation.tokens_per_sequence, self._spec.seed)
 
-        sequences = self._ledger.once("texts/sampled", sample)
+        sequences = self.ledger.once("texts/sampled", sample)
         return TextSets({SAMPLED: sequences[0::2]}, {SAMPLED: sequences[1::2]} | proof)
 
     def _sample(self, workbench: Workbench, num_sequences: int, num_tokens: int, seed: int) -> list[Tokens]:
@@ -194,7 +196,7 @@ class Forge:
         dtypes = self._target.kv_dtypes(self._architecture)
         for dtype in dtypes:
             on_dtype = replace(judge, workbench=replace(judge.workbench, kv_dtype=dtype))
-            if self._ledger.once(f"sensitivity/kv_cache/{dtype}", partial(on_dtype.probe_kl, {})) <= allowed:
+            if self.ledger.once(f"sensitivity/kv_cache/{dtype}", partial(on_dtype.probe_kl, {})) <= allowed:
                 return dtype
         return dtypes[-1]
 
@@ -206,7 +208,7 @@ class Forge:
 
     def _search(self, bands: tuple[Band, ...], sensitivities: Sensitivities, cost: CostProvider, judge: Judge) -> list[Trial]:
         search = PrecisionSearch(
-            self._ledger, bands, cost.latency_ms, lambda plan: trial_score(self._gate, judge.evaluate(plan)), self._spec.seed
+            self.ledger, bands, cost.latency_ms, lambda plan: trial_score(self._gate, judge.evaluate(plan)), self._spec.seed
         )
         warm_starts = self._warm_starts(bands, sensitivities, cost)
         trials = search.run(warm_starts, self._spec.search.trials, self._spec.search.timeout_s, self._reporter)
@@ -239,10 +241,8 @@ class Forge:
         probes = Probes.among(self._offered[kind_of(group)])
         return predict_kl(sensitivities[group], scheme, lambda s: self._store.relative_error(group, s), probes)
 
-    def _prove(
-        self, trials: list[Trial], bands: tuple[Band, ...], workbench: Workbench, sets: dict[str, list[list[int]]]
-    ) -> Proven:
-        judge = self._judge(workbench, sets)
+    def _prove(self, trials: list[Trial], bands: tuple[Band, ...], judge: Judge) -> Proven:
+        workbench, sets = judge.workbench, judge.sets
         named = [one.name for one in self._spec.evaluation.sets if one.format == "text"]
         # The study outlives a change of the sets, so a record says which texts it is about.
         texts_proved_on = f"/{sha256(repr([sets[name] for name in named]).encode()).hexdigest()[:16]}" if named else ""
@@ -258,7 +258,7 @@ class Forge:
                 with self._reporter.task(f"proving trial {trial.number} on unseen text", judge.num_sequences) as advance:
                     return {name: evaluation.record() for name, evaluation in judge.evaluate(plan, advance).items()}
 
-            records = self._ledger.once(f"proof/{plan_digest(plan)}{texts_proved_on}", measure)
+            records = self.ledger.once(f"proof/{plan_digest(plan)}{texts_proved_on}", measure)
             return {name: Evaluation.from_record(record) for name, record in records.items()}
 
         original, answers = replace(workbench, store=self._original), self._folder / "answers"
