@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
@@ -21,6 +20,12 @@ _CHUNK_BYTES = 1 << 24
 
 class NotAsProvenError(ValueError):
     """A bundle is, or computes, something else than the plan that was proved: a fault came in between, whatever it costs."""
+
+    def __init__(self, difference: str) -> None:
+        super().__init__(
+            f"the bundle must be what was proved, but {difference}; it must not be served. The same command writes it again "
+            "and measures nothing twice; if that does not help, delete its workspace"
+        )
 
 
 def check_described(bundle: Bundle, architecture: Architecture, plan: Plan, kv_dtype: KvDtype) -> None:
@@ -38,7 +43,7 @@ def check_prompts(bundle: Bundle, source: Source) -> None:
     """NotAsProvenError unless the bundle turns texts and chats into tokens, and ends replies, as `source` says."""
     for name, text in (("tokenizer.json", source.tokenizer_json), ("chat_template.jinja", source.chat_template)):
         if (bundle.read(name).decode() if name in bundle.manifest.files else None) != text:
-            _refuse(f"{name} is not the source's")
+            raise NotAsProvenError(f"{name} is not the source's")
     _check_same("generation_config.json:", json.loads(bundle.read("generation_config.json")), source.generation_config)
 
 
@@ -46,7 +51,7 @@ def check_kernels(bundle: Bundle, files: Mapping[str, bytes | Path]) -> None:
     """NotAsProvenError unless the bundle has the kernels' `files`, byte for byte."""
     for name, content in files.items():
         if bundle.read(name) != (content if isinstance(content, bytes) else content.read_bytes()):
-            _refuse(f"{name} is not the one that was measured")
+            raise NotAsProvenError(f"{name} is not the one that was measured")
 
 
 def check_tensors(bundle: Bundle, expected: Mapping[str, Array]) -> None:
@@ -55,10 +60,10 @@ def check_tensors(bundle: Bundle, expected: Mapping[str, Array]) -> None:
     Texts alone would not do: they never look up most rows of an embedding.
     """
     if differing := sorted(bundle.tensors.keys() ^ expected.keys()):
-        _refuse(f"the tensor {differing[0]} is {'missing' if differing[0] in expected else 'not among its own'}")
+        raise NotAsProvenError(f"the tensor {differing[0]} is {'missing' if differing[0] in expected else 'not among its own'}")
     for name, array in expected.items():
         if not _same_bits(bundle.tensors[name], array):
-            _refuse(f"the tensor {name} has other values")
+            raise NotAsProvenError(f"the tensor {name} has other values")
 
 
 def check_scores(found: Mapping[str, Evaluation], proven: Mapping[str, Evaluation]) -> None:
@@ -68,7 +73,7 @@ def check_scores(found: Mapping[str, Evaluation], proven: Mapping[str, Evaluatio
     """
     for name, expected in proven.items():
         if found[name].record() != expected.record():
-            _refuse(f"on {name} its KL is {found[name].kl.value:.9g} nats for {expected.kl.value:.9g}")
+            raise NotAsProvenError(f"on {name} its KL is {found[name].kl.value:.9g} nats for {expected.kl.value:.9g}")
 
 
 def _same_bits(one: Array, other: Array) -> bool:
@@ -82,11 +87,4 @@ def _check_same(what: str, found: Mapping[str, object], proven: Mapping[str, obj
     for name in sorted(found.keys() | proven.keys()):
         if name not in found or name not in proven or found[name] != proven[name]:
             is_value, was_value = (repr(values[name]) if name in values else "missing" for values in (found, proven))
-            _refuse(f"{what} {name} is {is_value}, was {was_value}")
-
-
-def _refuse(difference: str) -> NoReturn:
-    raise NotAsProvenError(
-        f"the bundle must be what was proved, but {difference}; it must not be served. The same command writes it again and "
-        "measures nothing twice; if that does not help, delete its workspace"
-    )
+            raise NotAsProvenError(f"{what} {name} is {is_value}, was {was_value}")

@@ -8,49 +8,54 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
+from artifacts.errors import BundleError
 from artifacts.reader import Bundle, open_bundle
 from kernels.cpu.host import host
-from optimizer.as_proven import check_described, check_kernels, check_prompts, check_scores, check_tensors
-from optimizer.evaluation import Evaluation, Gate, ItemSet, Subject, Verdict, compare_all
+from kernels.cpu.library import LibraryRefused
+from optimizer.as_proven import NotAsProvenError, check_described, check_kernels, check_prompts, check_scores, check_tensors
+from optimizer.evaluation import Evaluation, Gate, ItemSet, NonFiniteLogitsError, Subject, Verdict, compare_all
 from optimizer.forged import Forged
 from optimizer.ledger import Ledger
 from optimizer.progress import Reporter
 from optimizer.search.accuracy import Judge, judge_all
+from optimizer.targets.target import Evaluated
 from optimizer.workbench import SCORING_CHUNK_TOKENS
 from runtime.loading import load, load_runner
 from runtime.scoring import score
 
+_NUMBERS: dict[Evaluated, str] = {
+    "served": "scores on the proof's texts to 9 digits",
+    "emulated": "numbers unchecked: accuracy is an emulation's, and the bundle is not run on its device",
+}
+
 
 def admit(folder: Path, forged: Forged, ledger: Ledger, reporter: Reporter) -> None:
-    """Returns if the bundle at `folder` is what `forged` proved, and may be published.
+    """NotAsProvenError unless the bundle at `folder` is what `forged` proved, and may be published.
 
-    It is verified and opened as by `serve`; description, tokenizer, template, ends of sequence, kernels and weights must be
-    those of the proof, bit for bit; and loaded as by `serve`, it must score every text of the proof as its plan did, to 9
-    digits. With the same weights, prompts, ends and numbers it answers the sets of items as the plan did, which are not
-    asked again. The scores are a record under the bundle's digest: the same bytes are scored once. Raises NotAsProvenError,
-    or the BundleError, LibraryRefused or NonFiniteLogitsError of what does not verify, load or compute.
+    It must verify and open as for `serve`; description, tokenizer, template, ends of sequence, kernels and weights must be
+    those of the proof, bit for bit; and loaded as for `serve`, it must score every text of the proof as its plan did, to 9
+    digits. With the same weights, prompts, ends and numbers it answers the sets of items as the plan did: they are not asked
+    again. The scores are a record under the bundle's digest, so the same bytes are scored once.
     """
     archs = forged.frozen.target.archs
-    bundle = _open(folder, archs[0] if archs else None)
-    check_described(bundle, forged.source.architecture, forged.plan, forged.workbench.kv_dtype)
-    check_prompts(bundle, forged.source)
-    check_kernels(bundle, forged.frozen.files)
-    check_tensors(bundle, forged.workbench.store.plan_tensors(forged.plan))
-    if forged.evaluated == "emulated":
-        reporter.say(
-            "the bundle holds what was proved: weights and files bit for bit. It was not run: its accuracy is an emulation's, "
-            "and no check on the device itself is made"
-        )
-        return
+    try:
+        bundle = _open(folder, archs[0] if archs else None)
+        check_described(bundle, forged.source.architecture, forged.plan, forged.workbench.kv_dtype)
+        check_prompts(bundle, forged.source)
+        check_kernels(bundle, forged.frozen.files)
+        check_tensors(bundle, forged.workbench.store.plan_tensors(forged.plan))
+        if forged.evaluated == "served":
+            ledger.once(f"bundle/{bundle.manifest.digest}", partial(_scored_as_proven, bundle, forged, reporter))
+    except (BundleError, LibraryRefused, NonFiniteLogitsError) as error:
+        raise NotAsProvenError(f"it does not work: {error}") from error
+    reporter.say(f"the bundle is what was proved: weights and files bit for bit, {_NUMBERS[forged.evaluated]}")
 
-    def scored() -> dict[str, dict[str, object]]:
-        with reporter.task("proving the bundle as it will be served", forged.proof.num_sequences) as advance:
-            found = score_bundle(bundle, forged.proof, advance)
-        check_scores(found, forged.proven.evaluations)
-        return {name: evaluation.record() for name, evaluation in found.items()}
 
-    ledger.once(f"bundle/{bundle.manifest.digest}", scored)
-    reporter.say("the bundle is what was proved: weights and files bit for bit, scores on the proof's texts to 9 digits")
+def _scored_as_proven(bundle: Bundle, forged: Forged, reporter: Reporter) -> dict[str, dict[str, object]]:
+    with reporter.task("proving the bundle as it will be served", forged.proof.num_sequences) as advance:
+        found = score_bundle(bundle, forged.proof, advance)
+    check_scores(found, forged.proven.evaluations)
+    return {name: evaluation.record() for name, evaluation in found.items()}
 
 
 def judge_bundle(
