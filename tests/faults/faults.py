@@ -216,6 +216,11 @@ IN_BUNDLE = (
         "kl",
     ),
     Fault(
+        "kernel: a block that is used again keeps its KV scales",
+        mutated_kernel("rope_and_cache", "*scale = chosen.scale;", "if (*scale == 0) *scale = chosen.scale;"),
+        "kl",
+    ),
+    Fault(
         "kernel: a tile reads another's scales",
         mutated_kernel("quant_matmul", "scale[v] = w.scale(tile + v, group);", "scale[v] = w.scale(tile, group);"),
         "kl",
