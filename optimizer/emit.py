@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 from artifacts.canonical import canonical_json
 from artifacts.manifest import Deployment, Manifest, Precision, Provenance, Quantization
-from artifacts.precision import Scheme
 from artifacts.writer import write_bundle
 from optimizer.forged import Forged
 from optimizer.importers import Source
@@ -79,9 +78,9 @@ def evaluation_record(forged: Forged) -> dict[str, object]:
         "baseline": {
             "scheme": forged.baseline.name,
             "kv_cache": forged.workbench.exact().kv_dtype,
-            "weight_bytes": _baseline_bytes(forged),
+            "weight_bytes": forged.baseline_bytes,
         },
-        "bundle": {"weight_bytes": _plan_bytes(forged), "trial": proven.trial.number},
+        "bundle": {"weight_bytes": forged.workbench.store.weight_bytes(forged.plan), "trial": proven.trial.number},
         "gate": {name: limit for name, limit in forged.spec.gate.model_dump().items() if limit is not None},
         "evaluated": forged.evaluated,
         "passed": all(verdict.passed for verdict in proven.verdicts.values()),
@@ -118,8 +117,8 @@ def report_data(forged: Forged) -> ReportData:
             speedup=forged.decode_speed.speedup,
             baseline_ms=forged.decode_speed.baseline_ms,
             chosen_ms=forged.decode_speed.candidate_ms,
-            size_bytes=_plan_bytes(forged),
-            baseline_size_bytes=_baseline_bytes(forged),
+            size_bytes=forged.workbench.store.weight_bytes(forged.plan),
+            baseline_size_bytes=forged.baseline_bytes,
             measured=forged.decode_speed.measured,
         ),
         accuracy=[SetAccuracy(name, proven.evaluations[name], proven.verdicts[name]) for name in proven.evaluations],
@@ -164,15 +163,3 @@ def _libraries(forged: Forged) -> tuple[str, ...]:
 
 def _summary(trial: Trial) -> str:
     return ", ".join(f"{band} {scheme}" for band, scheme in trial.choice.items())
-
-
-def _plan_bytes(forged: Forged) -> int:
-    return _weight_bytes(forged, forged.plan)
-
-
-def _baseline_bytes(forged: Forged) -> int:
-    return _weight_bytes(forged, dict.fromkeys(forged.plan, forged.baseline))
-
-
-def _weight_bytes(forged: Forged, plan: Mapping[str, Scheme]) -> int:
-    return sum(tensor.nbytes for tensor in forged.workbench.store.plan_tensors(plan).values())

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
+from math import prod
 from pathlib import Path
 
 import torch
@@ -15,9 +16,9 @@ from optimizer.cost.provider import CostProvider
 from optimizer.end_of_sequence import doubts
 from optimizer.evaluation import Comparison, Evaluation, Gate
 from optimizer.forged import Forged
-from optimizer.importers import describe_stored_codes, open_source
+from optimizer.importers import Source, describe_stored_codes, open_source
 from optimizer.ledger import Ledger
-from optimizer.prepared_weights import prepared_weights, scaled_plan
+from optimizer.prepared_weights import prepared_weights, record_sha256, scaled_plan
 from optimizer.progress import Reporter
 from optimizer.quantized_store import QuantizedStore
 from optimizer.search.accuracy import Judge, trial_score
@@ -33,7 +34,7 @@ from optimizer.search.warm_start import Choice, uniform_choices
 from optimizer.spec import ModelSpec
 from optimizer.study_name import study_name
 from optimizer.targets import fitted_workload, offered_schemes, open_target, target_layout
-from optimizer.transforms import refuse_what_cannot_fold
+from optimizer.transforms import Rotation, refuse_what_cannot_fold, transformed
 from optimizer.workbench import Workbench
 from runtime.loading import eos_token_ids
 from search_spaces.space import device, load_space
@@ -54,14 +55,15 @@ class Forge:
         self._space = load_space(spec.search.space, device(spec.devices[0]).kind)
         self._source = open_source(spec.source)
         self._sources = self._source.sha256()
-        self._architecture = self._source.architecture
+        quantization = spec.quantization
+        if quantization.transform:
+            refuse_what_cannot_fold(self._source.architecture)
+        self._base = self._rotated() if quantization.rotates else self._source
+        self._architecture = self._base.architecture
         self._shapes = self._architecture.linear_shapes()
         kinds = dict.fromkeys(map(kind_of, self._shapes))
         self._offered = fitting_schemes(self._shapes, offered_schemes(self._space, spec.devices, kinds, self._architecture))
-        self._scaled: Plan = {}
-        if is_transformed := spec.quantization.transform != "none":
-            refuse_what_cannot_fold(self._architecture)
-            self._scaled = scaled_plan(spec.quantization.transform, self._shapes, self._offered)
+        self._scaled = scaled_plan(quantization.scales, self._shapes, self._offered) if quantization.scales else {}
         self.study_name = study_name(spec, self._sources, self._space)
         self._folder = workspace / self.study_name
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -70,12 +72,15 @@ class Forge:
         self._layout = target_layout(spec.devices)
         #: the checkpoint's own weights, which everything is compared with; what is searched over may be transformed
         self._original = self._store = QuantizedStore(self._source, self._folder / "weights", self._layout)
+        if quantization.rotates:
+            self._store = QuantizedStore(self._base, self._base_folder / "weights", self._layout)
         # What holds the checkpoint without loss: bf16 for bf16 weights, fp32 for all others.
-        is_bf16 = all(self._source.tensor(f"{group}.weight").dtype == torch.bfloat16 for group in self._shapes)
+        groups = self._source.architecture.linear_shapes()
+        is_bf16 = all(self._source.tensor(f"{group}.weight").dtype == torch.bfloat16 for group in groups)
         self._baseline_scheme = self._target.baseline(is_bf16)
-        self._baseline: Plan = dict.fromkeys(self._shapes, self._baseline_scheme)
+        self._baseline: Plan = dict.fromkeys(groups, self._baseline_scheme)
         # A transformed bf16 weight is no bf16 number any more.
-        self._lossless: Plan = dict.fromkeys(self._shapes, self._target.baseline(is_bf16 and not is_transformed))
+        self._lossless: Plan = dict.fromkeys(self._shapes, self._target.baseline(is_bf16 and not quantization.transform))
         self._gate = Gate(**spec.gate.model_dump())
         self._prompts = source_prompts(self._source)
         #: what the tokenizer begins every text with
@@ -92,13 +97,15 @@ class Forge:
         texts = self._texts(untuned)
         if self._spec.quantization.is_calibrated:
             self._store = self._prepared(untuned)
-            untuned = replace(untuned, store=self._store)
+        original, untuned = untuned, untuned.on(self._store)
         transforms = [str(record["transform"]) for record in self._store.source.transforms()]
         say(f"weights by {', then '.join([*transforms, self._store.method.name])}")
+        if self._architecture.tie_embeddings != self._source.architecture.tie_embeddings:
+            say(f"the head is no longer the embedding's: {prod(self._shapes['head']):,} weights more than the checkpoint has")
         judge = self._judge(untuned, texts.search)
         untuned = replace(untuned, kv_dtype=self._choose_kv_dtype(judge))
         workload = fitted_workload(
-            self._spec.workload, self._target, untuned, self._baseline, self.ledger, max(self._space.serving.max_num_seqs)
+            self._spec.workload, self._target, original, self._baseline, self.ledger, max(self._space.serving.max_num_seqs)
         )
         say(f"workload: {workload.prompt_tokens} tokens in, {workload.output_tokens} out, {workload.concurrency} at once")
         workbench, tuned = self._target.tune(untuned, workload, self._offered, self._baseline_scheme)
@@ -116,6 +123,7 @@ class Forge:
         stored_codes = tuple(describe_stored_codes(self._store.source, plan))
         for line in stored_codes:
             say(line)
+        unquantized = workbench.on(self._original), self._baseline
         serving, surface = self._target.serving(workbench, plan, workload, self._spec.workload.itl_ms)
         return Forged(
             spec=self._spec,
@@ -125,6 +133,7 @@ class Forge:
             title=self._target.title,
             evaluated=self._target.evaluated,
             baseline=self._baseline_scheme,
+            baseline_bytes=self._original.weight_bytes(self._baseline),
             workbench=workbench,
             tuned=tuned,
             workload=workload,
@@ -136,8 +145,8 @@ class Forge:
             stored_codes=stored_codes,
             serving=serving,
             surface=tuple(surface),
-            decode_speed=self._target.compare("decode", workbench, self._baseline, plan, workload),
-            prefill_speed=self._target.compare("prefill", workbench, self._baseline, plan, workload),
+            decode_speed=self._target.compare("decode", unquantized, (workbench, plan), workload),
+            prefill_speed=self._target.compare("prefill", unquantized, (workbench, plan), workload),
             frozen=self._target.freeze(workbench, plan, serving),
         )
 
@@ -152,7 +161,17 @@ class Forge:
             return self._sample(workbench, spec.num_sequences, spec.tokens_per_sequence, _CALIBRATION_SEED + self._spec.seed)
 
         chosen = self.ledger.once("texts/calibration", sequences)
-        return prepared_weights(self._source, quantization, self._scaled, chosen, self._folder, self._layout, self._reporter)
+        return prepared_weights(self._base, quantization, self._scaled, chosen, self._base_folder, self._layout, self._reporter)
+
+    def _rotated(self) -> Source:
+        """The checkpoint under a rotation of the specification's seed. One whose head is tied gets a head of its own."""
+        return transformed(self._source, Rotation.random(self._source.architecture, seed=self._spec.seed))
+
+    @property
+    def _base_folder(self) -> Path:
+        """Where what is made of the base lies: weights of two rotations never mix."""
+        rotates = self._spec.quantization.rotates
+        return self._folder / f"rotation-{record_sha256(self._base)[:16]}" if rotates else self._folder
 
     def _texts(self, workbench: Workbench) -> TextSets:
         """The user's files; without any, sequences that the unquantized model wrote."""
@@ -187,7 +206,7 @@ class Forge:
 
     def _judge(self, workbench: Workbench, sets: Mapping[str, list[list[int]]]) -> Judge:
         """Of plans on `workbench`, against the checkpoint's own weights on the same kernels."""
-        model, original = repr(sorted(self._sources.items())), replace(workbench, store=self._original)
+        model, original = repr(sorted(self._sources.items())), workbench.on(self._original)
         folder, seed = self._folder / "baseline", self._spec.seed
         judge = Judge.make(original, self._baseline, sets, folder, model, seed, self._reporter)
         return replace(judge, workbench=workbench, baseline=self._lossless)
@@ -263,7 +282,7 @@ class Forge:
             records = self.ledger.once(f"proof/{plan_digest(plan)}{texts_proved_on}", measure)
             return {name: Evaluation.from_record(record) for name, record in records.items()}
 
-        original, answers = replace(workbench, store=self._original), self._folder / "answers"
+        original, answers = workbench.on(self._original), self._folder / "answers"
         items = ItemJudge.make(
             self._sets, original, self._baseline, self._prompts, self._source.generation_config, answers, self._spec.seed
         )

@@ -31,6 +31,7 @@ class Forged:
     title: str
     evaluated: Evaluated
     baseline: Scheme
+    baseline_bytes: int
     workbench: Workbench
     tuned: tuple[Tuned, ...]
     workload: Workload

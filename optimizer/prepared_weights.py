@@ -49,17 +49,18 @@ def prepared_weights(
     layout: Layout,
     reporter: Reporter,
 ) -> QuantizedStore:
-    """The weights of `source` as `spec` asks, calibrated on `sequences`; scales are searched under the plan `scaled`.
+    """The weights of `source`, rotated if it is to be, as `spec` asks for the rest: calibrated on `sequences`, scales searched
+    under the plan `scaled`.
 
     `folder` keeps statistics, scales and weights; a killed run goes on at its layer. What hangs on the transform has a folder
     named after its record, so gains and weights of two never mix.
     """
     calibration = Calibration(source, sequences, folder / "calibration", reporter)
-    if spec.transform != "none":
-        method, scales_folder = _SCALE_METHODS[spec.transform], folder / "scales" / spec.transform
+    if spec.scales is not None:
+        method, scales_folder = _SCALE_METHODS[spec.scales], folder / "scales" / spec.scales
         scales = search_scales(source, calibration, scaled, method, scales_folder, reporter=reporter)
         source = transformed(source, scales)
-        folder = folder / f"{spec.transform}-{record_sha256(source)[:16]}"
+        folder = folder / f"{spec.scales}-{record_sha256(source)[:16]}"
         calibration = Calibration(source, sequences, folder / "calibration", reporter)
     return QuantizedStore(source, folder / "weights", layout, _method(spec, calibration))
 
