@@ -25,7 +25,7 @@ from optimizer.quantization import Calibration, gptq_method, round_to_nearest
 from optimizer.quantization.packed import CPU_LAYOUT
 from optimizer.quantized_store import QuantizedStore
 from optimizer.spec import QuantizationSpec
-from optimizer.transforms import AWQ, SMOOTHQUANT, search_scales, transformed
+from optimizer.transforms import AWQ, SMOOTHQUANT, Rotation, search_scales, transformed
 from optimizer.workbench import CpuWorkbench
 from runtime.loading import load_runner
 from runtime.scoring import score
@@ -136,15 +136,20 @@ def test_a_bundle_of_a_rotated_model_whose_head_was_tied(project: MakeProject, t
         and [r["transform"] for r in json.loads(bundle.read("search/transforms.json"))] == names
     )
 
-    # What the checkpoint computes, to the rounding of int8: no other weights and no other rotation give that.
-    source = open_source(made.folder / "tiny")
-    store = QuantizedStore(source, made.folder / "fresh")
-    groups = dict.fromkeys(source.architecture.linear_shapes(), Scheme("fp32"))
-    expected = CpuWorkbench(source.architecture, store, "fp32", 16, None, 1).score(groups, len(IDS))(IDS)
-    error = np.abs(score(load_runner(bundle), IDS) - expected)
-    assert error.max() < 0.1 * np.abs(expected).max()
-    record = json.loads(bundle.read("evaluation.json"))
-    assert record["baseline"]["weight_bytes"] == store.weight_bytes(groups)
+    source, logits = open_source(made.folder / "tiny"), score(load_runner(bundle), IDS)
+
+    def by_references(source: Source, scheme: str) -> tuple[float, int]:
+        """The largest error of the bundle's logits against `source` under `scheme`, as a part of the largest; its bytes."""
+        store = QuantizedStore(source, made.folder / "fresh" / scheme)
+        plan = dict.fromkeys(source.architecture.linear_shapes(), Scheme.parse(scheme))
+        expected = CpuWorkbench(source.architecture, store, "fp32", 16, None, 1).score(plan, len(IDS))(IDS)
+        return float(np.abs(logits - expected).max() / np.abs(expected).max()), store.weight_bytes(plan)
+
+    error, num_bytes = by_references(source, "fp32")
+    assert error < 0.1, "what int8 loses"
+    assert json.loads(bundle.read("evaluation.json"))["baseline"]["weight_bytes"] == num_bytes
+    if names == ["rotation"]:
+        assert by_references(transformed(source, Rotation.random(source.architecture, seed=0)), "int8")[0] < 2e-3
 
     (folder,) = (made.folder / "out.work").glob("tiny-*")
     made.write(shared, ["int8"])
