@@ -16,7 +16,7 @@ from optimizer.cost.provider import CostProvider
 from optimizer.end_of_sequence import doubts
 from optimizer.evaluation import Comparison, Evaluation, Gate
 from optimizer.forged import Forged
-from optimizer.importers import Source, describe_stored_codes, open_source
+from optimizer.importers import describe_stored_codes, open_source
 from optimizer.ledger import Ledger
 from optimizer.prepared_weights import prepared_weights, record_sha256, scaled_plan
 from optimizer.progress import Reporter
@@ -58,7 +58,10 @@ class Forge:
         quantization = spec.quantization
         if quantization.transform:
             refuse_what_cannot_fold(self._source.architecture)
-        self._base = self._rotated() if quantization.rotates else self._source
+        #: what is scaled and rounded: the checkpoint, or it rotated, whose head is a group of its own
+        self._base = self._source
+        if quantization.rotates:
+            self._base = transformed(self._source, Rotation.random(self._source.architecture, seed=spec.seed))
         self._architecture = self._base.architecture
         self._shapes = self._architecture.linear_shapes()
         kinds = dict.fromkeys(map(kind_of, self._shapes))
@@ -70,10 +73,11 @@ class Forge:
         self.ledger = Ledger(spec.search.storage or f"sqlite:///{workspace}/study.db", self.study_name)
         self._target = open_target(spec.devices, self._space, self._folder / "kernels", self.ledger, reporter)
         self._layout = target_layout(spec.devices)
+        #: where what is made of the base lies, so that weights of two rotations never mix
+        self._base_folder = self._folder / (f"rotation-{record_sha256(self._base)[:16]}" if quantization.rotates else "")
         #: the checkpoint's own weights, which everything is compared with; what is searched over may be transformed
-        self._original = self._store = QuantizedStore(self._source, self._folder / "weights", self._layout)
-        if quantization.rotates:
-            self._store = QuantizedStore(self._base, self._base_folder / "weights", self._layout)
+        self._original = QuantizedStore(self._source, self._folder / "weights", self._layout)
+        self._store = QuantizedStore(self._base, self._base_folder / "weights", self._layout)
         # What holds the checkpoint without loss: bf16 for bf16 weights, fp32 for all others.
         groups = self._source.architecture.linear_shapes()
         is_bf16 = all(self._source.tensor(f"{group}.weight").dtype == torch.bfloat16 for group in groups)
@@ -162,16 +166,6 @@ class Forge:
 
         chosen = self.ledger.once("texts/calibration", sequences)
         return prepared_weights(self._base, quantization, self._scaled, chosen, self._base_folder, self._layout, self._reporter)
-
-    def _rotated(self) -> Source:
-        """The checkpoint under a rotation of the specification's seed. One whose head is tied gets a head of its own."""
-        return transformed(self._source, Rotation.random(self._source.architecture, seed=self._spec.seed))
-
-    @property
-    def _base_folder(self) -> Path:
-        """Where what is made of the base lies: weights of two rotations never mix."""
-        rotates = self._spec.quantization.rotates
-        return self._folder / f"rotation-{record_sha256(self._base)[:16]}" if rotates else self._folder
 
     def _texts(self, workbench: Workbench) -> TextSets:
         """The user's files; without any, sequences that the unquantized model wrote."""

@@ -49,8 +49,9 @@ def prepared_weights(
     layout: Layout,
     reporter: Reporter,
 ) -> QuantizedStore:
-    """The weights of `source`, rotated if it is to be, as `spec` asks for the rest: calibrated on `sequences`, scales searched
-    under the plan `scaled`.
+    """The weights of `source` as `spec` asks, calibrated on `sequences`; scales are searched under the plan `scaled`.
+
+    A rotation that `spec` names is done already: it looks at no text.
 
     `folder` keeps statistics, scales and weights; a killed run goes on at its layer. What hangs on the transform has a folder
     named after its record, so gains and weights of two never mix.

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
-import torch
 
 import artifacts.writer
 from artifacts.manifest import Deployment, Manifest
@@ -75,7 +74,6 @@ def proved(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture
 def project(proved: Project, tmp_path: Path) -> Project:
-    torch.set_num_threads(1)
     shutil.copytree(proved.folder, tmp_path / "run")
     return Project(tmp_path / "run")
 
