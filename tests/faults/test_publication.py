@@ -56,6 +56,8 @@ def proved(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Project:
     shutil.copytree(bench.folder / "toy", project.folder / "tiny")
     project.write({"gate": {"max_kl": 1.0}, "evaluation": {"num_sequences": 4, "tokens_per_sequence": 80}}, [])
     space = small_space([])
+    for constants in space["kernels"].values():
+        constants["constants"] = {name: values[:1] for name, values in constants["constants"].items()}
     space["precision"] = {"groups": {kind: [name] for kind, name in SCHEMES.items()}, "kv_cache": ["int8"]}
     (project.folder / "space.json").write_text(json.dumps(space))
 
