@@ -44,7 +44,7 @@ QUICK = {
     "tokenizer lower-cases",
     "end of sequence of another model",
     "a byte flipped in the weights",
-    "KV scales of another layer",
+    "stale KV scales",
     "cache written one slot late",
 }
 
