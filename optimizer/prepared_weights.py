@@ -60,15 +60,17 @@ def prepared_weights(
     """The weights of `source` as `spec` asks, calibrated on `sequences`; scales are searched under the plan `scaled`.
 
     `has_static_activations`: a scheme is offered whose activations are rounded under a calibrated scale.
+    A rotation that `spec` names is done already: it looks at no text.
+
     `folder` keeps statistics, scales and weights; a killed run goes on at its layer. What hangs on the transform has a folder
     named after its record, so gains and weights of two never mix.
     """
     calibration = Calibration(source, sequences, folder / "calibration", reporter)
-    if spec.transform != "none":
-        method, scales_folder = _SCALE_METHODS[spec.transform], folder / "scales" / spec.transform
+    if spec.scales is not None:
+        method, scales_folder = _SCALE_METHODS[spec.scales], folder / "scales" / spec.scales
         scales = search_scales(source, calibration, scaled, method, scales_folder, reporter=reporter)
         source = transformed(source, scales)
-        folder = folder / f"{spec.transform}-{record_sha256(source)[:16]}"
+        folder = folder / f"{spec.scales}-{record_sha256(source)[:16]}"
         calibration = Calibration(source, sequences, folder / "calibration", reporter)
     quantization = _method(spec, calibration)
     if has_static_activations:

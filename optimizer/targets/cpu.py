@@ -141,12 +141,16 @@ class CpuTarget:
             measure=measure,
         )
 
-    def compare(self, phase: Phase, workbench: Workbench, baseline: Plan, plan: Plan, workload: Workload) -> PairedSpeed:
-        bench, num_tokens = _own(workbench), workload.prompt_tokens if phase == "prefill" else None
+    def compare(
+        self, phase: Phase, baseline: tuple[Workbench, Plan], candidate: tuple[Workbench, Plan], workload: Workload
+    ) -> PairedSpeed:
+        (original, unquantized), (workbench, plan) = baseline, candidate
+        num_tokens = workload.prompt_tokens if phase == "prefill" else None
 
         def measure() -> dict[str, object]:
+            pair = (_own(original).exact(), unquantized), (_own(workbench), plan)
             with self._reporter.task(f"{phase} against the unquantized model, pairs", NUM_PAIRS) as advance:
-                return asdict(measure_pair((bench.exact(), baseline), (bench, plan), workload, num_tokens, advance))
+                return asdict(measure_pair(*pair, workload, num_tokens, advance))
 
         record: dict[str, Any] = self._ledger.once(f"speed/{phase}/{plan_digest(plan)}", measure)
         return PairedSpeed(**{**record, "speedup": Estimate(**record["speedup"])})

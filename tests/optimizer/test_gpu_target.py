@@ -35,6 +35,7 @@ def run(folder: Path, spec: dict[str, object]) -> Path:
     (folder / "model.yaml").write_text(json.dumps({"search": search, "workload": workload, "output": "out", **spec}))
     result = CliRunner().invoke(optimize, [str(folder / "model.yaml"), "--gpu", "h100"])
     assert result.exit_code == 0, result.output
+    assert ("bit for bit, numbers unchecked: accuracy is an emulation's" in result.output) == (spec["source"] != "random")
     return folder / "out"
 
 
