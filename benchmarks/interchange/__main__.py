@@ -75,7 +75,9 @@ class Read:
 
 
 def theirs(runtime: str, python: str, export: Path, texts: list[list[int]]) -> Read:
-    asked, answer, logprobs = (export.parent / name for name in ("asked.json", "answer.json", "logprobs.npy"))
+    asked, answer, logprobs = (
+        export.with_name(f"{export.name}.{name}") for name in ("asked.json", "answer.json", "logprobs.npy")
+    )
     asked.write_text(json.dumps({"texts": texts, "strings": STRINGS}))
     reader = Path(__file__).with_name("readers.py")
     subprocess.run([python, "-P", reader, runtime, export, asked, answer, logprobs], check=True, stdout=sys.stderr)
@@ -99,17 +101,16 @@ class Interchange:
     texts: list[list[int]]
 
     def record(self, reading: Reading, plan: Plan, python: str) -> dict[str, object]:
+        """What came of one plan; a record that is there already stands."""
         bundle = self.bundler.bundle(plan)
         export = bundle.with_name(f"{bundle.name}.{reading.form}.{plan.dtype}")
-        changes = self._export(bundle, reading.form, export, plan)
-        read = theirs(reading.runtime, python, export, self.texts)
-        logprobs = ours(bundle, self.texts)
-        facts = {"runtime": f"{reading.runtime} {read.version}", "format": reading.form, **asdict(plan)}
-        expected = self._expected(reading, plan, bundle, logprobs, read.logprobs)
-        if read.tokens is not None:
-            tokenizer = Tokenizer.from_str(self.bundler.source.tokenizer_json)
-            expected["tokens_agree"] = read.tokens == [tokenizer.encode(text, add_special_tokens=False).ids for text in STRINGS]
-        return {**facts, **compared(logprobs, read.logprobs), **expected, "changes": changes}
+        kept = export.with_name(f"{export.name}.{reading.runtime}.json")
+        if not kept.exists():
+            changes = self._export(bundle, reading.form, export, plan)
+            compared = self._compared(reading, plan, bundle, theirs(reading.runtime, python, export, self.texts))
+            kept.write_text(json.dumps({"format": reading.form, **asdict(plan), **compared, "changes": changes}))
+        found: dict[str, object] = json.loads(kept.read_text())
+        return found
 
     def _export(self, bundle: Path, form: str, export: Path, plan: Plan) -> list[str]:
         lines = export.with_name(f"{export.name}.lines.json")
@@ -118,16 +119,21 @@ class Interchange:
         found: list[str] = json.loads(lines.read_text())
         return found
 
-    def _expected(self, reading: Reading, plan: Plan, bundle: Path, logprobs: Floats, found: Floats) -> dict[str, object]:
-        """What the bundle alone says about the comparison."""
+    def _compared(self, reading: Reading, plan: Plan, bundle: Path, read: Read) -> dict[str, object]:
+        logprobs = ours(bundle, self.texts)
+        found: dict[str, object] = {"runtime": f"{reading.runtime} {read.version}", **compared(logprobs, read.logprobs)}
         if reading.runtime == "llama.cpp":
             emulated = ours(bundle, self.texts, BlockActivations)
-            return {"rounding": compared(logprobs, emulated), "emulated": compared(emulated, found)}
-        expected: dict[str, object] = {"floor": compared(logprobs, ours(bundle, self.texts, ReferenceProgram))}
+            found |= {"rounding": compared(logprobs, emulated), "emulated": compared(emulated, read.logprobs)}
+        else:
+            found["floor"] = compared(logprobs, ours(bundle, self.texts, ReferenceProgram))
         if plan.linear.endswith("-a8"):
             unrounded = self.bundler.bundle(plan, float_activations=True)
-            expected["rounding"] = compared(ours(unrounded, self.texts), logprobs)
-        return expected
+            found["rounding"] = compared(ours(unrounded, self.texts), logprobs)
+        if read.tokens is not None:
+            tokenizer = Tokenizer.from_str(self.bundler.source.tokenizer_json)
+            found["tokens_agree"] = read.tokens == [tokenizer.encode(text, add_special_tokens=False).ids for text in STRINGS]
+        return found
 
 
 def main() -> None:

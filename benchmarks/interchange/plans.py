@@ -57,10 +57,17 @@ READINGS = (
         (
             Plan("int4-g64-sym"),
             Plan("int4-g64-asym"),
-            Plan("int8-a8", transform="smoothquant"),
-            Plan("int8-a8", transform="smoothquant", dtype="float32"),
             Plan("int8-a8", dtype="float32"),
-            *(Plan("int8-a8", num_layers=n, transform="smoothquant", dtype="float32") for n in (1, 4, 15)),
+            *(
+                Plan("int8-a8", num_layers=num_layers, bf16=bf16, transform="smoothquant", dtype=dtype)
+                for num_layers, bf16, dtype in (
+                    (None, (), "float32"),
+                    (None, ("*.down",), "float32"),
+                    (None, ("*.down",), None),
+                    (4, (), "float32"),
+                    (1, (), "float32"),
+                )
+            ),
         ),
     ),
     Reading(
