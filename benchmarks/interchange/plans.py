@@ -82,8 +82,8 @@ READINGS = (
             Plan("int4-g64-sym", "int8"),
             Plan("int4-g32-asym", "int4-g32-sym"),
             Plan("int8", "int8"),
-            Plan("int8-a8", transform="smoothquant"),
-            Plan("int8-a8", num_layers=1, transform="smoothquant"),
+            Plan("int8-a8"),
+            Plan("int8-a8", num_layers=1),
         ),
     ),
 )
