@@ -82,7 +82,10 @@ class StoredMatrix:
         return values
 
     def in_scheme(self, scheme: Scheme) -> Codes | Misfit:
-        """These codes and scales as parts of `scheme`, of the same values bit for bit; smaller groups repeat their scale."""
+        """These codes and scales as parts of `scheme`, of the same values bit for bit.
+
+        Smaller groups repeat their scale; larger ones join neighbours of one scale, which formats of small blocks repeat.
+        """
         refusal = scheme.refusal(*self.codes.shape)
         if refusal is not None:
             return Misfit(refusal)
@@ -111,7 +114,7 @@ class StoredMatrix:
         if not np.array_equal(halves.astype(np.float32), self.scales):
             return Misfit("scales are not all fp16 numbers")
         scales, spread = self._spread(halves, 1, scheme.group_size), self._spread(zeros, 1, scheme.group_size)
-        if scales is None:
+        if scales is None or spread is None:
             return Misfit(f"a scale is for {self.columns} columns, no multiple of {scheme.group_size}")
         return Codes(self.codes, scales, None if scheme.symmetric else spread)
 
@@ -119,10 +122,9 @@ class StoredMatrix:
         if self.kind not in _MIDDLE:
             return Misfit(f"codes are {self.kind}")
         scales = self._spread(self.scales, 1, self.codes.shape[1])
-        if scales is None:
-            return Misfit(f"a scale is for {self.columns} columns, not for a whole row")
         zeros = np.array([[_MIDDLE[self.kind]]]) if self.zeros is None else self._spread(self.zeros, 1, self.codes.shape[1])
-        assert zeros is not None, "zeros have the shape of scales"
+        if scales is None or zeros is None:
+            return Misfit(f"a scale is for {self.columns} columns, not for a whole row")
         centred = self.codes.astype(np.int16) - zeros.astype(np.int16)
         if centred.size and (centred.min() < -128 or centred.max() > 127):
             return Misfit("codes less their zero points go beyond int8")
@@ -164,11 +166,16 @@ class StoredMatrix:
         return Codes(pair_nibbles(self.codes), encode_e4m3(self.scales), row_scales=rows)
 
     def _spread(self, values: NDArray[_T], rows: int, columns: int) -> NDArray[_T] | None:
-        """`values`, one for each of our groups, as one for each `rows` x `columns`; None where such a part crosses groups."""
+        """`values`, one for each of our groups, as one for each `rows` x `columns`; None where such a part holds several."""
         (num_rows, num_columns), (own_rows, own_columns) = self.codes.shape, (self.rows, self.columns)
         for extent, part, own in ((num_rows, rows, own_rows), (num_columns, columns, own_columns)):
-            if own < extent and own % part:
+            if own < extent and own % part and part < extent and part % own:
                 return None
         row = np.arange(0, num_rows, rows) // own_rows
         column = np.arange(0, num_columns, columns) // own_columns
-        return np.ascontiguousarray(values[row][:, column])
+        found = values[row][:, column]
+        part_of_row = np.arange(values.shape[0]) * own_rows // rows
+        part_of_column = np.arange(values.shape[1]) * own_columns // columns
+        if (found[part_of_row][:, part_of_column] != values).any():
+            return None
+        return np.ascontiguousarray(found)

@@ -103,10 +103,16 @@ def test_codes_of_other_types_are_the_bundles(bundle: MakeBundle, tiny: Callable
         stored, matrix = tensors[f"blk.0.{name}.weight"], logical.matrix(group)
         assert stored.tensor_type.name == kind
         data = np.asarray(stored.data).reshape(matrix.shape[0], -1, size)
+        heads, scales = data[..., :4].copy().view("<f2"), matrix.scales
+        assert scales is not None
         if kind == "Q8_0":
+            np.testing.assert_array_equal(heads[..., 0], np.broadcast_to(scales.astype(np.float16)[:, None], data.shape[:2]))
             np.testing.assert_array_equal(data[..., 2:].view(np.int8).reshape(matrix.shape), matrix.codes)
         else:
             nibbles = data[..., 4:]
+            np.testing.assert_array_equal(heads[..., 0], np.repeat(scales, 2, axis=1))  # bit for bit
+            minima = -scales.astype(np.float32) * matrix.zeros
+            np.testing.assert_array_equal(heads[..., 1], np.repeat(minima.astype(np.float16), 2, axis=1))
             np.testing.assert_array_equal(np.concatenate((nibbles & 15, nibbles >> 4), 2).reshape(matrix.shape), matrix.codes)
 
 
