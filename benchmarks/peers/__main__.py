@@ -78,15 +78,23 @@ def random_command(folder: Path, tokenizer: Path, seed: int) -> None:
 @click.option("--scheme", required=True, help="Of every linear layer, for instance int4-g32-asym-a8.")
 @click.option("--embed", help="Of the embedding and the head; by default the same.")
 @click.option("--quantization", default="{}", help="model.yaml's, as YAML or JSON: '{transform: smoothquant}'.")
+@click.option("--kv-cache", help="Dtype of the KV cache; by default the first that loses little.")
 @click.option("--out", type=_PATH, required=True)
 def bundle(
-    model: Path, degrid_seed: int | None, home: Path, scheme: str, embed: str | None, quantization: str, out: Path
+    model: Path,
+    degrid_seed: int | None,
+    home: Path,
+    scheme: str,
+    embed: str | None,
+    quantization: str,
+    kv_cache: str | None,
+    out: Path,
 ) -> None:
     """Make a bundle of ours with one scheme throughout, from the same float weights."""
     given = yaml.safe_load(quantization)
     if not isinstance(given, dict):
         raise click.BadParameter(f"must be a mapping such as {{transform: smoothquant}}, got {quantization!r}")
-    click.echo(make_uniform_bundle(float_folder(home, model, degrid_seed), scheme, embed, out, given))
+    click.echo(make_uniform_bundle(float_folder(home, model, degrid_seed), scheme, embed, out, given, kv_cache))
 
 
 @peers.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,9 +21,11 @@ from artifacts.reader import read_manifest
 from benchmarks.peers.engines import ENGINES, Variant
 from benchmarks.peers.environments import SetupFailed, set_up
 from benchmarks.peers.exports import export
+from benchmarks.peers.kept_scores import KeptScores, score_key
 from benchmarks.peers.record import Entry, Record, Turn, without_folders
 from benchmarks.peers.worker_process import ADAPTERS, WorkerError, WorkerProcess
 from benchmarks.peers.works import WARM_UP, Prompts, Work
+from kernels.cpu.host import host
 from optimizer.evaluation import Evaluation, SequenceScore, text_sequences
 
 #: vLLM compiles its model when it first starts
@@ -38,8 +41,11 @@ class Contender:
     model: str
 
     def start(self, logs: Path, num_threads: int) -> WorkerProcess:
-        log = logs / f"{self.entry.name.replace(' ', '-')}.log"
-        return WorkerProcess(self.python, ADAPTERS / f"{self.entry.engine}.py", log, {"OMP_NUM_THREADS": str(num_threads)})
+        log = logs / f"{re.sub(r'[ ,]+', '-', self.entry.name)}.log"
+        environment = {"OMP_NUM_THREADS": str(num_threads)}
+        if (engine := ENGINES.get(self.entry.engine)) and engine.preloaded:
+            environment["LD_PRELOAD"] = ":".join(str(self.python.parents[1] / path) for path in engine.preloaded)
+        return WorkerProcess(self.python, ADAPTERS / f"{self.entry.engine}.py", log, environment)
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,10 @@ class Run:
         self._max_tokens = options.max_tokens(record.works)
 
     def score(self, float_model: Path, text: Path, scratch: Path) -> None:
-        """Every contender's KL to the float model in transformers' fp32, each in a worker of its own, one at a time."""
+        """Every contender's KL to the float model in transformers' fp32, each in a worker of its own, one at a time.
+
+        `scratch` keeps the peers'; ours are measured every time, because it is our code that changes.
+        """
         tokenizer = Tokenizer.from_file(str(float_model / "tokenizer.json"))
         sequences = text_sequences(
             [text],
@@ -118,16 +127,31 @@ class Run:
             num_tokens=self._options.kl_tokens,
             max_sequences=self._options.kl_sequences,
         )
+        kept, settings = KeptScores(scratch / "scores.json"), (self._options.num_threads, host().model)
+        missing: list[tuple[Contender, str | None]] = []
+        for contender in self._contenders:
+            entry, key = contender.entry, None
+            if not entry.is_ours:
+                key = score_key(contender.model, entry.engine, ENGINES[entry.engine].packages, settings, sequences)
+                entry.kl = kept.get(key)
+            if entry.kl is None:
+                missing.append((contender, key))
+            else:
+                self._say(f"{entry.name}: KL {entry.kl_value:.4g} nats per token, measured before")
+        if not missing:
+            return
         stored = scratch / f"reference-{os.getpid()}.npy"
         reference = Contender(Entry("reference", "transformers", 32), Path(sys.executable), str(float_model))
         try:
             with self._loaded(reference) as worker:
                 worker.ask("reference", sequences=sequences, out=str(stored))
-            for contender in list(self._contenders):
+            for contender, key in missing:
                 with self._reported(contender), self._loaded(contender) as worker:
                     scores = worker.ask("kl", sequences=sequences, reference=str(stored))["scores"]
                     evaluation = Evaluation.of((SequenceScore(**score) for score in scores), seed=0)
                     contender.entry.kl = evaluation.record()
+                    if key is not None:
+                        kept.keep(key, contender.entry.kl)
                     self._say(f"{contender.entry.name}: KL {evaluation.kl.value:.4g} nats per token")
                 self._save()
         finally:
