@@ -16,6 +16,7 @@ from kernels import packing
 from kernels.paged_attention.spec import scratch_shapes
 from kernels.spec import DTYPES, Argument, Arguments, Array, Call, Program, Tensor, axis_extent
 from runtime.batch import Batch
+from runtime.buffers import zeros
 from runtime.models import UnsupportedModel
 from runtime.rope import rope_tables
 
@@ -53,7 +54,7 @@ class _Layout:
     calls: list[Call] = field(default_factory=list)
 
     def buffer(self, *extents: int, dtype: DTypeLike = np.float32) -> NDArray[Any]:
-        return np.zeros((self.max_num_tokens, *extents), dtype)
+        return zeros((self.max_num_tokens, *extents), dtype)
 
     def call(self, symbol: str, label: str, counters: Mapping[str, str] = TOKENS, /, **arguments: Argument) -> None:
         self.calls.append(Call(symbol, arguments, counters, label))
@@ -84,9 +85,9 @@ class _Linears:
         if widths:
             widest = max(widths)
             num_tokens = layout.max_num_tokens
-            self._codes = np.zeros(num_tokens * widest, np.int8)
-            self._scales = np.zeros(num_tokens, np.float32)
-            self._sums = np.zeros(num_tokens * widest // _ACTIVATION_BLOCK, np.int32)
+            self._codes = zeros((num_tokens * widest,), np.int8)
+            self._scales = zeros((num_tokens,), np.float32)
+            self._sums = zeros((num_tokens * widest // _ACTIVATION_BLOCK,), np.int32)
 
     def normed(self, group: str, name: str, x: Array, out: Array, eps: float, residual: Array | None = None) -> Source:
         """The norm `name` of x, for `group` to read; `out` holds it unless it is quantized at once."""
@@ -195,7 +196,7 @@ def lay_out(
     kv_storage = DTYPES[KV_STORAGE[kv_dtype]][0]
     # Decoding is split over threads where few sequences run, so room for two of the longest is enough.
     scratch = scratch_shapes(a.num_q_heads, a.num_kv_heads, a.head_dim, 2 * limits.max_model_len, limits.max_num_seqs)
-    partials, arrived = np.zeros(scratch["partials"], np.float32), np.zeros(scratch["arrived"], np.int32)
+    partials, arrived = zeros(scratch["partials"], np.float32), zeros(scratch["arrived"], np.int32)
 
     embedding = f"embedding_{variant(plan['embed'].storage)}"
     layout.call(embedding, "embed", token_ids=inputs.token_ids, **layout.weights("embed"), out=residual)
@@ -208,12 +209,12 @@ def lay_out(
         if a.qk_norm:
             layout.norm(f"{layer}.q_norm", q, q, a.rms_norm_eps)
             layout.norm(f"{layer}.k_norm", k, k, a.rms_norm_eps)
-        k_cache = np.zeros((limits.num_kv_blocks, a.num_kv_heads, a.head_dim, block_size), kv_storage)
-        v_cache = np.zeros((limits.num_kv_blocks, a.num_kv_heads, block_size, a.head_dim), kv_storage)
+        k_cache = zeros((limits.num_kv_blocks, a.num_kv_heads, a.head_dim, block_size), kv_storage)
+        v_cache = zeros((limits.num_kv_blocks, a.num_kv_heads, block_size, a.head_dim), kv_storage)
         caches: Arguments = {"k_cache": k_cache, "v_cache": v_cache}
         if kv_dtype == "int8":
             scale_shape = (limits.num_kv_blocks, a.num_kv_heads, block_size)
-            caches |= {"k_scales": np.zeros(scale_shape, np.float32), "v_scales": np.zeros(scale_shape, np.float32)}
+            caches |= {"k_scales": zeros(scale_shape, np.float32), "v_scales": zeros(scale_shape, np.float32)}
         layout.call(
             f"rope_and_cache_{kv_dtype}", f"{layer}.rope",
             q=q, k=k, v=v, cos=cos, sin=sin, positions=inputs.positions, slot_mapping=inputs.slot_mapping, **caches,

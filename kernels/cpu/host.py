@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 from dataclasses import dataclass
@@ -29,10 +30,22 @@ def parse_cpuinfo(text: str) -> tuple[str, frozenset[str]]:
     return first.get("model name", ""), frozenset(first.get("flags", "").split())
 
 
+def _tiles_are_permitted() -> bool:
+    """Asks Linux (5.16 or later) for the tile registers of AMX, which a process and its children may use only then."""
+    arch_prctl, request_permission, tile_data = 158, 0x1023, 18
+    return platform.machine() == "x86_64" and ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0
+
+
 @cache
 def host() -> Host:
-    """This machine's processor. Where /proc/cpuinfo is missing no flags are known, and only portable code is built."""
+    """This machine's processor. Where /proc/cpuinfo is missing no flags are known, and only portable code is built.
+
+    Features that the system keeps from this process are left out.
+    """
     cpuinfo = Path("/proc/cpuinfo")
     model, flags = parse_cpuinfo(cpuinfo.read_text()) if cpuinfo.exists() else ("", frozenset[str]())
+    tiles = frozenset(flag for flag in flags if flag.startswith("amx"))
+    if tiles and not _tiles_are_permitted():
+        flags -= tiles
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Host(model or platform.processor() or platform.machine(), platform.machine(), flags, cores)

@@ -29,8 +29,17 @@ class Isa:
         return tuple(flag for flag in self.cpu_flags if flag not in host.flags)
 
 
+_TILES = ("amx_tile", "amx_int8", "amx_bf16")
+
 #: From the most to the least capable.
 ISAS = (
+    Isa(
+        "x86-64-v4-amx",
+        (*_V4, "avx512_vnni", "avx512_bf16", *_TILES),
+        ("-march=x86-64-v4", "-mavx512vnni", "-mavx512bf16", "-mamx-tile", "-mamx-int8", "-mamx-bf16"),
+        32,
+        1,
+    ),
     Isa("x86-64-v4-vnni", (*_V4, "avx512_vnni"), ("-march=x86-64-v4", "-mavx512vnni"), 32, 1),
     Isa("x86-64-v4", _V4, ("-march=x86-64-v4",), 32, 1),
     Isa("x86-64-v3", _V3, ("-march=x86-64-v3",), 16, 2),

@@ -137,6 +137,7 @@ inline i32x16 load(const uint32_t* x) {
     return r;
 }
 inline void store(float* x, f32x16 v) { CF_EACH std::memcpy(x + p * WIDTH, &v.part[p], sizeof(vf)); }
+inline void store(uint32_t* x, i32x16 v) { CF_EACH std::memcpy(x + p * WIDTH, &v.part[p], sizeof(vi)); }
 
 #if defined(__AVX512F__)
 inline f32x16 load(const bf16* x) {
@@ -206,6 +207,17 @@ inline void store_bytes(int8_t* x, i32x16 v) {
     std::memcpy(wide, &v, sizeof wide);
     for (int i = 0; i < LANES; ++i) x[i] = int8_t(wide[i]);
 #endif
+}
+
+// Byte by byte; no byte of a may be so far below b's that it leaves eight bits.
+inline i32x16 subtract_bytes(i32x16 a, i32x16 b) {
+#if defined(__AVX512BW__)
+    a.part[0] = (vi)_mm512_sub_epi8((__m512i)a.part[0], (__m512i)b.part[0]);
+#else
+    typedef int8_t bytes __attribute__((vector_size(WIDTH * 4)));
+    CF_EACH a.part[p] = (vi)((bytes)a.part[p] - (bytes)b.part[p]);
+#endif
+    return a;
 }
 
 // float((word >> shift) & 15) - 8 in every lane.

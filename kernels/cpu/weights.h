@@ -3,6 +3,9 @@
 // of k), `value(word, j, scale)` its j-th vector. Every value is exact in fp32, but for int8, whose scale waits for
 // the end (`finish`).
 #pragma once
+#include <vector>
+
+#include "team.h"
 #include "vec.h"
 
 namespace cf {
@@ -72,6 +75,8 @@ struct Int4 {
 
 struct Int8A8 {
     static constexpr int STEP = 4;
+    static constexpr bool IS_CENTRED = false;
+    typedef uint8_t Byte;  // as matrix tiles take it
     const uint8_t* codes;
     const float* scales;
     int64_t K;
@@ -83,8 +88,8 @@ struct Int8A8 {
         return load((const uint32_t*)(codes + (tile * K + k) * LANES));
     }
     i32x16 quad(i32x16 w, int) const { return w; }
-    // dot - zero sum_x, exact.
-    static i32x16 centred(i32x16 dot, i32x16 zero, int32_t sum_x) { return dot - zero * broadcast(sum_x); }
+    // dot - zero sum_x, exact: 128 times a sum is a shift.
+    static i32x16 centred(i32x16 dot, i32x16, int32_t sum_x) { return dot - broadcast(sum_x * 128); }
     float at(int64_t row, int64_t k) const {
         int64_t tile = row / LANES, lane = row % LANES;
         return float(int(codes[(tile * K + k / 4 * 4) * LANES + lane * 4 + k % 4]) - 128) * scales[row];
@@ -93,6 +98,8 @@ struct Int8A8 {
 
 template <bool ZEROS>
 struct Int4A8 : Int4<ZEROS> {
+    static constexpr bool IS_CENTRED = true;
+    typedef int8_t Byte;
     f32x16 scale(int64_t tile, int64_t group) const { return load(this->scales + (tile * this->groups + group) * LANES); }
     i32x16 zero(int64_t tile, int64_t group) const {
         if constexpr (ZEROS) return load(this->zeros + (tile * this->groups + group) * LANES);
@@ -102,6 +109,27 @@ struct Int4A8 : Int4<ZEROS> {
     // A zero point is positive and below 16, and the sum of a group of 128 codes fits 16 bits.
     static i32x16 centred(i32x16 dot, i32x16 zero, int32_t sum_x) { return multiply_add(dot, zero, broadcast(-sum_x)); }
 };
+
+// Row tiles [begin, end) as matrix tiles read them: four k of 16 channels in 64 bytes, less their zero point where Byte is
+// signed. Where they lie, or in `room`.
+inline const uint8_t* centred_quads(const Int8A8& w, Range tiles, std::vector<int8_t>&) {
+    return w.codes + tiles.begin * w.K * LANES;
+}
+template <bool ZEROS>
+const int8_t* centred_quads(const Int4A8<ZEROS>& w, Range tiles, std::vector<int8_t>& room) {
+    room.resize((tiles.end - tiles.begin) * w.K * LANES);
+    uint32_t* out = (uint32_t*)room.data();
+    for (int64_t tile = tiles.begin; tile < tiles.end; ++tile)
+        for (int64_t group = 0; group < w.groups; ++group) {
+            const i32x16 zero = w.zero(tile, group) * broadcast(int32_t(0x01010101));
+            for (int64_t k = group * w.group_size(); k < (group + 1) * w.group_size(); k += Int4A8<ZEROS>::STEP) {
+                const i32x16 word = w.word(tile, k);
+                for (int j = 0; j < Int4A8<ZEROS>::STEP / 4; ++j, out += LANES)
+                    store(out, subtract_bytes(w.quad(word, j), zero));
+            }
+        }
+    return room.data();
+}
 
 template <class T, class Args>
 Plain<T> plain(const Args* a, int64_t K) { return {(const T*)a->weight, K}; }

@@ -3,7 +3,11 @@
 // A register tile is R rows of x by V row tiles of W. Each output element is one chain of fused multiply-adds in
 // ascending k, whatever R, V, the batch and the team are, so none of them can change a bit of it. The loop over row
 // tiles of x is inside the one over W, so that a panel of W stays in the cache while all rows pass over it.
+#include <type_traits>
+#include <vector>
+
 #include "../cpu/team.h"
+#include "../cpu/tiles.h"
 #include "../cpu/weights.h"
 #include "args.h"
 
@@ -12,6 +16,8 @@ using namespace cf;
 namespace {
 
 constexpr int ROWS = QUANT_MATMUL_ROWS, VECTORS = QUANT_MATMUL_VECTORS, DECODE_VECTORS = QUANT_MATMUL_DECODE_VECTORS;
+[[maybe_unused]] constexpr int TILED_ROWS = QUANT_MATMUL_TILED_ROWS;
+[[maybe_unused]] constexpr int64_t PANEL_BYTES = 512 << 10;
 
 template <class Args>
 void write(const Args* a, int64_t row, int64_t tile, f32x16 value) {
@@ -95,6 +101,157 @@ void multiply_int8(const Args* a, const W& w, int64_t row, int64_t tile) {
         for (int v = 0; v < V; ++v) write(a, row + r, tile + v, acc[r][v] * broadcast(a->x_scales[row + r]));
 }
 
+#if defined(CF_TILES)
+
+// Products of int8 activations by matrix tiles, for many rows: blocks of up to 2 tiles of rows by 2 row tiles of W. The integer
+// dot products of a group are exact and join in the order of `multiply_int8`, so results are the same to the bit.
+//
+// W is taken in panels that stay in the second-level cache while all rows pass over them, unpacked there if it is packed; a
+// block of rows stays in the first-level cache while the panel's row tiles pass over it, and its results are written side by side.
+template <class Args, class W>
+class TiledRows {
+public:
+    TiledRows(const Args* a, const W& w)
+        : a(a), w(w), K(a->K), group_size(w.group_size()), depth(group_size % TILE_BYTES ? TILE_BYTES / 2 : TILE_BYTES) {}
+    ~TiledRows() { release_tiles(); }
+
+    // All rows by some row tiles of W.
+    void multiply(Range tiles) {
+        const int64_t fitting = PANEL_BYTES / (K * LANES) / 2 * 2, count = fitting > 2 ? fitting : 2;
+        for (int64_t begin = tiles.begin; begin < tiles.end; begin += count) {
+            const Range panel{begin, begin + count < tiles.end ? begin + count : tiles.end};
+            const Quads quads = centred_quads(w, panel, room);
+            int64_t row = 0;
+            for (; row + BLOCK_ROWS <= *a->T; row += BLOCK_ROWS) blocks<2>(quads, panel, row, BLOCK_ROWS);
+            if (const int64_t rest = *a->T - row; rest > TILE_ROWS) {
+                blocks<2>(quads, panel, row, rest);
+            } else if (rest > 0) {
+                blocks<1>(quads, panel, row, rest);
+            }
+        }
+    }
+
+private:
+    static constexpr int BLOCK_ROWS = 2 * TILE_ROWS;
+    typedef const typename W::Byte* Quads;
+    typedef int32_t Dots[2][BLOCK_ROWS][LANES];  // of two row tiles of W
+    typedef float Sums[2][BLOCK_ROWS][LANES];
+
+    const Args* a;
+    const W& w;
+    const int64_t K, group_size, depth;  // of a tile, in k
+    int64_t shaped_for = 0;
+    static thread_local std::vector<int8_t> room;
+
+    void shape_for(int64_t rows) {
+        if (shaped_for == rows) return;
+        shaped_for = rows;
+        TileShapes shapes;
+        const int64_t first = rows < TILE_ROWS ? rows : TILE_ROWS, second = rows > TILE_ROWS ? rows - TILE_ROWS : first;
+        for (int v = 0; v < 2; ++v) {
+            shapes.set(v, first, TILE_BYTES);
+            shapes.set(2 + v, second, TILE_BYTES);
+            shapes.set(6 + v, depth / 4, TILE_BYTES);
+        }
+        shapes.set(4, first, depth);
+        shapes.set(5, second, depth);
+        set_shapes(shapes);
+    }
+
+    template <int R>
+    void blocks(Quads quads, Range panel, int64_t row, int64_t rows) {
+        shape_for(rows);
+        int64_t tile = panel.begin;
+        for (; tile + 2 <= panel.end; tile += 2, quads += 2 * K * LANES) block<R, 2>(quads, row, rows, tile);
+        if (tile < panel.end) block<R, 1>(quads, row, rows, tile);
+    }
+
+    // R tiles of rows by V row tiles of W.
+    template <int R, int V>
+    void block(Quads quads, int64_t row, int64_t rows, int64_t tile) {
+        alignas(64) Dots dots;
+        alignas(64) Sums sums;
+        const int64_t last = K / group_size - 1;
+        for (int64_t group = 0; group <= last; ++group) {
+            multiply_group<R, V>(quads, row, group, dots);
+            for (int v = 0; v < V; ++v) {
+                if (group < last) {
+                    join(dots[v], row, rows, tile + v, group, sums[v], [](int64_t, f32x16 sum, float* to) { store(to, sum); });
+                } else {
+                    finish(dots[v], row, rows, tile + v, group, sums[v]);
+                }
+            }
+        }
+    }
+
+    template <int R, int V>
+    void multiply_group(Quads quads, int64_t row, int64_t group, Dots& dots) {
+        clear_tile<0>();
+        if constexpr (V > 1) clear_tile<1>();
+        if constexpr (R > 1) clear_tile<2>();
+        if constexpr (R > 1 && V > 1) clear_tile<3>();
+        const int64_t stride = a->x_codes_stride, end = (group + 1) * group_size, depth = this->depth, wide = K * LANES;
+        const int8_t* x = a->x_codes + row * stride;
+        for (int64_t k = group * group_size; k < end; k += depth) {
+            load_tile<4>(x + k, stride);
+            load_tile<6>(quads + k * LANES, TILE_BYTES);
+            add_product<0, 4, 6>(quads);
+            if constexpr (V > 1) {
+                load_tile<7>(quads + wide + k * LANES, TILE_BYTES);
+                add_product<1, 4, 7>(quads);
+            }
+            if constexpr (R > 1) {
+                load_tile<5>(x + TILE_ROWS * stride + k, stride);
+                add_product<2, 5, 6>(quads);
+                if constexpr (V > 1) add_product<3, 5, 7>(quads);
+            }
+        }
+        store_tile<0>(dots[0], TILE_BYTES);
+        if constexpr (V > 1) store_tile<1>(dots[1], TILE_BYTES);
+        if constexpr (R > 1) store_tile<2>(dots[0] + TILE_ROWS, TILE_BYTES);
+        if constexpr (R > 1 && V > 1) store_tile<3>(dots[1] + TILE_ROWS, TILE_BYTES);
+    }
+
+    // Hands sum + scale dot of every row of a row tile of W to `take`.
+    template <class Take>
+    void join(const int32_t (*dots)[LANES], int64_t row, int64_t rows, int64_t tile, int64_t group, float (*sums)[LANES], Take take) {
+        const f32x16 scale = w.scale(tile, group);
+        const int64_t sums_stride = a->x_sums_stride;
+        const int32_t* x_sums = a->x_sums + row * sums_stride + K / 32 - 1;
+        auto dot = [=](int64_t r) {
+            const i32x16 exact = load((const uint32_t*)dots[r]);
+            // Bytes that could not be centred; such weights have one group.
+            if constexpr (!W::IS_CENTRED) return to_float(W::centred(exact, broadcast(int32_t(128)), x_sums[r * sums_stride]));
+            return to_float(exact);
+        };
+        if (group == 0) {
+#pragma GCC unroll 4
+            for (int64_t r = 0; r < rows; ++r) take(r, fma(scale, dot(r), zero()), sums[r]);
+        } else {
+#pragma GCC unroll 4
+            for (int64_t r = 0; r < rows; ++r) take(r, fma(scale, dot(r), load(sums[r])), sums[r]);
+        }
+    }
+
+    // The last group's, and what is left to do with the sums.
+    void finish(const int32_t (*dots)[LANES], int64_t row, int64_t rows, int64_t tile, int64_t group, float (*sums)[LANES]) {
+        const float* scales = a->x_scales + row;
+        if (a->bias || (tile + 1) * LANES > a->N) {
+            join(dots, row, rows, tile, group, sums,
+                 [=](int64_t r, f32x16 sum, float*) { write(a, row + r, tile, sum * broadcast(scales[r])); });
+        } else {
+            const int64_t stride = a->out_stride;
+            float* out = a->out + row * stride + tile * LANES;
+            join(dots, row, rows, tile, group, sums,
+                 [=](int64_t r, f32x16 sum, float*) { store(out + r * stride, sum * broadcast(scales[r])); });
+        }
+    }
+};
+template <class Args, class W>
+thread_local std::vector<int8_t> TiledRows<Args, W>::room;
+
+#endif
+
 struct Float {
     template <int R, int V, class Args, class W>
     static void tile(const Args* a, const W& w, int64_t row, int64_t tile) { multiply<R, V>(a, w, row, tile); }
@@ -122,6 +279,13 @@ template <class Kind, class Args, class W>
 void run(const Args* a, const W& w, int rank, int world) {
     Range range = share((a->N + LANES - 1) / LANES, rank, world);
     if (*a->T == 1) return tiles<Kind, 1, DECODE_VECTORS>(a, w, range);
+#if defined(CF_TILES)
+    if constexpr (std::is_same_v<Kind, Int8Dot>) {
+        if (*a->T >= TILED_ROWS) {
+            return TiledRows<Args, W>(a, w).multiply(range);
+        }
+    }
+#endif
     tiles<Kind, ROWS, VECTORS>(a, w, range);
 }
 

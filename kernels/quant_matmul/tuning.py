@@ -1,4 +1,7 @@
-"""Register tiles of the matrix product: ROWS of x by VECTORS row tiles of W, and DECODE_VECTORS for a single row of x."""
+"""Register tiles of the matrix product: ROWS of x by VECTORS row tiles of W, and DECODE_VECTORS for a single row of x.
+
+From TILED_ROWS rows of x on, int8 activations go through matrix tiles where the instruction set has them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,12 @@ def _refusal(constants: Constants, isa: Isa) -> str | None:
 
 def _default(isa: Isa) -> Constants:
     rows, vectors, decode = {1: (8, 3, 8), 2: (4, 1, 4), 4: (2, 1, 2)}[isa.registers_per_vector]
-    return {"QUANT_MATMUL_ROWS": rows, "QUANT_MATMUL_VECTORS": vectors, "QUANT_MATMUL_DECODE_VECTORS": decode}
+    return {
+        "QUANT_MATMUL_ROWS": rows,
+        "QUANT_MATMUL_VECTORS": vectors,
+        "QUANT_MATMUL_DECODE_VECTORS": decode,
+        "QUANT_MATMUL_TILED_ROWS": 4,
+    }
 
 
 TUNING = Tuning(
@@ -24,6 +32,7 @@ TUNING = Tuning(
         "QUANT_MATMUL_ROWS": (1, 2, 4, 6, 8, 12),
         "QUANT_MATMUL_VECTORS": (1, 2, 3, 4),
         "QUANT_MATMUL_DECODE_VECTORS": (1, 2, 4, 8),
+        "QUANT_MATMUL_TILED_ROWS": (2, 4, 8, 16),
     },
     refusal=_refusal,
     default=_default,
