@@ -75,7 +75,7 @@ def prepare(variants: Sequence[Variant], folder: Path, home: Path, record: Recor
             pythons[name] = str(error)
     contenders = []
     for variant in variants:
-        entry = record.entries[variant.name] = Entry(variant.name, variant.engine, variant.bits)
+        entry = record.entry(variant.name, variant.engine, variant.bits)
         python = pythons[variant.engine]
         try:
             if isinstance(python, str):
@@ -98,8 +98,8 @@ def bundle_contender(name: str, bundle: Path, record: Record) -> Contender:
     for group, (rows, columns) in manifest.architecture.linear_shapes().items():
         bits = {"fp32": 32, "bf16": 16, "int8": 8, "int4": 4}[Scheme.parse(manifest.precision.groups[group]).weights]
         weights[bits] = weights.get(bits, 0) + rows * columns
-    entry = Entry(f"coldforge {name}", "ours", max(weights, key=lambda bits: weights[bits]), _size(bundle / "weights"))
-    record.entries[entry.name] = entry
+    entry = record.entry(f"coldforge {name}", "ours", max(weights, key=lambda bits: weights[bits]))
+    entry.artifact_bytes = _size(bundle / "weights")
     return Contender(entry, Path(sys.executable), str(bundle.resolve()))
 
 
@@ -157,8 +157,8 @@ class Run:
         finally:
             stored.unlink(missing_ok=True)
 
-    def measure(self, prompts: Prompts) -> None:
-        """All works, round after round, each contender in turn; a warm-up round comes first."""
+    def measure(self, prompts: Prompts, works: Sequence[Work]) -> None:
+        """`works`, round after round, each contender in turn; a warm-up round comes first. Turns in the record are kept."""
         workers: dict[str, WorkerProcess] = {}
         try:
             for contender in list(self._contenders):
@@ -166,20 +166,31 @@ class Run:
                     workers[contender.entry.name] = self._load(contender)
                     contender.entry.memory["after_load"] = workers[contender.entry.name].memory_bytes()
                 self._save()
-            for work in self._record.works:
-                num_rounds = min(self._options.num_rounds, work.max_rounds or self._options.num_rounds)
-                for round_index in range(WARM_UP, num_rounds):
+            for work in works:
+                rounds = self._missing_rounds(work)
+                for round_index in [WARM_UP, *rounds] if rounds else []:
                     for contender in list(self._contenders):
-                        with self._reported(contender):
-                            self._turn(contender, workers[contender.entry.name], work, round_index, prompts)
-                        self._save()
+                        if not self._record.has_turn(work.name, contender.entry.name, round_index):
+                            with self._reported(contender):
+                                self._turn(contender, workers[contender.entry.name], work, round_index, prompts)
+                            self._save()
                 self._say(f"measured: {work.title}")
             for contender in self._contenders:
-                contender.entry.memory["after_work"] = workers[contender.entry.name].memory_bytes()
+                contender.entry.memory["after_work"] = max(
+                    workers[contender.entry.name].memory_bytes(),
+                    contender.entry.memory.get("after_work", {"resident": 0}),
+                    key=lambda memory: memory["resident"],
+                )
             self._save()
         finally:
             for worker in workers.values():
                 worker.close()
+
+    def _missing_rounds(self, work: Work) -> list[int]:
+        """Rounds in which some contender has had no turn yet."""
+        num_rounds = min(self._options.num_rounds, work.max_rounds or self._options.num_rounds)
+        names = [contender.entry.name for contender in self._contenders]
+        return [i for i in range(num_rounds) if not all(self._record.has_turn(work.name, name, i) for name in names)]
 
     def _turn(self, contender: Contender, worker: WorkerProcess, work: Work, round_index: int, prompts: Prompts) -> None:
         given, load_average = prompts.of(work, round_index), os.getloadavg()[0]
