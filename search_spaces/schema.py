@@ -34,6 +34,7 @@ def _block_size(size: int) -> int:
 
 Candidates = Annotated[tuple[T, ...], AfterValidator(_distinct)]
 SchemeName = Annotated[str, AfterValidator(_scheme_name)]
+ThreadShare = Literal["all", "half"]
 BlockSize = Annotated[PositiveInt, AfterValidator(_block_size)]
 Constant = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 
@@ -75,6 +76,8 @@ class ServingSpace(_Record):
     kv_block_size: Candidates[BlockSize]
     max_num_seqs: Candidates[PositiveInt]
     max_num_batched_tokens: Candidates[PositiveInt]
+    threads: Candidates[ThreadShare] = ("all",)
+    """Of a CPU: one for every core that the process may use, or for every second one, as where two share a core's units."""
 
 
 class KernelSpace(_Record):

@@ -24,6 +24,11 @@ class Isa:
     num_registers: int
     registers_per_vector: int
 
+    @property
+    def has_tiles(self) -> bool:
+        """Whether code may use matrix tiles (AMX)."""
+        return "-mamx-tile" in self.compiler_flags
+
     def missing(self, host: Host) -> tuple[str, ...]:
         """The flags that `host` lacks."""
         return tuple(flag for flag in self.cpu_flags if flag not in host.flags)

@@ -17,7 +17,7 @@ namespace {
 
 constexpr int ROWS = QUANT_MATMUL_ROWS, VECTORS = QUANT_MATMUL_VECTORS, DECODE_VECTORS = QUANT_MATMUL_DECODE_VECTORS;
 [[maybe_unused]] constexpr int TILED_ROWS = QUANT_MATMUL_TILED_ROWS;
-[[maybe_unused]] constexpr int64_t PANEL_BYTES = 512 << 10;
+[[maybe_unused]] constexpr int64_t PANEL_BYTES = QUANT_MATMUL_PANEL_KIB << 10;
 
 template <class Args>
 void write(const Args* a, int64_t row, int64_t tile, f32x16 value) {
@@ -193,6 +193,12 @@ private:
         const int64_t stride = a->x_codes_stride, end = (group + 1) * group_size, depth = this->depth, wide = K * LANES;
         const int8_t* x = a->x_codes + row * stride;
         for (int64_t k = group * group_size; k < end; k += depth) {
+            // The first block of rows reads W from memory: the next row tiles come while vectors are joined.
+            if (row == 0 && !W::IS_CENTRED)
+                for (int64_t byte = 0; byte < depth * LANES; byte += TILE_BYTES) {
+                    __builtin_prefetch(quads + 2 * wide + k * LANES + byte, 0, 2);
+                    __builtin_prefetch(quads + 3 * wide + k * LANES + byte, 0, 2);
+                }
             load_tile<4>(x + k, stride);
             load_tile<6>(quads + k * LANES, TILE_BYTES);
             add_product<0, 4, 6>(quads);

@@ -33,7 +33,7 @@ from optimizer.tuning.timing import interleaved_ms, typical_ms
 from optimizer.workbench import CpuWorkbench, Workbench
 from runtime.batch import build_batch
 from runtime.decoder import KV_STORAGE
-from search_spaces.schema import SearchSpace
+from search_spaces.schema import SearchSpace, ThreadShare
 
 #: of the machine's memory, for the KV cache
 CACHE_SHARE = 0.25
@@ -78,7 +78,7 @@ class CpuTarget:
     def tune(
         self, workbench: Workbench, workload: Workload, offered: Mapping[str, Sequence[Scheme]], baseline: Scheme
     ) -> tuple[Workbench, tuple[Tuned, ...]]:
-        """Ops are tuned one after the other, each on the winners before it."""
+        """Ops are tuned one after the other, each on the winners before it; then the KV block size, then the threads."""
         bench = _own(workbench)
         if bench.library is None:
             return bench, ()
@@ -91,11 +91,14 @@ class CpuTarget:
             )
             tuned.append(tuner.tune_op(op, space, constants))
             constants |= tuned[-1].chosen
+        self._constants = resolve_constants(constants, self._isa)
+        bench = replace(bench, library=self._library(self._constants))
         tuner = KernelTuner(self._ledger, self._reporter, bench, self._isa, plans, workload, self._folder)
         tuned.append(tuner.tune_block_size(self._space.serving.kv_block_size))
-        self._constants = resolve_constants(constants, self._isa)
-        block_size = tuned[-1].chosen["kv_block_size"]
-        return replace(bench, library=self._library(self._constants), kv_block_size=block_size), tuple(tuned)
+        bench = replace(bench, kv_block_size=tuned[-1].chosen["kv_block_size"])
+        tuner = KernelTuner(self._ledger, self._reporter, bench, self._isa, plans, workload, self._folder)
+        tuned.append(tuner.tune_num_threads(_thread_counts(self._space.serving.threads)))
+        return replace(bench, num_threads=tuned[-1].chosen["num_threads"]), tuple(tuned)
 
     def costs(self, workbench: Workbench, schemes: Sequence[Scheme], baseline: Scheme, workload: Workload) -> CostProvider:
         return measure_costs(self._ledger, self._reporter, _own(workbench), schemes, baseline, workload)
@@ -110,7 +113,7 @@ class CpuTarget:
             context = spans[0].start + len(spans[0].token_ids)
             return asdict(StepTime(num_seqs=len(spans), num_tokens=size, context=context, ms=ms))
 
-        tuned = f"/{sorted(self._constants.items())}" if self._constants else ""
+        tuned = f"/{sorted(self._constants.items())}/{_own(workbench).num_threads}" if self._constants else ""
         key = f"step/{plan_digest(plan)}/{workload}/{size}/{'decode' if decodes else 'prefill'}{tuned}"
         return StepTime(**self._ledger.once(key, measure))
 
@@ -134,7 +137,7 @@ class CpuTarget:
             kv_dtype=workbench.kv_dtype,
             kv_block_size=workbench.kv_block_size,
             cache_bytes=int(memory_bytes * CACHE_SHARE),
-            num_threads=host().num_cores,
+            num_threads=_own(workbench).num_threads,
             measure=measure,
         )
 
@@ -178,6 +181,12 @@ class CpuTarget:
         except NoCompiler as error:
             self._reporter.say(f"{error}. Going on with the portable references, which are slow and need torch to serve.")
             return None
+
+
+def _thread_counts(shares: Sequence[ThreadShare]) -> list[int]:
+    """In order of preference, each once."""
+    cores = host().num_cores
+    return list(dict.fromkeys(cores if share == "all" else max(1, cores // 2) for share in shares))
 
 
 def _check_offered(space: SearchSpace) -> None:

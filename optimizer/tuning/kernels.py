@@ -67,13 +67,16 @@ class KernelTuner:
 
     def tune_block_size(self, sizes: Sequence[int]) -> Tuned:
         """The KV block size, in tokens."""
+        benches = [replace(self._workbench, kv_block_size=size) for size in sizes]
+        plans = self._plans_that_differ_in("paged_attention")
         candidates = [{"kv_block_size": size} for size in sizes]
+        return self._tuned("kv_block_size", candidates, lambda: self._measure(benches, plans, "KV block size"))
 
-        def measure() -> list[float]:
-            benches = [replace(self._workbench, kv_block_size=size) for size in sizes]
-            return self._measure(benches, self._plans_that_differ_in("paged_attention"), "KV block size")
-
-        return self._tuned("kv_block_size", candidates, measure)
+    def tune_num_threads(self, counts: Sequence[int]) -> Tuned:
+        """How many threads run a step."""
+        benches = [replace(self._workbench, num_threads=count) for count in counts]
+        candidates = [{"num_threads": count} for count in counts]
+        return self._tuned("num_threads", candidates, lambda: self._measure(benches, self._plans, "number of threads"))
 
     def _plans_that_differ_in(self, op: str) -> list[Plan]:
         """One plan for each set of `op`'s entry points that the plans call: attention runs the same code under all of them."""
