@@ -174,5 +174,4 @@ def test_greedy_text_is_the_references(
         at = next(j for j in range(NUM_TOKENS) if ours[i][j] != theirs[i][j])
         logits = rounded[probed.index(i)][at]
         margin = float(logits.max() - logits[ours[i][at]])
-        print(i, at, margin)
         assert margin <= bound, f"prompt {i}, token {at}: {margin} apart, float errors explain {bound}"
