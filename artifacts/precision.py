@@ -14,7 +14,7 @@ Granularity = Literal["channel", "block"]
 _NAME = re.compile(
     r"(fp32|bf16|mxfp4|fp8(?P<block>-block)?|int8(?P<a8>-a8)?|int4-g(?P<group>\d+)-(?P<sym>sym|asym)(?P<a4>-a8)?)"
 )
-GROUP_SIZES = (32, 64, 128)
+GROUP_SIZES = (32, 64, 128, 192)
 #: columns and rows that share a scale under fp8-block, and columns under mxfp4
 FP8_BLOCK, MXFP4_GROUP = 128, 32
 

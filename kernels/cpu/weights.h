@@ -106,7 +106,7 @@ struct Int4A8 : Int4<ZEROS> {
         return broadcast(int32_t(8));
     }
     i32x16 quad(i32x16 w, int j) const { return (w >> (4 * j)) & broadcast(int32_t(0x0f0f0f0f)); }
-    // A zero point is positive and below 16, and the sum of a group of 128 codes fits 16 bits.
+    // A zero point is positive and below 16, and the sum of a group of 192 codes fits 16 bits.
     static i32x16 centred(i32x16 dot, i32x16 zero, int32_t sum_x) { return multiply_add(dot, zero, broadcast(-sum_x)); }
 };
 
@@ -117,16 +117,18 @@ inline const uint8_t* centred_quads(const Int8A8& w, Range tiles, std::vector<in
 }
 template <bool ZEROS>
 const int8_t* centred_quads(const Int4A8<ZEROS>& w, Range tiles, std::vector<int8_t>& room) {
+    constexpr int STEP = Int4A8<ZEROS>::STEP;
     room.resize((tiles.end - tiles.begin) * w.K * LANES);
     uint32_t* out = (uint32_t*)room.data();
+    const int64_t words = w.group_size() / STEP, groups = w.groups;  // here, so that no store seems to change them
+    const uint32_t* codes = w.codes + tiles.begin * groups * words * LANES;
     for (int64_t tile = tiles.begin; tile < tiles.end; ++tile)
-        for (int64_t group = 0; group < w.groups; ++group) {
+        for (int64_t group = 0; group < groups; ++group) {
             const i32x16 zero = w.zero(tile, group) * broadcast(int32_t(0x01010101));
-            for (int64_t k = group * w.group_size(); k < (group + 1) * w.group_size(); k += Int4A8<ZEROS>::STEP) {
-                const i32x16 word = w.word(tile, k);
-                for (int j = 0; j < Int4A8<ZEROS>::STEP / 4; ++j, out += LANES)
-                    store(out, subtract_bytes(w.quad(word, j), zero));
-            }
+            for (int64_t i = 0; i < words; ++i, codes += LANES)
+#pragma GCC unroll 2
+                for (int j = 0; j < STEP / 4; ++j, out += LANES)
+                    store(out, subtract_bytes(w.quad(load(codes), j), zero));
         }
     return room.data();
 }

@@ -117,25 +117,30 @@ public:
 
     // All rows by some row tiles of W.
     void multiply(Range tiles) {
-        const int64_t fitting = PANEL_BYTES / (K * LANES) / 2 * 2, count = fitting > 2 ? fitting : 2;
+        // Few rows soon have passed: then an unpacked panel stays in the first-level cache.
+        const int64_t bytes = *a->T <= 4 * TILE_ROWS ? 0 : PANEL_BYTES;
+        const int64_t fitting = bytes / (K * LANES) / 2 * 2, count = fitting > 2 ? fitting : 2;
         for (int64_t begin = tiles.begin; begin < tiles.end; begin += count) {
             const Range panel{begin, begin + count < tiles.end ? begin + count : tiles.end};
             const Quads quads = centred_quads(w, panel, room);
-            int64_t row = 0;
-            for (; row + BLOCK_ROWS <= *a->T; row += BLOCK_ROWS) blocks<2>(quads, panel, row, BLOCK_ROWS);
-            if (const int64_t rest = *a->T - row; rest > TILE_ROWS) {
-                blocks<2>(quads, panel, row, rest);
-            } else if (rest > 0) {
-                blocks<1>(quads, panel, row, rest);
+            const int64_t step = group_size < K ? TILE_ROWS : 2 * TILE_ROWS;
+            for (int64_t row = 0; row < *a->T; row += step) {
+                const int64_t rows = *a->T - row < step ? *a->T - row : step;
+                shape_for(rows);
+                if (group_size < K) {
+                    for (int64_t tile = panel.begin; tile < panel.end; ++tile)
+                        grouped(quads + (tile - panel.begin) * K * LANES, row, rows, tile);
+                } else if (rows > TILE_ROWS) {
+                    blocks<2>(quads, panel, row, rows);
+                } else {
+                    blocks<1>(quads, panel, row, rows);
+                }
             }
         }
     }
 
 private:
-    static constexpr int BLOCK_ROWS = 2 * TILE_ROWS;
     typedef const typename W::Byte* Quads;
-    typedef int32_t Dots[2][BLOCK_ROWS][LANES];  // of two row tiles of W
-    typedef float Sums[2][BLOCK_ROWS][LANES];
 
     const Args* a;
     const W& w;
@@ -158,43 +163,79 @@ private:
         set_shapes(shapes);
     }
 
+    // A tile of rows by a row tile of W in groups. The sums stay in registers, which hold no more than those.
+    void grouped(Quads quads, int64_t row, int64_t rows, int64_t tile) {
+        alignas(64) uint32_t dots[4][TILE_ROWS * LANES];
+        f32x16 sum[TILE_ROWS] = {};
+        int64_t group = 0;
+        for (; (group + 4) * group_size <= K; group += 4) {
+            multiply_group<0, 4, 6>(quads, row, group);
+            multiply_group<1, 5, 7>(quads, row, group + 1);
+            multiply_group<2, 4, 6>(quads, row, group + 2);
+            multiply_group<3, 5, 7>(quads, row, group + 3);
+            store_tile<0>(dots[0], TILE_BYTES);
+            store_tile<1>(dots[1], TILE_BYTES);
+            store_tile<2>(dots[2], TILE_BYTES);
+            store_tile<3>(dots[3], TILE_BYTES);
+#pragma GCC unroll 4
+            for (int g = 0; g < 4; ++g) join(dots[g], w.scale(tile, group + g), sum);
+        }
+        for (; group * group_size < K; ++group) {
+            multiply_group<0, 4, 6>(quads, row, group);
+            store_tile<0>(dots[0], TILE_BYTES);
+            join(dots[0], w.scale(tile, group), sum);
+        }
+        const float* scales = a->x_scales + row;
+        if (rows == TILE_ROWS && !a->bias && (tile + 1) * LANES <= a->N) {
+            float* out = a->out + row * a->out_stride + tile * LANES;
+            const int64_t stride = a->out_stride;
+#pragma GCC unroll 16
+            for (int r = 0; r < TILE_ROWS; ++r) store(out + r * stride, sum[r] * broadcast(scales[r]));
+        } else {
+            alignas(64) float kept[TILE_ROWS][LANES];  // so that the sums need no memory above
+#pragma GCC unroll 16
+            for (int r = 0; r < TILE_ROWS; ++r) store(kept[r], sum[r]);
+            for (int64_t r = 0; r < rows; ++r) write(a, row + r, tile, load(kept[r]) * broadcast(scales[r]));
+        }
+    }
+
+    // The dot products of a group, in tile C.
+    template <int C, int X, int QUADS>
+    void multiply_group(Quads quads, int64_t row, int64_t group) {
+        const int64_t stride = a->x_codes_stride, end = (group + 1) * group_size, depth = this->depth;
+        const int8_t* x = a->x_codes + row * stride;
+        clear_tile<C>();
+        for (int64_t k = group * group_size; k < end; k += depth) {
+            load_tile<X>(x + k, stride);
+            load_tile<QUADS>(quads + k * LANES, TILE_BYTES);
+            add_product<C, X, QUADS>(quads);
+        }
+    }
+
+    static void join(const uint32_t* dots, f32x16 scale, f32x16* sum) {
+#pragma GCC unroll 16
+        for (int r = 0; r < TILE_ROWS; ++r) sum[r] = fma(scale, to_float(load(dots + r * LANES)), sum[r]);
+    }
+
+    // R tiles of rows by all row tiles of the panel, K one group.
     template <int R>
     void blocks(Quads quads, Range panel, int64_t row, int64_t rows) {
-        shape_for(rows);
         int64_t tile = panel.begin;
         for (; tile + 2 <= panel.end; tile += 2, quads += 2 * K * LANES) block<R, 2>(quads, row, rows, tile);
         if (tile < panel.end) block<R, 1>(quads, row, rows, tile);
     }
 
-    // R tiles of rows by V row tiles of W.
     template <int R, int V>
     void block(Quads quads, int64_t row, int64_t rows, int64_t tile) {
-        alignas(64) Dots dots;
-        alignas(64) Sums sums;
-        const int64_t last = K / group_size - 1;
-        for (int64_t group = 0; group <= last; ++group) {
-            multiply_group<R, V>(quads, row, group, dots);
-            for (int v = 0; v < V; ++v) {
-                if (group < last) {
-                    join(dots[v], row, rows, tile + v, group, sums[v], [](int64_t, f32x16 sum, float* to) { store(to, sum); });
-                } else {
-                    finish(dots[v], row, rows, tile + v, group, sums[v]);
-                }
-            }
-        }
-    }
-
-    template <int R, int V>
-    void multiply_group(Quads quads, int64_t row, int64_t group, Dots& dots) {
+        alignas(64) uint32_t dots[2][2 * TILE_ROWS * LANES];  // of two row tiles of W
         clear_tile<0>();
         if constexpr (V > 1) clear_tile<1>();
         if constexpr (R > 1) clear_tile<2>();
         if constexpr (R > 1 && V > 1) clear_tile<3>();
-        const int64_t stride = a->x_codes_stride, end = (group + 1) * group_size, depth = this->depth, wide = K * LANES;
+        const int64_t stride = a->x_codes_stride, wide = K * LANES, depth = this->depth;
         const int8_t* x = a->x_codes + row * stride;
-        for (int64_t k = group * group_size; k < end; k += depth) {
-            // The first block of rows reads W from memory: the next row tiles come while vectors are joined.
-            if (row == 0 && !W::IS_CENTRED)
+        for (int64_t k = 0; k < K; k += depth) {
+            if (row == 0)  // The first rows meet W in memory: the next row tiles come while vectors are written.
                 for (int64_t byte = 0; byte < depth * LANES; byte += TILE_BYTES) {
                     __builtin_prefetch(quads + 2 * wide + k * LANES + byte, 0, 2);
                     __builtin_prefetch(quads + 3 * wide + k * LANES + byte, 0, 2);
@@ -214,42 +255,28 @@ private:
         }
         store_tile<0>(dots[0], TILE_BYTES);
         if constexpr (V > 1) store_tile<1>(dots[1], TILE_BYTES);
-        if constexpr (R > 1) store_tile<2>(dots[0] + TILE_ROWS, TILE_BYTES);
-        if constexpr (R > 1 && V > 1) store_tile<3>(dots[1] + TILE_ROWS, TILE_BYTES);
+        if constexpr (R > 1) store_tile<2>(dots[0] + TILE_ROWS * LANES, TILE_BYTES);
+        if constexpr (R > 1 && V > 1) store_tile<3>(dots[1] + TILE_ROWS * LANES, TILE_BYTES);
+        for (int v = 0; v < V; ++v) finish(dots[v], row, rows, tile + v);
     }
 
-    // Hands sum + scale dot of every row of a row tile of W to `take`.
-    template <class Take>
-    void join(const int32_t (*dots)[LANES], int64_t row, int64_t rows, int64_t tile, int64_t group, float (*sums)[LANES], Take take) {
-        const f32x16 scale = w.scale(tile, group);
-        const int64_t sums_stride = a->x_sums_stride;
-        const int32_t* x_sums = a->x_sums + row * sums_stride + K / 32 - 1;
-        auto dot = [=](int64_t r) {
-            const i32x16 exact = load((const uint32_t*)dots[r]);
-            // Bytes that could not be centred; such weights have one group.
-            if constexpr (!W::IS_CENTRED) return to_float(W::centred(exact, broadcast(int32_t(128)), x_sums[r * sums_stride]));
-            return to_float(exact);
-        };
-        if (group == 0) {
-#pragma GCC unroll 4
-            for (int64_t r = 0; r < rows; ++r) take(r, fma(scale, dot(r), zero()), sums[r]);
-        } else {
-#pragma GCC unroll 4
-            for (int64_t r = 0; r < rows; ++r) take(r, fma(scale, dot(r), load(sums[r])), sums[r]);
-        }
-    }
-
-    // The last group's, and what is left to do with the sums.
-    void finish(const int32_t (*dots)[LANES], int64_t row, int64_t rows, int64_t tile, int64_t group, float (*sums)[LANES]) {
+    // Dot products of a whole K -> out.
+    void finish(const uint32_t* dots, int64_t row, int64_t rows, int64_t tile) {
+        const f32x16 scale = w.scale(tile, 0);
         const float* scales = a->x_scales + row;
+        const int64_t sums_stride = a->x_sums_stride, stride = a->out_stride;
+        const int32_t* x_sums = a->x_sums + row * sums_stride + K / 32 - 1;
+        auto value = [=](int64_t r) {
+            i32x16 dot = load(dots + r * LANES);
+            if constexpr (!W::IS_CENTRED) dot = W::centred(dot, broadcast(int32_t(128)), x_sums[r * sums_stride]);
+            return fma(scale, to_float(dot), zero()) * broadcast(scales[r]);
+        };
         if (a->bias || (tile + 1) * LANES > a->N) {
-            join(dots, row, rows, tile, group, sums,
-                 [=](int64_t r, f32x16 sum, float*) { write(a, row + r, tile, sum * broadcast(scales[r])); });
+            for (int64_t r = 0; r < rows; ++r) write(a, row + r, tile, value(r));
         } else {
-            const int64_t stride = a->out_stride;
             float* out = a->out + row * stride + tile * LANES;
-            join(dots, row, rows, tile, group, sums,
-                 [=](int64_t r, f32x16 sum, float*) { store(out + r * stride, sum * broadcast(scales[r])); });
+#pragma GCC unroll 4
+            for (int64_t r = 0; r < rows; ++r) store(out + r * stride, value(r));
         }
     }
 };
@@ -287,7 +314,8 @@ void run(const Args* a, const W& w, int rank, int world) {
     if (*a->T == 1) return tiles<Kind, 1, DECODE_VECTORS>(a, w, range);
 #if defined(CF_TILES)
     if constexpr (std::is_same_v<Kind, Int8Dot>) {
-        if (*a->T >= TILED_ROWS) {
+        // Groups join by vectors, which pays later.
+        if (*a->T >= (w.group_size() < a->K ? 4 * TILED_ROWS : TILED_ROWS)) {
             return TiledRows<Args, W>(a, w).multiply(range);
         }
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from kernels.cpu.isa import Isa
 from kernels.tuning import Constants, Tuning
 
-_OF_TILES = {"QUANT_MATMUL_TILED_ROWS": 4, "QUANT_MATMUL_PANEL_KIB": 256}
+_OF_TILES = {"QUANT_MATMUL_TILED_ROWS": 4, "QUANT_MATMUL_PANEL_KIB": 1024}
 
 
 def _refusal(constants: Constants, isa: Isa) -> str | None:
@@ -38,7 +38,7 @@ TUNING = Tuning(
         "QUANT_MATMUL_VECTORS": (1, 2, 3, 4),
         "QUANT_MATMUL_DECODE_VECTORS": (1, 2, 4, 8),
         "QUANT_MATMUL_TILED_ROWS": (2, 4, 8, 16),
-        "QUANT_MATMUL_PANEL_KIB": (64, 128, 256, 512, 1024),
+        "QUANT_MATMUL_PANEL_KIB": (64, 256, 512, 1024, 2048),
     },
     refusal=_refusal,
     default=_default,
