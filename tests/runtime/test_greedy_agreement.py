@@ -4,8 +4,8 @@ Where both choose differently for the first time, they have read the same tokens
 closer together than float errors can move them. What those errors are is derived, not chosen:
 
 - The references run the same program in fp32 and in fp64. e, the largest difference of their logits over the probed steps, is
-  what rounding in fp32 costs in torch's order of summation. It takes every way that an error has through the model with it, also
-  the codes of int8 activations that fall to another level.
+  what rounding in fp32 costs in torch's order of summation. An error takes every way through the model, also that of int8
+  activations whose code falls to another level.
 - Another order is no worse than one chain over K products: K roundings of random signs, sqrt(K) as much as the one rounding
   that no order is without. K is the longest inner dimension of the model.
 - So the compiled logits lie within sqrt(K) e of the exact ones, the reference's within e, and if compiled prefers a to the
@@ -121,7 +121,7 @@ def next_logits(runner: ProgramRunner, prompts: Sequence[Tokens], texts: Sequenc
 
 
 def in_fp64(step: StepProgram) -> StepProgram:
-    """`step` over fp64 buffers where it has fp32 ones, which share memory as those do. Weights and bf16 caches stay as they are."""
+    """`step` over fp64 buffers where it has fp32 ones, which share memory as those do; weights and bf16 caches are its own."""
     wide: dict[int, Array] = {}
 
     def widened(value: Argument) -> Argument:
