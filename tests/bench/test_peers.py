@@ -145,6 +145,20 @@ def test_a_score_is_kept_until_something_that_it_hangs_on_changes(tmp_path: Path
     assert len({first, *changed}) == 7
 
 
+def test_a_run_goes_on_with_its_own_file_alone_and_takes_no_turn_twice(tmp_path: Path) -> None:
+    setting = {"command": "first", "date": "today", "num_threads": 2}
+    record = Record(setting, FULL)
+    record.entry("engine", "vllm", 16).memory["after_work"] = {"resident": 5}
+    record.turns += [Turn("decode", "engine", index, 1.0, 0.0, "now") for index in (WARM_UP, 0)]
+    record.write(tmp_path / "result.json")
+    resumed = Record.read(tmp_path / "result.json").resumed({"command": "second", "date": "tomorrow", "num_threads": 2})
+    assert resumed.setting["command"] == "first" and resumed.setting["resumed"] == [{"command": "second", "date": "tomorrow"}]
+    assert resumed.entry("engine", "vllm", 16).memory["after_work"] == {"resident": 5}
+    assert [resumed.has_turn("decode", "engine", index) for index in (WARM_UP, 0, 1)] == [False, True, False]
+    with pytest.raises(ValueError, match="num_threads was 2 and is 3"):
+        record.resumed({**setting, "num_threads": 3})
+
+
 def test_a_ratio_is_of_medians_over_common_rounds_and_its_interval_covers_it() -> None:
     ratio = ratio_of_medians({0: 10.0, 1: 30.0, 2: 20.0, 3: 99.0}, {0: 10.0, 1: 10.0, 2: 8.0, 7: 1.0}, is_rate=True)
     assert (ratio.value, ratio.worst, ratio.best, ratio.num_rounds) == (2.0, 1.0, 3.0, 3)
