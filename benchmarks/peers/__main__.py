@@ -153,6 +153,7 @@ def run(
         "degrid_seed": degrid_seed,
         "text": text.name,
         "is_quick": quick,
+        "kl": {"num_sequences": kl_sequences, "tokens_per_sequence": kl_tokens},
         "bundles": {name: sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest() for name, folder in named},
     }
     works = QUICK if quick else FULL

@@ -118,7 +118,7 @@ class Run:
     def score(self, float_model: Path, text: Path, scratch: Path) -> None:
         """Every contender's KL to the float model in transformers' fp32, each in a worker of its own, one at a time.
 
-        `scratch` keeps the peers'; ours are measured every time, because it is our code that changes.
+        `scratch` keeps the peers'; ours are measured in every run, because it is our code that changes.
         """
         tokenizer = Tokenizer.from_file(str(float_model / "tokenizer.json"))
         sequences = text_sequences(
