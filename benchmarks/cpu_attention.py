@@ -7,22 +7,13 @@ Shapes are SmolLM2-135M's: 9 q heads on 3 kv heads of 64. The median of a case i
 
 from __future__ import annotations
 
-import argparse
-import json
-import tempfile
-import time
 from collections.abc import Sequence
-from pathlib import Path
-from statistics import median
 
 import numpy as np
 
+from benchmarks import cpu_calls
 from kernels import registry
 from kernels.cpu import kv_cache
-from kernels.cpu.build import build
-from kernels.cpu.host import host
-from kernels.cpu.isa import isa
-from kernels.cpu.library import CompiledProgram, Library
 from kernels.paged_attention.spec import scratch_shapes
 from kernels.spec import Arguments, Call, Program
 from runtime.buffers import zeros
@@ -37,7 +28,6 @@ CASES: dict[str, list[tuple[int, int]]] = {
     "decode of 32 at 160": [(160, 1)] * 32,
 }
 HQ, HKV, D = 9, 3, 64
-_SECONDS = 0.4
 
 
 def attention(kv: str, sequences: Sequence[tuple[int, int]], block_size: int) -> Program:
@@ -75,41 +65,13 @@ def attention(kv: str, sequences: Sequence[tuple[int, int]], block_size: int) ->
     return Program((Call(spec.symbol, arguments, {"T": "T", "S": "S"}),), counters)
 
 
-def calls_us(program: CompiledProgram) -> list[float]:
-    """What calls took, in microseconds, for a moment."""
-    program.run()
-    taken = []
-    begin = time.perf_counter()
-    while time.perf_counter() - begin < _SECONDS:
-        before = time.perf_counter()
-        program.run()
-        taken.append((time.perf_counter() - before) * 1e6)
-    return taken
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--isas", default="x86-64-v4-vnni,x86-64-v4-amx")
+    parser = cpu_calls.arguments(__doc__)
     parser.add_argument("--kv", default="bf16", choices=list(kv_cache.STORAGE))
     parser.add_argument("--block-size", type=int, default=32)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        libraries = {name: Library(build({}, Path(folder) / f"{name}.so", isa(name))) for name in options.isas.split(",")}
-        medians: dict[str, dict[str, float]] = {}
-        for case, sequences in CASES.items():
-            program = attention(options.kv, sequences, options.block_size)
-            compiled = {name: library.compile(program, options.threads) for name, library in libraries.items()}
-            taken: dict[str, list[float]] = {name: [] for name in compiled}
-            for _ in range(options.rounds):
-                for name, each in compiled.items():
-                    taken[name] += calls_us(each)
-            medians[case] = {name: round(median(calls), 1) for name, calls in taken.items()}
-            print(f"{case}: {', '.join(f'{name} {us} us' for name, us in medians[case].items())}")
-    settings = {name: getattr(options, name) for name in ("kv", "block_size", "threads", "rounds")}
-    options.out.write_text(json.dumps({"machine": host().model, **settings, "median_us": medians}, indent=2) + "\n")
+    cases = ((case, attention(options.kv, sequences, options.block_size)) for case, sequences in CASES.items())
+    cpu_calls.compare(cases, options)
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ def log_softmax(logits: NDArray[Any]) -> Floats:
 def by_vllm(export: Path, texts: list[list[int]], strings: list[str]) -> Answer:
     """Logits are taken where the model computes them: asking for a whole vocabulary of log-probabilities takes minutes.
 
-    On CPUs with AMX vLLM 0.32 gives int8 layers a kernel that refused float32 and aborted in float16; there its oneDNN kernel is
-    used, as on all other CPUs.
+    On CPUs with AMX vLLM 0.32 gives int8 layers a kernel that refused float32 and aborted in float16; there its oneDNN kernel
+    is used, as on all other CPUs.
     """
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
