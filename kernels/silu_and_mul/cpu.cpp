@@ -1,6 +1,7 @@
 // out = gate / (1 + e^-gate) * up, where x = [gate, up].
 #include <vector>
 
+#include "../cpu/exp.h"
 #include "../cpu/int8.h"
 #include "../cpu/team.h"
 #include "args.h"

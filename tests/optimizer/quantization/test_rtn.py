@@ -141,9 +141,11 @@ def test_activations_do_not_change_weights(name: str) -> None:
     assert dynamic.scheme.int8_activations and not plain.scheme.int8_activations
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "fp8", "fp8-block", "fp8-tensor", "mxfp4", "nvfp4"])
 def test_large_matrices_are_rounded_slab_by_slab_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    w = weights(9, rows=37)
+    """Slabs are of 128 rows and more; a scale of the tensor is that of all of them."""
+    w = weights(9, rows=300)
+    w[280] *= 50
     whole = quantize(w, name)
     monkeypatch.setattr("optimizer.quantization.rtn._SLAB_ELEMENTS", 5 * 256)
     slabs = quantize(w, name)
