@@ -4,15 +4,16 @@ Where both choose differently for the first time, they have read the same tokens
 closer together than float errors can move them. What those errors are is derived, not chosen:
 
 - The references run the same program in fp32 and in fp64. e, the largest difference of their logits over the probed steps, is
-  what rounding in fp32 costs in torch's order of summation. An error takes every way through the model, also that of int8
-  activations whose code falls to another level.
+  what rounding in fp32 costs in torch's order of summation.
 - Another order is no worse than one chain over K products: K roundings of random signs, sqrt(K) as much as the one rounding
   that no order is without. K is the longest inner dimension of the model.
 - So the compiled logits lie within sqrt(K) e of the exact ones, the reference's within e, and if compiled prefers a to the
   reference's choice b, then  r_b - r_a <= (r_b - x_b) + (x_b - c_b) + (c_a - x_a) + (x_a - r_a) <= 2 (1 + sqrt(K)) e.
 
-Codes that fall to another level: their number grows with the error before rounding and their effects add with random signs,
-so their part of e grows with sqrt(sqrt(K)) only, and the bound holds for it all the more.
+The plan is fp32 with an fp32 cache. With int8 activations greedy text cannot be compared so: a value amid two levels falls to
+either, thirty layers spread it, and the references in fp32 and in fp64 then differ by whole units of logits (3.4 in the middle
+of 186 prompts, int8-a8 and a bf16 cache), so that no bound of float errors says anything. Those kernels are held to their
+references call by call instead (tests/kernels).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from artifacts.manifest import Serving
-from artifacts.precision import KvDtype, Scheme
+from artifacts.precision import Scheme
 from kernels.cpu.library import Library
 from kernels.reference import ReferenceProgram
 from kernels.spec import Argument, Array, Call
@@ -65,9 +66,9 @@ class Model:
     source: Source
     store: QuantizedStore
 
-    def step(self, scheme: str, kv_dtype: KvDtype, limits: Serving) -> StepProgram:
-        plan = dict.fromkeys(self.source.architecture.linear_shapes(), Scheme.parse(scheme))
-        return lay_out(self.source.architecture, plan, kv_dtype, self.store.plan_tensors(plan), limits)
+    def step(self, limits: Serving) -> StepProgram:
+        plan = dict.fromkeys(self.source.architecture.linear_shapes(), Scheme("fp32"))
+        return lay_out(self.source.architecture, plan, "fp32", self.store.plan_tensors(plan), limits)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,7 @@ def next_logits(runner: ProgramRunner, prompts: Sequence[Tokens], texts: Sequenc
 
 
 def in_fp64(step: StepProgram) -> StepProgram:
-    """`step` over fp64 buffers where it has fp32 ones, which share memory as those do; weights and bf16 caches are its own."""
+    """`step` over fp64 buffers where it has fp32 ones, which share memory as those do; weights stay as they are."""
     wide: dict[int, Array] = {}
 
     def widened(value: Argument) -> Argument:
@@ -145,18 +146,15 @@ def in_fp64(step: StepProgram) -> StepProgram:
     return replace(step, program=replace(step.program, calls=tuple(calls)), logits=logits)
 
 
-@pytest.mark.parametrize(("scheme", "kv_dtype"), [("fp32", "fp32"), ("int8-a8", "bf16")])
-def test_greedy_text_is_the_references(
-    model: Model, library: Library, prompts: list[Tokens], scheme: str, kv_dtype: KvDtype
-) -> None:
-    compiled, reference = (model.step(scheme, kv_dtype, room(NUM_PROMPTS, LONGEST)) for _ in range(2))
+def test_greedy_text_is_the_references(model: Model, library: Library, prompts: list[Tokens]) -> None:
+    compiled, reference = (model.step(room(NUM_PROMPTS, LONGEST)) for _ in range(2))
     ours = greedy(ProgramRunner(compiled, library.compile(compiled.program, 2)), prompts)
     theirs = greedy(ProgramRunner(reference, ReferenceProgram(reference.program)), prompts)
 
     differing = [i for i in range(NUM_PROMPTS) if ours[i] != theirs[i]]
     probed = sorted({*range(0, NUM_PROMPTS, PROBED), *differing})
     given = [prompts[i] for i in probed], [theirs[i] for i in probed]
-    step = model.step(scheme, kv_dtype, room(TOGETHER, _LENGTH))
+    step = model.step(room(TOGETHER, _LENGTH))
     rounded, exact = (next_logits(ProgramRunner(one, ReferenceProgram(one.program)), *given) for one in (step, in_fp64(step)))
     error = max(float(np.abs(r - x).max()) for r, x in zip(rounded, exact, strict=True))
     longest = max(k for _, k in model.source.architecture.linear_shapes().values())
