@@ -203,8 +203,8 @@ IN_BUNDLE = (
     Fault("cache written one slot late", batched(lambda b, s: replace(b, slot_mapping=b.slot_mapping + 1)), _SMALL),
     Fault("blocks of a table reversed", batched(lambda b, s: replace(b, block_tables=b.block_tables[:, ::-1].copy())), "kl"),
     # Kernels
-    Fault("kernel: sign of the sigmoid", mutated_kernel("silu_and_mul", "exp(zero() - g)", "exp(g)"), "kl"),
-    Fault("kernel: residual not kept", mutated_kernel("rms_norm", "store_first(residual + d, v, n);", ""), "kl"),
+    Fault("kernel: sign of the sigmoid", mutated_kernel("silu_and_mul", "exp(zero() - gate)", "exp(gate)"), "kl"),
+    Fault("kernel: residual not kept", mutated_kernel("rms_norm", "store(residual + d, v);", ""), "kl"),
     Fault(
         "kernel: a value scale in a key's place",
         mutated_kernel("rope_and_cache", "v_scale = a->v_scales", "v_scale = a->k_scales"),
