@@ -17,14 +17,17 @@ budgets of bits the one of least predicted KL within the latency is taken, and r
 
 OFFERED says which schemes both solvers are offered: the CPU's whole search space, where average bits cannot tell that float
 activations cost time; those with int8 activations alone; one for each width, where bits can misjudge no scheme, only where in
-the model it is. FOLDER keeps weights and records: a killed run goes on.
+the model it is. With `--profile` an offer's plans are timed whole too, side by side: a step need not be the sum.
+FOLDER keeps weights and records: a killed run goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from statistics import fmean, median
@@ -39,7 +42,7 @@ from kernels.cpu.build import build
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
 from kernels.cpu.library import Library
-from optimizer.cost.measured import MeasuredCost, Parts, measure_costs
+from optimizer.cost.measured import MeasuredCost, Parts, profile_plan
 from optimizer.cost.workload import Workload
 from optimizer.evaluation import compare
 from optimizer.evaluation.evaluation import rounded
@@ -71,7 +74,7 @@ WORKLOADS = {
 }
 ROUNDS = 3
 
-#: scheme name -> milliseconds of each kind of layer group in a decode step, and in a step of the prompt
+#: scheme name or plan -> milliseconds of each kind of layer group in a decode step, and in a step of the prompt
 StepParts = dict[str, list[Parts]]
 
 
@@ -100,7 +103,7 @@ def main() -> None:
     parts: dict[str, StepParts] = json.loads(arguments.costs.read_text())["costs"] if arguments.costs else {}
     for name, workload in WORKLOADS.items():
         if name not in parts:
-            parts[name] = _measured_parts(storage, reporter, serving, workload)
+            parts[name] = _profiled("costs", storage, serving, {s.name: dict.fromkeys(shapes, s) for s in SCHEMES}, workload)
     if arguments.only_costs:
         return
 
@@ -158,16 +161,25 @@ def main() -> None:
         fastest = [min(ms for name, ms in uniform_ms.items() if name.startswith(weights)) for weights in ("int4", "int8")]
         for offered, schemes in OFFERED.items():
             points = []
+            solved: dict[str, Plan] = {}
             for limit_ms in np.linspace(fastest[0], fastest[1], 5)[1:4].tolist():
-                points.append(within_latency.point(limit_ms, cost, schemes))
-                print(workload_name, offered, json.dumps(points[-1]), flush=True)
-            settings.append({"workload": workload_name, "offered": offered, "uniform_ms": uniform_ms, "points": points})
+                point, plans = within_latency.point(limit_ms, cost, schemes)
+                points.append(point)
+                solved |= {f"{solver} within {limit_ms:.2f}": plan for solver, plan in plans.items()}
+                print(workload_name, offered, json.dumps(point), flush=True)
+            setting = {"workload": workload_name, "offered": offered, "uniform_ms": uniform_ms, "points": points}
+            if offered in arguments.profile:
+                solved |= {scheme.name: dict.fromkeys(shapes, scheme) for scheme in schemes}
+                profiles = _profiled("whole plans", storage, serving, solved, workload)
+                setting["profiled_ms"] = {name: _whole_ms(both, workload) for name, both in profiles.items()}
+            settings.append(setting)
     if arguments.out:
         report = {
             "command": "python -m benchmarks.mixed_precision --model MODEL --text TEXT --work FOLDER --costs THIS "
             f"--calibration-sequences {len(calibration)} --probe-sequences {len(texts[PROBE])} --sequences "
             f"{len(texts[HELD_OUT])} --tokens {arguments.tokens} --evaluations {arguments.evaluations} "
-            f"--layers-per-item {arguments.layers_per_item} --threads {arguments.threads}",
+            f"--layers-per-item {arguments.layers_per_item} --threads {arguments.threads} "
+            f"--profile {' '.join(map(repr, arguments.profile))}",
             "cpu": host().model,
             "isa": best_isa(host()).name,
             "model": arguments.model.name,
@@ -184,14 +196,23 @@ def main() -> None:
         arguments.out.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def _measured_parts(storage: str, reporter: Reporter, bench: CpuWorkbench, workload: Workload) -> StepParts:
-    """What `MeasuredCost` is made of, the median of `ROUNDS` in turning order: neighbours share the last-level cache."""
+def _profiled(what: str, storage: str, bench: CpuWorkbench, plans: Mapping[str, Plan], workload: Workload) -> StepParts:
+    """Name -> a decode step under its plan and one of the prompt, medians of `ROUNDS` in turning order.
+
+    Rounds, because neighbours on the machine share its last-level cache: an int4 step of this model may find its weights there.
+    """
     rounds: list[StepParts] = []
     for index in range(ROUNDS):
-        ledger = Ledger(storage, f"costs of {workload} on {bench.num_threads}, round {index}")
-        shift = index * len(SCHEMES) // ROUNDS
-        measure_costs(ledger, reporter, bench, SCHEMES[shift:] + SCHEMES[:shift], FLOAT, workload)
-        rounds.append({scheme.name: ledger.once(f"cost/{scheme.name}", _unmeasured) for scheme in SCHEMES})
+        ledger = Ledger(storage, f"{what} of {workload} on {bench.num_threads}, round {index}")
+        names = list(plans)
+        shift = index * len(names) // ROUNDS
+        profiles: StepParts = {}
+        for name in names[shift:] + names[:shift]:
+            plan = plans[name]
+            profiles[name] = ledger.once(
+                f"cost/{name if what == 'costs' else plan_digest(plan)}", partial(profile_plan, bench, plan, workload)
+            )
+        rounds.append(profiles)
     return {
         name: [
             {kind: median(one[name][phase][kind] for one in rounds) for kind in of_phase} for phase, of_phase in enumerate(both)
@@ -200,8 +221,10 @@ def _measured_parts(storage: str, reporter: Reporter, bench: CpuWorkbench, workl
     }
 
 
-def _unmeasured() -> list[Parts]:
-    raise AssertionError("costs were measured")
+def _whole_ms(both: list[Parts], workload: Workload) -> float:
+    """Milliseconds per output token of a plan that was profiled whole."""
+    decode, prefill = ({"plan": {"other": sum(phase.values())}} for phase in both)
+    return MeasuredCost(decode, prefill, [], workload).latency_ms({})
 
 
 def _item_of(group: str, layers_per_item: int) -> str:
@@ -218,6 +241,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--costs", type=Path, help="a record of an earlier run, for its costs")
     parser.add_argument("--only-costs", action="store_true", help="measure those and stop: they want a machine at rest")
+    parser.add_argument("--profile", nargs="*", default=(), choices=OFFERED, help="offers whose plans are timed whole as well")
     parser.add_argument("--threads", type=int, default=host().num_cores, help="of the latencies; KL does not depend on it")
     parser.add_argument("--calibration-sequences", type=int, default=16)
     parser.add_argument("--probe-sequences", type=int, default=4)

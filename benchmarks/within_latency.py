@@ -34,8 +34,11 @@ class WithinLatency:
     ledger: Ledger
     num_evaluations: int
 
-    def point(self, limit_ms: float, cost: CostProvider, schemes: Sequence[Scheme]) -> dict[str, Any]:
-        """What the three lose of KL at `limit_ms`. The solver by bits is given the best budget that hindsight knows."""
+    def point(self, limit_ms: float, cost: CostProvider, schemes: Sequence[Scheme]) -> tuple[dict[str, Any], dict[str, Plan]]:
+        """What the three lose of KL at `limit_ms`, and the two solved plans.
+
+        The solver by bits is given the best budget that hindsight knows; it has no plan where none is within the limit.
+        """
 
         def ms(choice: Choice) -> float:
             return cost.latency_ms(self._plan(choice))
@@ -63,12 +66,14 @@ class WithinLatency:
             "kl_relative_to_best_uniform": self._ratio(ours, best_uniform),
             "plans_by_average_bits": {"solved": len(by_bits), "within_latency": len(fitting)},
         }
+        plans = {"by_latency": self._plan(ours)}
         if fitting:
             most_accurate = min(fitting, key=lambda choice: total(kl, choice))
             theirs, steps = self._solved(kl, bits, total(bits, most_accurate))
             point["by_average_bits"] = result_of(theirs) | steps
             point["kl_relative_to_by_average_bits"] = self._ratio(ours, theirs)
-        return point
+            plans["by_average_bits"] = self._plan(theirs)
+        return point, plans
 
     def _solved(self, kl: Shares, cost: Shares, budget: float) -> tuple[Choice, dict[str, float]]:
         """The plan for `budget`, refined, and what was predicted and measured on the way."""
