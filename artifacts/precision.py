@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-WeightDtype = Literal["fp32", "bf16", "int8", "int4", "fp8", "mxfp4"]
+WeightDtype = Literal["fp32", "bf16", "int8", "int4", "fp8", "mxfp4", "nvfp4"]
 KvDtype = Literal["fp32", "bf16", "int8", "fp8"]
-Granularity = Literal["channel", "block"]
+Granularity = Literal["channel", "block", "tensor"]
 
 _NAME = re.compile(
-    r"(fp32|bf16|mxfp4|fp8(?P<block>-block)?|int8(?P<a8>-a8)?|int4-g(?P<group>\d+)-(?P<sym>sym|asym)(?P<a4>-a8)?)"
+    r"(fp32|bf16|mxfp4|nvfp4|fp8(?P<fp8>-block|-tensor)?|int8(?P<a8>-a8)?|int4-g(?P<group>\d+)-(?P<sym>sym|asym)(?P<a4>-a8)?)"
 )
-GROUP_SIZES = (32, 64, 128)
-#: columns and rows that share a scale under fp8-block, and columns under mxfp4
-FP8_BLOCK, MXFP4_GROUP = 128, 32
+GROUP_SIZES = (32, 64, 128, 192)
+#: columns and rows that share a scale under fp8-block, and columns under mxfp4 and nvfp4
+FP8_BLOCK, MXFP4_GROUP, NVFP4_GROUP = 128, 32, 16
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,9 @@ class Scheme:
     ...-a8            as above with int8 activations quantized per token at run time, int32 accumulation
     fp8               e4m3 weights, one fp32 scale per output channel, and e4m3 activations, one per token, both at run time
     fp8-block         as fp8, with a scale for every 128 x 128 weights, and for every 128 activations of a token
+    fp8-tensor        e4m3 weights and activations, one fp32 scale for all of each; that of activations is calibrated
     mxfp4             e2m1 weights, an e8m0 scale for every 32 along the input dimension (OCP MX 1.0), weight only
+    nvfp4             e2m1 weights, an e4m3 scale for every 16 along the input dimension, one fp32 scale on top, weight only
 
     What a device has kernels for is its search space's to say.
     """
@@ -47,17 +49,20 @@ class Scheme:
         match = _NAME.fullmatch(name)
         if match is None or (match["group"] and int(match["group"]) not in GROUP_SIZES):
             raise ValueError(
-                "a scheme is fp32, bf16, int8, int8-a8, fp8, fp8-block, mxfp4 or int4-gG-sym|asym[-a8] with G in "
-                f"{', '.join(map(str, GROUP_SIZES))}; got {name!r}"
+                "a scheme is fp32, bf16, int8, int8-a8, fp8, fp8-block, fp8-tensor, mxfp4, nvfp4 or int4-gG-sym|asym[-a8] "
+                f"with G in {', '.join(map(str, GROUP_SIZES))}; got {name!r}"
             )
         if match["group"]:
             return cls("int4", int(match["group"]), match["sym"] == "sym", bool(match["a4"]))
         if name.startswith("int8"):
             return cls("int8", int8_activations=bool(match["a8"]))
         if name.startswith("fp8"):
-            return cls("fp8", granularity="block" if match["block"] else "channel")
+            granularities: dict[str, Granularity] = {"-block": "block", "-tensor": "tensor"}
+            return cls("fp8", granularity=granularities.get(match["fp8"], "channel"))
         if name == "mxfp4":
             return cls("mxfp4", MXFP4_GROUP)
+        if name == "nvfp4":
+            return cls("nvfp4", NVFP4_GROUP)
         return cls("fp32" if name == "fp32" else "bf16")
 
     @property
@@ -80,6 +85,11 @@ class Scheme:
         return self.int8_activations or self.weights == "fp8"
 
     @property
+    def static_activations(self) -> bool:
+        """Whether activations are rounded under a scale that calibration found, and not one of their own."""
+        return self.granularity == "tensor"
+
+    @property
     def storage(self) -> Scheme:
         """The scheme whose tensors this one reads: int4 codes lie the same for float and for int8 activations."""
         return Scheme(self.weights, self.group_size, self.symmetric) if self.weights == "int4" else self
@@ -89,11 +99,13 @@ class Scheme:
         """Stored bits per weight, scales and zero points included (per-channel scales are negligible)."""
         if self.weights == "int4":
             return 4 + (16 + (0 if self.symmetric else 8)) / self.group_size
-        return {"fp32": 32.0, "bf16": 16.0, "int8": 8.0, "fp8": 8.0, "mxfp4": 4.0 + 8 / MXFP4_GROUP}[self.weights]
+        if self.weights in ("mxfp4", "nvfp4"):
+            return 4 + 8 / self.group_size
+        return {"fp32": 32.0, "bf16": 16.0, "int8": 8.0, "fp8": 8.0}[self.weights]
 
     def refusal(self, out_features: int, in_features: int) -> str | None:
         """Why a matrix of this shape cannot take this scheme, or None."""
-        if self.weights in ("int4", "mxfp4") and in_features % self.group_size:
+        if self.group_size and in_features % self.group_size:
             return f"in_features {in_features} is not a multiple of group size {self.group_size}"
         if self.int8_activations and in_features % 32:
             return f"in_features {in_features} is not a multiple of 32, the block of activation sums"

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -26,11 +26,14 @@ def write_bundle(
     files: Mapping[str, bytes | Path],
     *,
     shard_bytes: int = SHARD_BYTES,
+    admit: Callable[[Path], object] = lambda folder: None,
 ) -> Manifest:
     """Write the bundle at `destination` and return its manifest.
 
     `tensors` are written one at a time (mapped arrays are never held in memory); `files` gives every other file but
-    the manifest, as bytes or as a file to copy. A bundle that is there already is replaced, by two renames at the end.
+    the manifest, as bytes or as a file to copy. `admit` is called with the folder that the whole bundle lies in before it
+    is put at `destination`; where it raises, nothing is left of the bundle. A bundle that is there already is replaced, by
+    two renames at the end.
     Raises DestinationError if `destination` is anything else or `files` holds what the writer writes, PathRuleError and
     WeightsError for names and dtypes that a bundle cannot hold, ManifestError if the files do not suit `deployment`.
     """
@@ -44,6 +47,7 @@ def write_bundle(
     temporary = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", suffix=".writing", dir=destination.parent))
     try:
         manifest = _fill(temporary, deployment, tensors, files, shard_bytes)
+        admit(temporary)
         _install(temporary, destination)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -83,6 +83,6 @@ def plan_call(problem: Problem, target: Target, point: Point | None = None) -> O
     return planner(op)(problem, tuning.checked(problem, chosen, target), target)
 
 
-def sources(op: str) -> Path:
-    """The C++ source of `op`."""
-    return ROOT / op / "cpu.cpp"
+def sources(op: str) -> tuple[Path, ...]:
+    """The C++ of `op`: its source, and headers of its own."""
+    return (ROOT / op / "cpu.cpp", *sorted((ROOT / op).glob("*.h")))

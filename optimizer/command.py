@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from optimizer.bundle_gate import admit
 from optimizer.emit import emit
 from optimizer.forge import Forge
 from optimizer.forged import Forged
@@ -38,9 +40,10 @@ def run_optimize(spec_path: Path, overrides: Overrides, reporter: Reporter | Non
     if spec.is_planning:
         Planning(spec, workspace, reporter).run()
         return spec.output
-    forged = Forge(spec, workspace, reporter).run()
+    forge = Forge(spec, workspace, reporter)
+    forged = forge.run()
     reporter.say("writing the bundle")
-    emit(forged, spec.output)
+    emit(forged, spec.output, partial(admit, forged=forged, ledger=forge.ledger, reporter=reporter))
     _conclude(forged, reporter)
     return spec.output
 

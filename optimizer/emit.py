@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 from artifacts.canonical import canonical_json
 from artifacts.manifest import Deployment, Manifest, Precision, Provenance, Quantization
-from artifacts.precision import Scheme
 from artifacts.writer import write_bundle
 from optimizer.forged import Forged
 from optimizer.importers import Source
@@ -21,8 +20,8 @@ from optimizer.search.precision import Trial, pareto_front
 _LIBRARIES = ("numpy", "optuna", "torch")
 
 
-def emit(forged: Forged, destination: Path) -> Manifest:
-    """Write the bundle at `destination`, whole or not at all."""
+def emit(forged: Forged, destination: Path, admit: Callable[[Path], object]) -> Manifest:
+    """Write the bundle at `destination`, whole or not at all: not if `admit` raises on the folder in which it was written."""
     source = forged.source
     files: dict[str, bytes | Path] = {
         "tokenizer.json": source.tokenizer_json.encode(),
@@ -40,7 +39,8 @@ def emit(forged: Forged, destination: Path) -> Manifest:
     if records := source.transforms():
         files["search/transforms.json"] = canonical_json(records)
     files |= forged.frozen.files
-    return write_bundle(destination, deployment(forged), forged.workbench.store.plan_tensors(forged.plan), files)
+    tensors = forged.workbench.store.plan_tensors(forged.plan)
+    return write_bundle(destination, deployment(forged), tensors, files, admit=admit)
 
 
 def deployment(forged: Forged) -> Deployment:
@@ -78,9 +78,9 @@ def evaluation_record(forged: Forged) -> dict[str, object]:
         "baseline": {
             "scheme": forged.baseline.name,
             "kv_cache": forged.workbench.exact().kv_dtype,
-            "weight_bytes": _baseline_bytes(forged),
+            "weight_bytes": forged.baseline_bytes,
         },
-        "bundle": {"weight_bytes": _plan_bytes(forged), "trial": proven.trial.number},
+        "bundle": {"weight_bytes": forged.workbench.store.weight_bytes(forged.plan), "trial": proven.trial.number},
         "gate": {name: limit for name, limit in forged.spec.gate.model_dump().items() if limit is not None},
         "evaluated": forged.evaluated,
         "passed": all(verdict.passed for verdict in proven.verdicts.values()),
@@ -117,8 +117,8 @@ def report_data(forged: Forged) -> ReportData:
             speedup=forged.decode_speed.speedup,
             baseline_ms=forged.decode_speed.baseline_ms,
             chosen_ms=forged.decode_speed.candidate_ms,
-            size_bytes=_plan_bytes(forged),
-            baseline_size_bytes=_baseline_bytes(forged),
+            size_bytes=forged.workbench.store.weight_bytes(forged.plan),
+            baseline_size_bytes=forged.baseline_bytes,
             measured=forged.decode_speed.measured,
         ),
         accuracy=[SetAccuracy(name, proven.evaluations[name], proven.verdicts[name]) for name in proven.evaluations],
@@ -163,15 +163,3 @@ def _libraries(forged: Forged) -> tuple[str, ...]:
 
 def _summary(trial: Trial) -> str:
     return ", ".join(f"{band} {scheme}" for band, scheme in trial.choice.items())
-
-
-def _plan_bytes(forged: Forged) -> int:
-    return _weight_bytes(forged, forged.plan)
-
-
-def _baseline_bytes(forged: Forged) -> int:
-    return _weight_bytes(forged, dict.fromkeys(forged.plan, forged.baseline))
-
-
-def _weight_bytes(forged: Forged, plan: Mapping[str, Scheme]) -> int:
-    return sum(tensor.nbytes for tensor in forged.workbench.store.plan_tensors(plan).values())

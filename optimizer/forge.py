@@ -6,17 +6,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
+from math import prod
 from pathlib import Path
 
 import torch
 
 from artifacts.precision import KvDtype, Plan, Scheme
 from optimizer.cost.provider import CostProvider
+from optimizer.end_of_sequence import doubts
 from optimizer.evaluation import Comparison, Evaluation, Gate
 from optimizer.forged import Forged
 from optimizer.importers import describe_stored_codes, open_source
 from optimizer.ledger import Ledger
-from optimizer.prepared_weights import prepared_weights, scaled_plan
+from optimizer.prepared_weights import prepared_weights, record_sha256, scaled_plan
 from optimizer.progress import Reporter
 from optimizer.quantized_store import QuantizedStore
 from optimizer.search.accuracy import Judge, trial_score
@@ -32,8 +34,9 @@ from optimizer.search.warm_start import Choice, uniform_choices
 from optimizer.spec import ModelSpec
 from optimizer.study_name import study_name
 from optimizer.targets import fitted_workload, offered_schemes, open_target, target_layout
-from optimizer.transforms import refuse_what_cannot_fold
+from optimizer.transforms import Rotation, refuse_what_cannot_fold, transformed
 from optimizer.workbench import Workbench
+from runtime.loading import eos_token_ids
 from search_spaces.space import device, load_space
 
 SAMPLED = "sampled"
@@ -52,28 +55,37 @@ class Forge:
         self._space = load_space(spec.search.space, device(spec.devices[0]).kind)
         self._source = open_source(spec.source)
         self._sources = self._source.sha256()
-        self._architecture = self._source.architecture
+        quantization = spec.quantization
+        if quantization.transform:
+            refuse_what_cannot_fold(self._source.architecture)
+        #: what is scaled and rounded: the checkpoint, or it rotated, whose head is a group of its own
+        self._base = self._source
+        if quantization.rotates:
+            self._base = transformed(self._source, Rotation.random(self._source.architecture, seed=spec.seed))
+        self._architecture = self._base.architecture
         self._shapes = self._architecture.linear_shapes()
         kinds = dict.fromkeys(map(kind_of, self._shapes))
         self._offered = fitting_schemes(self._shapes, offered_schemes(self._space, spec.devices, kinds, self._architecture))
-        self._scaled: Plan = {}
-        if is_transformed := spec.quantization.transform != "none":
-            refuse_what_cannot_fold(self._architecture)
-            self._scaled = scaled_plan(spec.quantization.transform, self._shapes, self._offered)
+        self._has_static_activations = any(s.static_activations for schemes in self._offered.values() for s in schemes)
+        self._scaled = scaled_plan(quantization.scales, self._shapes, self._offered) if quantization.scales else {}
         self.study_name = study_name(spec, self._sources, self._space)
         self._folder = workspace / self.study_name
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._ledger = Ledger(spec.search.storage or f"sqlite:///{workspace}/study.db", self.study_name)
-        self._target = open_target(spec.devices, self._space, self._folder / "kernels", self._ledger, reporter)
+        self.ledger = Ledger(spec.search.storage or f"sqlite:///{workspace}/study.db", self.study_name)
+        self._target = open_target(spec.devices, self._space, self._folder / "kernels", self.ledger, reporter)
         self._layout = target_layout(spec.devices)
+        #: where what is made of the base lies, so that weights of two rotations never mix
+        self._base_folder = self._folder / (f"rotation-{record_sha256(self._base)[:16]}" if quantization.rotates else "")
         #: the checkpoint's own weights, which everything is compared with; what is searched over may be transformed
-        self._original = self._store = QuantizedStore(self._source, self._folder / "weights", self._layout)
+        self._original = QuantizedStore(self._source, self._folder / "weights", self._layout)
+        self._store = QuantizedStore(self._base, self._base_folder / "weights", self._layout)
         # What holds the checkpoint without loss: bf16 for bf16 weights, fp32 for all others.
-        is_bf16 = all(self._source.tensor(f"{group}.weight").dtype == torch.bfloat16 for group in self._shapes)
+        groups = self._source.architecture.linear_shapes()
+        is_bf16 = all(self._source.tensor(f"{group}.weight").dtype == torch.bfloat16 for group in groups)
         self._baseline_scheme = self._target.baseline(is_bf16)
-        self._baseline: Plan = dict.fromkeys(self._shapes, self._baseline_scheme)
+        self._baseline: Plan = dict.fromkeys(groups, self._baseline_scheme)
         # A transformed bf16 weight is no bf16 number any more.
-        self._lossless: Plan = dict.fromkeys(self._shapes, self._target.baseline(is_bf16 and not is_transformed))
+        self._lossless: Plan = dict.fromkeys(self._shapes, self._target.baseline(is_bf16 and not quantization.transform))
         self._gate = Gate(**spec.gate.model_dump())
         self._prompts = source_prompts(self._source)
         #: what the tokenizer begins every text with
@@ -84,19 +96,21 @@ class Forge:
         """Every stage; NothingPasses if no plan is within the gate."""
         say = self._reporter.say
         say(f"{self._spec.name}: {self._architecture.family}, {self._target.title}, study {self.study_name}")
-        for note in self._source.checkpoint.notes():
+        for note in (*self._source.checkpoint.notes(), *doubts(self._prompts, eos_token_ids(self._source.generation_config))):
             say(note)
         untuned = self._target.workbench(self._original)
         texts = self._texts(untuned)
-        if self._spec.quantization.is_calibrated:
+        if self._spec.quantization.is_calibrated or self._has_static_activations:
             self._store = self._prepared(untuned)
-            untuned = replace(untuned, store=self._store)
+        original, untuned = untuned, untuned.on(self._store)
         transforms = [str(record["transform"]) for record in self._store.source.transforms()]
         say(f"weights by {', then '.join([*transforms, self._store.method.name])}")
+        if self._architecture.tie_embeddings != self._source.architecture.tie_embeddings:
+            say(f"the head is no longer the embedding's: {prod(self._shapes['head']):,} weights more than the checkpoint has")
         judge = self._judge(untuned, texts.search)
         untuned = replace(untuned, kv_dtype=self._choose_kv_dtype(judge))
         workload = fitted_workload(
-            self._spec.workload, self._target, untuned, self._baseline, self._ledger, max(self._space.serving.max_num_seqs)
+            self._spec.workload, self._target, original, self._baseline, self.ledger, max(self._space.serving.max_num_seqs)
         )
         say(f"workload: {workload.prompt_tokens} tokens in, {workload.output_tokens} out, {workload.concurrency} at once")
         workbench, tuned = self._target.tune(untuned, workload, self._offered, self._baseline_scheme)
@@ -104,15 +118,17 @@ class Forge:
         schemes = list(dict.fromkeys([self._baseline_scheme, *(s for kind in self._offered.values() for s in kind)]))
         cost = self._target.costs(workbench, schemes, self._baseline_scheme, workload)
         judge = replace(judge, workbench=workbench)
-        sensitivities = measure_sensitivities(self._ledger, self._reporter, self._offered, self._shapes, judge.probe_kl)
+        sensitivities = measure_sensitivities(self.ledger, self._reporter, self._offered, self._shapes, judge.probe_kl)
         bands = self._bands(sensitivities)
         trials = self._search(bands, sensitivities, cost, judge)
-        proven = self._prove(trials, bands, workbench, texts.proof)
+        proof = self._judge(workbench, texts.proof)
+        proven = self._prove(trials, bands, proof)
         chosen = plan_of(bands, proven.trial.choice)
         plan = {group: chosen[group] for group in self._shapes}
         stored_codes = tuple(describe_stored_codes(self._store.source, plan))
         for line in stored_codes:
             say(line)
+        unquantized = workbench.on(self._original), self._baseline
         serving, surface = self._target.serving(workbench, plan, workload, self._spec.workload.itl_ms)
         return Forged(
             spec=self._spec,
@@ -122,18 +138,20 @@ class Forge:
             title=self._target.title,
             evaluated=self._target.evaluated,
             baseline=self._baseline_scheme,
+            baseline_bytes=self._original.weight_bytes(self._baseline),
             workbench=workbench,
             tuned=tuned,
             workload=workload,
             sensitivities=sensitivities,
             trials=tuple(trials),
+            proof=proof,
             proven=proven,
             plan=plan,
             stored_codes=stored_codes,
             serving=serving,
             surface=tuple(surface),
-            decode_speed=self._target.compare("decode", workbench, self._baseline, plan, workload),
-            prefill_speed=self._target.compare("prefill", workbench, self._baseline, plan, workload),
+            decode_speed=self._target.compare("decode", unquantized, (workbench, plan), workload),
+            prefill_speed=self._target.compare("prefill", unquantized, (workbench, plan), workload),
             frozen=self._target.freeze(workbench, plan, serving),
         )
 
@@ -147,8 +165,11 @@ class Forge:
                 return read_calibration(spec, self._prompts.tokenizer, self._prefix)
             return self._sample(workbench, spec.num_sequences, spec.tokens_per_sequence, _CALIBRATION_SEED + self._spec.seed)
 
-        chosen = self._ledger.once("texts/calibration", sequences)
-        return prepared_weights(self._source, quantization, self._scaled, chosen, self._folder, self._layout, self._reporter)
+        chosen = self.ledger.once("texts/calibration", sequences)
+        return prepared_weights(
+            self._base, quantization, self._scaled, chosen, self._base_folder, self._layout, self._reporter,
+            self._has_static_activations,
+        )  # fmt: skip
 
     def _texts(self, workbench: Workbench) -> TextSets:
         """The user's files; without any, sequences that the unquantized model wrote."""
@@ -161,7 +182,7 @@ class Forge:
         def sample() -> list[Tokens]:
             return self._sample(workbench, 2 * evaluation.num_sequences, evaluation.tokens_per_sequence, self._spec.seed)
 
-        sequences = self._ledger.once("texts/sampled", sample)
+        sequences = self.ledger.once("texts/sampled", sample)
         return TextSets({SAMPLED: sequences[0::2]}, {SAMPLED: sequences[1::2]} | proof)
 
     def _sample(self, workbench: Workbench, num_sequences: int, num_tokens: int, seed: int) -> list[Tokens]:
@@ -183,7 +204,7 @@ class Forge:
 
     def _judge(self, workbench: Workbench, sets: Mapping[str, list[list[int]]]) -> Judge:
         """Of plans on `workbench`, against the checkpoint's own weights on the same kernels."""
-        model, original = repr(sorted(self._sources.items())), replace(workbench, store=self._original)
+        model, original = repr(sorted(self._sources.items())), workbench.on(self._original)
         folder, seed = self._folder / "baseline", self._spec.seed
         judge = Judge.make(original, self._baseline, sets, folder, model, seed, self._reporter)
         return replace(judge, workbench=workbench, baseline=self._lossless)
@@ -194,7 +215,7 @@ class Forge:
         dtypes = self._target.kv_dtypes(self._architecture)
         for dtype in dtypes:
             on_dtype = replace(judge, workbench=replace(judge.workbench, kv_dtype=dtype))
-            if self._ledger.once(f"sensitivity/kv_cache/{dtype}", partial(on_dtype.probe_kl, {})) <= allowed:
+            if self.ledger.once(f"sensitivity/kv_cache/{dtype}", partial(on_dtype.probe_kl, {})) <= allowed:
                 return dtype
         return dtypes[-1]
 
@@ -206,7 +227,7 @@ class Forge:
 
     def _search(self, bands: tuple[Band, ...], sensitivities: Sensitivities, cost: CostProvider, judge: Judge) -> list[Trial]:
         search = PrecisionSearch(
-            self._ledger, bands, cost.latency_ms, lambda plan: trial_score(self._gate, judge.evaluate(plan)), self._spec.seed
+            self.ledger, bands, cost.latency_ms, lambda plan: trial_score(self._gate, judge.evaluate(plan)), self._spec.seed
         )
         warm_starts = self._warm_starts(bands, sensitivities, cost)
         trials = search.run(warm_starts, self._spec.search.trials, self._spec.search.timeout_s, self._reporter)
@@ -239,10 +260,8 @@ class Forge:
         probes = Probes.among(self._offered[kind_of(group)])
         return predict_kl(sensitivities[group], scheme, lambda s: self._store.relative_error(group, s), probes)
 
-    def _prove(
-        self, trials: list[Trial], bands: tuple[Band, ...], workbench: Workbench, sets: dict[str, list[list[int]]]
-    ) -> Proven:
-        judge = self._judge(workbench, sets)
+    def _prove(self, trials: list[Trial], bands: tuple[Band, ...], judge: Judge) -> Proven:
+        workbench, sets = judge.workbench, judge.sets
         named = [one.name for one in self._spec.evaluation.sets if one.format == "text"]
         # The study outlives a change of the sets, so a record says which texts it is about.
         texts_proved_on = f"/{sha256(repr([sets[name] for name in named]).encode()).hexdigest()[:16]}" if named else ""
@@ -258,10 +277,10 @@ class Forge:
                 with self._reporter.task(f"proving trial {trial.number} on unseen text", judge.num_sequences) as advance:
                     return {name: evaluation.record() for name, evaluation in judge.evaluate(plan, advance).items()}
 
-            records = self._ledger.once(f"proof/{plan_digest(plan)}{texts_proved_on}", measure)
+            records = self.ledger.once(f"proof/{plan_digest(plan)}{texts_proved_on}", measure)
             return {name: Evaluation.from_record(record) for name, record in records.items()}
 
-        original, answers = replace(workbench, store=self._original), self._folder / "answers"
+        original, answers = workbench.on(self._original), self._folder / "answers"
         items = ItemJudge.make(
             self._sets, original, self._baseline, self._prompts, self._source.generation_config, answers, self._spec.seed
         )

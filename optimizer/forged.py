@@ -9,6 +9,7 @@ from artifacts.manifest import Serving
 from artifacts.precision import Plan, Scheme
 from optimizer.cost.workload import Workload
 from optimizer.importers import Source
+from optimizer.search.accuracy import Judge
 from optimizer.search.precision import Trial
 from optimizer.search.proof import PairedSpeed, Proven
 from optimizer.search.sensitivity import Sensitivities
@@ -30,11 +31,14 @@ class Forged:
     title: str
     evaluated: Evaluated
     baseline: Scheme
+    baseline_bytes: int
     workbench: Workbench
     tuned: tuple[Tuned, ...]
     workload: Workload
     sensitivities: Sensitivities
     trials: tuple[Trial, ...]
+    proof: Judge
+    """The texts that the plan was proved on, with the unquantized model's logits."""
     proven: Proven
     plan: Plan
     stored_codes: tuple[str, ...]

@@ -75,7 +75,7 @@ class Planning:
         chosen = self._choose(candidates, baseline_scheme)
         plan = plans[chosen.scheme]
         serving, surface = target.serving(bench, plan, workload, spec.workload.itl_ms)
-        decode = target.compare("decode", bench, baseline, plan, workload)
+        decode = target.compare("decode", (bench, baseline), (bench, plan), workload)
         frozen = target.freeze(bench, plan, serving)
         deployment = Deployment(
             name=spec.name,

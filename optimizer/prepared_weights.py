@@ -10,7 +10,14 @@ from artifacts.canonical import canonical_json
 from artifacts.precision import Plan, Scheme
 from optimizer.importers import Source
 from optimizer.progress import Reporter
-from optimizer.quantization import ROUND_TO_NEAREST, Calibration, Method, clipped_rounding_method, gptq_method
+from optimizer.quantization import (
+    ROUND_TO_NEAREST,
+    Calibration,
+    Method,
+    clipped_rounding_method,
+    gptq_method,
+    with_static_activations,
+)
 from optimizer.quantization.packed import Layout
 from optimizer.quantized_store import QuantizedStore
 from optimizer.search.bands import kind_of
@@ -48,20 +55,27 @@ def prepared_weights(
     folder: Path,
     layout: Layout,
     reporter: Reporter,
+    has_static_activations: bool = False,
 ) -> QuantizedStore:
     """The weights of `source` as `spec` asks, calibrated on `sequences`; scales are searched under the plan `scaled`.
+
+    `has_static_activations`: a scheme is offered whose activations are rounded under a calibrated scale.
+    A rotation that `spec` names is done already: it looks at no text.
 
     `folder` keeps statistics, scales and weights; a killed run goes on at its layer. What hangs on the transform has a folder
     named after its record, so gains and weights of two never mix.
     """
     calibration = Calibration(source, sequences, folder / "calibration", reporter)
-    if spec.transform != "none":
-        method, scales_folder = _SCALE_METHODS[spec.transform], folder / "scales" / spec.transform
+    if spec.scales is not None:
+        method, scales_folder = _SCALE_METHODS[spec.scales], folder / "scales" / spec.scales
         scales = search_scales(source, calibration, scaled, method, scales_folder, reporter=reporter)
         source = transformed(source, scales)
-        folder = folder / f"{spec.transform}-{record_sha256(source)[:16]}"
+        folder = folder / f"{spec.scales}-{record_sha256(source)[:16]}"
         calibration = Calibration(source, sequences, folder / "calibration", reporter)
-    return QuantizedStore(source, folder / "weights", layout, _method(spec, calibration))
+    quantization = _method(spec, calibration)
+    if has_static_activations:
+        quantization = with_static_activations(quantization, calibration)
+    return QuantizedStore(source, folder / "weights", layout, quantization)
 
 
 def record_sha256(source: Source) -> str:

@@ -42,6 +42,10 @@ class QuantizedStore:
         """The packed parts of one layer group."""
         return map_tensors(self._quantized(group, scheme))
 
+    def weight_bytes(self, plan: Mapping[str, Scheme]) -> int:
+        """Of all tensors under `plan`."""
+        return sum(tensor.nbytes for tensor in self.plan_tensors(plan).values())
+
     def relative_error(self, group: str, scheme: Scheme) -> float:
         """||W - Q|| / ||W|| of one layer group's weights."""
         path = self._quantized(group, scheme).with_suffix(".json")

@@ -18,6 +18,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     PositiveFloat,
     PositiveInt,
     ValidationInfo,
@@ -50,6 +51,13 @@ def parse_duration(text: str) -> float:
 
 def _seconds(value: object) -> object:
     return parse_duration(value) if isinstance(value, str) else value
+
+
+def _several(names: object) -> object:
+    """One name as a tuple of it, `none` as an empty one."""
+    if isinstance(names, str):
+        return () if names == "none" else (names,)
+    return tuple(names) if isinstance(names, list) else names
 
 
 def _fraction(value: object) -> object:
@@ -173,7 +181,11 @@ class CalibrationSpec(_Section):
 class QuantizationSpec(_Section):
     """How weights find their codes, in whatever scheme the search gives them."""
 
-    transform: Literal["none", "awq", "smoothquant"] = "none"
+    transform: Annotated[
+        tuple[Literal["rotation", "awq", "smoothquant"], ...],
+        BeforeValidator(_several),
+        PlainSerializer(lambda names: ", ".join(names) or "none"),
+    ] = ()
     """What is done to the model before, its function left as it is: for all plans of the search the same."""
     method: Literal["rtn", "gptq"] = "rtn"
     clip: bool = False
@@ -181,17 +193,35 @@ class QuantizationSpec(_Section):
     calibration: CalibrationSpec = CalibrationSpec()
 
     @model_validator(mode="after")
+    def _transforms_go_together(self) -> Self:
+        if len(self.transform) > 1 + self.rotates or "rotation" in self.transform[1:]:
+            raise ValueError(
+                f"a transform is one of them, or rotation and then one of the others; got {', '.join(self.transform)}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _calibration_is_used(self) -> Self:
         if "calibration" in self.model_fields_set and not self.is_calibrated:
             raise ValueError(
-                "rtn without clip looks at weights alone; remove calibration, or choose a transform, method: gptq or clip: true"
+                "rtn without clip looks at weights alone; remove calibration, or choose transform: awq or smoothquant, method: "
+                "gptq or clip: true"
             )
         return self
 
     @property
     def is_calibrated(self) -> bool:
         """Whether weights are scaled or rounded with an eye to the activations that they meet."""
-        return self.transform != "none" or self.method == "gptq" or self.clip
+        return self.scales is not None or self.method == "gptq" or self.clip
+
+    @property
+    def rotates(self) -> bool:
+        return self.transform[:1] == ("rotation",)
+
+    @property
+    def scales(self) -> str | None:
+        """The transform that scales input channels."""
+        return next((name for name in self.transform if name != "rotation"), None)
 
 
 class GateSpec(_Section):

@@ -39,6 +39,10 @@ class Workbench(ABC):
     def runner(self, plan: Plan, max_num_tokens: int, num_kv_tokens: int, max_num_seqs: int = 1) -> ModelRunner:
         """A runner of `plan` over a cache of its own, with just the room that was asked for."""
 
+    def on(self, store: QuantizedStore) -> Self:
+        """The same kernels over other weights, of which a transform may have made another architecture."""
+        return replace(self, store=store, architecture=store.architecture)
+
     def score(self, plan: Plan, max_tokens: int) -> Score:
         """token ids -> logits under `plan`, for texts of at most `max_tokens`."""
         runner = self.runner(plan, min(max_tokens, SCORING_CHUNK_TOKENS), max_tokens)

@@ -13,6 +13,7 @@ from artifacts.architecture import Architecture
 from artifacts.manifest import Serving
 from artifacts.precision import KvDtype, Plan, Scheme
 from kernels import packing
+from kernels.cpu import kv_cache
 from kernels.paged_attention.spec import scratch_shapes
 from kernels.spec import DTYPES, Argument, Arguments, Array, Call, Program, Tensor, axis_extent
 from runtime.batch import Batch
@@ -24,8 +25,6 @@ from runtime.rope import rope_tables
 TOKENS = {"T": "num_tokens"}
 LOGITS = {"T": "num_logits"}
 _ACTIVATION_BLOCK = 32
-#: what the KV cache can be kept in -> the dtype of its elements
-KV_STORAGE: Mapping[KvDtype, str] = {"fp32": "f32", "bf16": "bf16", "int8": "i8"}
 
 
 @dataclass(frozen=True)
@@ -191,9 +190,8 @@ def lay_out(
     gate_up = layout.buffer(2 * a.intermediate_size)
     activated = layout.buffer(a.intermediate_size)
     cos, sin = rope_tables(a.rope, a.head_dim, limits.max_model_len)
-    if kv_dtype not in KV_STORAGE:
-        raise UnsupportedModel(f"CPU kernels keep the KV cache in {', '.join(KV_STORAGE)}, not in {kv_dtype}")
-    kv_storage = DTYPES[KV_STORAGE[kv_dtype]][0]
+    if kv_dtype not in kv_cache.STORAGE:
+        raise UnsupportedModel(f"CPU kernels keep the KV cache in {', '.join(kv_cache.STORAGE)}, not in {kv_dtype}")
     # Decoding is split over threads where few sequences run, so room for two of the longest is enough.
     scratch = scratch_shapes(a.num_q_heads, a.num_kv_heads, a.head_dim, 2 * limits.max_model_len, limits.max_num_seqs)
     partials, arrived = zeros(scratch["partials"], np.float32), zeros(scratch["arrived"], np.int32)
@@ -209,12 +207,7 @@ def lay_out(
         if a.qk_norm:
             layout.norm(f"{layer}.q_norm", q, q, a.rms_norm_eps)
             layout.norm(f"{layer}.k_norm", k, k, a.rms_norm_eps)
-        k_cache = zeros((limits.num_kv_blocks, a.num_kv_heads, a.head_dim, block_size), kv_storage)
-        v_cache = zeros((limits.num_kv_blocks, a.num_kv_heads, block_size, a.head_dim), kv_storage)
-        caches: Arguments = {"k_cache": k_cache, "v_cache": v_cache}
-        if kv_dtype == "int8":
-            scale_shape = (limits.num_kv_blocks, a.num_kv_heads, block_size)
-            caches |= {"k_scales": zeros(scale_shape, np.float32), "v_scales": zeros(scale_shape, np.float32)}
+        caches = kv_cache.empty(kv_dtype, limits.num_kv_blocks, a.num_kv_heads, block_size, a.head_dim, zeros)
         layout.call(
             f"rope_and_cache_{kv_dtype}", f"{layer}.rope",
             q=q, k=k, v=v, cos=cos, sin=sin, positions=inputs.positions, slot_mapping=inputs.slot_mapping, **caches,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import warnings
 from collections.abc import Mapping
@@ -42,13 +43,21 @@ def load(folder: Path, num_threads: int | None = None) -> Loaded:
     bundle = open_bundle(folder, machine=host().machine, cpu_flags=host().flags, gpu_arch=_gpu_arch)
     config = _generation_config(bundle)
     runner = _load_gpu_runner(bundle) if bundle.manifest.target.archs else load_runner(bundle, num_threads)
-    return Loaded(
+    loaded = Loaded(
         manifest=bundle.manifest,
         engine=Engine(runner, eos_token_ids(config)),
         tokenizer=Tokenizer.from_str(bundle.read("tokenizer.json").decode()),
         chat_template=chat_template_of(_chat_template(bundle), config),
         generation_config=config,
     )
+    _return_freed_memory()
+    return loaded
+
+
+def _return_freed_memory() -> None:
+    """Parsing a tokenizer of 49,152 tokens frees 25 MB, which glibc would keep resident for as long as the model is served."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def _gpu_arch() -> str | None:

@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 
 import click
@@ -13,6 +14,7 @@ import yaml
 from rich.console import Console
 from tokenizers import Tokenizer
 
+from artifacts.manifest import MANIFEST_NAME
 from benchmarks.peers.engines import ENGINES, VARIANTS
 from benchmarks.peers.environments import SetupFailed, default_home, set_up
 from benchmarks.peers.exports import float_folder, model_folder
@@ -78,15 +80,23 @@ def random_command(folder: Path, tokenizer: Path, seed: int) -> None:
 @click.option("--scheme", required=True, help="Of every linear layer, for instance int4-g32-asym-a8.")
 @click.option("--embed", help="Of the embedding and the head; by default the same.")
 @click.option("--quantization", default="{}", help="model.yaml's, as YAML or JSON: '{transform: smoothquant}'.")
+@click.option("--kv-cache", help="Dtype of the KV cache; by default the first that loses little.")
 @click.option("--out", type=_PATH, required=True)
 def bundle(
-    model: Path, degrid_seed: int | None, home: Path, scheme: str, embed: str | None, quantization: str, out: Path
+    model: Path,
+    degrid_seed: int | None,
+    home: Path,
+    scheme: str,
+    embed: str | None,
+    quantization: str,
+    kv_cache: str | None,
+    out: Path,
 ) -> None:
     """Make a bundle of ours with one scheme throughout, from the same float weights."""
     given = yaml.safe_load(quantization)
     if not isinstance(given, dict):
         raise click.BadParameter(f"must be a mapping such as {{transform: smoothquant}}, got {quantization!r}")
-    click.echo(make_uniform_bundle(float_folder(home, model, degrid_seed), scheme, embed, out, given))
+    click.echo(make_uniform_bundle(float_folder(home, model, degrid_seed), scheme, embed, out, given, kv_cache))
 
 
 @peers.command()
@@ -105,6 +115,7 @@ def bundle(
     "--work", "only_works", multiple=True, type=click.Choice([w.name for w in FULL]), help="Only these kinds of work."
 )
 @click.option("--quick", is_flag=True, help="A few tokens of everything: shows that every engine works.")
+@click.option("--resume", is_flag=True, help="Go on with the file at --out: turns that it has are not taken again.")
 @click.option("--out", type=_PATH, help="The result file; by default benchmarks/results/DATE-peers-MODEL-CPU.json.")
 def run(
     model: Path,
@@ -120,6 +131,7 @@ def run(
     bits: tuple[int, ...],
     only_works: tuple[str, ...],
     quick: bool,
+    resume: bool,
     out: Path | None,
 ) -> None:
     """Set up, export, score and measure; write every sample and print the tables."""
@@ -129,31 +141,37 @@ def run(
     source = float_folder(home, model, degrid_seed)
     if quick:
         num_rounds, kl_sequences, kl_tokens = 1, 4, 32
-    record = Record(
-        setting={
-            "command": without_folders(shlex.join(["python", "-m", "benchmarks.peers", *sys.argv[1:]])),
-            "date": now.isoformat(timespec="seconds"),
-            "cpu": host().model,
-            "num_cores": host().num_cores,
-            "cpu_flags": sorted(flag for flag in host().flags if re.match(r"avx|amx|fma|f16c", flag)),
-            "num_threads": num_threads,
-            "model": exports.name,
-            "degrid_seed": degrid_seed,
-            "text": text.name,
-            "is_quick": quick,
-        },
-        works=tuple(work for work in (QUICK if quick else FULL) if not only_works or work.name in only_works),
-    )
-    contenders = [bundle_contender(*_named(given), record) for given in bundles]
+    named = [_named(given) for given in bundles]
+    setting = {
+        "command": without_folders(shlex.join(["python", "-m", "benchmarks.peers", *sys.argv[1:]])),
+        "date": now.isoformat(timespec="seconds"),
+        "cpu": host().model,
+        "num_cores": host().num_cores,
+        "cpu_flags": sorted(flag for flag in host().flags if re.match(r"avx|amx|fma|f16c", flag)),
+        "num_threads": num_threads,
+        "model": exports.name,
+        "degrid_seed": degrid_seed,
+        "text": text.name,
+        "is_quick": quick,
+        "kl": {"num_sequences": kl_sequences, "tokens_per_sequence": kl_tokens},
+        "bundles": {name: sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest() for name, folder in named},
+    }
+    works = QUICK if quick else FULL
+    out = out or RESULTS / f"{now:%Y-%m-%d}-peers-{_slug(exports.name.rpartition('-')[0])}-{_slug(host().model)}.json"
+    try:
+        record = Record.read(out).resumed(setting) if resume and out.exists() else Record(setting, works)
+    except ValueError as error:
+        raise click.BadParameter(f"{out}: {error}; give another --out or remove --resume") from error
+    contenders = [bundle_contender(name, folder, record) for name, folder in named]
     variants = [v for v in VARIANTS if (not engines or v.engine in engines) and (not bits or v.bits in bits)]
     contenders += prepare(variants, exports, home, record, console)
-    default = RESULTS / f"{now:%Y-%m-%d}-peers-{_slug(exports.name.rpartition('-')[0])}-{_slug(host().model)}.json"
-    options = Options(num_threads, num_rounds, kl_sequences, kl_tokens, logs=exports / "logs", results=out or default)
+    options = Options(num_threads, num_rounds, kl_sequences, kl_tokens, logs=exports / "logs", results=out)
     runner = Run(record, contenders, options, console)
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
     try:
         runner.score(source, text, exports)
-        runner.measure(Prompts(tokenizer.encode(text.read_text(encoding="utf-8"), add_special_tokens=False).ids))
+        prompts = Prompts(tokenizer.encode(text.read_text(encoding="utf-8"), add_special_tokens=False).ids)
+        runner.measure(prompts, [work for work in works if not only_works or work.name in only_works])
     except (WorkerError, ValueError) as error:
         # Of an engine it would be in the record: this is the reference, or a text that is too short.
         raise click.ClickException(str(error)) from error

@@ -68,6 +68,23 @@ class Record:
         """Round -> value, without the warm-up."""
         return {t.round_index: t.value for t in self.turns if (t.work, t.entry) == (work, entry) and t.round_index >= 0}
 
+    def resumed(self, setting: dict[str, Any]) -> Record:
+        """This record, to go on with under `setting`. ValueError where more than command and date has changed."""
+        for key in sorted(setting.keys() - {"command", "date"}):
+            before = self.setting.get(key)
+            if before != setting[key]:
+                raise ValueError(f"a run goes on with what it began with, but {key} was {before} and is {setting[key]}")
+        self.setting["resumed"] = [*self.setting.get("resumed", []), {key: setting[key] for key in ("command", "date")}]
+        return self
+
+    def entry(self, name: str, engine: str, bits: int) -> Entry:
+        """The entry of that name, a new one if there is none."""
+        return self.entries.setdefault(name, Entry(name, engine, bits))
+
+    def has_turn(self, work: str, entry: str, round_index: int) -> bool:
+        """Whether that turn counts already; a warm-up never does, it is for the process that takes it."""
+        return round_index in self.samples(work, entry)
+
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")

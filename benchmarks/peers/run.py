@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,9 +21,11 @@ from artifacts.reader import read_manifest
 from benchmarks.peers.engines import ENGINES, Variant
 from benchmarks.peers.environments import SetupFailed, set_up
 from benchmarks.peers.exports import export
+from benchmarks.peers.kept_scores import KeptScores, score_key
 from benchmarks.peers.record import Entry, Record, Turn, without_folders
 from benchmarks.peers.worker_process import ADAPTERS, WorkerError, WorkerProcess
 from benchmarks.peers.works import WARM_UP, Prompts, Work
+from kernels.cpu.host import host
 from optimizer.evaluation import Evaluation, SequenceScore, text_sequences
 
 #: vLLM compiles its model when it first starts
@@ -38,8 +41,11 @@ class Contender:
     model: str
 
     def start(self, logs: Path, num_threads: int) -> WorkerProcess:
-        log = logs / f"{self.entry.name.replace(' ', '-')}.log"
-        return WorkerProcess(self.python, ADAPTERS / f"{self.entry.engine}.py", log, {"OMP_NUM_THREADS": str(num_threads)})
+        log = logs / f"{re.sub(r'[ ,]+', '-', self.entry.name)}.log"
+        environment = {"OMP_NUM_THREADS": str(num_threads)}
+        if (engine := ENGINES.get(self.entry.engine)) and engine.preloaded:
+            environment["LD_PRELOAD"] = ":".join(str(self.python.parents[1] / path) for path in engine.preloaded)
+        return WorkerProcess(self.python, ADAPTERS / f"{self.entry.engine}.py", log, environment)
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ def prepare(variants: Sequence[Variant], folder: Path, home: Path, record: Recor
             pythons[name] = str(error)
     contenders = []
     for variant in variants:
-        entry = record.entries[variant.name] = Entry(variant.name, variant.engine, variant.bits)
+        entry = record.entry(variant.name, variant.engine, variant.bits)
         python = pythons[variant.engine]
         try:
             if isinstance(python, str):
@@ -92,8 +98,8 @@ def bundle_contender(name: str, bundle: Path, record: Record) -> Contender:
     for group, (rows, columns) in manifest.architecture.linear_shapes().items():
         bits = {"fp32": 32, "bf16": 16, "int8": 8, "int4": 4}[Scheme.parse(manifest.precision.groups[group]).weights]
         weights[bits] = weights.get(bits, 0) + rows * columns
-    entry = Entry(f"coldforge {name}", "ours", max(weights, key=lambda bits: weights[bits]), _size(bundle / "weights"))
-    record.entries[entry.name] = entry
+    entry = record.entry(f"coldforge {name}", "ours", max(weights, key=lambda bits: weights[bits]))
+    entry.artifact_bytes = _size(bundle / "weights")
     return Contender(entry, Path(sys.executable), str(bundle.resolve()))
 
 
@@ -110,7 +116,10 @@ class Run:
         self._max_tokens = options.max_tokens(record.works)
 
     def score(self, float_model: Path, text: Path, scratch: Path) -> None:
-        """Every contender's KL to the float model in transformers' fp32, each in a worker of its own, one at a time."""
+        """Every contender's KL to the float model in transformers' fp32, each in a worker of its own, one at a time.
+
+        `scratch` keeps the peers'; ours are measured in every run, because it is our code that changes.
+        """
         tokenizer = Tokenizer.from_file(str(float_model / "tokenizer.json"))
         sequences = text_sequences(
             [text],
@@ -118,23 +127,38 @@ class Run:
             num_tokens=self._options.kl_tokens,
             max_sequences=self._options.kl_sequences,
         )
+        kept, settings = KeptScores(scratch / "scores.json"), (self._options.num_threads, host().model)
+        missing: list[tuple[Contender, str | None]] = []
+        for contender in self._contenders:
+            entry, key = contender.entry, None
+            if not entry.is_ours:
+                key = score_key(contender.model, entry.engine, ENGINES[entry.engine].packages, settings, sequences)
+                entry.kl = kept.get(key)
+            if entry.kl is None:
+                missing.append((contender, key))
+            else:
+                self._say(f"{entry.name}: KL {entry.kl_value:.4g} nats per token, measured before")
+        if not missing:
+            return
         stored = scratch / f"reference-{os.getpid()}.npy"
         reference = Contender(Entry("reference", "transformers", 32), Path(sys.executable), str(float_model))
         try:
             with self._loaded(reference) as worker:
                 worker.ask("reference", sequences=sequences, out=str(stored))
-            for contender in list(self._contenders):
+            for contender, key in missing:
                 with self._reported(contender), self._loaded(contender) as worker:
                     scores = worker.ask("kl", sequences=sequences, reference=str(stored))["scores"]
                     evaluation = Evaluation.of((SequenceScore(**score) for score in scores), seed=0)
                     contender.entry.kl = evaluation.record()
+                    if key is not None:
+                        kept.keep(key, contender.entry.kl)
                     self._say(f"{contender.entry.name}: KL {evaluation.kl.value:.4g} nats per token")
                 self._save()
         finally:
             stored.unlink(missing_ok=True)
 
-    def measure(self, prompts: Prompts) -> None:
-        """All works, round after round, each contender in turn; a warm-up round comes first."""
+    def measure(self, prompts: Prompts, works: Sequence[Work]) -> None:
+        """`works`, round after round, each contender in turn; a warm-up round comes first. Turns in the record are kept."""
         workers: dict[str, WorkerProcess] = {}
         try:
             for contender in list(self._contenders):
@@ -142,20 +166,31 @@ class Run:
                     workers[contender.entry.name] = self._load(contender)
                     contender.entry.memory["after_load"] = workers[contender.entry.name].memory_bytes()
                 self._save()
-            for work in self._record.works:
-                num_rounds = min(self._options.num_rounds, work.max_rounds or self._options.num_rounds)
-                for round_index in range(WARM_UP, num_rounds):
+            for work in works:
+                rounds = self._missing_rounds(work)
+                for round_index in [WARM_UP, *rounds] if rounds else []:
                     for contender in list(self._contenders):
-                        with self._reported(contender):
-                            self._turn(contender, workers[contender.entry.name], work, round_index, prompts)
-                        self._save()
+                        if not self._record.has_turn(work.name, contender.entry.name, round_index):
+                            with self._reported(contender):
+                                self._turn(contender, workers[contender.entry.name], work, round_index, prompts)
+                            self._save()
                 self._say(f"measured: {work.title}")
             for contender in self._contenders:
-                contender.entry.memory["after_work"] = workers[contender.entry.name].memory_bytes()
+                contender.entry.memory["after_work"] = max(
+                    workers[contender.entry.name].memory_bytes(),
+                    contender.entry.memory.get("after_work", {"resident": 0}),
+                    key=lambda memory: memory["resident"],
+                )
             self._save()
         finally:
             for worker in workers.values():
                 worker.close()
+
+    def _missing_rounds(self, work: Work) -> list[int]:
+        """Rounds in which some contender has had no turn yet."""
+        num_rounds = min(self._options.num_rounds, work.max_rounds or self._options.num_rounds)
+        names = [contender.entry.name for contender in self._contenders]
+        return [i for i in range(num_rounds) if not all(self._record.has_turn(work.name, name, i) for name in names)]
 
     def _turn(self, contender: Contender, worker: WorkerProcess, work: Work, round_index: int, prompts: Prompts) -> None:
         given, load_average = prompts.of(work, round_index), os.getloadavg()[0]

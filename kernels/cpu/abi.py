@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kernels.spec import DTYPES, Argument, Arguments, Array, OpSpec, Tensor, axis_extent, axis_name
 
 #: Raised whenever a library built before could misread what is bound now.
-ABI_VERSION = 2
+ABI_VERSION = 3
 
 
 def header(specs: Iterable[OpSpec]) -> str:

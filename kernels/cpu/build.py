@@ -20,7 +20,7 @@ from kernels.cpu.isa import Isa
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread", "-ffp-contract=fast", "-fno-math-errno",
           "-fno-trapping-math", "-Wall", "-Wextra")  # fmt: skip
 _LINK_FLAGS = ("-shared", "-pthread", "-s", "-Wl,--build-id=none", "-static-libstdc++", "-static-libgcc")
-_HEADERS = ("int8.h", "team.h", "tiles.h", "vec.h", "weights.h")
+_HEADERS = ("exp.h", "int8.h", "team.h", "tiles.h", "vec.h", "weights.h")
 
 
 class NoCompiler(Exception):
@@ -74,7 +74,8 @@ def sources_digest() -> str:
     """sha256 of every source that a library is built from, generated headers aside."""
     digest = hashlib.sha256()
     folder = registry.ROOT / "cpu"
-    for path in [folder / "program.cpp", *(folder / name for name in _HEADERS), *map(registry.sources, registry.ops())]:
+    shared = [folder / "program.cpp", *(folder / name for name in _HEADERS)]
+    for path in [*shared, *(path for op in registry.ops() for path in registry.sources(op))]:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
@@ -147,12 +148,15 @@ def _lay_out_program(root: Path, isa: Isa) -> _Unit:
 def _lay_out_op(root: Path, op: str, constants: Mapping[str, int]) -> _Unit:
     folder = root / op
     folder.mkdir()
-    shutil.copyfile(registry.sources(op), folder / "cpu.cpp")
+    sources = registry.sources(op)
+    for path in sources:
+        shutil.copyfile(path, folder / path.name)
     tuning = registry.tunings().get(op)
     macros = [f"#define {name} {constants[name]}" for name in sorted(tuning.values)] if tuning else []
     structs = header(spec for spec in registry.specs().values() if spec.op == op)
     (folder / "args.h").write_text("\n".join([structs, *macros, ""]))
-    return _Unit(f"{op}/cpu.cpp", (f"{op}/args.h", *(f"cpu/{name}" for name in _HEADERS)))
+    headers = [path.name for path in sources if path.suffix == ".h"]
+    return _Unit(f"{op}/cpu.cpp", (*(f"{op}/{name}" for name in [*headers, "args.h"]), *(f"cpu/{name}" for name in _HEADERS)))
 
 
 def _compile(compiler: Compiler, root: Path, unit: _Unit, isa: Isa, cache: Path) -> str:

@@ -14,9 +14,12 @@ struct Int8Scale {
 // codes = round to nearest even(127 x / max |x|), scale = max |x| / 127, and running sums of codes at the end of every 32.
 // K is a multiple of 32.
 inline void quantize_row(const float* x, int64_t K, int8_t* codes, float* scale, int32_t* sums) {
-    f32x16 most = zero();
-    for (int64_t k = 0; k < K; k += LANES) most = max(most, abs(load(x + k)));
-    const Int8Scale chosen(max(most));
+    f32x16 most = zero(), more = zero();
+    for (int64_t k = 0; k < K; k += 2 * LANES) {
+        most = max(most, abs(load(x + k)));
+        more = max(more, abs(load(x + k + LANES)));
+    }
+    const Int8Scale chosen(max(max(most, more)));
     *scale = chosen.scale;
     const f32x16 inverse = broadcast(chosen.inverse);
     const f32x16 magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds, and leaves the code in the low byte

@@ -1,7 +1,7 @@
 // Matrix tiles (Intel AMX): eight registers of up to 16 rows of 64 bytes, and products of two of them that are added to a third.
 //
 // With CF_EMULATED_TILES the same functions are plain loops over arrays, so that code written for tiles is tested on
-// machines without them. Integer products are exact either way; those of bf16 are rounded elsewhere than the unit rounds.
+// machines without them, to the same bits, but for subnormals, which the unit takes and returns as zeros.
 #pragma once
 #include "vec.h"
 
@@ -52,7 +52,6 @@ inline void store_tile(void* to, int64_t stride) {
     auto& t = emulated();
     for (int r = 0; r < t.shapes.rows[T]; ++r) std::memcpy((char*)to + r * stride, t.data[T][r], t.shapes.bytes[T]);
 }
-inline float to_float(uint8_t x) { return x; }
 // The operand at `row`, `at` of a tile.
 template <class E>
 inline E element(int tile, int row, int at) {
@@ -60,25 +59,35 @@ inline E element(int tile, int row, int at) {
     std::memcpy(&x, emulated().data[tile][row] + at * sizeof(E), sizeof(E));
     return x;
 }
-// C[m, n] += sum over k, in ascending order, of A[m, k] B[k / P, P n + k % P], where P operands lie in four bytes.
-template <int C, int A, int B, class Sum, class OfA, class OfB>
-inline void emulated_product() {
-    constexpr int P = 4 / sizeof(OfA);
+template <int C, int A, class Sum, class Product>
+inline void emulated_product(Product product) {
     auto& t = emulated();
     for (int m = 0; m < t.shapes.rows[C]; ++m)
         for (int n = 0; n < t.shapes.bytes[C] / 4; ++n) {
-            Sum sum = element<Sum>(C, m, n);
-            for (int k = 0; k < t.shapes.bytes[A] / int(sizeof(OfA)); ++k)
-                sum += Sum(to_float(element<OfA>(A, m, k))) * Sum(to_float(element<OfB>(B, k / P, P * n + k % P)));
+            const Sum sum = element<Sum>(C, m, n) + product(m, n, t.shapes.bytes[A] / 4);
             std::memcpy(t.data[C][m] + n * 4, &sum, 4);
         }
 }
-// Bytes, A signed and B as `Byte` is; sums are int32.
+// C[m, n] += sum over k of A[m, k] B[k / 4, 4 n + k % 4]: bytes, A signed and B as `Byte` is; sums are int32.
 template <int C, int A, int B, class Byte>
-inline void add_product(const Byte*) { emulated_product<C, A, B, int32_t, int8_t, Byte>(); }
-// bf16 in pairs; sums are fp32.
+inline void add_product(const Byte*) {
+    emulated_product<C, A, int32_t>([](int m, int n, int quads) {
+        int32_t sum = 0;
+        for (int k = 0; k < 4 * quads; ++k) sum += element<int8_t>(A, m, k) * element<Byte>(B, k / 4, 4 * n + k % 4);
+        return sum;
+    });
+}
+// C[m, n] += sum over even k + sum over odd k of A[m, k] B[k / 2, 2 n + k % 2]: bf16 operands, fp32 sums. Each of the two is a
+// chain of fused multiply-adds from zero in ascending k (Intel, Architecture Instruction Set Extensions, TDPBF16PS).
 template <int C, int A, int B>
-inline void add_product_bf16() { emulated_product<C, A, B, float, bf16, bf16>(); }
+inline void add_product_bf16() {
+    emulated_product<C, A, float>([](int m, int n, int pairs) {
+        float sum[2] = {};
+        for (int k = 0; k < 2 * pairs; ++k)
+            sum[k % 2] = __builtin_fmaf(to_float(element<bf16>(A, m, k)), to_float(element<bf16>(B, k / 2, 2 * n + k % 2)), sum[k % 2]);
+        return sum[0] + sum[1];
+    });
+}
 
 #else
 
@@ -99,7 +108,7 @@ template <int C, int A, int B>
 inline void add_product(const int8_t*) { __asm__ volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B)); }
 template <int C, int A, int B>
 inline void add_product(const uint8_t*) { __asm__ volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B)); }
-// bf16 in pairs; sums are fp32.
+// bf16 in pairs; sums are fp32, as emulated above.
 template <int C, int A, int B>
 inline void add_product_bf16() { __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B)); }
 

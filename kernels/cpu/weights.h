@@ -106,7 +106,7 @@ struct Int4A8 : Int4<ZEROS> {
         return broadcast(int32_t(8));
     }
     i32x16 quad(i32x16 w, int j) const { return (w >> (4 * j)) & broadcast(int32_t(0x0f0f0f0f)); }
-    // A zero point is positive and below 16, and the sum of a group of 128 codes fits 16 bits.
+    // A zero point is positive and below 16, and the sum of a group of 192 codes fits 16 bits.
     static i32x16 centred(i32x16 dot, i32x16 zero, int32_t sum_x) { return multiply_add(dot, zero, broadcast(-sum_x)); }
 };
 

@@ -1,4 +1,8 @@
-"""Causal attention over a paged cache, one sequence at a time, in the dtype of q."""
+"""Causal attention over a paged cache, one sequence at a time, in the dtype of q.
+
+Over a bf16 cache, q and the weights of positions are rounded to bf16 as kernels round them, if q is fp32: in fp64 the result is
+the truth, which kernel and rounding reference are both off by their roundings.
+"""
 
 from __future__ import annotations
 
@@ -22,25 +26,40 @@ def _paged_attention(
     v_scales: Tensor | None = None,
 ) -> None:
     group = q.shape[1] // k_cache.shape[1]
+    in_pairs = k_cache.dim() == 5
+    block_size = k_cache.shape[3]
+    rounded = _to_bf16_and_back if in_pairs and q.dtype == torch.float32 else _unchanged
     for s, length in enumerate(seq_lens.tolist()):
         start, end = cu_seqlens_q[s : s + 2].tolist()
         if start == end:
             continue
-        blocks = block_tables[s, : -(-length // k_cache.shape[3])]
-        k = k_cache[blocks].permute(1, 0, 3, 2).flatten(1, 2)[:, :length].to(q.dtype)  # [Hkv, length, D]
-        v = v_cache[blocks].transpose(0, 1).flatten(1, 2)[:, :length].to(q.dtype)
+        blocks = block_tables[s, : -(-length // block_size)]
+        k, v = k_cache[blocks], v_cache[blocks]
+        if in_pairs:
+            k, v = k.transpose(3, 4).flatten(2, 3), v.transpose(3, 4).flatten(2, 3)
+        k = k.permute(1, 0, 3, 2).flatten(1, 2)[:, :length].to(q.dtype)  # [Hkv, length, D]
+        v = v.transpose(0, 1).flatten(1, 2)[:, :length].to(q.dtype)
         if k_scales is not None and v_scales is not None:
             k, v = (
                 x * scales[blocks].transpose(0, 1).flatten(1, 2)[:, :length, None].to(q.dtype)
                 for x, scales in ((k, k_scales), (v, v_scales))
             )
         k, v = (x.repeat_interleave(group, dim=0) for x in (k, v))
-        scores = scale * torch.einsum("thd,hld->htl", q[start:end], k)
+        scores = scale * torch.einsum("thd,hld->htl", rounded(q[start:end]), k)
         position = torch.arange(length - (end - start), length)[:, None]
         key = torch.arange(length)[None, :]
         hidden = (key > position) | ((key <= position - window) if window else torch.zeros(1, dtype=torch.bool))
-        weights = scores.masked_fill(hidden, float("-inf")).softmax(dim=2)
-        out[start:end] = torch.einsum("htl,hld->thd", weights, v)
+        scores = scores.masked_fill(hidden, float("-inf"))
+        weights = rounded((scores - scores.amax(dim=2, keepdim=True)).exp())
+        out[start:end] = torch.einsum("htl,hld->thd", weights, v) / weights.sum(dim=2).T[..., None]
+
+
+def _to_bf16_and_back(x: Tensor) -> Tensor:
+    return x.to(torch.bfloat16).to(x.dtype)
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
 
 
 paged_attention_fp32 = paged_attention_bf16 = paged_attention_int8 = _paged_attention

@@ -2,8 +2,10 @@
 
 Sequence s has query tokens cu_seqlens_q[s] .. cu_seqlens_q[s+1]; they are the last of its seq_lens[s] tokens, whose K and
 V are all in the cache: query j of n has position p = seq_len - n + j and sees positions 0 .. p, or with a window
-p - window + 1 .. p. Each group of Hq / Hkv query heads shares a kv head. K and V are read as fp32; an int8 cache has a scale
-for each token and kv head.
+p - window + 1 .. p. Each group of Hq / Hkv query heads shares a kv head. The cache lies as `kernels.cpu.kv_cache` says; K and
+V are read as fp32, times the scale of their token and kv head where they are int8. Over a bf16 cache, q and the weights
+e^(score - max) are rounded to bf16 as well, and the weights are divided by the sum of the rounded ones: products of bf16,
+sums of fp32, on every instruction set.
 
 `partials` and `arrived` are room for what threads leave to each other where few sequences decode: a row for every query head
 and 64 positions of the context, and an item for every sequence and kv head. Where there is less, nothing is split.
@@ -14,10 +16,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
-from kernels.bfloat16 import to_bf16
-from kernels.spec import Arguments, Array, Case, Cost, OpSpec, Scalar, Tensor
+from kernels.cpu import kv_cache
+from kernels.spec import Arguments, Case, Cost, OpSpec, Scalar, Tensor
 
 CHUNK_TOKENS = 64
 #: Per case: (tokens in the cache, new tokens) of each sequence.
@@ -30,6 +31,7 @@ _BATCHES: Mapping[str, tuple[tuple[int, int], ...]] = {
     "window": ((60, 1), (45, 45), (5, 5)),
     "odd_head": ((30, 1), (20, 20)),
     "one": ((1, 1),),
+    "wide_head": ((130, 70), (65, 1)),
     "no_sequences": (),
 }
 
@@ -42,20 +44,7 @@ def scratch_shapes(
     return {"partials": (num_chunks * num_q_heads, head_dim + 2), "arrived": (num_seqs * num_kv_heads,)}
 
 
-def _stored(kv: str, cache: NDArray[np.float32]) -> dict[str, Array]:
-    """A cache [num_blocks, Hkv, block_size, D] as `kv` stores it, with its scales."""
-    if kv == "fp32":
-        return {"cache": cache}
-    if kv == "bf16":
-        return {"cache": to_bf16(cache)}
-    scales = np.abs(cache).max(axis=3) / np.float32(127)
-    return {"cache": np.rint(cache / scales[..., None]).astype(np.int8), "scales": scales}
-
-
 def _spec(kv: str) -> OpSpec:
-    dtype = {"fp32": "f32", "bf16": "bf16", "int8": "i8"}[kv]
-    scales = tuple(Tensor(f"{of}_scales", "f32", ("num_blocks", "Hkv", "block_size")) for of in "kv") if kv == "int8" else ()
-
     def make_inputs(rng: np.random.Generator, case: Case) -> Arguments:
         hq, hkv, d, block_size = (case.sizes[axis] for axis in ("Hq", "Hkv", "D", "block_size"))
         batch = _BATCHES[case.name]
@@ -68,13 +57,11 @@ def _spec(kv: str) -> OpSpec:
         for row, (start, count) in enumerate(zip(np.cumsum(used) - used, used, strict=True)):
             tables[row, :count] = order[start : start + count]
         qkv = rng.standard_normal((int(cu_seqlens[-1]), (hq + 2 * hkv) * d), np.float32)
-        k, v = (_stored(kv, rng.standard_normal((num_blocks, hkv, block_size, d), np.float32)) for _ in range(2))
+        k, v = (rng.standard_normal((num_blocks, hkv, block_size, d), np.float32) for _ in range(2))
         shapes = scratch_shapes(hq, hkv, d, int(lengths.sum()), len(batch))
         return {
             "q": qkv[:, : hq * d].reshape(-1, hq, d),
-            "k_cache": np.ascontiguousarray(k["cache"].swapaxes(2, 3)),
-            "v_cache": v["cache"],
-            **({"k_scales": k["scales"], "v_scales": v["scales"]} if scales else {}),
+            **kv_cache.stored(kv, k, v),
             "block_tables": tables,
             "seq_lens": lengths,
             "cu_seqlens_q": cu_seqlens,
@@ -98,9 +85,7 @@ def _spec(kv: str) -> OpSpec:
         summary=f"causal attention over a paged {kv} cache",
         tensors=(
             Tensor("q", "f32", ("T", "Hq", "D")),
-            Tensor("k_cache", dtype, ("num_blocks", "Hkv", "D", "block_size")),
-            Tensor("v_cache", dtype, ("num_blocks", "Hkv", "block_size", "D")),
-            *scales,
+            *kv_cache.tensors(kv, "in"),
             Tensor("block_tables", "i32", ("S", "max_blocks")),
             Tensor("seq_lens", "i32", ("S",)),
             Tensor("cu_seqlens_q", "i32", ("S+1",)),
@@ -128,6 +113,7 @@ def _spec(kv: str) -> OpSpec:
                 ("window", 4, 4, 16, 16, 18),
                 ("odd_head", 4, 1, 10, 48, 0),
                 ("one", 2, 1, 16, 16, 0),
+                ("wide_head", 8, 1, 128, 64, 0),
                 ("no_sequences", 2, 1, 16, 16, 0),
             )
         ),
@@ -136,4 +122,4 @@ def _spec(kv: str) -> OpSpec:
     )
 
 
-SPECS = tuple(_spec(kv) for kv in ("fp32", "bf16", "int8"))
+SPECS = tuple(_spec(kv) for kv in kv_cache.STORAGE)

@@ -1,6 +1,7 @@
 """Register tiles of attention: ROWS of q by VECTORS of 16 positions (scores) or dimensions (values).
 
-QUERIES is the query tokens of an item of work.
+QUERIES is the query tokens of an item of work. ROWS and VECTORS do not matter to a bf16 cache where the instruction set has
+matrix tiles, which do its products.
 
 The KV block size is no constant of the build: kernels read it from the cache's shape, and any multiple of 16 works.
 """

@@ -17,6 +17,7 @@ namespace {
 
 constexpr int ROWS = QUANT_MATMUL_ROWS, VECTORS = QUANT_MATMUL_VECTORS, DECODE_VECTORS = QUANT_MATMUL_DECODE_VECTORS;
 [[maybe_unused]] constexpr int TILED_ROWS = QUANT_MATMUL_TILED_ROWS;
+[[maybe_unused]] constexpr int64_t SHARED_ROWS = QUANT_MATMUL_SHARED_ROWS;
 [[maybe_unused]] constexpr int64_t PANEL_BYTES = QUANT_MATMUL_PANEL_KIB << 10;
 
 template <class Args>
@@ -115,8 +116,9 @@ public:
         : a(a), w(w), K(a->K), group_size(w.group_size()), depth(group_size % TILE_BYTES ? TILE_BYTES / 2 : TILE_BYTES) {}
     ~TiledRows() { release_tiles(); }
 
-    // All rows by some row tiles of W.
-    void multiply(Range tiles) {
+    // Some rows by some row tiles of W.
+    void multiply(Range tiles, Range of_rows) {
+        first_row = of_rows.begin;
         // Few rows soon have passed: then an unpacked panel stays in the first-level cache.
         const int64_t bytes = *a->T <= 4 * TILE_ROWS ? 0 : PANEL_BYTES;
         const int64_t fitting = bytes / (K * LANES) / 2 * 2, count = fitting > 2 ? fitting : 2;
@@ -124,8 +126,8 @@ public:
             const Range panel{begin, begin + count < tiles.end ? begin + count : tiles.end};
             const Quads quads = centred_quads(w, panel, room);
             const int64_t step = group_size < K ? TILE_ROWS : 2 * TILE_ROWS;
-            for (int64_t row = 0; row < *a->T; row += step) {
-                const int64_t rows = *a->T - row < step ? *a->T - row : step;
+            for (int64_t row = of_rows.begin; row < of_rows.end; row += step) {
+                const int64_t rows = of_rows.end - row < step ? of_rows.end - row : step;
                 shape_for(rows);
                 if (group_size < K) {
                     for (int64_t tile = panel.begin; tile < panel.end; ++tile)
@@ -145,7 +147,7 @@ private:
     const Args* a;
     const W& w;
     const int64_t K, group_size, depth;  // of a tile, in k
-    int64_t shaped_for = 0;
+    int64_t shaped_for = 0, first_row = 0;
     static thread_local std::vector<int8_t> room;
 
     void shape_for(int64_t rows) {
@@ -235,7 +237,7 @@ private:
         const int64_t stride = a->x_codes_stride, wide = K * LANES, depth = this->depth;
         const int8_t* x = a->x_codes + row * stride;
         for (int64_t k = 0; k < K; k += depth) {
-            if (row == 0)  // The first rows meet W in memory: the next row tiles come while vectors are written.
+            if (row == first_row)  // The first rows meet W in memory: the next row tiles come while vectors are written.
                 for (int64_t byte = 0; byte < depth * LANES; byte += TILE_BYTES) {
                     __builtin_prefetch(quads + 2 * wide + k * LANES + byte, 0, 2);
                     __builtin_prefetch(quads + 3 * wide + k * LANES + byte, 0, 2);
@@ -308,16 +310,27 @@ void tiles(const Args* a, const W& w, Range range) {
     if constexpr (V > 1) tiles<Kind, R, V / 2>(a, w, {tile, range.end});
 }
 
+#if defined(CF_TILES)
+// Threads share out row tiles of W; or rows, once they are many: what a thread then writes, it reads in the next call.
+template <class Args, class W>
+void run_tiled(const Args* a, const W& w, int rank, int world) {
+    const int64_t T = *a->T, tiles = (a->N + LANES - 1) / LANES;
+    if (T < SHARED_ROWS) return TiledRows<Args, W>(a, w).multiply(share(tiles, rank, world), {0, T});
+    constexpr int64_t AT_ONCE = 2 * TILE_ROWS;
+    const Range blocks = share((T + AT_ONCE - 1) / AT_ONCE, rank, world);
+    const int64_t end = blocks.end * AT_ONCE < T ? blocks.end * AT_ONCE : T;
+    TiledRows<Args, W>(a, w).multiply({0, tiles}, {blocks.begin * AT_ONCE, end});
+}
+#endif
+
 template <class Kind, class Args, class W>
 void run(const Args* a, const W& w, int rank, int world) {
     Range range = share((a->N + LANES - 1) / LANES, rank, world);
     if (*a->T == 1) return tiles<Kind, 1, DECODE_VECTORS>(a, w, range);
 #if defined(CF_TILES)
     if constexpr (std::is_same_v<Kind, Int8Dot>) {
-        // Groups join by vectors, which pays later.
-        if (*a->T >= (w.group_size() < a->K ? 4 * TILED_ROWS : TILED_ROWS)) {
-            return TiledRows<Args, W>(a, w).multiply(range);
-        }
+        // Groups join by vectors, so there tiles pay later.
+        if (*a->T >= (w.group_size() < a->K ? 4 * TILED_ROWS : TILED_ROWS)) return run_tiled(a, w, rank, world);
     }
 #endif
     tiles<Kind, ROWS, VECTORS>(a, w, range);

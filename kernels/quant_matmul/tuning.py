@@ -1,7 +1,7 @@
 """Register tiles of the matrix product: ROWS of x by VECTORS row tiles of W, and DECODE_VECTORS for a single row of x.
 
 From TILED_ROWS rows of x on, int8 activations go through matrix tiles where the instruction set has them; PANEL_KIB KiB of W
-are then in work at once. Elsewhere both have one value.
+are then in work at once, and from SHARED_ROWS on threads share out rows and not W. Elsewhere these have one value.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from kernels.cpu.isa import Isa
 from kernels.tuning import Constants, Tuning
 
-_OF_TILES = {"QUANT_MATMUL_TILED_ROWS": 4, "QUANT_MATMUL_PANEL_KIB": 1024}
+_OF_TILES = {"QUANT_MATMUL_TILED_ROWS": 4, "QUANT_MATMUL_PANEL_KIB": 1024, "QUANT_MATMUL_SHARED_ROWS": 256}
 
 
 def _refusal(constants: Constants, isa: Isa) -> str | None:
@@ -39,6 +39,7 @@ TUNING = Tuning(
         "QUANT_MATMUL_DECODE_VECTORS": (1, 2, 4, 8),
         "QUANT_MATMUL_TILED_ROWS": (2, 4, 8, 16),
         "QUANT_MATMUL_PANEL_KIB": (64, 256, 512, 1024, 2048),
+        "QUANT_MATMUL_SHARED_ROWS": (16, 64, 128, 256, 512, 65536),
     },
     refusal=_refusal,
     default=_default,

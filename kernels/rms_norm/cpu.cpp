@@ -11,22 +11,24 @@ using namespace cf;
 namespace {
 
 void norm(const float* x, float* residual, const float* weight, float* out, int64_t D, double eps) {
+    const int64_t whole = D / LANES * LANES;
+    const int rest = int(D - whole);
     f32x16 squares = zero();
-    for (int64_t d = 0; d < D; d += LANES) {
-        const int n = D - d < LANES ? int(D - d) : LANES;
-        f32x16 v = load_first(x + d, n);
-        if (residual) {
-            v = v + load_first(residual + d, n);
-            store_first(residual + d, v, n);
+    if (residual) {
+        for (int64_t d = 0; d < whole; d += LANES) {
+            const f32x16 v = load(x + d) + load(residual + d);
+            store(residual + d, v);
+            squares = fma(v, v, squares);
         }
-        squares = fma(v, v, squares);
+        if (rest) store_first(residual + whole, load_first(x + whole, rest) + load_first(residual + whole, rest), rest);
+        x = residual;
+    } else {
+        for (int64_t d = 0; d < whole; d += LANES) squares = fma(load(x + d), load(x + d), squares);
     }
-    if (residual) x = residual;
+    if (rest) squares = fma(load_first(x + whole, rest), load_first(x + whole, rest), squares);
     const f32x16 scale = broadcast(1.0f / std::sqrt(sum(squares) / float(D) + float(eps)));
-    for (int64_t d = 0; d < D; d += LANES) {
-        const int n = D - d < LANES ? int(D - d) : LANES;
-        store_first(out + d, load_first(x + d, n) * scale * load_first(weight + d, n), n);
-    }
+    for (int64_t d = 0; d < whole; d += LANES) store(out + d, load(x + d) * scale * load(weight + d));
+    if (rest) store_first(out + whole, load_first(x + whole, rest) * scale * load_first(weight + whole, rest), rest);
 }
 
 }  // namespace

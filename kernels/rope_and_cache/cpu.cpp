@@ -20,7 +20,6 @@ void rotate(float* x, const float* cos, const float* sin, int64_t half) {
 // How a row of D values is stored: plainly, or as int8 codes of a scale.
 struct Plain {
     void put(float* to, float x) const { *to = x; }
-    void put(bf16* to, float x) const { *to = to_bf16(x); }
 };
 struct Scaled {
     float inverse;
@@ -40,6 +39,8 @@ auto storing(const float* x, int64_t D, float* scale) {
     }
 }
 
+uint32_t pair(bf16 first, bf16 second) { return first.bits | uint32_t(second.bits) << 16; }
+
 template <class Kv, class Args>
 void run(const Args* a, int rank, int world) {
     const int64_t D = a->D, heads = a->Hq + a->Hkv, block_size = a->block_size;
@@ -52,18 +53,25 @@ void run(const Args* a, int rank, int world) {
         const int64_t slot = a->slot_mapping[t];
         if (kv_head < 0 || slot < 0) continue;
         const int64_t block = slot / block_size * a->Hkv + kv_head, offset = slot % block_size;
-        Kv* keys = (Kv*)a->k_cache + block * D * block_size + offset;
-        Kv* values = (Kv*)a->v_cache + (block * block_size + offset) * D;
         const float* v = a->v + t * a->v_stride + kv_head * D;
-        float *k_scale = nullptr, *v_scale = nullptr;
-        if constexpr (std::is_same_v<Kv, int8_t>) {
-            k_scale = a->k_scales + block * block_size + offset;
-            v_scale = a->v_scales + block * block_size + offset;
-        }
-        const auto of_key = storing<Kv>(x, D, k_scale), of_value = storing<Kv>(v, D, v_scale);
-        for (int64_t d = 0; d < D; ++d) {
-            of_key.put(keys + d * block_size, x[d]);
-            of_value.put(values + d, v[d]);
+        if constexpr (std::is_same_v<Kv, bf16>) {
+            uint32_t* keys = (uint32_t*)a->k_cache + block * (D / 2) * block_size + offset;
+            bf16* values = (bf16*)a->v_cache + (block * block_size + offset / 2 * 2) * D + offset % 2;
+            for (int64_t d = 0; d < D; d += 2) keys[d / 2 * block_size] = pair(to_bf16(x[d]), to_bf16(x[d + 1]));
+            for (int64_t d = 0; d < D; ++d) values[2 * d] = to_bf16(v[d]);
+        } else {
+            Kv* keys = (Kv*)a->k_cache + block * D * block_size + offset;
+            Kv* values = (Kv*)a->v_cache + (block * block_size + offset) * D;
+            float *k_scale = nullptr, *v_scale = nullptr;
+            if constexpr (std::is_same_v<Kv, int8_t>) {
+                k_scale = a->k_scales + block * block_size + offset;
+                v_scale = a->v_scales + block * block_size + offset;
+            }
+            const auto of_key = storing<Kv>(x, D, k_scale), of_value = storing<Kv>(v, D, v_scale);
+            for (int64_t d = 0; d < D; ++d) {
+                of_key.put(keys + d * block_size, x[d]);
+                of_value.put(values + d, v[d]);
+            }
         }
     }
 }

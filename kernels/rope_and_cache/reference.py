@@ -36,8 +36,13 @@ def _rope_and_cache(
     if k_scales is not None and v_scales is not None:
         k, k_scales[blocks, :, offsets] = _quantized(k)
         v, v_scales[blocks, :, offsets] = _quantized(v)
-    k_cache[blocks, :, :, offsets] = k.to(k_cache.dtype)
-    v_cache[blocks, :, offsets] = v.to(v_cache.dtype)
+    k, v = k.to(k_cache.dtype), v.to(v_cache.dtype)
+    if k_cache.dim() == 5:  # in pairs
+        k_cache[blocks, :, :, offsets] = k.reshape(*k.shape[:2], k.shape[2] // 2, 2)
+        v_cache[blocks, :, offsets // 2, :, offsets % 2] = v
+    else:
+        k_cache[blocks, :, :, offsets] = k
+        v_cache[blocks, :, offsets] = v
 
 
 def _quantized(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,14 +11,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from kernels.spec import DTYPES, Arguments, Case, Cost, OpSpec, Tensor
+from kernels.cpu import kv_cache
+from kernels.spec import Arguments, Case, Cost, OpSpec, Tensor
 
 
 def _spec(kv: str) -> OpSpec:
-    dtype = {"fp32": "f32", "bf16": "bf16", "int8": "i8"}[kv]
-    scale_axes = ("num_blocks", "Hkv", "block_size")
-    scales = tuple(Tensor(f"{of}_scales", "f32", scale_axes, "inout") for of in "kv") if kv == "int8" else ()
-
     def make_inputs(rng: np.random.Generator, case: Case) -> Arguments:
         t, hq, hkv, d, block_size = (case.sizes[axis] for axis in ("T", "Hq", "Hkv", "D", "block_size"))
         num_blocks = -(-t // block_size) + 2
@@ -26,7 +23,6 @@ def _spec(kv: str) -> OpSpec:
         angles = rng.uniform(0, 6.3, (64, d // 2))
         slots = rng.permutation(num_blocks * block_size)[:t].astype(np.int64)
         slots[1::4] = -1
-        storage = DTYPES[dtype][0]
         return {
             "q": qkv[:, : hq * d].reshape(t, hq, d),
             "k": qkv[:, hq * d : (hq + hkv) * d].reshape(t, hkv, d),
@@ -35,9 +31,7 @@ def _spec(kv: str) -> OpSpec:
             "sin": np.sin(angles).astype(np.float32),
             "positions": rng.integers(0, 64, t, np.int32),
             "slot_mapping": slots,
-            "k_cache": np.zeros((num_blocks, hkv, d, block_size), storage),
-            "v_cache": np.zeros((num_blocks, hkv, block_size, d), storage),
-            **{tensor.name: np.zeros((num_blocks, hkv, block_size), np.float32) for tensor in scales},
+            **kv_cache.empty(kv, num_blocks, hkv, block_size, d),
         }
 
     def cost(sizes: Mapping[str, int]) -> Cost:
@@ -57,9 +51,7 @@ def _spec(kv: str) -> OpSpec:
             Tensor("sin", "f32", ("P", "D/2")),
             Tensor("positions", "i32", ("T",)),
             Tensor("slot_mapping", "i64", ("T",)),
-            Tensor("k_cache", dtype, ("num_blocks", "Hkv", "D", "block_size"), "inout"),
-            Tensor("v_cache", dtype, ("num_blocks", "Hkv", "block_size", "D"), "inout"),
-            *scales,
+            *kv_cache.tensors(kv, "inout"),
         ),
         scalars=(),
         variable=("T",),
@@ -78,4 +70,4 @@ def _spec(kv: str) -> OpSpec:
     )
 
 
-SPECS = tuple(_spec(kv) for kv in ("fp32", "bf16", "int8"))
+SPECS = tuple(_spec(kv) for kv in kv_cache.STORAGE)

@@ -1,8 +1,9 @@
 """out[t, n] = sum_k x[t, k] W[n, k], scaled, (+ bias[n]): operands of one dtype, row-major, summed in fp32 (int8: int32).
 
 Scales multiply the accumulator, once at the end or, where they cover 128 of K, once per 128 of K: sums of 128 products are
-taken unscaled. `out` is of the activations' dtype or f32 (the logits): its tensor says which. MXFP4 weights become numbers of
-x's dtype before they are multiplied, on every target alike. K is a multiple of 16, for MXFP4 of 32.
+taken unscaled. `out` is of the activations' dtype or f32 (the logits): its tensor says which. MXFP4 and NVFP4 weights become
+numbers of x's dtype before they are multiplied, on every target alike; NVFP4's scale of the tensor, which each row has for
+itself since rows of several tensors may be joined, multiplies the sum. K is a multiple of 16, for MXFP4 of 32.
 Layouts: kernels/scaled_matmul/packing.py; x codes and x scales: kernels/quantize_activations/gpu_spec.py.
 """
 
@@ -14,7 +15,7 @@ from math import prod
 import numpy as np
 
 from kernels.gpu.launch import DTYPES
-from kernels.scaled_matmul.packing import encode_e4m3, encode_mxfp4, pack_mxfp4
+from kernels.scaled_matmul.packing import encode_e2m1, encode_e4m3, encode_mxfp4, pack_mxfp4, pack_nvfp4, pair_nibbles
 from kernels.scaled_matmul.variants import VARIANTS, Variant
 from kernels.spec import Arguments, Array, Case, Cost, OpSpec, Tensor, axis_extent
 
@@ -51,6 +52,11 @@ def _spec(symbol: str, variant: Variant) -> OpSpec:
             # Rows of different sizes have different scales.
             values = rng.standard_normal((n, k), np.float32) * np.exp2(rng.integers(-6, 1, (n, k // 32))).repeat(32, axis=1)
             made["codes"], made["scales"] = pack_mxfp4(*encode_mxfp4(values.astype(np.float32)))
+        elif variant.scaling == "nv":
+            # Every scale, subnormal ones too.
+            local = rng.integers(0, 0x7F, (n, k // 16), np.uint8)
+            codes = encode_e2m1(rng.standard_normal((n, k), np.float32) * np.float32(3))
+            made["codes"], made["scales"] = pack_nvfp4(pair_nibbles(codes), local)
         else:
             made[variant.weight] = _codes(rng, variant, n, k, 0, k**-0.5)
         for tensor in tensors:

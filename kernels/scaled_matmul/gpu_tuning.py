@@ -55,8 +55,8 @@ def _of_problem(problem: Problem, point: Point, target: Target) -> Iterator[str]
 
 def _of_tile(problem: Problem, point: Point, target: Target) -> Iterator[str]:
     variant = VARIANTS[problem.symbol]
-    if variant.scaling == "mx" and (point["USE_TMA"] or not point["SWAP_AB"] or point["BLOCK_K"] < 64):
-        yield "MXFP4 weights go to the matrix units as left operand through registers, 64 of K at a time"
+    if variant.is_float4 and (point["USE_TMA"] or not point["SWAP_AB"] or point["BLOCK_K"] < 64):
+        yield "4-bit floats go to the matrix units as left operand through registers, 64 of K at a time"
     if variant.scaling == "block" and point["BLOCK_K"] > BLOCK_WIDTH:
         yield f"BLOCK_K of {point['BLOCK_K']} has several scales; at most {BLOCK_WIDTH} has one"
     accumulators = point["BLOCK_M"] * point["BLOCK_N"] // (point["num_warps"] * target.arch.warp_size)
@@ -96,7 +96,7 @@ def shared_bytes(problem: Problem, point: Point, arch: Arch) -> int:
     if arch.backend == "hip":
         # Rows are padded, lest threads meet in a bank.
         tiles += tiles // 16
-    if variant.scaling == "mx" and not arch.has_wgmma:
+    if variant.is_float4 and not arch.has_wgmma:
         # Without fragments of wgmma's kind numbers change threads.
         tiles += weights * 2
     return max(tiles, point["BLOCK_M"] * point["BLOCK_N"] * 4) + _SHARED_EXTRA_BYTES
@@ -111,7 +111,7 @@ def _few_tokens(problem: Problem, target: Target) -> Point:
     """For what waits for the weight: enough of it in flight on every SM, and little to do per byte."""
     variant = VARIANTS[problem.symbol]
     (num_tokens, num_channels), width = problem["out"].shape, problem[variant.x].shape[1]
-    packed = variant.scaling == "mx"
+    packed = variant.is_float4
     block_m = next(tokens for tokens in (16, 32, 64) if num_tokens <= tokens)
     # Widening of 4-bit codes is worth its while only if the rest of the loop has a large tile to spread over.
     block_n, block_k = (128, 128) if packed else (64, 64 if width % 128 else 128)
@@ -134,7 +134,7 @@ def _many_tokens(problem: Problem, target: Target) -> Point:
     block_m, block_n, num_warps = next(enough, tiles[-1])
     block_k = 64 if variant.dtype == "act" or width % 128 else 128
     group_m = 8 if ceil(num_tokens / block_m) > 4 else 1
-    packed = variant.scaling == "mx"
+    packed = variant.is_float4
     by_tma = int(target.arch.has_tma and not packed)
     stages = 3 if target.arch.backend == "cuda" else 2
     return _point(block_m, block_n, block_k, num_warps, stages, GROUP_M=group_m, USE_TMA=by_tma, SWAP_AB=int(packed))

@@ -24,11 +24,11 @@ def plan(problem: Problem, point: Point, target: Target) -> OpPlan:
     tiles = ceil(num_tokens / point["BLOCK_M"]) * ceil(num_channels / point["BLOCK_N"])
     programs = min(tiles, target.num_sms * point["PERSISTENT"]) if point["PERSISTENT"] else tiles
     finish, finish_constants = _finish(problem)
-    operands, operand_constants = (_mxfp4 if variant.scaling == "mx" else _scaled)(problem, point, target)
+    operands, operand_constants = (_float4 if variant.is_float4 else _scaled)(problem, point, target)
     tile = {name: point[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K", "SPLIT_K", "GROUP_M")}
     matmul = Launch(
         "scaled_matmul",
-        "mxfp4_matmul_kernel" if variant.scaling == "mx" else "scaled_matmul_kernel",
+        "float4_matmul_kernel" if variant.is_float4 else "scaled_matmul_kernel",
         (programs, split_k, 1),
         {**finish, **operands, "out_ptr": Ptr("out" if split_k == 1 else "partials")},
         {**finish_constants, **operand_constants, **tile, "PERSISTENT": bool(point["PERSISTENT"])},
@@ -53,16 +53,16 @@ def plan(problem: Problem, point: Point, target: Target) -> OpPlan:
 def _finish(problem: Problem) -> Parameters:
     """What every kernel takes that turns sums into results."""
     scaling = VARIANTS[problem.symbol].scaling
+    # The scales of groups of 4-bit codes are spent before the sum.
+    constants: dict[str, Constant] = {"SCALING": {"mx": "none", "nv": "rows"}.get(scaling, scaling)}
     arguments: dict[str, RuntimeArgument] = {"num_tokens": I32(problem["out"].shape[0])}
-    constants: dict[str, Constant] = {"N": problem["out"].shape[1], "OUT_STRIDE": problem["out"].strides[0]}
-    # The scales of MXFP4 are spent before the sum.
-    constants["SCALING"] = "none" if scaling == "mx" else scaling
-    taken = ("bias",) if scaling == "mx" else ("x_scales", "scales", "bias")
-    for tensor in ("x_scales", "scales", "bias"):
-        if tensor in taken and tensor in problem:
-            arguments[f"{tensor}_ptr"] = Ptr(tensor)
+    constants |= {"N": problem["out"].shape[1], "OUT_STRIDE": problem["out"].strides[0]}
+    scales = "row_scales" if VARIANTS[problem.symbol].is_float4 else "scales"
+    for parameter, tensor in (("x_scales", "x_scales"), ("scales", scales), ("bias", "bias")):
+        if tensor in problem:
+            arguments[f"{parameter}_ptr"] = Ptr(tensor)
         else:
-            constants[f"{tensor}_ptr"] = None
+            constants[f"{parameter}_ptr"] = None
     return arguments, constants
 
 
@@ -85,9 +85,9 @@ def _scaled(problem: Problem, point: Point, target: Target) -> Parameters:
     return arguments, constants
 
 
-def _mxfp4(problem: Problem, point: Point, target: Target) -> Parameters:
+def _float4(problem: Problem, point: Point, target: Target) -> Parameters:
     x = problem["x"]
-    names = {"x_ptr": "x", "codes_ptr": "codes", "mx_scales_ptr": "scales"}
+    names = {"x_ptr": "x", "codes_ptr": "codes", "local_scales_ptr": "scales"}
     arguments: dict[str, RuntimeArgument] = {name: Ptr(tensor) for name, tensor in names.items()}
     arguments["width"] = I32(x.shape[1])
     return arguments, {"K": x.shape[1], "X_STRIDE": x.strides[0], "ASM": target.arch.backend == "cuda"}

@@ -8,47 +8,13 @@ last token or channel are read as the last one, and their results are not stored
 import triton
 import triton.language as tl
 
+from kernels.e2m1.triton import MX_SLOTS, widen_e2m1
 from kernels.gpu.triton import INTERPRETED
 
-#: packing.py's, said again: compiled kernels are kept by the text of this file.
-MX_SLOTS = ((15, 6), (12, 3), (14, 0), (13, 9))
-
-
-def _move(sign_bit: int, rest_bit: int, lowest: int) -> list[str]:
-    """PTX: of $8, one slot of both halves to `pair`: its sign to the top of the half, the rest to `lowest`, zeros else."""
-    taken = (1 << sign_bit | 7 << rest_bit) * 0x00010001
-    wanted = (1 << 15 | 7 << lowest) * 0x00010001
-    sign_up, rest_up = 15 - sign_bit, lowest - rest_bit
-    if sign_up == rest_up:
-        return [f"shl.b32 pair, $8, {sign_up};", f"and.b32 pair, pair, {wanted:#x};"]
-    moved = [bit + up for bit in range(32) if taken >> bit & 1 for up in (sign_up, rest_up)]
-    if rest_up >= 0 and len(set(moved)) == len(moved):
-        # No two bits meet: one product moves them all.
-        factor = (1 << sign_up) + (1 << rest_up)
-        return [f"and.b32 pair, $8, {taken:#x};", f"mul.lo.u32 pair, pair, {factor};", f"and.b32 pair, pair, {wanted:#x};"]
-    return [
-        f"shl.b32 sign, $8, {sign_up};",
-        "and.b32 sign, sign, 0x80008000;",
-        f"{'shl.b32' if rest_up >= 0 else 'shr.u32'} pair, $8, {abs(rest_up)};",
-        f"lop3.b32 pair, pair, {wanted & 0x7FFF7FFF:#x}, sign, 0xea;",
-    ]
-
-
-def widen_e2m1(act: str, lowest: int) -> str:
-    """PTX: $8 has eight codes, four in each half, and $9 a multiplier twice; those of slot i become $2i and $2i+1. `lowest` is
-    astride of the exponent's lowest bit and the mantissa's highest: there a code is its number times a power of
-    two, a subnormal one too. Minus zero is what any product can be added to unchanged.
-    """
-    lines = [".reg .b32 sign, pair, zero;", "mov.b32 zero, 0x80008000;"]
-    for slot, (sign_bit, rest_bit) in enumerate(MX_SLOTS):
-        lines += _move(sign_bit, rest_bit, lowest)
-        lines += [f"fma.rn.{act}x2 pair, pair, $9, zero;", f"mov.b32 {{${2 * slot}, ${2 * slot + 1}}}, pair;"]
-    return "{\n" + "\n".join(lines) + "\n}"
-
-
 _WIDEN_BF16, _WIDEN_F16 = tl.constexpr(widen_e2m1("bf16", 6)), tl.constexpr(widen_e2m1("f16", 9))
-_WIDEN_REGISTERS = tl.constexpr("=h,=h,=h,=h,=h,=h,=h,=h,r,r")
+_WIDEN_REGISTERS = tl.constexpr("=h,=h,=h,=h,=h,=h,=h,=h,r,r,r")
 _SLOTS = tl.constexpr(MX_SLOTS)
+_NV_SHRINK = tl.constexpr(128.0)
 
 
 @triton.jit
@@ -92,12 +58,13 @@ def _range_of_split(width, K: tl.constexpr, BLOCK_K: tl.constexpr, SPLIT_K: tl.c
 def _finished(acc, token, channel, x_scales_ptr, scales_ptr, bias_ptr, num_tokens, N: tl.constexpr, SCALING: tl.constexpr):
     """What the accumulator of a tile stands for, in fp32."""
     value = acc.to(tl.float32)
-    if SCALING == "tensor":
-        value *= tl.load(x_scales_ptr) * tl.load(scales_ptr)
-    elif SCALING == "channel":
-        x_scale = tl.load(x_scales_ptr + token, mask=token < num_tokens, other=0.0)
-        scale = tl.load(scales_ptr + channel, mask=channel < N, other=0.0)
-        value *= x_scale[:, None] * scale[None, :]
+    if SCALING == "channel" or SCALING == "tensor" or SCALING == "rows":
+        scale = tl.load(scales_ptr + channel, mask=channel < N, other=0.0)[None, :]
+        if SCALING == "channel":
+            scale = tl.load(x_scales_ptr + token, mask=token < num_tokens, other=0.0)[:, None] * scale
+        elif SCALING == "tensor":
+            scale = tl.load(x_scales_ptr) * scale
+        value *= scale
     if bias_ptr is not None:
         value += tl.load(bias_ptr + channel, mask=channel < N, other=0.0)[None, :]
     return value
@@ -280,46 +247,65 @@ def _numbers(words, multiplier, SIGN: tl.constexpr, REST: tl.constexpr, ACT: tl.
 
 
 @triton.jit
-def _mxfp4_weight(words, scale_words, ACT: tl.constexpr, ASM: tl.constexpr):
-    """codes u32 [tiles, chunks * 128], scales u32 [tiles, chunks * 8] -> [tiles * 16, chunks * 64], rounded to ACT."""
+def _scale_bytes(words):
+    """u32 [tiles, chunks * 8] -> its bytes [tiles, chunks, row % 8, 1, k / 32, row / 8]."""
+    low = tl.join(words & 0xFF, (words >> 8) & 0xFF)
+    high = tl.join((words >> 16) & 0xFF, words >> 24)
+    return tl.permute(tl.join(low, high), (0, 1, 3, 2)).reshape(words.shape[0], words.shape[1] // 8, 8, 1, 2, 2)
+
+
+@triton.jit
+def _e8m0_multiplier(words, ACT: tl.constexpr):
+    """The scales, times what the position of the bits divides a number by; in both halves."""
+    if ACT.is_bf16():
+        return _scale_bytes(words) * 0x00800080 + 0x3F003F00
+    else:
+        power = ((_scale_bytes(words) + 14) << 23).to(tl.float32, bitcast=True).to(ACT)
+        return power.to(tl.uint16, bitcast=True).to(tl.uint32) * 0x00010001
+
+
+@triton.jit
+def _e4m3_multiplier(words, ACT: tl.constexpr):
+    """As `_e8m0_multiplier` over 128, for 448 times it would not fit ACT: `_NV_SHRINK` is taken back where sums are scaled."""
+    if ACT.is_bf16():
+        return _scale_bytes(words) * 0x00100010 + 0x76007600
+    else:
+        return _scale_bytes(words) * 0x00800080 + 0x30003000
+
+
+@triton.jit
+def _float4_weight(words, first, second, ACT: tl.constexpr, ASM: tl.constexpr):
+    """codes u32 [tiles, chunks * 128] -> [tiles * 16, chunks * 64] in ACT, times the multipliers of even and of odd k / 16,
+    u32 [tiles, chunks, row % 8, 1, k / 32, row / 8]."""
     TILES: tl.constexpr = words.shape[0]
     CHUNKS: tl.constexpr = words.shape[1] // 128
     # [tile, chunk, row % 8, k / 2 % 4, k / 32, row / 8]
     words = words.reshape(TILES, CHUNKS, 8, 4, 2, 2)
-    low = tl.join(scale_words & 0xFF, (scale_words >> 8) & 0xFF)
-    high = tl.join((scale_words >> 16) & 0xFF, scale_words >> 24)
-    exponents = tl.permute(tl.join(low, high), (0, 1, 3, 2)).reshape(TILES, CHUNKS, 8, 1, 2, 2)
-    # The scale, times what the position of the bits divides the number by; in both halves.
-    if ACT.is_bf16():
-        twice = exponents * 0x00800080 + 0x3F003F00
-    else:
-        power = ((exponents + 14) << 23).to(tl.float32, bitcast=True).to(ACT)
-        twice = power.to(tl.uint16, bitcast=True).to(tl.uint32) * 0x00010001
     if ASM and not INTERPRETED:
         if ACT.is_bf16():
             a0, a1, b0, b1, c0, c1, d0, d1 = tl.inline_asm_elementwise(
-                _WIDEN_BF16, _WIDEN_REGISTERS, [words, twice], dtype=(tl.bfloat16,) * 8, is_pure=True, pack=1
+                _WIDEN_BF16, _WIDEN_REGISTERS, [words, first, second], dtype=(tl.bfloat16,) * 8, is_pure=True, pack=1
             )
         else:
             a0, a1, b0, b1, c0, c1, d0, d1 = tl.inline_asm_elementwise(
-                _WIDEN_F16, _WIDEN_REGISTERS, [words, twice], dtype=(tl.float16,) * 8, is_pure=True, pack=1
+                _WIDEN_F16, _WIDEN_REGISTERS, [words, first, second], dtype=(tl.float16,) * 8, is_pure=True, pack=1
             )
     else:
-        multiplier = twice.to(tl.uint16).to(ACT, bitcast=True)
-        a0, a1 = _numbers(words, multiplier, _SLOTS[0][0], _SLOTS[0][1], ACT)
-        b0, b1 = _numbers(words, multiplier, _SLOTS[1][0], _SLOTS[1][1], ACT)
-        c0, c1 = _numbers(words, multiplier, _SLOTS[2][0], _SLOTS[2][1], ACT)
-        d0, d1 = _numbers(words, multiplier, _SLOTS[3][0], _SLOTS[3][1], ACT)
+        first, second = first.to(tl.uint16).to(ACT, bitcast=True), second.to(tl.uint16).to(ACT, bitcast=True)
+        a0, a1 = _numbers(words, first, _SLOTS[0][0], _SLOTS[0][1], ACT)
+        b0, b1 = _numbers(words, first, _SLOTS[1][0], _SLOTS[1][1], ACT)
+        c0, c1 = _numbers(words, second, _SLOTS[2][0], _SLOTS[2][1], ACT)
+        d0, d1 = _numbers(words, second, _SLOTS[3][0], _SLOTS[3][1], ACT)
     # [..., k % 2, k / 8 % 2, k / 16 % 2]
     numbers = tl.join(tl.join(tl.join(a0, a1), tl.join(b0, b1)), tl.join(tl.join(c0, c1), tl.join(d0, d1)))
     return tl.permute(numbers, (0, 5, 2, 1, 4, 8, 7, 3, 6)).reshape(TILES * 16, CHUNKS * 64)
 
 
 @triton.jit
-def mxfp4_matmul_kernel(
+def float4_matmul_kernel(
     x_ptr,
     codes_ptr,
-    mx_scales_ptr,
+    local_scales_ptr,
     x_scales_ptr,
     scales_ptr,
     bias_ptr,
@@ -339,24 +325,38 @@ def mxfp4_matmul_kernel(
     PERSISTENT: tl.constexpr,
     ASM: tl.constexpr,
 ):
-    """As `scaled_matmul_kernel` with SWAP_AB; the codes lie as the matrix instruction's fragments and reach it by registers."""
+    """As `scaled_matmul_kernel` with SWAP_AB; the codes lie as the matrix instruction's fragments and reach it by registers.
+
+    MXFP4 where SCALING is "none"; NVFP4, whose `scales_ptr` is of the rows, where it is "rows".
+    """
+    NV: tl.constexpr = SCALING == "rows"
+    SCALE_WORDS: tl.constexpr = 16 if NV else 8
     TILES_N: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     CHUNKS: tl.constexpr = (K + 63) // 64
     CODE_ROWS: tl.constexpr = (N + 15) // 16
+    ACT: tl.constexpr = x_ptr.dtype.element_ty
     tiles_m = tl.cdiv(num_tokens, BLOCK_M)
     turns = tl.cdiv(tiles_m * TILES_N - tl.program_id(0), tl.num_programs(0)) if PERSISTENT else 1
     for turn in range(turns):
         tile_m, tile_n = _tile_of(tl.program_id(0) + turn * tl.num_programs(0), tiles_m, TILES_N, GROUP_M)
         x_rows = row_pointers(x_ptr, tile_m * BLOCK_M, num_tokens, X_STRIDE, BLOCK_M)
         code_rows = row_pointers(codes_ptr, tile_n * (BLOCK_N // 16), CODE_ROWS, CHUNKS * 128, BLOCK_N // 16)
-        scale_rows = row_pointers(mx_scales_ptr, tile_n * (BLOCK_N // 16), CODE_ROWS, CHUNKS * 8, BLOCK_N // 16)
+        scale_rows = row_pointers(local_scales_ptr, tile_n * (BLOCK_N // 16), CODE_ROWS, CHUNKS * SCALE_WORDS, BLOCK_N // 16)
         acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
         start, end = _range_of_split(width, K, BLOCK_K, SPLIT_K)
         for k in range(start, end, BLOCK_K):
             x = _columns(x_rows, k, K, BLOCK_K)
             words = _columns(code_rows, k * 2, CHUNKS * 128, BLOCK_K * 2)
-            scale_words = _columns(scale_rows, k // 8, CHUNKS * 8, BLOCK_K // 8)
-            acc = tl.dot(_mxfp4_weight(words, scale_words, x_ptr.dtype.element_ty, ASM), x.T, acc)
+            scale_words = _columns(scale_rows, k // 64 * SCALE_WORDS, CHUNKS * SCALE_WORDS, BLOCK_K // 64 * SCALE_WORDS)
+            if NV:
+                even, odd = tl.split(scale_words.reshape(BLOCK_N // 16, BLOCK_K // 8, 2))
+                first, second = _e4m3_multiplier(even, ACT), _e4m3_multiplier(odd, ACT)
+            else:
+                first = _e8m0_multiplier(scale_words, ACT)
+                second = first
+            acc = tl.dot(_float4_weight(words, first, second, ACT, ASM), x.T, acc)
+        if NV:
+            acc *= _NV_SHRINK
         _store(
             acc.T,
             tile_m * BLOCK_M,

@@ -1,6 +1,7 @@
 // out = gate / (1 + e^-gate) * up, where x = [gate, up].
 #include <vector>
 
+#include "../cpu/exp.h"
 #include "../cpu/int8.h"
 #include "../cpu/team.h"
 #include "args.h"
@@ -9,13 +10,13 @@ using namespace cf;
 
 namespace {
 
+f32x16 silu(f32x16 gate) { return gate * reciprocal(broadcast(1.0f) + exp(zero() - gate)); }
+
 void activate(const float* gate, const float* up, float* out, int64_t count) {
-    for (int64_t f = 0; f < count; f += LANES) {
-        const int n = count - f < LANES ? int(count - f) : LANES;
-        const f32x16 g = load_first(gate + f, n);
-        const f32x16 silu = g / (broadcast(1.0f) + exp(zero() - g));
-        store_first(out + f, silu * load_first(up + f, n), n);
-    }
+    int64_t f = 0;
+#pragma GCC unroll 2
+    for (; f + LANES <= count; f += LANES) store(out + f, silu(load(gate + f)) * load(up + f));
+    if (const int n = int(count - f)) store_first(out + f, silu(load_first(gate + f, n)) * load_first(up + f, n), n);
 }
 
 }  // namespace

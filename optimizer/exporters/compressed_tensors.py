@@ -2,13 +2,15 @@
 
 Codes and scales are the bundle's, bit for bit. A layer's scheme becomes a config group with the names of its projections as
 targets; layers that stay in floating point are in `ignore`. The format stores a symmetric int4 code less 8, offset by 8
-again when it is packed: the bundle's own code. Its scales may be negative, and so may ours.
+again when it is packed: the bundle's own code. Its scales may be negative, and so may ours. Of NVFP4's scale of the tensor it
+stores the reciprocal, by which it divides: exact for what was quantized here, whose scales are powers of two.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +31,8 @@ from optimizer.quantization import QuantizedMatrix
 FloatDtype = Literal["float16", "bfloat16", "float32"]
 _TORCH_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _TIED_HEAD = "lm_head"
+#: strategy, and dtype of scales
+_FLOAT4 = {"mxfp4": ("group", "torch.uint8"), "nvfp4": ("tensor_group", "torch.float8_e4m3fn")}
 
 
 def export_compressed_tensors(logical: LogicalBundle, folder: Path, dtype: FloatDtype = "float16") -> ExportRecord:
@@ -79,7 +83,11 @@ def _config_groups(logical: LogicalBundle, record: ExportRecord) -> dict[str, di
 def _config_group(scheme: Scheme, targets: list[str]) -> dict[str, object]:
     weights: dict[str, object] = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False}
     inputs: dict[str, object] | None = None
-    if scheme.weights == "int4":
+    if scheme.weights in _FLOAT4:
+        strategy, dtype = _FLOAT4[scheme.weights]
+        weights |= {"num_bits": 4, "type": "float", "strategy": strategy, "group_size": scheme.group_size}
+        weights |= {"scale_dtype": dtype, "zp_dtype": dtype}
+    elif scheme.weights == "int4":
         weights |= {"num_bits": 4, "symmetric": scheme.symmetric, "strategy": "group", "group_size": scheme.group_size}
     elif scheme.quantized_activations:
         kind = "float" if scheme.weights == "fp8" else "int"
@@ -88,7 +96,11 @@ def _config_group(scheme: Scheme, targets: list[str]) -> dict[str, object]:
         if scheme.granularity == "block":
             weights |= {"strategy": "block", "block_structure": [FP8_BLOCK, FP8_BLOCK]}
             inputs |= {"strategy": "group", "group_size": FP8_BLOCK}
+        elif scheme.granularity == "tensor":
+            weights["strategy"] = "tensor"
+            inputs |= {"strategy": "tensor", "dynamic": False}
     form = "pack-quantized" if inputs is None else f"{weights['type']}-quantized"
+    form = f"{scheme.weights}-pack-quantized" if scheme.weights in _FLOAT4 else form
     return {"targets": targets, "weights": weights, "input_activations": inputs, "output_activations": None, "format": form}
 
 
@@ -108,6 +120,8 @@ def _tensors(logical: LogicalBundle, dtype: FloatDtype, record: ExportRecord) ->
             if group == "embed" and matrix.scales is not None:
                 yield f"{module}.weight", _widened(module, matrix, dtype, record)
             else:
+                if matrix.row_scales is not None:
+                    _record_divisor(module, matrix, record)
                 yield from ((f"{module}.{part}", tensor) for part, tensor in _parts(matrix).items())
 
 
@@ -120,6 +134,27 @@ def _widened(module: str, matrix: QuantizedMatrix, dtype: FloatDtype, record: Ex
     if matrix.scheme.int8_activations:
         record.note("activations: a head that is tied to the embedding meets them unrounded, not in int8")
     return widened
+
+
+def _divisor(matrix: QuantizedMatrix) -> np.float32:
+    """The number whose reciprocal, rounded, is the scale of an NVFP4 tensor; the nearest where there is none."""
+    assert matrix.row_scales is not None
+    scale = _of_tensor(matrix.row_scales)
+    nearest = np.float32(1) / scale
+    tried = (nearest, *(np.nextafter(nearest, np.float32(side), dtype=np.float32) for side in (0, np.inf)))
+    return next((divisor for divisor in tried if np.float32(1) / divisor == scale), nearest)
+
+
+def _record_divisor(module: str, matrix: QuantizedMatrix, record: ExportRecord) -> None:
+    read = replace(matrix, row_scales=np.full(len(matrix.codes), np.float32(1) / _divisor(matrix), np.float32))
+    why = "the format divides by the tensor's scale, and no fp32 divisor is the reciprocal of this one"
+    record.changed(f"{module}.weight", "nvfp4", "nvfp4", why, matrix.dequantize(), read.dequantize())
+
+
+def _of_tensor(scales: Array) -> np.float32:
+    """The one scale that all rows of a module have."""
+    assert (scales == scales[0]).all(), "a module is one tensor, which has one scale"
+    return np.float32(scales[0])
 
 
 def _check_range(name: str, values: NDArray[np.float32], dtype: FloatDtype) -> None:
@@ -135,6 +170,12 @@ def _parts(matrix: QuantizedMatrix) -> dict[str, torch.Tensor]:
         return {"weight": torch.from_numpy(codes.copy()).view(torch.bfloat16)}
     if matrix.scales is None:
         return {"weight": torch.from_numpy(codes.copy())}
+    if scheme.weights in _FLOAT4:
+        parts = {"weight_packed": torch.from_numpy(codes.copy()), "weight_scale": torch.from_numpy(matrix.scales.copy())}
+        if scheme.weights == "mxfp4":
+            return parts
+        divisor = torch.tensor([float(_divisor(matrix))])
+        return parts | {"weight_scale": parts["weight_scale"].view(torch.float8_e4m3fn), "weight_global_scale": divisor}
     shape = torch.tensor(matrix.shape)
     if scheme.weights == "int4":
         parts = {
@@ -145,7 +186,11 @@ def _parts(matrix: QuantizedMatrix) -> dict[str, torch.Tensor]:
         return parts if matrix.zeros is None else parts | {"weight_zero_point": _words(matrix.zeros.T, 4).T.contiguous()}
     scales = torch.from_numpy(matrix.scales.reshape(matrix.scales.shape[0], -1).copy())
     if scheme.weights == "fp8":
-        return {"weight": torch.from_numpy(codes.copy()).view(torch.float8_e4m3fn), "weight_scale": scales}
+        parts = {"weight": torch.from_numpy(codes.copy()).view(torch.float8_e4m3fn), "weight_scale": scales}
+        if matrix.input_scale is None:
+            return parts
+        tensor_scale = torch.tensor([float(_of_tensor(matrix.scales))])
+        return parts | {"weight_scale": tensor_scale, "input_scale": torch.from_numpy(matrix.input_scale.copy())}
     if scheme.int8_activations:
         return {"weight": torch.from_numpy(codes.copy()), "weight_scale": scales}
     return {"weight_packed": _words(codes.view(np.uint8) ^ np.uint8(128), 8), "weight_scale": scales, "weight_shape": shape}

@@ -3,6 +3,7 @@
     type   block                                  value                  exact for
     Q4_0   d f16, 16 bytes                        d (q - 8)              int4 symmetric, all group sizes
     Q4_1   d f16, m f16, 16 bytes                 d q + m                int4 asymmetric but for m = -scale zero, rounded to f16
+    MXFP4  e u8, 16 bytes                         2^(e - 127) e2m1(q)    mxfp4
     Q8_0   d f16, 32 i8                           d q                    int8 where the channel's fp32 scale fits f16
 
 A group of 64 or 128 is two or four blocks with the same scale. Byte j of a 4-bit block has value j in its low nibble and
@@ -16,6 +17,7 @@ from gguf import GGMLQuantizationType as Kind
 from numpy.typing import NDArray
 
 from artifacts.precision import Scheme
+from kernels.scaled_matmul.packing import split_nibbles
 from kernels.spec import Array
 from optimizer.exporters.errors import ExportError
 from optimizer.quantization import QuantizedMatrix
@@ -31,6 +33,8 @@ def block_kind(scheme: Scheme, num_columns: int) -> Kind:
         return Kind.BF16
     if scheme.weights == "int4":
         return Kind.Q4_0 if scheme.symmetric else Kind.Q4_1
+    if scheme.weights == "mxfp4":
+        return Kind.MXFP4
     return Kind.Q8_0 if scheme.weights == "int8" and num_columns % BLOCK == 0 else Kind.F16
 
 
@@ -39,7 +43,7 @@ def reason(kind: Kind) -> str:
     return {
         Kind.Q8_0: "a block has a scale in fp16, and the bundle has a channel's in fp32",
         Kind.Q4_1: "a block has its minimum in fp16, and the bundle has a zero point",
-        Kind.F16: "ggml has no type with one scale for such rows or blocks",
+        Kind.F16: "of the types of ggml that are written here none has such scales",
     }[kind]
 
 
@@ -56,9 +60,14 @@ def blocks(name: str, matrix: QuantizedMatrix, kind: Kind) -> Array:
     if kind is Kind.Q8_0:
         d = np.repeat(_f16(name, matrix.scales)[:, None], columns // BLOCK, axis=1)
         return _joined(d[..., None], matrix.codes.reshape(rows, -1, BLOCK))
-    d = np.repeat(matrix.scales.astype(np.float16), matrix.scheme.group_size // BLOCK, axis=1)
-    low, high = np.moveaxis(matrix.codes.astype(np.uint8).reshape(rows, -1, 2, BLOCK // 2), 2, 0)
+    codes = matrix.codes.astype(np.uint8)
+    if kind is Kind.MXFP4:
+        codes = split_nibbles(codes)
+    low, high = np.moveaxis(codes.reshape(rows, -1, 2, BLOCK // 2), 2, 0)
     nibbles = low | (high << np.uint8(4))
+    if kind is Kind.MXFP4:
+        return _joined(matrix.scales[..., None], nibbles)
+    d = np.repeat(matrix.scales.astype(np.float16), matrix.scheme.group_size // BLOCK, axis=1)
     if kind is Kind.Q4_0:
         return _joined(d[..., None], nibbles)
     assert matrix.zeros is not None

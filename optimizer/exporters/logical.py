@@ -17,6 +17,7 @@ from artifacts.precision import FP8_BLOCK, Scheme
 from artifacts.reader import Bundle, open_bundle, read_manifest
 from kernels import packing
 from kernels.quant_matmul import gpu_packing
+from kernels.scaled_matmul.packing import unpack_mxfp4, unpack_nvfp4
 from kernels.spec import Array
 from optimizer.exporters.errors import ExportError
 from optimizer.quantization import QuantizedMatrix
@@ -48,8 +49,6 @@ class LogicalBundle:
             raise ExportError(
                 f"only dense decoders can be exported, and {bundle.manifest.name} has {what}; serve the bundle itself"
             )
-        if "mxfp4" in bundle.manifest.precision.groups.values():
-            raise ExportError("mxfp4 cannot be exported; forge the bundle without mxfp4 in its space (--space)")
         return cls(bundle)
 
     @property
@@ -81,18 +80,23 @@ class LogicalBundle:
     def matrix(self, group: str) -> QuantizedMatrix:
         """The weights of a layer group, q/k/v and gate/up still fused."""
         scheme = self.scheme(group)
-        names = ("weight", "codes", "scales", "zeros")
+        names = ("weight", "codes", "scales", "zeros", "row_scales", "input_scale")
         tensors = self.bundle.tensors
         packed = {name: tensors[f"{group}.{name}"] for name in names if f"{group}.{name}" in tensors}
         parts: dict[str, Any] = dict(self._unpacked(packed, scheme, *self.architecture.linear_shapes()[group]))
-        codes = parts["weight"] if "weight" in parts else parts["codes"]
-        return QuantizedMatrix(scheme, codes, parts.get("scales"), parts.get("zeros"))
+        codes = parts.pop("weight" if "weight" in parts else "codes")
+        return QuantizedMatrix(scheme, codes, **parts)
 
     def _unpacked(self, packed: dict[str, Array], scheme: Scheme, num_rows: int, num_columns: int) -> dict[str, Array]:
         if not self.manifest.target.archs:
             return packing.unpack(packed, scheme.weights, num_rows, scheme.storage.int8_activations)
         if scheme.weights == "int4":
             return gpu_packing.unpack(packed, "int4", num_rows, num_columns)
+        if scheme.weights in ("mxfp4", "nvfp4"):
+            unpack = unpack_mxfp4 if scheme.weights == "mxfp4" else unpack_nvfp4
+            words = packed["codes"].astype(np.uint32), packed["scales"].astype(np.uint32)
+            codes, scales = unpack(*words, num_rows, num_columns)
+            return {**packed, "codes": codes, "scales": scales}
         return packed  # row-major already
 
     def modules(self, group: str) -> list[str]:
@@ -129,4 +133,5 @@ def _rows(matrix: QuantizedMatrix, first: int, last: int) -> QuantizedMatrix:
     elif scales is not None:
         scales = scales[first:last]
     zeros = None if matrix.zeros is None else matrix.zeros[first:last]
-    return replace(matrix, codes=matrix.codes[first:last], scales=scales, zeros=zeros)
+    row_scales = None if matrix.row_scales is None else matrix.row_scales[first:last]
+    return replace(matrix, codes=matrix.codes[first:last], scales=scales, zeros=zeros, row_scales=row_scales)

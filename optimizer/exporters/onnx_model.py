@@ -26,8 +26,11 @@ from runtime.rope import rope_tables
 def export_onnx(logical: LogicalBundle, folder: Path) -> ExportRecord:
     """Write model.onnx, model.onnx.data and the tokenizer's files into the empty `folder`. Raises ExportError."""
     schemes = {logical.scheme(group).weights for group in logical.architecture.linear_shapes()}
-    if "fp8" in schemes:
-        raise ExportError("fp8 layers run on GPUs alone, and an ONNX graph of them would not; export as compressed-tensors")
+    if gpu_only := schemes & {"fp8", "mxfp4", "nvfp4"}:
+        raise ExportError(
+            f"{', '.join(sorted(gpu_only))} layers run on GPUs alone, and an ONNX graph of them would not; export as "
+            "compressed-tensors"
+        )
     record = ExportRecord(logical.manifest, "onnx")
     kv_dtype = logical.manifest.precision.kv_cache
     if kv_dtype != "fp32":

@@ -23,8 +23,8 @@ from optimizer.importers.errors import DamagedFile, UnsupportedDtype
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _ROWS_AT_ONCE = 1024
-#: weights that share a scale in Q4_0: an fp16 scale, then 16 bytes of which byte i has weights i and i + 16
-Q4_0_GROUP = 32
+#: weights that share a scale in Q4_0 and Q8_0: an fp16 scale, then 16 bytes of which byte i has weights i and i + 16, or 32 i8
+BLOCK = 32
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,16 @@ class GgufFile:
             values[chunk] = dequantize(np.ascontiguousarray(rows[chunk]), tensor.kind)
         return values.reshape(tensor.shape)
 
-    def read_q4_0(self, name: str) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
-        """Codes [N, K] in 0..15 and scales [N, K / 32] of a Q4_0 matrix, whose values are scale (code - 8)."""
+    def read_codes(self, name: str) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
+        """Codes [N, K] and scales [N, K / 32] of a matrix in Q4_0, values scale (code - 8), or in Q8_0, scale (code - 128)."""
         num_rows, num_columns = self.tensors[name].shape
-        blocks = self._rows(name).reshape(num_rows, num_columns // Q4_0_GROUP, 2 + Q4_0_GROUP // 2)
+        blocks = self._rows(name).reshape(num_rows, num_columns // BLOCK, -1)
         scales = np.ascontiguousarray(blocks[:, :, :2]).view("<f2")[:, :, 0]
-        pairs = blocks[:, :, 2:]
-        codes = np.concatenate((pairs & np.uint8(15), pairs >> np.uint8(4)), axis=2)
+        stored = blocks[:, :, 2:]
+        if self.tensors[name].kind == GGMLQuantizationType.Q8_0:
+            codes = stored ^ np.uint8(128)  # from two's complement
+        else:
+            codes = np.concatenate((stored & np.uint8(15), stored >> np.uint8(4)), axis=2)
         return codes.reshape(num_rows, num_columns), scales
 
     def _rows(self, name: str) -> NDArray[np.uint8]:

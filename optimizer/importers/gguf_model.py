@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from artifacts.architecture import Architecture
 from optimizer.importers.errors import SourceError
 from optimizer.importers.gguf_config import ROPE_FACTORS, hf_config
-from optimizer.importers.gguf_file import Q4_0_GROUP, GgufFile
+from optimizer.importers.gguf_file import BLOCK, GgufFile
 from optimizer.importers.gguf_tokenizer import special_tokens, tokenizer_json
 from optimizer.importers.source import Source
-from optimizer.importers.stored_matrix import Misfit, StoredMatrix
+from optimizer.importers.stored_matrix import CodeKind, Misfit, StoredMatrix
 from runtime.models import architecture
 
 _T = TypeVar("_T", bound=np.generic)
 _FLOATS = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16, GGMLQuantizationType.F64)
+_CODES: dict[GGMLQuantizationType, CodeKind] = {GGMLQuantizationType.Q4_0: "uint4", GGMLQuantizationType.Q8_0: "uint8"}
 
 _NAMES = {
     "model.embed_tokens": "token_embd",
@@ -80,11 +81,11 @@ class GgufCheckpoint:
         kind = self.file.tensors[gguf_name(name)].kind
         if kind in _FLOATS:
             return None
-        if kind != GGMLQuantizationType.Q4_0:
+        if kind not in _CODES:
             return Misfit(f"codes are {kind.name}")
-        codes, scales = self.file.read_q4_0(gguf_name(name))
+        codes, scales = self.file.read_codes(gguf_name(name))
         widened = self._in_order(name, scales).astype(np.float32)
-        return StoredMatrix("uint4", self._in_order(name, codes), widened, 1, Q4_0_GROUP)
+        return StoredMatrix(_CODES[kind], self._in_order(name, codes), widened, 1, BLOCK)
 
     def notes(self) -> list[str]:
         return []

@@ -109,8 +109,15 @@ class Source:
             joined.append(found)
         if scheme.granularity == "block" and any(part.shape[0] % FP8_BLOCK for part in parts[:-1]):
             return Misfit(f"blocks of {FP8_BLOCK} rows cross from one joined matrix into the next")
-        codes, scales, zeros = zip(*joined, strict=True)
-        return Codes(np.concatenate(codes), np.concatenate(scales), None if zeros[0] is None else np.concatenate(zeros))
+        codes, scales, zeros, row_scales, input_scales = zip(*joined, strict=True)
+        return Codes(
+            np.concatenate(codes),
+            np.concatenate(scales),
+            None if zeros[0] is None else np.concatenate(zeros),
+            None if row_scales[0] is None else np.concatenate(row_scales),
+            # Matrices that are joined meet the same input: the scale that holds all of it, as vLLM takes it.
+            None if input_scales[0] is None else np.max(input_scales, axis=0),
+        )
 
     def _in_scheme(self, name: str, scheme: Scheme) -> Codes | Misfit | None:
         stored = self.checkpoint.stored(name)

@@ -8,8 +8,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from artifacts.precision import FP8_BLOCK, MXFP4_GROUP, Scheme
-from kernels.scaled_matmul.packing import decode_e2m1, decode_e4m3
+from artifacts.precision import FP8_BLOCK, MXFP4_GROUP, NVFP4_GROUP, Scheme
+from kernels.scaled_matmul.packing import decode_e2m1, decode_e4m3, encode_e4m3, pair_nibbles
 
 _T = TypeVar("_T", bound=np.generic)
 CodeKind = Literal["uint4", "uint8", "e4m3", "e2m1"]
@@ -27,6 +27,8 @@ class Codes(NamedTuple):
     codes: NDArray[np.generic]
     scales: NDArray[Any]
     zeros: NDArray[np.uint8] | None = None
+    row_scales: NDArray[np.float32] | None = None
+    input_scale: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class StoredMatrix:
     scales    f32 [ceil(N / rows), ceil(K / columns)]: each is of `rows` x `columns` neighbours; wider than stored, same values
     zeros     u8 of the shape of `scales`; None is the middle of the codes' range (and no zero point for float codes)
     groups    i64 [K]: the column of `scales` that column k has, where that is not k // columns
+    tensor_scale  what values are multiplied by last, where `scales` are e4m3 numbers (nvfp4): the one product that is rounded
+    input_scale   the static scale of activations, where there is one
     """
 
     kind: CodeKind
@@ -53,6 +57,8 @@ class StoredMatrix:
     columns: int
     zeros: NDArray[np.uint8] | None = None
     groups: NDArray[np.int64] | None = None
+    tensor_scale: np.float32 | None = None
+    input_scale: np.float32 | None = None
 
     def dequantize(self) -> NDArray[np.float32]:
         """The values, fp32 [N, K]."""
@@ -71,10 +77,15 @@ class StoredMatrix:
                 values[slab] = self.codes[slab]
                 values[slab] -= _MIDDLE[self.kind] if self.zeros is None else self.zeros[rows][:, groups]
             values[slab] *= self.scales[rows][:, groups]
+            if self.tensor_scale is not None:
+                values[slab] *= self.tensor_scale
         return values
 
     def in_scheme(self, scheme: Scheme) -> Codes | Misfit:
-        """These codes and scales as parts of `scheme`, of the same values bit for bit; smaller groups repeat their scale."""
+        """These codes and scales as parts of `scheme`, of the same values bit for bit.
+
+        Smaller groups repeat their scale; larger ones join neighbours of one scale, which formats of small blocks repeat.
+        """
         refusal = scheme.refusal(*self.codes.shape)
         if refusal is not None:
             return Misfit(refusal)
@@ -88,6 +99,8 @@ class StoredMatrix:
             return self._as_fp8(scheme)
         if scheme.weights == "mxfp4":
             return self._as_mxfp4()
+        if scheme.weights == "nvfp4":
+            return self._as_nvfp4()
         return Misfit(f"{scheme.name} is a float scheme")
 
     def _as_int4(self, scheme: Scheme) -> Codes | Misfit:
@@ -101,7 +114,7 @@ class StoredMatrix:
         if not np.array_equal(halves.astype(np.float32), self.scales):
             return Misfit("scales are not all fp16 numbers")
         scales, spread = self._spread(halves, 1, scheme.group_size), self._spread(zeros, 1, scheme.group_size)
-        if scales is None:
+        if scales is None or spread is None:
             return Misfit(f"a scale is for {self.columns} columns, no multiple of {scheme.group_size}")
         return Codes(self.codes, scales, None if scheme.symmetric else spread)
 
@@ -109,10 +122,9 @@ class StoredMatrix:
         if self.kind not in _MIDDLE:
             return Misfit(f"codes are {self.kind}")
         scales = self._spread(self.scales, 1, self.codes.shape[1])
-        if scales is None:
-            return Misfit(f"a scale is for {self.columns} columns, not for a whole row")
         zeros = np.array([[_MIDDLE[self.kind]]]) if self.zeros is None else self._spread(self.zeros, 1, self.codes.shape[1])
-        assert zeros is not None, "zeros have the shape of scales"
+        if scales is None or zeros is None:
+            return Misfit(f"a scale is for {self.columns} columns, not for a whole row")
         centred = self.codes.astype(np.int16) - zeros.astype(np.int16)
         if centred.size and (centred.min() < -128 or centred.max() > 127):
             return Misfit("codes less their zero points go beyond int8")
@@ -123,9 +135,13 @@ class StoredMatrix:
             return Misfit(f"codes are {self.kind}")
         by_block = scheme.granularity == "block"
         scales = self._spread(self.scales, *((FP8_BLOCK, FP8_BLOCK) if by_block else (1, self.codes.shape[1])))
-        if scales is None:
+        if scales is None or (scheme.granularity == "tensor" and self.scales.size > 1):
             return Misfit(f"a scale is for {self.rows} x {self.columns} weights")
-        return Codes(self.codes, scales if by_block else scales[:, 0])
+        if not scheme.static_activations:
+            return Codes(self.codes, scales if by_block else scales[:, 0])
+        if self.input_scale is None:
+            return Misfit("activations have no static scale")
+        return Codes(self.codes, scales[:, 0], input_scale=self.input_scale.reshape(1))
 
     def _as_mxfp4(self) -> Codes | Misfit:
         if self.kind != "e2m1":
@@ -137,14 +153,29 @@ class StoredMatrix:
         if (halves != 0.5).any():
             return Misfit("scales are not all powers of two")
         e8m0 = (exponents + _E8M0_OFFSET).astype(np.uint8)
-        return Codes(self.codes[:, 0::2] | self.codes[:, 1::2] << np.uint8(4), e8m0)
+        return Codes(pair_nibbles(self.codes), e8m0)
+
+    def _as_nvfp4(self) -> Codes | Misfit:
+        if self.kind != "e2m1":
+            return Misfit(f"codes are {self.kind}")
+        if self.tensor_scale is None or self.columns != NVFP4_GROUP:
+            return Misfit(f"a scale is for {self.columns} columns, not for {NVFP4_GROUP} under one for the tensor")
+        if np.signbit(self.scales).any():
+            return Misfit("scales are not all positive")
+        rows = np.full(len(self.codes), self.tensor_scale, np.float32)
+        return Codes(pair_nibbles(self.codes), encode_e4m3(self.scales), row_scales=rows)
 
     def _spread(self, values: NDArray[_T], rows: int, columns: int) -> NDArray[_T] | None:
-        """`values`, one for each of our groups, as one for each `rows` x `columns`; None where such a part crosses groups."""
+        """`values`, one for each of our groups, as one for each `rows` x `columns`; None where such a part holds several."""
         (num_rows, num_columns), (own_rows, own_columns) = self.codes.shape, (self.rows, self.columns)
         for extent, part, own in ((num_rows, rows, own_rows), (num_columns, columns, own_columns)):
-            if own < extent and own % part:
+            if own < extent and own % part and part < extent and part % own:
                 return None
         row = np.arange(0, num_rows, rows) // own_rows
         column = np.arange(0, num_columns, columns) // own_columns
-        return np.ascontiguousarray(values[row][:, column])
+        found = values[row][:, column]
+        part_of_row = np.arange(values.shape[0]) * own_rows // rows
+        part_of_column = np.arange(values.shape[1]) * own_columns // columns
+        if (found[part_of_row][:, part_of_column] != values).any():
+            return None
+        return np.ascontiguousarray(found)

@@ -13,7 +13,13 @@ from optimizer.quantization.matrix import (
     Quantizer,
     WeightRangeError,
 )
-from optimizer.quantization.method import ROUND_TO_NEAREST, Method, clipped_rounding_method, gptq_method
+from optimizer.quantization.method import (
+    ROUND_TO_NEAREST,
+    Method,
+    clipped_rounding_method,
+    gptq_method,
+    with_static_activations,
+)
 from optimizer.quantization.packed import pack_matrix
 from optimizer.quantization.rtn import round_to_nearest
 
@@ -37,4 +43,5 @@ __all__ = [
     "gptq_method",
     "pack_matrix",
     "round_to_nearest",
+    "with_static_activations",
 ]

@@ -34,17 +34,22 @@ class ClippedRounding:
         return round_to_nearest(name, weight, scheme, partial(fit_clipped_grid, importance=importance))
 
 
-def fit_clipped_grid(name: str, weight: Tensor, scheme: Scheme, importance: Tensor | None = None) -> Grid:
+def fit_clipped_grid(
+    name: str, weight: Tensor, scheme: Scheme, largest: float | None = None, importance: Tensor | None = None
+) -> Grid:
     """The grid whose every scale has the least squared rounding error among SHRINK_FACTORS of its weights' range.
 
     `importance` [K], all ones by default, weighs the error of each column; with the mean square of its inputs, the error is
-    that of the outputs, as far as inputs are uncorrelated. Raises like `fit_grid`.
+    that of the outputs, as far as inputs are uncorrelated. A scale of the whole tensor keeps its range: rows are fitted some
+    at a time. Raises like `fit_grid`.
     """
+    if scheme.granularity == "tensor":
+        return fit_grid(name, weight, scheme, largest)
     columns = torch.arange(weight.shape[1])
     best_error: Tensor | None = None
     best_shrink = torch.ones(())
     for shrink in SHRINK_FACTORS:
-        grid = fit_grid(name, weight, scheme, shrink)
+        grid = fit_grid(name, weight, scheme, largest, shrink)
         error = (grid.values(grid.codes(weight, columns), columns) - weight).square_()
         if importance is not None:
             error *= importance
@@ -55,7 +60,7 @@ def fit_clipped_grid(name: str, weight: Tensor, scheme: Scheme, importance: Tens
             better = total < best_error
             best_error = torch.where(better, total, best_error)
             best_shrink = torch.where(better, shrink, best_shrink)
-    return fit_grid(name, weight, scheme, best_shrink)
+    return fit_grid(name, weight, scheme, largest, best_shrink)
 
 
 def _sum_by_scale(error: Tensor, scheme: Scheme) -> Tensor:

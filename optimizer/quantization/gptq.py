@@ -17,7 +17,7 @@ from torch import Tensor
 from artifacts.precision import Scheme
 from optimizer.quantization.calibration import Calibration
 from optimizer.quantization.clipping import fit_clipped_grid
-from optimizer.quantization.grid import Grid, GridFit, check_weight, fit_grid
+from optimizer.quantization.grid import Grid, GridFit, check_weight, fit_grid, largest_magnitude
 from optimizer.quantization.matrix import QuantizedMatrix
 from optimizer.quantization.rtn import round_to_nearest, row_slabs, stack_rows
 
@@ -74,9 +74,9 @@ def gptq(
     factor = inverse_factor(hessian, order, damping)
     if factor is None:
         return round_to_nearest(name, weight, scheme, fit)
-    slabs = []
+    slabs, largest = [], largest_magnitude(weight)
     for slab in row_slabs(weight, _SLAB_ELEMENTS):
-        grid = fit(name, slab, scheme)
+        grid = fit(name, slab, scheme, largest)
         slabs.append(grid.matrix(_codes(slab, grid, factor, order)))
     return stack_rows(slabs)
 

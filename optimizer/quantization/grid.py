@@ -22,6 +22,8 @@ from kernels.scaled_matmul.packing import (
     encode_e2m1,
     encode_e4m3,
     mxfp4_scales,
+    nvfp4_scales,
+    nvfp4_tensor_scale,
     pair_nibbles,
 )
 from optimizer.quantization.matrix import NonFiniteWeightError, QuantizationError, QuantizedMatrix, WeightRangeError
@@ -44,6 +46,8 @@ class Grid:
     width: int
     zeros: Tensor | None = None
     """u8 [N, K / width], for asymmetric int4."""
+    row_scales: Tensor | None = None
+    """fp32 [N], for nvfp4; `steps` have it in them."""
 
     def codes(self, values: Tensor, columns: Tensor) -> Tensor:
         """Logical codes of `values` fp32 [N, C], which stand in `columns` i64 [C] of the matrix: one element each."""
@@ -73,14 +77,15 @@ class Grid:
     def matrix(self, codes: Tensor) -> QuantizedMatrix:
         """The matrix of all logical codes [N, K]."""
         stored = codes.numpy()
-        if self.scheme.weights == "mxfp4":
+        if self.scheme.weights in ("mxfp4", "nvfp4"):
             stored = pair_nibbles(stored)
         zeros = None if self.zeros is None else self.zeros.numpy()
-        return QuantizedMatrix(self.scheme, stored, self.scales.numpy(), zeros)
+        row_scales = None if self.row_scales is None else self.row_scales.numpy()
+        return QuantizedMatrix(self.scheme, stored, self.scales.numpy(), zeros, row_scales)
 
 
-#: (tensor name, fp32 weight [N, K], scheme) -> grid; raises QuantizationError.
-GridFit = Callable[[str, Tensor, Scheme], Grid]
+#: (tensor name, fp32 weight [N, K] or some of its rows, scheme, largest magnitude of the whole) -> grid; QuantizationError.
+GridFit = Callable[[str, Tensor, Scheme, float], Grid]
 
 
 def check_weight(name: str, weight: Tensor, scheme: Scheme) -> None:
@@ -95,24 +100,37 @@ def check_weight(name: str, weight: Tensor, scheme: Scheme) -> None:
         raise NonFiniteWeightError(f"{name}: weights must be finite, got {num_bad} NaN or infinite; the checkpoint is damaged")
 
 
-def fit_grid(name: str, weight: Tensor, scheme: Scheme, shrink: Tensor | float = 1.0) -> Grid:
+def largest_magnitude(weight: Tensor) -> float:
+    """max |W|, 0 of an empty matrix: what a scale of the whole tensor is made of."""
+    return max(-float(weight.min()), float(weight.max())) if weight.numel() else 0.0
+
+
+def fit_grid(name: str, weight: Tensor, scheme: Scheme, largest: float | None = None, shrink: Tensor | float = 1.0) -> Grid:
     """The grid that spans the range of `weight` fp32 [N, K], or `shrink` times that range.
 
-    `shrink` is a number, or one for each scale, fp32 in the shape of the scheme's scales. Scales are rounded to their stored
-    type. WeightRangeError where an int4 scale overflows fp16.
+    `largest` is the largest magnitude of the matrix where `weight` is some of its rows. `shrink` is a number, or one for each
+    scale, fp32 in the shape of the scheme's scales; that of a whole tensor (fp8-tensor's, and nvfp4's fp32 one) is not shrunk.
+    Scales are rounded to their stored type. WeightRangeError where an int4 scale overflows fp16.
     """
+    largest = largest_magnitude(weight) if largest is None else largest
     if scheme.weights == "int8":
         scales = weight.abs().amax(dim=1) * shrink / 127
         # A subnormal scale is too coarse to divide by, and below what any fp32 sum would notice.
         scales[scales < torch.finfo(torch.float32).smallest_normal] = 0
         return Grid(scheme, scales, scales[:, None], weight.shape[1])
     if scheme.weights == "fp8":
-        return _fp8_grid(weight, scheme, shrink)
+        return _fp8_grid(weight, scheme, largest, shrink)
     grouped = weight.reshape(weight.shape[0], -1, scheme.group_size)
     if scheme.weights == "mxfp4":
         exponents = torch.from_numpy(mxfp4_scales((grouped.abs().amax(dim=2) * shrink).numpy()))
         steps = torch.exp2(exponents.to(torch.float32) - _E8M0_BIAS)
         return Grid(scheme, exponents, steps, scheme.group_size)
+    if scheme.weights == "nvfp4":
+        tensor_scale = nvfp4_tensor_scale(largest)
+        local = nvfp4_scales((grouped.abs().amax(dim=2) * shrink).numpy(), tensor_scale)
+        steps = torch.from_numpy(decode_e4m3(local) * tensor_scale)
+        rows = torch.full((len(weight),), float(tensor_scale))
+        return Grid(scheme, torch.from_numpy(local), steps, scheme.group_size, row_scales=rows)
     highest, lowest = grouped.amax(dim=2) * shrink, grouped.amin(dim=2) * shrink
     if scheme.symmetric:
         scales = _fp16_scales(name, torch.where(highest > -lowest, highest, lowest) / -8)
@@ -124,8 +142,11 @@ def fit_grid(name: str, weight: Tensor, scheme: Scheme, shrink: Tensor | float =
     return Grid(scheme, scales, steps, scheme.group_size, zeros.to(torch.uint8))
 
 
-def _fp8_grid(weight: Tensor, scheme: Scheme, shrink: Tensor | float) -> Grid:
-    """The largest magnitude of a channel, or of a block of 128 x 128 whose last ones may be cut, is e4m3's largest."""
+def _fp8_grid(weight: Tensor, scheme: Scheme, largest: float, shrink: Tensor | float) -> Grid:
+    """The largest magnitude of a tensor, a channel, or a block of 128 x 128, the last of them cut, is e4m3's largest."""
+    if scheme.granularity == "tensor":
+        scales = torch.full((len(weight),), largest) / E4M3_MAX
+        return Grid(scheme, scales, scales[:, None], weight.shape[1])
     if scheme.granularity == "channel":
         scales = weight.abs().amax(dim=1) * shrink / E4M3_MAX
         return Grid(scheme, scales, scales[:, None], weight.shape[1])

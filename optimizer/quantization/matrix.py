@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from artifacts.precision import FP8_BLOCK, Scheme
-from kernels.scaled_matmul.packing import decode_e4m3, decode_mxfp4
+from kernels.scaled_matmul.packing import decode_e4m3, decode_mxfp4, decode_nvfp4
 
 
 class QuantizationError(ValueError):
@@ -45,21 +45,26 @@ class QuantizedMatrix:
     | int4    | uint8 in 0..15, groups G  | f16 [N, K / G] | u8 [N, K / G] | scale (codes - zero) |
     | fp8     | uint8, e4m3 bit patterns  | f32 [N], or [N / 128, K / 128] rounded up | | scale e4m3(codes) |
     | mxfp4   | uint8 [N, K / 2], see kernels/scaled_matmul/packing.py | u8 [N, K / 32], e8m0 | | |
+    | nvfp4   | the same                  | u8 [N, K / 16], e4m3 |  | row_scale e4m3(scale) e2m1(codes) |
 
     Symmetric int4 has no `zeros`: its zero is 8. A symmetric int4 scale may be negative.
-    Every product of a scale and a code is exact in fp32 for int4, and rounded once for int8.
+    Every product of a scale and a code is exact in fp32 for int4, and rounded once for int8, fp8 and nvfp4.
     """
 
     scheme: Scheme
     codes: NDArray[np.generic]
     scales: NDArray[np.floating] | None = None
     zeros: NDArray[np.uint8] | None = None
+    row_scales: NDArray[np.float32] | None = None
+    """f32 [N], nvfp4's: the scale of the tensor that a row is of; matrices that are joined have one each."""
+    input_scale: NDArray[np.float32] | None = None
+    """f32 [1], fp8-tensor's: the calibrated scale of the activations that meet this matrix."""
 
     @property
     def shape(self) -> tuple[int, int]:
         """(N, K): out_features, in_features."""
         num_rows, num_columns = self.codes.shape
-        return num_rows, num_columns * (2 if self.scheme.weights == "mxfp4" else 1)
+        return num_rows, num_columns * (2 if self.scheme.weights in ("mxfp4", "nvfp4") else 1)
 
     def dequantize(self) -> NDArray[np.float32]:
         """The matrix that the kernels multiply by, fp32 [N, K]."""
@@ -70,6 +75,9 @@ class QuantizedMatrix:
         assert self.scales is not None
         if self.scheme.weights == "mxfp4":
             return decode_mxfp4(self.codes.astype(np.uint8), self.scales.astype(np.uint8))
+        if self.scheme.weights == "nvfp4":
+            assert self.row_scales is not None
+            return decode_nvfp4(self.codes.astype(np.uint8), self.scales.astype(np.uint8), self.row_scales)
         scales = self.scales.astype(np.float32)
         if self.scheme.weights == "fp8":
             if self.scheme.granularity == "block":

@@ -9,6 +9,7 @@ from optimizer.quantization.clipping import ClippedRounding
 from optimizer.quantization.gptq import Gptq
 from optimizer.quantization.matrix import Quantizer
 from optimizer.quantization.rtn import round_to_nearest
+from optimizer.quantization.static_activations import StaticActivations
 
 
 @dataclass(frozen=True)
@@ -36,3 +37,8 @@ def clipped_rounding_method(calibration: Calibration) -> Method:
 def gptq_method(calibration: Calibration, *, clip: bool = False) -> Method:
     """GPTQ, also on clipped ranges."""
     return Method("gptq+clip" if clip else "gptq", Gptq(calibration, clip), calibration.digest)
+
+
+def with_static_activations(method: Method, calibration: Calibration) -> Method:
+    """`method`, which also gives the scales of activations that `calibration` found, to schemes that have them."""
+    return Method(method.name, StaticActivations(method.quantize, calibration), calibration.digest)

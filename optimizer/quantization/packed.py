@@ -10,7 +10,7 @@ import numpy as np
 from artifacts.precision import Scheme
 from kernels.packing import pack
 from kernels.quant_matmul import gpu_packing
-from kernels.scaled_matmul.packing import pack_mxfp4
+from kernels.scaled_matmul.packing import pack_mxfp4, pack_nvfp4
 from kernels.spec import Array
 from optimizer.quantization.matrix import QuantizedMatrix
 
@@ -21,7 +21,7 @@ class Layout:
 
     storage: Callable[[Scheme], Scheme]
     pack: Callable[[QuantizedMatrix], dict[str, Array]]
-    """Part name (`weight`, or `codes`, `scales` and `zeros`) -> packed array."""
+    """Part name (`weight`, or `codes`, `scales` and what else the scheme has) -> packed array."""
 
 
 def pack_matrix(matrix: QuantizedMatrix) -> dict[str, Array]:
@@ -37,7 +37,7 @@ def pack_matrix(matrix: QuantizedMatrix) -> dict[str, Array]:
 
 
 def pack_gpu_matrix(matrix: QuantizedMatrix) -> dict[str, Array]:
-    """The same in the layout of GPU kernels: row-major, int4 and mxfp4 codes packed as runtime/gpu/weights.py says."""
+    """The same in the layout of GPU kernels: row-major, codes of 4 bits packed as runtime/gpu/weights.py says."""
     scheme, codes, scales = matrix.scheme, matrix.codes, matrix.scales
     if scales is None:
         return {"weight": codes}
@@ -47,7 +47,13 @@ def pack_gpu_matrix(matrix: QuantizedMatrix) -> dict[str, Array]:
     if scheme.weights == "mxfp4":
         words, word_scales = pack_mxfp4(codes.astype(np.uint8), scales.astype(np.uint8))
         return {"codes": words, "scales": word_scales}
-    return {"codes": codes, "scales": scales}
+    if scheme.weights == "nvfp4":
+        assert matrix.row_scales is not None
+        words, word_scales = pack_nvfp4(codes.astype(np.uint8), scales.astype(np.uint8))
+        return {"codes": words, "scales": word_scales, "row_scales": matrix.row_scales}
+    assert (matrix.input_scale is not None) == scheme.static_activations, "scales of activations come from a calibration"
+    static = {} if matrix.input_scale is None else {"input_scale": matrix.input_scale}
+    return {"codes": codes, "scales": scales, **static}
 
 
 def _gpu_storage(scheme: Scheme) -> Scheme:

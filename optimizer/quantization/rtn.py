@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from artifacts.precision import FP8_BLOCK, Scheme
-from optimizer.quantization.grid import GridFit, check_weight, fit_grid
+from optimizer.quantization.grid import GridFit, check_weight, fit_grid, largest_magnitude
 from optimizer.quantization.matrix import QuantizedMatrix, WeightRangeError
 
 _SLAB_ELEMENTS = 1 << 22
@@ -31,9 +31,9 @@ def round_to_nearest(name: str, weight: Tensor, scheme: Scheme, fit: GridFit = f
     if scheme.weights == "bf16":
         return QuantizedMatrix(scheme, _round_bf16(name, weight).numpy())
     columns = torch.arange(weight.shape[1])
-    slabs = []
+    slabs, largest = [], largest_magnitude(weight)
     for slab in row_slabs(weight, _SLAB_ELEMENTS):
-        grid = fit(name, slab, scheme)
+        grid = fit(name, slab, scheme, largest)
         slabs.append(grid.matrix(grid.codes(slab, columns)))
     return stack_rows(slabs)
 
@@ -48,11 +48,11 @@ def stack_rows(slabs: list[QuantizedMatrix]) -> QuantizedMatrix:
     """The matrix whose rows are those of all slabs, which are of one scheme."""
     arrays = [
         None if parts[0] is None else np.concatenate(parts)
-        for parts in zip(*((slab.codes, slab.scales, slab.zeros) for slab in slabs), strict=True)
+        for parts in zip(*((slab.codes, slab.scales, slab.zeros, slab.row_scales) for slab in slabs), strict=True)
     ]
-    codes, scales, zeros = arrays
+    codes, *others = arrays
     assert codes is not None
-    return QuantizedMatrix(slabs[0].scheme, codes, scales, zeros)
+    return QuantizedMatrix(slabs[0].scheme, codes, *others)
 
 
 def _round_bf16(name: str, weight: Tensor) -> Tensor:

@@ -59,6 +59,11 @@ class Judge:
             evaluations[name] = evaluate(self.sets[name], in_turn, store, seed=self.seed)
         return evaluations
 
+    def evaluate_with(self, score: Score, on_sequence: Callable[[], object] = lambda: None) -> dict[str, Evaluation]:
+        """The same of what computes `score`, whatever plan and workbench that has."""
+        score = _ticking(score, on_sequence)
+        return {name: evaluate(self.sets[name], score, store, seed=self.seed) for name, store in self.stores.items()}
+
     @property
     def num_sequences(self) -> int:
         return _num_sequences(self.sets)

@@ -12,6 +12,7 @@ from typing import Any
 from artifacts.architecture import Architecture
 from artifacts.manifest import Kernels, Serving, Target
 from artifacts.precision import KvDtype, Plan, Scheme
+from kernels.cpu import kv_cache
 from kernels.cpu.build import NoCompiler, build, find_compiler, num_units, resolve_constants, sources_digest
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
@@ -32,7 +33,6 @@ from optimizer.tuning.kernels import KernelTuner, tuning_plans
 from optimizer.tuning.timing import interleaved_ms, typical_ms
 from optimizer.workbench import CpuWorkbench, Workbench
 from runtime.batch import build_batch
-from runtime.decoder import KV_STORAGE
 from search_spaces.schema import SearchSpace, ThreadShare
 
 #: of the machine's memory, for the KV cache
@@ -141,12 +141,16 @@ class CpuTarget:
             measure=measure,
         )
 
-    def compare(self, phase: Phase, workbench: Workbench, baseline: Plan, plan: Plan, workload: Workload) -> PairedSpeed:
-        bench, num_tokens = _own(workbench), workload.prompt_tokens if phase == "prefill" else None
+    def compare(
+        self, phase: Phase, baseline: tuple[Workbench, Plan], candidate: tuple[Workbench, Plan], workload: Workload
+    ) -> PairedSpeed:
+        (original, unquantized), (workbench, plan) = baseline, candidate
+        num_tokens = workload.prompt_tokens if phase == "prefill" else None
 
         def measure() -> dict[str, object]:
+            pair = (_own(original).exact(), unquantized), (_own(workbench), plan)
             with self._reporter.task(f"{phase} against the unquantized model, pairs", NUM_PAIRS) as advance:
-                return asdict(measure_pair((bench.exact(), baseline), (bench, plan), workload, num_tokens, advance))
+                return asdict(measure_pair(*pair, workload, num_tokens, advance))
 
         record: dict[str, Any] = self._ledger.once(f"speed/{phase}/{plan_digest(plan)}", measure)
         return PairedSpeed(**{**record, "speedup": Estimate(**record["speedup"])})
@@ -193,7 +197,7 @@ def _check_offered(space: SearchSpace) -> None:
     """ValueError for a scheme or a KV dtype that there are no CPU kernels for."""
     groups = space.precision.groups
     names = {scheme.name for kind in type(groups).model_fields for scheme in groups.of(kind) if scheme.weights not in _WEIGHTS}
-    names |= set(space.precision.kv_cache) - set(KV_STORAGE)
+    names |= set(space.precision.kv_cache) - set(kv_cache.STORAGE)
     if names:
         raise ValueError(f"there are no CPU kernels for {', '.join(sorted(names))}; remove it from the search space")
 

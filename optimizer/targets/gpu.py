@@ -149,10 +149,13 @@ class GpuTarget:
             measure=lambda size, decodes: self.step(workbench, plan, workload, size, decodes=decodes),
         )
 
-    def compare(self, phase: Phase, workbench: Workbench, baseline: Plan, plan: Plan, workload: Workload) -> PairedSpeed:
+    def compare(
+        self, phase: Phase, baseline: tuple[Workbench, Plan], candidate: tuple[Workbench, Plan], workload: Workload
+    ) -> PairedSpeed:
+        (original, unquantized), (workbench, plan) = baseline, candidate
         alone, decodes = replace(workload, concurrency=1), phase == "decode"
         size = 1 if decodes else min(workload.prompt_tokens, PREFILL_TOKENS)
-        before = self.step(workbench.exact(), baseline, alone, size, decodes=decodes).ms
+        before = self.step(original.exact(), unquantized, alone, size, decodes=decodes).ms
         after = self.step(workbench, plan, alone, size, decodes=decodes).ms
         return PairedSpeed(before, after, Estimate(before / after, before / after, before / after), measured=False)
 

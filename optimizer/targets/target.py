@@ -80,8 +80,10 @@ class TargetStages(Protocol):
         """One step of `size` decoding sequences, or of a prompt of `size` tokens."""
         ...
 
-    def compare(self, phase: Phase, workbench: Workbench, baseline: Plan, plan: Plan, workload: Workload) -> PairedSpeed:
-        """`plan` against the unquantized model, for one sequence."""
+    def compare(
+        self, phase: Phase, baseline: tuple[Workbench, Plan], candidate: tuple[Workbench, Plan], workload: Workload
+    ) -> PairedSpeed:
+        """A plan against the unquantized model, for one sequence."""
         ...
 
     def freeze(self, workbench: Workbench, plan: Plan, serving: Serving) -> Frozen:

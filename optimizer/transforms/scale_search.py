@@ -17,10 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from artifacts.precision import FP8_BLOCK, Plan, Scheme
-from kernels.quantize_activations.gpu_reference import quantize_blocks, quantize_rows
+from kernels.quantize_activations.gpu_reference import quantize_blocks, quantize_rows, quantize_with
 from optimizer.importers import Source
 from optimizer.progress import Reporter
 from optimizer.quantization import Calibration, InputStatistics, Quantizer, WeightRangeError, round_to_nearest
+from optimizer.quantization.static_activations import static_scale
 from optimizer.transforms.channel_scales import ChannelScales, num_factors, sharing, spread
 from optimizer.transforms.transformed_source import refuse_what_cannot_fold
 
@@ -128,7 +129,8 @@ class OutputLoss:
             return math.inf
         if not self.scheme.quantized_activations:
             return self.statistics.loss(quantized.div_(factors).sub_(self.weight))
-        outputs = quantized_activations(self.statistics.sample / factors, self.scheme) @ quantized.T
+        static = static_scale(self.statistics.max_abs / factors)
+        outputs = quantized_activations(self.statistics.sample / factors, self.scheme, static) @ quantized.T
         exact = self._exact_outputs
         sizes = exact.square().sum(dim=1, dtype=torch.float64).clamp(min=torch.finfo(torch.float32).tiny)
         return float((outputs.sub_(exact).square().sum(dim=1, dtype=torch.float64) / sizes).mean())
@@ -138,10 +140,14 @@ class OutputLoss:
         return self.statistics.sample @ self.weight.T
 
 
-def quantized_activations(rows: Tensor, scheme: Scheme) -> Tensor:
-    """rows fp32 [T, K] as kernels under `scheme`, which quantizes activations, multiply by them."""
+def quantized_activations(rows: Tensor, scheme: Scheme, static: Tensor | None = None) -> Tensor:
+    """rows fp32 [T, K] as kernels under `scheme`, which quantizes activations, multiply by them; `static` [1] is its scale."""
     dtype = torch.int8 if scheme.int8_activations else torch.float8_e4m3fn
     codes = torch.empty(rows.shape, dtype=dtype)
+    if scheme.static_activations:
+        assert static is not None
+        quantize_with(rows, codes, static)
+        return codes.float() * static
     if scheme.granularity == "channel":
         scales = rows.new_empty(len(rows), 1)
         quantize_rows(rows, codes, scales[:, 0])

@@ -10,11 +10,12 @@ import torch
 
 from artifacts.precision import Plan, Scheme
 from runtime.gpu.program import GpuArgument, GpuCall
-from runtime.gpu.weights import stored_parts
+from runtime.gpu.weights import INPUT_SCALE, stored_parts
 
 TOKENS = {"T": "num_tokens"}
 LOGITS = {"T": "num_logits"}
-_FORM_DTYPES = {"int8": torch.int8, "e4m3": torch.float8_e4m3fn, "e4m3_block": torch.float8_e4m3fn}
+_E4M3 = torch.float8_e4m3fn
+_FORM_DTYPES = {"int8": torch.int8, "e4m3": _E4M3, "e4m3_block": _E4M3, "e4m3_tensor": _E4M3}
 _SCALE_BLOCK = 128
 
 #: form -> what a matmul takes: `x`, or `x_codes` and `x_scales`
@@ -22,11 +23,11 @@ Operand: TypeAlias = Mapping[str, Mapping[str, torch.Tensor]]
 
 
 def form_of(scheme: Scheme) -> str:
-    """How activations must come to weights of `scheme`: "" as they are, int8, e4m3 or e4m3_block."""
+    """How activations must come to weights of `scheme`: "" as they are, int8, e4m3, e4m3_block or e4m3_tensor."""
     if scheme.int8_activations and scheme.weights == "int8":
         return "int8"
     if scheme.weights == "fp8":
-        return "e4m3_block" if scheme.granularity == "block" else "e4m3"
+        return "e4m3" if scheme.granularity == "channel" else f"e4m3_{scheme.granularity}"
     return ""
 
 
@@ -36,7 +37,9 @@ def matmul_symbol(scheme: Scheme) -> str:
         return f"gpu_scaled_matmul_{form}"
     if scheme.weights == "int4":
         return f"gpu_quant_matmul_int4_{'sym' if scheme.symmetric else 'asym'}"
-    return {"bf16": "gpu_matmul", "int8": "gpu_quant_matmul_int8", "mxfp4": "gpu_scaled_matmul_mxfp4"}[scheme.weights]
+    if scheme.weights in ("mxfp4", "nvfp4"):
+        return f"gpu_scaled_matmul_{scheme.weights}"
+    return {"bf16": "gpu_matmul", "int8": "gpu_quant_matmul_int8"}[scheme.weights]
 
 
 @dataclass
@@ -60,8 +63,9 @@ class GpuLayout:
         self.calls.append(GpuCall(symbol, arguments, counters, label))
 
     def weights(self, group: str) -> dict[str, GpuArgument]:
-        """The stored parts of a layer group, under the names that kernels give them."""
-        return {part.name: self.tensors[f"{group}.{part.name}"] for part in stored_parts(self.plan[group])}
+        """The stored parts of a layer group's matrix, under the names that kernels give them."""
+        names = (part.name for part in stored_parts(self.plan[group]) if part.name != INPUT_SCALE)
+        return {name: self.tensors[f"{group}.{name}"] for name in names}
 
     def norm(
         self, name: str, x: torch.Tensor, out: torch.Tensor, eps: float, groups: Sequence[str] = (),
@@ -74,7 +78,7 @@ class GpuLayout:
         forms = {form_of(self.plan[group]) for group in groups}
         weight = self.tensors[f"{name}.weight"]
         if len(forms) == 1 and (form := next(iter(forms))):
-            written = self._codes(form, x.shape[1])
+            written = self._codes(form, groups, x.shape[1])
             self.call(f"gpu_rms_norm_{form}", name, x=x, residual=residual, weight=weight, eps=eps, **written)
             return {form: _as_operand(written)}
         grouped = {key: None if t is None else t[:, None, :] for key, t in {"x": x, "residual": residual, "out": out}.items()}
@@ -89,7 +93,7 @@ class GpuLayout:
         """silu(gate) * up of [T, 2F], in the form that `group` wants."""
         width, form = gate_up.shape[1] // 2, form_of(self.plan[group])
         if form:
-            written = self._codes(form, width, gate_up.shape[0] // self.max_num_tokens)
+            written = self._codes(form, [group], width, gate_up.shape[0] // self.max_num_tokens)
             self.call(f"gpu_silu_and_mul_{form}", name, counters, x=gate_up, **written)
             return {form: _as_operand(written)}
         out = self.buffer(width, rows=gate_up.shape[0] // self.max_num_tokens)
@@ -100,7 +104,7 @@ class GpuLayout:
         """x [T, K] in each form that `groups` want."""
         made: dict[str, Mapping[str, torch.Tensor]] = {"": {"x": x}}
         for form in sorted({form_of(self.plan[group]) for group in groups} - {""}):
-            written = self._codes(form, x.shape[1])
+            written = self._codes(form, groups, x.shape[1])
             self.call(f"gpu_quantize_activations_{form}", label, counters, x=x, **written)
             made[form] = _as_operand(written)
         return made
@@ -113,17 +117,23 @@ class GpuLayout:
             bias=self.tensors.get(f"{group}.bias"), out=out,
         )  # fmt: skip
 
-    def _codes(self, form: str, width: int, rows: int = 1) -> dict[str, torch.Tensor]:
-        """Codes and scales of activations of `width`, used at once, so that one buffer serves all layers."""
+    def _codes(self, form: str, groups: Sequence[str], width: int, rows: int = 1) -> dict[str, torch.Tensor]:
+        """Codes and scales of activations of `width`, used at once, so that one buffer serves all layers.
+
+        Under e4m3_tensor the scale is a weight of the one layer group that reads them.
+        """
         key = (f"{form}x{rows}", width)
         if key not in self._rounded:
-            scale_width = (-(-width // _SCALE_BLOCK),) if form == "e4m3_block" else ()
-            self._rounded[key] = {
-                "codes": self.buffer(width, dtype=_FORM_DTYPES[form], rows=rows),
-                "scales": self.buffer(*scale_width, dtype=torch.float32, rows=rows),
-            }
-        return dict(self._rounded[key])
+            made = {"codes": self.buffer(width, dtype=_FORM_DTYPES[form], rows=rows)}
+            if form != "e4m3_tensor":
+                scale_width = (-(-width // _SCALE_BLOCK),) if form == "e4m3_block" else ()
+                made["scales"] = self.buffer(*scale_width, dtype=torch.float32, rows=rows)
+            self._rounded[key] = made
+        if form != "e4m3_tensor":
+            return dict(self._rounded[key])
+        (group,) = groups
+        return {**self._rounded[key], "scale": self.tensors[f"{group}.{INPUT_SCALE}"]}
 
 
 def _as_operand(written: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {"x_codes": written["codes"], "x_scales": written["scales"]}
+    return {"x_codes": written["codes"], "x_scales": written["scale" if "scale" in written else "scales"]}

@@ -10,8 +10,11 @@ import torch
 from artifacts.architecture import Architecture
 from artifacts.precision import FP8_BLOCK, Plan, Scheme
 from kernels.quant_matmul.gpu_packing import packed_tensors
+from kernels.scaled_matmul.variants import VARIANTS
 from kernels.spec import DTYPES, Array, Tensor, axis_extent
 
+#: the calibrated scale of the activations that meet a matrix
+INPUT_SCALE = "input_scale"
 #: tensors that no plan quantizes and that kernels read in the activation dtype; all others stay fp32
 _ACT_TENSORS = ("k_up.weight", "v_up.weight", "router.weight")
 #: of these, a head's matrix has its rows where the kernels want its columns
@@ -26,11 +29,12 @@ def stored_parts(scheme: Scheme) -> tuple[Tensor, ...]:
         return Tensor("codes", "i8", ("N", "K")), Tensor("scales", "f32", ("N",))
     if scheme.weights == "int4":
         return packed_tensors("int4_sym" if scheme.symmetric else "int4_asym", "N", "K")
-    if scheme.weights == "mxfp4":
-        return Tensor("codes", "u32", ("N/16", "K/64", 128)), Tensor("scales", "u32", ("N/16", "K/64", 8))
+    if scheme.weights in ("mxfp4", "nvfp4"):
+        return VARIANTS[f"gpu_scaled_matmul_{scheme.weights}"].tensors[1:]
     if scheme.weights == "fp8":
         block = scheme.granularity == "block"
-        return Tensor("codes", "e4m3", ("N", "K")), Tensor("scales", "f32", ("N/128", "K/128") if block else ("N",))
+        parts = Tensor("codes", "e4m3", ("N", "K")), Tensor("scales", "f32", ("N/128", "K/128") if block else ("N",))
+        return (*parts, Tensor(INPUT_SCALE, "f32", (1,))) if scheme.static_activations else parts
     raise ValueError(f"there are no GPU kernels for {scheme.name}; choose another scheme")
 
 
@@ -44,7 +48,9 @@ def refusal(scheme: Scheme, kind: str, architecture: Architecture) -> str | None
         rows = {"experts_gate_up": 2 * architecture.moe.intermediate_size, "experts_down": architecture.hidden_size}[kind]
         if rows % FP8_BLOCK:
             return f"blocks of {FP8_BLOCK} rows would span two experts, which have {rows}"
-    if kind == "embed" and scheme.weights in ("fp8", "mxfp4"):
+    if scheme.static_activations and (architecture.moe is not None or architecture.mla is not None):
+        return "static scales are calibrated on dense decoders only"
+    if kind == "embed" and scheme.weights in ("fp8", "mxfp4", "nvfp4"):
         return "an embedding has kernels for bf16, int8 and int4"
     return None
 

@@ -96,6 +96,24 @@ def test_an_interrupted_write_changes_nothing(
     assert os.listdir(tmp_path) == (["bundle"] if existing else [])
 
 
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_bundle_that_is_not_admitted_changes_nothing(tmp_path: Path, parts: Any, existing: bool) -> None:
+    if existing:
+        parts.write(tmp_path / "bundle")
+    before = snapshot(tmp_path)
+    changed = parts.but(files={**parts.files, "report.html": b"new"})
+
+    def refuse(folder: Path) -> None:
+        assert parts.open(folder).read("report.html") == b"new", "all of it is there"
+        assert snapshot(tmp_path / "bundle") == {name.removeprefix("bundle/"): data for name, data in before.items()}
+        raise ValueError("not this one")
+
+    with pytest.raises(ValueError, match="not this one"):
+        changed.write(tmp_path / "bundle", admit=refuse)
+    assert snapshot(tmp_path) == before
+    assert os.listdir(tmp_path) == (["bundle"] if existing else [])
+
+
 def test_a_source_that_cannot_be_read_leaves_nothing(tmp_path: Path, parts: Any) -> None:
     with pytest.raises(FileNotFoundError):
         parts.but(files={**parts.files, "report.html": tmp_path / "absent"}).write(tmp_path / "bundle")

@@ -19,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.peers.float_model import degridded
 from benchmarks.peers.gguf_export import write_f32_gguf
+from benchmarks.peers.kept_scores import KeptScores, score_key
 from benchmarks.peers.record import Entry, Record, Turn, without_folders
 from benchmarks.peers.statistics import ratio_of_medians
 from benchmarks.peers.table import compare as compare_entries
@@ -121,6 +122,41 @@ os._exit(1)
 
 def is_alive(stat: Path) -> bool:
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
+
+
+def test_a_score_is_kept_until_something_that_it_hangs_on_changes(tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "a.bin").write_bytes(b"1")
+
+    def key(kind: str = "", package: str = "engine==1", threads: int = 2, tokens: tuple[int, ...] = (1, 2)) -> str:
+        return score_key(f"{weights}{kind}", "vllm", [package], [threads], [tokens])
+
+    first = key()
+    kept = KeptScores(tmp_path / "scores.json")
+    assert kept.get(first) is None
+    kept.keep(first, {"kl": {"value": 0.5}})
+    assert KeptScores(tmp_path / "scores.json").get(key()) == {"kl": {"value": 0.5}}
+    changed = [key("#f32"), key(package="engine==2"), key(threads=1), key(tokens=(1, 3))]
+    (weights / "a.bin").write_bytes(b"2")
+    changed.append(key())
+    (weights / "a.bin").rename(weights / "b.bin")
+    changed.append(key())
+    assert len({first, *changed}) == 7
+
+
+def test_a_run_goes_on_with_its_own_file_alone_and_takes_no_turn_twice(tmp_path: Path) -> None:
+    setting = {"command": "first", "date": "today", "num_threads": 2}
+    record = Record(setting, FULL)
+    record.entry("engine", "vllm", 16).memory["after_work"] = {"resident": 5}
+    record.turns += [Turn("decode", "engine", index, 1.0, 0.0, "now") for index in (WARM_UP, 0)]
+    record.write(tmp_path / "result.json")
+    resumed = Record.read(tmp_path / "result.json").resumed({"command": "second", "date": "tomorrow", "num_threads": 2})
+    assert resumed.setting["command"] == "first" and resumed.setting["resumed"] == [{"command": "second", "date": "tomorrow"}]
+    assert resumed.entry("engine", "vllm", 16).memory["after_work"] == {"resident": 5}
+    assert [resumed.has_turn("decode", "engine", index) for index in (WARM_UP, 0, 1)] == [False, True, False]
+    with pytest.raises(ValueError, match="num_threads was 2 and is 3"):
+        record.resumed({**setting, "num_threads": 3})
 
 
 def test_a_ratio_is_of_medians_over_common_rounds_and_its_interval_covers_it() -> None:

@@ -15,6 +15,7 @@ from artifacts.manifest import Deployment, Kernels, Precision, Provenance, Targe
 from artifacts.precision import Plan
 from artifacts.writer import write_bundle
 from optimizer.exporters.logical import LogicalBundle
+from optimizer.quantization import ROUND_TO_NEAREST, Calibration, with_static_activations
 from optimizer.quantization.packed import GPU_LAYOUT
 from optimizer.quantized_store import QuantizedStore
 from runtime.loading import load_runner
@@ -39,7 +40,9 @@ def save_bundle(folder: Path, model: Tiny, schemes: str | Mapping[str, str], *, 
 def save_gpu_bundle(folder: Path, model: Tiny, schemes: Mapping[str, str], *, tokenizer_json: str | None = None) -> Path:
     """`model` in the layout of GPUs, its kernels but a name."""
     plan = model.plan(schemes)
-    store = QuantizedStore(model.source, folder.with_name("gpu-store"), GPU_LAYOUT)
+    calibration = Calibration(model.source, [TEXT], folder.with_name("calibration"))
+    method = with_static_activations(ROUND_TO_NEAREST, calibration)
+    store = QuantizedStore(model.source, folder.with_name("gpu-store"), GPU_LAYOUT, method)
     kernels = Kernels(symbols=("x",), backend="gpu", table="kernels/table.json", compiler="none", activations="bf16")
     files = _files(tokenizer_json or model.source.tokenizer_json) | {"kernels/table.json": b"{}"}
     target = Target(device="h100", archs=("sm_90",))

@@ -34,7 +34,16 @@ MIXED = {
     "layers.1.down": "int4-g32-sym-a8",
     "head": "int8-a8",
 }
-GPU = {"layers.0.qkv": "fp8", "layers.0.o": "fp8-block", "layers.0.down": "fp8-block", "layers.1.gate_up": "int4-g32-asym"}
+GPU = {
+    "layers.0.qkv": "fp8",
+    "layers.0.o": "fp8-block",
+    "layers.0.gate_up": "nvfp4",
+    "layers.0.down": "fp8-block",
+    "layers.1.qkv": "fp8-tensor",
+    "layers.1.o": "mxfp4",
+    "layers.1.gate_up": "int4-g32-asym",
+    "layers.1.down": "nvfp4",
+}
 
 
 def export(bundle: Path, **options: Any) -> Path:
@@ -51,19 +60,30 @@ def schemes_of(folder: Path) -> tuple[dict[str, QuantizationScheme], Quantizatio
 
 def check_module(scheme: QuantizationScheme, state: Mapping[str, torch.Tensor], matrix: QuantizedMatrix) -> None:
     assert matrix.scales is not None and scheme.weights is not None
-    stored = state["weight_scale"].numpy()
+    stored = state["weight_scale"]
+    stored = (stored.view(torch.uint8) if stored.dtype == torch.float8_e4m3fn else stored).numpy()
     assert stored.dtype == matrix.scales.dtype
-    np.testing.assert_array_equal(stored.reshape(matrix.scales.shape), matrix.scales)
+    if matrix.input_scale is not None:
+        np.testing.assert_array_equal(state["input_scale"].numpy(), matrix.input_scale)
+        np.testing.assert_array_equal(np.broadcast_to(stored, matrix.scales.shape), matrix.scales)
+    else:
+        np.testing.assert_array_equal(stored.reshape(matrix.scales.shape), matrix.scales)
     offset = {"int4": 8, "int8": 0}.get(matrix.scheme.weights, 0)
-    if "weight_packed" in state:
+    if matrix.scheme.weights in ("mxfp4", "nvfp4"):
+        np.testing.assert_array_equal(state["weight_packed"].numpy(), matrix.codes)
+    elif "weight_packed" in state:
         codes = unpack_from_int32(state["weight_packed"], scheme.weights.num_bits, torch.Size(state["weight_shape"].tolist()))
         np.testing.assert_array_equal(codes.numpy(), matrix.codes.astype(np.int16) - offset)
     else:
         np.testing.assert_array_equal(state["weight"].view(torch.uint8).numpy(), matrix.codes.view(np.uint8))
-    # In fp32: the library multiplies in the dtype of the scale.
-    wide = {**state, "weight_scale": state["weight_scale"].float()}
+    # In fp32: the library multiplies in the dtype of the scale. Codes of 4-bit floats it widens to bf16.
+    is_float4 = matrix.scheme.weights in ("mxfp4", "nvfp4")
+    wide = state if is_float4 else {**state, "weight_scale": state["weight_scale"].float()}
     compressor = BaseCompressor.get_value_from_registry(scheme.format)
-    np.testing.assert_array_equal(compressor.decompress(wide, scheme)["weight"].numpy(), matrix.dequantize())
+    values = compressor.decompress(wide, scheme)["weight"]
+    assert values.dtype == (torch.bfloat16 if is_float4 else torch.float32)
+    # Which is exact: scales of what was quantized here are powers of two.
+    np.testing.assert_array_equal(values.float().numpy(), matrix.dequantize())
 
 
 def check_folder(folder: Path, bundle: Path) -> None:
@@ -103,6 +123,10 @@ def test_gpu_schemes(tiny: Callable[[str], Tiny], tmp_path: Path) -> None:
     schemes, _ = schemes_of(folder)
     block = schemes["model.layers.0.self_attn.o_proj"]
     assert block.weights.block_structure == [128, 128] and block.input_activations.group_size == 128
+    tensor = schemes["model.layers.1.self_attn.q_proj"]
+    assert (tensor.weights.strategy, tensor.input_activations.strategy) == ("tensor", "tensor")
+    assert not tensor.input_activations.dynamic
+    assert not json.loads((folder / "export.json").read_text())["changes"]
 
 
 LOADED = {

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gguf import GGUFReader
+from gguf import GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -103,10 +103,16 @@ def test_codes_of_other_types_are_the_bundles(bundle: MakeBundle, tiny: Callable
         stored, matrix = tensors[f"blk.0.{name}.weight"], logical.matrix(group)
         assert stored.tensor_type.name == kind
         data = np.asarray(stored.data).reshape(matrix.shape[0], -1, size)
+        heads, scales = data[..., :4].copy().view("<f2"), matrix.scales
+        assert scales is not None
         if kind == "Q8_0":
+            np.testing.assert_array_equal(heads[..., 0], np.broadcast_to(scales.astype(np.float16)[:, None], data.shape[:2]))
             np.testing.assert_array_equal(data[..., 2:].view(np.int8).reshape(matrix.shape), matrix.codes)
         else:
             nibbles = data[..., 4:]
+            np.testing.assert_array_equal(heads[..., 0], np.repeat(scales, 2, axis=1))  # bit for bit
+            minima = -scales.astype(np.float32) * matrix.zeros
+            np.testing.assert_array_equal(heads[..., 1], np.repeat(minima.astype(np.float16), 2, axis=1))
             np.testing.assert_array_equal(np.concatenate((nibbles & 15, nibbles >> 4), 2).reshape(matrix.shape), matrix.codes)
 
 
@@ -125,6 +131,23 @@ def test_fp8_is_widened_and_recorded(tiny: Callable[[str], Tiny], tmp_path: Path
     (change,) = record_of(export(made))["changes"]
     assert (change["tensor"], change["stored"], change["exported"]) == ("blk.0.attn_output.weight", "fp8", "F16")
     assert change["relative_error"] < 2**-11
+
+
+def test_mxfp4_is_ggmls_and_nvfp4_is_widened(tiny: Callable[[str], Tiny], tmp_path: Path) -> None:
+    groups = dict.fromkeys(tiny("llama").architecture.linear_shapes(), "bf16")
+    groups |= {"layers.0.o": "mxfp4", "layers.0.down": "nvfp4"}
+    made = save_gpu_bundle(tmp_path / "bundle", tiny("llama"), groups, tokenizer_json=small_tokenizer())
+    folder = export(made)
+    tensors = {tensor.name: tensor for tensor in GGUFReader(folder).tensors}
+    for name, group, kind in (
+        ("attn_output", "layers.0.o", GGMLQuantizationType.MXFP4),
+        ("ffn_down", "layers.0.down", GGMLQuantizationType.F16),
+    ):
+        stored = tensors[f"blk.0.{name}.weight"]
+        assert stored.tensor_type == kind
+        values = LogicalBundle.open(made).matrix(group).dequantize()
+        np.testing.assert_array_equal(dequantize(stored.data, kind), values)
+    assert not record_of(folder)["changes"]
 
 
 @pytest.mark.parametrize(

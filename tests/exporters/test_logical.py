@@ -31,6 +31,9 @@ GPU = {
     "layers.0.down": "fp8-block",
     "layers.1.qkv": "int4-g32-sym",
     "layers.1.o": "int8-a8",
+    "layers.1.gate_up": "nvfp4",
+    "layers.1.down": "mxfp4",
+    "head": "fp8-tensor",
 }
 
 
@@ -40,12 +43,13 @@ def check(model: Tiny, bundle: Path) -> None:
         expected = round_to_nearest(group, model.source.tensor(f"{group}.weight").float(), Scheme.parse(scheme))
         found = logical.matrix(group)
         assert found.scheme.name == scheme and found.shape == expected.shape
-        for part in ("codes", "scales", "zeros"):
+        for part in ("codes", "scales", "zeros", "row_scales"):
             ours, theirs = getattr(found, part), getattr(expected, part)
             assert (ours is None) == (theirs is None)
             if ours is not None:
                 assert ours.dtype == theirs.dtype
                 np.testing.assert_array_equal(ours, theirs)
+        assert (found.input_scale is not None) == (scheme == "fp8-tensor")
         rows = np.concatenate([matrix.dequantize() for _, matrix in logical.projections(group)])
         np.testing.assert_array_equal(rows, found.dequantize())
 
@@ -75,10 +79,3 @@ def test_floats_are_by_their_names(bundle: MakeBundle, tiny: Callable[[str], Tin
     floats = dict(LogicalBundle.open(bundle("qwen3, tied, biased, yarn")).floats())
     assert set(floats) == {name for name, tensor in state.items() if tensor.ndim == 1}
     assert all(torch.equal(torch.from_numpy(values.copy()), state[name]) for name, values in floats.items())
-
-
-def test_mxfp4_is_refused(tiny: Callable[[str], Tiny], tmp_path: Path) -> None:
-    groups = tiny("llama").architecture.linear_shapes()
-    folder = save_gpu_bundle(tmp_path / "bundle", tiny("llama"), dict.fromkeys(groups, "bf16") | {"layers.0.o": "mxfp4"})
-    with pytest.raises(ExportError, match="mxfp4 cannot be exported"):
-        LogicalBundle.open(folder)

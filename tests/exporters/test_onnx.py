@@ -152,7 +152,8 @@ def test_the_interface(bundle: MakeBundle) -> None:
     assert (folder / "tokenizer.json").exists() and (folder / "export.json").exists()
 
 
-def test_fp8_is_refused(tiny: Callable[[str], Tiny], tmp_path: Path) -> None:
-    groups = dict.fromkeys(tiny("llama").architecture.linear_shapes(), "bf16") | {"layers.0.o": "fp8"}
-    with pytest.raises(ExportError, match=r"fp8 layers run on GPUs alone.*export as compressed-tensors"):
+@pytest.mark.parametrize("scheme", ["fp8", "mxfp4", "nvfp4"])
+def test_what_runs_on_gpus_alone_is_refused(tiny: Callable[[str], Tiny], tmp_path: Path, scheme: str) -> None:
+    groups = dict.fromkeys(tiny("llama").architecture.linear_shapes(), "bf16") | {"layers.0.o": scheme}
+    with pytest.raises(ExportError, match=rf"{scheme} layers run on GPUs alone.*export as compressed-tensors"):
         export(save_gpu_bundle(tmp_path / "bundle", tiny("llama"), groups))

@@ -13,12 +13,14 @@ from artifacts.architecture import Architecture
 from artifacts.canonical import canonical_json
 from artifacts.manifest import Deployment, Kernels, Precision, Provenance, Serving, Target
 from artifacts.precision import Plan, Scheme
+from artifacts.reader import open_bundle
 from artifacts.weights import Array
 from artifacts.writer import write_bundle
 from kernels.cpu.build import find_compiler
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
 from kernels.cpu.library import Library, LibraryRefused
+from optimizer.as_proven import check_prompts
 from optimizer.bundle_gate import judge_bundle
 from optimizer.evaluation import Evaluation, Gate, Subject, Verdict
 from optimizer.evaluation.sets.chat_template import ChatFidelity
@@ -168,6 +170,8 @@ class Bench:
             for damage in draft.damages:
                 damage(folder)
             verdicts = judge_bundle(folder, GATE, draft.judge, sets, self.baseline, self.proven)
+            if all(verdict.passed for verdict in verdicts.values()):
+                check_prompts(open_bundle(folder, machine=host().machine, cpu_flags=host().flags), self.source)
         except (ValueError, LibraryRefused) as error:
             return type(error).__name__
         missed = [check for verdict in verdicts.values() for check in verdict.checks if check.outcome != "pass"]

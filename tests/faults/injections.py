@@ -156,11 +156,13 @@ def mutated_kernel(op: str, right: str, wrong: str) -> Inject:
     """The library built from sources in which one line of `op` is wrong."""
 
     def inject(draft: Draft, patch: pytest.MonkeyPatch, folder: Path) -> None:
-        source, sources = registry.sources(op).read_text(), registry.sources
-        assert source.count(right) == 1, f"{right!r} must be in the source of {op} once"
-        mutant = folder / "mutant.cpp"
-        mutant.write_text(source.replace(right, wrong))
-        patch.setattr(registry, "sources", lambda name: mutant if name == op else sources(name))
+        sources = registry.sources
+        texts = {path.name: path.read_text() for path in sources(op)}
+        assert sum(text.count(right) for text in texts.values()) == 1, f"{right!r} must be in the source of {op} once"
+        mutants = tuple(folder / name for name in texts)
+        for mutant in mutants:
+            mutant.write_text(texts[mutant.name].replace(right, wrong))
+        patch.setattr(registry, "sources", lambda name: mutants if name == op else sources(name))
         draft.files["kernels/cpu.so"] = build({}, folder / "mutant.so", best_isa(host()))
 
     return inject

@@ -9,10 +9,14 @@ import pytest
 
 from optimizer.quantization import ROUND_TO_NEAREST, Calibration, gptq_method
 from tests.faults.bench import Bench
-from tests.faults.faults import FAULTS, FP8_RANGES, PARAMETERS, Fault
+from tests.faults.faults import FAULTS, FP8_RANGES, Fault
 
 
-@pytest.mark.parametrize("fault", PARAMETERS)
+def _parameter(fault: Fault) -> object:
+    return pytest.param(fault, id=fault.name, marks=pytest.mark.slow if fault.is_slow else ())
+
+
+@pytest.mark.parametrize("fault", [_parameter(fault) for fault in FAULTS])
 def test_a_fault_is_stopped(fault: Fault, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draft = bench.draft()
     fault.inject(draft, monkeypatch, tmp_path)

@@ -68,7 +68,9 @@ class Written:
         return floats | {f"{name}.weight": tensor for name, tensor in self.values.items()}
 
 
-def write_folder(folder: Path, config: LlamaConfig, tensors: dict[str, torch.Tensor], quantization: dict[str, Any]) -> None:
+def write_folder(
+    folder: Path, config: LlamaConfig, tensors: dict[str, torch.Tensor], quantization: dict[str, Any] | None
+) -> None:
     """A random float model in which `tensors` stand for the weights of their modules."""
     save_folder(random_model(config), folder)
     state = load_file(folder / "model.safetensors")
@@ -205,6 +207,31 @@ def write_modelopt(folder: Path) -> Written:
     return written
 
 
+def write_modelopt_nvfp4(folder: Path) -> Written:
+    """As ModelOpt exports nvfp4: pairs of codes as `weight`, and a scale of each tensor that multiplies."""
+    rng, written, tensors = np.random.default_rng(4), Written(folder), {}
+    for name, (n, k) in linear_shapes(CONFIG).items():
+        codes = rng.integers(0, 16, (n, k)).astype(np.uint8)
+        scales = np.abs(rng.normal(0, 60, (n, k // 16))).astype(ml_dtypes.float8_e4m3fn)
+        scales[:, 0] = np.float32(2.0**-9)
+        scale = np.float32(rng.uniform(1e-5, 1e-3))
+        pairs = codes[:, 0::2] | codes[:, 1::2] << 4
+        tensors |= {
+            f"{name}.weight": torch.from_numpy(pairs),
+            f"{name}.weight_scale": torch.from_numpy(scales.view(np.uint8)).view(torch.float8_e4m3fn),
+            f"{name}.weight_scale_2": torch.tensor(scale),
+            f"{name}.input_scale": torch.tensor(0.5),
+        }
+        numbers = codes.view(ml_dtypes.float4_e2m1fn).astype(np.float32)
+        spread = np.repeat(scales.astype(np.float32), 16, axis=1)
+        written.values[name] = torch.from_numpy(numbers * spread * scale)
+        written.codes[name], written.scales[name] = pairs, scales.view(np.uint8)
+    write_folder(folder, CONFIG, tensors, None)
+    quantization = {"quant_algo": "NVFP4", "group_size": 16, "kv_cache_quant_algo": None, "exclude_modules": ["lm_head"]}
+    (folder / "hf_quant_config.json").write_text(json.dumps({"producer": {"name": "modelopt"}, "quantization": quantization}))
+    return written
+
+
 def write_compressed_tensors(
     folder: Path,
     weights: QuantizationArgs,
@@ -257,5 +284,7 @@ def _calibrate(module: torch.nn.Module, args: QuantizationArgs) -> None:
         module.weight_global_scale.data.copy_(global_scale)
     scale, zero_point = calculate_qparams(lowest, highest, args, global_scale)
     module.weight_scale.data = scale.to(module.weight_scale.dtype)
+    if hasattr(module, "input_scale"):
+        module.input_scale.data.fill_(0.02)
     if hasattr(module, "weight_zero_point"):
         module.weight_zero_point.data = zero_point.to(module.weight_zero_point.dtype)

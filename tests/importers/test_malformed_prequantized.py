@@ -222,7 +222,7 @@ def test_fp8_codes_that_are_nan(tmp_path: Path) -> None:
     refused_when_read(tmp_path, DamagedTensor, r"o_proj\.weight in .* must be finite, got 1 NaN; fetch the checkpoint again")
 
 
-@pytest.mark.parametrize("algorithm", ["NVFP4", "MIXED_PRECISION", None])
+@pytest.mark.parametrize("algorithm", ["NVFP4_AWQ", "MIXED_PRECISION", None])
 def test_modelopt_algorithms_that_cannot_be_imported(tmp_path: Path, algorithm: str | None) -> None:
     path = write_modelopt(tmp_path).folder / "hf_quant_config.json"
     path.write_text(json.dumps({"quantization": {"quant_algo": algorithm}}))

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig
 
 from artifacts.precision import Scheme
-from optimizer.importers import Codes, Misfit, Source, describe_stored_codes, open_source
+from optimizer.importers import Codes, DamagedTensor, Misfit, Source, describe_stored_codes, open_source
 from optimizer.quantization import QuantizedMatrix
 from tests.importers.prequantized_writing import (
     CONFIG,
@@ -28,6 +28,7 @@ from tests.importers.prequantized_writing import (
     write_fp8,
     write_gptq,
     write_modelopt,
+    write_modelopt_nvfp4,
 )
 from tests.importers.test_hf_folder import anonymous_bytes, assert_tensors_equal, joined_state_dict
 
@@ -94,6 +95,11 @@ COMPRESSED: dict[str, tuple[dict[str, Any], dict[str, Any] | None, str | None, t
     ),
     "fp8 of tensors": ({"num_bits": 8, "type": "float", "strategy": "tensor"}, {"num_bits": 8, "type": "float", **TOKENS},
                        "float-quantized", ("fp8", "fp8-block"), "int8", "e4m3"),
+    "fp8 of tensors, static": (
+        {"num_bits": 8, "type": "float", "strategy": "tensor"},
+        {"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False}, "float-quantized",
+        ("fp8-tensor", "fp8", "fp8-block"), "int8", "e4m3",
+    ),
     "fp8 of channels": ({"num_bits": 8, "type": "float", "strategy": "channel"}, None, "naive-quantized", ("fp8",),
                         "fp8-block", "a scale is for 1 x 128 weights"),
     "fp8 of blocks": (
@@ -101,11 +107,12 @@ COMPRESSED: dict[str, tuple[dict[str, Any], dict[str, Any] | None, str | None, t
         ("fp8-block",), "int4-g32-sym", "e4m3",
     ),
     "nvfp4": (
-        {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}, None, None, (), "mxfp4", "16 columns",
+        {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}, None, None, ("nvfp4",), "mxfp4",
+        "16 columns",
     ),
     "mxfp4": (
         {"num_bits": 4, "type": "float", "strategy": "group", "group_size": 32, "scale_dtype": torch.uint8}, None, None,
-        ("mxfp4",), "int8", "codes are e2m1",
+        ("mxfp4",), "nvfp4", "a scale is for 32 columns, not for 16",
     ),
 }  # fmt: skip
 
@@ -241,7 +248,7 @@ def test_awq(group_size: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("granularity", "suffix", "schemes"),
     [
-        ("tensor", "weight_scale", ("fp8", "fp8-block")),
+        ("tensor", "weight_scale", ("fp8", "fp8-block", "fp8-tensor")),
         ("tensor", "weight_scale_inv", ("fp8",)),
         ("channel", "weight_scale", ("fp8",)),
         ("block", "weight_scale_inv", ("fp8-block",)),
@@ -257,6 +264,8 @@ def test_fp8(granularity: str, suffix: str, schemes: tuple[str, ...], tmp_path: 
     if granularity == "block":
         np.testing.assert_array_equal(kept(source, "layers.0.qkv", "fp8-block").scales, joined(written.scales, "layers.0.qkv"))
         assert "a scale is for 128 x 128 weights" in misfit(source, "layers.0.o", "fp8")
+    if granularity != "tensor":
+        assert "a scale is for" in misfit(source, "layers.0.down", "fp8-tensor")
     (note,) = source.checkpoint.notes()
     assert note.startswith("7 static scales of activations and KV caches (such as model.layers.0.") and "run time" in note
 
@@ -270,6 +279,48 @@ def test_blocks_that_cross_joined_matrices_are_not_kept(tmp_path: Path) -> None:
     kept(source, "layers.0.o", "fp8-block")
 
 
+def test_a_static_scale_is_that_of_all_that_is_joined(tmp_path: Path) -> None:
+    """Scales of rows stay those of their tensors; activations, which are shared, take the largest scale, as in vLLM."""
+    written = write_fp8(tmp_path, "tensor")
+    names = MODULES["layers.0.qkv"]
+    for name, scale in zip(names, (0.25, 0.75, 0.5), strict=True):
+        change_tensor(tmp_path, f"{name}.input_scale", torch.tensor(scale))
+    matrix = kept(open_source(tmp_path), "layers.0.qkv", "fp8-tensor")
+    np.testing.assert_array_equal(matrix.input_scale, np.float32([0.75]))
+    rows = [len(written.codes[name]) for name in names]
+    np.testing.assert_array_equal(matrix.scales, np.repeat([written.scales[name] for name in names], rows))
+    change_tensor(tmp_path, f"{names[1]}.input_scale", None)
+    assert misfit(open_source(tmp_path), "layers.0.qkv", "fp8-tensor") == "k_proj: activations have no static scale"
+    change_tensor(tmp_path, f"{names[1]}.input_scale", torch.tensor(0.0))
+    with pytest.raises(DamagedTensor, match=r"k_proj\.input_scale in .* must be positive, got 0"):
+        open_source(tmp_path).tensor("layers.0.qkv.weight")
+
+
+def test_nvfp4_codes_and_scales_are_the_librarys(tmp_path: Path) -> None:
+    args = QuantizationArgs(num_bits=4, type="float", strategy="tensor_group", group_size=16)
+    write_compressed_tensors(tmp_path, args, dtype=BF16)
+    source, stored = open_source(tmp_path), load_file(tmp_path / "model.safetensors")
+    for group, names in MODULES.items():
+        matrix = kept(source, group, "nvfp4")
+        np.testing.assert_array_equal(matrix.codes, torch.cat([stored[f"{n}.weight_packed"] for n in names]).numpy())
+        scales = torch.cat([stored[f"{n}.weight_scale"].view(torch.uint8) for n in names])
+        np.testing.assert_array_equal(matrix.scales, scales.numpy())
+        rows = [(1 / stored[f"{n}.weight_global_scale"]).expand(len(stored[f"{n}.weight_packed"])) for n in names]
+        np.testing.assert_array_equal(matrix.row_scales, torch.cat(rows).numpy())
+
+
+def test_modelopt_nvfp4(tmp_path: Path) -> None:
+    written = write_modelopt_nvfp4(tmp_path)
+    source = open_source(tmp_path)
+    assert_values(source, written)
+    for group in LINEAR:
+        matrix = kept(source, group, "nvfp4")
+        np.testing.assert_array_equal(matrix.codes, joined(written.codes, group))
+        np.testing.assert_array_equal(matrix.scales, joined(written.scales, group))
+        assert matrix.row_scales is not None and len(set(matrix.row_scales.tolist())) == len(MODULES[group])
+    assert misfit(source, "layers.0.o", "fp8") == "codes are e2m1"
+
+
 def test_modelopt(tmp_path: Path) -> None:
     written = write_modelopt(tmp_path)
     source = open_source(tmp_path)
@@ -277,6 +328,7 @@ def test_modelopt(tmp_path: Path) -> None:
     for group, names in MODULES.items():
         assert torch.equal(source.tensor(f"{group}.weight"), torch.cat([written.values[name] for name in names]))
         kept(source, group, "fp8")
+        kept(source, group, "fp8-tensor")
     assert source.checkpoint.notes()[0].startswith("9 static scales")
 
 

@@ -1,7 +1,8 @@
-"""One build of the kernels for the whole folder."""
+"""Builds of the kernels for the whole folder."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,20 @@ def object_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def library(tmp_path_factory: pytest.TempPathFactory, object_cache: Path) -> Library:
     """The kernels for this machine's instruction set, default constants."""
     return Library(build({}, tmp_path_factory.mktemp("build") / "kernels.so", best_isa(host()), object_cache))
+
+
+@pytest.fixture(scope="session")
+def emulated_tiles(tmp_path_factory: pytest.TempPathFactory, object_cache: Path) -> Library:
+    """The code for matrix tiles, on whatever machine this is: they are loops over arrays."""
+    best = best_isa(host())
+    isa = replace(best, name=f"{best.name} with emulated tiles", compiler_flags=(*best.compiler_flags, "-DCF_EMULATED_TILES"))
+    return Library(build({}, tmp_path_factory.mktemp("emulated") / "kernels.so", isa, object_cache))
+
+
+@pytest.fixture(scope="session", params=["native", "emulated tiles"])
+def each_library(request: pytest.FixtureRequest, library: Library) -> Library:
+    """The kernels as this machine runs them, and with the code for tiles emulated."""
+    if request.param == "native":
+        return library
+    emulated: Library = request.getfixturevalue("emulated_tiles")
+    return emulated

@@ -16,9 +16,10 @@ from tests.kernels.accuracy import copied, make, violations
 
 @pytest.mark.parametrize("name", [candidate.name for candidate in ISAS])
 def test_instruction_set_gives_right_results(name: str, tmp_path: Path, object_cache: Path) -> None:
+    path = build({}, tmp_path / "kernels.so", isa(name), object_cache)
     if missing := isa(name).missing(host()):
-        pytest.skip(f"this machine lacks {', '.join(missing)}")
-    built = Library(build({}, tmp_path / "kernels.so", isa(name), object_cache))
+        pytest.skip(f"compiled, but this machine lacks {', '.join(missing)}")
+    built = Library(path)
     assert built.cpu_flags == isa(name).cpu_flags
     for spec in registry.specs().values():
         for case in spec.cases:
@@ -51,6 +52,21 @@ def test_constants_are_checked() -> None:
         resolve_constants({"QUANT_MATMUL_ROWS": 5}, best)
     with pytest.raises(ValueError, match="not legal on x86-64-v3"):
         resolve_constants({"QUANT_MATMUL_ROWS": 8, "QUANT_MATMUL_VECTORS": 4}, isa("x86-64-v3"))
+
+
+def test_constants_of_matrix_tiles_are_for_those_who_have_them() -> None:
+    few = {"QUANT_MATMUL_TILED_ROWS": 8}
+    assert resolve_constants(few, isa("x86-64-v4-amx"))["QUANT_MATMUL_TILED_ROWS"] == 8
+    with pytest.raises(ValueError, match="x86-64-v4-vnni has no matrix tiles"):
+        resolve_constants(few, isa("x86-64-v4-vnni"))
+
+
+@pytest.mark.parametrize("permitted", [True, False])
+def test_tiles_that_the_system_keeps_are_not_there(permitted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = frozenset({"avx2", "amx_tile", "amx_int8"})
+    monkeypatch.setattr("kernels.cpu.host.parse_cpuinfo", lambda text: ("Some CPU", flags))
+    monkeypatch.setattr("kernels.cpu.host._tiles_are_permitted", lambda: permitted)
+    assert host.__wrapped__().flags == (flags if permitted else {"avx2"})
 
 
 def test_defaults_are_legal_candidates() -> None:

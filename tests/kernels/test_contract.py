@@ -14,10 +14,10 @@ CASES = [pytest.param(spec, case, id=f"{spec.symbol}-{case.name}") for spec in r
 
 
 @pytest.mark.parametrize(("spec", "case"), CASES)
-def test_kernel_agrees_with_reference(library: Library, spec: OpSpec, case: Case) -> None:
+def test_kernel_agrees_with_reference(each_library: Library, spec: OpSpec, case: Case) -> None:
     inputs = make(spec, case)
     outputs = copied(inputs)
-    library.call(spec.symbol, outputs)
+    each_library.call(spec.symbol, outputs)
     assert not violations(spec, inputs, outputs)
     for tensor in spec.tensors:
         if tensor.role == "in" and inputs.get(tensor.name) is not None:
@@ -25,10 +25,10 @@ def test_kernel_agrees_with_reference(library: Library, spec: OpSpec, case: Case
 
 
 @pytest.mark.parametrize(("spec", "case"), CASES)
-def test_team_size_changes_no_bit(library: Library, spec: OpSpec, case: Case) -> None:
+def test_team_size_changes_no_bit(each_library: Library, spec: OpSpec, case: Case) -> None:
     alone, together = (copied(make(spec, case)) for _ in range(2))
-    library.call(spec.symbol, alone, num_threads=1)
-    library.call(spec.symbol, together, num_threads=3)
+    each_library.call(spec.symbol, alone, num_threads=1)
+    each_library.call(spec.symbol, together, num_threads=3)
     for tensor in spec.tensors:
         if tensor.is_output and alone.get(tensor.name) is not None:
             assert np.asarray(alone[tensor.name]).tobytes() == np.asarray(together[tensor.name]).tobytes()

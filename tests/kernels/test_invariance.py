@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kernels import registry
+from kernels.cpu import kv_cache
 from kernels.cpu.build import build
 from kernels.cpu.host import host
-from kernels.cpu.isa import best_isa
+from kernels.cpu.isa import best_isa, isa
 from kernels.cpu.library import Library
 from kernels.packing import VARIANTS
 from kernels.paged_attention.spec import scratch_shapes
 from kernels.quant_matmul.spec import random_weight
 from kernels.spec import Arguments, Array
+from tests.kernels.accuracy import copied, make
 
 OTHER_CONSTANTS = {
     "QUANT_MATMUL_ROWS": 6,
@@ -24,6 +27,7 @@ OTHER_CONSTANTS = {
     "PAGED_ATTENTION_VECTORS": 2,
     "PAGED_ATTENTION_QUERIES": 4,
 }
+OF_MATRIX_TILES = {"QUANT_MATMUL_TILED_ROWS": 2, "QUANT_MATMUL_PANEL_KIB": 64, "QUANT_MATMUL_SHARED_ROWS": 16}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +35,8 @@ def other_tiles(tmp_path_factory: pytest.TempPathFactory, object_cache: Path) ->
     isa = best_isa(host())
     if isa.registers_per_vector > 1:
         pytest.skip(f"these tiles are not legal on {isa.name}")
-    return Library(build(OTHER_CONSTANTS, tmp_path_factory.mktemp("tiles") / "kernels.so", isa, object_cache))
+    constants = OTHER_CONSTANTS | (OF_MATRIX_TILES if isa.has_tiles else {})
+    return Library(build(constants, tmp_path_factory.mktemp("tiles") / "kernels.so", isa, object_cache))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -61,6 +66,7 @@ def test_matmul_row_is_the_same_in_every_batch(library: Library, other_tiles: Li
     for count in (2, 3, 5, 13):
         assert product(library, x[:count], 3).tobytes() == whole[:count].tobytes()
         assert product(other_tiles, x[:count], 1).tobytes() == whole[:count].tobytes()
+    assert product(other_tiles, x, 3).tobytes() == whole.tobytes()
     assert product(other_tiles, x[:1], 1).tobytes() == whole[:1].tobytes()
 
 
@@ -71,12 +77,7 @@ def attention(library: Library, kv: str, block_size: int, chunks: list[int], win
     qkv = rng.standard_normal((t, (hq + 2 * hkv) * d), np.float32)
     angles = rng.uniform(0, 6, (t, d // 2))
     num_blocks = -(-t // block_size) + 1
-    storage = {"fp32": np.float32, "bf16": np.uint16, "int8": np.int8}[kv]
-    k_cache = np.zeros((num_blocks, hkv, d, block_size), storage)
-    v_cache = np.zeros((num_blocks, hkv, block_size, d), storage)
-    caches: Arguments = {"k_cache": k_cache, "v_cache": v_cache}
-    if kv == "int8":
-        caches |= {f"{of}_scales": np.zeros((num_blocks, hkv, block_size), np.float32) for of in "kv"}
+    caches = kv_cache.empty(kv, num_blocks, hkv, block_size, d)
     shapes = scratch_shapes(hq, hkv, d, t, 1)
     scratch = {"partials": np.zeros(shapes["partials"], np.float32), "arrived": np.zeros(shapes["arrived"], np.int32)}
     table = np.random.default_rng(block_size).permutation(num_blocks).astype(np.int32)[None]
@@ -110,10 +111,55 @@ def attention(library: Library, kv: str, block_size: int, chunks: list[int], win
 
 @pytest.mark.parametrize("window", [0, 19, 90])
 @pytest.mark.parametrize("kv", ["fp32", "bf16", "int8"])
-def test_attention_is_the_same_however_it_is_chunked(library: Library, other_tiles: Library, kv: str, window: int) -> None:
-    whole = attention(library, kv, 16, [200], window, 1)
+def test_attention_is_the_same_however_it_is_chunked(
+    each_library: Library, other_tiles: Library, library: Library, kv: str, window: int
+) -> None:
+    whole = attention(each_library, kv, 16, [200], window, 1)
     assert np.isfinite(whole).all()
     # Alone and over three threads: the chunks of a decoding token are shared out, and joined in order.
-    assert attention(library, kv, 16, [1] * 200, window, 3).tobytes() == whole.tobytes()
-    assert attention(library, kv, 48, [7, 30, 1, 1, 36, 125], window, 3).tobytes() == whole.tobytes()
-    assert attention(other_tiles, kv, 32, [140, 60], window, 1).tobytes() == whole.tobytes()
+    assert attention(each_library, kv, 16, [1] * 200, window, 3).tobytes() == whole.tobytes()
+    assert attention(each_library, kv, 48, [7, 30, 1, 1, 36, 125], window, 3).tobytes() == whole.tobytes()
+    if each_library is library:
+        assert attention(other_tiles, kv, 32, [140, 60], window, 1).tobytes() == whole.tobytes()
+
+
+def test_emulated_tiles_give_the_same_bits(library: Library, emulated_tiles: Library) -> None:
+    if "amx_bf16" not in library.cpu_flags:
+        pytest.skip("this machine has no tiles")
+    for window in (0, 19):
+        native, emulated = (attention(each, "bf16", 32, [150, 1], window, 1) for each in (library, emulated_tiles))
+        assert native.tobytes() == emulated.tobytes()
+
+
+@pytest.mark.parametrize("kv", ["fp32", "bf16", "int8"])
+def test_attention_is_the_same_on_a_lesser_instruction_set(
+    tmp_path_factory: pytest.TempPathFactory, object_cache: Path, kv: str
+) -> None:
+    lesser = isa("x86-64-v3")
+    if missing := lesser.missing(host()):
+        pytest.skip(f"this machine lacks {', '.join(missing)}")
+    built = Library(build({}, tmp_path_factory.mktemp("lesser") / "kernels.so", lesser, object_cache))
+    whole = attention(built, kv, 16, [200], 90, 1)
+    assert attention(built, kv, 48, [1] * 100 + [7, 30, 63], 90, 3).tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("kv", ["fp32", "bf16"])
+def test_attention_does_not_see_what_lies_behind_the_end(each_library: Library, kv: str) -> None:
+    """Blocks are reused: what a broken sequence left in one, NaN even, is nothing to the next."""
+    spec = registry.spec(f"paged_attention_{kv}")
+    clean = make(spec, next(case for case in spec.cases if case.name == "mixed"))
+    dirty = copied(clean)
+    k, v = (np.asarray(dirty[name]) for name in ("k_cache", "v_cache"))
+    block_size = k.shape[3]
+    used = np.zeros((len(k), block_size), bool)
+    for table, length in zip(np.asarray(clean["block_tables"]), np.asarray(clean["seq_lens"]), strict=True):
+        positions = np.arange(length)
+        used[table[positions // block_size], positions % block_size] = True
+    for block, offset in np.argwhere(~used):
+        if kv == "bf16":
+            k[block, :, :, offset] = v[block, :, offset // 2, :, offset % 2] = 0x7FC0
+        else:
+            k[block, :, :, offset] = v[block, :, offset] = np.nan
+    for arguments in (clean, dirty):
+        each_library.call(spec.symbol, arguments)
+    assert np.asarray(clean["out"]).tobytes() == np.asarray(dirty["out"]).tobytes()

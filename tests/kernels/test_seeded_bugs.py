@@ -29,6 +29,10 @@ def _window_off_by_one(arguments: Arguments) -> None:
     arguments["window"] = arguments["window"] + 1  # type: ignore[operator]
 
 
+def _larger_scale(arguments: Arguments) -> None:
+    arguments["scale"] = arguments["scale"] * 1.02  # type: ignore[operator]
+
+
 def _one_token_short(arguments: Arguments) -> None:
     arguments["seq_lens"] = arguments["seq_lens"] - np.int32(1)  # type: ignore[operator]
 
@@ -49,6 +53,8 @@ def _wrong_slot(arguments: Arguments) -> None:
         ("quant_matmul_int4_asym", "decode", _zero_point_off_by_one),
         ("paged_attention_fp32", "window", _window_off_by_one),
         ("paged_attention_bf16", "prefill", _one_token_short),
+        ("paged_attention_bf16", "window", _window_off_by_one),
+        ("paged_attention_bf16", "prefill", _larger_scale),
         ("rms_norm", "epsilon_matters", _larger_epsilon),
         ("rms_norm", "heads", _half_precision_input),
         ("silu_and_mul", "some", _half_precision_input),

@@ -60,7 +60,7 @@ def test_every_layer_group_has_a_scheme_that_the_space_offers(manifest: Manifest
 def test_the_kernel_constants_are_those_that_were_chosen(finished: Project, manifest: Manifest) -> None:
     (kernels,) = manifest.kernels
     tuned = {entry["subject"]: entry for entry in read(finished, "search/kernels.json")}
-    assert set(tuned) == {"paged_attention", "quant_matmul", "kv_block_size"}
+    assert set(tuned) == {"paged_attention", "quant_matmul", "kv_block_size", "num_threads"}
     chosen = tuned["paged_attention"]["chosen"] | tuned["quant_matmul"]["chosen"]
     assert kernels.constants == chosen
     assert manifest.serving.kv_block_size == tuned["kv_block_size"]["chosen"]["kv_block_size"]

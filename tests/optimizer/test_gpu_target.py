@@ -19,7 +19,10 @@ from runtime.loading import load
 from tests.optimizer.conftest import KINDS
 
 SPACE = {
-    "precision": {"groups": {kind: ["int8", "bf16"] for kind in KINDS}, "kv_cache": ["bf16"]},
+    "precision": {
+        "groups": {kind: ["int8", "bf16"] for kind in KINDS} | {"o": ["nvfp4", "bf16"], "down": ["fp8-tensor", "bf16"]},
+        "kv_cache": ["bf16"],
+    },
     "serving": {"kv_block_size": [16, 64], "max_num_seqs": [2], "max_num_batched_tokens": [32]},
 }
 
@@ -32,6 +35,7 @@ def run(folder: Path, spec: dict[str, object]) -> Path:
     (folder / "model.yaml").write_text(json.dumps({"search": search, "workload": workload, "output": "out", **spec}))
     result = CliRunner().invoke(optimize, [str(folder / "model.yaml"), "--gpu", "h100"])
     assert result.exit_code == 0, result.output
+    assert ("bit for bit, numbers unchecked: accuracy is an emulation's" in result.output) == (spec["source"] != "random")
     return folder / "out"
 
 
@@ -48,6 +52,7 @@ def test_a_bundle_for_a_gpu_that_is_not_here(tiny_llama: Path, tmp_path: Path) -
     bundle = run(tmp_path, spec)
 
     manifest = verify_bundle(bundle)
+    assert {"nvfp4", "fp8-tensor"} <= set(manifest.precision.groups.values())
     assert manifest.evaluated == "emulated" and manifest.purpose == "serving" and manifest.target.archs == ("sm_90",)
     frozen = FrozenKernels.read(bundle / "kernels" / "sm_90")
     assert len(frozen.kernels) > 10 and all(k.image.startswith(b"\x7fELF") for k in frozen.kernels.values())

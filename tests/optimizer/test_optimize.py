@@ -187,6 +187,19 @@ def test_every_text_must_pass(project: MakeProject, tmp_path: Path) -> None:
         assert name in (made.bundle / "report.html").read_text()
 
 
+def test_ends_of_sequence_that_do_not_fit_the_template_are_said_and_kept(project: MakeProject, tiny_llama: Path) -> None:
+    made = project(search={"trials": 1}, schemes=["int8"])
+    (made.folder / "tiny").unlink()
+    shutil.copytree(tiny_llama, made.folder / "tiny")
+    (made.folder / "tiny" / "generation_config.json").write_text('{"eos_token_id": [0, 2]}')
+    result = made.optimize()
+    assert result.exit_code == 0, result.output
+    assert (
+        "after a reply the chat template writes '</s>', token 1, which is not among the ends of sequence 0, 2" in result.output
+    )
+    assert json.loads((made.bundle / "generation_config.json").read_text())["eos_token_id"] == [0, 2]
+
+
 def test_an_arrival_rate_becomes_a_concurrency(project: MakeProject) -> None:
     made = project(workload={"prompt_tokens": 32, "output_tokens": 16, "arrival_rate_rps": 1e6}, search={"trials": 1})
     result = made.optimize()

@@ -90,7 +90,7 @@ def test_q4_0_of_gguf_is_int4_in_groups_of_32(tmp_path: Path) -> None:
         assert store.relative_error(group, scheme) == 0
 
 
-@pytest.mark.parametrize(("kind", "reason"), [("Q8_0", "codes are Q8_0"), ("Q4_1", "codes are Q4_1"), ("F16", None)])
+@pytest.mark.parametrize(("kind", "reason"), [("Q8_0", "codes are uint8"), ("Q4_1", "codes are Q4_1"), ("F16", None)])
 def test_other_types_of_gguf_are_values(kind: str, reason: str | None, tmp_path: Path) -> None:
     model = random_model(CONFIGS["llama"])
     source = open_source(write_gguf(tmp_path / "model.gguf", model, GGMLQuantizationType[kind]))

@@ -103,7 +103,10 @@ def test_what_is_no_duration(text: str) -> None:
             1,
             "remove quantization",
         ),
-        ("source: hf\nquantization: {transform: hadamard}\n", 2, "'none', 'awq' or 'smoothquant'"),
+        ("source: hf\nquantization: {transform: hadamard}\n", 2, "'rotation', 'awq' or 'smoothquant'"),
+        ("source: hf\nquantization: {transform: [awq, rotation]}\n", 2, "rotation and then one of the others"),
+        ("source: hf\nquantization: {transform: [awq, smoothquant]}\n", 2, "rotation and then one of the others"),
+        ("source: hf\nquantization: {transform: rotation, calibration: {num_sequences: 8}}\n", 2, "remove calibration"),
         ("source: hf\nquantization: {calibration: {num_sequences: 8}}\n", 2, "rtn without clip looks at weights alone"),
         (
             "source: hf\nevaluation: {text: [text.txt]}\nquantization: {method: gptq, calibration: {text: [text.txt]}}\n",
@@ -145,6 +148,7 @@ def test_the_digest_ignores_what_changes_no_measurement(folder: Path, text: str)
         BASE + "quantization: {clip: true}\n",
         BASE + "quantization: {method: gptq}\n",
         BASE + "quantization: {transform: awq}\n",
+        BASE + "quantization: {transform: rotation}\n",
         "source: hf\n",
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from optimizer.quantization import Calibration, gptq_method, round_to_nearest
 from optimizer.quantization.packed import CPU_LAYOUT
 from optimizer.quantized_store import QuantizedStore
 from optimizer.spec import QuantizationSpec
-from optimizer.transforms import AWQ, SMOOTHQUANT, search_scales, transformed
+from optimizer.transforms import AWQ, SMOOTHQUANT, Rotation, search_scales, transformed
 from optimizer.workbench import CpuWorkbench
 from runtime.loading import load_runner
 from runtime.scoring import score
@@ -97,6 +98,61 @@ def test_a_bundle_of_a_transformed_model(project: MakeProject, transform: str, m
 
     # What plans are compared with is the model as it came.
     made.write({"gate": {"max_kl": 5}, "search": {"trials": 2}}, [scheme])
+    assert made.optimize().exit_code == 0
+    (plain,) = set((made.folder / "out.work").glob("tiny-*")) - {folder}
+    assert baselines(folder) == baselines(plain)
+
+
+def tied(made: Project) -> None:
+    """Its model with the embedding for a head."""
+    tiny = (made.folder / "tiny").resolve()
+    (made.folder / "tiny").unlink()
+    shutil.copytree(tiny, made.folder / "tiny")
+    config = json.loads((tiny / "config.json").read_text())
+    (made.folder / "tiny" / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    weights = load_file(tiny / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, made.folder / "tiny" / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize("transform", ["rotation", pytest.param(["rotation", "awq"], marks=pytest.mark.slow)])
+def test_a_bundle_of_a_rotated_model_whose_head_was_tied(project: MakeProject, transform: str | list[str]) -> None:
+    """It has a head of its own, and is compared with the model as it came, which has none."""
+    names = [transform] if isinstance(transform, str) else transform
+    calibration = {"calibration": CALIBRATION} if "awq" in names else {}
+    shared: dict[str, Any] = {"gate": {"max_kl": 5}, "search": {"trials": 1}}
+    made = project(schemes=["int8"], quantization={"transform": transform, **calibration}, **shared)
+    tied(made)
+    result = made.optimize()
+    assert result.exit_code == 0, result.output
+    assert f"weights by {', then '.join([*names, 'rtn'])}" in result.output
+    assert "the head is no longer the embedding's: 19,200 weights more" in result.output
+
+    bundle = open_bundle(made.bundle, machine=host().machine, cpu_flags=host().flags)
+    assert not bundle.manifest.architecture.tie_embeddings and "head" in bundle.manifest.precision.groups
+    said = bundle.manifest.provenance.quantization
+    assert (
+        said.transform == ", ".join(names)
+        and [r["transform"] for r in json.loads(bundle.read("search/transforms.json"))] == names
+    )
+
+    source, logits = open_source(made.folder / "tiny"), score(load_runner(bundle), IDS)
+
+    def by_references(source: Source, scheme: str) -> tuple[float, int]:
+        """The largest error of the bundle's logits against `source` under `scheme`, as a part of the largest; its bytes."""
+        store = QuantizedStore(source, made.folder / "fresh" / scheme)
+        plan = dict.fromkeys(source.architecture.linear_shapes(), Scheme.parse(scheme))
+        expected = CpuWorkbench(source.architecture, store, "fp32", 16, None, 1).score(plan, len(IDS))(IDS)
+        return float(np.abs(logits - expected).max() / np.abs(expected).max()), store.weight_bytes(plan)
+
+    error, num_bytes = by_references(source, "fp32")
+    assert error < 0.1, "what int8 loses"
+    assert json.loads(bundle.read("evaluation.json"))["baseline"]["weight_bytes"] == num_bytes
+    if names == ["rotation"]:
+        assert by_references(transformed(source, Rotation.random(source.architecture, seed=0)), "int8")[0] < 2e-3
+
+    (folder,) = (made.folder / "out.work").glob("tiny-*")
+    made.write(shared, ["int8"])
     assert made.optimize().exit_code == 0
     (plain,) = set((made.folder / "out.work").glob("tiny-*")) - {folder}
     assert baselines(folder) == baselines(plain)

@@ -93,8 +93,8 @@ class QuantizedCheckpoint:
         if not unused:
             return []
         return [
-            f"{len(unused)} static scales of activations and KV caches (such as {unused[0]}) are not used: both are scaled at "
-            "run time"
+            f"{len(unused)} static scales of activations and KV caches (such as {unused[0]}) have no effect but under "
+            "fp8-tensor, which takes those of activations: all else is scaled at run time"
         ]
 
 

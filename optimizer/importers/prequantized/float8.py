@@ -1,4 +1,4 @@
-"""fp8 matrices: e4m3 codes, and scales of a tensor, of its rows, or of its blocks."""
+"""fp8 matrices: e4m3 codes, scales of a tensor, of its rows, or of its blocks, and maybe one of activations."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from optimizer.importers.prequantized.module import Module
 from optimizer.importers.stored_matrix import StoredMatrix
 
 _SCALES = ("weight_scale", "weight_scale_inv")
+_INPUT_SCALE = "input_scale"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,16 @@ class Float8:
         if num_bad:
             raise DamagedTensor(f"{module.where('weight')} must be finite, got {num_bad} NaN; fetch the checkpoint again")
         scales = module.scales(self._scale(module), grid.scales_shape(shape))
-        return StoredMatrix("e4m3", codes, scales, *grid.extents(shape))
+        return StoredMatrix("e4m3", codes, scales, *grid.extents(shape), input_scale=self._input_scale(module))
+
+    def _input_scale(self, module: Module) -> np.float32 | None:
+        shape = module.checkpoint.shape(f"{module.name}.{_INPUT_SCALE}")
+        if shape is None or any(extent != 1 for extent in shape):
+            return None
+        scale = np.float32(module.scales(_INPUT_SCALE, (1, 1))[0, 0])
+        if scale <= 0:
+            raise DamagedTensor(f"{module.where(_INPUT_SCALE)} must be positive, got {scale}; fetch the checkpoint again")
+        return scale
 
     def _scale(self, module: Module) -> str:
         return next(filter(module.has, _SCALES), _SCALES[0])

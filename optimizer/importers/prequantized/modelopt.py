@@ -1,4 +1,4 @@
-"""NVIDIA ModelOpt's fp8 checkpoints, described by hf_quant_config.json or by config.json's quantization_config."""
+"""NVIDIA ModelOpt's fp8 and nvfp4 checkpoints, described by hf_quant_config.json or by config.json's quantization_config."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from typing import Literal
 
 from pydantic import Field
 
+from optimizer.importers.prequantized.float4 import ModelOptNvfp4
 from optimizer.importers.prequantized.float8 import Float8
 from optimizer.importers.prequantized.method import PER_CHANNEL, PER_TENSOR, ConfigModel, Format
 
 
 class ModelOptConfig(ConfigModel):
-    quant_algo: Literal["FP8", "FP8_PER_CHANNEL_PER_TOKEN"]
+    quant_algo: Literal["FP8", "FP8_PER_CHANNEL_PER_TOKEN", "NVFP4"]
+    group_size: Literal[16] | None = None
+    """Of nvfp4."""
     kv_cache_quant_algo: str | None = None
     exclude_modules: list[str] | None = None
     ignore: list[str] = Field(default_factory=list)
@@ -34,4 +37,6 @@ class ModelOpt:
         excluded = [*(self.config.exclude_modules or ()), *self.config.ignore]
         if any(fnmatchcase(module, pattern) for pattern in excluded):
             return None
+        if self.config.quant_algo == "NVFP4":
+            return ModelOptNvfp4()
         return Float8(PER_TENSOR if self.config.quant_algo == "FP8" else PER_CHANNEL)

@@ -14,7 +14,7 @@ from optimizer.importers.errors import DamagedTensor, MissingTensor, Quantizatio
 from optimizer.importers.safetensors_checkpoint import FLOATS, SafetensorsCheckpoint
 
 #: dtypes of what was quantized when it is stored as `weight`; packed ones have names of their own
-_WEIGHT_CODES = ("I8", "F8_E4M3")
+_WEIGHT_CODES = ("I8", "U8", "F8_E4M3")
 _PACKED = ("qweight", "weight_packed")
 
 

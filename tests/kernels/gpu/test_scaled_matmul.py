@@ -12,14 +12,28 @@ import triton
 import triton.language as tl
 
 from kernels import registry
+from kernels.e2m1.triton import widen_e2m1
 from kernels.gpu.launch import Problem, TensorMeta
 from kernels.gpu.target import ARCHS, Target
 from kernels.gpu.tensors import meta
 from kernels.interpreter import Interpreter
-from kernels.scaled_matmul.gpu_reference import unpacked_mxfp4
+from kernels.scaled_matmul.gpu_reference import unpacked_mxfp4, unpacked_nvfp4
 from kernels.scaled_matmul.gpu_tuning import TUNING
-from kernels.scaled_matmul.packing import decode_e4m3, decode_mxfp4, encode_e4m3, encode_mxfp4, pack_mxfp4
-from kernels.scaled_matmul.triton import row_pointers, widen_e2m1
+from kernels.scaled_matmul.packing import (
+    decode_e2m1,
+    decode_e4m3,
+    decode_mxfp4,
+    decode_nvfp4,
+    encode_e2m1,
+    encode_e4m3,
+    encode_mxfp4,
+    pack_mxfp4,
+    pack_nvfp4,
+    pair_nibbles,
+    unpack_mxfp4,
+    unpack_nvfp4,
+)
+from kernels.scaled_matmul.triton import _e4m3_multiplier, row_pointers
 from kernels.spec import axis_extent
 from tests.kernels.gpu import contract
 
@@ -39,7 +53,7 @@ _PERSISTENT = {"BLOCK_M": 32, "BLOCK_N": 128, "PERSISTENT": 1, "GROUP_M": 8}
 _PERSISTENT_SWAPPED = {"BLOCK_M": 64, "BLOCK_N": 32, "PERSISTENT": 2, "SWAP_AB": 1}
 _SPLIT_TMA = {"BLOCK_M": 64, "BLOCK_N": 128, "SPLIT_K": 3, "USE_TMA": 1}
 _TWO_SCALES = {"BLOCK_M": 64, "BLOCK_N": 256}
-_BLOCK, _MX = "gpu_scaled_matmul_e4m3_block", "gpu_scaled_matmul_mxfp4"
+_BLOCK, _MX, _NV = "gpu_scaled_matmul_e4m3_block", "gpu_scaled_matmul_mxfp4", "gpu_scaled_matmul_nvfp4"
 
 
 @pytest.mark.parametrize(
@@ -48,6 +62,7 @@ _BLOCK, _MX = "gpu_scaled_matmul_e4m3_block", "gpu_scaled_matmul_mxfp4"
         ("gpu_matmul", "prefill", _PERSISTENT),
         ("gpu_matmul", "prefill", _PERSISTENT_SWAPPED | {"USE_TMA": 1}),
         (_MX, "prefill", _PERSISTENT_SWAPPED),
+        (_NV, "prefill", _PERSISTENT_SWAPPED),
         (_BLOCK, "ragged", _SPLIT_TMA),
         (_BLOCK, "prefill", _TWO_SCALES),
         (_BLOCK, "prefill", _TWO_SCALES | {"SWAP_AB": 1}),
@@ -120,20 +135,104 @@ def test_mxfp4_is_the_nearest_code_under_the_specified_scale() -> None:
     np.testing.assert_array_equal(decode_mxfp4(codes, scales), expected * powers.repeat(32, axis=1))
 
 
-def test_packing_loses_nothing_and_the_reference_finds_it() -> None:
+@pytest.mark.parametrize(("rows", "width"), [(40, 96), (1, 32), (16, 64)])
+def test_packing_loses_nothing_and_the_reference_finds_it(rows: int, width: int) -> None:
     rng = np.random.default_rng(0)
-    codes, scales = rng.integers(0, 256, (40, 48), np.uint8), rng.integers(90, 129, (40, 3)).astype(np.uint8)
-    packed = (torch.from_numpy(part) for part in pack_mxfp4(codes, scales))
-    np.testing.assert_array_equal(unpacked_mxfp4(*packed)[:40, :96].numpy(), decode_mxfp4(codes, scales))
+    codes = rng.integers(0, 256, (rows, width // 2), np.uint8)
+    scales = rng.integers(90, 129, (rows, width // 32)).astype(np.uint8)
+    packed = pack_mxfp4(codes, scales)
+    values = unpacked_mxfp4(*map(torch.from_numpy, packed))[:rows, :width].numpy()
+    np.testing.assert_array_equal(values, decode_mxfp4(codes, scales))
+    for ours, theirs in zip(unpack_mxfp4(*packed, rows, width), (codes, scales), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("rows", "width"), [(40, 208), (1, 16), (16, 64)])
+def test_packed_nvfp4_loses_nothing_and_the_reference_finds_it(rows: int, width: int) -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    rng = np.random.default_rng(0)
+    scales = rng.integers(0, 0x7F, (rows, width // 16)).astype(np.uint8)
+    nibbles = rng.integers(0, 16, (rows, width)).astype(np.uint8) * (scales > 0).repeat(16, axis=1)
+    packed = pack_nvfp4(pair_nibbles(nibbles), scales)
+    numbers, local = nibbles.view(ml_dtypes.float4_e2m1fn), scales.view(ml_dtypes.float8_e4m3fn)
+    expected = numbers.astype(np.float32) * local.astype(np.float32).repeat(16, axis=1)
+    values = unpacked_nvfp4(*map(torch.from_numpy, packed))[:rows, :width]
+    np.testing.assert_array_equal(values.numpy(), expected)
+    # The kernel's operand: every product is a number of either type, also over 128.
+    for dtype in (torch.bfloat16, torch.float16):
+        assert torch.equal((values / 128).to(dtype).float() * 128, values)
+    for ours, theirs in zip(unpack_nvfp4(*packed, rows, width), (pair_nibbles(nibbles), scales), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_scale_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="at most 128"):
         pack_mxfp4(np.zeros((1, 16), np.uint8), np.array([[129]], np.uint8))
+    for code in (0x7F, 0x81):
+        with pytest.raises(ValueError, match="from 0 to 448"):
+            pack_nvfp4(np.zeros((1, 8), np.uint8), np.array([[code]], np.uint8))
+
+
+@triton.jit
+def _multipliers_kernel(words_ptr, out_ptr, ACT: tl.constexpr):
+    words = tl.load(words_ptr + tl.arange(0, 16)).reshape(1, 16)
+    tl.store(out_ptr + tl.arange(0, 64), _e4m3_multiplier(words, ACT).reshape(64))
+
+
+@pytest.mark.parametrize(("act", "dtype", "power"), [(tl.bfloat16, torch.bfloat16, 119), (tl.float16, torch.float16, 7)])
+def test_every_scale_of_nvfp4_as_a_multiplier(act: tl.dtype, dtype: torch.dtype, power: int) -> None:
+    """Times 2^power, which the place of a code's bits divides by, but for the 128 that sums are multiplied by.
+
+    Of 16 rows x 8 scales; the two halves of a word are one multiplier. Zero's is never used: its codes are zeros.
+    """
+    local = np.arange(128, dtype=np.uint8).reshape(16, 8)
+    local[15, 7] = 1  # NaN
+    words = pack_nvfp4(np.zeros((16, 64), np.uint8), local)[1].reshape(2, 8, 2)
+    multipliers = np.empty((2, 2, 8, 2, 2))  # [k/16 % 2, k/64, row % 8, k/32 % 2, row/8]
+    for part in (0, 1):
+        out = torch.zeros(64, dtype=torch.int32)
+        chosen = torch.from_numpy(np.ascontiguousarray(words[..., part]).ravel())
+        _multipliers_kernel[(1,)](chosen, out, act)
+        halves = out.numpy().view(np.uint16).reshape(2, 8, 2, 2, 2)
+        np.testing.assert_array_equal(halves[..., 0], halves[..., 1])
+        multipliers[part] = torch.from_numpy(halves[..., 0].astype(np.int16)).view(dtype).double().numpy()
+    found = multipliers.transpose(4, 2, 1, 3, 0).reshape(16, 8)
+    np.testing.assert_array_equal(found[local > 0], decode_e4m3(local)[local > 0].astype(np.float64) * 2.0**power)
+
+
+def test_every_product_of_nvfp4_reaches_the_sum_exactly() -> None:
+    """Sixteen codes under each of 127 scales, one channel each, through the kernel: x picks one column, so sums are products.
+
+    In f16: the interpreter does not multiply bf16, whose codes and multipliers have tests of their own.
+    """
+    codes, scales = np.tile(np.arange(16, dtype=np.uint8), (127, 1)), np.arange(127, dtype=np.uint8)[:, None]
+    words, scale_words = pack_nvfp4(pair_nibbles(codes), scales)
+    tensors = {
+        "x": torch.eye(16, dtype=torch.float16),
+        "codes": torch.from_numpy(words),
+        "scales": torch.from_numpy(scale_words),
+        "row_scales": torch.ones(127),
+        "out": torch.zeros(16, 127),
+    }
+    problem = Problem(_NV, {name: meta(tensor) for name, tensor in tensors.items()})
+    Interpreter().run(registry.plan_call(problem, contract.TARGET), tensors)
+    np.testing.assert_array_equal(tensors["out"].numpy().T, decode_nvfp4(pair_nibbles(codes), scales, np.ones(127, np.float32)))
+
+
+def test_every_e2m1_code_every_midpoint_and_what_lies_beyond() -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    values = decode_e2m1(np.arange(16, dtype=np.uint8))
+    np.testing.assert_array_equal(values, np.arange(16, dtype=np.uint8).view(ml_dtypes.float4_e2m1fn).astype(np.float32))
+    midpoints = (values[:7] + values[1:8]) / 2
+    near = [np.nextafter(midpoints, np.float32(side), dtype=np.float32) for side in (0, 9)]
+    tried = np.concatenate([values, midpoints, *near, np.float32([1e-45, 5.0, 6.5, 1e30, np.inf])])
+    tried = np.concatenate([tried, -tried])
+    expected = np.clip(tried, -6, 6).astype(ml_dtypes.float4_e2m1fn).view(np.uint8)
+    np.testing.assert_array_equal(encode_e2m1(tried), expected)
 
 
 def _run_ptx(text: str, word: np.ndarray) -> list[np.ndarray]:
-    """What the lines of `widen_e2m1` leave in $0 .. $7 before the multiplication by $9, as 16-bit patterns."""
+    """What the lines of `widen_e2m1` leave in $0 .. $7 before the multiplication by $9 or $10, as 16-bit patterns."""
     registers = {"$8": word, "zero": np.uint32(0)}
     operations: dict[str, Callable[..., np.ndarray]] = {
         "shl.b32": lambda a, b: a << b,
@@ -150,7 +249,7 @@ def _run_ptx(text: str, word: np.ndarray) -> list[np.ndarray]:
             outputs[found[1]], outputs[found[2]] = registers[found[3]] & 0xFFFF, registers[found[3]] >> 16
         elif (found := re.fullmatch(r"([\w.]+) (\w+), (.*);", line)) and found[1] in operations:
             operands = [
-                registers[text] if text in registers else np.uint32(int(text, 0)) if text != "$9" else 0
+                registers[text] if text in registers else np.uint32(int(text, 0)) if text not in ("$9", "$10") else 0
                 for text in found[3].split(", ")
             ]
             registers[found[2]] = operations[found[1]](*operands)

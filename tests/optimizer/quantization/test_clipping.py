@@ -12,7 +12,7 @@ from optimizer.quantization.clipping import SHRINK_FACTORS, fit_clipped_grid
 from optimizer.quantization.grid import fit_grid
 from optimizer.quantization.rtn import round_to_nearest
 
-NAMES = ["int8", "int4-g32-sym", "int4-g64-asym", "fp8", "fp8-block", "mxfp4"]
+NAMES = ["int8", "int4-g32-sym", "int4-g64-asym", "fp8", "fp8-block", "fp8-tensor", "mxfp4", "nvfp4"]
 
 
 def weights(seed: int, rows: int = 150, columns: int = 192) -> torch.Tensor:
@@ -26,13 +26,13 @@ def test_every_scale_is_the_best_of_those_tried(name: str, weighted: bool) -> No
     importance = torch.from_numpy(np.random.default_rng(1).exponential(size=192).astype(np.float32)) if weighted else None
     weighing = np.ones(192) if importance is None else importance.double().numpy()
     width = scheme.group_size or 192
-    clipped = round_to_nearest("w", weight, scheme, lambda *given: fit_clipped_grid(*given, importance)).dequantize()
+    clipped = round_to_nearest("w", weight, scheme, lambda *given: fit_clipped_grid(*given, importance=importance)).dequantize()
     for row in range(6):
         for start in range(0, 192, width):
             columns = slice(start, start + width)
             alone = weight[row : row + 1, columns]
             candidates = [
-                round_to_nearest("w", alone, scheme, lambda *given, s=shrink: fit_grid(*given, s)).dequantize()
+                round_to_nearest("w", alone, scheme, lambda *given, s=shrink: fit_grid(*given, shrink=s)).dequantize()
                 for shrink in SHRINK_FACTORS
             ]
             errors = [((c - alone.numpy()).astype(np.float64) ** 2 @ weighing[columns]).item() for c in candidates]
@@ -46,7 +46,7 @@ def test_no_scheme_loses_by_it(name: str) -> None:
     plain = round_to_nearest("w", weight, scheme).error(weight).rms
     clipped = round_to_nearest("w", weight, scheme, fit_clipped_grid).error(weight).rms
     assert clipped <= plain * (1 + 1e-6)
-    if scheme.weights == "int4":
+    if scheme.weights in ("int4", "nvfp4"):
         assert clipped < 0.98 * plain
 
 

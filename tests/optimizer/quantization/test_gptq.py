@@ -17,7 +17,15 @@ from optimizer.quantization.matrix import NonFiniteWeightError, QuantizationErro
 from optimizer.quantization.rtn import round_to_nearest
 
 F64 = NDArray[np.float64]
-NAMES = ["int8", *(f"int4-g{group}-{kind}" for group in (32, 64, 128) for kind in ("sym", "asym")), "fp8", "fp8-block", "mxfp4"]
+NAMES = [
+    "int8",
+    *(f"int4-g{group}-{kind}" for group in (32, 64, 128) for kind in ("sym", "asym")),
+    "fp8",
+    "fp8-block",
+    "fp8-tensor",
+    "mxfp4",
+    "nvfp4",
+]
 
 
 def problem(seed: int, rows: int, columns: int, num_inputs: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:

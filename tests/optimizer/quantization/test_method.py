@@ -15,12 +15,15 @@ from optimizer.quantization import (
     ROUND_TO_NEAREST,
     Calibration,
     Method,
+    QuantizationError,
     QuantizedMatrix,
     clipped_rounding_method,
     gptq_method,
     pack_matrix,
     round_to_nearest,
+    with_static_activations,
 )
+from optimizer.quantization.static_activations import static_scale
 from optimizer.quantized_store import QuantizedStore
 from tests.importers.random_models import random_model, save_folder
 from tests.optimizer.quantization.test_calibration import CONFIGS, SEQUENCES, moderate
@@ -74,6 +77,27 @@ def test_methods_share_a_folder(source: Source, calibration: Calibration, tmp_pa
         np.testing.assert_array_equal(tensors["layers.1.o.codes"], expected["codes"])
     assert len(list((tmp_path / "weights").rglob("bf16/layers.1.o.safetensors"))) == 1
     assert len(list((tmp_path / "weights").rglob("int4-g32-sym/layers.1.o.safetensors"))) == 4
+
+
+@pytest.mark.parametrize("name", ["rtn", "gptq"])
+def test_static_scales_of_activations_are_of_the_largest_input(source: Source, calibration: Calibration, name: str) -> None:
+    """Codes are the method's own; schemes without a static scale, and what is looked up, are none the wiser."""
+    plain = ROUND_TO_NEAREST if name == "rtn" else gptq_method(calibration)
+    method, scheme = with_static_activations(plain, calibration), Scheme.parse("fp8-tensor")
+    assert method.key == f"{name}-{calibration.digest[:16]}"
+    for group in ("layers.0.qkv", "layers.1.down", "head"):
+        weight = source.tensor(f"{group}.weight")
+        matrix, expected = method.quantize(group, weight, scheme), plain.quantize(group, weight, scheme)
+        np.testing.assert_array_equal(matrix.codes, expected.codes)
+        largest = np.float32(calibration.statistics(group).max_abs.max())
+        np.testing.assert_array_equal(matrix.input_scale, [largest / np.float32(448)])
+        assert method.quantize(group, weight, Scheme.parse("fp8")).input_scale is None
+    with pytest.raises(QuantizationError, match="embed cannot take fp8-tensor: it has no inputs to calibrate a scale with"):
+        method.quantize("embed", source.tensor("embed.weight"), scheme)
+
+
+def test_inputs_that_were_all_zero_have_a_scale() -> None:
+    assert static_scale(torch.zeros(8)).tolist() == [np.float32(1e-10) / np.float32(448)]
 
 
 def test_a_run_that_starts_again_quantizes_what_is_missing(source: Source, calibration: Calibration, tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ from optimizer.quantization.matrix import NonFiniteWeightError, QuantizationErro
 from optimizer.quantization.rtn import round_to_nearest
 
 F32 = NDArray[np.float32]
-INT4_NAMES = [f"int4-g{group}-{kind}" for group in (32, 64, 128) for kind in ("sym", "asym")]
+INT4_NAMES = [f"int4-g{group}-{kind}" for group in (32, 64, 128, 192) for kind in ("sym", "asym")]
 NAMES = ["fp32", "bf16", "int8", *INT4_NAMES]
 
 
-def weights(seed: int, rows: int = 24, columns: int = 256, spread: float = 0.05) -> F32:
+def weights(seed: int, rows: int = 24, columns: int = 384, spread: float = 0.05) -> F32:
     rng = np.random.default_rng(seed)
     channel = np.exp(rng.normal(0, 0.7, columns))
     return (rng.standard_t(4, (rows, columns)) * channel * spread).astype(np.float32)
@@ -141,9 +141,11 @@ def test_activations_do_not_change_weights(name: str) -> None:
     assert dynamic.scheme.int8_activations and not plain.scheme.int8_activations
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "fp8", "fp8-block", "fp8-tensor", "mxfp4", "nvfp4"])
 def test_large_matrices_are_rounded_slab_by_slab_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    w = weights(9, rows=37)
+    """Slabs are of 128 rows and more; a scale of the tensor is that of all of them."""
+    w = weights(9, rows=300)
+    w[280] *= 50
     whole = quantize(w, name)
     monkeypatch.setattr("optimizer.quantization.rtn._SLAB_ELEMENTS", 5 * 256)
     slabs = quantize(w, name)
@@ -204,11 +206,11 @@ def test_error_statistics() -> None:
 def test_properties(seed: int, name: str, spread: float, shift: float) -> None:
     """Half a step of error inside the range; zeros, orders of magnitude and the largest element survive."""
     rng = np.random.default_rng(seed)
-    w = ((rng.standard_normal((3, 128)) + shift) * spread).astype(np.float32)
+    w = ((rng.standard_normal((3, 384)) + shift) * spread).astype(np.float32)
     w[rng.random(w.shape) < 0.1] = 0
     matrix, scheme = quantize(w, name), Scheme.parse(name)
     value = matrix.dequantize()
-    group = scheme.group_size or 128
+    group = scheme.group_size or 384
     step = np.repeat(np.abs(matrix.scales.astype(np.float64)).reshape(3, -1), group, axis=1)
     error = np.abs(w.astype(np.float64) - value)
 

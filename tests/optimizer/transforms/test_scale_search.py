@@ -16,6 +16,7 @@ from artifacts.precision import Scheme
 from optimizer.importers import Source
 from optimizer.quantization import QuantizedMatrix, round_to_nearest
 from optimizer.quantization.calibration import Calibration
+from optimizer.quantization.static_activations import static_scale
 from optimizer.transforms import AWQ, SMOOTHQUANT, ChannelScales, ScaleMethod, search_scales, transformed
 from optimizer.transforms.channel_scales import num_factors
 from optimizer.transforms.scale_search import quantized_activations
@@ -60,7 +61,9 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
 
 
 @pytest.mark.parametrize("method", [AWQ, SMOOTHQUANT], ids=lambda method: method.name)
-@pytest.mark.parametrize("scheme_name", ["int4-g32-sym", "int4-g32-asym", "int4-g32-sym-a8", "int8-a8", "fp8", "mxfp4"])
+@pytest.mark.parametrize(
+    "scheme_name", ["int4-g32-sym", "int4-g32-asym", "int4-g32-sym-a8", "int8-a8", "fp8", "fp8-tensor", "nvfp4"]
+)
 def test_the_loss_is_that_of_the_transformed_group_and_never_worse_than_none(
     source: Source, scheme_name: str, method: ScaleMethod, tmp_path: Path
 ) -> None:
@@ -77,7 +80,8 @@ def test_the_loss_is_that_of_the_transformed_group_and_never_worse_than_none(
             rounded = torch.from_numpy(round_to_nearest(group, candidate.tensor(name), scheme).dequantize()).double()
             if scheme.quantized_activations:
                 rows = statistics.sample.double()
-                output = quantized_activations((rows / factors).float(), scheme).double() @ rounded.T
+                static = static_scale(statistics.max_abs / factors.float())
+                output = quantized_activations((rows / factors).float(), scheme, static).double() @ rounded.T
                 loss = ((output - rows @ exact.T).square().sum(dim=1) / (rows @ exact.T).square().sum(dim=1)).mean()
             else:
                 difference = rounded / factors - exact

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -25,6 +26,7 @@ from artifacts.architecture import Architecture
 from artifacts.manifest import Serving
 from artifacts.precision import KvDtype, Scheme
 from optimizer.importers import Source, open_source
+from optimizer.quantization import ROUND_TO_NEAREST, Calibration, Method, with_static_activations
 from optimizer.quantization.packed import GPU_LAYOUT
 from optimizer.quantized_store import QuantizedStore
 from runtime.gpu.decoder import lay_out_gpu
@@ -80,6 +82,8 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     ),
 }
 HOST = torch.device("cpu")
+#: what static scales of activations are found on
+CALIBRATION_TEXT = np.random.default_rng(5).integers(0, 99, 100).tolist()
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,12 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Small]:
         folder = save_folder(model, tmp_path_factory.mktemp("model"))
         model.name_or_path = str(folder)
         source = open_source(folder)
-        return Small(model, source, QuantizedStore(source, tmp_path_factory.mktemp("store"), GPU_LAYOUT))
+        return Small(model, source, QuantizedStore(source, tmp_path_factory.mktemp("store"), GPU_LAYOUT, method(source)))
+
+    def method(source: Source) -> Method:
+        if source.architecture.moe or source.architecture.mla:
+            return ROUND_TO_NEAREST
+        calibration = Calibration(source, [CALIBRATION_TEXT], tmp_path_factory.mktemp("calibration"))
+        return with_static_activations(ROUND_TO_NEAREST, calibration)
 
     return make

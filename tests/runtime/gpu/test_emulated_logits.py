@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from artifacts.precision import KvDtype, Scheme
 from optimizer.quantization import round_to_nearest
 from runtime.gpu.emulator import Emulator
+from runtime.gpu.weights import refusal
 from runtime.models import checkpoint_tensors
 from runtime.scoring import score
 from tests.runtime.conftest import limits
@@ -91,7 +92,7 @@ def dequantized(model: Small, scheme: Scheme, folder: Path) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(folder, experts_implementation="eager")
 
 
-@pytest.mark.parametrize("scheme", ["int8", "int4-g32-sym", "int4-g32-asym", "mxfp4"])
+@pytest.mark.parametrize("scheme", ["int8", "int4-g32-sym", "int4-g32-asym", "mxfp4", "nvfp4"])
 @pytest.mark.parametrize("name", ["qwen2", "llama"])
 def test_weight_only_schemes_change_nothing_but_the_weights(
     small: Callable[[str], Small], tmp_path: Path, name: str, scheme: str
@@ -115,11 +116,13 @@ def test_a_rounded_embedding_is_looked_up_and_multiplied(small: Callable[[str], 
     assert error_by_token(score(emulator, TEXT), transformers_logits(changed, TEXT)).max() < TOLERANCE
 
 
-def rounded(scheme: Scheme, x: torch.Tensor) -> torch.Tensor:
-    """x with each token on the grid of `scheme`'s activations, by the textbook."""
+def rounded(scheme: Scheme, x: torch.Tensor, static: float = 1.0) -> torch.Tensor:
+    """x with each token on the grid of `scheme`'s activations, by the textbook; `static` is the scale that it may have."""
     if scheme.weights == "int8":
         scale = x.abs().amax(dim=-1, keepdim=True) / 127
         return (x / scale).round() * scale
+    if scheme.static_activations:
+        return (x / static).clamp(-448, 448).to(torch.float8_e4m3fn).to(x.dtype) * static
     width = 128 if scheme.granularity == "block" else x.shape[-1]
     blocks = []
     for block in x.split(width, dim=-1):
@@ -129,16 +132,28 @@ def rounded(scheme: Scheme, x: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def rounding_inputs(monkeypatch: pytest.MonkeyPatch, model: Small, scheme: Scheme) -> Iterator[None]:
+def rounding_inputs(
+    monkeypatch: pytest.MonkeyPatch, model: Small, reference: PreTrainedModel, scheme: Scheme
+) -> Iterator[None]:
     """Every matrix product of transformers rounds its input, but for routers and the projection out of latents."""
     a = model.architecture
     exempt = {(a.moe.num_experts, a.hidden_size)} if a.moe else set()
     if a.mla:
         exempt |= {(a.num_q_heads * (a.mla.nope_head_dim + a.mla.v_head_dim), a.mla.kv_lora_rank)}
     product = torch.nn.functional.linear
+    scales = {
+        weight.data_ptr(): float(model.store.group_tensors(group, scheme)[f"{group}.input_scale"][0])
+        for group in (model.architecture.linear_shapes() if scheme.static_activations else ())
+        if group != "embed"
+        for part in checkpoint_tensors(model.architecture)[f"{group}.weight"]
+        for weight in [reference.get_parameter(part.name)]
+    }
+
+    def static(weight: torch.Tensor) -> float:
+        return scales[weight.data_ptr()] if scheme.static_activations else 1.0
 
     def rounding(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        return product(x if tuple(weight.shape) in exempt else rounded(scheme, x), weight, bias)
+        return product(x if tuple(weight.shape) in exempt else rounded(scheme, x, static(weight)), weight, bias)
 
     with monkeypatch.context() as patch:
         patch.setattr(torch.nn.functional, "linear", rounding)
@@ -150,7 +165,9 @@ ROUNDED = [
 ]
 
 
-@pytest.mark.parametrize(("name", "scheme"), [*ROUNDED, ("qwen2", "fp8-block"), ("deepseek_v3, wide", "fp8-block")])
+@pytest.mark.parametrize(
+    ("name", "scheme"), [*ROUNDED, ("qwen2", "fp8-block"), ("qwen2", "fp8-tensor"), ("deepseek_v3, wide", "fp8-block")]
+)
 def test_rounded_activations_are_rounded_inputs(
     small: Callable[[str], Small], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, scheme: str
 ) -> None:
@@ -158,7 +175,7 @@ def test_rounded_activations_are_rounded_inputs(
     model, parsed = small(name), Scheme.parse(scheme)
     texts = [TEXT[start : start + 4] for start in range(0, len(TEXT), 4)]
     reference = dequantized(model, parsed, tmp_path)
-    with rounding_inputs(monkeypatch, model, parsed):
+    with rounding_inputs(monkeypatch, model, reference, parsed):
         theirs = [transformers_logits(reference, text) for text in texts]
     ours = our_logits(model, scheme, *texts)
     errors = sorted(error_by_token(o, t).max() for o, t in zip(ours, theirs, strict=True))
@@ -207,6 +224,16 @@ def test_latents_are_cached_as_they_are(small: Callable[[str], Small]) -> None:
 def test_a_block_of_weights_spans_one_expert(small: Callable[[str], Small]) -> None:
     with pytest.raises(ValueError, match=r"layers.1.experts_gate_up cannot take fp8-block: an expert's 64 rows must be"):
         small("deepseek_v3").program("fp8-block", torch.float16, limits())
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe", "deepseek_v3"])
+def test_static_scales_are_of_dense_decoders(small: Callable[[str], Small], name: str) -> None:
+    reason = refusal(Scheme.parse("fp8-tensor"), "o", small(name).architecture)
+    assert reason == "static scales are calibrated on dense decoders only"
+    assert refusal(Scheme.parse("nvfp4"), "o", small(name).architecture) is None
+    assert (
+        refusal(Scheme.parse("nvfp4"), "embed", small(name).architecture) == "an embedding has kernels for bf16, int8 and int4"
+    )
 
 
 def test_the_models_here_try_what_they_are_for() -> None:

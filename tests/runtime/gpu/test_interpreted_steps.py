@@ -31,7 +31,7 @@ TEXT = np.random.default_rng(3).integers(0, 99, 80).tolist()
 STEPS = ((3, 12, 0), (1, 6, 5), (1, 1, 1))
 PROMPTS = (3, 18, 5)
 
-#: every way to store weights, in one model
+#: every way to store weights as codes, in one model
 MIXED = {
     "embed": "int8",
     "layers.0.qkv": "int8",
@@ -41,8 +41,8 @@ MIXED = {
     "layers.1.qkv": "int8-a8",
     "layers.1.o": "int4-g32-asym",
     "layers.1.gate_up": "fp8-block",
-    "layers.1.down": "bf16",
-    "head": "int8",
+    "layers.1.down": "nvfp4",
+    "head": "fp8-tensor",
 }
 
 
@@ -130,6 +130,8 @@ OTHERS: list[tuple[str, str, KvDtype]] = [
     ("qwen3", "int4-g32-asym", "fp8"),
     ("mistral", "fp8-block", "int8"),
     ("llama", "mxfp4", "fp8"),
+    ("llama", "nvfp4", "fp8"),
+    ("qwen3", "fp8-tensor", "fp8"),
 ]
 
 

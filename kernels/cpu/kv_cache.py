@@ -1,0 +1,72 @@
+"""The KV cache as CPU kernels lay it out: blocks of `block_size` tokens, a multiple of 16.
+
+fp32 and int8: k_cache [num_blocks, Hkv, D, block_size], v_cache [num_blocks, Hkv, block_size, D]; int8 with a scale for each
+token and kv head. bf16 lies in pairs, as products of bf16 take their operands: two dimensions of a key side by side, two
+tokens of a value, k_cache [num_blocks, Hkv, D/2, block_size, 2], v_cache [num_blocks, Hkv, block_size/2, D, 2].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.bfloat16 import to_bf16
+from kernels.spec import DTYPES, Array, Tensor, axis_extent
+
+#: what the cache can be kept in -> the dtype of its elements
+STORAGE: Mapping[str, str] = {"fp32": "f32", "bf16": "bf16", "int8": "i8"}
+
+
+def tensors(kv: str, role: Literal["in", "inout"]) -> tuple[Tensor, ...]:
+    """The tensors of a cache kept in `kv`, as an op takes them."""
+    blocks, dtype = ("num_blocks", "Hkv"), STORAGE[kv]
+    if kv == "bf16":
+        return (
+            Tensor("k_cache", dtype, (*blocks, "D/2", "block_size", 2), role),
+            Tensor("v_cache", dtype, (*blocks, "block_size/2", "D", 2), role),
+        )
+    plain = (
+        Tensor("k_cache", dtype, (*blocks, "D", "block_size"), role),
+        Tensor("v_cache", dtype, (*blocks, "block_size", "D"), role),
+    )
+    scales = (Tensor(f"{of}_scales", "f32", (*blocks, "block_size"), role) for of in "kv") if kv == "int8" else ()
+    return (*plain, *scales)
+
+
+def empty(
+    kv: str,
+    num_blocks: int,
+    num_kv_heads: int,
+    block_size: int,
+    head_dim: int,
+    zeros: Callable[[tuple[int, ...], str], Array] = np.zeros,
+) -> dict[str, Array]:
+    """A cache of zeros, by the names of its tensors; `zeros(shape, dtype)` allocates them."""
+    sizes = {"num_blocks": num_blocks, "Hkv": num_kv_heads, "block_size": block_size, "D": head_dim}
+    return {
+        tensor.name: zeros(tuple(axis_extent(axis, sizes) for axis in tensor.axes), DTYPES[tensor.dtype][0])
+        for tensor in tensors(kv, "in")
+    }
+
+
+def stored(kv: str, k: NDArray[np.float32], v: NDArray[np.float32]) -> dict[str, Array]:
+    """A cache that holds k and v, each [num_blocks, Hkv, block_size, D]."""
+    if kv == "bf16":
+        num_blocks, heads, block_size, d = k.shape
+        return {
+            "k_cache": to_bf16(k.reshape(num_blocks, heads, block_size, d // 2, 2).swapaxes(2, 3)),
+            "v_cache": to_bf16(v.reshape(num_blocks, heads, block_size // 2, 2, d).swapaxes(3, 4)),
+        }
+    if kv == "fp32":
+        return {"k_cache": np.ascontiguousarray(k.swapaxes(2, 3)), "v_cache": v}
+    k_scales, v_scales = (np.abs(x).max(axis=3) / np.float32(127) for x in (k, v))
+    k_codes, v_codes = (np.rint(x / s[..., None]).astype(np.int8) for x, s in ((k, k_scales), (v, v_scales)))
+    return {
+        "k_cache": np.ascontiguousarray(k_codes.swapaxes(2, 3)),
+        "v_cache": v_codes,
+        "k_scales": k_scales,
+        "v_scales": v_scales,
+    }
