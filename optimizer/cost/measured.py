@@ -67,19 +67,20 @@ def measure_costs(
 
         def measure(scheme: Scheme = scheme) -> list[Parts]:
             plan = {group: scheme if scheme.refusal(*shape) is None else baseline for group, shape in shapes.items()}
-            return [_profile_decode(workbench, plan, workload), _profile_prefill(workbench, plan, workload)]
+            return profile_plan(workbench, plan, workload)
 
         decode[scheme.name], prefill[scheme.name] = ledger.once(f"cost/{scheme.name}", measure)
     return MeasuredCost(decode, prefill, shapes, workload)
 
 
-def _profile_decode(workbench: CpuWorkbench, plan: Plan, workload: Workload) -> Parts:
-    return _profile(workbench, plan, decode_spans(workload, workload.concurrency, workbench.kv_block_size), _DECODE_STEPS)
-
-
-def _profile_prefill(workbench: CpuWorkbench, plan: Plan, workload: Workload) -> Parts:
+def profile_plan(workbench: CpuWorkbench, plan: Plan, workload: Workload) -> list[Parts]:
+    """A decode step of `workload` and a step of its prompt under `plan`, each taken apart."""
     num_tokens = min(workload.prompt_tokens, PREFILL_TOKENS)
-    return _profile(workbench, plan, prefill_spans(num_tokens, workbench.kv_block_size), _PREFILL_STEPS)
+    decode = decode_spans(workload, workload.concurrency, workbench.kv_block_size)
+    return [
+        _profile(workbench, plan, decode, _DECODE_STEPS),
+        _profile(workbench, plan, prefill_spans(num_tokens, workbench.kv_block_size), _PREFILL_STEPS),
+    ]
 
 
 def _profile(workbench: CpuWorkbench, plan: Plan, spans: list[Span], num_steps: int) -> Parts:
