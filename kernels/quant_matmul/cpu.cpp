@@ -311,11 +311,12 @@ void tiles(const Args* a, const W& w, Range range) {
 }
 
 #if defined(CF_TILES)
-// Threads share out row tiles of W; or rows, once they are many: what a thread then writes, it reads in the next call.
+// Threads share out row tiles of W; or rows, once they are many: what a thread then writes, it reads in the next call. Weights
+// that are unpacked are so once, by one thread.
 template <class Args, class W>
 void run_tiled(const Args* a, const W& w, int rank, int world) {
     const int64_t T = *a->T, tiles = (a->N + LANES - 1) / LANES;
-    if (T < SHARED_ROWS) return TiledRows<Args, W>(a, w).multiply(share(tiles, rank, world), {0, T});
+    if (T < SHARED_ROWS || W::IS_CENTRED) return TiledRows<Args, W>(a, w).multiply(share(tiles, rank, world), {0, T});
     constexpr int64_t AT_ONCE = 2 * TILE_ROWS;
     const Range blocks = share((T + AT_ONCE - 1) / AT_ONCE, rank, world);
     const int64_t end = blocks.end * AT_ONCE < T ? blocks.end * AT_ONCE : T;

@@ -20,9 +20,11 @@ _INT4_COLOURS = {
     (32, True): "#93a93e",
     (64, True): "#5f944a",
     (128, True): "#35725a",
+    (192, True): "#1f5560",
     (32, False): "#e3ab2c",
     (64, False): "#dd7f2b",
     (128, False): "#c44f3b",
+    (192, False): "#963a4d",
 }
 HEAT_STEPS = 9
 
