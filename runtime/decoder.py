@@ -17,7 +17,7 @@ from kernels.cpu import kv_cache
 from kernels.paged_attention.spec import scratch_shapes
 from kernels.spec import DTYPES, Argument, Arguments, Array, Call, Program, Tensor, axis_extent
 from runtime.batch import Batch
-from runtime.buffers import zeros
+from runtime.buffers import resident_zeros, zeros
 from runtime.models import UnsupportedModel
 from runtime.rope import rope_tables
 
@@ -207,7 +207,7 @@ def lay_out(
         if a.qk_norm:
             layout.norm(f"{layer}.q_norm", q, q, a.rms_norm_eps)
             layout.norm(f"{layer}.k_norm", k, k, a.rms_norm_eps)
-        caches = kv_cache.empty(kv_dtype, limits.num_kv_blocks, a.num_kv_heads, block_size, a.head_dim, zeros)
+        caches = kv_cache.empty(kv_dtype, limits.num_kv_blocks, a.num_kv_heads, block_size, a.head_dim, resident_zeros)
         layout.call(
             f"rope_and_cache_{kv_dtype}", f"{layer}.rope",
             q=q, k=k, v=v, cos=cos, sin=sin, positions=inputs.positions, slot_mapping=inputs.slot_mapping, **caches,
