@@ -1,7 +1,8 @@
 """Register tiles of the matrix product: ROWS of x by VECTORS row tiles of W, and DECODE_VECTORS for a single row of x.
 
-From TILED_ROWS rows of x on, int8 activations go through matrix tiles where the instruction set has them; PANEL_KIB KiB of W
-are then in work at once, and from SHARED_ROWS on threads share out rows and not W. Elsewhere these have one value.
+From TILED_ROWS rows of x on, int8 activations go through matrix tiles where the instruction set has them; PANEL_KIB KiB of
+W are then in work at once, and from SHARED_ROWS on threads share out rows and not W, unless it is packed. Elsewhere these have
+one value.
 """
 
 from __future__ import annotations
