@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from pathlib import Path
 
 from openai import OpenAI
 
-QUESTION = "What is the capital of France?"
+#: one that every plan within the gate answers alike: of "What is the capital of France?" SmolLM2 begins a quarter in French
+QUESTION, EXPECTED = "How many days are in a week?", re.compile(r"\b(7|seven)\b", re.IGNORECASE)
 SERVE = Path(sys.executable).with_name("serve")
 
 
@@ -40,7 +42,7 @@ def ask(url: str) -> tuple[str, float]:
     model = client.models.list().data[0].id
     answer, first = "", 0.0
     messages = [{"role": "user", "content": QUESTION}]
-    for chunk in client.chat.completions.create(model=model, messages=messages, temperature=0, stream=True):  # type: ignore[arg-type]
+    for chunk in client.chat.completions.create(model=model, messages=messages, temperature=0, max_tokens=64, stream=True):  # type: ignore[arg-type]
         delta = chunk.choices[0].delta.content if chunk.choices else None
         if delta:
             first = first or time.monotonic()
@@ -82,8 +84,8 @@ def main(bundle: Path) -> None:
     print(f"\nprocess start to first token: {first - begin:.1f} s")
     show_measurements(bundle)
     print(f"report:  {bundle / 'report.html'}")
-    if "Paris" not in answer:
-        raise SystemExit("the answer does not name Paris: something is wrong with this bundle")
+    if not EXPECTED.search(answer):
+        raise SystemExit(f"the answer does not match {EXPECTED.pattern}: something is wrong with this bundle")
 
 
 if __name__ == "__main__":

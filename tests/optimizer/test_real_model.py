@@ -27,7 +27,8 @@ def write_spec(folder: Path, model: Path) -> Path:
         "name": "smollm2",
         "evaluation": {"num_sequences": 6, "tokens_per_sequence": 48},
         "gate": {"max_kl": 0.05},
-        # The fastest plan within the gate depends on the machine, and its answers on the plan.
+        # The fastest plan within the gate depends on the machine. So does its text, but for questions with one clear answer: a
+        # quarter of the plans that mix these two schemes say the capital of France in French, some without an end.
         "search": {"trials": NUM_TRIALS, "space": "space.yaml", "choice": "most_accurate"},
         "output": "out",
     }
@@ -72,6 +73,9 @@ def test_kill_resume_emit_again_and_serve(smollm2_gguf: Path, tmp_path: Path) ->
     assert evaluation["passed"] and evaluation["sets"]["sampled"]["kl"]["high"] <= 0.05
     with serving(tmp_path / "out", tmp_path / "log") as server:
         answer = server.client.chat.completions.create(
-            model="smollm2", messages=[{"role": "user", "content": "What is the capital of France?"}], temperature=0
+            model="smollm2",
+            messages=[{"role": "user", "content": "How many days are in a week?"}],
+            temperature=0,
+            max_tokens=32,
         )
-    assert "Paris" in (answer.choices[0].message.content or "")
+    assert "7 days" in (answer.choices[0].message.content or "")

@@ -159,15 +159,6 @@ def test_greedy_text_is_the_references(model: Model, library: Library, prompts: 
     error = max(float(np.abs(r - x).max()) for r, x in zip(rounded, exact, strict=True))
     longest = max(k for _, k in model.source.architecture.linear_shapes().values())
     bound = 2 * (1 + longest**0.5) * error
-    print(
-        "ERR",
-        error,
-        "bound",
-        bound,
-        "differing",
-        len(differing),
-        sorted(float(np.abs(r - x).max()) for r, x in zip(rounded, exact, strict=True)),
-    )
     for i in differing:
         at = next(j for j in range(NUM_TOKENS) if ours[i][j] != theirs[i][j])
         logits = rounded[probed.index(i)][at]
