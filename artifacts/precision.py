@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-WeightDtype = Literal["fp32", "bf16", "int8", "int4", "fp8", "mxfp4", "nvfp4"]
+WeightDtype = Literal["fp32", "bf16", "int8", "int4", "int4-twolevel", "fp8", "mxfp4", "nvfp4"]
 KvDtype = Literal["fp32", "bf16", "int8", "fp8"]
 Granularity = Literal["channel", "block", "tensor"]
 
 _NAME = re.compile(
-    r"(fp32|bf16|mxfp4|nvfp4|fp8(?P<fp8>-block|-tensor)?|int8(?P<a8>-a8)?|int4-g(?P<group>\d+)-(?P<sym>sym|asym)(?P<a4>-a8)?)"
+    r"(fp32|bf16|mxfp4|nvfp4|fp8(?P<fp8>-block|-tensor)?|(int8|int4-twolevel)(?P<a8>-a8)?"
+    r"|int4-g(?P<group>\d+)-(?P<sym>sym|asym)(?P<a4>-a8)?)"
 )
 GROUP_SIZES = (32, 64, 128, 192)
-#: columns and rows that share a scale under fp8-block, and columns under mxfp4 and nvfp4
-FP8_BLOCK, MXFP4_GROUP, NVFP4_GROUP = 128, 32, 16
+#: columns and rows that share a scale under fp8-block, and columns under mxfp4, nvfp4 and int4-twolevel
+FP8_BLOCK, MXFP4_GROUP, NVFP4_GROUP, TWO_LEVEL_GROUP = 128, 32, 16, 16
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Scheme:
     fp32, bf16        float weights, fp32 activations and accumulation
     int8              symmetric, one fp32 scale per output channel, weight only
     int4-gG-sym|asym  groups of G along the input dimension, fp16 scale, uint4 zero point when asymmetric
+    int4-twolevel     groups of 16 along the input dimension, whose scale is a step of 1 to 15 times one fp32 scale of the
+                      output channel: code - 8 times the step is an 8-bit integer, and products have no sums per group
     ...-a8            as above with int8 activations quantized per token at run time, int32 accumulation
     fp8               e4m3 weights, one fp32 scale per output channel, and e4m3 activations, one per token, both at run time
     fp8-block         as fp8, with a scale for every 128 x 128 weights, and for every 128 activations of a token
@@ -49,13 +52,15 @@ class Scheme:
         match = _NAME.fullmatch(name)
         if match is None or (match["group"] and int(match["group"]) not in GROUP_SIZES):
             raise ValueError(
-                "a scheme is fp32, bf16, int8, int8-a8, fp8, fp8-block, fp8-tensor, mxfp4, nvfp4 or int4-gG-sym|asym[-a8] "
-                f"with G in {', '.join(map(str, GROUP_SIZES))}; got {name!r}"
+                "a scheme is fp32, bf16, int8, int8-a8, fp8, fp8-block, fp8-tensor, mxfp4, nvfp4, int4-twolevel[-a8] or "
+                f"int4-gG-sym|asym[-a8] with G in {', '.join(map(str, GROUP_SIZES))}; got {name!r}"
             )
         if match["group"]:
             return cls("int4", int(match["group"]), match["sym"] == "sym", bool(match["a4"]))
         if name.startswith("int8"):
             return cls("int8", int8_activations=bool(match["a8"]))
+        if name.startswith("int4-twolevel"):
+            return cls("int4-twolevel", TWO_LEVEL_GROUP, int8_activations=bool(match["a8"]))
         if name.startswith("fp8"):
             granularities: dict[str, Granularity] = {"-block": "block", "-tensor": "tensor"}
             return cls("fp8", granularity=granularities.get(match["fp8"], "channel"))
@@ -91,8 +96,8 @@ class Scheme:
 
     @property
     def storage(self) -> Scheme:
-        """The scheme whose tensors this one reads: int4 codes lie the same for float and for int8 activations."""
-        return Scheme(self.weights, self.group_size, self.symmetric) if self.weights == "int4" else self
+        """The scheme whose tensors this one reads: 4-bit codes lie the same for float and for int8 activations."""
+        return replace(self, int8_activations=False) if self.weights.startswith("int4") else self
 
     @property
     def bits_per_weight(self) -> float:
@@ -101,12 +106,16 @@ class Scheme:
             return 4 + (16 + (0 if self.symmetric else 8)) / self.group_size
         if self.weights in ("mxfp4", "nvfp4"):
             return 4 + 8 / self.group_size
+        if self.weights == "int4-twolevel":
+            return 4 + 4 / self.group_size
         return {"fp32": 32.0, "bf16": 16.0, "int8": 8.0, "fp8": 8.0}[self.weights]
 
     def refusal(self, out_features: int, in_features: int) -> str | None:
         """Why a matrix of this shape cannot take this scheme, or None."""
         if self.group_size and in_features % self.group_size:
             return f"in_features {in_features} is not a multiple of group size {self.group_size}"
+        if self.weights == "int4-twolevel" and in_features % (2 * self.group_size):
+            return f"in_features {in_features} is not a multiple of {2 * self.group_size}: the steps of two groups share a byte"
         if self.int8_activations and in_features % 32:
             return f"in_features {in_features} is not a multiple of 32, the block of activation sums"
         return None

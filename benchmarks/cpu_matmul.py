@@ -22,6 +22,7 @@ SCHEMES = {
     "int4-g192": ("int4_sym_a8", 192),
     "int4-g64": ("int4_sym_a8", 64),
     "int4-g32": ("int4_sym_a8", 32),
+    "int4-twolevel": ("int4_twolevel_a8", 16),
 }
 TOKENS = (1, 4, 8, 16, 32, 128, 512)
 

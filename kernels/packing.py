@@ -8,8 +8,12 @@ Logical parts of a matrix W[N, K] -> packed parts:
     int4         codes u8 [N, K] in 0..15,                codes u32 [N/16, K/8, 16], scales [N/16, K/G, 16],
                  scales f16 [N, K/G],                     zeros [N/16, K/G, 16]
                  zeros u8 [N, K/G] if asymmetric
+    int4_twolevel codes u8 [N, K] in 0..15,               codes u32 [N/16, K/8, 16], steps u8 [N/16, K/32, 16], of two groups
+                 steps u8 [N, K/16] in 0..15,             each: the first in the low nibble, scales [N/16, 16]
+                 scales f32 [N]
 
-The value of an int4 code is scale (code - zero), and zero is 8 where it is symmetric.
+The value of an int4 code is scale (code - zero), and zero is 8 where it is symmetric. Under int4_twolevel it is
+scale step (code - 8).
 """
 
 from __future__ import annotations
@@ -21,14 +25,19 @@ import numpy as np
 from kernels.spec import Array, Tensor
 
 LANES = 16
+#: columns of K that share a step under int4_twolevel
+TWO_LEVEL_GROUP = 16
 
 #: What `quant_matmul_` and `embedding_` symbols end in.
-VARIANTS = ("fp32", "bf16", "int8", "int8_a8", "int4_sym", "int4_asym", "int4_sym_a8", "int4_asym_a8")
+VARIANTS = (
+    *("fp32", "bf16", "int8", "int8_a8", "int4_sym", "int4_asym", "int4_sym_a8", "int4_asym_a8"),
+    *("int4_twolevel", "int4_twolevel_a8"),
+)
 
 
 def variant(weights: str, symmetric: bool = True, int8_activations: bool = False) -> str:
     """The name in VARIANTS of a scheme."""
-    name = f"int4_{'sym' if symmetric else 'asym'}" if weights == "int4" else weights
+    name = f"int4_{'sym' if symmetric else 'asym'}" if weights == "int4" else weights.replace("-", "_")
     name += "_a8" if int8_activations else ""
     if name not in VARIANTS:
         raise ValueError(f"no kernel takes {name}; there are {', '.join(VARIANTS)}")
@@ -44,6 +53,8 @@ def packed_tensors(variant: str, tiles: str, k: str) -> tuple[Tensor, ...]:
     if variant == "int8_a8":
         return Tensor("codes", "u8", (tiles, f"{k}/4", LANES, 4)), Tensor("scales", "f32", (tiles, LANES))
     codes = Tensor("codes", "u32", (tiles, f"{k}/8", LANES))
+    if variant.startswith("int4_twolevel"):
+        return codes, Tensor("steps", "u8", (tiles, f"{k}/32", LANES)), Tensor("scales", "f32", (tiles, LANES))
     scales = Tensor("scales", "f16", (tiles, "groups", LANES))
     zeros = Tensor("zeros", "u8", (tiles, "groups", LANES))
     return (codes, scales, zeros) if "asym" in variant else (codes, scales)
@@ -54,13 +65,17 @@ def pack(parts: Mapping[str, Array], weights: str, int8_activations: bool = Fals
     if weights in ("fp32", "bf16"):
         return {"weight": _tiled(parts["weight"])}
     codes = parts["codes"]
-    multiple = {"int4": 8, "int8": 4 if int8_activations else 1}[weights]
+    multiple = {"int4": 8, "int4-twolevel": 32, "int8": 4 if int8_activations else 1}[weights]
     if codes.shape[1] % multiple:
         raise ValueError(f"{weights} codes pack {multiple} to a word: K must be a multiple of it, got {codes.shape[1]}")
     if weights == "int4":
         packed = {"codes": _tiled(_words(codes)), "scales": _tiled(parts["scales"])}
         return packed | ({"zeros": _tiled(parts["zeros"])} if "zeros" in parts else {})
     scales = _tiled(parts["scales"][:, None])[:, 0]
+    if weights == "int4-twolevel":
+        steps = parts["steps"].astype(np.uint8, copy=False)
+        pairs = steps[:, 0::2] | (steps[:, 1::2] << 4)
+        return {"codes": _tiled(_words(codes)), "steps": _tiled(pairs), "scales": scales}
     if not int8_activations:
         return {"codes": _tiled(codes), "scales": scales}
     unsigned = (codes.view(np.uint8) ^ np.uint8(128)).view("<u4")  # four k in a word, each code + 128
@@ -76,6 +91,10 @@ def unpack(packed: Mapping[str, Array], weights: str, num_rows: int, int8_activa
         logical = {"codes": _nibbles(_untiled(codes, num_rows)), "scales": _untiled(packed["scales"], num_rows)}
         return logical | ({"zeros": _untiled(packed["zeros"], num_rows)} if "zeros" in packed else {})
     scales = packed["scales"].reshape(-1)[:num_rows]
+    if weights == "int4-twolevel":
+        pairs = _untiled(packed["steps"], num_rows).astype(np.uint8, copy=False)
+        steps = np.stack([pairs & 15, pairs >> 4], axis=2).reshape(num_rows, -1)
+        return {"codes": _nibbles(_untiled(codes, num_rows)), "steps": steps, "scales": scales}
     if not int8_activations:
         return {"codes": _untiled(codes, num_rows), "scales": scales}
     words = _untiled(np.ascontiguousarray(codes).view("<u4")[..., 0], num_rows)

@@ -254,13 +254,25 @@ inline void store_bytes(int8_t* x, i32x16 v) {
 #endif
 }
 
-// Byte by byte; no byte of a may be so far below b's that it leaves eight bits.
+// Byte by byte, modulo 256.
 inline i32x16 subtract_bytes(i32x16 a, i32x16 b) {
 #if defined(__AVX512BW__)
     a.part[0] = (vi)_mm512_sub_epi8((__m512i)a.part[0], (__m512i)b.part[0]);
 #else
     typedef int8_t bytes __attribute__((vector_size(WIDTH * 4)));
     CF_EACH a.part[p] = (vi)((bytes)a.part[p] - (bytes)b.part[p]);
+#endif
+    return a;
+}
+
+// Byte by byte a b, b the same in all four bytes of a lane; products below 256.
+inline i32x16 multiply_bytes(i32x16 a, i32x16 b) {
+    // No product reaches the next byte, so 16-bit multiplications give two at once.
+#if defined(__AVX512BW__)
+    a.part[0] = (vi)_mm512_mullo_epi16((__m512i)a.part[0], _mm512_and_si512((__m512i)b.part[0], _mm512_set1_epi16(0xff)));
+#else
+    typedef int16_t shorts __attribute__((vector_size(WIDTH * 4)));
+    CF_EACH a.part[p] = (vi)((shorts)a.part[p] * (shorts)(b.part[p] & 0x00ff00ff));
 #endif
     return a;
 }

@@ -79,13 +79,13 @@ struct Int8A8 {
     typedef uint8_t Byte;  // as matrix tiles take it
     const uint8_t* codes;
     const float* scales;
-    int64_t K;
+    int64_t K, first = 0;  // the row tile that codes begin with
 
     int64_t group_size() const { return K; }
     f32x16 scale(int64_t tile, int64_t) const { return load(scales + tile * LANES); }
     i32x16 zero(int64_t, int64_t) const { return broadcast(int32_t(128)); }
     i32x16 word(int64_t tile, int64_t k) const {
-        return load((const uint32_t*)(codes + (tile * K + k) * LANES));
+        return load((const uint32_t*)(codes + ((tile - first) * K + k) * LANES));
     }
     i32x16 quad(i32x16 w, int) const { return w; }
     // dot - zero sum_x, exact: 128 times a sum is a shift.
@@ -108,6 +108,44 @@ struct Int4A8 : Int4<ZEROS> {
     i32x16 quad(i32x16 w, int j) const { return (w >> (4 * j)) & broadcast(int32_t(0x0f0f0f0f)); }
     // A zero point is positive and below 16, and the sum of a group of 192 codes fits 16 bits.
     static i32x16 centred(i32x16 dot, i32x16 zero, int32_t sum_x) { return multiply_add(dot, zero, broadcast(-sum_x)); }
+};
+
+// Two levels of scales: a code of 4 bits less 8, times its group's step of 4 bits, is an integer of 8 bits, and that times a
+// scale of the channel the weight (QServe's progressive quantization, Lin et al. 2024, section 4.1, here symmetric).
+struct Int4TwoLevel {
+    static constexpr int STEP = 8;
+    static constexpr int64_t GROUP = 16;
+    typedef f32x16 Scale;
+    typedef i32x16 Word;
+    const uint32_t* codes;
+    const uint8_t* steps;
+    const float* scales;
+    int64_t K;
+
+    int64_t group_size() const { return GROUP; }
+    // Those of two groups, in the nibbles of each lane.
+    i32x16 step_pairs(int64_t tile, int64_t k) const { return load(steps + (tile * (K / 32) + k / 32) * LANES); }
+    f32x16 scale(int64_t tile, int64_t group) const {
+        return to_float((step_pairs(tile, group * GROUP) >> int(group % 2 * 4)) & broadcast(15));
+    }
+    i32x16 word(int64_t tile, int64_t k) const { return load(codes + (tile * (K / 8) + k / 8) * LANES); }
+    f32x16 value(i32x16 w, int j, f32x16 step) const { return nibble_minus_8(w, nibble_shift(j)) * step; }
+    f32x16 finish(f32x16 acc, int64_t tile) const { return acc * load(scales + tile * LANES); }
+    float at(int64_t row, int64_t k) const {
+        const int64_t tile = row / LANES, lane = row % LANES;
+        const uint32_t word = codes[(tile * (K / 8) + k / 8) * LANES + lane];
+        const int pair = steps[(tile * (K / 32) + k / 32) * LANES + lane], step = pair >> (k / GROUP % 2 * 4) & 15;
+        return float(int(word >> nibble_shift(k % 8) & 15) * step - 8 * step) * scales[row];
+    }
+};
+
+struct Int4TwoLevelA8 : Int4TwoLevel {
+    static constexpr bool IS_CENTRED = true;
+    typedef int8_t Byte;
+
+    int64_t group_size() const { return K; }  // integers throughout: one sum
+    f32x16 scale(int64_t tile, int64_t) const { return load(scales + tile * LANES); }
+    i32x16 quad(i32x16 w, int j) const { return (w >> (4 * j)) & broadcast(int32_t(0x0f0f0f0f)); }
 };
 
 // Row tiles [begin, end) as matrix tiles read them: four k of 16 channels in 64 bytes, less their zero point where Byte is
@@ -133,6 +171,32 @@ const int8_t* centred_quads(const Int4A8<ZEROS>& w, Range tiles, std::vector<int
     return room.data();
 }
 
+// The weights' integers, four k of 16 channels in 64 bytes; with 128 added they are as Int8A8 has them.
+inline void unpack_quads(const Int4TwoLevelA8& w, Range tiles, int added, std::vector<int8_t>& room) {
+    room.resize((tiles.end - tiles.begin) * w.K * LANES);
+    uint32_t* out = (uint32_t*)room.data();
+    const Int4TwoLevelA8 own = w;  // here, so that no store seems to change it
+    const i32x16 every_byte = broadcast(int32_t(0x01010101)), offset = broadcast(int32_t(added * 0x01010101u));
+    for (int64_t tile = tiles.begin; tile < tiles.end; ++tile)
+        for (int64_t k = 0; k < own.K; k += 2 * own.GROUP) {
+            const i32x16 pairs = own.step_pairs(tile, k) * every_byte;
+#pragma GCC unroll 2
+            for (int group = 0; group < 2; ++group) {
+                const i32x16 step = (pairs >> (4 * group)) & broadcast(int32_t(0x0f0f0f0f));
+                const i32x16 zero = subtract_bytes(step << 3, offset);
+#pragma GCC unroll 4
+                for (int j = 0; j < 4; ++j, out += LANES) {
+                    const i32x16 word = own.word(tile, k + group * own.GROUP + j / 2 * 8);
+                    store(out, subtract_bytes(multiply_bytes(own.quad(word, j % 2), step), zero));
+                }
+            }
+        }
+}
+inline const int8_t* centred_quads(const Int4TwoLevelA8& w, Range tiles, std::vector<int8_t>& room) {
+    unpack_quads(w, tiles, 0, room);
+    return room.data();
+}
+
 template <class T, class Args>
 Plain<T> plain(const Args* a, int64_t K) { return {(const T*)a->weight, K}; }
 template <class Args>
@@ -147,5 +211,9 @@ template <class Args>
 Int4A8<false> int4_sym_a8(const Args* a, int64_t K) { return {int4_sym(a, K)}; }
 template <class Args>
 Int4A8<true> int4_asym_a8(const Args* a, int64_t K) { return {int4_asym(a, K)}; }
+template <class Args>
+Int4TwoLevel int4_twolevel(const Args* a, int64_t K) { return {a->codes, a->steps, a->scales, K}; }
+template <class Args>
+Int4TwoLevelA8 int4_twolevel_a8(const Args* a, int64_t K) { return {int4_twolevel(a, K)}; }
 
 }  // namespace cf

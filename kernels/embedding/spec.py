@@ -44,4 +44,4 @@ def _spec(variant: str) -> OpSpec:
     )
 
 
-SPECS = tuple(_spec(variant) for variant in ("fp32", "bf16", "int8", "int8_a8", "int4_sym", "int4_asym"))
+SPECS = tuple(_spec(variant) for variant in ("fp32", "bf16", "int8", "int8_a8", "int4_sym", "int4_asym", "int4_twolevel"))

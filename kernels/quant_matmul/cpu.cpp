@@ -102,6 +102,47 @@ void multiply_int8(const Args* a, const W& w, int64_t row, int64_t tile) {
         for (int v = 0; v < V; ++v) write(a, row + r, tile + v, acc[r][v] * broadcast(a->x_scales[row + r]));
 }
 
+// Two levels of scales: dot products of a group, times its step, join as integers.
+template <int R, int V, class Args, class W>
+void multiply_two_level(const Args* a, const W& w, int64_t row, int64_t tile) {
+    i32x16 acc[R][V] = {};
+    const int8_t* x = a->x_codes + row * a->x_codes_stride;
+    for (int64_t k = 0; k < a->K; k += 2 * W::GROUP) {
+        i32x16 pairs[V];
+        for (int v = 0; v < V; ++v) pairs[v] = w.step_pairs(tile + v, k);
+#pragma GCC unroll 2
+        for (int group = 0; group < 2; ++group) {
+            i32x16 of_eights[R] = {}, dot[R][V] = {};
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; ++j) {
+                const int64_t at = k + group * W::GROUP + 4 * j;
+                i32x16 quad[V];
+#pragma GCC unroll 8
+                for (int v = 0; v < V; ++v) quad[v] = w.quad(w.word(tile + v, at), j % 2);
+#pragma GCC unroll 16
+                for (int r = 0; r < R; ++r) {
+                    int32_t four;
+                    std::memcpy(&four, x + r * a->x_codes_stride + at, 4);
+                    i32x16 of_row = broadcast(four);
+                    of_eights[r] = dot4(of_eights[r], broadcast(int32_t(0x08080808)), of_row);
+#pragma GCC unroll 8
+                    for (int v = 0; v < V; ++v) dot[r][v] = dot4(dot[r][v], quad[v], of_row);
+                }
+            }
+#pragma GCC unroll 8
+            for (int v = 0; v < V; ++v) {
+                const i32x16 step = (pairs[v] >> (4 * group)) & broadcast(int32_t(15));
+                // Of 16 products of 4 bits by 8, at most 16,256: sixteen bits hold it.
+#pragma GCC unroll 16
+                for (int r = 0; r < R; ++r) acc[r][v] = multiply_add(acc[r][v], step, dot[r][v] - of_eights[r]);
+            }
+        }
+    }
+    for (int v = 0; v < V; ++v)
+        for (int r = 0; r < R; ++r)
+            write(a, row + r, tile + v, fma(w.scale(tile + v, 0), to_float(acc[r][v]), zero()) * broadcast(a->x_scales[row + r]));
+}
+
 #if defined(CF_TILES)
 
 // Products of int8 activations by matrix tiles, for many rows: blocks of up to 2 tiles of rows by 2 row tiles of W. The integer
@@ -288,12 +329,20 @@ thread_local std::vector<int8_t> TiledRows<Args, W>::room;
 #endif
 
 struct Float {
+    static constexpr bool IS_INTEGER = false;
     template <int R, int V, class Args, class W>
     static void tile(const Args* a, const W& w, int64_t row, int64_t tile) { multiply<R, V>(a, w, row, tile); }
 };
 struct Int8Dot {
+    static constexpr bool IS_INTEGER = true;
     template <int R, int V, class Args, class W>
     static void tile(const Args* a, const W& w, int64_t row, int64_t tile) { multiply_int8<R, V>(a, w, row, tile); }
+};
+
+struct TwoLevelDot {
+    static constexpr bool IS_INTEGER = true;
+    template <int R, int V, class Args, class W>
+    static void tile(const Args* a, const W& w, int64_t row, int64_t tile) { multiply_two_level<R, V>(a, w, row, tile); }
 };
 
 // Rows in tiles of R, then R / 2, down to 1.
@@ -308,6 +357,19 @@ void tiles(const Args* a, const W& w, Range range) {
     int64_t tile = range.begin;
     for (; tile + V <= range.end; tile += V) all_rows<Kind, R, V>(a, w, 0, tile);
     if constexpr (V > 1) tiles<Kind, R, V / 2>(a, w, {tile, range.end});
+}
+
+// From so many rows on, two-level weights are unpacked first, to be multiplied as int8 ones: the same integers.
+constexpr int UNPACKED_ROWS = 8;
+
+template <class Args, class W>
+void run_unpacked(const Args* a, const W& w, Range range) {
+    thread_local std::vector<int8_t> room;
+    for (int64_t tile = range.begin; tile < range.end; tile += VECTORS) {
+        const Range some{tile, tile + VECTORS < range.end ? tile + VECTORS : range.end};
+        unpack_quads(w, some, 128, room);
+        tiles<Int8Dot, ROWS, VECTORS>(a, Int8A8{(const uint8_t*)room.data(), w.scales, a->K, tile}, some);
+    }
 }
 
 #if defined(CF_TILES)
@@ -329,11 +391,16 @@ void run(const Args* a, const W& w, int rank, int world) {
     Range range = share((a->N + LANES - 1) / LANES, rank, world);
     if (*a->T == 1) return tiles<Kind, 1, DECODE_VECTORS>(a, w, range);
 #if defined(CF_TILES)
-    if constexpr (std::is_same_v<Kind, Int8Dot>) {
-        // Groups join by vectors, so there tiles pay later.
-        if (*a->T >= (w.group_size() < a->K ? 4 * TILED_ROWS : TILED_ROWS)) return run_tiled(a, w, rank, world);
+    if constexpr (Kind::IS_INTEGER) {
+        // Groups join by vectors and packed weights are unpacked, so there tiles pay later.
+        const int times = w.group_size() < a->K ? 4 : W::IS_CENTRED ? 2 : 1;
+        if (*a->T >= times * TILED_ROWS) return run_tiled(a, w, rank, world);
     }
 #endif
+    if constexpr (std::is_same_v<Kind, TwoLevelDot>) {
+        if (*a->T >= UNPACKED_ROWS) return run_unpacked(a, w, range);
+        return tiles<Kind, ROWS < 4 ? ROWS : 4, VECTORS>(a, w, range);
+    }
     tiles<Kind, ROWS, VECTORS>(a, w, range);
 }
 
@@ -351,3 +418,5 @@ ENTRY(int4_asym, Float, int4_asym)
 ENTRY(int8_a8, Int8Dot, int8_a8)
 ENTRY(int4_sym_a8, Int8Dot, int4_sym_a8)
 ENTRY(int4_asym_a8, Int8Dot, int4_asym_a8)
+ENTRY(int4_twolevel, Float, int4_twolevel)
+ENTRY(int4_twolevel_a8, TwoLevelDot, int4_twolevel_a8)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kernels.packing import TWO_LEVEL_GROUP
+
 
 def _rows(tiles: Tensor, num_rows: int) -> Tensor:
     """[N/16, K, 16] -> [N, K]."""
@@ -23,6 +25,13 @@ def _int4(codes: Tensor, scales: Tensor, zeros: Tensor | None, num_rows: int, dt
     group_size = quantized.shape[1] // scales.shape[1]
     zero = 8 if zeros is None else zeros.to(torch.int32).repeat_interleave(group_size, dim=1)
     return _rows((quantized - zero).to(dtype) * scales.to(dtype).repeat_interleave(group_size, dim=1), num_rows)
+
+
+def _two_level(codes: Tensor, steps: Tensor, num_rows: int) -> Tensor:
+    """step (code - 8), i32 [N, K]."""
+    pairs = steps.to(torch.int32)
+    of_group = torch.stack([pairs & 15, pairs >> 4], dim=2).flatten(1, 2)
+    return _rows((_int4_codes(codes) - 8) * of_group.repeat_interleave(TWO_LEVEL_GROUP, dim=1), num_rows)
 
 
 def _write(out: Tensor, product: Tensor, bias: Tensor | None) -> None:
@@ -93,3 +102,25 @@ def quant_matmul_int4_asym_a8(
     out: Tensor,
 ) -> None:
     _int4_a8(x_codes, x_scales, codes, scales, zeros, bias, out)
+
+
+def quant_matmul_int4_twolevel(
+    x: Tensor, codes: Tensor, steps: Tensor, scales: Tensor, bias: Tensor | None, out: Tensor
+) -> None:
+    n = out.shape[1]
+    _write(out, (x @ _two_level(codes, steps, n).to(x.dtype).T) * scales.flatten()[:n], bias)
+
+
+def quant_matmul_int4_twolevel_a8(
+    x_codes: Tensor,
+    x_scales: Tensor,
+    x_sums: Tensor,
+    codes: Tensor,
+    steps: Tensor,
+    scales: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+) -> None:
+    n = out.shape[1]
+    dot = x_codes.double() @ _two_level(codes, steps, n).double().T  # exact
+    _write(out, dot.to(out.dtype) * scales.flatten()[:n] * x_scales[:, None], bias)

@@ -1,7 +1,8 @@
 """out[t, n] = sum_k x[t, k] W[n, k] (+ bias[n]), W packed as `kernels/packing.py` says; fp32 accumulation in ascending k.
 
 The `_a8` entry points take int8 activations (see quantize_activations): integer dot products over each group of K, exact
-in int32, then out = x_scale * sum over groups of scale * (dot - zero * sum of x codes).
+in int32, then out = x_scale * sum over groups of scale * (dot - zero * sum of x codes). Under int4_twolevel the dot product is
+over all of K, of step * (code - 8).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from kernels.bfloat16 import to_bf16
-from kernels.packing import VARIANTS, pack, packed_tensors
+from kernels.packing import TWO_LEVEL_GROUP, VARIANTS, pack, packed_tensors
 from kernels.spec import Arguments, Array, Case, Cost, OpSpec, Tensor
 
 _CASES = tuple(
@@ -38,6 +39,15 @@ def random_weight(rng: np.random.Generator, variant: str, rows: int, columns: in
         scales = np.maximum(np.abs(values).max(axis=1), 1e-6).astype(np.float32) / np.float32(127)
         codes = np.rint(values / scales[:, None]).astype(np.int8)
         return pack({"codes": codes, "scales": scales}, "int8", variant.endswith("a8"))
+    if variant.startswith("int4_twolevel"):
+        return pack(
+            {
+                "codes": rng.integers(0, 16, (rows, columns), np.uint8),
+                "steps": rng.integers(1, 16, (rows, columns // TWO_LEVEL_GROUP), np.uint8),
+                "scales": (rng.uniform(0.01, 0.03, rows) / columns**0.5).astype(np.float32),
+            },
+            "int4-twolevel",
+        )
     parts: dict[str, Array] = {
         "codes": rng.integers(0, 16, (rows, columns), np.uint8),
         "scales": (rng.uniform(0.1, 0.3, (rows, columns // group_size)) / columns**0.5).astype(np.float16),
@@ -76,7 +86,9 @@ def _spec(variant: str) -> OpSpec:
     def cost(sizes: Mapping[str, int]) -> Cost:
         t, k, n = (sizes[axis] for axis in "TKN")
         bits = {"fp32": 32.0, "bf16": 16.0, "int8": 8.0, "int8_a8": 8.0}.get(variant)
-        if bits is None:
+        if variant.startswith("int4_twolevel"):
+            bits = 4 + 4 / TWO_LEVEL_GROUP
+        elif bits is None:
             bits = 4 + (24 if "asym" in variant else 16) / sizes["G"]
         activations = t * k * (1 if variant.endswith("a8") else 4)
         return Cost(n * k * bits / 8 + activations + 4 * t * n, 2.0 * t * k * n)

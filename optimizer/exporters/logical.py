@@ -75,16 +75,23 @@ class LogicalBundle:
         return config
 
     def scheme(self, group: str) -> Scheme:
+        """What formats know of the group's scheme: int4-twolevel is the int8 that it is unpacked to."""
+        scheme = self._stored_scheme(group)
+        return Scheme("int8", int8_activations=scheme.int8_activations) if scheme.weights == "int4-twolevel" else scheme
+
+    def _stored_scheme(self, group: str) -> Scheme:
         return Scheme.parse(self.manifest.precision.groups[group])
 
     def matrix(self, group: str) -> QuantizedMatrix:
-        """The weights of a layer group, q/k/v and gate/up still fused."""
-        scheme = self.scheme(group)
-        names = ("weight", "codes", "scales", "zeros", "row_scales", "input_scale")
+        """The weights of a layer group in `scheme(group)`, q/k/v and gate/up still fused."""
+        scheme = self._stored_scheme(group)
+        names = ("weight", "codes", "steps", "scales", "zeros", "row_scales", "input_scale")
         tensors = self.bundle.tensors
         packed = {name: tensors[f"{group}.{name}"] for name in names if f"{group}.{name}" in tensors}
         parts: dict[str, Any] = dict(self._unpacked(packed, scheme, *self.architecture.linear_shapes()[group]))
         codes = parts.pop("weight" if "weight" in parts else "codes")
+        if scheme.weights == "int4-twolevel":
+            return QuantizedMatrix(scheme, codes, parts["steps"], row_scales=parts["scales"]).as_int8()
         return QuantizedMatrix(scheme, codes, **parts)
 
     def _unpacked(self, packed: dict[str, Array], scheme: Scheme, num_rows: int, num_columns: int) -> dict[str, Array]:

@@ -38,6 +38,13 @@ class ExportRecord:
     changes: list[Change] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        if any(name.startswith("int4-twolevel") for name in self.manifest.precision.groups.values()):
+            self.note(
+                "size: layers in int4-twolevel are written as int8 of the same values bit for bit, for no format here has two "
+                "levels of scales; they take twice the room"
+            )
+
     def changed(
         self, tensor: str, stored: str, exported: str, why: str, before: NDArray[np.float32], after: NDArray[np.float32]
     ) -> None:

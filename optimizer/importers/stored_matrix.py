@@ -101,6 +101,8 @@ class StoredMatrix:
             return self._as_mxfp4()
         if scheme.weights == "nvfp4":
             return self._as_nvfp4()
+        if scheme.weights == "int4-twolevel":
+            return Misfit("no checkpoint stores scales in two levels")
         return Misfit(f"{scheme.name} is a float scheme")
 
     def _as_int4(self, scheme: Scheme) -> Codes | Misfit:

@@ -16,6 +16,8 @@ from optimizer.quantization.rtn import round_to_nearest
 
 #: Fractions of the range that are tried, the whole range first: equal errors keep it.
 SHRINK_FACTORS = tuple(1 - step / 20 for step in range(13))
+#: Under int4-twolevel a step is one of fifteen, and one that is wider than the range may lie closer to the weights.
+TWO_LEVEL_FACTORS = SHRINK_FACTORS + tuple(1 + step / 20 for step in range(1, 9))
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def fit_clipped_grid(
     columns = torch.arange(weight.shape[1])
     best_error: Tensor | None = None
     best_shrink = torch.ones(())
-    for shrink in SHRINK_FACTORS:
+    for shrink in TWO_LEVEL_FACTORS if scheme.weights == "int4-twolevel" else SHRINK_FACTORS:
         grid = fit_grid(name, weight, scheme, largest, shrink)
         error = (grid.values(grid.codes(weight, columns), columns) - weight).square_()
         if importance is not None:

@@ -29,6 +29,8 @@ from kernels.scaled_matmul.packing import (
 from optimizer.quantization.matrix import NonFiniteWeightError, QuantizationError, QuantizedMatrix, WeightRangeError
 
 _E8M0_BIAS = 127
+#: of 4 bits: times -8, the lowest code, it is -120
+_LARGEST_STEP = 15
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,14 @@ class Grid:
     zeros: Tensor | None = None
     """u8 [N, K / width], for asymmetric int4."""
     row_scales: Tensor | None = None
-    """fp32 [N], for nvfp4; `steps` have it in them."""
+    """fp32 [N], for nvfp4 and int4-twolevel; `steps` have it in them."""
 
     def codes(self, values: Tensor, columns: Tensor) -> Tensor:
         """Logical codes of `values` fp32 [N, C], which stand in `columns` i64 [C] of the matrix: one element each."""
         groups = columns // self.width
         steps = self.steps[:, groups]
         scaled = torch.where(steps == 0, 0.0, values / torch.where(steps == 0, 1.0, steps))
-        if self.scheme.weights == "int4":
+        if self.scheme.weights.startswith("int4"):
             zeros = 8 if self.zeros is None else self.zeros[:, groups]
             return scaled.round_().add_(zeros).clamp_(0, 15).to(torch.uint8)
         if self.scheme.weights == "int8":
@@ -65,6 +67,9 @@ class Grid:
     def values(self, codes: Tensor, columns: Tensor) -> Tensor:
         """What `codes` [N, C] in `columns` stand for, fp32: the same as `QuantizedMatrix.dequantize`."""
         groups = columns // self.width
+        if self.scheme.weights == "int4-twolevel":
+            assert self.row_scales is not None
+            return (codes.to(torch.float32) - 8) * self.scales[:, groups] * self.row_scales[:, None]  # one rounding
         if self.scheme.weights == "int4":
             units = codes.to(torch.float32) - (8 if self.zeros is None else self.zeros[:, groups].to(torch.float32))
         elif self.scheme.weights == "int8":
@@ -131,6 +136,8 @@ def fit_grid(name: str, weight: Tensor, scheme: Scheme, largest: float | None = 
         steps = torch.from_numpy(decode_e4m3(local) * tensor_scale)
         rows = torch.full((len(weight),), float(tensor_scale))
         return Grid(scheme, torch.from_numpy(local), steps, scheme.group_size, row_scales=rows)
+    if scheme.weights == "int4-twolevel":
+        return _two_level_grid(grouped, scheme, shrink)
     highest, lowest = grouped.amax(dim=2) * shrink, grouped.amin(dim=2) * shrink
     if scheme.symmetric:
         scales = _fp16_scales(name, torch.where(highest > -lowest, highest, lowest) / -8)
@@ -155,6 +162,18 @@ def _fp8_grid(weight: Tensor, scheme: Scheme, largest: float, shrink: Tensor | f
     blocks = padded.reshape(rows // FP8_BLOCK, FP8_BLOCK, columns // FP8_BLOCK, FP8_BLOCK)
     scales = blocks.abs().amax(dim=(1, 3)) * shrink / E4M3_MAX
     return Grid(scheme, scales, scales.repeat_interleave(FP8_BLOCK, 0)[: weight.shape[0]], FP8_BLOCK)
+
+
+def _two_level_grid(grouped: Tensor, scheme: Scheme, shrink: Tensor | float) -> Grid:
+    """Of `grouped` fp32 [N, groups, 16]: the widest group of a row has the largest step, and every other the nearest.
+
+    The range of a group is 15 units of its step, so that either end lies half a unit from a code.
+    """
+    units = grouped.abs().amax(dim=2) / 7.5
+    scales = units.amax(dim=1) / _LARGEST_STEP
+    scales[scales < torch.finfo(torch.float32).smallest_normal] = 0
+    steps = (units * shrink / torch.where(scales == 0, 1.0, scales)[:, None]).round_().clamp_(1, _LARGEST_STEP)
+    return Grid(scheme, steps.to(torch.uint8), steps * scales[:, None], scheme.group_size, row_scales=scales)
 
 
 def _fp16_scales(name: str, scales: Tensor) -> Tensor:

@@ -45,10 +45,11 @@ class QuantizedMatrix:
     | int4    | uint8 in 0..15, groups G  | f16 [N, K / G] | u8 [N, K / G] | scale (codes - zero) |
     | fp8     | uint8, e4m3 bit patterns  | f32 [N], or [N / 128, K / 128] rounded up | | scale e4m3(codes) |
     | mxfp4   | uint8 [N, K / 2], see kernels/scaled_matmul/packing.py | u8 [N, K / 32], e8m0 | | |
+    | int4-twolevel | uint8 in 0..15      | u8 [N, K / 16] in 1..15 |  | row_scale scale (codes - 8) |
     | nvfp4   | the same                  | u8 [N, K / 16], e4m3 |  | row_scale e4m3(scale) e2m1(codes) |
 
     Symmetric int4 has no `zeros`: its zero is 8. A symmetric int4 scale may be negative.
-    Every product of a scale and a code is exact in fp32 for int4, and rounded once for int8, fp8 and nvfp4.
+    Every product of a scale and a code is exact in fp32 for int4, and rounded once for int8, int4-twolevel, fp8 and nvfp4.
     """
 
     scheme: Scheme
@@ -56,7 +57,7 @@ class QuantizedMatrix:
     scales: NDArray[np.floating] | None = None
     zeros: NDArray[np.uint8] | None = None
     row_scales: NDArray[np.float32] | None = None
-    """f32 [N], nvfp4's: the scale of the tensor that a row is of; matrices that are joined have one each."""
+    """f32 [N]: int4-twolevel's scale of the row; nvfp4's of the tensor that a row is of, one each where matrices are joined."""
     input_scale: NDArray[np.float32] | None = None
     """f32 [1], fp8-tensor's: the calibrated scale of the activations that meet this matrix."""
 
@@ -87,10 +88,19 @@ class QuantizedMatrix:
             return decode_e4m3(self.codes.astype(np.uint8)) * scales
         if self.scheme.weights == "int8":
             return self.codes.astype(np.float32) * scales[:, None]
+        if self.scheme.weights == "int4-twolevel":
+            return self.as_int8().dequantize()
         centred = self.codes.astype(np.float32).reshape(*scales.shape, self.scheme.group_size)
         centred -= np.float32(8) if self.zeros is None else self.zeros.astype(np.float32)[:, :, None]
         centred *= scales[:, :, None]
         return centred.reshape(self.shape)
+
+    def as_int8(self) -> QuantizedMatrix:
+        """An int4-twolevel matrix as an int8 one of the same values bit for bit: codes are the integers of the first level."""
+        assert self.scheme.weights == "int4-twolevel" and self.scales is not None
+        steps = np.repeat(self.scales.astype(np.int8), self.scheme.group_size, axis=1)
+        scheme = Scheme("int8", int8_activations=self.scheme.int8_activations)
+        return QuantizedMatrix(scheme, (self.codes.astype(np.int8) - np.int8(8)) * steps, self.row_scales)
 
     def error(self, weight: torch.Tensor) -> ErrorStatistics:
         """Distance to the fp32 [N, K] weights that this was made of; sums in fp64."""

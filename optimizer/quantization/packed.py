@@ -32,6 +32,8 @@ def pack_matrix(matrix: QuantizedMatrix) -> dict[str, Array]:
         "scales": matrix.scales,
         "zeros": matrix.zeros,
     }
+    if scheme.weights == "int4-twolevel":
+        logical = {"codes": matrix.codes, "steps": matrix.scales, "scales": matrix.row_scales}
     parts = {name: array for name, array in logical.items() if array is not None}
     return pack(parts, scheme.weights, scheme.int8_activations)
 

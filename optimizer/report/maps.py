@@ -13,7 +13,10 @@ from artifacts.precision import Scheme
 from optimizer.report.markup import element
 from optimizer.report.quantities import figures
 
-_COLOURS = {"fp32": "#6f7887", "bf16": "#a7afbb", "int8": "#3f7fb5", "mxfp4": "#c9a227", "nvfp4": "#8f7a2e"}
+_COLOURS = {
+    **{"fp32": "#6f7887", "bf16": "#a7afbb", "int8": "#3f7fb5"},
+    **{"mxfp4": "#c9a227", "nvfp4": "#8f7a2e", "int4-twolevel": "#b9c977"},
+}
 #: by granularity
 _FP8_COLOURS = {"channel": "#7a62b8", "block": "#a95fb0", "tensor": "#5a4a94"}
 _INT4_COLOURS = {

@@ -38,7 +38,7 @@ from search_spaces.schema import SearchSpace, ThreadShare
 #: of the machine's memory, for the KV cache
 CACHE_SHARE = 0.25
 LIBRARY_NAME = "kernels/cpu.so"
-_WEIGHTS = ("fp32", "bf16", "int8", "int4")
+_WEIGHTS = ("fp32", "bf16", "int8", "int4", "int4-twolevel")
 
 
 def cpu_identity() -> list[object]:

@@ -15,6 +15,8 @@ BITS = {
     "int4-g32-sym": 4.5,
     "int4-g64-asym": 4.375,
     "int4-g128-asym-a8": 4.1875,
+    "int4-twolevel": 4.25,
+    "int4-twolevel-a8": 4.25,
     "fp8": 8,
     "fp8-block": 8,
     "fp8-tensor": 8,
@@ -34,7 +36,7 @@ def test_a_name_is_a_scheme_and_back(name: str) -> None:
 @pytest.mark.parametrize("name", ["int4", "int4-g16-sym", "fp8-channel", "nvfp4-a8", "fp8-tensor-block", "FP8", ""])
 def test_other_names(name: str) -> None:
     with pytest.raises(
-        ValueError, match=r"fp8-tensor, mxfp4, nvfp4 or int4-gG-sym\|asym\[-a8\] with G in 32, 64, 128, 192; got"
+        ValueError, match=r"mxfp4, nvfp4, int4-twolevel\[-a8\] or int4-gG-sym\|asym\[-a8\] with G in 32, 64, 128, 192; got"
     ):
         Scheme.parse(name)
 
@@ -44,3 +46,7 @@ def test_columns_are_whole_groups() -> None:
     assert Scheme.parse("nvfp4").refusal(8, 40) == "in_features 40 is not a multiple of group size 16"
     assert Scheme.parse("mxfp4").refusal(8, 48) == "in_features 48 is not a multiple of group size 32"
     assert Scheme.parse("fp8-tensor").refusal(8, 40) is None
+    assert Scheme.parse("int4-twolevel").refusal(8, 96) is None
+    assert Scheme.parse("int4-twolevel").refusal(8, 80) == (
+        "in_features 80 is not a multiple of 32: the steps of two groups share a byte"
+    )

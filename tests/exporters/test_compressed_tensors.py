@@ -31,6 +31,8 @@ MIXED = {
     "layers.0.gate_up": "int8",
     "layers.0.down": "int8-a8",
     "layers.1.qkv": "bf16",
+    "layers.1.o": "int4-twolevel-a8",
+    "layers.1.gate_up": "int4-twolevel",
     "layers.1.down": "int4-g32-sym-a8",
     "head": "int8-a8",
 }

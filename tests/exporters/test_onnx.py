@@ -33,7 +33,12 @@ SCHEMES = [
     "int4-g32-asym",
 ]
 #: every model and every scheme once, tied and not for integers
-CASES = [*zip(CONFIGS, SCHEMES, strict=True), ("qwen3", "int8"), ("mistral, tied, yarn", "int4-g32-sym")]
+CASES = [
+    *zip(CONFIGS, SCHEMES, strict=True),
+    ("qwen3", "int8"),
+    ("mistral, tied, yarn", "int4-g32-sym"),
+    ("qwen3", "int4-twolevel-a8"),
+]
 Logits = NDArray[np.float32]
 
 

@@ -25,6 +25,12 @@ def logical(
     if weights == "int8":
         return {"codes": rng.integers(-128, 128, (rows, columns), np.int8), "scales": rng.random(rows, np.float32)}
     groups = columns // group_size
+    if weights == "int4-twolevel":
+        return {
+            "codes": rng.integers(0, 16, (rows, columns), np.uint8),
+            "steps": rng.integers(0, 16, (rows, columns // 16), np.uint8),
+            "scales": rng.random(rows, np.float32),
+        }
     parts: dict[str, Array] = {
         "codes": rng.integers(0, 16, (rows, columns), np.uint8),
         "scales": rng.random((rows, groups), np.float32).astype(np.float16),
@@ -33,7 +39,7 @@ def logical(
 
 
 @given(
-    weights=st.sampled_from(["fp32", "bf16", "int8", "int4"]),
+    weights=st.sampled_from(["fp32", "bf16", "int8", "int4", "int4-twolevel"]),
     int8_activations=st.booleans(),
     symmetric=st.booleans(),
     rows=st.integers(1, 40),
@@ -76,13 +82,16 @@ def test_columns_that_do_not_fill_words_are_refused() -> None:
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("weights", ["int8", "int4"])
+@pytest.mark.parametrize("weights", ["int8", "int4", "int4-twolevel"])
 def test_quantized_product_is_that_of_the_dequantized_matrix(library: Library, weights: str, symmetric: bool) -> None:
     rng = np.random.default_rng(3)
     t, n, k, group_size = 3, 37, 128, 32
     parts = logical(rng, weights, n, k, group_size, symmetric)
     if weights == "int8":
         matrix = parts["codes"].astype(np.float64) * parts["scales"].astype(np.float64)[:, None]
+    elif weights == "int4-twolevel":
+        integers = (parts["codes"].astype(np.int64) - 8) * np.repeat(parts["steps"].astype(np.int64), 16, axis=1)
+        matrix = integers * parts["scales"].astype(np.float64)[:, None]
     else:
         zero = np.repeat(parts["zeros"].astype(np.int64), group_size, axis=1) if "zeros" in parts else 8
         matrix = (parts["codes"].astype(np.int64) - zero) * np.repeat(parts["scales"].astype(np.float64), group_size, axis=1)
@@ -114,6 +123,24 @@ def test_int8_dot_products_are_exact(library: Library) -> None:
     activations: Arguments = {"x_codes": x_codes, "x_scales": np.ones(2, np.float32), "x_sums": sums}
     library.call("quant_matmul_int8_a8", {**activations, **weight, "bias": None, "out": out})
     np.testing.assert_array_equal(out, x_codes.astype(np.int64) @ codes.astype(np.int64).T)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 3, 9, 21])
+def test_dot_products_of_two_levels_are_exact(each_library: Library, num_tokens: int) -> None:
+    """Extreme codes and steps, on every path that so many tokens take."""
+    k, n = 256, 37
+    rng = np.random.default_rng(num_tokens)
+    x_codes = rng.choice(np.array([-127, 127], np.int8), (num_tokens, k))
+    x_codes[0] = 127
+    codes, steps = rng.choice(np.array([0, 15], np.uint8), (n, k)), rng.choice(np.array([1, 15], np.uint8), (n, k // 16))
+    codes[0], steps[0] = 0, 15
+    out = np.zeros((num_tokens, n), np.float32)
+    weight = pack({"codes": codes, "steps": steps, "scales": np.ones(n, np.float32)}, "int4-twolevel")
+    sums = x_codes.reshape(num_tokens, k // 32, 32).sum(2, dtype=np.int32).cumsum(1, dtype=np.int32)
+    activations: Arguments = {"x_codes": x_codes, "x_scales": np.ones(num_tokens, np.float32), "x_sums": sums}
+    each_library.call("quant_matmul_int4_twolevel_a8", {**activations, **weight, "bias": None, "out": out})
+    integers = (codes.astype(np.int64) - 8) * np.repeat(steps.astype(np.int64), 16, axis=1)
+    np.testing.assert_array_equal(out, x_codes.astype(np.int64) @ integers.T)
 
 
 @given(st.lists(st.floats(width=32, allow_nan=True), min_size=1, max_size=20))

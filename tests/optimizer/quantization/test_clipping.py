@@ -12,7 +12,7 @@ from optimizer.quantization.clipping import SHRINK_FACTORS, fit_clipped_grid
 from optimizer.quantization.grid import fit_grid
 from optimizer.quantization.rtn import round_to_nearest
 
-NAMES = ["int8", "int4-g32-sym", "int4-g64-asym", "fp8", "fp8-block", "fp8-tensor", "mxfp4", "nvfp4"]
+NAMES = ["int8", "int4-g32-sym", "int4-g64-asym", "fp8", "fp8-block", "fp8-tensor", "mxfp4", "nvfp4", "int4-twolevel"]
 
 
 def weights(seed: int, rows: int = 150, columns: int = 192) -> torch.Tensor:
@@ -40,13 +40,31 @@ def test_every_scale_is_the_best_of_those_tried(name: str, weighted: bool) -> No
             assert ours == pytest.approx(min(errors), rel=1e-4)
 
 
+def test_every_step_is_the_best_of_all_fifteen() -> None:
+    """Within what the factors tried reach: steps of 0.4 to 1.4 times the range's."""
+    weight, scheme = weights(5, rows=6), Scheme.parse("int4-twolevel")
+    importance = torch.from_numpy(np.random.default_rng(1).exponential(size=192).astype(np.float32))
+    plain = round_to_nearest("w", weight, scheme)
+    clipped = round_to_nearest("w", weight, scheme, lambda *given: fit_clipped_grid(*given, importance=importance))
+    assert clipped.scales is not None and plain.scales is not None
+    for row in range(6):
+        units = weight[row].double().numpy() / float(clipped.row_scales[row])
+        for group in range(192 // 16):
+            columns = slice(16 * group, 16 * group + 16)
+            x, weighing = units[columns], importance[columns].double().numpy()
+            errors = {s: float((np.clip(np.rint(x / s), -8, 7) * s - x) ** 2 @ weighing) for s in range(1, 16)}
+            widest = np.abs(x).max() / 7.5
+            reached = [s for s in errors if 0.45 * widest <= s <= 1.35 * widest or s == plain.scales[row, group]]
+            assert errors[int(clipped.scales[row, group])] <= min(errors[s] for s in reached) * (1 + 1e-4)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_scheme_loses_by_it(name: str) -> None:
     weight, scheme = weights(2), Scheme.parse(name)
     plain = round_to_nearest("w", weight, scheme).error(weight).rms
     clipped = round_to_nearest("w", weight, scheme, fit_clipped_grid).error(weight).rms
     assert clipped <= plain * (1 + 1e-6)
-    if scheme.weights in ("int4", "nvfp4"):
+    if scheme.weights in ("int4", "int4-twolevel", "nvfp4"):
         assert clipped < 0.98 * plain
 
 

@@ -25,6 +25,7 @@ NAMES = [
     "fp8-tensor",
     "mxfp4",
     "nvfp4",
+    "int4-twolevel",
 ]
 
 

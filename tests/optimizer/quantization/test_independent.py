@@ -100,6 +100,24 @@ def test_int8(name: str) -> None:
         np.testing.assert_array_equal(matrix.dequantize(), dequantize(codes, scales, torch.zeros(scales.shape), args).numpy())
 
 
+def test_int4_of_two_levels() -> None:
+    """The first level is the library's int8 by channel, of other codes; the second divides those by whole steps."""
+    args = QuantizationArgs(num_bits=8, strategy="channel", symmetric=True)
+    second = QuantizationArgs(num_bits=4, strategy="group", group_size=16, symmetric=True)
+    for weight in (weights(1), weights(2) * 1e-6, torch.zeros(4, 64)):
+        matrix = round_to_nearest("w", weight, Scheme.parse("int4-twolevel"))
+        scales, steps = torch.from_numpy(matrix.row_scales)[:, None], torch.from_numpy(matrix.scales.astype(np.float32))
+        assert steps.min() >= 1 and steps.max() <= 15
+        products = torch.where(scales == 0, torch.inf, steps * scales)
+        codes = quantize(weight, products, torch.zeros(steps.shape), second)
+        np.testing.assert_array_equal(matrix.codes, codes.numpy() + 8)
+        integers = dequantize(codes, steps, torch.zeros(steps.shape), second)
+        assert integers.abs().max() <= 120
+        values = dequantize(integers, scales, torch.zeros(scales.shape), args)
+        np.testing.assert_array_equal(matrix.dequantize(), values.numpy())
+        np.testing.assert_array_equal(matrix.as_int8().codes, integers.numpy())
+
+
 FP8: dict[str, dict[str, object]] = {
     "fp8": {"strategy": "channel"},
     "fp8-block": {"strategy": "block", "block_structure": [128, 128]},

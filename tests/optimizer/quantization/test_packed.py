@@ -14,6 +14,8 @@ NAMES = [
     "bf16",
     "int8",
     "int8-a8",
+    "int4-twolevel",
+    "int4-twolevel-a8",
     *(f"int4-g{g}-{s}{a}" for g in (32, 64) for s in ("sym", "asym") for a in ("", "-a8")),
 ]
 
@@ -33,6 +35,9 @@ def value(parts: dict[str, np.ndarray], scheme: Scheme, n: int, k: int) -> float
     byte = word >> 8 * (place % 4) & 0xFF
     code = byte & 15 if place < 4 else byte >> 4
     group = k // scheme.group_size
+    if scheme.weights == "int4-twolevel":
+        step = int(parts["steps"][tile, k // 32, lane]) >> 4 * (group % 2) & 15
+        return float(parts["scales"][tile, lane] * np.float32(step * (code - 8)))
     zero = 8 if scheme.symmetric else int(parts["zeros"][tile, group, lane])
     return float(parts["scales"][tile, group, lane]) * (code - zero)
 
@@ -44,6 +49,7 @@ def test_every_element_is_where_the_layout_says(name: str) -> None:
     matrix = round_to_nearest("w", weight, scheme)
     parts = pack_matrix(matrix)
     expected = {"fp32": {"weight"}, "bf16": {"weight"}, "int8": {"codes", "scales"}}
+    expected["int4-twolevel"] = {"codes", "steps", "scales"}
     assert set(parts) == expected.get(scheme.weights, {"codes", "scales"} | (set() if scheme.symmetric else {"zeros"}))
     decoded = np.array([[value(parts, scheme, n, k) for k in range(128)] for n in range(21)])
     np.testing.assert_array_equal(decoded, matrix.dequantize())

@@ -141,7 +141,7 @@ def test_activations_do_not_change_weights(name: str) -> None:
     assert dynamic.scheme.int8_activations and not plain.scheme.int8_activations
 
 
-@pytest.mark.parametrize("name", [*NAMES, "fp8", "fp8-block", "fp8-tensor", "mxfp4", "nvfp4"])
+@pytest.mark.parametrize("name", [*NAMES, "fp8", "fp8-block", "fp8-tensor", "mxfp4", "nvfp4", "int4-twolevel"])
 def test_large_matrices_are_rounded_slab_by_slab_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slabs are of 128 rows and more; a scale of the tensor is that of all of them."""
     w = weights(9, rows=300)
