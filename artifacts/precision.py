@@ -12,7 +12,7 @@ KvDtype = Literal["fp32", "bf16", "int8", "fp8"]
 Granularity = Literal["channel", "block", "tensor"]
 
 _NAME = re.compile(
-    r"(fp32|bf16|mxfp4|nvfp4|fp8(?P<fp8>-block|-tensor)?|(int8|int4-twolevel)(?P<a8>-a8)?"
+    r"(fp32|bf16|mxfp4|nvfp4|fp8(?P<fp8>-block|-tensor)?|int8-a16|(int8|int4-twolevel)(?P<a8>-a8)?"
     r"|int4-g(?P<group>\d+)-(?P<sym>sym|asym)(?P<a4>-a8)?)"
 )
 GROUP_SIZES = (32, 64, 128, 192)
@@ -30,6 +30,7 @@ class Scheme:
     int4-twolevel     groups of 16 along the input dimension, whose scale is a step of 1 to 15 times one fp32 scale of the
                       output channel: code - 8 times the step is an 8-bit integer, and products have no sums per group
     ...-a8            as above with int8 activations quantized per token at run time, int32 accumulation
+    int8-a16          int8 with int16 activations, likewise: two int8 products
     fp8               e4m3 weights, one fp32 scale per output channel, and e4m3 activations, one per token, both at run time
     fp8-block         as fp8, with a scale for every 128 x 128 weights, and for every 128 activations of a token
     fp8-tensor        e4m3 weights and activations, one fp32 scale for all of each; that of activations is calibrated
@@ -43,6 +44,7 @@ class Scheme:
     group_size: int = 0
     symmetric: bool = True
     int8_activations: bool = False
+    int16_activations: bool = False
     granularity: Granularity = "channel"
     """Which weights share a scale under fp8."""
 
@@ -52,11 +54,14 @@ class Scheme:
         match = _NAME.fullmatch(name)
         if match is None or (match["group"] and int(match["group"]) not in GROUP_SIZES):
             raise ValueError(
-                "a scheme is fp32, bf16, int8, int8-a8, fp8, fp8-block, fp8-tensor, mxfp4, nvfp4, int4-twolevel[-a8] or "
+                "a scheme is fp32, bf16, int8, int8-a8, fp8, fp8-block, fp8-tensor, int8-a16, mxfp4, nvfp4, "
+                "int4-twolevel[-a8] or "
                 f"int4-gG-sym|asym[-a8] with G in {', '.join(map(str, GROUP_SIZES))}; got {name!r}"
             )
         if match["group"]:
             return cls("int4", int(match["group"]), match["sym"] == "sym", bool(match["a4"]))
+        if name == "int8-a16":
+            return cls("int8", int16_activations=True)
         if name.startswith("int8"):
             return cls("int8", int8_activations=bool(match["a8"]))
         if name.startswith("int4-twolevel"):
@@ -72,7 +77,7 @@ class Scheme:
 
     @property
     def name(self) -> str:
-        suffix = "-a8" if self.int8_activations else ""
+        suffix = "-a8" if self.int8_activations else "-a16" if self.int16_activations else ""
         if self.weights == "int4":
             return f"int4-g{self.group_size}-{'sym' if self.symmetric else 'asym'}{suffix}"
         if self.granularity != "channel":
@@ -83,6 +88,11 @@ class Scheme:
     def is_float(self) -> bool:
         """Whether weights are floats without scales."""
         return self.weights in ("fp32", "bf16")
+
+    @property
+    def integer_activations(self) -> bool:
+        """Whether activations are rounded to integers, of eight bits or sixteen, before they meet the weights."""
+        return self.int8_activations or self.int16_activations
 
     @property
     def quantized_activations(self) -> bool:
@@ -96,7 +106,12 @@ class Scheme:
 
     @property
     def storage(self) -> Scheme:
-        """The scheme whose tensors this one reads: 4-bit codes lie the same for float and for int8 activations."""
+        """The scheme whose tensors this one reads.
+
+        4-bit codes lie the same for float and for int8 activations, those of 8 bits for int8 and for int16 ones.
+        """
+        if self.int16_activations:
+            return replace(self, int8_activations=True, int16_activations=False)
         return replace(self, int8_activations=False) if self.weights.startswith("int4") else self
 
     @property
@@ -116,7 +131,7 @@ class Scheme:
             return f"in_features {in_features} is not a multiple of group size {self.group_size}"
         if self.weights == "int4-twolevel" and in_features % (2 * self.group_size):
             return f"in_features {in_features} is not a multiple of {2 * self.group_size}: the steps of two groups share a byte"
-        if self.int8_activations and in_features % 32:
+        if self.integer_activations and in_features % 32:
             return f"in_features {in_features} is not a multiple of 32, the block of activation sums"
         return None
 

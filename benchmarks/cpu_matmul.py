@@ -19,6 +19,7 @@ from runtime.buffers import zeros
 SHAPES = {"gate_up": (576, 3072), "down": (1536, 576)}
 SCHEMES = {
     "int8": ("int8_a8", 32),
+    "int8-a16": ("int8_a16", 32),
     "int4-g192": ("int4_sym_a8", 192),
     "int4-g64": ("int4_sym_a8", 64),
     "int4-g32": ("int4_sym_a8", 32),
@@ -30,8 +31,8 @@ TOKENS = (1, 4, 8, 16, 32, 128, 512)
 def product(variant: str, group_size: int, num_tokens: int, k: int, n: int) -> Program:
     """One call on random codes."""
     rng = np.random.default_rng(0)
-    codes = rng.integers(-127, 128, (num_tokens, k), np.int8)
-    sums = codes.reshape(num_tokens, k // 32, 32).sum(axis=2, dtype=np.int32).cumsum(axis=1, dtype=np.int32)
+    codes = rng.integers(-127, 128, (num_tokens * (2 if variant.endswith("a16") else 1), k), np.int8)
+    sums = codes.reshape(len(codes), k // 32, 32).sum(axis=2, dtype=np.int32).cumsum(axis=1, dtype=np.int32)
     given: dict[str, Array] = {
         **random_weight(rng, variant, n, k, group_size),
         "x_codes": codes,

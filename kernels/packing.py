@@ -3,7 +3,7 @@
 Logical parts of a matrix W[N, K] -> packed parts:
 
     fp32, bf16   weight [N, K]                            weight [N/16, K, 16]
-    int8         codes i8 [N, K], scales f32 [N]          codes i8 [N/16, K, 16] (a8: u8 [N/16, K/4, 16, 4], value + 128),
+    int8         codes i8 [N, K], scales f32 [N]          codes i8 [N/16, K, 16] (a8, a16: u8 [N/16, K/4, 16, 4], value + 128),
                                                           scales [N/16, 16]
     int4         codes u8 [N, K] in 0..15,                codes u32 [N/16, K/8, 16], scales [N/16, K/G, 16],
                  scales f16 [N, K/G],                     zeros [N/16, K/G, 16]
@@ -30,15 +30,15 @@ TWO_LEVEL_GROUP = 16
 
 #: What `quant_matmul_` and `embedding_` symbols end in.
 VARIANTS = (
-    *("fp32", "bf16", "int8", "int8_a8", "int4_sym", "int4_asym", "int4_sym_a8", "int4_asym_a8"),
+    *("fp32", "bf16", "int8", "int8_a8", "int8_a16", "int4_sym", "int4_asym", "int4_sym_a8", "int4_asym_a8"),
     *("int4_twolevel", "int4_twolevel_a8"),
 )
 
 
-def variant(weights: str, symmetric: bool = True, int8_activations: bool = False) -> str:
+def variant(weights: str, symmetric: bool = True, int8_activations: bool = False, int16_activations: bool = False) -> str:
     """The name in VARIANTS of a scheme."""
     name = f"int4_{'sym' if symmetric else 'asym'}" if weights == "int4" else weights.replace("-", "_")
-    name += "_a8" if int8_activations else ""
+    name += "_a8" if int8_activations else "_a16" if int16_activations else ""
     if name not in VARIANTS:
         raise ValueError(f"no kernel takes {name}; there are {', '.join(VARIANTS)}")
     return name
@@ -50,7 +50,7 @@ def packed_tensors(variant: str, tiles: str, k: str) -> tuple[Tensor, ...]:
         return (Tensor("weight", {"fp32": "f32", "bf16": "bf16"}[variant], (tiles, k, LANES)),)
     if variant == "int8":
         return Tensor("codes", "i8", (tiles, k, LANES)), Tensor("scales", "f32", (tiles, LANES))
-    if variant == "int8_a8":
+    if variant in ("int8_a8", "int8_a16"):
         return Tensor("codes", "u8", (tiles, f"{k}/4", LANES, 4)), Tensor("scales", "f32", (tiles, LANES))
     codes = Tensor("codes", "u32", (tiles, f"{k}/8", LANES))
     if variant.startswith("int4_twolevel"):

@@ -80,7 +80,8 @@ class _Linears:
 
     def __init__(self, layout: _Layout, architecture: Architecture) -> None:
         self._layout = layout
-        widths = [k for group, (_, k) in architecture.linear_shapes().items() if layout.plan[group].int8_activations]
+        shapes = architecture.linear_shapes().items()
+        widths = [_rows_per_token(layout.plan[group]) * k for group, (_, k) in shapes if layout.plan[group].integer_activations]
         if widths:
             widest = max(widths)
             num_tokens = layout.max_num_tokens
@@ -92,7 +93,7 @@ class _Linears:
         """The norm `name` of x, for `group` to read; `out` holds it unless it is quantized at once."""
         if not self._layout.plan[group].int8_activations:
             self._layout.norm(name, x, out, eps, residual)
-            return {"x": out}
+            return self.plain(group, out)
         codes = self._quantized(*x.shape)
         weight = self._layout.tensors[f"{name}.weight"]
         self._layout.call("rms_norm_a8", name, x=x, residual=residual, weight=weight, **codes, eps=eps)
@@ -102,17 +103,19 @@ class _Linears:
         """The activation of gate_up, for `group` to read; `out` holds it unless it is quantized at once."""
         if not self._layout.plan[group].int8_activations:
             self._layout.call("silu_and_mul", label, x=gate_up, out=out)
-            return {"x": out}
+            return self.plain(group, out)
         codes = self._quantized(*out.shape)
         self._layout.call("silu_and_mul_a8", label, x=gate_up, **codes)
         return _as_inputs(codes)
 
     def plain(self, group: str, x: Array, counters: Mapping[str, str] = TOKENS) -> Source:
         """x as it is, for `group` to read."""
-        if not self._layout.plan[group].int8_activations:
+        scheme = self._layout.plan[group]
+        if not scheme.integer_activations:
             return {"x": x}
-        codes = self._quantized(*x.shape)
-        self._layout.call("quantize_activations", group, counters, x=x, **codes)
+        codes = self._quantized(x.shape[0], x.shape[1], _rows_per_token(scheme))
+        symbol = "quantize_activations_a16" if scheme.int16_activations else "quantize_activations"
+        self._layout.call(symbol, group, counters, x=x, **codes)
         return _as_inputs(codes)
 
     def emit(self, group: str, source: Source, out: Array, counters: Mapping[str, str] = TOKENS) -> None:
@@ -122,11 +125,12 @@ class _Linears:
         bias = layout.tensors.get(f"{group}.bias")
         layout.call(symbol, group, counters, **source, **layout.weights(group), bias=bias, out=out)
 
-    def _quantized(self, num_tokens: int, width: int) -> Arguments:
+    def _quantized(self, num_tokens: int, width: int, rows_per_token: int = 1) -> Arguments:
+        num_rows = num_tokens * rows_per_token
         return {
-            "codes": self._codes[: num_tokens * width].reshape(num_tokens, width),
+            "codes": self._codes[: num_rows * width].reshape(num_rows, width),
             "scales": self._scales,
-            "sums": self._sums[: num_tokens * width // _ACTIVATION_BLOCK].reshape(num_tokens, -1),
+            "sums": self._sums[: num_rows * width // _ACTIVATION_BLOCK].reshape(num_rows, -1),
         }
 
 
@@ -140,7 +144,12 @@ def _as_inputs(codes: Arguments) -> Source:
 
 def variant(scheme: Scheme) -> str:
     """The suffix of the symbols that compute `scheme`; group size is read from the shapes."""
-    return packing.variant(scheme.weights, scheme.symmetric, scheme.int8_activations)
+    return packing.variant(scheme.weights, scheme.symmetric, scheme.int8_activations, scheme.int16_activations)
+
+
+def _rows_per_token(scheme: Scheme) -> int:
+    """Of integer activations: the high and the low bytes of 16 bits are rows of their own."""
+    return 2 if scheme.int16_activations else 1
 
 
 def tensor_shapes(architecture: Architecture, plan: Plan) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -20,7 +20,7 @@ from kernels.cpu.isa import Isa
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread", "-ffp-contract=fast", "-fno-math-errno",
           "-fno-trapping-math", "-Wall", "-Wextra")  # fmt: skip
 _LINK_FLAGS = ("-shared", "-pthread", "-s", "-Wl,--build-id=none", "-static-libstdc++", "-static-libgcc")
-_HEADERS = ("exp.h", "int8.h", "team.h", "tiles.h", "vec.h", "weights.h")
+_HEADERS = ("exp.h", "int8.h", "integers.h", "team.h", "tiles.h", "vec.h", "weights.h")
 
 
 class NoCompiler(Exception):

@@ -36,4 +36,31 @@ inline void quantize_row(const float* x, int64_t K, int8_t* codes, float* scale,
     }
 }
 
+// A row as 16-bit codes of at most 127 * 256, round to nearest even, in two rows of bytes each `stride` and `sums_stride` apart:
+// 256 times the first plus the second, both signed. scale is of the codes.
+inline void quantize_row_a16(
+    const float* x, int64_t K, int8_t* codes, int64_t stride, float* scale, int32_t* sums, int64_t sums_stride
+) {
+    f32x16 most = zero();
+    for (int64_t k = 0; k < K; k += LANES) most = max(most, abs(load(x + k)));
+    const Int8Scale chosen(max(most));
+    *scale = chosen.scale * (1.0f / 256);
+    const f32x16 inverse = broadcast(chosen.inverse * 256);
+    const f32x16 magic = broadcast(12582912.0f);  // as above
+    int32_t sum_high = 0, sum_low = 0;
+    for (int64_t block = 0; block < K / 32; ++block) {
+        i32x16 highs = broadcast(int32_t(0)), lows = highs;
+        for (int64_t k = block * 32; k < (block + 1) * 32; k += LANES) {
+            const i32x16 code = bits(fma(load(x + k), inverse, magic)) - bits(magic);
+            const i32x16 high = (code + broadcast(int32_t(128))) >> 8, low = code - (high << 8);
+            store_bytes(codes + k, high);
+            store_bytes(codes + stride + k, low);
+            highs = highs + high;
+            lows = lows + low;
+        }
+        sums[block] = sum_high += cf::sum(highs);
+        sums[sums_stride + block] = sum_low += cf::sum(lows);
+    }
+}
+
 }  // namespace cf

@@ -5,8 +5,8 @@
 #pragma once
 #include <vector>
 
+#include "integers.h"
 #include "team.h"
-#include "vec.h"
 
 namespace cf {
 
@@ -15,7 +15,7 @@ constexpr int nibble_shift(int j) { return (j & 3) * 8 + (j >> 2) * 4; }
 
 template <class T>
 struct Plain {
-    static constexpr int STEP = 1;
+    static constexpr int STEP = 1, ROWS_PER_TOKEN = 1;
     struct Scale {};
     typedef f32x16 Word;
     const T* weight;
@@ -38,7 +38,7 @@ struct Int8 : Plain<int8_t> {
 
 template <bool ZEROS>
 struct Int4 {
-    static constexpr int STEP = 8;
+    static constexpr int STEP = 8, ROWS_PER_TOKEN = 1;
     struct Scale {
         f32x16 scale, zero;
     };
@@ -74,7 +74,7 @@ struct Int4 {
 // The formats of dot products with int8 activations: unsigned codes, four k to a lane.
 
 struct Int8A8 {
-    static constexpr int STEP = 4;
+    static constexpr int STEP = 4, ROWS_PER_TOKEN = 1;
     static constexpr bool IS_CENTRED = false;
     typedef uint8_t Byte;  // as matrix tiles take it
     const uint8_t* codes;
@@ -96,6 +96,11 @@ struct Int8A8 {
     }
 };
 
+// For int16 activations, whose high and low bytes are two rows.
+struct Int8A16 : Int8A8 {
+    static constexpr int ROWS_PER_TOKEN = 2;
+};
+
 template <bool ZEROS>
 struct Int4A8 : Int4<ZEROS> {
     static constexpr bool IS_CENTRED = true;
@@ -113,7 +118,7 @@ struct Int4A8 : Int4<ZEROS> {
 // Two levels of scales: a code of 4 bits less 8, times its group's step of 4 bits, is an integer of 8 bits, and that times a
 // scale of the channel the weight (QServe's progressive quantization, Lin et al. 2024, section 4.1, here symmetric).
 struct Int4TwoLevel {
-    static constexpr int STEP = 8;
+    static constexpr int STEP = 8, ROWS_PER_TOKEN = 1;
     static constexpr int64_t GROUP = 16;
     typedef f32x16 Scale;
     typedef i32x16 Word;
@@ -203,6 +208,8 @@ template <class Args>
 Int8 int8(const Args* a, int64_t K) { return {{a->codes, K}, a->scales}; }
 template <class Args>
 Int8A8 int8_a8(const Args* a, int64_t K) { return {a->codes, a->scales, K}; }
+template <class Args>
+Int8A16 int8_a16(const Args* a, int64_t K) { return {int8_a8(a, K)}; }
 template <class Args>
 Int4<false> int4_sym(const Args* a, int64_t K) { return {a->codes, (const f16*)a->scales, nullptr, K, a->groups}; }
 template <class Args>

@@ -69,6 +69,13 @@ def quant_matmul_int8_a8(
     _write(out, dot.to(out.dtype) * scales.flatten()[:n] * x_scales[:, None], bias)
 
 
+def quant_matmul_int8_a16(
+    x_codes: Tensor, x_scales: Tensor, x_sums: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None, out: Tensor
+) -> None:
+    pairs = x_codes.to(torch.int32).reshape(-1, 2, x_codes.shape[1])
+    quant_matmul_int8_a8(256 * pairs[:, 0] + pairs[:, 1], x_scales, x_sums, codes, scales, bias, out)
+
+
 def _int4_a8(
     x_codes: Tensor,
     x_scales: Tensor,

@@ -2,7 +2,8 @@
 
 The `_a8` entry points take int8 activations (see quantize_activations): integer dot products over each group of K, exact
 in int32, then out = x_scale * sum over groups of scale * (dot - zero * sum of x codes). Under int4_twolevel the dot product is
-over all of K, of step * (code - 8).
+over all of K, of step * (code - 8). `_a16` takes int16 activations as two rows of bytes, which stand for 256 times the first
+plus the second.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def random_weight(rng: np.random.Generator, variant: str, rows: int, columns: in
     if variant.startswith("int8"):
         scales = np.maximum(np.abs(values).max(axis=1), 1e-6).astype(np.float32) / np.float32(127)
         codes = np.rint(values / scales[:, None]).astype(np.int8)
-        return pack({"codes": codes, "scales": scales}, "int8", variant.endswith("a8"))
+        return pack({"codes": codes, "scales": scales}, "int8", variant != "int8")
     if variant.startswith("int4_twolevel"):
         return pack(
             {
@@ -58,11 +59,14 @@ def random_weight(rng: np.random.Generator, variant: str, rows: int, columns: in
 
 
 def _spec(variant: str) -> OpSpec:
-    if variant.endswith("a8"):
+    rows_per_token = 2 if variant.endswith("a16") else 1
+    is_integer = variant.endswith(("a8", "a16"))
+    if is_integer:
+        rows = "T" if rows_per_token == 1 else f"T*{rows_per_token}"
         inputs: tuple[Tensor, ...] = (
-            Tensor("x_codes", "i8", ("T", "K")),
+            Tensor("x_codes", "i8", (rows, "K")),
             Tensor("x_scales", "f32", ("T",)),
-            Tensor("x_sums", "i32", ("T", "K/32")),
+            Tensor("x_sums", "i32", (rows, "K/32")),
         )
     else:
         inputs = (Tensor("x", "f32", ("T", "K")),)
@@ -73,25 +77,25 @@ def _spec(variant: str) -> OpSpec:
         arguments: Arguments = {**random_weight(rng, variant, n, k, case.sizes["G"])}
         arguments["bias"] = rng.standard_normal(n, np.float32) if case.sizes["bias"] else None
         arguments["out"] = np.zeros((t, n), np.float32)
-        if not variant.endswith("a8"):
+        if not is_integer:
             return arguments | {"x": rng.standard_normal((t, k), np.float32)}
-        codes = rng.integers(-127, 128, (t, k), np.int8)
+        codes = rng.integers(-127, 128, (t * rows_per_token, k), np.int8)
         scales = rng.uniform(0.01, 0.02, t).astype(np.float32)
         return arguments | {
             "x_codes": codes,
             "x_scales": scales,
-            "x_sums": codes.reshape(t, k // 32, 32).sum(axis=2, dtype=np.int32).cumsum(axis=1, dtype=np.int32),
+            "x_sums": codes.reshape(len(codes), k // 32, 32).sum(axis=2, dtype=np.int32).cumsum(axis=1, dtype=np.int32),
         }
 
     def cost(sizes: Mapping[str, int]) -> Cost:
         t, k, n = (sizes[axis] for axis in "TKN")
-        bits = {"fp32": 32.0, "bf16": 16.0, "int8": 8.0, "int8_a8": 8.0}.get(variant)
+        bits = {"fp32": 32.0, "bf16": 16.0, "int8": 8.0, "int8_a8": 8.0, "int8_a16": 8.0}.get(variant)
         if variant.startswith("int4_twolevel"):
             bits = 4 + 4 / TWO_LEVEL_GROUP
         elif bits is None:
             bits = 4 + (24 if "asym" in variant else 16) / sizes["G"]
-        activations = t * k * (1 if variant.endswith("a8") else 4)
-        return Cost(n * k * bits / 8 + activations + 4 * t * n, 2.0 * t * k * n)
+        activations = t * k * (rows_per_token if is_integer else 4)
+        return Cost(n * k * bits / 8 + activations + 4 * t * n, 2.0 * t * k * n * rows_per_token)
 
     return OpSpec(
         symbol=f"quant_matmul_{variant}",

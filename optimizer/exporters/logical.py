@@ -75,8 +75,11 @@ class LogicalBundle:
         return config
 
     def scheme(self, group: str) -> Scheme:
-        """What formats know of the group's scheme: int4-twolevel is the int8 that it is unpacked to."""
-        scheme = self._stored_scheme(group)
+        """What formats know of the group's scheme.
+
+        int4-twolevel is the int8 that it is unpacked to; activations of 16 bits are those of a weight-only scheme.
+        """
+        scheme = replace(self._stored_scheme(group), int16_activations=False)
         return Scheme("int8", int8_activations=scheme.int8_activations) if scheme.weights == "int4-twolevel" else scheme
 
     def _stored_scheme(self, group: str) -> Scheme:
@@ -92,7 +95,7 @@ class LogicalBundle:
         codes = parts.pop("weight" if "weight" in parts else "codes")
         if scheme.weights == "int4-twolevel":
             return QuantizedMatrix(scheme, codes, parts["steps"], row_scales=parts["scales"]).as_int8()
-        return QuantizedMatrix(scheme, codes, **parts)
+        return QuantizedMatrix(self.scheme(group), codes, **parts)
 
     def _unpacked(self, packed: dict[str, Array], scheme: Scheme, num_rows: int, num_columns: int) -> dict[str, Array]:
         if not self.manifest.target.archs:

@@ -35,7 +35,7 @@ def pack_matrix(matrix: QuantizedMatrix) -> dict[str, Array]:
     if scheme.weights == "int4-twolevel":
         logical = {"codes": matrix.codes, "steps": matrix.scales, "scales": matrix.row_scales}
     parts = {name: array for name, array in logical.items() if array is not None}
-    return pack(parts, scheme.weights, scheme.int8_activations)
+    return pack(parts, scheme.weights, scheme.storage.int8_activations)
 
 
 def pack_gpu_matrix(matrix: QuantizedMatrix) -> dict[str, Array]:

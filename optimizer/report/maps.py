@@ -40,7 +40,8 @@ class LegendEntry:
 
 
 def scheme_style(name: str) -> str:
-    """Grey is float, blue int8, violet fp8, greens symmetric and warm colours asymmetric int4; stripes are int8 activations."""
+    """Grey is float, blue int8, violet fp8, greens symmetric and warm colours asymmetric int4; stripes are int8 activations,
+    the other way int16 ones."""
     scheme = Scheme.parse(name)
     if scheme.weights == "int4":
         colour = _INT4_COLOURS[scheme.group_size, scheme.symmetric]
@@ -48,7 +49,10 @@ def scheme_style(name: str) -> str:
         colour = _FP8_COLOURS[scheme.granularity]
     else:
         colour = _COLOURS[scheme.weights]
-    stripes = "repeating-linear-gradient(135deg,#ffffff66 0 2px,transparent 2px 6px)," if scheme.int8_activations else ""
+    angle = 135 if scheme.int8_activations else 45
+    stripes = (
+        f"repeating-linear-gradient({angle}deg,#ffffff66 0 2px,transparent 2px 6px)," if scheme.integer_activations else ""
+    )
     return f"background:{stripes}{colour}" if stripes else f"background:{colour}"
 
 

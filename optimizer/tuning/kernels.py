@@ -137,11 +137,11 @@ def tuning_plans(
     offered: Mapping[str, Sequence[Scheme]], shapes: Mapping[str, tuple[int, int]], baseline: Scheme
 ) -> list[Plan]:
     """Uniform plans on which constants are measured: for each family of kernels, the first of its schemes that is offered."""
-    families: dict[tuple[str, bool], Scheme] = {}
+    families: dict[tuple[str, bool, bool], Scheme] = {}
     for schemes in offered.values():
         for scheme in schemes:
-            families.setdefault((scheme.weights, scheme.int8_activations), scheme)
-    quantized = [scheme for (weights, _), scheme in families.items() if weights in ("int4", "int8")]
+            families.setdefault((scheme.weights, scheme.int8_activations, scheme.int16_activations), scheme)
+    quantized = [scheme for (weights, *_), scheme in families.items() if weights in ("int4", "int4-twolevel", "int8")]
     return [
         {group: scheme if scheme.refusal(*shape) is None else baseline for group, shape in shapes.items()}
         for scheme in quantized or families.values()

@@ -63,7 +63,7 @@ def decode_bound(
 
     `groups` maps layer groups to scheme names (`manifest.precision.groups`). All weights are read once per step, but for an
     untied embedding, of which each token reads one row; every sequence reads its keys and values and writes one token's.
-    Groups with int8 activations compute at int8_gops, everything else at float_gflops.
+    Groups with integer activations compute at int8_gops, those of 16 bits twice, everything else at float_gflops.
     """
     shared_bytes = sum(4.0 * math.prod(shape) for shape in architecture.float_shapes().values())
     own_bytes = 0.0
@@ -75,8 +75,8 @@ def decode_bound(
             own_bytes += size_bytes / out_features
             continue
         shared_bytes += size_bytes
-        if scheme.int8_activations:
-            int8_flops += 2.0 * out_features * in_features
+        if scheme.integer_activations:
+            int8_flops += (4.0 if scheme.int16_activations else 2.0) * out_features * in_features
         else:
             float_flops += 2.0 * out_features * in_features
     for layer in range(architecture.num_layers):

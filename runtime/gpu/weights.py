@@ -40,7 +40,8 @@ def stored_parts(scheme: Scheme) -> tuple[Tensor, ...]:
 
 def refusal(scheme: Scheme, kind: str, architecture: Architecture) -> str | None:
     """Why a layer group of `kind` (qkv, embed, experts_down ...) cannot be stored in `scheme` for GPUs, or None."""
-    if scheme.weights in ("fp32", "int4-twolevel") or (scheme.weights == "int4" and scheme.int8_activations):
+    cpu_only = scheme.weights in ("fp32", "int4-twolevel") or scheme.int16_activations
+    if cpu_only or (scheme.weights == "int4" and scheme.int8_activations):
         return f"there are no GPU kernels for {scheme.name}"
     if kind.startswith("experts") and not (scheme.weights in ("bf16", "fp8") or scheme.int8_activations):
         return "experts have kernels for bf16, int8-a8, fp8 and fp8-block"

@@ -12,6 +12,7 @@ BITS = {
     "bf16": 16,
     "int8": 8,
     "int8-a8": 8,
+    "int8-a16": 8,
     "int4-g32-sym": 4.5,
     "int4-g64-asym": 4.375,
     "int4-g128-asym-a8": 4.1875,
@@ -36,7 +37,8 @@ def test_a_name_is_a_scheme_and_back(name: str) -> None:
 @pytest.mark.parametrize("name", ["int4", "int4-g16-sym", "fp8-channel", "nvfp4-a8", "fp8-tensor-block", "FP8", ""])
 def test_other_names(name: str) -> None:
     with pytest.raises(
-        ValueError, match=r"mxfp4, nvfp4, int4-twolevel\[-a8\] or int4-gG-sym\|asym\[-a8\] with G in 32, 64, 128, 192; got"
+        ValueError,
+        match=r"int8-a16, mxfp4, nvfp4, int4-twolevel\[-a8\] or int4-gG-sym\|asym\[-a8\] with G in 32, 64, 128, 192; got",
     ):
         Scheme.parse(name)
 

@@ -58,6 +58,7 @@ def test_an_untied_embedding_is_read_by_the_row() -> None:
 def test_bits_per_weight_and_int8_compute() -> None:
     assert bound(TIED, "int4-g32-asym").bytes_per_token < bound(TIED, "int8").bytes_per_token
     assert bound(TIED, "int8-a8").compute_ms < bound(TIED, "int8").compute_ms
+    assert bound(TIED, "int8-a16").compute_ms > bound(TIED, "int8-a8").compute_ms
     assert bound(TIED, "int8-a8").bytes_per_token == bound(TIED, "int8").bytes_per_token
 
 

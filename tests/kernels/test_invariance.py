@@ -16,6 +16,7 @@ from kernels.cpu.library import Library
 from kernels.packing import VARIANTS
 from kernels.paged_attention.spec import scratch_shapes
 from kernels.quant_matmul.spec import random_weight
+from kernels.quantize_activations.spec import quantized_buffers
 from kernels.spec import Arguments, Array
 from tests.kernels.accuracy import copied, make
 
@@ -48,11 +49,11 @@ def test_matmul_row_is_the_same_in_every_batch(library: Library, other_tiles: Li
 
     def product(library: Library, rows: Array, threads: int) -> Array:
         arguments: Arguments = {**weight, "bias": None, "out": np.zeros((len(rows), n), np.float32)}
-        if variant.endswith("a8"):
-            codes, scales = np.zeros(rows.shape, np.int8), np.zeros(len(rows), np.float32)
-            sums = np.zeros((len(rows), k // 32), np.int32)
-            library.call("quantize_activations", {"x": rows, "codes": codes, "scales": scales, "sums": sums}, threads)
-            arguments |= {"x_codes": codes, "x_scales": scales, "x_sums": sums}
+        if variant.endswith(("a8", "a16")):
+            symbol, each = ("quantize_activations_a16", 2) if variant.endswith("a16") else ("quantize_activations", 1)
+            quantized = quantized_buffers(len(rows), k, each)
+            library.call(symbol, {"x": rows, **quantized}, threads)
+            arguments |= {f"x_{name}": array for name, array in quantized.items()}
         else:
             arguments["x"] = rows
         library.call(f"quant_matmul_{variant}", arguments, threads)

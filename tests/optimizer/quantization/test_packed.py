@@ -14,6 +14,7 @@ NAMES = [
     "bf16",
     "int8",
     "int8-a8",
+    "int8-a16",
     "int4-twolevel",
     "int4-twolevel-a8",
     *(f"int4-g{g}-{s}{a}" for g in (32, 64) for s in ("sym", "asym") for a in ("", "-a8")),
@@ -29,7 +30,7 @@ def value(parts: dict[str, np.ndarray], scheme: Scheme, n: int, k: int) -> float
         return float((parts["weight"][tile, k, lane].astype(np.uint32) << np.uint32(16)).view(np.float32))
     if scheme.name == "int8":
         return float(parts["scales"][tile, lane] * np.float32(parts["codes"][tile, k, lane]))
-    if scheme.name == "int8-a8":
+    if scheme.name in ("int8-a8", "int8-a16"):
         return float(parts["scales"][tile, lane] * np.float32(int(parts["codes"][tile, k // 4, lane, k % 4]) - 128))
     word, place = int(parts["codes"][tile, k // 8, lane]), k % 8
     byte = word >> 8 * (place % 4) & 0xFF
