@@ -96,7 +96,7 @@ def bundle_contender(name: str, bundle: Path, record: Record) -> Contender:
     manifest = read_manifest(bundle)
     weights: dict[int, int] = {}
     for group, (rows, columns) in manifest.architecture.linear_shapes().items():
-        bits = {"fp32": 32, "bf16": 16, "int8": 8, "int4": 4}[Scheme.parse(manifest.precision.groups[group]).weights]
+        bits = int(Scheme.parse(manifest.precision.groups[group]).bits_per_weight)  # without scales
         weights[bits] = weights.get(bits, 0) + rows * columns
     entry = record.entry(f"coldforge {name}", "ours", max(weights, key=lambda bits: weights[bits]))
     entry.artifact_bytes = _size(bundle / "weights")
