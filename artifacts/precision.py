@@ -54,9 +54,8 @@ class Scheme:
         match = _NAME.fullmatch(name)
         if match is None or (match["group"] and int(match["group"]) not in GROUP_SIZES):
             raise ValueError(
-                "a scheme is fp32, bf16, int8, int8-a8, fp8, fp8-block, fp8-tensor, int8-a16, mxfp4, nvfp4, "
-                "int4-twolevel[-a8] or "
-                f"int4-gG-sym|asym[-a8] with G in {', '.join(map(str, GROUP_SIZES))}; got {name!r}"
+                "a scheme is fp32, bf16, int8, int8-a8, int8-a16, fp8, fp8-block, fp8-tensor, mxfp4, nvfp4, "
+                f"int4-twolevel[-a8] or int4-gG-sym|asym[-a8] with G in {', '.join(map(str, GROUP_SIZES))}; got {name!r}"
             )
         if match["group"]:
             return cls("int4", int(match["group"]), match["sym"] == "sym", bool(match["a4"]))

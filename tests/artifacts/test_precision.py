@@ -38,7 +38,8 @@ def test_a_name_is_a_scheme_and_back(name: str) -> None:
 def test_other_names(name: str) -> None:
     with pytest.raises(
         ValueError,
-        match=r"int8-a16, mxfp4, nvfp4, int4-twolevel\[-a8\] or int4-gG-sym\|asym\[-a8\] with G in 32, 64, 128, 192; got",
+        match=r"int8-a16, fp8, fp8-block, fp8-tensor, mxfp4, nvfp4, "
+        r"int4-twolevel\[-a8\] or int4-gG-sym\|asym\[-a8\] with G in 32, 64, 128, 192; got",
     ):
         Scheme.parse(name)
 
