@@ -39,7 +39,12 @@ class ExportRecord:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if any(name.startswith("int4-twolevel") for name in self.manifest.precision.groups.values()):
+        schemes = set(self.manifest.precision.groups.values())
+        if "int8-a16" in schemes:
+            self.note(
+                "activations: layers in int8-a16 are written as int8 with float activations, which no format rounds to 16 bits"
+            )
+        if any(name.startswith("int4-twolevel") for name in schemes):
             self.note(
                 "size: layers in int4-twolevel are written as int8 of the same values bit for bit, for no format here has two "
                 "levels of scales; they take twice the room"

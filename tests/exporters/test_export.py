@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from optimizer.cli import coldforge
 from optimizer.exporters import FORMATS
 from tests.exporters.conftest import MakeBundle
 from tests.exporters.test_gguf import small_tokenizer
+from tests.runtime.conftest import Tiny
 
 
 def run(bundle: Path, form: str, output: Path, *options: str) -> Result:
@@ -28,6 +30,17 @@ def test_each_format(form: str, bundle: MakeBundle) -> None:
     assert [path.name for path in output.parent.iterdir()] == ["out"]
     first = "model.embed_tokens.weight: int4-g32-sym became float16 (relative error at most 0.0"
     assert result.output.startswith(first if form == "compressed-tensors" else "every weight is bit for bit the bundle's\n")
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_schemes_that_no_format_has(form: str, bundle: MakeBundle, tiny: Callable[[str], Tiny]) -> None:
+    plan = dict.fromkeys(tiny("llama").architecture.linear_shapes(), "fp32")
+    plan |= {"layers.0.qkv": "int8-a16", "layers.1.down": "int4-twolevel-a8"}
+    made = bundle("llama", plan, tokenizer_json=small_tokenizer())
+    result = run(made, form, made.with_name("out"))
+    assert result.exit_code == 0, result.output
+    assert "layers in int8-a16 are written as int8 with float activations" in result.output
+    assert "layers in int4-twolevel are written as int8 of the same values bit for bit" in result.output
 
 
 def test_the_same_bundle_gives_the_same_bytes(bundle: MakeBundle) -> None:
