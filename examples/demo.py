@@ -14,7 +14,7 @@ from pathlib import Path
 
 from openai import OpenAI
 
-#: one that every plan within the gate answers alike: of "What is the capital of France?" SmolLM2 begins a quarter in French
+#: one that every plan within the gate answers alike: asked for the capital of France, SmolLM2 wavers between two languages
 QUESTION, EXPECTED = "How many days are in a week?", re.compile(r"\b(7|seven)\b", re.IGNORECASE)
 SERVE = Path(sys.executable).with_name("serve")
 
