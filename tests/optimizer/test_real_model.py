@@ -27,7 +27,7 @@ def write_spec(folder: Path, model: Path) -> Path:
         "name": "smollm2",
         "evaluation": {"num_sequences": 6, "tokens_per_sequence": 48},
         "gate": {"max_kl": 0.05},
-        # The fastest plan within the gate depends on the machine, and so does its text, but for questions with one clear answer:
+        # The fastest plan within the gate depends on the machine, and so does its text but for questions of one clear answer:
         # asked for the capital of France, some plans that mix these two schemes begin in French, and some of those never end.
         "search": {"trials": NUM_TRIALS, "space": "space.yaml", "choice": "most_accurate"},
         "output": "out",
