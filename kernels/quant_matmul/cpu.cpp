@@ -146,7 +146,6 @@ struct Int8Dot {
     template <int R, int V, class Args, class W>
     static void tile(const Args* a, const W& w, int64_t row, int64_t tile) { multiply_int8<R, V>(a, w, row, tile); }
 };
-
 struct TwoLevelDot {
     static constexpr bool IS_INTEGER = true;
     template <int R, int V, class Args, class W>
@@ -199,7 +198,7 @@ template <class Kind, class Args, class W>
 void run(const Args* a, const W& w, int rank, int world) {
     Range range = share((a->N + LANES - 1) / LANES, rank, world);
     constexpr int EACH = W::ROWS_PER_TOKEN;
-    if (*a->T == 1) return tiles<Kind, EACH, DECODE_VECTORS / EACH>(a, w, range);
+    if (*a->T == 1) return tiles<Kind, EACH, DECODE_VECTORS >= EACH ? DECODE_VECTORS / EACH : 1>(a, w, range);
 #if defined(CF_TILES)
     if constexpr (Kind::IS_INTEGER) {
         // Groups join by vectors and packed weights are unpacked, so there tiles pay later.
