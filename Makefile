@@ -11,8 +11,8 @@ demo: $(WEIGHTS)  ## optimize SmolLM2 for this CPU, serve the bundle, ask it som
 	$(BIN)/optimize examples/smollm2.yaml --gpu cpu
 	$(BIN)/python examples/demo.py bundles/smollm2-cpu
 
-test: $(WEIGHTS)  ## the default suite
-	$(BIN)/python -m pytest
+test: $(WEIGHTS)  ## the default suite, a file at a time on up to four cores
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(WEIGHTS)  ## what the default suite cannot afford
 	$(BIN)/python -m pytest -m slow

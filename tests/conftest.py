@@ -9,8 +9,33 @@ import pytest
 
 # Triton decides when it is imported; where there is a GPU, its tests set 0.
 os.environ.setdefault("TRITON_INTERPRET", "1")
+# Workers of `pytest -n` share the cores; torch must not start a thread for each core in every one of them.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _ROOT = Path(__file__).resolve().parent.parent
+#: what takes longest goes first, so that no worker is left alone with it at the end
+_LONGEST = (
+    "runtime/test_engine.py",
+    "optimizer/test_optimize.py",
+    "optimizer/transforms/test_scale_search.py",
+    "kernels/test_invariance.py",
+    "runtime/gpu/test_interpreted_steps.py",
+    "kernels/test_build.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files in `_LONGEST` first, all others as they were."""
+    rank = {_ROOT / "tests" / name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A temporary folder that all workers of this run of pytest share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")

@@ -6,22 +6,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from kernels.cpu.build import build
 from kernels.cpu.host import host
-from kernels.cpu.isa import best_isa
+from kernels.cpu.isa import Isa, best_isa
 from kernels.cpu.library import Library
 
 
 @pytest.fixture(scope="session")
-def object_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("objects")
+def object_cache(run_folder: Path) -> Path:
+    return run_folder / "objects"
 
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory, object_cache: Path) -> Library:
     """The kernels for this machine's instruction set, default constants."""
-    return Library(build({}, tmp_path_factory.mktemp("build") / "kernels.so", best_isa(host()), object_cache))
+    return _built(best_isa(host()), tmp_path_factory.mktemp("build") / "kernels.so", object_cache)
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +30,13 @@ def emulated_tiles(tmp_path_factory: pytest.TempPathFactory, object_cache: Path)
     """The code for matrix tiles, on whatever machine this is: they are loops over arrays."""
     best = best_isa(host())
     isa = replace(best, name=f"{best.name} with emulated tiles", compiler_flags=(*best.compiler_flags, "-DCF_EMULATED_TILES"))
-    return Library(build({}, tmp_path_factory.mktemp("emulated") / "kernels.so", isa, object_cache))
+    return _built(isa, tmp_path_factory.mktemp("emulated") / "kernels.so", object_cache)
+
+
+def _built(isa: Isa, path: Path, object_cache: Path) -> Library:
+    """One worker compiles, the others find its objects."""
+    with FileLock(f"{object_cache}-{isa.name}.lock"):
+        return Library(build({}, path, isa, object_cache))
 
 
 @pytest.fixture(scope="session", params=["native", "emulated tiles"])
