@@ -2,8 +2,8 @@
 
     python -m benchmarks.shared_machine --model MODEL --out FILE [--before LIBRARY]
 
-Every figure is a median over rounds in turn, A B A B, each of which is the mean of steps for at least a fifth of a second, since
-single steps fall into and between the neighbour's turns. `--before` is a library of an earlier version, which
+Every figure is a median over rounds in turn, A B A B, each of which is the mean of steps for at least a fifth of a second,
+since single steps fall into and between the neighbour's turns. `--before` is a library of an earlier version, which
 `--build LIBRARY` makes in that version's tree; without it the present one is compared with itself, which shows the noise. Two
 threads beside the neighbour have 1.5 cores: it is a process of the same session, so it gets a thread's share. The quota is a
 control group's where this process may make one, else one core of its affinity.
@@ -47,7 +47,9 @@ _PERIOD_US = 100_000
 Steps: TypeAlias = Mapping[str, Callable[[], object]]
 
 
-def steps(bench: CpuWorkbench, plan: Plan, libraries: Mapping[str, Library], threads: int) -> dict[str, dict[str, Callable[[], object]]]:
+def steps(
+    bench: CpuWorkbench, plan: Plan, libraries: Mapping[str, Library], threads: int
+) -> dict[str, dict[str, Callable[[], object]]]:
     """Kind of step -> library -> what runs it."""
     made: dict[str, dict[str, Callable[[], object]]] = {}
     for kind, spans in SPANS.items():
@@ -73,7 +75,9 @@ def neighbour() -> Iterator[None]:
 @contextmanager
 def one_core() -> Iterator[str]:
     """This process within a quota of one core, or on one core; how it was done."""
-    group = Path(f"/sys/fs/cgroup/cpu/coldforge-{os.getpid()}")
+    memberships = (line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines())
+    own = next((path for _, controllers, path in memberships if "cpu" in controllers.split(",")), "/")
+    group = Path(f"/sys/fs/cgroup/cpu{own.rstrip('/')}/coldforge-{os.getpid()}")
     try:
         group.mkdir()
     except OSError:
