@@ -22,6 +22,10 @@ struct Instruction {
     const void* args;
 };
 
+// Work comes in pieces of some microseconds: who waits longer waits for a thread that does not run. Steps follow each other
+// within some hundred.
+constexpr std::chrono::microseconds WITHIN_A_RUN{20}, BETWEEN_RUNS{300};
+
 int64_t now_ns() {
     auto now = std::chrono::steady_clock::now().time_since_epoch();
     return std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
@@ -53,7 +57,7 @@ public:
         for (int rank = 0; rank < world; ++rank) claims[rank].reset(run.first - 1);
         open.store(&run);
         turn.advance();
-        for (uint32_t now; (now = turn.value()) - run.first < count; turn.wait(now)) take_part(run, now, 0);
+        for (uint32_t now; (now = turn.value()) - run.first < count; turn.wait(now, WITHIN_A_RUN)) take_part(run, now, 0);
         open.store(nullptr);
         // Whoever looked at this run before that may still be about to find its calls done.
         for (int rank = 1; rank < world; ++rank)
@@ -78,9 +82,10 @@ private:
             seat.store(true);
             const uint32_t now = turn.value();
             const Run* run = open.load();
-            if (run && now - run->first < run->count) take_part(*run, now, rank);
+            const bool is_under_way = run && now - run->first < run->count;
+            if (is_under_way) take_part(*run, now, rank);
             seat.store(false, std::memory_order_release);
-            turn.wait(now);
+            turn.wait(now, is_under_way ? WITHIN_A_RUN : BETWEEN_RUNS);
         }
     }
 

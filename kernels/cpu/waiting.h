@@ -1,4 +1,4 @@
-// How a thread waits for another: spinning for some microseconds, then asleep, so that it burns no time that others could use.
+// How a thread waits for others: awake for some microseconds, then asleep, so that it takes no time from those it waits for.
 #pragma once
 #include <atomic>
 #include <chrono>
@@ -21,38 +21,41 @@ inline void pause() {
 #endif
 }
 
-// A counter that threads wait on.
+// A counter that threads wait on. It wraps around.
 class Awaited {
 public:
     uint32_t value() const { return counter.load(); }
 
-    // Counts on, and wakes who waits.
+    // Counts on, and wakes who sleeps.
     void advance() {
         counter.fetch_add(1);
         if (sleepers.load()) wake();
     }
 
-    // Returns once the counter is not at `seen`.
-    void wait(uint32_t seen) {
-        const auto until = std::chrono::steady_clock::now() + SPIN;
-        do {
-            for (int i = 0; i < 32; ++i, pause())
-                if (counter.load(std::memory_order_acquire) != seen) return;
-        } while (std::chrono::steady_clock::now() < until);
+    // Returns once the counter is not at `seen`; stays awake for `patience` before it sleeps.
+    void wait(uint32_t seen, std::chrono::microseconds patience) {
+        if (has_left(seen)) return;
+        for (auto until = std::chrono::steady_clock::now() + patience; std::chrono::steady_clock::now() < until;)
+            if (has_left(seen)) return;
         sleepers.fetch_add(1);
         while (counter.load() == seen) sleep(seen);
         sleepers.fetch_sub(1);
     }
 
 private:
-    static constexpr std::chrono::microseconds SPIN{50};
+    bool has_left(uint32_t seen) const {
+        for (int i = 0; i < 64; ++i, pause())
+            if (counter.load(std::memory_order_acquire) != seen) return true;
+        return false;
+    }
 
+    // Whoever counts on sees the sleeper, or the sleeper sees the count: both are sequentially consistent.
 #if defined(__linux__)
-    static_assert(sizeof(std::atomic<uint32_t>) == 4);
+    static_assert(sizeof(std::atomic<uint32_t>) == sizeof(uint32_t));
     void sleep(uint32_t seen) { syscall(SYS_futex, &counter, FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0); }
     void wake() { syscall(SYS_futex, &counter, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0); }
 #else
-    void sleep(uint32_t) { std::this_thread::sleep_for(SPIN); }
+    void sleep(uint32_t) { std::this_thread::sleep_for(std::chrono::microseconds(50)); }
     void wake() {}
 #endif
 

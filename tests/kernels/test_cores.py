@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from kernels.cpu.cores import available_cores, cpu_quota
-from kernels.cpu.host import host
 from kernels.registry import ROOT
 
 V1, V2, HYBRID = "sys/fs/cgroup/cpu", "sys/fs/cgroup", "sys/fs/cgroup/unified"
@@ -22,7 +21,6 @@ COUNT = """
 import os, sys
 with open(sys.argv[1], "w") as members:
     members.write(str(os.getpid()))
-from kernels.cpu.host import host
 print(host().num_cores)
 """
 
