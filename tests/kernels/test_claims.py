@@ -51,9 +51,10 @@ def test_each_item_is_taken_once(claiming: Claiming, claims: int, start: int) ->
         for index, (count, grain, claimants) in enumerate(calls):
             turn = Turn(claiming, claims, world, (start + 1 + index) % 2**32, count, grain)
             taken = [turn.next(rank) for rank in claimants]
-            taken += iter(lambda: turn.next(0), range(0))  # one thread alone can finish
+            while piece := turn.next(0):  # one thread alone can finish
+                taken.append(piece)
             assert turn.is_over()
-            pieces = sorted((piece for piece in taken if piece), key=lambda piece: piece.start)
+            pieces = sorted(filter(None, taken), key=lambda piece: piece.start)
             assert [piece.start for piece in pieces] == [0, *(piece.stop for piece in pieces)][: len(pieces)]
             assert (pieces[-1].stop if pieces else 0) == count
             assert not any(late.next(rank) for late in [*earlier, turn] for rank in range(world))
