@@ -22,9 +22,9 @@ struct Instruction {
     const void* args;
 };
 
-// Work comes in pieces of some microseconds: who waits longer waits for a thread that does not run. Steps follow each other
-// within some hundred.
-constexpr std::chrono::microseconds WITHIN_A_RUN{20}, BETWEEN_RUNS{300};
+// The last pieces of a call take less than the former: who waits longer waits for a thread that does not run, and falling asleep
+// and waking take about half of it. The next step comes within the latter where it comes at once.
+constexpr std::chrono::microseconds WITHIN_A_RUN{100}, BETWEEN_RUNS{300};
 
 int64_t now_ns() {
     auto now = std::chrono::steady_clock::now().time_since_epoch();
