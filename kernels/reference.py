@@ -44,6 +44,11 @@ class ReferenceProgram:
         return np.diff(ends) * 1e3
 
 
+def limit_threads(count: int) -> None:
+    """torch uses at most `count` threads from now on: its own choice knows no quota."""
+    torch.set_num_threads(min(torch.get_num_threads(), count))
+
+
 def views(symbol: str, arguments: Arguments) -> dict[str, object]:
     """The arguments of a reference: torch views of the arrays, bf16 typed as such, None for tensors left out, scalars."""
     spec = registry.spec(symbol)

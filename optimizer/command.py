@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from kernels.cpu.host import host
+from kernels.reference import limit_threads
 from optimizer.bundle_gate import admit
 from optimizer.emit import emit
 from optimizer.forge import Forge
@@ -37,6 +39,7 @@ def run_optimize(spec_path: Path, overrides: Overrides, reporter: Reporter | Non
         raise ValueError("source: random plans for a GPU: a CPU is measured with the real model; set target, or give --gpu")
     workspace = spec.output.with_name(spec.output.name + ".work")
     workspace.mkdir(parents=True, exist_ok=True)
+    limit_threads(host().num_cores)
     if spec.is_planning:
         Planning(spec, workspace, reporter).run()
         return spec.output

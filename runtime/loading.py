@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from artifacts.errors import ManifestError
-from artifacts.manifest import Manifest
+from artifacts.manifest import Manifest, Serving
 from artifacts.precision import Scheme
 from artifacts.reader import Bundle, open_bundle
 from kernels.cpu.host import host
@@ -23,6 +24,9 @@ from runtime.decoder import StepProgram, lay_out, tensor_shapes
 from runtime.engine import Engine
 from runtime.model_runner import Executable, ModelRunner, ProgramRunner
 from runtime.stored_tensors import check_tensors
+from runtime.threads import num_threads_here
+
+logger = logging.getLogger(__name__)
 
 _REBUILD = "build the bundle again"
 
@@ -39,7 +43,10 @@ class Loaded:
 
 
 def load(folder: Path, num_threads: int | None = None) -> Loaded:
-    """Load the bundle at `folder`; `num_threads` overrides its own. BundleError or LibraryRefused if it does not fit."""
+    """Load the bundle at `folder`. BundleError or LibraryRefused if it does not fit.
+
+    `num_threads` overrides the bundle's own, of which no more are used than there are cores here.
+    """
     bundle = open_bundle(folder, machine=host().machine, cpu_flags=host().flags, gpu_arch=_gpu_arch)
     config = _generation_config(bundle)
     runner = _load_gpu_runner(bundle) if bundle.manifest.target.archs else load_runner(bundle, num_threads)
@@ -79,7 +86,14 @@ def load_runner(bundle: Bundle, num_threads: int | None = None) -> ProgramRunner
     plan = {group: Scheme.parse(name) for group, name in manifest.precision.groups.items()}
     check_tensors(bundle.tensors, tensor_shapes(manifest.architecture, plan))
     step = lay_out(manifest.architecture, plan, manifest.precision.kv_cache, bundle.tensors, manifest.serving)
-    return ProgramRunner(step, _executable(bundle, step, num_threads or manifest.serving.num_threads))
+    return ProgramRunner(step, _executable(bundle, step, num_threads or _num_threads(manifest.serving)))
+
+
+def _num_threads(serving: Serving) -> int:
+    here = num_threads_here(serving)
+    if here < serving.num_threads:
+        logger.warning("num_threads is %d, not the bundle's %d: no more cores may be used here", here, serving.num_threads)
+    return here
 
 
 def _executable(bundle: Bundle, step: StepProgram, num_threads: int) -> Executable:
@@ -92,8 +106,9 @@ def _executable(bundle: Bundle, step: StepProgram, num_threads: int) -> Executab
         )
     if kernels.library is None:
         warnings.warn("this bundle has no compiled kernels: the portable references serve it, slowly, with torch", stacklevel=2)
-        from kernels.reference import ReferenceProgram
+        from kernels.reference import ReferenceProgram, limit_threads
 
+        limit_threads(num_threads)
         return ReferenceProgram(step.program)
     return Library(bundle.path(kernels.library)).compile(step.program, num_threads)
 

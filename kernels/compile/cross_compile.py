@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Self
 
 from kernels.compile.toolchain import assembler, assembler_version
+from kernels.cpu.host import host
 from kernels.gpu.binary import BinaryMetadata
 from kernels.gpu.kernel_source import KernelSource
 from kernels.registry import ROOT
@@ -68,7 +69,7 @@ class CrossCompiler:
 
     def __init__(self, cache_folder: Path | None = None, jobs: int | None = None) -> None:
         self._cache = cache_folder or default_cache()
-        self._num_workers = jobs or os.cpu_count() or 1
+        self._num_workers = jobs or host().num_cores
         self._idle: SimpleQueue[_Worker] = SimpleQueue()
         self._workers: list[_Worker] = []
 

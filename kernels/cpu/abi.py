@@ -20,7 +20,7 @@ ABI_VERSION = 3
 
 def header(specs: Iterable[OpSpec]) -> str:
     """The C++ header that declares the entry points of `specs` and their structs."""
-    lines = ["#pragma once", "#include <cstdint>", ""]
+    lines = ["#pragma once", "#include <cstdint>", "", "namespace cf {", "class Work;", "}", ""]
     for spec in specs:
         lines.append(f"struct {spec.symbol}_args {{")
         for tensor in spec.tensors:
@@ -35,7 +35,7 @@ def header(specs: Iterable[OpSpec]) -> str:
         lines += [
             "};",
             'extern "C" __attribute__((visibility("default")))',
-            f"void {spec.symbol}(const {spec.symbol}_args* a, int rank, int world);",
+            f"void {spec.symbol}(const {spec.symbol}_args* a, cf::Work* work);",
             "",
         ]
     return "\n".join(lines)

@@ -20,7 +20,7 @@ from kernels.cpu.isa import Isa
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread", "-ffp-contract=fast", "-fno-math-errno",
           "-fno-trapping-math", "-Wall", "-Wextra")  # fmt: skip
 _LINK_FLAGS = ("-shared", "-pthread", "-s", "-Wl,--build-id=none", "-static-libstdc++", "-static-libgcc")
-_HEADERS = ("exp.h", "int8.h", "integers.h", "team.h", "tiles.h", "vec.h", "weights.h")
+_HEADERS = ("exp.h", "int8.h", "integers.h", "team.h", "tiles.h", "vec.h", "waiting.h", "weights.h")
 
 
 class NoCompiler(Exception):
@@ -142,7 +142,7 @@ def _lay_out_program(root: Path, isa: Isa) -> _Unit:
         f'#define CF_CPU_FLAGS "{" ".join(isa.cpu_flags)}"\n'
         '#define CF_ENTRY extern "C" __attribute__((visibility("default")))\n'
     )
-    return _Unit("cpu/program.cpp", ("cpu/library.h",))
+    return _Unit("cpu/program.cpp", ("cpu/library.h", *(f"cpu/{name}" for name in _HEADERS)))
 
 
 def _lay_out_op(root: Path, op: str, constants: Mapping[str, int]) -> _Unit:

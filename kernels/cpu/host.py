@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from kernels.cpu.cores import available_cores
 
 
 @dataclass(frozen=True)
@@ -47,5 +48,4 @@ def host() -> Host:
     tiles = frozenset(flag for flag in flags if flag.startswith("amx"))
     if tiles and not _tiles_are_permitted():
         flags -= tiles
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Host(model or platform.processor() or platform.machine(), platform.machine(), flags, cores)
+    return Host(model or platform.processor() or platform.machine(), platform.machine(), flags, available_cores())

@@ -1,125 +1,114 @@
-// A persistent team of threads that walks a list of calls, with a barrier between two of them.
+// A persistent team of threads that walks a list of calls.
+//
+// A call is over when all its work is done, not when all threads have come: one that sleeps, or waits for a core, holds nobody
+// up unless it is at a piece of work, and finds its way to whichever call is then under way.
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
+#include <memory>
 #include <mutex>
-#include <new>
 #include <thread>
 #include <vector>
 
 #include "library.h"
+#include "team.h"
+#include "waiting.h"
 
 namespace {
 
-typedef void (*Entry)(const void* args, int rank, int world);
+typedef void (*Entry)(const void* args, cf::Work* work);
 
 struct Instruction {
     Entry entry;
     const void* args;
 };
 
-// Waits until `done()`: spinning while that is likely to be shortest, then letting other threads run.
-template <class Done>
-void spin_then_yield(Done done) {
-    for (int i = 0; !done(); ++i) {
-        if (i < 2000) {
-#if defined(__x86_64__)
-            __builtin_ia32_pause();
-#endif
-        } else {
-            std::this_thread::yield();
-        }
-    }
-}
+// The last pieces of a call take less than the former: who waits longer waits for a thread that does not run, and falling asleep
+// and waking take about half of it. The next step comes within the latter where it comes at once.
+constexpr std::chrono::microseconds WITHIN_A_RUN{100}, BETWEEN_RUNS{300};
 
 int64_t now_ns() {
     auto now = std::chrono::steady_clock::now().time_since_epoch();
     return std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
 }
 
+// A list of calls that is being walked. Call i is turn first + i.
+struct Run {
+    const Instruction* list;
+    uint32_t first, count;
+    int64_t* ends;  // where the time goes at which each call was over, in ns of a steady clock; or null
+};
+
 class Team {
 public:
-    explicit Team(int world) : world(world) {
-        for (int rank = 1; rank < world; ++rank) workers.emplace_back([this, rank] { serve(rank); });
-    }
-
-    ~Team() {
-        {
-            std::lock_guard<std::mutex> lock(sleep);
-            stopping = true;
-            generation.fetch_add(1);
+    explicit Team(int world) : world(world), claims(new cf::Claims[world]), seats(new Seat[world]) {
+        try {
+            for (int rank = 1; rank < world; ++rank) workers.emplace_back([this, rank] { serve(rank); });
+        } catch (...) {
+            stop();
+            throw;
         }
-        awake.notify_all();
-        for (auto& worker : workers) worker.join();
     }
 
-    // With `ends`, rank 0 writes the time at which each call was over for all threads, in ns of a steady clock.
-    void run(const Instruction* list, int64_t n, int64_t* ends = nullptr) {
-        if (n == 0) return;  // without a barrier a worker could mistake the next list for this one
+    ~Team() { stop(); }
+
+    void run(const Instruction* list, uint32_t count, int64_t* ends = nullptr) {
         std::lock_guard<std::mutex> one_at_a_time(running);
-        instructions = list;
-        count = n;
-        call_ends = ends;
-        if (world > 1) {
-            {
-                std::lock_guard<std::mutex> lock(sleep);
-                generation.fetch_add(1);
-            }
-            awake.notify_all();
-        }
-        walk(0);
+        const Run run{list, turn.value() + 1, count, ends};
+        for (int rank = 0; rank < world; ++rank) claims[rank].reset(run.first - 1);
+        open.store(&run);
+        turn.advance();
+        for (uint32_t now; (now = turn.value()) - run.first < count; turn.wait(now, WITHIN_A_RUN)) take_part(run, now, 0);
+        open.store(nullptr);
+        // Whoever looked at this run before that may still be about to find its calls done.
+        for (int rank = 1; rank < world; ++rank)
+            while (seats[rank].taken.load()) std::this_thread::yield();
     }
 
 private:
-    void walk(int rank) {
-        // Copies: when a worker leaves the last barrier, rank 0 may already be setting the next list.
-        const Instruction* const list = instructions;
-        const int64_t n = count;
-        for (int64_t i = 0; i < n; ++i) {
-            list[i].entry(list[i].args, rank, world);
-            if (world > 1) barrier();
-            if (rank == 0 && call_ends) call_ends[i] = now_ns();
-        }
-    }
+    // Whether a worker may be looking at the run that is open.
+    struct alignas(64) Seat {
+        std::atomic<bool> taken{false};
+    };
 
-    void barrier() {
-        int64_t now = phase.load(std::memory_order_acquire);
-        if (arrived.fetch_add(1, std::memory_order_acq_rel) == world - 1) {
-            arrived.store(0, std::memory_order_relaxed);
-            phase.store(now + 1, std::memory_order_release);
-        } else {
-            spin_then_yield([&] { return phase.load(std::memory_order_acquire) != now; });
-        }
+    void stop() {
+        stopping.store(true);
+        turn.advance();
+        for (auto& worker : workers) worker.join();
     }
 
     void serve(int rank) {
-        for (int64_t seen = 0;;) {
-            // Steps follow each other closely, so a worker stays awake a little before it sleeps.
-            for (int i = 0; i < 20000 && generation.load(std::memory_order_acquire) == seen; ++i) {
-#if defined(__x86_64__)
-                __builtin_ia32_pause();
-#endif
-            }
-            {
-                std::unique_lock<std::mutex> lock(sleep);
-                awake.wait(lock, [&] { return generation.load() != seen; });
-                if (stopping) return;
-            }
-            ++seen;
-            walk(rank);
+        while (!stopping.load()) {
+            std::atomic<bool>& seat = seats[rank].taken;
+            seat.store(true);
+            const uint32_t now = turn.value();
+            const Run* run = open.load();
+            const bool is_under_way = run && now - run->first < run->count;
+            if (is_under_way) take_part(*run, now, rank);
+            seat.store(false, std::memory_order_release);
+            turn.wait(now, is_under_way ? WITHIN_A_RUN : BETWEEN_RUNS);
         }
     }
 
+    void take_part(const Run& run, uint32_t now, int rank) {
+        const uint32_t i = now - run.first;
+        cf::Work work(claims.get(), rank, world, now);
+        run.list[i].entry(run.list[i].args, &work);
+        // Who does the last of the work says so; where there is none, or nobody to share it with, the calling thread.
+        if (work.units ? !work.done || done.fetch_add(work.done) + work.done < work.units : rank) return;
+        done.store(0, std::memory_order_relaxed);
+        if (run.ends) run.ends[i] = now_ns();
+        turn.advance();
+    }
+
     const int world;
+    const std::unique_ptr<cf::Claims[]> claims;
+    const std::unique_ptr<Seat[]> seats;
+    alignas(64) cf::Awaited turn;
+    alignas(64) std::atomic<int64_t> done{0};  // units of this turn
+    alignas(64) std::atomic<const Run*> open{nullptr};
+    std::atomic<bool> stopping{false};
+    std::mutex running;
     std::vector<std::thread> workers;
-    std::mutex running, sleep;
-    std::condition_variable awake;
-    std::atomic<int64_t> generation{0}, phase{0};
-    std::atomic<int> arrived{0};
-    bool stopping = false;
-    const Instruction* instructions = nullptr;
-    int64_t count = 0;
-    int64_t* call_ends = nullptr;
 };
 
 }  // namespace
@@ -140,12 +129,12 @@ CF_ENTRY void* cf_team_create(int32_t world) {
 CF_ENTRY void cf_team_destroy(void* team) { delete static_cast<Team*>(team); }
 
 CF_ENTRY void cf_run(void* team, const void* instructions, int64_t count) {
-    static_cast<Team*>(team)->run(static_cast<const Instruction*>(instructions), count);
+    static_cast<Team*>(team)->run(static_cast<const Instruction*>(instructions), uint32_t(count));
 }
 
 // As cf_run, and writes how many nanoseconds each call took to `elapsed_ns`.
 CF_ENTRY void cf_profile(void* team, const void* instructions, int64_t count, int64_t* elapsed_ns) {
     int64_t begin = now_ns();
-    static_cast<Team*>(team)->run(static_cast<const Instruction*>(instructions), count, elapsed_ns);
+    static_cast<Team*>(team)->run(static_cast<const Instruction*>(instructions), uint32_t(count), elapsed_ns);
     for (int64_t i = count - 1; i >= 0; --i) elapsed_ns[i] -= i ? elapsed_ns[i - 1] : begin;
 }

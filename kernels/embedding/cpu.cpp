@@ -8,17 +8,18 @@ using namespace cf;
 namespace {
 
 template <class Args, class W>
-void run(const Args* a, const W& w, int rank, int world) {
-    Range range = share(*a->T, rank, world);
-    for (int64_t t = range.begin; t < range.end; ++t)
-        for (int64_t k = 0; k < a->H; ++k) a->out[t * a->out_stride + k] = w.at(a->token_ids[t], k);
+void run(const Args* a, const W& w, Work* work) {
+    work->each(*a->T, 1, [&](Range range) {
+        for (int64_t t = range.begin; t < range.end; ++t)
+            for (int64_t k = 0; k < a->H; ++k) a->out[t * a->out_stride + k] = w.at(a->token_ids[t], k);
+    });
 }
 
 }  // namespace
 
 #define ENTRY(variant, weights) \
-    void embedding_##variant(const embedding_##variant##_args* a, int rank, int world) { \
-        run(a, weights(a, a->H), rank, world); \
+    void embedding_##variant(const embedding_##variant##_args* a, Work* work) { \
+        run(a, weights(a, a->H), work); \
     }
 ENTRY(fp32, plain<float>)
 ENTRY(bf16, plain<bf16>)

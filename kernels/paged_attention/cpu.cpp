@@ -111,10 +111,9 @@ int64_t chunks_to_share(const Args* a, int world) {
 }
 
 template <class Kv, class Args>
-void run_shared(const Args* a, Range mine) {
-    Engine<Kv, Args> engine(a);
+void attend_to_chunks(Engine<Kv, Args>& engine, const Args* a, Range mine) {
     int64_t before = 0;  // chunks of the items so far
-    for (int64_t i = 0; i < *a->S * a->Hkv; ++i) {
+    for (int64_t i = 0; i < *a->S * a->Hkv && before < mine.end; ++i) {
         Item<Kv, Args> item = item_of<Kv>(a, i / a->Hkv, 0, 1);
         item.head = i % a->Hkv;
         const int64_t count = item.num_chunks();
@@ -136,23 +135,41 @@ void run_shared(const Args* a, Range mine) {
     }
 }
 
+// Items of sequence s for each kv head.
+template <class Args>
+int64_t blocks_of_queries(const Args* a, int64_t s) {
+    return (a->cu_seqlens_q[s + 1] - a->cu_seqlens_q[s] + QUERIES - 1) / QUERIES;
+}
+
 template <class Kv, class Args>
-void run(const Args* a, int rank, int world) {
-    if (int64_t chunks = chunks_to_share<Kv>(a, world)) return run_shared<Kv>(a, share(chunks, rank, world));
-    Engine<Kv, Args> engine(a);
-    int64_t turn = 0;
-    for (int64_t s = 0; s < *a->S; ++s) {
-        const int64_t count = a->cu_seqlens_q[s + 1] - a->cu_seqlens_q[s];
-        for (int64_t query = 0; query < count; query += QUERIES) {
-            Item<Kv, Args> item = item_of<Kv>(a, s, query, count - query < QUERIES ? count - query : QUERIES);
-            for (item.head = 0; item.head < a->Hkv; ++item.head)
-                if (turn++ % world == rank) attend<Kv, Args>(engine, item);
+void attend_to_items(Engine<Kv, Args>& engine, const Args* a, Range mine) {
+    int64_t before = 0;  // items of the sequences so far
+    for (int64_t s = 0; s < *a->S && before < mine.end; ++s) {
+        const int64_t items = blocks_of_queries(a, s) * a->Hkv, queries = a->cu_seqlens_q[s + 1] - a->cu_seqlens_q[s];
+        const int64_t begin = mine.begin > before ? mine.begin - before : 0;
+        const int64_t end = mine.end < before + items ? mine.end - before : items;
+        before += items;
+        for (int64_t i = begin; i < end; ++i) {
+            const int64_t query = i / a->Hkv * QUERIES;
+            Item<Kv, Args> item = item_of<Kv>(a, s, query, queries - query < QUERIES ? queries - query : QUERIES);
+            item.head = i % a->Hkv;
+            attend<Kv, Args>(engine, item);
         }
     }
 }
 
+template <class Kv, class Args>
+void run(const Args* a, Work* work) {
+    Engine<Kv, Args> engine(a);
+    if (int64_t chunks = chunks_to_share<Kv>(a, work->world))
+        return work->each(chunks, 1, [&](Range range) { attend_to_chunks<Kv>(engine, a, range); });
+    int64_t items = 0;
+    for (int64_t s = 0; s < *a->S; ++s) items += blocks_of_queries(a, s) * a->Hkv;
+    work->each(items, 1, [&](Range range) { attend_to_items<Kv>(engine, a, range); });
+}
+
 }  // namespace
 
-void paged_attention_fp32(const paged_attention_fp32_args* a, int rank, int world) { run<float>(a, rank, world); }
-void paged_attention_bf16(const paged_attention_bf16_args* a, int rank, int world) { run<bf16>(a, rank, world); }
-void paged_attention_int8(const paged_attention_int8_args* a, int rank, int world) { run<int8_t>(a, rank, world); }
+void paged_attention_fp32(const paged_attention_fp32_args* a, Work* work) { run<float>(a, work); }
+void paged_attention_bf16(const paged_attention_bf16_args* a, Work* work) { run<bf16>(a, work); }
+void paged_attention_int8(const paged_attention_int8_args* a, Work* work) { run<int8_t>(a, work); }

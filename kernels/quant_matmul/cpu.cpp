@@ -171,7 +171,7 @@ void tiles(const Args* a, const W& w, Range range) {
 constexpr int UNPACKED_ROWS = 8;
 
 template <class Args, class W>
-void run_unpacked(const Args* a, const W& w, Range range) {
+void unpacked(const Args* a, const W& w, Range range) {
     thread_local std::vector<int8_t> room;
     for (int64_t tile = range.begin; tile < range.end; tile += VECTORS) {
         const Range some{tile, tile + VECTORS < range.end ? tile + VECTORS : range.end};
@@ -182,43 +182,51 @@ void run_unpacked(const Args* a, const W& w, Range range) {
 
 #if defined(CF_TILES)
 // Threads share out row tiles of W; or rows, once they are many: what a thread then writes, it reads in the next call. Weights
-// that are unpacked are so once, by one thread.
+// that are unpacked are so once, by one thread. A piece of work is so large that passing over x, or over W, for it weighs little.
 template <class Args, class W>
-void run_tiled(const Args* a, const W& w, int rank, int world) {
+void run_tiled(const Args* a, const W& w, Work* work) {
     const int64_t T = num_rows<W>(a), tiles = (a->N + LANES - 1) / LANES;
-    if (T < SHARED_ROWS || W::IS_CENTRED) return TiledRows<Args, W>(a, w).multiply(share(tiles, rank, world), {0, T});
+    TiledRows<Args, W> rows(a, w);
+    if (T < SHARED_ROWS || W::IS_CENTRED)
+        return work->each(tiles, 4, [&](Range some) { rows.multiply(some, {0, T}); });
     constexpr int64_t AT_ONCE = 2 * TILE_ROWS;
-    const Range blocks = share((T + AT_ONCE - 1) / AT_ONCE, rank, world);
-    const int64_t end = blocks.end * AT_ONCE < T ? blocks.end * AT_ONCE : T;
-    TiledRows<Args, W>(a, w).multiply({0, tiles}, {blocks.begin * AT_ONCE, end});
+    work->each((T + AT_ONCE - 1) / AT_ONCE, 4, [&](Range blocks) {
+        rows.multiply({0, tiles}, {blocks.begin * AT_ONCE, blocks.end * AT_ONCE < T ? blocks.end * AT_ONCE : T});
+    });
 }
 #endif
 
+// Row tiles of W are shared out, by as many as are multiplied at once.
+template <class Kind, int R, int V, class Args, class W>
+void run_tiles(const Args* a, const W& w, Work* work) {
+    work->each((a->N + LANES - 1) / LANES, V, [&](Range range) { tiles<Kind, R, V>(a, w, range); });
+}
+
 template <class Kind, class Args, class W>
-void run(const Args* a, const W& w, int rank, int world) {
-    Range range = share((a->N + LANES - 1) / LANES, rank, world);
+void run(const Args* a, const W& w, Work* work) {
     constexpr int EACH = W::ROWS_PER_TOKEN;
-    if (*a->T == 1) return tiles<Kind, EACH, DECODE_VECTORS >= EACH ? DECODE_VECTORS / EACH : 1>(a, w, range);
+    if (*a->T == 1) return run_tiles<Kind, EACH, DECODE_VECTORS >= EACH ? DECODE_VECTORS / EACH : 1>(a, w, work);
 #if defined(CF_TILES)
     if constexpr (Kind::IS_INTEGER) {
         // Groups join by vectors and packed weights are unpacked, so there tiles pay later.
         const int times = w.group_size() < a->K ? 4 : W::IS_CENTRED ? 2 : 1;
-        if (num_rows<W>(a) >= times * TILED_ROWS) return run_tiled(a, w, rank, world);
+        if (num_rows<W>(a) >= times * TILED_ROWS) return run_tiled(a, w, work);
     }
 #endif
     if constexpr (std::is_same_v<Kind, TwoLevelDot>) {
-        if (*a->T >= UNPACKED_ROWS) return run_unpacked(a, w, range);
-        return tiles<Kind, ROWS < 4 ? ROWS : 4, VECTORS>(a, w, range);
+        if (*a->T >= UNPACKED_ROWS)
+            return work->each((a->N + LANES - 1) / LANES, VECTORS, [&](Range range) { unpacked(a, w, range); });
+        return run_tiles<Kind, ROWS < 4 ? ROWS : 4, VECTORS>(a, w, work);
     }
     constexpr int WHOLE_TOKENS = ROWS < 4 ? 2 : ROWS < 8 ? 4 : 8;  // halves of which are whole tokens
-    tiles<Kind, EACH == 1 ? ROWS : WHOLE_TOKENS, VECTORS>(a, w, range);
+    run_tiles<Kind, EACH == 1 ? ROWS : WHOLE_TOKENS, VECTORS>(a, w, work);
 }
 
 }  // namespace
 
 #define ENTRY(variant, kind, weights) \
-    void quant_matmul_##variant(const quant_matmul_##variant##_args* a, int rank, int world) { \
-        run<kind>(a, weights(a, a->K), rank, world); \
+    void quant_matmul_##variant(const quant_matmul_##variant##_args* a, Work* work) { \
+        run<kind>(a, weights(a, a->K), work); \
     }
 ENTRY(fp32, Float, plain<float>)
 ENTRY(bf16, Float, plain<bf16>)

@@ -33,22 +33,25 @@ void norm(const float* x, float* residual, const float* weight, float* out, int6
 
 }  // namespace
 
-void rms_norm(const rms_norm_args* a, int rank, int world) {
-    Range range = share(*a->T * a->G, rank, world);
-    for (int64_t i = range.begin; i < range.end; ++i) {
-        const int64_t t = i / a->G, at = i % a->G * a->D;
-        norm(a->x + t * a->x_stride + at, a->residual ? a->residual + t * a->residual_stride + at : nullptr, a->weight,
-             a->out + t * a->out_stride + at, a->D, a->eps);
-    }
+void rms_norm(const rms_norm_args* a, Work* work) {
+    work->each(*a->T * a->G, 1, [&](Range range) {
+        for (int64_t i = range.begin; i < range.end; ++i) {
+            const int64_t t = i / a->G, at = i % a->G * a->D;
+            norm(a->x + t * a->x_stride + at, a->residual ? a->residual + t * a->residual_stride + at : nullptr, a->weight,
+                 a->out + t * a->out_stride + at, a->D, a->eps);
+        }
+    });
 }
 
-void rms_norm_a8(const rms_norm_a8_args* a, int rank, int world) {
-    thread_local std::vector<float> row;
-    row.resize(a->D);
-    Range range = share(*a->T, rank, world);
-    for (int64_t t = range.begin; t < range.end; ++t) {
-        norm(a->x + t * a->x_stride, a->residual ? a->residual + t * a->residual_stride : nullptr, a->weight, row.data(), a->D,
-             a->eps);
-        quantize_row(row.data(), a->D, a->codes + t * a->codes_stride, a->scales + t, a->sums + t * a->sums_stride);
-    }
+void rms_norm_a8(const rms_norm_a8_args* a, Work* work) {
+    thread_local std::vector<float> room;
+    room.resize(a->D);
+    float* const row = room.data();
+    work->each(*a->T, 1, [&](Range range) {
+        for (int64_t t = range.begin; t < range.end; ++t) {
+            norm(a->x + t * a->x_stride, a->residual ? a->residual + t * a->residual_stride : nullptr, a->weight, row, a->D,
+                 a->eps);
+            quantize_row(row, a->D, a->codes + t * a->codes_stride, a->scales + t, a->sums + t * a->sums_stride);
+        }
+    });
 }

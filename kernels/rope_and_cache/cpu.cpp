@@ -42,9 +42,8 @@ auto storing(const float* x, int64_t D, float* scale) {
 uint32_t pair(bf16 first, bf16 second) { return first.bits | uint32_t(second.bits) << 16; }
 
 template <class Kv, class Args>
-void run(const Args* a, int rank, int world) {
+void run(const Args* a, Range range) {
     const int64_t D = a->D, heads = a->Hq + a->Hkv, block_size = a->block_size;
-    Range range = share(*a->T * heads, rank, world);
     for (int64_t i = range.begin; i < range.end; ++i) {
         const int64_t t = i / heads, head = i % heads, kv_head = head - a->Hq;
         float* x = kv_head < 0 ? a->q + t * a->q_stride + head * D : a->k + t * a->k_stride + kv_head * D;
@@ -76,8 +75,13 @@ void run(const Args* a, int rank, int world) {
     }
 }
 
+template <class Kv, class Args>
+void run(const Args* a, Work* work) {
+    work->each(*a->T * (a->Hq + a->Hkv), 1, [&](Range range) { run<Kv>(a, range); });
+}
+
 }  // namespace
 
-void rope_and_cache_fp32(const rope_and_cache_fp32_args* a, int rank, int world) { run<float>(a, rank, world); }
-void rope_and_cache_bf16(const rope_and_cache_bf16_args* a, int rank, int world) { run<bf16>(a, rank, world); }
-void rope_and_cache_int8(const rope_and_cache_int8_args* a, int rank, int world) { run<int8_t>(a, rank, world); }
+void rope_and_cache_fp32(const rope_and_cache_fp32_args* a, Work* work) { run<float>(a, work); }
+void rope_and_cache_bf16(const rope_and_cache_bf16_args* a, Work* work) { run<bf16>(a, work); }
+void rope_and_cache_int8(const rope_and_cache_int8_args* a, Work* work) { run<int8_t>(a, work); }

@@ -21,23 +21,26 @@ void activate(const float* gate, const float* up, float* out, int64_t count) {
 
 }  // namespace
 
-void silu_and_mul(const silu_and_mul_args* a, int rank, int world) {
+void silu_and_mul(const silu_and_mul_args* a, Work* work) {
     // Columns, not rows: a single token keeps the whole team busy.
-    Range range = share((a->F + LANES - 1) / LANES, rank, world);
-    const int64_t begin = range.begin * LANES, end = range.end * LANES < a->F ? range.end * LANES : a->F;
-    for (int64_t t = 0; t < *a->T; ++t) {
-        const float* gate = a->x + t * a->x_stride + begin;
-        activate(gate, gate + a->F, a->out + t * a->out_stride + begin, end - begin);
-    }
+    work->each((a->F + LANES - 1) / LANES, 16, [&](Range range) {
+        const int64_t begin = range.begin * LANES, end = range.end * LANES < a->F ? range.end * LANES : a->F;
+        for (int64_t t = 0; t < *a->T; ++t) {
+            const float* gate = a->x + t * a->x_stride + begin;
+            activate(gate, gate + a->F, a->out + t * a->out_stride + begin, end - begin);
+        }
+    });
 }
 
-void silu_and_mul_a8(const silu_and_mul_a8_args* a, int rank, int world) {
-    thread_local std::vector<float> row;
-    row.resize(a->F);
-    Range range = share(*a->T, rank, world);
-    for (int64_t t = range.begin; t < range.end; ++t) {
-        const float* gate = a->x + t * a->x_stride;
-        activate(gate, gate + a->F, row.data(), a->F);
-        quantize_row(row.data(), a->F, a->codes + t * a->codes_stride, a->scales + t, a->sums + t * a->sums_stride);
-    }
+void silu_and_mul_a8(const silu_and_mul_a8_args* a, Work* work) {
+    thread_local std::vector<float> room;
+    room.resize(a->F);
+    float* const row = room.data();
+    work->each(*a->T, 1, [&](Range range) {
+        for (int64_t t = range.begin; t < range.end; ++t) {
+            const float* gate = a->x + t * a->x_stride;
+            activate(gate, gate + a->F, row, a->F);
+            quantize_row(row, a->F, a->codes + t * a->codes_stride, a->scales + t, a->sums + t * a->sums_stride);
+        }
+    });
 }

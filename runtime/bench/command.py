@@ -168,9 +168,10 @@ def _profiled(folder: Path, prompt_tokens: tuple[int, ...]) -> dict[str, Any]:
     from runtime.bench.profile import Profile, profile_decode, profile_prefill
     from runtime.bench.table import peaks_text, profile_text
     from runtime.loading import load_runner
+    from runtime.threads import num_threads_here
 
     bundle, peaks = _open_here(folder, "first")
-    click.echo(f"{bundle.manifest.name} at {bundle.manifest.serving.num_threads} threads; {peaks_text(peaks)}")
+    click.echo(f"{bundle.manifest.name} at {num_threads_here(bundle.manifest.serving)} threads; {peaks_text(peaks)}")
     runner = load_runner(bundle)
     profiles: list[Profile] = []
     try:
@@ -186,7 +187,7 @@ def _profiled(folder: Path, prompt_tokens: tuple[int, ...]) -> dict[str, Any]:
         raise click.ClickException(str(error)) from error
     return {
         "model": bundle.manifest.name,
-        "num_threads": bundle.manifest.serving.num_threads,
+        "num_threads": num_threads_here(bundle.manifest.serving),
         "peaks": asdict(peaks),
         "profiles": [profile.as_json() for profile in profiles],
     }

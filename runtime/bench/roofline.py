@@ -15,6 +15,7 @@ from runtime.bench.bound import DecodeBound, Peaks, decode_bound
 from runtime.bench.client import ClosedLoop
 from runtime.bench.peaks import measure_peaks
 from runtime.bench.surface import Point
+from runtime.threads import num_threads_here
 
 DEFINITIONS = {
     "bytes_per_token": "Weights once per step, shared by its batch; own keys and values.",
@@ -67,4 +68,4 @@ def open_here(folder: Path) -> tuple[Bundle, Peaks]:
     (kernels,) = bundle.manifest.kernels
     if kernels.library is None:
         raise ValueError(f"{folder} has no compiled kernels to measure arithmetic with; build it where there is a compiler")
-    return bundle, measure_peaks(Library(bundle.path(kernels.library)), bundle.manifest.serving.num_threads)
+    return bundle, measure_peaks(Library(bundle.path(kernels.library)), num_threads_here(bundle.manifest.serving))

@@ -12,6 +12,7 @@ from kernels.cpu.build import build
 from kernels.cpu.host import host
 from kernels.cpu.isa import Isa, best_isa
 from kernels.cpu.library import Library
+from tests.kernels.claiming import Claiming
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +47,8 @@ def each_library(request: pytest.FixtureRequest, library: Library) -> Library:
         return library
     emulated: Library = request.getfixturevalue("emulated_tiles")
     return emulated
+
+
+@pytest.fixture(scope="session")
+def claiming(tmp_path_factory: pytest.TempPathFactory) -> Claiming:
+    return Claiming(tmp_path_factory.mktemp("claiming"))

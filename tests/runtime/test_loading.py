@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -113,6 +115,29 @@ def test_a_bundle_says_what_the_runner_says(
     assert loaded.tokenizer.to_str() == parts.model.source.tokenizer_json
     stats = loaded.engine.stats()
     assert (stats.num_blocks, loaded.engine.max_model_len, loaded.engine.vocab_size) == (8, 128, 203)
+
+
+@pytest.mark.parametrize(("cores", "num_threads", "used"), [(1, None, 1), (2, None, 2), (64, None, 3), (1, 2, 2)])
+def test_the_bundles_threads_are_an_upper_bound(
+    parts: Parts,
+    expected: list[object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    cores: int,
+    num_threads: int | None,
+    used: int,
+) -> None:
+    """Fewer cores than threads: as many threads, one line, the same answers. `serve --num-threads` is taken at its word."""
+    parts.write(tmp_path / "bundle", serving=limits(num_kv_blocks=8, num_threads=3))
+    monkeypatch.setattr("runtime.threads.host", lambda: replace(host(), num_cores=cores))
+    gc.collect()  # engines that are gone take their threads with them
+    before = len(os.listdir("/proc/self/task"))
+    loaded = load(tmp_path / "bundle", num_threads)
+    assert len(os.listdir("/proc/self/task")) - before == used - 1
+    assert generate(loaded.engine) == expected
+    said = [] if used == 3 or num_threads else [f"num_threads is {used}, not the bundle's 3: no more cores may be used here"]
+    assert caplog.messages == said
 
 
 @pytest.mark.parametrize("eos", [None, 7, [7, 8]])
