@@ -18,7 +18,8 @@ _KEY = "tokenizer.ggml"
 #: Words, numbers, spaces and punctuation on which known ways to split text differ; and what a rebuilt tokenizer must agree on.
 _PROBE = (
     "It's 12345'll   do,\tWE'VE  naïve 你好 😀!!\r\n\n for (x=3.14) {y}\n  Füße…'s 1 23  "
-    "e\u0301t HelloWorld's `x` $a+b/\n\n\n \n <br/>かな漢字々 ' 한국，〈x〉 Ⅻ²³½ 1234567 x9-8\n\t\t.\r\nA1 B      C 'L d'sound   7 IMGIMGABZ"
+    "e\u0301t HelloWorld's `x` $a+b/\n\n\n \n <br/>かな漢字々 ' 한국\uff0c〈x〉 Ⅻ²³½ 1234567 x9-8\n\t\t.\r\n"
+    "A1 B      C 'L d'sound   7 IMGIMGABZ"
 )
 
 

@@ -33,7 +33,8 @@ def byte_fallback_bpe(metadata: Mapping[str, Any], tokens: GgufTokens) -> Tokeni
 def _merges_of_scores(pieces: list[str], vocab: Mapping[str, int], scores: list[float]) -> list[tuple[str, str]]:
     """Any two neighbours that form one of `pieces` are joined, best score first: every such pair, in that order.
 
-    Tokens that are taken out of a text before, as it was written, are none. Of equal scores the leftmost counts, and a character need not be a token to be joined. Neither can be said by merges.
+    Tokens that are taken out of a text as it was written, before, are none. Of equal scores the leftmost counts, and a
+    character need not be a token to be joined: neither can be said by merges.
     """
     ranked = []
     makes: dict[float, str] = {}
@@ -55,4 +56,3 @@ def _merges_of_scores(pieces: list[str], vocab: Mapping[str, int], scores: list[
                     f"{missing[0]!r} is not; convert the model again"
                 )
     return [(left, right) for _, _, left, right in sorted(ranked)]
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,29 +14,27 @@ from optimizer.importers.errors import DamagedFile, MissingTokenizer
 ADDED_TYPES = (TokenType.UNKNOWN, TokenType.CONTROL, TokenType.USER_DEFINED)
 
 #: What ends a turn or a text is a control token under any type: converters wrote many as ordinary ones.
-_ENDS = frozenset(
-    (
-        "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> <|endoftext|> </s> <|eom_id|> <EOT> "
-        "_<EOT> [EOT] [EOS] <|end_of_text|> <end_of_utterance> <eos> <turn|> <|tool_response> [e~[ "
-        "<\uff5cend\u2581of\u2581sentence\uff5c>"
-    ).split()
+_ENDS = (
+    "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> <|endoftext|> </s> <|eom_id|> <EOT> _<EOT> "
+    "[EOT] [EOS] <|end_of_text|> <end_of_utterance> <eos> <turn|> <|tool_response> [e~[ <\uff5cend\u2581of\u2581sentence\uff5c>"
 )
 #: So is each of these, where none of the keys (under tokenizer.ggml, without _token_id) says which token has the role.
-_INFILLS = (
-    (("fim_pre", "prefix"), "<|fim_prefix|> <fim-prefix> <fim_prefix> <PRE> \u2581<PRE> <|code_prefix|> <|prefix|>"),
-    (("fim_suf", "suffix"), "<|fim_suffix|> <fim-suffix> <fim_suffix> <SUF> \u2581<SUF> <|code_suffix|> <|suffix|>"),
-    (("fim_mid", "middle"), "<|fim_middle|> <fim-middle> <fim_middle> <MID> \u2581<MID> <|code_middle|> <|middle|>"),
-    (("fim_pre", "prefix"), "<\uff5cfim\u2581begin\uff5c>"),
-    (("fim_suf", "suffix"), "<\uff5cfim\u2581hole\uff5c>"),
-    (("fim_mid", "middle"), "<\uff5cfim\u2581end\uff5c>"),
-    (("fim_pad",), "<|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD]"),
-    (("fim_rep",), "<|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame>"),
-    (("fim_sep",), "<|file_sep|>"),
-)
+_INFILLS = {
+    ("fim_pre", "prefix"): "<|fim_prefix|> <fim-prefix> <fim_prefix> <PRE> \u2581<PRE> <|code_prefix|> <|prefix|> "
+    "<\uff5cfim\u2581begin\uff5c>",
+    ("fim_suf", "suffix"): "<|fim_suffix|> <fim-suffix> <fim_suffix> <SUF> \u2581<SUF> <|code_suffix|> <|suffix|> "
+    "<\uff5cfim\u2581hole\uff5c>",
+    ("fim_mid", "middle"): "<|fim_middle|> <fim-middle> <fim_middle> <MID> \u2581<MID> <|code_middle|> <|middle|> "
+    "<\uff5cfim\u2581end\uff5c>",
+    ("fim_pad",): "<|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD]",
+    ("fim_rep",): "<|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame>",
+    ("fim_sep",): "<|file_sep|>",
+}
 #: what a reader must see of a harmony answer
 _SHOWN = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")
 #: beside any of these sets, `<|end|>` ends a part of an answer, not the answer
 _PARTS = ({"<|return|>", "<|call|>"}, {"<|return|>", "<|calls|>"}, {"<|flush|>", "<|call|>"}, {"<|flush|>", "<|calls|>"})
+_KINDS = {int(kind): kind for kind in TokenType}
 
 
 @dataclass(frozen=True)
@@ -61,8 +59,10 @@ class GgufTokens:
             listed = metadata.get(f"tokenizer.ggml.{name}", texts)
             if len(listed) != len(texts):
                 raise DamagedFile(f"tokenizer.ggml.{name} must have an entry per token, {len(texts)}, got {len(listed)}")
-        stated = [_token_type(value) for value in metadata.get("tokenizer.ggml.token_type", [TokenType.NORMAL] * len(texts))]
-        types = [_corrected(text, kind, ids, metadata) for text, kind in zip(texts, stated, strict=True)]
+        # What llama.cpp does not know is a token without a meaning of its own.
+        stated = [_KINDS.get(kind, TokenType.NORMAL) for kind in metadata.get("tokenizer.ggml.token_type", [1] * len(texts))]
+        corrected = _corrected(ids.keys(), metadata)
+        types = [corrected.get(text, kind) for text, kind in zip(texts, stated, strict=True)]
         changes: dict[tuple[TokenType, TokenType], list[str]] = {}
         for text, before, after in zip(texts, stated, types, strict=True):
             if before != after:
@@ -74,18 +74,16 @@ class GgufTokens:
         return cls(texts, types, notes)
 
 
-def _token_type(value: int) -> TokenType:
-    """What llama.cpp does not know is a token without a meaning of its own."""
-    return TokenType(value) if value in set(TokenType) else TokenType.NORMAL
-
-
-def _corrected(text: str, stated: TokenType, ids: Mapping[str, int], metadata: Mapping[str, Any]) -> TokenType:
-    if text in _SHOWN or (text == "<|end|>" and any(names <= ids.keys() for names in _PARTS)):
-        return TokenType.USER_DEFINED
-    if text == "</s>" and "<|tool_response>" in ids:
-        return TokenType.NORMAL
-    infills = (names for keys, names in _INFILLS if not any(f"tokenizer.ggml.{key}_token_id" in metadata for key in keys))
-    return TokenType.CONTROL if text in _ENDS or any(text in names.split() for names in infills) else stated
+def _corrected(texts: Collection[str], metadata: Mapping[str, Any]) -> dict[str, TokenType]:
+    """What tokens are by their name, whatever the file says."""
+    infills = (
+        names for keys, names in _INFILLS.items() if not any(f"tokenizer.ggml.{key}_token_id" in metadata for key in keys)
+    )
+    corrected = dict.fromkeys(" ".join((_ENDS, *infills)).split(), TokenType.CONTROL)
+    if "<|tool_response>" in texts:
+        corrected["</s>"] = TokenType.NORMAL
+    parts = ("<|end|>",) if any(names <= set(texts) for names in _PARTS) else ()
+    return corrected | dict.fromkeys((*_SHOWN, *parts), TokenType.USER_DEFINED)
 
 
 def _listed(texts: list[str]) -> str:

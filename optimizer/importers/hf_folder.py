@@ -10,13 +10,15 @@ from tokenizers import Tokenizer
 
 from artifacts.architecture import Architecture
 from optimizer.importers.errors import DamagedFile, MissingFile, MissingTokenizer
-from optimizer.importers.prequantized import QuantizedCheckpoint, quantization_method
+from optimizer.importers.prequantized import Method, QuantizedCheckpoint, quantization_method
 from optimizer.importers.safetensors_checkpoint import SafetensorsCheckpoint
 from optimizer.importers.source import Source
 from runtime.models import architecture
 
 _MODELOPT = "hf_quant_config.json"
-_OPTIONAL = (_MODELOPT, "generation_config.json", "tokenizer_config.json", "chat_template.jinja")
+#: file of its own -> the method of which it is, for writers that leave config.json as it was
+_QUANTIZATION_FILES = {_MODELOPT: "modelopt", "quantize_config.json": "gptq", "quant_config.json": "awq"}
+_OPTIONAL = (*_QUANTIZATION_FILES, "generation_config.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 def open_hf_folder(folder: Path) -> Source:
@@ -24,6 +26,12 @@ def open_hf_folder(folder: Path) -> Source:
     config = _read_json(folder / "config.json")
     described = architecture(config)
     stored = SafetensorsCheckpoint.open(folder)
+    num_drafts = config.get("num_nextn_predict_layers", config.get("num_mtp_layers"))
+    if isinstance(num_drafts, int):
+        stored = stored.without_layers(described.num_layers, described.num_layers + num_drafts)
+    if described.tie_embeddings:
+        stored, is_tied = stored.with_tied_head()
+        described = described.model_copy(update={"tie_embeddings": is_tied})
     checkpoint = _checkpoint(folder, config, stored, described)
     tokenizer = _tokenizer(folder)
     tokenizer_config = _read_json(folder / "tokenizer_config.json", required=False)
@@ -41,18 +49,26 @@ def open_hf_folder(folder: Path) -> Source:
 def _checkpoint(
     folder: Path, config: dict[str, Any], stored: SafetensorsCheckpoint, described: Architecture
 ) -> SafetensorsCheckpoint | QuantizedCheckpoint:
-    """`stored` as its quantization config has it, which ModelOpt writes to a file of its own."""
-    quantization, where = config.get("quantization_config"), f"quantization_config in {folder / 'config.json'}"
-    if quantization is None and (folder / _MODELOPT).exists():
-        where = str(folder / _MODELOPT)
-        section = _read_json(folder / _MODELOPT).get("quantization")
-        if not isinstance(section, dict):
-            raise DamagedFile(f"{where} must have an object quantization, got {section!r}; export the checkpoint again")
-        quantization = {"quant_method": "modelopt", **section}
-    if quantization is None:
-        stored.require_floats()
-        return stored
-    return QuantizedCheckpoint.open(stored, quantization_method(quantization, where), described)
+    """`stored` as its quantization config has it, which is part of the config or a file of its own."""
+    for key in ("quantization_config", "compression_config"):
+        if config.get(key) is not None:
+            method = quantization_method(config[key], f"{key} in {folder / 'config.json'}")
+            return QuantizedCheckpoint.open(stored, method, described)
+    for name, method_name in _QUANTIZATION_FILES.items():
+        if (folder / name).exists():
+            return QuantizedCheckpoint.open(stored, _method_of_file(folder / name, method_name), described)
+    stored.require_floats()
+    return stored
+
+
+def _method_of_file(path: Path, name: str) -> Method:
+    """What a file says that is of method `name`. DamagedFile if ModelOpt's lacks its section."""
+    content = _read_json(path)
+    if path.name == _MODELOPT:
+        content = content.get("quantization")
+        if not isinstance(content, dict):
+            raise DamagedFile(f"{path} must have an object quantization, got {content!r}; export the checkpoint again")
+    return quantization_method({"quant_method": name, **content}, str(path))
 
 
 def _read_json(path: Path, *, required: bool = True) -> dict[str, Any]:
