@@ -16,7 +16,8 @@ ADDED_TYPES = (TokenType.UNKNOWN, TokenType.CONTROL, TokenType.USER_DEFINED)
 #: What ends a turn or a text is a control token under any type: converters wrote many as ordinary ones.
 _ENDS = (
     "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> <|endoftext|> </s> <|eom_id|> <EOT> "
-    "_<EOT> [EOT] [EOS] <|end_of_text|> <end_of_utterance> <eos> <turn|> <|tool_response> [e~[ <\uff5cend\u2581of\u2581sentence\uff5c>"
+    "_<EOT> [EOT] [EOS] <|end_of_text|> <end_of_utterance> <eos> <turn|> <|tool_response> [e~[ "
+    "<\uff5cend\u2581of\u2581sentence\uff5c>"
 )
 #: So is each of these, where none of the keys (under tokenizer.ggml, without _token_id) says which token has the role.
 _INFILLS = {

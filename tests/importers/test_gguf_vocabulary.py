@@ -6,6 +6,7 @@ the best pair, which is what sentencepiece and llama.cpp document.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -176,7 +177,7 @@ def joined(metadata: dict[str, Any], text: str) -> list[str]:
     symbols = list(text.replace(" ", "▁"))
     if metadata.get("tokenizer.ggml.add_space_prefix", True) and text:
         symbols.insert(0, "▁")
-    while pairs := [(score[a + b], -i) for i, (a, b) in enumerate(zip(symbols, symbols[1:], strict=False)) if a + b in score]:
+    while pairs := [(score[a + b], -i) for i, (a, b) in enumerate(pairwise(symbols)) if a + b in score]:
         at = -max(pairs)[1]
         symbols[at : at + 2] = [symbols[at] + symbols[at + 1]]
     spread = [[s] if s in score else [f"<0x{byte:02X}>" for byte in s.encode()] for s in symbols]
