@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from gguf.constants import TokenType
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+from tokenizers import AddedToken, Tokenizer, processors
 
+from optimizer.importers.byte_level import byte_level_tokenizer
 from optimizer.importers.errors import DamagedFile, MissingTokenizer, UnsupportedTokenizer
 from optimizer.importers.gguf_sentencepiece import byte_fallback_bpe
 from optimizer.importers.gguf_splits import DEFAULT, named_split
@@ -80,25 +81,7 @@ def special_tokens(metadata: Mapping[str, Any]) -> dict[str, object]:
 def _byte_level_bpe(metadata: Mapping[str, Any], tokens: GgufTokens) -> Tokenizer:
     split = named_split(metadata.get("tokenizer.ggml.pre") or DEFAULT)
     vocab = {text: token_id for token_id, text in enumerate(tokens.texts)}
-    merges = dict.fromkeys(_halves(merge) for merge in metadata["tokenizer.ggml.merges"])
-    try:
-        model = models.BPE(vocab=vocab, merges=list(merges), ignore_merges=split.ignores_merges)
-    except Exception as error:  # the tokenizers library raises plain Exception
-        raise DamagedFile(f"the GGUF file's tokens and merges do not fit together: {error}") from None
-    tokenizer = Tokenizer(model)
-    if split.composes:
-        tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = split.pre_tokenizer()
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
-
-
-def _halves(merge: str) -> tuple[str, str]:
-    """The first space that has something before it separates them."""
-    cut = merge.find(" ", 1)
-    if cut < 0:
-        raise DamagedFile(f"tokenizer.ggml.merges must be pairs with a space between, got {merge!r}")
-    return merge[:cut], merge[cut + 1 :]
+    return byte_level_tokenizer(vocab, metadata["tokenizer.ggml.merges"], split)
 
 
 def _added_tokens(metadata: Mapping[str, Any], tokens: GgufTokens) -> list[AddedToken]:

@@ -31,14 +31,18 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def byte_level() -> dict[str, Any]:
-    """Metadata of a small byte-level BPE with two control tokens and one user-defined token."""
+def byte_level_trained() -> Tokenizer:
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trained.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False))
-    vocab, merges = _vocab_and_merges(trained)
+    return trained
+
+
+@pytest.fixture(scope="module")
+def byte_level() -> dict[str, Any]:
+    """Metadata of a small byte-level BPE with two control tokens and one user-defined token."""
+    vocab, merges = _vocab_and_merges(byte_level_trained())
     tokens = [*vocab, "<|begin|>", "<|end|>", "<think>"]
     return {
         "tokenizer.ggml.model": "gpt2",
