@@ -1,4 +1,4 @@
-"""Sentencepiece's BPE with byte fallback, from the pieces and scores of a GGUF file."""
+"""Sentencepiece's BPE with byte fallback, and its unigram model, from the pieces and scores of a GGUF file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gguf.constants import TokenType
-from tokenizers import Tokenizer, decoders, models, normalizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers
 
 from optimizer.importers.errors import UnsupportedTokenizer
 from optimizer.importers.gguf_tokens import ADDED_TYPES, GgufTokens
@@ -56,3 +56,28 @@ def _merges_of_scores(pieces: list[str], vocab: Mapping[str, int], scores: list[
                     f"{missing[0]!r} is not; convert the model again"
                 )
     return [(left, right) for _, _, left, right in sorted(ranked)]
+
+
+def unigram(metadata: Mapping[str, Any], tokens: GgufTokens) -> Tokenizer:
+    """T5's kind: the pieces of the best sum of scores. Raises KeyError without scores, UnsupportedTokenizer for byte tokens."""
+    if TokenType.BYTE in tokens.types:
+        raise UnsupportedTokenizer("a tokenizer of kind t5 must have no tokens of type BYTE: llama.cpp never uses them")
+    scored = [
+        (text, 0.0 if kind in ADDED_TYPES else score)
+        for text, kind, score in zip(tokens.texts, tokens.types, metadata["tokenizer.ggml.scores"], strict=True)
+    ]
+    tokenizer = Tokenizer(models.Unigram(scored, unk_id=metadata.get("tokenizer.ggml.unknown_token_id", 2)))
+    merges_spaces = metadata.get("tokenizer.ggml.remove_extra_whitespaces", False)
+    steps: list[normalizers.Normalizer] = []
+    if charsmap := metadata.get("tokenizer.ggml.precompiled_charsmap"):
+        steps.append(normalizers.Precompiled(bytes(byte & 255 for byte in charsmap)))
+    if merges_spaces:
+        steps += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" +"), " ")]
+    steps.append(normalizers.Replace(" ", "▁"))
+    undo: list[decoders.Decoder] = [decoders.Replace("▁", " "), decoders.Fuse()]
+    if merges_spaces or metadata.get("tokenizer.ggml.add_space_prefix", False):
+        steps.append(normalizers.Prepend("▁"))
+        undo.append(decoders.Strip(" ", left=1))
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.decoder = decoders.Sequence(undo)
+    return tokenizer

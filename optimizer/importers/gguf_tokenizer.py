@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, processors
 
 from optimizer.importers.byte_level import byte_level_tokenizer
 from optimizer.importers.errors import DamagedFile, MissingTokenizer, UnsupportedTokenizer
-from optimizer.importers.gguf_sentencepiece import byte_fallback_bpe
+from optimizer.importers.gguf_sentencepiece import byte_fallback_bpe, unigram
 from optimizer.importers.gguf_splits import DEFAULT, named_split
 from optimizer.importers.gguf_tokens import ADDED_TYPES, GgufTokens
 
@@ -23,12 +23,12 @@ _REFUSED_KINDS = {
     "whitespace": "BPE of raw text that drops its spaces",
 }
 _NO_TOKENIZER = (None, "no_vocab", "none")
-#: ids of BOS and EOS of sentencepiece's own making
-_SENTENCEPIECE_IDS = {"bos_token": 1, "eos_token": 2}
+#: ids that special tokens have where a file of this kind does not say
+_IDS = {"llama": {"bos_token": 1, "eos_token": 2}, "t5": {"eos_token": 1}}
 
 
 def tokenizer_json(metadata: Mapping[str, Any]) -> str:
-    """tokenizer.json for `metadata` of kind `gpt2` (byte-level BPE) or `llama` (sentencepiece BPE with byte fallback).
+    """tokenizer.json for `metadata` of kind `gpt2` (byte-level BPE), `llama` (sentencepiece's BPE) or `t5` (its unigram model).
 
     Control tokens become special tokens and user-defined ones added tokens, so that text never splits them. BOS and EOS
     are added to an encoded text if the file says so; where it is silent llama.cpp's default for the tokenizer decides.
@@ -37,10 +37,10 @@ def tokenizer_json(metadata: Mapping[str, Any]) -> str:
     kind = metadata.get("tokenizer.ggml.model")
     if kind in _NO_TOKENIZER:
         raise MissingTokenizer("the GGUF file holds no tokenizer (tokenizer.ggml.model, tokenizer.ggml.tokens)")
-    builders = {"gpt2": _byte_level_bpe, "llama": byte_fallback_bpe}
+    builders = {"gpt2": _byte_level_bpe, "llama": byte_fallback_bpe, "t5": unigram}
     if kind not in builders:
         why = f" ({_REFUSED_KINDS[kind]})" if kind in _REFUSED_KINDS else ""
-        raise UnsupportedTokenizer(f"tokenizer.ggml.model must be {' or '.join(builders)}, got {kind!r}{why}")
+        raise UnsupportedTokenizer(f"tokenizer.ggml.model must be one of {', '.join(builders)}, got {kind!r}{why}")
     tokens = GgufTokens.read(metadata)
     try:
         tokenizer = builders[kind](metadata, tokens)
@@ -111,9 +111,12 @@ def _add_bos_and_eos(tokenizer: Tokenizer, metadata: Mapping[str, Any]) -> None:
 
 def _adds(metadata: Mapping[str, Any], name: str) -> bool:
     """Whether a text is given `bos_token` or `eos_token`."""
-    pre = metadata.get("tokenizer.ggml.pre") or DEFAULT
-    default = name == "bos_token" and (metadata["tokenizer.ggml.model"] == "llama" or named_split(pre).adds_bos)
-    return bool(metadata.get(f"tokenizer.ggml.add_{name}", default))
+    key, kind = f"tokenizer.ggml.add_{name}", metadata["tokenizer.ggml.model"]
+    if key in metadata:
+        return bool(metadata[key])
+    if kind == "gpt2":
+        return name == "bos_token" and named_split(metadata.get("tokenizer.ggml.pre") or DEFAULT).adds_bos
+    return name == {"llama": "bos_token", "t5": "eos_token"}[kind]
 
 
 def _special_token(metadata: Mapping[str, Any], name: str) -> tuple[str, int] | None:
@@ -121,7 +124,7 @@ def _special_token(metadata: Mapping[str, Any], name: str) -> tuple[str, int] | 
     tokens = metadata["tokenizer.ggml.tokens"]
     token_id = metadata.get(f"tokenizer.ggml.{name}_id")
     if token_id is None:
-        token_id = _SENTENCEPIECE_IDS[name] if metadata.get("tokenizer.ggml.model") == "llama" else len(tokens)
+        token_id = _IDS.get(metadata.get("tokenizer.ggml.model", ""), {}).get(name, len(tokens))
         return (tokens[token_id], token_id) if token_id < len(tokens) else None
     if not 0 <= token_id < len(tokens):
         raise DamagedFile(f"tokenizer.ggml.{name}_id must be below the number of tokens, {len(tokens)}, got {token_id}")
