@@ -25,6 +25,7 @@ from pydantic import (
     model_validator,
 )
 
+from optimizer.hub_names import advice_on
 from search_spaces.located_yaml import Document
 from search_spaces.space import device
 
@@ -81,8 +82,16 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _source(path: Path) -> Path:
-    return path if path.name == RANDOM else _existing(path)
+def _source(path: Path, info: ValidationInfo) -> Path:
+    if path.name == RANDOM:
+        return path
+    try:
+        return _existing(path)
+    except ValueError as error:
+        assert info.context is not None
+        folder: Path = info.context["folder"]
+        given = path.relative_to(folder.resolve()).as_posix() if path.is_relative_to(folder.resolve()) else str(path)
+        raise ValueError(f"{error}{advice_on(given)}") from None
 
 
 def known_devices(names: str) -> str:

@@ -8,13 +8,19 @@ from typing import Any
 
 from gguf.constants import TokenType
 from tokenizers import Tokenizer
+from tokenizers.normalizers import NFC
 
 from optimizer.exporters.errors import ExportError
-from optimizer.importers.gguf_tokenizer import PRE_TOKENIZERS, tokenizer_json
+from optimizer.importers.gguf_splits import SPLITS, Split
+from optimizer.importers.gguf_tokenizer import tokenizer_json
 
 _KEY = "tokenizer.ggml"
 #: Words, numbers, spaces and punctuation on which known ways to split text differ; and what a rebuilt tokenizer must agree on.
-_PROBE = "It's 12345'll   do,\tWE'VE  naïve 你好 😀!!\r\n\n for (x=3.14) {y}\n  Füße…'s 1 23  "
+_PROBE = (
+    "It's 12345'll   do,\tWE'VE  naïve 你好 😀!!\r\n\n for (x=3.14) {y}\n  Füße…'s 1 23  "
+    "e\u0301t HelloWorld's `x` $a+b/\n\n\n \n <br/>かな漢字々 ' 한국\uff0c〈x〉 Ⅻ²³½ 1234567 x9-8\n\t\t.\r\n"
+    "A1 B      C 'L d'sound   7 IMGIMGABZ"
+)
 
 
 def vocabulary_metadata(
@@ -64,17 +70,24 @@ def _pairs(model: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _byte_level(tokenizer: Tokenizer, model: dict[str, Any]) -> dict[str, object]:
-    split = tokenizer.pre_tokenizer
-    if split is not None:
-        words = split.pre_tokenize_str(_PROBE)
-        for name, known in PRE_TOKENIZERS.items():
-            if known.pre_tokenize_str(_PROBE) == words:
-                merges = [" ".join(pair) for pair in _pairs(model)]
-                return {f"{_KEY}.model": "gpt2", f"{_KEY}.pre": name, f"{_KEY}.merges": merges}
-    raise ExportError(
-        f"the tokenizer splits text before merging in a way that is none of {', '.join(PRE_TOKENIZERS)}: "
-        "GGUF names such a way and cannot describe another"
-    )
+    split = _split(tokenizer, model)
+    if split is None:
+        raise ExportError(
+            f"the tokenizer splits text before merging in a way that is none of {', '.join(s.names[0] for s in SPLITS)}: "
+            "GGUF names such a way and cannot describe another"
+        )
+    merges = [" ".join(pair) for pair in _pairs(model)]
+    return {f"{_KEY}.model": "gpt2", f"{_KEY}.pre": split.names[0], f"{_KEY}.merges": merges}
+
+
+def _split(tokenizer: Tokenizer, model: dict[str, Any]) -> Split | None:
+    """The first that has the tokenizer's words of the probe and its use of merges, and normalizes as it does."""
+    if tokenizer.pre_tokenizer is None:
+        return None
+    words = tokenizer.pre_tokenizer.pre_tokenize_str(_PROBE)
+    alike = [split for split in SPLITS if split.pre_tokenizer().pre_tokenize_str(_PROBE) == words]
+    uses = bool(model.get("ignore_merges")), isinstance(tokenizer.normalizer, NFC)
+    return max(alike, key=lambda split: (split.ignores_merges == uses[0], split.composes == uses[1]), default=None)
 
 
 def _sentencepiece(tokenizer: Tokenizer, model: dict[str, Any], tokens: list[str]) -> dict[str, object]:
@@ -97,8 +110,10 @@ def _special(tokenizer: Tokenizer, generation_config: Mapping[str, Any]) -> dict
     added = tokenizer.encode("a").ids
     bare = tokenizer.encode("a", add_special_tokens=False).ids
     for name, token_id, adds in (("bos", bos, added[:1] != bare[:1]), ("eos", eos, added[-1:] != bare[-1:])):
+        # Said where there is none, too: readers have a default for some kinds.
+        special[f"{_KEY}.add_{name}_token"] = adds and token_id is not None
         if token_id is not None:
-            special |= {f"{_KEY}.{name}_token_id": token_id, f"{_KEY}.add_{name}_token": adds}
+            special[f"{_KEY}.{name}_token_id"] = token_id
     return special
 
 

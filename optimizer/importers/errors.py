@@ -25,10 +25,6 @@ class ShapeMismatch(SourceError):
     """A tensor's shape disagrees with the config."""
 
 
-class TiedHeadDiffers(SourceError):
-    """The config ties the output head to the embedding, but the checkpoint has a different head."""
-
-
 class UnsupportedDtype(SourceError):
     """A tensor is stored in a type, or quantized in a way, that cannot be imported."""
 

@@ -32,6 +32,8 @@ _ROPE_SCALING = {
     "yarn_beta_fast": "beta_fast",
     "yarn_beta_slow": "beta_slow",
 }
+#: values of keys that scale nothing
+_WITHOUT_EFFECT = {"factor": 0.0, "attn_factor": 1.0, "rope.scale_linear": 1.0}
 
 
 def hf_config(file: GgufFile) -> dict[str, object]:
@@ -50,6 +52,8 @@ def hf_config(file: GgufFile) -> dict[str, object]:
         raise DamagedFile(f"{file.path} lacks the metadata {', '.join(missing)}")
 
     window = keys.get("attention.sliding_window") or None
+    if window is not None and window >= keys["context_length"]:
+        window = None  # no token is ever outside
     if window and name != "llama":
         raise UnsupportedModel(f"{file.path} has a sliding window, but does not say in which layers")
     if keys.get("expert_count"):
@@ -83,6 +87,8 @@ def _rope_parameters(file: GgufFile, keys: dict[str, Any], head_dim: int) -> dic
     }
     for key, value in keys.items():
         scaling = key.removeprefix("rope.scaling.")
+        if key.startswith("rope.sc") and value == _WITHOUT_EFFECT.get(scaling):
+            continue
         if scaling in _ROPE_SCALING:
             parameters[_ROPE_SCALING[scaling]] = _decimal(value) if isinstance(value, float) else value
         elif key.startswith("rope.sc") and scaling != "finetuned":

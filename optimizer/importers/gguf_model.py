@@ -17,7 +17,7 @@ from artifacts.architecture import Architecture
 from optimizer.importers.errors import SourceError
 from optimizer.importers.gguf_config import ROPE_FACTORS, hf_config
 from optimizer.importers.gguf_file import BLOCK, GgufFile
-from optimizer.importers.gguf_tokenizer import special_tokens, tokenizer_json
+from optimizer.importers.gguf_tokenizer import special_tokens, tokenizer_json, tokenizer_notes
 from optimizer.importers.source import Source
 from optimizer.importers.stored_matrix import CodeKind, Misfit, StoredMatrix
 from runtime.models import architecture
@@ -88,7 +88,7 @@ class GgufCheckpoint:
         return StoredMatrix(_CODES[kind], self._in_order(name, codes), widened, 1, BLOCK)
 
     def notes(self) -> list[str]:
-        return []
+        return tokenizer_notes(self.file.metadata)
 
     def _in_order(self, name: str, rows: NDArray[_T]) -> NDArray[_T]:
         """`rows` of the tensor `name` as Hugging Face orders them."""

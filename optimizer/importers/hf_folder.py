@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from artifacts.architecture import Architecture
-from optimizer.importers.errors import DamagedFile, MissingFile, MissingTokenizer
-from optimizer.importers.prequantized import QuantizedCheckpoint, quantization_method
+from optimizer.importers.errors import DamagedFile
+from optimizer.importers.hf_tokenizer import read_tokenizer, tokenizer_files
+from optimizer.importers.json_file import read_json
+from optimizer.importers.prequantized import Method, QuantizedCheckpoint, quantization_method
 from optimizer.importers.safetensors_checkpoint import SafetensorsCheckpoint
 from optimizer.importers.source import Source
 from runtime.models import architecture
 
 _MODELOPT = "hf_quant_config.json"
-_OPTIONAL = (_MODELOPT, "generation_config.json", "tokenizer_config.json", "chat_template.jinja")
+#: file of its own -> the method of which it is, for writers that leave config.json as it was
+_QUANTIZATION_FILES = {_MODELOPT: "modelopt", "quantize_config.json": "gptq", "quant_config.json": "awq"}
+_OPTIONAL = (*_QUANTIZATION_FILES, "generation_config.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 def open_hf_folder(folder: Path) -> Source:
     """The model in `folder`. Raises SourceError and UnsupportedModel."""
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     described = architecture(config)
     stored = SafetensorsCheckpoint.open(folder)
+    num_drafts = config.get("num_nextn_predict_layers", config.get("num_mtp_layers"))
+    if isinstance(num_drafts, int):
+        stored = stored.without_layers(described.num_layers, described.num_layers + num_drafts)
+    if described.tie_embeddings:
+        stored, is_tied = stored.with_tied_head()
+        described = described.model_copy(update={"tie_embeddings": is_tied})
     checkpoint = _checkpoint(folder, config, stored, described)
-    tokenizer = _tokenizer(folder)
-    tokenizer_config = _read_json(folder / "tokenizer_config.json", required=False)
-    inputs = [folder / "config.json", folder / "tokenizer.json", *(folder / name for name in _OPTIONAL)]
+    tokenizer = read_tokenizer(folder)
+    tokenizer_config = read_json(folder / "tokenizer_config.json", required=False)
+    inputs = [folder / "config.json", *tokenizer_files(folder), *(folder / name for name in _OPTIONAL)]
     return Source(
         architecture=described,
         checkpoint=checkpoint,
@@ -41,49 +50,26 @@ def open_hf_folder(folder: Path) -> Source:
 def _checkpoint(
     folder: Path, config: dict[str, Any], stored: SafetensorsCheckpoint, described: Architecture
 ) -> SafetensorsCheckpoint | QuantizedCheckpoint:
-    """`stored` as its quantization config has it, which ModelOpt writes to a file of its own."""
-    quantization, where = config.get("quantization_config"), f"quantization_config in {folder / 'config.json'}"
-    if quantization is None and (folder / _MODELOPT).exists():
-        where = str(folder / _MODELOPT)
-        section = _read_json(folder / _MODELOPT).get("quantization")
-        if not isinstance(section, dict):
-            raise DamagedFile(f"{where} must have an object quantization, got {section!r}; export the checkpoint again")
-        quantization = {"quant_method": "modelopt", **section}
-    if quantization is None:
-        stored.require_floats()
-        return stored
-    return QuantizedCheckpoint.open(stored, quantization_method(quantization, where), described)
+    """`stored` as its quantization config has it, which is part of the config or a file of its own."""
+    for key in ("quantization_config", "compression_config"):
+        if config.get(key) is not None:
+            method = quantization_method(config[key], f"{key} in {folder / 'config.json'}")
+            return QuantizedCheckpoint.open(stored, method, described)
+    for name, method_name in _QUANTIZATION_FILES.items():
+        if (folder / name).exists():
+            return QuantizedCheckpoint.open(stored, _method_of_file(folder / name, method_name), described)
+    stored.require_floats()
+    return stored
 
 
-def _read_json(path: Path, *, required: bool = True) -> dict[str, Any]:
-    if not path.exists():
-        if required:
-            raise MissingFile(f"{path} is not there; a Hugging Face folder needs it")
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DamagedFile(f"{path} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise DamagedFile(f"{path} must hold a JSON object, it holds a {type(content).__name__}")
-    return content
-
-
-def _tokenizer(folder: Path) -> Tokenizer:
-    path = folder / "tokenizer.json"
-    if not path.exists():
-        raise MissingTokenizer(
-            f"{path} is not there; if transformers knows this tokenizer, write it with "
-            "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
-        )
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the tokenizers library raises plain Exception
-        raise DamagedFile(f"{path} is not a tokenizer: {error}") from None
-    # Left over from training scripts, these would cut or pad prompts.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+def _method_of_file(path: Path, name: str) -> Method:
+    """What a file says that is of method `name`. DamagedFile if ModelOpt's lacks its section."""
+    content = read_json(path)
+    if path.name == _MODELOPT:
+        content = content.get("quantization")
+        if not isinstance(content, dict):
+            raise DamagedFile(f"{path} must have an object quantization, got {content!r}; export the checkpoint again")
+    return quantization_method({"quant_method": name, **content}, str(path))
 
 
 def _chat_template(folder: Path, tokenizer_config: dict[str, Any]) -> str | None:
@@ -109,5 +95,5 @@ def _generation_config(
             special[f"{name}_id"] = tokenizer.token_to_id(text)
         if config.get(f"{name}_id") is not None:
             special[f"{name}_id"] = config[f"{name}_id"]
-    stated = _read_json(folder / "generation_config.json", required=False)
+    stated = read_json(folder / "generation_config.json", required=False)
     return special | {key: value for key, value in stated.items() if value is not None}

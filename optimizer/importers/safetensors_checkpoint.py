@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from optimizer.importers.errors import DamagedFile, MissingFile, PickleCheckpoint, TiedHeadDiffers, UnsupportedDtype
+from optimizer.importers.errors import DamagedFile, MissingFile, PickleCheckpoint, UnsupportedDtype
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -18,6 +19,8 @@ _INDEX = "model.safetensors.index.json"
 FLOATS = ("F32", "F16", "BF16")
 _DTYPES = (*FLOATS, "F8_E4M3", "I8", "U8", "I32", "I64")
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+#: tables that old checkpoints carry and every engine computes from the config
+_TABLE = re.compile(r"(.*\.)?(rotary_emb\.(inv_freq|cos_cached|sin_cached)|rope\.freqs|masked_bias)")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,9 @@ class SafetensorsCheckpoint:
     """Where each tensor is, or should be according to the index."""
     _headers: dict[str, tuple[str, tuple[int, ...]]]
     """Type and shape."""
+    _unread: dict[str, str] = field(default_factory=dict)
+    """Why there is no place for it and it has no effect, for each tensor of which that is so."""
+    _remarks: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, folder: Path) -> SafetensorsCheckpoint:
@@ -46,15 +52,32 @@ class SafetensorsCheckpoint:
         for path in files:
             for name, header in _read_headers(path).items():
                 shards[name], headers[name] = path, header
-        return cls(folder, files if single.exists() else (index, *files), shards, headers)
+        tables = {name: "every engine computes it from the config" for name in headers if _TABLE.fullmatch(name)}
+        return cls(folder, files if single.exists() else (index, *files), shards, headers, tables)
+
+    def without_layers(self, start: int, stop: int) -> SafetensorsCheckpoint:
+        """Layers `start` to `stop` draft tokens ahead; the model without them gives the same logits."""
+        layer = re.compile(r"model\.layers\.(\d+)\.")
+        numbers = {name: int(found[1]) for name in self._headers if (found := layer.match(name))}
+        drafts = {name: "it drafts tokens, which nothing here does" for name, i in numbers.items() if start <= i < stop}
+        return replace(self, _unread=self._unread | drafts)
+
+    def with_tied_head(self) -> tuple[SafetensorsCheckpoint, bool]:
+        """Whether the head is the embedding where the config says so: not if another is stored, as transformers 5 has it."""
+        if _HEAD not in self._headers or _EMBEDDING not in self._headers:
+            return self, True
+        if self._headers[_HEAD] == self._headers[_EMBEDDING] and torch.equal(self.read(_HEAD), self.read(_EMBEDDING)):
+            return replace(self, _headers={name: header for name, header in self._headers.items() if name != _HEAD}), True
+        remark = f"config.json says tie_word_embeddings, but {self.where(_HEAD)} is not {_EMBEDDING}: both are used"
+        return replace(self, _remarks=(*self._remarks, remark)), False
 
     def require_floats(self) -> None:
         """UnsupportedDtype unless every tensor is a float one, as in a checkpoint that is not quantized."""
         for name, (dtype, _) in self._headers.items():
-            if dtype not in FLOATS:
+            if dtype not in FLOATS and name not in self._unread:
                 raise UnsupportedDtype(
                     f"{self.where(name)} has type {dtype}; only {', '.join(FLOATS)} can be imported where neither config.json "
-                    "(quantization_config) nor hf_quant_config.json says how it was quantized"
+                    "(quantization_config) nor a file of its own (hf_quant_config.json) says how it was quantized"
                 )
 
     def names(self) -> list[str]:
@@ -79,22 +102,14 @@ class SafetensorsCheckpoint:
         """Nothing is quantized."""
 
     def notes(self) -> list[str]:
-        return []
+        """One for each reason why tensors are not read."""
+        unread: dict[str, list[str]] = {}
+        for name, why in self._unread.items():
+            unread.setdefault(why, []).append(name)
+        return [*self._remarks, *(f"{names[0]} has no effect ({len(names)} such): {why}" for why, names in unread.items())]
 
     def others(self, names: Collection[str]) -> list[str]:
-        """All but the frequency tables that old checkpoints carry, and a tied head that repeats the embedding.
-
-        Raises TiedHeadDiffers: engines disagree on which of two different ones counts.
-        """
-        others = [name for name in self._headers if name not in names and not name.endswith("rotary_emb.inv_freq")]
-        if _HEAD in others and _EMBEDDING in self._headers:
-            if not torch.equal(self.read(_HEAD), self.read(_EMBEDDING)):
-                raise TiedHeadDiffers(
-                    f"config.json says tie_word_embeddings, but {self.where(_HEAD)} differs from {_EMBEDDING}; set "
-                    "tie_word_embeddings to false to use it, or delete the tensor"
-                )
-            others.remove(_HEAD)
-        return others
+        return [name for name in self._headers if name not in names and name not in self._unread]
 
 
 def _no_weights(folder: Path) -> MissingFile | PickleCheckpoint:
@@ -127,7 +142,7 @@ def _read_headers(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - not a mapping
                 entry = file.get_slice(name)
-                if entry.get_dtype() not in _DTYPES:
+                if entry.get_dtype() not in _DTYPES and not _TABLE.fullmatch(name):
                     raise UnsupportedDtype(
                         f"{name} in {path} has type {entry.get_dtype()}; only {', '.join(_DTYPES)} can be imported"
                     )

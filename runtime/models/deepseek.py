@@ -67,6 +67,7 @@ class _DeepseekConfig(HfConfig):
 
 
 class DeepseekV2Config(_DeepseekConfig):
+    mlp_bias: bool = False
     moe_intermediate_size: PositiveInt = 1407
     n_routed_experts: PositiveInt = 64
     n_shared_experts: NonNegativeInt | None = 2
@@ -79,11 +80,15 @@ class DeepseekV2Config(_DeepseekConfig):
     norm_topk_prob: Literal[False] = False
     """Engines disagree on what it means beside routed_scaling_factor; no released model has it."""
 
+    def has_mlp_bias(self) -> bool:
+        return self.mlp_bias
+
     def moe(self) -> Moe:
         return self._moe("softmax", normalized=False, grouped=self.topk_method == "group_limited_greedy")
 
 
 class DeepseekV3Config(_DeepseekConfig):
+    max_position_embeddings: PositiveInt = 4096
     moe_intermediate_size: PositiveInt = 2048
     n_routed_experts: PositiveInt = 256
     n_shared_experts: NonNegativeInt | None = 1

@@ -8,6 +8,9 @@ from artifacts.architecture import Architecture, Mla, Moe
 from runtime.models.hf_rope import read_rope
 from runtime.models.unsupported import UnsupportedModel
 
+#: transformers' names of the one activation there is
+_SILU = ("silu", "swish")
+
 
 class HfConfig(BaseModel):
     """The keys that every family reads; a family subclasses it with its own keys and transformers' defaults for them.
@@ -25,15 +28,14 @@ class HfConfig(BaseModel):
     num_attention_heads: PositiveInt
     num_key_value_heads: PositiveInt | None = None
     head_dim: PositiveInt | None = None
-    max_position_embeddings: PositiveInt
-    rms_norm_eps: PositiveFloat
+    max_position_embeddings: PositiveInt = 2048
+    rms_norm_eps: PositiveFloat = 1e-6
     tie_word_embeddings: bool = False
     hidden_act: str = "silu"
-    mlp_bias: bool = False
     rope_theta: PositiveFloat = 10000.0
     rope_parameters: dict[str, object] | None = None
     rope_scaling: dict[str, object] | None = None
-    partial_rotary_factor: float = 1.0
+    partial_rotary_factor: float | None = None
     original_max_position_embeddings: PositiveInt | None = None
 
     def architecture(self) -> Architecture:
@@ -72,6 +74,10 @@ class HfConfig(BaseModel):
     def has_qk_norm(self) -> bool:
         return False
 
+    def has_mlp_bias(self) -> bool:
+        """Whether the config asks for one; most families do not read the key."""
+        return False
+
     def layer_windows(self) -> tuple[int, ...]:
         """Sliding window of each layer in tokens, 0 for full attention; empty when no layer has one."""
         return ()
@@ -88,7 +94,7 @@ class HfConfig(BaseModel):
         """One dict in the form of transformers 5, with transformers' precedence between it and the top-level keys."""
         defaults = {
             "rope_theta": self.rope_theta,
-            "partial_rotary_factor": self.partial_rotary_factor,
+            "partial_rotary_factor": 1.0 if self.partial_rotary_factor is None else self.partial_rotary_factor,
             "original_max_position_embeddings": self.max_position_embeddings,
         }
         given = {k: v for k, v in (self.rope_scaling or self.rope_parameters or {}).items() if v is not None}
@@ -97,7 +103,7 @@ class HfConfig(BaseModel):
         return defaults | given
 
     def _refuse_what_is_unsupported(self) -> None:
-        if self.hidden_act != "silu":
+        if self.hidden_act not in _SILU:
             raise UnsupportedModel(f"hidden_act must be 'silu', got {self.hidden_act!r}")
-        if self.mlp_bias:
+        if self.has_mlp_bias():
             raise UnsupportedModel("mlp_bias must be false: the decoder's gate, up and down projections have no bias")

@@ -7,9 +7,13 @@ from runtime.models.hf_config import HfConfig
 
 class LlamaConfig(HfConfig):
     attention_bias: bool = False
+    mlp_bias: bool = False
 
     def has_qkv_bias(self) -> bool:
         return self.attention_bias
 
     def has_output_bias(self) -> bool:
         return self.attention_bias
+
+    def has_mlp_bias(self) -> bool:
+        return self.mlp_bias

@@ -9,12 +9,15 @@ from runtime.models.unsupported import UnsupportedModel
 
 
 class MistralConfig(HfConfig):
+    num_key_value_heads: PositiveInt | None = 8
+    max_position_embeddings: PositiveInt = 4096 * 32
     sliding_window: PositiveInt | None = 4096
     layer_types: list[str] | None = None
 
     def layer_windows(self) -> tuple[int, ...]:
-        if self.layer_types is not None:
+        kind = "sliding_attention" if self.sliding_window else "full_attention"
+        if any(layer != kind for layer in self.layer_types or ()):
             raise UnsupportedModel(
-                "a mistral config has one window for all layers, but this one has layer_types: it is of another family"
+                f"a mistral config's layer_types must all be {kind} by its sliding_window; this one is of another family"
             )
         return (self.sliding_window,) * self.num_hidden_layers if self.sliding_window else ()

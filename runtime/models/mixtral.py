@@ -10,6 +10,7 @@ from runtime.models.mistral import MistralConfig
 
 class MixtralConfig(MistralConfig):
     rope_theta: PositiveFloat = 1e6
+    rms_norm_eps: PositiveFloat = 1e-5
     sliding_window: PositiveInt | None = None
     num_local_experts: PositiveInt = 8
     num_experts_per_tok: PositiveInt = 2

@@ -10,8 +10,11 @@ from runtime.models.hf_config import HfConfig
 
 
 class Qwen2Config(HfConfig):
+    num_key_value_heads: PositiveInt | None = 32
+    max_position_embeddings: PositiveInt = 32768
     use_sliding_window: bool = False
-    sliding_window: PositiveInt | None = 4096
+    sliding_window: NonNegativeInt | None = 4096
+    """0 and None are no window."""
     max_window_layers: NonNegativeInt = 28
     layer_types: list[Literal["full_attention", "sliding_attention"]] | None = None
 
@@ -20,7 +23,7 @@ class Qwen2Config(HfConfig):
 
     def layer_windows(self) -> tuple[int, ...]:
         """`layer_types` decides where it is given, otherwise layers from `max_window_layers` on have the window."""
-        if not self.use_sliding_window or self.sliding_window is None:
+        if not self.use_sliding_window or not self.sliding_window:
             return ()
         if self.layer_types is not None:
             sliding = [kind == "sliding_attention" for kind in self.layer_types]

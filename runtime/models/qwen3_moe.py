@@ -10,6 +10,7 @@ from runtime.models.unsupported import UnsupportedModel
 
 
 class Qwen3MoeConfig(Qwen3Config):
+    num_key_value_heads: PositiveInt | None = 4
     head_dim: PositiveInt | None = None
     # transformers 5 writes its common name.
     num_experts: PositiveInt = Field(128, validation_alias=AliasChoices("num_experts", "num_local_experts"))

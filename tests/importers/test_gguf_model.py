@@ -104,6 +104,23 @@ def test_what_the_decoder_does_not_do_is_refused(metadata: dict[str, object], me
         llama_with(tmp_path, metadata=metadata)
 
 
+@pytest.mark.parametrize(
+    ("name", "metadata"),
+    [
+        ("llama", {"llama.rope.scale_linear": 1.0}),
+        # llama.cpp takes a factor of 0 for one that is not given
+        ("llama", {"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 0.0}),
+        ("llama", {"llama.rope.scaling.attn_factor": 1.0, "llama.rope.scaling.finetuned": True}),
+        ("llama", {"llama.attention.sliding_window": 128, "llama.expert_count": 0}),
+        ("qwen3", {"qwen3.attention.sliding_window": 4096}),
+    ],
+)
+def test_keys_that_change_no_number(name: str, metadata: dict[str, object], tmp_path: Path) -> None:
+    model = random_model(CONFIGS[name])
+    plain = open_source(write_gguf(tmp_path / "plain.gguf", model)).architecture
+    assert open_source(write_gguf(tmp_path / "keys.gguf", model, metadata=metadata)).architecture == plain
+
+
 def test_memory_stays_near_one_tensor(tmp_path: Path) -> None:
     """numpy's allocations while a tensor is read: its fp32 values, and little beside them."""
     config = LlamaConfig(**SIZES | {"vocab_size": 16384, "hidden_size": 256, "num_hidden_layers": 1})

@@ -282,7 +282,6 @@ def test_weight_arguments_that_cannot_be_imported(compressed: Path, weights: dic
     ("changes", "message"),
     [
         ({"format": "marlin-24"}, "in format marlin-24"),
-        ({"quantization_status": "frozen"}, "quantization_status: input should be 'compressed', got 'frozen'"),
         ({"transform_config": {"config_groups": {}}}, "transform_config: input should be None"),
         ({"sparsity_config": {"format": "sparse-bitmask"}}, "sparsity_config: input should be None"),
     ],

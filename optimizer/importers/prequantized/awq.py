@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import AliasChoices, Field, field_validator
 
 from optimizer.importers.prequantized.method import ConfigModel, Format, Grid, names_part
 from optimizer.importers.prequantized.module import Module
@@ -19,11 +19,11 @@ _NIBBLES = [0, 4, 1, 5, 2, 6, 3, 7]
 
 
 class AwqConfig(ConfigModel):
-    bits: Literal[4]
-    group_size: int = Field(ge=-1)
+    bits: Literal[4] = Field(validation_alias=AliasChoices("bits", "w_bit"))
+    group_size: int = Field(ge=-1, validation_alias=AliasChoices("group_size", "q_group_size"))
     """-1 is a whole row."""
     zero_point: Literal[True] = True
-    version: Literal["gemm"] = "gemm"
+    version: Literal["gemm"] = Field("gemm", validation_alias=AliasChoices("version", "format"))
     modules_to_not_convert: list[str] | None = None
 
     @field_validator("version", mode="before")
@@ -39,6 +39,7 @@ class Awq:
     config: AwqConfig
 
     names_every_module = False
+    ignored = ()
     has_static_kv_scales = False
 
     def format(self, module: str, *, is_embedding: bool) -> Format | None:

@@ -30,6 +30,8 @@ class QuantizedCheckpoint:
     checkpoint: SafetensorsCheckpoint
     _quantized: dict[str, tuple[Module, Format]]
     """By the name that the weight has where it is not quantized."""
+    _ignored: tuple[str, ...] = ()
+    """Of the config's keys."""
 
     @classmethod
     def open(cls, checkpoint: SafetensorsCheckpoint, method: Method, architecture: Architecture) -> QuantizedCheckpoint:
@@ -54,7 +56,7 @@ class QuantizedCheckpoint:
                     )
         if method.has_static_kv_scales:
             _check_kv_scales(checkpoint, architecture.num_layers)
-        return cls(checkpoint, quantized)
+        return cls(checkpoint, quantized, method.ignored)
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         if name in self._quantized:
@@ -89,13 +91,16 @@ class QuantizedCheckpoint:
         return self.checkpoint.dtype(name) in FLOATS and not self.checkpoint.read(name).any()
 
     def notes(self) -> list[str]:
+        notes = self.checkpoint.notes()
+        if self._ignored:
+            notes.append(f"the quantization config's {' and '.join(self._ignored)} have no effect: each plan has its own")
         unused = [n for n in self.checkpoint.names() if n.rpartition(".")[2] in _RUN_TIME_SCALES]
-        if not unused:
-            return []
-        return [
-            f"{len(unused)} static scales of activations and KV caches (such as {unused[0]}) have no effect but under "
-            "fp8-tensor, which takes those of activations: all else is scaled at run time"
-        ]
+        if unused:
+            notes.append(
+                f"{len(unused)} static scales of activations and KV caches (such as {unused[0]}) have no effect but under "
+                "fp8-tensor, which takes those of activations: all else is scaled at run time"
+            )
+        return notes
 
 
 def _checked(module: Module, layout: Format | None) -> Format:

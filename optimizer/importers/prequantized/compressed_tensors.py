@@ -26,15 +26,24 @@ _FORMATS = (
 _BITS: dict[int, Bits] = {4: 4, 8: 8}
 
 
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _extents(value: object) -> object:
+    """Old writers' "128x128" as a list."""
+    return value.split("x") if isinstance(value, str) else value
+
+
 class WeightArgs(ConfigModel):
     """compressed-tensors' QuantizationArgs of a weight."""
 
     num_bits: int = 8
-    type: Literal["int", "float"] = "int"
+    type: Annotated[Literal["int", "float"], BeforeValidator(_lower)] = "int"
     symmetric: bool = True
-    strategy: Literal["tensor", "channel", "group", "block", "tensor_group"] | None = None
+    strategy: Annotated[Literal["tensor", "channel", "group", "block", "tensor_group"] | None, BeforeValidator(_lower)] = None
     group_size: int | None = None
-    block_structure: list[PositiveInt] | None = Field(None, min_length=2, max_length=2)
+    block_structure: Annotated[list[PositiveInt] | None, BeforeValidator(_extents)] = Field(None, min_length=2, max_length=2)
 
     def grid(self) -> Grid | None:
         """None where the strategy lacks what it needs."""
@@ -50,6 +59,7 @@ class WeightArgs(ConfigModel):
 class ConfigGroup(ConfigModel):
     targets: list[str]
     weights: WeightArgs | None = None
+    input_activations: dict[str, object] | None = None
     format: str | None = None
 
 
@@ -58,16 +68,13 @@ def _none_if_empty(section: object) -> object:
     return None if is_empty else section
 
 
-def _is_static(scheme: object) -> bool:
-    return isinstance(scheme, dict) and not scheme.get("dynamic")
-
-
 class CompressedTensorsConfig(ConfigModel):
+    """Without quantization_status: it often says "frozen" of what is compressed, so how a matrix is stored decides."""
+
     config_groups: dict[str, ConfigGroup]
     format: str
     ignore: list[str] | None = None
-    quantization_status: Literal["compressed"] = "compressed"
-    has_static_kv_scales: Annotated[bool, BeforeValidator(_is_static)] = Field(False, alias="kv_cache_scheme")
+    kv_cache_scheme: dict[str, object] | None = None
     transform_config: Annotated[None, BeforeValidator(_none_if_empty)] = None
     """Rotations at run time would be part of the function."""
     sparsity_config: Annotated[None, BeforeValidator(_none_if_empty)] = None
@@ -111,7 +118,10 @@ class CompressedTensors:
     names_every_module = True
 
     def __init__(self, config: CompressedTensorsConfig, where: str) -> None:
-        self.has_static_kv_scales = config.has_static_kv_scales
+        self.has_static_kv_scales = config.kv_cache_scheme is not None and not config.kv_cache_scheme.get("dynamic")
+        activations = any(group.input_activations for group in config.config_groups.values())
+        given = (("input_activations", activations), ("kv_cache_scheme", config.kv_cache_scheme is not None))
+        self.ignored = tuple(key for key, is_given in given if is_given)
         self._ignore = config.ignore or []
         self._formats = config.formats(where)
 

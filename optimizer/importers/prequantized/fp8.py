@@ -21,6 +21,7 @@ class Fp8:
     config: Fp8Config
 
     names_every_module = False
+    ignored = ()
     has_static_kv_scales = False
 
     def format(self, module: str, *, is_embedding: bool) -> Format | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import AliasChoices, Field, ValidationInfo, field_validator
 
 from optimizer.importers.errors import QuantizationMismatch
 from optimizer.importers.prequantized.integers import read_groups
@@ -23,15 +23,17 @@ class GptqConfig(ConfigModel):
     desc_act: bool = False
     sym: bool = False
     """Whether every zero point is the middle of the codes' range."""
-    checkpoint_format: Literal["gptq", "gptq_v2"] = "gptq"
-    dynamic: dict[str, object] | None = None
+    checkpoint_format: Literal["gptq", "gptq_v2"] = Field("gptq", validation_alias=AliasChoices("checkpoint_format", "format"))
+    dynamic: dict[str, Any] | None = None
     """GPTQModel's overrides for single modules."""
 
     @field_validator("dynamic")
     @classmethod
-    def _no_module_differs(cls, value: dict[str, object] | None) -> dict[str, object] | None:
-        if any(not pattern.startswith("-:") for pattern in value or ()):
-            raise ValueError("all quantized modules must be quantized alike")
+    def _no_module_differs(cls, value: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
+        for pattern, override in (value or {}).items():
+            changes = override.items() if isinstance(override, dict) else ()
+            if not pattern.startswith("-:") and any(info.data.get(key, given) != given for key, given in changes):
+                raise ValueError("all quantized modules must be quantized alike")
         return value
 
 
@@ -42,6 +44,7 @@ class Gptq:
     config: GptqConfig
 
     names_every_module = False
+    ignored = ()
     has_static_kv_scales = False
 
     def format(self, module: str, *, is_embedding: bool) -> Format | None:

@@ -43,6 +43,11 @@ class Method(Protocol):
     @property
     def has_static_kv_scales(self) -> bool: ...
 
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Keys of the config that say how activations or the KV cache are quantized, which is each plan's to say here."""
+        ...
+
     def format(self, module: str, *, is_embedding: bool) -> Format | None:
         """How the matrix of `module` is stored, None if it is not quantized."""
         ...

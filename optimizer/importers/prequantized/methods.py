@@ -20,13 +20,16 @@ _METHODS: Mapping[str, Callable[[dict[str, Any], str], Method]] = {
     "fp8": lambda config, where: Fp8(parse(Fp8Config, config, where)),
     "modelopt": lambda config, where: ModelOpt(parse(ModelOptConfig, config, where)),
 }
+#: what else writers call them
+_ALIASES = {"compressed_tensors": "compressed-tensors", "modelopt_fp4": "modelopt"}
 
 
 def quantization_method(config: object, where: str) -> Method:
     """What a quantization config, found at `where`, describes. UnsupportedQuantization names the key, the rule, the value."""
     name = config.get("quant_method") if isinstance(config, dict) else None
-    if not isinstance(config, dict) or not isinstance(name, str) or name not in _METHODS:
+    build = _METHODS.get(_ALIASES.get(name, name)) if isinstance(name, str) else None
+    if not isinstance(config, dict) or build is None:
         raise UnsupportedQuantization(
             f"{where}: quant_method must be one of {', '.join(_METHODS)}, got {name!r}; {START_FROM_FLOAT}"
         )
-    return _METHODS[name](config, where)
+    return build(config, where)

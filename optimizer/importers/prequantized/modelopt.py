@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from pydantic import Field
-
 from optimizer.importers.prequantized.float4 import ModelOptNvfp4
 from optimizer.importers.prequantized.float8 import Float8
 from optimizer.importers.prequantized.method import PER_CHANNEL, PER_TENSOR, ConfigModel, Format
@@ -19,7 +17,7 @@ class ModelOptConfig(ConfigModel):
     """Of nvfp4."""
     kv_cache_quant_algo: str | None = None
     exclude_modules: list[str] | None = None
-    ignore: list[str] = Field(default_factory=list)
+    ignore: list[str] | None = None
     """What config.json calls `exclude_modules`."""
 
 
@@ -28,13 +26,14 @@ class ModelOpt:
     config: ModelOptConfig
 
     names_every_module = False
+    ignored = ()
 
     @property
     def has_static_kv_scales(self) -> bool:
         return self.config.kv_cache_quant_algo is not None
 
     def format(self, module: str, *, is_embedding: bool) -> Format | None:
-        excluded = [*(self.config.exclude_modules or ()), *self.config.ignore]
+        excluded = [*(self.config.exclude_modules or ()), *(self.config.ignore or ())]
         if any(fnmatchcase(module, pattern) for pattern in excluded):
             return None
         if self.config.quant_algo == "NVFP4":
