@@ -10,7 +10,7 @@ import jinja2
 from runtime.messages import ContentForm, Message, normalized
 from runtime.template_sandbox import MAX_STEPS, TemplateEnvironment, mentioned
 
-__all__ = ["ChatTemplate", "Message"]
+__all__ = ["ChatTemplate", "Message", "special_tokens"]
 
 #: What marks where a prompt is to end. A template that trims contents takes the space away, which is how one can tell.
 _END_MARK = "COLDFORGE-CONTINUES-HERE "
@@ -107,6 +107,11 @@ class ChatTemplate:
             return self._rendered(chat, True, {}, _PROBE_STEPS)
         except ValueError:
             return ""
+
+
+def special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    """The texts of a model's special tokens by their names, as a generation_config.json of ours has them: `bos_token` ..."""
+    return {name: token for name, token in config.items() if name.endswith("_token") and isinstance(token, str)}
 
 
 def _marked(content: object) -> tuple[object, str]:
