@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -21,11 +22,21 @@ from jinja2.visitor import NodeTransformer
 
 #: turns of loops that one rendering may take, far more than chats need and done in seconds; a call of a function is as dear as
 MAX_STEPS, _CALL_STEPS = 1_000_000, 5
-#: characters of a text and items of a list
+#: characters of a text, and of all that one rendering writes
 MAX_SIZE = 1 << 24
 _MAX_BITS = 1 << 16
 
-_steps_left: ContextVar[int] = ContextVar("steps_left", default=0)
+
+@dataclass
+class _Budget:
+    """What a rendering may still do."""
+
+    steps: int
+    size: int = MAX_SIZE
+
+
+#: of the rendering that is under way; none while a template is compiled
+_budget: ContextVar[_Budget | None] = ContextVar("budget", default=None)
 
 
 class TemplateEnvironment(ImmutableSandboxedEnvironment):
@@ -37,7 +48,8 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"+", "*", "**"})
 
     def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols])
+        extensions = [_GenerationBlock, loopcontrols]
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=extensions, finalize=_written)
         self.code_generator_class = _LimitedCode
         self.filters |= {"tojson": _to_json, _COUNTED: _counted, _SIZED: _sized}
         self.globals |= {
@@ -50,11 +62,11 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
 
     def render(self, template: jinja2.Template, variables: dict[str, Any], max_steps: int = MAX_STEPS) -> str:
         """The text of `template`. Raises whatever a template may, RecursionError included."""
-        token = _steps_left.set(max_steps)
+        token = _budget.set(_Budget(max_steps))
         try:
             return template.render(variables)
         finally:
-            _steps_left.reset(token)
+            _budget.reset(token)
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         _take_steps(_CALL_STEPS)
@@ -65,17 +77,6 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             _refuse_size()
         return super().call_binop(context, operator, left, right)
 
-    @staticmethod
-    def concat(pieces: Iterable[str]) -> str:
-        """What Jinja makes the text of a template, a macro or a block of, piece by piece."""
-        kept, size = [], 0
-        for piece in pieces:
-            size += len(piece)
-            if size > MAX_SIZE:
-                _refuse_size()
-            kept.append(piece)
-        return "".join(kept)
-
 
 def mentioned(source: str, environment: TemplateEnvironment) -> frozenset[str]:
     """The names of fields, and the strings, that the template `source` holds."""
@@ -85,10 +86,21 @@ def mentioned(source: str, environment: TemplateEnvironment) -> frozenset[str]:
 
 
 def _take_steps(count: int) -> None:
-    left = _steps_left.get() - count
-    if left < 0:
-        raise SecurityError("it takes more turns of loops, and calls, than any chat needs")
-    _steps_left.set(left)
+    budget = _budget.get()
+    if budget is not None:
+        budget.steps -= count
+        if budget.steps < 0:
+            raise SecurityError("it takes more turns of loops, and calls, than any chat needs")
+
+
+def _written(value: object) -> object:
+    """`value`, which a template writes: to the prompt, or to a text of its own."""
+    budget = _budget.get()
+    if budget is not None and isinstance(value, str):
+        budget.size -= len(value)
+        if budget.size < 0:
+            _refuse_size()
+    return value
 
 
 def _refuse_size() -> NoReturn:
@@ -116,7 +128,8 @@ def _is_too_large(operator: str, left: object, right: object) -> bool:
 
 
 def _length(value: object) -> int:
-    return len(value) if isinstance(value, str | list | tuple) else 0
+    """Of a text in characters; an item of a list takes the room of eight."""
+    return len(value) if isinstance(value, str) else 8 * len(value) if isinstance(value, list | tuple) else 0
 
 
 #: filters of names that no template can write
