@@ -15,13 +15,15 @@ from jinja2.compiler import CodeGenerator
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.runtime import Context, Macro
+from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace, generate_lorem_ipsum
 from jinja2.visitor import NodeTransformer
 
-#: turns of loops that one rendering may take, far more than chats need and done in seconds; a call of a function is as dear as
-MAX_STEPS, _CALL_STEPS = 1_000_000, 5
+#: turns of loops that one rendering may take: far more than chats need, and done in seconds
+MAX_STEPS = 1_000_000
+#: what a call of a function counts as
+_CALL_STEPS = 5
 #: characters of a text, and of all that one rendering writes
 MAX_SIZE = 1 << 24
 _MAX_BITS = 1 << 16
@@ -70,7 +72,9 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         _take_steps(_CALL_STEPS)
-        return super().call(context, obj, *args, **kwargs)
+        if isinstance(obj, LoopContext):  # a loop that is entered anew, with other items
+            args = tuple(_counted(items) for items in args)
+        return _sized(super().call(context, obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if _is_too_large(operator, left, right):
@@ -113,8 +117,8 @@ def _counted(items: Iterable[object]) -> Iterator[object]:
         yield item
 
 
-def _sized(text: str) -> str:
-    return text if len(text) <= MAX_SIZE else _refuse_size()
+def _sized(value: object) -> object:
+    return value if _length(value) <= MAX_SIZE else _refuse_size()
 
 
 def _is_too_large(operator: str, left: object, right: object) -> bool:
@@ -137,7 +141,7 @@ _COUNTED, _SIZED = " counted", " sized"
 
 
 class _LimitedCode(CodeGenerator):
-    """Compiles every loop and every `~` with its limit."""
+    """Compiles loops, filters and `~` with their limits."""
 
     def visit_Template(self, node: nodes.Template, frame: Any = None) -> None:
         super().visit_Template(_Limiting().visit(node), frame)
@@ -150,6 +154,10 @@ class _Limiting(NodeTransformer):
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
+        self.generic_visit(node)
+        return _filtered(node, _SIZED)
+
+    def visit_Filter(self, node: nodes.Filter) -> nodes.Node:
         self.generic_visit(node)
         return _filtered(node, _SIZED)
 

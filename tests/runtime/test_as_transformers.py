@@ -131,6 +131,8 @@ READS = {
     "loop if": "{% for k, v in {'a': 1, 'b': 0}.items() if v %}{{ k }}{{ loop.length }}{{ loop.last }}{% endfor %}",
     "recursion": "{% for x in [[1, [2]], [3]] recursive %}{{ loop(x) if x is iterable else x }}{% endfor %}",
     "operators": "{{ 1 ~ 'a' ~ none ~ 2.5 }}{{ 'a' * 3 }}{{ [1] + [2] }}{{ 2 ** 5 }}{{ 3 * 1.5 }}{{ (1, 2) + (3,) }}",
+    "filters of blocks": "{% filter upper %}a{{ 'b' }}{% endfilter %}{% set x | replace('c', 'd') %}c{% endset %}{{ x }}",
+    "filters in rows": "{{ [3, 1] | sort | map('string') | join('-') | upper }}{{ messages | map(attribute='role') | list }}",
     "undefined": "{{ nothing }}{{ messages[0].nothing }}",
     "undefined deeper": "{{ nothing.more }}",
     "undefined sum": "{{ 'a' + nothing }}",

@@ -5,22 +5,36 @@ from __future__ import annotations
 import time
 
 import pytest
+from jinja2.exceptions import SecurityError
 
 from runtime.chat import ChatTemplate
-from runtime.template_sandbox import MAX_SIZE
+from runtime.template_sandbox import MAX_SIZE, TemplateEnvironment
 
 CHAT = [{"role": "user", "content": "Hi"}]
 GROWS = "{{% set ns = namespace(x={0}) %}}{{% for i in range(99999) %}}{{% set ns.x = {1} %}}{{% endfor %}}{{{{ ns.x }}}}"
 
 
+ENDLESS = [
+    "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "{% for i in range(99999) %}{% for j in range(99999) if j > i %}{{ j }}{% endfor %}{% endfor %}",
+    "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(50) }}",
+    "{% for i in range(99999) %}{% generation %}{% for j in range(99999) %}{% endfor %}{% endgeneration %}{% endfor %}",
+    "{% for x in range(99999) recursive %}{% if loop.depth < 3 %}{{ loop(range(99999)) }}{% endif %}{% endfor %}",
+]
+
+
+@pytest.mark.parametrize("source", ENDLESS)
+def test_steps_are_counted_wherever_they_are_taken(source: str) -> None:
+    environment = TemplateEnvironment()
+    with pytest.raises(SecurityError, match="more turns of loops, and calls"):
+        environment.render(environment.from_string(source), {}, max_steps=10_000)
+
+
 @pytest.mark.parametrize(
     "source",
     [
-        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-        "{% for i in range(99999) %}{% for j in range(99999) if j > i %}{{ j }}{% endfor %}{% endfor %}",
-        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(50) }}",
+        ENDLESS[0],
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-        "{% for i in range(99999) %}{% generation %}{% for j in range(99999) %}{% endfor %}{% endgeneration %}{% endfor %}",
         "{{ range(10 ** 9) | list }}",
         "{{ lipsum(10 ** 9) }}",
         "{{ 'x' * 10 ** 9 }}",
@@ -30,6 +44,9 @@ GROWS = "{{% set ns = namespace(x={0}) %}}{{% for i in range(99999) %}}{{% set n
         "{% macro f() %}{% for i in range(99999) %}{{ 'x' * 99999 }}{% endfor %}{% endmacro %}{% set y = f() %}",
         "{% set x %}{% for i in range(99999) %}{{ 'x' * 99999 }}{% endfor %}{% endset %}",
         GROWS.format("'ab'", "ns.x ~ ns.x"),
+        GROWS.format("'ab'", "ns.x.replace('ab', 'abcdef' * 2)"),
+        GROWS.format("'ab'", "ns.x | replace('ab', 'abcdef' * 2)"),
+        GROWS.format("['ab']", "[ns.x | join, ns.x | join]"),
         GROWS.format("'ab'", "ns.x + ns.x"),
         GROWS.format("[1]", "ns.x + ns.x"),
         GROWS.format("9", "ns.x * ns.x"),
