@@ -31,6 +31,9 @@ def open_hf_folder(folder: Path) -> Source:
     tokenizer_config = _read_json(folder / "tokenizer_config.json", required=False)
     templates = _chat_templates(folder, tokenizer_config)
     inputs = [folder / "config.json", folder / "tokenizer.json", *(folder / name for name in _OPTIONAL)]
+    notes: tuple[str, ...] = ()
+    if templates and "default" not in templates:
+        notes = (f"chats are refused: of the chat templates {', '.join(templates)} none is named default",)
     inputs += [path for pattern in _TEMPLATES for path in sorted(folder.glob(pattern))]
     return Source(
         architecture=described,
@@ -39,9 +42,7 @@ def open_hf_folder(folder: Path) -> Source:
         chat_template=templates.get("default"),
         generation_config=_generation_config(folder, config, tokenizer_config, tokenizer),
         files=(*(path for path in inputs if path.exists()), *stored.files),
-        notes=(f"chats are refused: of the chat templates {', '.join(templates)} none is named default",)
-        if templates and "default" not in templates
-        else (),
+        notes=notes,
     )
 
 
@@ -95,19 +96,17 @@ def _tokenizer(folder: Path) -> Tokenizer:
 
 def _chat_templates(folder: Path, tokenizer_config: dict[str, Any]) -> dict[str, str]:
     """By name, from where transformers has them: files, else tokenizer_config.json, else the file of a processor."""
-    own, further = (sorted(folder.glob(pattern)) for pattern in _TEMPLATES[:2])
-    named: Any = {**dict.fromkeys(own, "default"), **{path: path.stem for path in further}}
-    named = {name: path.read_text(encoding="utf-8") for path, name in named.items()} or tokenizer_config.get("chat_template")
-    if named is None:
-        named = _read_json(folder / _TEMPLATES[2], required=False).get("chat_template", {})
-    if isinstance(named, str):
-        return {"default": named}
-    try:
-        named = dict(named) if isinstance(named, dict) else {entry["name"]: entry["template"] for entry in named}
-    except (TypeError, KeyError):
-        named = {"": None}
-    if not all(isinstance(template, str) for template in named.values()):
-        raise DamagedFile(f"chat_template in {folder} must be a string, or strings by name")
+    own, further, of_processor = (sorted(folder.glob(pattern)) for pattern in _TEMPLATES)
+    files = {**dict.fromkeys(own, "default"), **{path: path.stem for path in further}}
+    stated: Any = {name: path.read_text(encoding="utf-8") for path, name in files.items()}
+    stated = stated or tokenizer_config.get("chat_template")
+    if stated is None and of_processor:
+        stated = _read_json(of_processor[0]).get("chat_template")
+    if isinstance(stated, list) and all(isinstance(entry, dict) for entry in stated):
+        stated = {entry.get("name"): entry.get("template") for entry in stated}
+    named: dict[str, str] = {} if stated is None else stated if isinstance(stated, dict) else {"default": stated}
+    if not all(isinstance(text, str) for text in (*named, *named.values())):
+        raise DamagedFile(f"the chat template in {folder} must be a string, or strings by name")
     return named
 
 
