@@ -22,6 +22,7 @@ from optimizer.importers.gguf_config import hf_config
 from optimizer.importers.gguf_file import GgufFile
 from optimizer.transforms import ChannelScales, transformed
 from optimizer.transforms.channel_scales import num_factors
+from runtime.chat import special_tokens
 from runtime.models import checkpoint_tensors
 
 SPREAD = 0.5
@@ -46,8 +47,8 @@ def write_hf_folder(source: Source, config: dict[str, object], folder: Path) -> 
         rows = torch.split(source.tensor(name).to(torch.float32), [part.shape[0] for part in parts])
         tensors |= {part.name: tensor.clone() for part, tensor in zip(parts, rows, strict=True)}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    generation = dict(source.generation_config)
-    tokens = {name: generation.pop(name) for name in ("bos_token", "eos_token") if name in generation}
+    tokens = special_tokens(source.generation_config)
+    generation = {key: value for key, value in source.generation_config.items() if key not in tokens}
     files: dict[str, dict[str, object]] = {
         "config.json": config,
         "generation_config.json": generation,

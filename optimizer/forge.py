@@ -13,7 +13,6 @@ import torch
 
 from artifacts.precision import KvDtype, Plan, Scheme
 from optimizer.cost.provider import CostProvider
-from optimizer.end_of_sequence import doubts
 from optimizer.evaluation import Comparison, Evaluation, Gate
 from optimizer.forged import Forged
 from optimizer.importers import describe_stored_codes, open_source
@@ -36,7 +35,6 @@ from optimizer.study_name import study_name
 from optimizer.targets import fitted_workload, offered_schemes, open_target, target_layout
 from optimizer.transforms import Rotation, refuse_what_cannot_fold, transformed
 from optimizer.workbench import Workbench
-from runtime.loading import eos_token_ids
 from search_spaces.space import device, load_space
 
 SAMPLED = "sampled"
@@ -96,7 +94,7 @@ class Forge:
         """Every stage; NothingPasses if no plan is within the gate."""
         say = self._reporter.say
         say(f"{self._spec.name}: {self._architecture.family}, {self._target.title}, study {self.study_name}")
-        for note in (*self._source.checkpoint.notes(), *doubts(self._prompts, eos_token_ids(self._source.generation_config))):
+        for note in (*self._source.checkpoint.notes(), *self._source.notes):
             say(note)
         untuned = self._target.workbench(self._original)
         texts = self._texts(untuned)

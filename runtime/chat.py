@@ -2,40 +2,61 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any
 
 import jinja2
-from jinja2 import nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-Message = Mapping[str, Any]
-_OWN_VARIABLES = frozenset({"messages", "add_generation_prompt", "bos_token", "eos_token"})
+from runtime.messages import ContentForm, Message, normalized
+from runtime.template_sandbox import MAX_STEPS, TemplateEnvironment, mentioned
+
+__all__ = ["ChatTemplate", "Message", "special_tokens"]
+
+#: What marks where a prompt is to end. A template that trims contents takes the space away, which is how one can tell.
+_END_MARK = "COLDFORGE-CONTINUES-HERE "
+_PROBE, _PROBE_KEY, _PROBE_STEPS = "Certainly", "coldforge_probe", 10_000
+_ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 
 
 class ChatTemplate:
     """A Jinja chat template as Hugging Face tokenizers carry it, in a sandbox.
 
-    The rendered prompt holds its special tokens as text, the beginning of sequence included if the template wants one:
-    encode it with add_special_tokens=False. Raises ValueError if `source` is not a valid template.
+    Of normalized messages (`runtime.messages`) it makes the text that `apply_chat_template` of transformers makes. Special
+    tokens are variables of the template by their names, and undefined where the model has none. The rendered prompt holds them
+    as text, the beginning of sequence included if the template wants one: encode it with add_special_tokens=False.
+    Raises ValueError if `source` is not a valid template.
     """
 
-    def __init__(self, source: str, bos_token: str = "", eos_token: str = "") -> None:
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = _strftime_now
+    def __init__(self, source: str, bos_token: str | None = None, eos_token: str | None = None, **special_tokens: str) -> None:
+        self._environment = TemplateEnvironment()
         try:
-            self._template = environment.from_string(source)
+            self._template = self._environment.from_string(source)
+            self._mentioned = mentioned(source, self._environment)
         except jinja2.TemplateSyntaxError as error:
             raise ValueError(f"the chat template is not valid Jinja: line {error.lineno}: {error.message}") from error
-        self._special_tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        except (SyntaxError, RecursionError) as error:  # of the Python that Jinja makes of it
+            raise ValueError(f"the chat template is not valid Jinja: {error}") from error
+        named = {"bos_token": bos_token, "eos_token": eos_token, **special_tokens}
+        self._special_tokens = {name: token for name, token in named.items() if token is not None}
+        self._content_forms: dict[str, ContentForm] = {}
+
+    def mentions(self, name: str) -> bool:
+        """Whether the template names this field of messages, or compares with this string."""
+        return name in self._mentioned
+
+    def content_form(self, role: str) -> ContentForm:
+        """What the template reads contents of `role` as, found by rendering one of each; "text" if it refuses both.
+
+        A role that chats do not have is taken for the user's.
+        """
+        role = role if role in _ROLES else "user"
+        if role not in self._content_forms:
+            as_text = self._probed(role, _PROBE)
+            # A key that a template does not know shows where it writes the list itself, not the texts in it.
+            as_parts = self._probed(role, [{"type": "text", "text": _PROBE, _PROBE_KEY: ""}])
+            takes_parts = _PROBE in as_parts and _PROBE_KEY not in as_parts
+            self._content_forms[role] = ("either" if _PROBE in as_text else "parts") if takes_parts else "text"
+        return self._content_forms[role]
 
     def render(
         self,
@@ -55,55 +76,58 @@ class ChatTemplate:
         if add_generation_prompt and continue_final_message:
             raise ValueError("add_generation_prompt and continue_final_message exclude each other; got both true")
         variables = variables or {}
-        if taken := sorted(_OWN_VARIABLES & variables.keys()):
+        own = {"messages", "add_generation_prompt", "bos_token", "eos_token", *self._special_tokens}
+        if taken := sorted(own & variables.keys()):
             raise ValueError(f"chat_template_kwargs may not set {', '.join(taken)}: the server sets them")
-        flat = [{**message, "content": _text_of(message.get("content"))} for message in messages]
+        normal = normalized(messages, self)
+        if not continue_final_message:
+            return self._rendered(normal, add_generation_prompt, variables)
+        content, text = _marked(normal[-1].get("content"))
+        normal[-1] = {**normal[-1], "content": content}
+        return _cut_at_mark(self._rendered(normal, False, variables), text)
+
+    def _rendered(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool,
+        variables: Mapping[str, Any],
+        max_steps: int = MAX_STEPS,
+    ) -> str:
+        known = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
         try:
-            prompt = self._template.render(
-                messages=flat, add_generation_prompt=add_generation_prompt, **self._special_tokens, **variables
-            )
-        except (jinja2.TemplateError, TypeError, ArithmeticError, LookupError) as error:
-            raise ValueError(f"the chat template refused the messages: {error}") from error
-        return _cut_after(prompt, flat[-1]["content"]) if continue_final_message else prompt
+            return self._environment.render(self._template, {**known, **self._special_tokens, **variables}, max_steps)
+        except Exception as error:  # a template is foreign code, and may raise what it likes
+            raise ValueError(f"the chat template refused the messages: {error or type(error).__name__}") from error
+
+    def _probed(self, role: str, content: object) -> str:
+        message: Message = {"role": role, "content": content}
+        question: Message = {"role": "user", "content": "Hi"}
+        chat = [message] if role == "user" else [message, question] if role == "system" else [question, message]
+        try:
+            return self._rendered(chat, True, {}, _PROBE_STEPS)
+        except ValueError:
+            return ""
 
 
-def _text_of(content: object) -> str | None:
-    """String content as it is; text parts joined by line breaks."""
-    if content is None or isinstance(content, str):
-        return content
-    assert isinstance(content, Sequence)
-    for part in content:
-        if part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise ValueError(f"content parts must be of type 'text', got {part.get('type')!r}: only text is supported here")
-    return "\n".join(part["text"] for part in content)
+def special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    """The texts of a model's special tokens by their names, as a generation_config.json of ours has them: `bos_token` ..."""
+    return {name: token for name, token in config.items() if name.endswith("_token") and isinstance(token, str)}
 
 
-def _cut_after(prompt: str, content: str | None) -> str:
-    """`prompt` up to the end of its last message's content, which a template may have stripped."""
-    for wanted in (content or "", (content or "").strip()):
-        if wanted and wanted in prompt:
-            return prompt[: prompt.rindex(wanted) + len(wanted)]
-    raise ValueError("continue_final_message needs a last message whose text the chat template keeps; it does not appear")
+def _marked(content: object) -> tuple[object, str]:
+    """Content with the mark at the end of its last text, and that text."""
+    if isinstance(content, str):
+        return content + _END_MARK, content
+    if isinstance(content, list) and content:
+        *before, last = content
+        return [*before, {**last, "text": last["text"] + _END_MARK}], last["text"]
+    raise ValueError("continue_final_message needs a last message with content to continue, got none")
 
 
-def _to_json(value: object, indent: int | None = None, ensure_ascii: bool = False, **options: Any) -> str:
-    """Unlike Jinja's own filter: no HTML escapes, which are noise to a language model."""
-    return json.dumps(value, indent=indent, ensure_ascii=ensure_ascii, **options)
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _strftime_now(pattern: str) -> str:
-    return datetime.now().strftime(pattern)
-
-
-class _GenerationBlock(Extension):
-    """`{% generation %} ... {% endgeneration %}` marks the assistant's tokens for training; to a server it is its content."""
-
-    tags = {"generation"}  # noqa: RUF012 -- jinja2's own declaration
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+def _cut_at_mark(prompt: str, text: str) -> str:
+    """`prompt` up to the mark; a template that trims contents keeps no space before it either, as in transformers."""
+    mark = _END_MARK.rstrip()
+    if mark not in prompt or text.strip() not in prompt:
+        raise ValueError("continue_final_message needs a last message whose text the chat template keeps; it does not appear")
+    before, _, after = prompt.rpartition(mark)
+    return before if after.startswith(" ") else before.rstrip()

@@ -19,7 +19,7 @@ from artifacts.precision import Scheme
 from artifacts.reader import Bundle, open_bundle
 from kernels.cpu.host import host
 from kernels.cpu.library import Library
-from runtime.chat import ChatTemplate
+from runtime.chat import ChatTemplate, special_tokens
 from runtime.decoder import StepProgram, lay_out, tensor_shapes
 from runtime.engine import Engine
 from runtime.model_runner import Executable, ModelRunner, ProgramRunner
@@ -127,9 +127,7 @@ def eos_token_ids(config: Mapping[str, Any]) -> list[int]:
 
 def chat_template_of(source: str | None, config: Mapping[str, Any]) -> ChatTemplate | None:
     """The template with the special tokens that a generation_config.json names."""
-    if source is None:
-        return None
-    return ChatTemplate(source, bos_token=config.get("bos_token", ""), eos_token=config.get("eos_token", ""))
+    return None if source is None else ChatTemplate(source, **special_tokens(config))
 
 
 def _chat_template(bundle: Bundle) -> str | None:

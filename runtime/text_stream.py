@@ -16,7 +16,8 @@ class Vocabulary:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         decoder = b"" if tokenizer.decoder is None else tokenizer.decoder.__getstate__()
-        self._special_ids = frozenset(i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special)
+        self._special = {t.content: i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special}
+        self._special_ids = frozenset(self._special.values())
         self._is_byte_level = b'"ByteLevel"' in decoder
         self._space = "\u2581" if "\u2581".encode() in decoder else " "
         self._bytes_by_id: dict[int, bytes] = {}
@@ -33,6 +34,10 @@ class Vocabulary:
             for token_id in token_ids
             if not (skip_special_tokens and token_id in self._special_ids) and self.tokenizer.id_to_token(token_id) is not None
         ]
+
+    def special_ids(self, texts: Iterable[str]) -> frozenset[int]:
+        """The special tokens among `texts`: as stops they end a text by their ids, for they need not show in it."""
+        return frozenset(self._special[text] for text in texts if text in self._special)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of `token_ids`, special tokens included."""

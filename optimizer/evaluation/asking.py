@@ -37,7 +37,8 @@ class _Open:
         self._question = question
         self.reply: Reply = ""
         if isinstance(question, Completion):
-            self.params = SamplingParams(temperature=0, max_tokens=question.max_tokens)
+            stop_token_ids = vocabulary.special_ids(question.stop)
+            self.params = SamplingParams(temperature=0, max_tokens=question.max_tokens, stop_token_ids=stop_token_ids)
             self._text = TextStream(vocabulary, question.token_ids)
             self._stops = StopStrings(question.stop)
         else:

@@ -15,7 +15,7 @@ from artifacts.architecture import Architecture
 from kernels.spec import Array
 from optimizer.exporters.errors import ExportError
 from optimizer.exporters.gguf_blocks import block_kind, blocks, reason
-from optimizer.exporters.gguf_vocabulary import vocabulary_metadata
+from optimizer.exporters.gguf_vocabulary import unsaid_ends, vocabulary_metadata
 from optimizer.exporters.logical import LogicalBundle
 from optimizer.exporters.record import ExportRecord
 from optimizer.importers.gguf_config import ROPE_FACTORS
@@ -34,6 +34,11 @@ def export_gguf(logical: LogicalBundle, path: Path) -> ExportRecord:
     _check(a, record)
     metadata = _architecture_metadata(a)
     metadata |= vocabulary_metadata(logical.tokenizer_json, a.vocab_size, logical.generation_config, logical.chat_template)
+    if unsaid := unsaid_ends(metadata, logical.generation_config):
+        record.note(
+            f"ends of sequence: GGUF has keys for three; llama.cpp ends replies at {', '.join(map(str, unsaid))} only where it "
+            "knows their names"
+        )
     # The record is part of the header, so matrices are packed twice: once to see what changes, once to write them.
     for _ in _matrices(logical, record):
         pass

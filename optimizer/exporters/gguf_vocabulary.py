@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gguf.constants import TokenType
@@ -13,6 +13,7 @@ from tokenizers.normalizers import NFC
 from optimizer.exporters.errors import ExportError
 from optimizer.importers.gguf_splits import SPLITS, Split
 from optimizer.importers.gguf_tokenizer import tokenizer_json
+from runtime.loading import eos_token_ids
 
 _KEY = "tokenizer.ggml"
 #: Words, numbers, spaces and punctuation on which known ways to split text differ; and what a rebuilt tokenizer must agree on.
@@ -101,12 +102,9 @@ def _sentencepiece(tokenizer: Tokenizer, model: dict[str, Any], tokens: list[str
 
 
 def _special(tokenizer: Tokenizer, generation_config: Mapping[str, Any]) -> dict[str, object]:
-    special: dict[str, object] = {}
-    bos, eos = generation_config.get("bos_token_id"), generation_config.get("eos_token_id")
-    if isinstance(eos, list):
-        if len(eos) > 1:
-            special[f"{_KEY}.eot_token_id"] = eos[1]
-        eos = eos[0] if eos else None
+    ends = eos_token_ids(generation_config)
+    special = _ends_of_turn(tokenizer, ends[1:])
+    bos, eos = generation_config.get("bos_token_id"), ends[0] if ends else None
     added = tokenizer.encode("a").ids
     bare = tokenizer.encode("a", add_special_tokens=False).ids
     for name, token_id, adds in (("bos", bos, added[:1] != bare[:1]), ("eos", eos, added[-1:] != bare[-1:])):
@@ -115,6 +113,20 @@ def _special(tokenizer: Tokenizer, generation_config: Mapping[str, Any]) -> dict
         if token_id is not None:
             special[f"{_KEY}.{name}_token_id"] = token_id
     return special
+
+
+def _ends_of_turn(tokenizer: Tokenizer, further: Sequence[int]) -> dict[str, object]:
+    """Keys of two ends of sequence beside the first one; that of messages to tools has its own."""
+    message = [token for token in further if tokenizer.id_to_token(token) == "<|eom_id|>"]
+    turns = [token for token in further if token not in message]
+    keyed = {"eot": turns[:1], "eom": message or turns[1:2]}
+    return {f"{_KEY}.{key}_token_id": token for key, tokens in keyed.items() for token in tokens}
+
+
+def unsaid_ends(metadata: Mapping[str, object], generation_config: Mapping[str, Any]) -> list[int]:
+    """The ends of sequence for which `metadata` has no key left."""
+    said = {metadata.get(f"{_KEY}.{key}_token_id") for key in ("eos", "eot", "eom")}
+    return [token for token in eos_token_ids(generation_config) if token not in said]
 
 
 def _check(tokenizer: Tokenizer, metadata: dict[str, object]) -> None:

@@ -72,9 +72,10 @@ def special_tokens(metadata: Mapping[str, Any]) -> dict[str, object]:
     for name in ("bos_token", "eos_token"):
         if (token := _special_token(metadata, name)) is not None:
             special |= {name: token[0], f"{name}_id": token[1]}
-    end_of_turn = metadata.get("tokenizer.ggml.eot_token_id")
-    if end_of_turn is not None and end_of_turn != special.get("eos_token_id"):
-        special["eos_token_id"] = [special["eos_token_id"], end_of_turn] if "eos_token_id" in special else end_of_turn
+    ends = [_special_token(metadata, name) for name in ("eos_token", "eot_token", "eom_token")]
+    ids = list(dict.fromkeys(end[1] for end in ends if end is not None))
+    if ids:
+        special["eos_token_id"] = ids[0] if len(ids) == 1 else ids
     return special
 
 
@@ -120,7 +121,7 @@ def _adds(metadata: Mapping[str, Any], name: str) -> bool:
 
 
 def _special_token(metadata: Mapping[str, Any], name: str) -> tuple[str, int] | None:
-    """Text and id of `bos_token` or `eos_token`, None if the file has none."""
+    """Text and id of `bos_token`, `eos_token` or another, None if the file has none."""
     tokens = metadata["tokenizer.ggml.tokens"]
     token_id = metadata.get(f"tokenizer.ggml.{name}_id")
     if token_id is None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from optimizer.importers.errors import MissingFile
+from tokenizers import Tokenizer
+
+from optimizer.end_of_sequence import completed, doubts
+from optimizer.importers.errors import DamagedFile, MissingFile
 from optimizer.importers.gguf_model import open_gguf
 from optimizer.importers.hf_folder import open_hf_folder
 from optimizer.importers.source import Source
+from runtime.loading import chat_template_of, eos_token_ids
+from runtime.prompts import Prompts
 
 
 def open_source(path: Path) -> Source:
@@ -16,8 +22,20 @@ def open_source(path: Path) -> Source:
     Everything but the tensors' data is read and checked now. Raises SourceError (each kind its own class) for what is
     missing, damaged or contradictory, and UnsupportedModel for what the runtime does not do.
     """
-    if path.is_dir():
-        return open_hf_folder(path)
     if not path.exists():
         raise MissingFile(f"{path} is not there; a source is a Hugging Face folder or a .gguf file")
-    return open_gguf(path)
+    source = open_hf_folder(path) if path.is_dir() else open_gguf(path)
+    try:
+        return _with_ends(source)
+    except ValueError as error:
+        raise DamagedFile(f"{path}: {error}") from error
+
+
+def _with_ends(source: Source) -> Source:
+    """`source`, whose replies also end where its chat template and vocabulary end turns. ValueError for a broken template."""
+    template = chat_template_of(source.chat_template, source.generation_config)
+    prompts = Prompts(Tokenizer.from_str(source.tokenizer_json), template)
+    stated = eos_token_ids(source.generation_config)
+    ends = completed(prompts, stated)
+    config = source.generation_config if ends == stated else {**source.generation_config, "eos_token_id": ends}
+    return replace(source, generation_config=config, notes=(*source.notes, *doubts(prompts, stated)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -51,7 +51,9 @@ class Source:
     """An opened model. Opening checks every tensor's presence and shape from headers; data is read by `tensor`.
 
     `generation_config` is the checkpoint's, completed with `bos_token_id` and `eos_token_id` from where else they are
-    stated, and with the strings `bos_token` and `eos_token` that its chat template refers to (absent if it has none).
+    stated, with the ends of turns, and with the strings of special tokens that its chat template refers to, by their names
+    (`bos_token` and others that end in `_token`; absent if it has none). `notes` are what was completed, or is odd, in
+    sentences for the user.
     Raises MissingTensor, ShapeMismatch or UnexpectedTensor.
     """
 
@@ -61,6 +63,7 @@ class Source:
     chat_template: str | None
     generation_config: dict[str, object]
     files: tuple[Path, ...]
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         parts = [part for parts in checkpoint_tensors(self.architecture).values() for part in parts]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 
 from runtime.engine import QueueFull
 from runtime.request import Request
@@ -116,6 +117,7 @@ async def start(
                 logprobs=logprobs,
                 prompt_logprobs=bool(echo_texts) and logprobs is not None,
             )
+            params = replace(params, stop_token_ids=params.stop_token_ids | service.vocabulary.special_ids(body.stop or ()))
             request = Request(f"{id}-{len(requests)}", tuple(prompt), params)
             choices.append(
                 Choice(

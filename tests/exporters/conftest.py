@@ -6,6 +6,8 @@ import json
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,12 +29,19 @@ TEXT = np.random.default_rng(0).integers(4, 203, 40).tolist()
 TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
 
 
-def save_bundle(folder: Path, model: Tiny, schemes: str | Mapping[str, str], *, tokenizer_json: str | None = None) -> Path:
+def save_bundle(
+    folder: Path,
+    model: Tiny,
+    schemes: str | Mapping[str, str],
+    *,
+    tokenizer_json: str | None = None,
+    generation_config: Mapping[str, object] | None = None,
+) -> Path:
     """`model` under `schemes`, with the references for kernels."""
     plan = model.plan(schemes)
     symbols = {call.symbol for call in model.step(schemes, limits()).program.calls}
     kernels = Kernels(symbols=tuple(sorted(symbols)), backend="reference")
-    files = _files(tokenizer_json or model.source.tokenizer_json)
+    files = _files(tokenizer_json or model.source.tokenizer_json, generation_config or {})
     write_bundle(folder, _deployment(model, plan, Target(device="cpu"), kernels), model.store.plan_tensors(plan), files)
     return folder
 
@@ -62,8 +71,8 @@ def _deployment(model: Tiny, plan: Plan, target: Target, kernels: Kernels) -> De
     )
 
 
-def _files(tokenizer_json: str) -> dict[str, bytes]:
-    special = {"bos_token": "<s>", "bos_token_id": 0, "eos_token": "</s>", "eos_token_id": 1}
+def _files(tokenizer_json: str, generation_config: Mapping[str, object] = MappingProxyType({})) -> dict[str, bytes]:
+    special = {"bos_token": "<s>", "bos_token_id": 0, "eos_token": "</s>", "eos_token_id": 1, **generation_config}
     return {
         "tokenizer.json": tokenizer_json.encode(),
         "chat_template.jinja": TEMPLATE.encode(),
@@ -75,7 +84,7 @@ def _files(tokenizer_json: str) -> dict[str, bytes]:
 def bundle(tiny: Callable[[str], Tiny], tmp_path: Path) -> MakeBundle:  # noqa: F811
     """Makes a bundle of a model of CONFIGS by name, under one scheme or one for each layer group."""
 
-    def make(name: str, schemes: str | Mapping[str, str] = "int8", **options: str) -> Path:
+    def make(name: str, schemes: str | Mapping[str, str] = "int8", **options: Any) -> Path:
         return save_bundle(tmp_path / "bundle", tiny(name), schemes, **options)
 
     return make

@@ -14,7 +14,7 @@ from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.compressors.pack_quantized import unpack_from_int32
 from compressed_tensors.quantization import QuantizationConfig, QuantizationScheme
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, CompressedTensorsConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, CompressedTensorsConfig, GenerationConfig
 
 from artifacts import weights
 from optimizer.exporters import ExportError, export_bundle
@@ -184,6 +184,16 @@ def test_text_files(bundle: MakeBundle) -> None:
     assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.chat_template) == ("<s>", "</s>", TEMPLATE)
     assert tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False) == "<|user|>a"
     assert json.loads((folder / "generation_config.json").read_text()) == {"bos_token_id": 0, "eos_token_id": 1}
+
+
+def test_ends_of_sequence_and_special_tokens_are_those_that_transformers_reads(bundle: MakeBundle) -> None:
+    folder = export(bundle("llama", generation_config={"eos_token_id": [1, 5], "pad_token": "<s>", "temperature": 0.5}))
+    read = GenerationConfig.from_pretrained(folder)
+    assert (read.eos_token_id, read.temperature) == ([1, 5], 0.5)
+    assert AutoConfig.from_pretrained(folder).eos_token_id == [1, 5]
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<s>"}
+    assert AutoTokenizer.from_pretrained(folder).special_tokens_map == special
+    assert "pad_token" not in json.loads((folder / "generation_config.json").read_text())
 
 
 def test_a_quantized_embedding_is_widened_and_recorded(bundle: MakeBundle) -> None:

@@ -14,10 +14,10 @@ from gguf.quants import dequantize
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from optimizer.exporters import ExportError, export_bundle
-from optimizer.exporters.gguf_vocabulary import vocabulary_metadata
+from optimizer.exporters.gguf_vocabulary import unsaid_ends, vocabulary_metadata
 from optimizer.exporters.logical import LogicalBundle
 from optimizer.importers import open_source
-from optimizer.importers.gguf_tokenizer import tokenizer_json
+from optimizer.importers.gguf_tokenizer import special_tokens, tokenizer_json
 from tests.exporters.conftest import TEMPLATE, MakeBundle, save_gpu_bundle
 from tests.importers.test_gguf_tokenizer import CORPUS, TEXTS
 from tests.runtime.conftest import Tiny
@@ -230,3 +230,36 @@ def test_a_normalizer_that_would_be_lost() -> None:
 def test_more_tokens_than_rows() -> None:
     with pytest.raises(ExportError, match="has a token 96, and the embedding 96 rows"):
         written_and_read(Tokenizer.from_str(small_tokenizer()), 96)
+
+
+@pytest.mark.parametrize(
+    ("ends", "keys", "num_unsaid"),
+    [
+        ([], {}, 0),
+        (["</s>"], {"eos": "</s>"}, 0),
+        (["</s>", "<|im_end|>"], {"eos": "</s>", "eot": "<|im_end|>"}, 0),
+        (["</s>", "<|eom_id|>", "<|eot_id|>"], {"eos": "</s>", "eot": "<|eot_id|>", "eom": "<|eom_id|>"}, 0),
+        (["<|eot_id|>", "<|eom_id|>"], {"eos": "<|eot_id|>", "eom": "<|eom_id|>"}, 0),
+        (["</s>", "<|im_end|>", "<|eot_id|>", "<a>"], {"eos": "</s>", "eot": "<|im_end|>", "eom": "<|eot_id|>"}, 1),
+    ],
+)
+def test_every_end_of_sequence_has_a_key_while_there_are_some(ends: list[str], keys: dict[str, str], num_unsaid: int) -> None:
+    tokenizer = Tokenizer.from_str(small_tokenizer())
+    tokenizer.add_special_tokens(["<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<a>"])
+    ids = [tokenizer.token_to_id(end) for end in ends]
+    config = {"eos_token_id": ids[0] if len(ids) == 1 else ids}
+    metadata = vocabulary_metadata(tokenizer.to_str(), tokenizer.get_vocab_size(), config, None)
+    written = {key: metadata.get(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot", "eom")}
+    assert {key: token for key, token in written.items() if token is not None} == {
+        key: tokenizer.token_to_id(text) for key, text in keys.items()
+    }
+    assert unsaid_ends(metadata, config) == ids[len(ids) - num_unsaid :]
+    read = special_tokens(metadata).get("eos_token_id", [])
+    assert {*(read if isinstance(read, list) else [read])} == {*ids[: len(ids) - num_unsaid]}  # type: ignore[misc]
+
+
+def test_ends_that_have_no_key_are_recorded(bundle: MakeBundle) -> None:
+    made = bundle("llama", "fp32", tokenizer_json=small_tokenizer(), generation_config={"eos_token_id": [1, 5, 6, 7]})
+    assert any(
+        "llama.cpp ends replies at 7 only where it knows their names" in note for note in record_of(export(made))["notes"]
+    )

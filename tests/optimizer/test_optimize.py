@@ -187,7 +187,7 @@ def test_every_text_must_pass(project: MakeProject, tmp_path: Path) -> None:
         assert name in (made.bundle / "report.html").read_text()
 
 
-def test_ends_of_sequence_that_do_not_fit_the_template_are_said_and_kept(project: MakeProject, tiny_llama: Path) -> None:
+def test_ends_of_sequence_that_do_not_fit_the_template_are_said_and_completed(project: MakeProject, tiny_llama: Path) -> None:
     made = project(search={"trials": 1}, schemes=["int8"])
     (made.folder / "tiny").unlink()
     shutil.copytree(tiny_llama, made.folder / "tiny")
@@ -197,7 +197,7 @@ def test_ends_of_sequence_that_do_not_fit_the_template_are_said_and_kept(project
     assert (
         "after a reply the chat template writes '</s>', token 1, which is not among the ends of sequence 0, 2" in result.output
     )
-    assert json.loads((made.bundle / "generation_config.json").read_text())["eos_token_id"] == [0, 2]
+    assert json.loads((made.bundle / "generation_config.json").read_text())["eos_token_id"] == [0, 2, 1]
 
 
 def test_an_arrival_rate_becomes_a_concurrency(project: MakeProject) -> None:

@@ -118,6 +118,26 @@ def test_end_of_sequence_and_stop_token_ids(run_server: Any) -> None:
         assert (stopped.finish_reason, stopped.message.content) == ("stop", served.recited(num_prompt, 3))
 
 
+@pytest.mark.parametrize("skip_special_tokens", [True, False])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_special_token_as_a_stop_string(run_server: Any, stream: bool, skip_special_tokens: bool) -> None:
+    """It shows in no text by default, and ends it all the same (https://github.com/vllm-project/vllm/issues/2123)."""
+    with run_server() as served:
+        num_prompt = len(served.encode(PROMPT))
+        served.runner.eos_at[num_prompt + 5] = served.tokenizer.token_to_id("<|end|>")
+        options = {"extra_body": {"skip_special_tokens": skip_special_tokens}, "max_tokens": 20, "stream": stream}
+        answer = ask(served, stop=["never said", "<|end|>"], **options)
+        if stream:
+            chunks = list(answer)
+            text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+            reason = chunks[-1].choices[0].finish_reason
+        else:
+            text, reason = answer.choices[0].message.content, answer.choices[0].finish_reason
+        assert (text, reason) == (served.recited(num_prompt, 5), "stop")
+        if not stream:
+            assert ask(served, **options).choices[0].finish_reason == "length"
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_logprobs(served: Any, stream: bool) -> None:
     answer = ask(served, max_tokens=60, logprobs=True, top_logprobs=2, stream=stream)

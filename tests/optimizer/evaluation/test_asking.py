@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
 
 from artifacts.precision import Scheme
@@ -96,6 +97,25 @@ def test_greedy_text_is_that_of_transformers_and_ends_at_a_stop(
     cut = subject.results(texts, items)
     Texts.stop = ()
     assert [marked.answer for marked in cut] == [reply.split(longest[2:4])[0] for reply in replies]
+
+
+def test_a_special_token_as_a_stop_ends_a_reply(source: Source, workbench: CpuWorkbench, model: LlamaForCausalLM) -> None:
+    """Its text is in no reply, so that the id must end it."""
+    prompts = source_prompts(source)
+    ids = torch.tensor([prompts.encode(str({"id": "Once", "answer": "#### 1"}))])
+    made = model.generate(ids, max_new_tokens=10, do_sample=False, eos_token_id=None, pad_token_id=1)[
+        0, ids.shape[1] :
+    ].tolist()
+    tokenizer = Tokenizer.from_str(source.tokenizer_json)
+    piece = tokenizer.id_to_token(made[3])
+    tokenizer.add_special_tokens([piece])
+    first = made.index(made[3])
+    Texts.stop = ("never said", piece)
+    subject = subject_on(workbench, plan(source), Prompts(tokenizer, None), [])
+    item = {"id": "Once", "answer": "#### 1"}
+    (marked,) = subject.results(Texts("texts", [item]), [item])
+    Texts.stop = ()
+    assert marked.answer == tokenizer.decode(made[:first])
 
 
 def test_what_was_answered_is_not_asked_again(source: Source, workbench: CpuWorkbench, tmp_path: Path) -> None:
