@@ -71,7 +71,7 @@ class Forge:
         self.study_name = study_name(spec, self._sources, self._space)
         self._folder = workspace / self.study_name
         self._folder.mkdir(parents=True, exist_ok=True)
-        self.ledger = Ledger(spec.search.storage or f"sqlite:///{workspace}/study.db", self.study_name)
+        self.ledger = Ledger(spec.search.storage or f"sqlite:///{workspace}/study.db", self.study_name, reporter.say)
         self._target = open_target(spec.devices, self._space, self._folder / "kernels", self.ledger, reporter)
         self._layout = target_layout(spec.devices)
         #: where what is made of the base lies, so that weights of two rotations never mix
