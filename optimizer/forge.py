@@ -246,9 +246,10 @@ class Forge:
         latency = {
             band.name: {s.name: sum(cost.group_ms(group, s) for group in band.groups) for s in band.choices} for band in bands
         }
+        # Each group is quantized in each scheme here, unless it was before.
         kl = {
             band.name: {s.name: sum(self._predicted_kl(group, s, sensitivities) for group in band.groups) for s in band.choices}
-            for band in bands
+            for band in self._reporter.track(bands, "quantization errors of layer groups", len(bands))
         }
         limit = self._spec.gate.max_kl or 0.05
         predicted = {}
