@@ -53,7 +53,8 @@ class Forge:
     def __init__(self, spec: ModelSpec, workspace: Path, reporter: Reporter) -> None:
         self._spec, self._reporter = spec, reporter
         self._space = load_space(spec.search.space, device(spec.devices[0]).kind)
-        self._source = open_source(spec.source)
+        opened = open_source(spec.source)
+        self._source = replace(opened, generation_config=opened.generation_config | spec.generation.stated())
         self._sources = self._source.sha256()
         quantization = spec.quantization
         if quantization.transform:

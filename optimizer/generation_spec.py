@@ -1,0 +1,35 @@
+"""`generation` of a model.yaml: how requests that say nothing themselves are sampled."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
+
+from runtime.request import SamplingParams
+
+
+class GenerationSpec(BaseModel):
+    """What the bundle's generation_config.json says over the source's, under the names that it has there; None leaves it.
+
+    A source often has none, and a model card's advice (a small model at temperature 1 talks nonsense) is then lost.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    max_new_tokens: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _can_be_sampled_with(self) -> Self:
+        """The rules are those of requests."""
+        SamplingParams(**{name: value for name, value in self.stated().items() if name != "max_new_tokens"})
+        return self
+
+    def stated(self) -> dict[str, float]:
+        """What is not None."""
+        return self.model_dump(exclude_none=True)
