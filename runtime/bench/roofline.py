@@ -38,14 +38,13 @@ class Roofline:
     def of(self, point: Point) -> DecodeBound:
         """The bound of a step in which all clients of `point`, a closed loop, decode at once."""
         assert isinstance(point.load, ClosedLoop)
-        num_requests = point.summary.num_completed + point.summary.num_errors
         return decode_bound(
             self.manifest.architecture,
             self.manifest.precision.groups,
             self.manifest.precision.kv_cache,
             self.peaks,
-            batch_size=min(point.load.concurrency, num_requests, self.manifest.serving.max_num_seqs),
-            context_len=point.num_prompt_tokens + point.num_output_tokens // 2,
+            batch_size=min(point.load.concurrency, self.manifest.serving.max_num_seqs),
+            context_len=round(point.mean_prompt_tokens) + point.num_output_tokens // 2,
         )
 
     def as_json(self, points: Sequence[Point]) -> dict[str, Any]:

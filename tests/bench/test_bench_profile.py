@@ -55,6 +55,19 @@ def test_flops_of_decode_are_those_of_the_bound(runner: ProgramRunner, tiny_bund
     assert sum(work.flops for work in works if "matmul" in work.symbol or "attention" in work.symbol) == bound.flops_per_token
 
 
+def test_each_kernel_is_held_against_the_arithmetic_that_it_does(runner: ProgramRunner) -> None:
+    """Products of bytes, twice as many for activations of 16 bits, are no floating point; norms and roundings are."""
+    reached = {"int8": PEAKS.int8_gops, "bf16": max(PEAKS.float_gflops, PEAKS.int8_gops / 2), "float": PEAKS.float_gflops}
+    kinds: dict[str, str] = {}
+    for work in (work for work in profile_prefill(runner, 32, PEAKS).works if work.flops):
+        (kind,) = [kind for kind, gops in reached.items() if work.compute_ms == pytest.approx(work.flops / gops / 1e6)]
+        kinds[work.symbol] = kind
+    assert kinds["quant_matmul_int8_a8"] == kinds["quant_matmul_int8_a16"] == "int8"
+    assert kinds["paged_attention_bf16"] == "bf16"
+    assert {kind for symbol, kind in kinds.items() if symbol.startswith(("rms_norm", "quantize", "silu"))} == {"float"}
+    assert kinds["quant_matmul_bf16"] == kinds["quant_matmul_fp32"] == kinds["quant_matmul_int4_sym"] == "float"
+
+
 def test_prefill_computes_causally_and_at_most_a_step(runner: ProgramRunner) -> None:
     profile = profile_prefill(runner, 1000, PEAKS)
     assert profile.num_tokens == profile.context_len == 32, "max_num_batched_tokens"
