@@ -13,7 +13,7 @@ _GAP = "  "
 #: what stands for a share of a peak that is none
 _FASTER_THAN_PEAK = {
     "cached": "read faster than memory gives, so a cache held part of it",
-    "over": "beyond the peak of its arithmetic: the machine was busier when that was taken",
+    "over": "beyond the peak of its arithmetic, which a busier machine gave",
 }
 
 
@@ -52,7 +52,7 @@ def bound_text(peaks: Peaks, bounds: Sequence[tuple[Point, DecodeBound]]) -> str
         ))  # fmt: skip
     title = "decode: the least a step takes at the peaks measured here before the load"
     is_beaten = any(point.summary.itl_ms and point.summary.itl_ms.p50 < bound.floor_ms for point, bound in bounds)
-    beaten = ["", "below 1 x: a cache held part of it, or the machine was busier when peaks were taken"] if is_beaten else []
+    beaten = ["", "below 1 x: a cache held part of it, or a busier machine gave the peaks"] if is_beaten else []
     return "\n".join([title, peaks_text(peaks), "", *_lines(header, rows), *beaten])
 
 
