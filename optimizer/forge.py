@@ -54,7 +54,7 @@ class Forge:
         self._spec, self._reporter = spec, reporter
         self._space = load_space(spec.search.space, device(spec.devices[0]).kind)
         opened = open_source(spec.source)
-        self._source = replace(opened, generation_config=opened.generation_config | spec.generation.stated())
+        self._source = replace(opened, generation_config=spec.generation.over(opened.generation_config))
         self._sources = self._source.sha256()
         quantization = spec.quantization
         if quantization.transform:

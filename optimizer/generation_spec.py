@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
@@ -33,3 +34,7 @@ class GenerationSpec(BaseModel):
     def stated(self) -> dict[str, float]:
         """What is not None."""
         return self.model_dump(exclude_none=True)
+
+    def over(self, source: Mapping[str, object]) -> dict[str, object]:
+        """The source's generation_config with what is stated here."""
+        return {**source, **self.stated()}
