@@ -7,8 +7,6 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
 
-from runtime.request import SamplingParams
-
 
 class GenerationSpec(BaseModel):
     """What the bundle's generation_config.json says over the source's, under the names that it has there; None leaves it.
@@ -27,7 +25,11 @@ class GenerationSpec(BaseModel):
 
     @model_validator(mode="after")
     def _can_be_sampled_with(self) -> Self:
-        """The rules are those of requests."""
+        """The rules are those of requests. Loaded only where something is stated: a specification is light."""
+        if not self.stated():
+            return self
+        from runtime.request import SamplingParams
+
         SamplingParams(**{name: value for name, value in self.stated().items() if name != "max_new_tokens"})
         return self
 

@@ -38,6 +38,7 @@ class KnownEndpoint:
         self.strict, self.broken, self.breaks = strict, broken, False
         self.cache_block, self.ends_after = cache_block, ends_after
         self.cached: set[str] = set()
+        self.keys: set[str | None] = set()
         self.app.get("/v1/models")(self.models)
         self.app.post("/v1/completions")(self.completions)
         if tokenizes:
@@ -51,6 +52,7 @@ class KnownEndpoint:
 
     async def completions(self, request: Request) -> Response:
         body = await request.json()
+        self.keys.add(request.headers.get("authorization"))
         if self.broken or (self.strict and "ignore_eos" in body):
             return JSONResponse({"error": {"message": "no", "type": "x", "param": None, "code": None}}, 400)
         self.bodies.append(body)
