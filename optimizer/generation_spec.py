@@ -38,5 +38,6 @@ class GenerationSpec(BaseModel):
         return self.model_dump(exclude_none=True)
 
     def over(self, source: Mapping[str, object]) -> dict[str, object]:
-        """The source's generation_config with what is stated here."""
-        return {**source, **self.stated()}
+        """The source's generation_config with what is stated here; `do_sample` is for readers that are greedy without it."""
+        greedy = {} if self.temperature is None else {"do_sample": self.temperature > 0}
+        return {**source, **greedy, **self.stated()}

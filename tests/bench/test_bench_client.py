@@ -228,6 +228,7 @@ def measured(url: str, folder: Path, *options: str) -> tuple[str, dict[str, Any]
     return result.stdout, json.loads((folder / "bench.json").read_text())
 
 
+# https://github.com/vllm-project/vllm/issues/54227, https://github.com/vllm-project/vllm/issues/52884
 def test_two_runs_on_a_warm_server_share_no_prompt(tmp_path: Path) -> None:
     options = ["--prompt-tokens", "96", "--concurrency", "1,2"]
     with serving(KnownEndpoint(cache_block=32)) as url:

@@ -45,6 +45,7 @@ def add_trial(ledger: Ledger, value: float) -> None:
     ledger.study("stage").add_trial(create_trial(params={"x": 1}, distributions=dict(space), value=value))
 
 
+# https://github.com/optuna/optuna-dashboard/issues/545, https://github.com/optuna/optuna/issues/820: a reader ended a study
 @pytest.mark.parametrize(
     "use",
     [
