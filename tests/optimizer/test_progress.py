@@ -10,14 +10,20 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from optimizer.cost.workload import Workload
 from optimizer.importers import open_source
+from optimizer.ledger import Ledger
 from optimizer.prepared_weights import prepared_weights, scaled_plan
 from optimizer.progress import Pace, Reporter
 from optimizer.quantization.packed import CPU_LAYOUT
 from optimizer.search.bands import fitting_schemes, kind_of
+from optimizer.search.serving import StepTime
 from optimizer.spec import QuantizationSpec
 from optimizer.targets import offered_schemes
+from optimizer.targets.cpu import CpuTarget
+from optimizer.workbench import CpuWorkbench
 from search_spaces.space import load_space
+from tests.optimizer.search.test_serving import ARCHITECTURE
 
 
 class Clock:
@@ -105,3 +111,14 @@ def test_calibration_is_one_stage(tiny_llama: Path, tmp_path: Path, quantization
     for group in shapes:
         store.relative_error(group, space["qkv"][0])
     assert lines() == said, "and nothing is calibrated one by one later"
+
+
+def test_steps_of_the_chosen_plan_are_one_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(self: CpuTarget, workbench: object, plan: object, workload: Workload, size: int, *, decodes: bool) -> StepTime:
+        return StepTime(1, size, 100, 1.0)
+
+    monkeypatch.setattr(CpuTarget, "step", step)
+    reporter, lines = plain()
+    target = CpuTarget("cpu", load_space(), tmp_path, Ledger("sqlite://", "serving"), reporter)
+    target.serving(CpuWorkbench(ARCHITECTURE, None, "fp32", 16, None, 1), {}, Workload(8, 8, 1), None)  # type: ignore[arg-type]
+    assert [line.partition(" in ")[0] for line in lines()] == ["measuring steps of the chosen plan: done, 6"]
