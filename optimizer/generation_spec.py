@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
 
@@ -33,7 +33,7 @@ class GenerationSpec(BaseModel):
         SamplingParams(**{name: value for name, value in self.stated().items() if name != "max_new_tokens"})
         return self
 
-    def stated(self) -> dict[str, float]:
+    def stated(self) -> dict[str, Any]:
         """What is not None."""
         return self.model_dump(exclude_none=True)
 

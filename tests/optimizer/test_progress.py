@@ -105,12 +105,12 @@ def test_calibration_is_one_stage(tiny_llama: Path, tmp_path: Path, quantization
     scaled = scaled_plan(spec.scales, shapes, fitting_schemes(shapes, space)) if spec.scales else {}
     reporter, lines = plain()
     store = prepared_weights(source, spec, scaled, [[1, 2, 3] * 20], tmp_path, CPU_LAYOUT, reporter)
-    said = lines()
+    said = [line for line in lines() if "done" in line]
     assert [line.partition(":")[0] for line in said] == stages
     assert all(re.search(r"done, 3 in", line) for line in said), "two layers and the head"
     for group in shapes:
         store.relative_error(group, space["qkv"][0])
-    assert lines() == said, "and nothing is calibrated one by one later"
+    assert [line for line in lines() if "done" in line] == said, "and nothing is calibrated one by one later"
 
 
 def test_steps_of_the_chosen_plan_are_one_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
