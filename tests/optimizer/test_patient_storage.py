@@ -6,6 +6,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,8 +17,11 @@ from optuna.trial import create_trial
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
+from artifacts.reader import verify_bundle
 from optimizer.ledger import Ledger, completed
 from optimizer.patient_storage import StorageUnavailable
+from tests.optimizer.conftest import NUM_TRIALS, MakeProject, num_trials
+from tests.optimizer.test_optimize import start
 
 HOLD = """
 import sqlite3, sys, time
@@ -172,3 +176,20 @@ def test_a_server_that_is_not_there_keeps_its_password() -> None:
     with pytest.raises(ValueError, match="storage must be a URL") as refused:
         Ledger("postgresql://me:secret@127.0.0.1:9/study", "a")
     assert "secret" not in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.slow
+def test_a_run_outlives_a_lock_of_15_seconds(project: MakeProject) -> None:
+    made = project()
+    process = start(made)
+    deadline = time.monotonic() + 300
+    while num_trials(made.study_db) < 3:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    held = hold(made.study_db, 15)
+    _, said = process.communicate(timeout=300)
+    held.wait(10)
+    assert process.returncode == 0, said
+    assert said.count("waiting for the study's storage") == said.count("answers again after") == 1
+    assert num_trials(made.study_db) == NUM_TRIALS
+    verify_bundle(made.bundle)
