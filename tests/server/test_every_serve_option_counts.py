@@ -11,7 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from optimizer.cli import coldforge
+from runtime.loading import load
+from tests.exporters.conftest import save_gpu_bundle
 from tests.options import assert_listed
+from tests.runtime.conftest import Tiny, tiny  # noqa: F401 - a fixture
 
 #: an option and two values of it. A new one needs a line here.
 SERVE = {
@@ -61,3 +64,18 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., li
 def test_an_option_of_serve(option: str, started: Callable[..., list[Any]]) -> None:
     one, other = (started(option, value) for value in SERVE[option])
     assert one and one != other, f"{option} changes nothing"
+
+
+def test_threads_of_a_gpus_bundle_are_refused(
+    tiny: Callable[[str], Tiny],  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They would change nothing."""
+    monkeypatch.setattr("runtime.loading._gpu_arch", lambda: "sm_90")
+    model = tiny("llama")
+    save_gpu_bundle(tmp_path / "bundle", model, dict.fromkeys(model.architecture.linear_shapes(), "bf16"))
+    with pytest.raises(
+        ValueError, match="threads are for bundles that run on a CPU, this one runs on a GPU; got 2, leave it out"
+    ):
+        load(tmp_path / "bundle", num_threads=2)
