@@ -80,12 +80,20 @@ def _patiently(
 ) -> T:
     """`action()`, tried again while its fault may pass. A transaction that failed was rolled back: nothing is written twice."""
     began_s, pause_s, waits = time.monotonic(), 0.05, False
+
+    def say_answered() -> None:
+        if waits:
+            say(f"the study's storage answers again after {time.monotonic() - began_s:.0f} s")
+
     while True:
         try:
             result = action()
         except Exception as error:
+            if not passes(error):
+                say_answered()  # an error is an answer, too: a study of that name is there already
+                raise
             left_s = began_s + patience_s - time.monotonic()
-            if left_s <= 0 or not passes(error):
+            if left_s <= 0:
                 raise
             if not waits:
                 say(f"waiting for the study's storage {shown}, at most {patience_s:.0f} s: {_reason(error)}")
@@ -93,8 +101,7 @@ def _patiently(
             time.sleep(min(pause_s, left_s))
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         else:
-            if waits:
-                say(f"the study's storage answers again after {time.monotonic() - began_s:.0f} s")
+            say_answered()
             return result
 
 

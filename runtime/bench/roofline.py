@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from artifacts.manifest import Manifest
-from artifacts.reader import Bundle, open_bundle
+from artifacts.reader import Bundle, open_bundle, read_manifest
 from kernels.cpu.host import host
 from kernels.cpu.library import Library
 from runtime.bench.bound import DecodeBound, Peaks, decode_bound
@@ -60,8 +60,12 @@ class Roofline:
 def open_here(folder: Path) -> tuple[Bundle, Peaks]:
     """A bundle for this machine, and this machine's peaks through its kernels at its number of threads.
 
-    Raises BundleError or LibraryRefused if the bundle does not fit, ValueError if it has no compiled kernels.
+    Raises BundleError or LibraryRefused if the bundle does not fit, ValueError if it has no compiled kernels or runs on a GPU.
     """
+    if read_manifest(folder).target.archs:
+        raise ValueError(
+            f"peaks are measured of a CPU, and {folder} runs on a GPU; python -m benchmarks.gpu_roofline is for its kernels"
+        )
     bundle = open_bundle(folder, machine=host().machine, cpu_flags=host().flags)
     (kernels,) = bundle.manifest.kernels
     if kernels.library is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from runtime.bench.peaks import measure_peaks
 from runtime.bench.profile import Profile, profile_decode, profile_prefill
 from runtime.loading import load_runner
 from runtime.model_runner import ProgramRunner
+from tests.exporters.conftest import save_gpu_bundle
+from tests.runtime.conftest import Tiny, tiny  # noqa: F401 - a fixture
 
 PEAKS = Peaks(memory_gbps=10, float_gflops=50, int8_gops=200)
 
@@ -111,3 +114,10 @@ def test_the_command_refuses(tiny_bundle: Path, tmp_path: Path) -> None:
     assert "leave out --output-tokens" in said("--profile", str(tiny_bundle), "--output-tokens", "3")
     assert "leave out --rate" in said("http://x", "--bundle", str(tiny_bundle), "--rate", "3")
     assert "manifest.json" in said("--profile", str(tmp_path))
+
+
+def test_the_command_refuses_a_bundle_that_runs_on_a_gpu(tiny: Callable[[str], Tiny], tmp_path: Path) -> None:  # noqa: F811
+    model = tiny("llama")
+    made = save_gpu_bundle(tmp_path / "bundle", model, dict.fromkeys(model.architecture.linear_shapes(), "bf16"))
+    result = CliRunner().invoke(bench, ["--profile", str(made)])
+    assert result.exit_code == 1 and "runs on a GPU" in result.output

@@ -57,6 +57,7 @@ def add_trial(ledger: Ledger, value: float) -> None:
         pytest.param(lambda ledger: add_trial(ledger, 1.0), id="a trial"),
         pytest.param(lambda ledger: completed(ledger.study("stage")), id="reading"),
         pytest.param(lambda ledger: ledger.study("new"), id="a study"),
+        pytest.param(lambda ledger: ledger.study("records"), id="a study that is there"),
     ],
 )
 def test_a_lock_of_another_process_is_waited_for(tmp_path: Path, use: Callable[[Ledger], object]) -> None:
