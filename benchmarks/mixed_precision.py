@@ -94,7 +94,7 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     method = ROUND_TO_NEAREST
     if calibration:
-        method = clipped_rounding_method(Calibration(source, calibration, work / "calibration", reporter))
+        method = clipped_rounding_method(Calibration(source, calibration, work / "calibration"))
     store = QuantizedStore(source, work / "weights", method=method)
     library = Library(build({}, work / "cpu.so", best_isa(host())))
     storage = f"sqlite:///{work}/study.db"

@@ -24,10 +24,20 @@ EXIT_NOTHING_PASSES = 3
     metavar="NAME",
     help="Device to build for, or GPUs separated by commas; default: the target in MODEL.YAML, else cpu.",
 )
-@click.option("-o", "--output", metavar="DIR", type=click.Path(path_type=Path), help="Where the bundle goes.")
-@click.option("--trials", type=click.IntRange(min=1), help="Trials of the precision search, those of earlier runs included.")
-@click.option("--timeout", metavar="T", help="Time for the precision search, such as 90s, 8m or 1h.")
-@click.option("--storage", metavar="URL", help="Optuna storage of the study; default: SQLite beside the bundle.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Where the bundle goes; default: output in MODEL.YAML.",
+)
+@click.option(
+    "--trials", type=click.IntRange(min=1), help="Of the precision search, earlier runs' included; default: search.trials."
+)
+@click.option("--timeout", metavar="T", help="Of the precision search, such as 90s, 8m or 90; default: search.timeout.")
+@click.option(
+    "--storage", metavar="URL", help="Optuna storage of the study; default: search.storage, else SQLite beside the bundle."
+)
 def optimize(
     spec_path: Path,
     target: str | None,

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from kernels.cpu.host import host
 from kernels.reference import limit_threads
 from optimizer.bundle_gate import admit
@@ -14,7 +16,8 @@ from optimizer.forge import Forge
 from optimizer.forged import Forged
 from optimizer.planning import Planning
 from optimizer.progress import Reporter
-from optimizer.spec import ModelSpec, known_devices, load_spec, parse_duration
+from optimizer.spec import ModelSpec, SearchSpec, known_devices, load_spec
+from search_spaces.located_yaml import rule_of
 from search_spaces.space import buildable_names, device
 
 
@@ -58,17 +61,23 @@ def apply(spec: ModelSpec, overrides: Overrides) -> ModelSpec:
         changes["target"] = known_devices(overrides.target)
     if overrides.output is not None:
         changes["output"] = overrides.output.absolute()
-    search: dict[str, object] = {}
-    if overrides.trials is not None:
-        search["trials"] = overrides.trials
-    if overrides.timeout is not None:
-        try:
-            search["timeout_s"] = parse_duration(overrides.timeout)
-        except ValueError as error:
-            raise ValueError(f"--timeout {error}") from error
-    if overrides.storage is not None:
-        search["storage"] = overrides.storage
+    search = _search_options(overrides)
+    if spec.is_planning and (idle := {"trials", "timeout_s"} & search.keys()):
+        option = "--" + min(idle).removesuffix("_s")
+        raise ValueError(f"source: random plans for shapes alone: nothing is searched by layer; leave out {option}")
     return spec.model_copy(update={**changes, "search": spec.search.model_copy(update=search)})
+
+
+def _search_options(overrides: Overrides) -> dict[str, object]:
+    """The fields of `search` that the command line gives, by the same rules as in model.yaml."""
+    options = {"trials": overrides.trials, "timeout": overrides.timeout, "storage": overrides.storage}
+    try:
+        search = SearchSpec.model_validate({name: value for name, value in options.items() if value is not None})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        got = "" if fault["type"] == "value_error" else f", got {options[str(fault['loc'][0])]!r}"
+        raise ValueError(f"--{fault['loc'][0]} {rule_of(fault)}{got}") from error
+    return search.model_dump(exclude_unset=True)
 
 
 def _conclude(forged: Forged, reporter: Reporter) -> None:

@@ -51,7 +51,8 @@ class Forge:
     def __init__(self, spec: ModelSpec, workspace: Path, reporter: Reporter) -> None:
         self._spec, self._reporter = spec, reporter
         self._space = load_space(spec.search.space, device(spec.devices[0]).kind)
-        self._source = open_source(spec.source)
+        opened = open_source(spec.source)
+        self._source = replace(opened, generation_config=spec.generation.over(opened.generation_config))
         self._sources = self._source.sha256()
         quantization = spec.quantization
         if quantization.transform:
@@ -69,7 +70,7 @@ class Forge:
         self.study_name = study_name(spec, self._sources, self._space)
         self._folder = workspace / self.study_name
         self._folder.mkdir(parents=True, exist_ok=True)
-        self.ledger = Ledger(spec.search.storage or f"sqlite:///{workspace}/study.db", self.study_name)
+        self.ledger = Ledger(spec.search.storage or f"sqlite:///{workspace}/study.db", self.study_name, reporter.say)
         self._target = open_target(spec.devices, self._space, self._folder / "kernels", self.ledger, reporter)
         self._layout = target_layout(spec.devices)
         #: where what is made of the base lies, so that weights of two rotations never mix
@@ -244,9 +245,10 @@ class Forge:
         latency = {
             band.name: {s.name: sum(cost.group_ms(group, s) for group in band.groups) for s in band.choices} for band in bands
         }
+        # Each group is quantized in each scheme here, unless it was before.
         kl = {
             band.name: {s.name: sum(self._predicted_kl(group, s, sensitivities) for group in band.groups) for s in band.choices}
-            for band in bands
+            for band in self._reporter.track(bands, "quantization errors of layer groups", len(bands))
         }
         limit = self._spec.gate.max_kl or 0.05
         predicted = {}

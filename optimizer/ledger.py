@@ -8,6 +8,8 @@ from typing import Literal, TypeVar, cast
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from optimizer.patient_storage import PATIENCE_S, open_patient
+
 T = TypeVar("T")
 Direction = Literal["minimize", "maximize"]
 
@@ -15,18 +17,16 @@ Direction = Literal["minimize", "maximize"]
 class Ledger:
     """Records (key -> JSON value) and studies of one run, all under names that begin with `name`.
 
-    `name` comes from the digest of the inputs, so that another model, space or seed never meets these records.
+    `name` comes from the digest of the inputs, so that another model, space or seed never meets these records. A storage that
+    is locked, or gone for a while, is waited for at most `patience_s` seconds, and `say` hears of it: what was measured
+    meanwhile is not lost. Raises as `open_patient`, whenever the storage is used.
     """
 
-    def __init__(self, storage_url: str, name: str) -> None:
+    def __init__(
+        self, storage_url: str, name: str, say: Callable[[str], None] = lambda _: None, patience_s: float = PATIENCE_S
+    ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        try:
-            self._storage = optuna.storages.get_storage(storage_url)
-        except Exception as error:  # each backend raises its own kind
-            reason = str(error).partition("\n")[0]
-            raise ValueError(
-                f"storage must be a URL that Optuna can open, such as sqlite:///study.db; got {storage_url!r}: {reason}"
-            ) from error
+        self._storage = open_patient(storage_url, say, patience_s)
         self.name = name
         self._records_study = self.study("records")
         self._records = dict(self._records_study.user_attrs)

@@ -49,7 +49,7 @@ class Planning:
         )
         self._study_name = study_name(spec, self._sources, self._space)
         folder = workspace / self._study_name
-        self._ledger = Ledger(spec.search.storage or f"sqlite:///{workspace}/study.db", self._study_name)
+        self._ledger = Ledger(spec.search.storage or f"sqlite:///{workspace}/study.db", self._study_name, reporter.say)
         self._target = open_target(spec.devices, self._space, folder / "kernels", self._ledger, reporter)
         self._store = QuantizedStore(self._source, folder / "weights", target_layout(spec.devices))
 

@@ -65,16 +65,19 @@ def prepared_weights(
     `folder` keeps statistics, scales and weights; a killed run goes on at its layer. What hangs on the transform has a folder
     named after its record, so gains and weights of two never mix.
     """
-    calibration = Calibration(source, sequences, folder / "calibration", reporter)
+    calibration = Calibration(source, sequences, folder / "calibration")
     if spec.scales is not None:
+        calibration.gather(reporter)
         method, scales_folder = _SCALE_METHODS[spec.scales], folder / "scales" / spec.scales
         scales = search_scales(source, calibration, scaled, method, scales_folder, reporter=reporter)
         source = transformed(source, scales)
         folder = folder / f"{spec.scales}-{record_sha256(source)[:16]}"
-        calibration = Calibration(source, sequences, folder / "calibration", reporter)
+        calibration = Calibration(source, sequences, folder / "calibration")
     quantization = _method(spec, calibration)
     if has_static_activations:
         quantization = with_static_activations(quantization, calibration)
+    if quantization is not ROUND_TO_NEAREST:
+        calibration.gather(reporter)
     return QuantizedStore(source, folder / "weights", layout, quantization)
 
 
@@ -84,7 +87,6 @@ def record_sha256(source: Source) -> str:
 
 
 def _method(spec: QuantizationSpec, calibration: Calibration) -> Method:
-    """Statistics of a layer are gathered when it is first quantized."""
     if spec.method == "gptq":
         return gptq_method(calibration, clip=spec.clip)
     return clipped_rounding_method(calibration) if spec.clip else ROUND_TO_NEAREST

@@ -25,12 +25,12 @@ from pydantic import (
     model_validator,
 )
 
+from optimizer.generation_spec import GenerationSpec
 from optimizer.hub_names import advice_on
+from optimizer.units import Fraction, Seconds
+from optimizer.units import parse_duration as parse_duration
 from search_spaces.located_yaml import Document
 from search_spaces.space import device
-
-_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
-
 
 #: what `source` says where there is no model yet
 RANDOM = "random"
@@ -41,33 +41,11 @@ def load_spec(path: Path) -> ModelSpec:
     return Document.load(path).validate(ModelSpec, context={"folder": path.absolute().parent})
 
 
-def parse_duration(text: str) -> float:
-    """Seconds in a duration such as `90s`, `8m` or `1h30m`; ValueError if it is none."""
-    match = _DURATION.fullmatch(text)
-    if match is None or not any(match.groups()):
-        raise ValueError(f"must be a duration such as 90s, 8m or 1h30m, or a number of seconds, got {text!r}")
-    hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    return 3600 * hours + 60 * minutes + seconds
-
-
-def _seconds(value: object) -> object:
-    return parse_duration(value) if isinstance(value, str) else value
-
-
 def _several(names: object) -> object:
     """One name as a tuple of it, `none` as an empty one."""
     if isinstance(names, str):
         return () if names == "none" else (names,)
     return tuple(names) if isinstance(names, list) else names
-
-
-def _fraction(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"(\d+(?:\.\d*)?)\s*%", value)
-    if match is None:
-        raise ValueError(f"must be a fraction such as 0.01 or a percentage such as 1%, got {value!r}")
-    return float(match[1]) / 100
 
 
 def _resolved(path: Path, info: ValidationInfo) -> Path:
@@ -108,14 +86,20 @@ def _plain_name(source: Path) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", source.name.removesuffix(".gguf")).lstrip(".-") or "model"
 
 
+def _not_yet(target_ms: object) -> None:
+    if target_ms is not None:
+        raise ValueError(
+            f"the search does not honour a time to first token yet, got {target_ms}; remove the key: itl_ms bounds the time of "
+            "a step, a prompt's steps as well"
+        )
+
+
 AnyPath = Annotated[Path, AfterValidator(_resolved)]
 ExistingPath = Annotated[AnyPath, AfterValidator(_existing)]
-Fraction = Annotated[float, BeforeValidator(_fraction)]
-Seconds = Annotated[PositiveFloat, BeforeValidator(_seconds)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True, allow_inf_nan=False)
 
 
 #: format of a set -> the options that it takes beside name, margin and max_items
@@ -257,7 +241,7 @@ class WorkloadSpec(_Section):
     concurrency: PositiveInt | None = Field(
         default_factory=lambda given: None if given.get("arrival_rate_rps") or given.get("trace") else 1
     )
-    ttft_ms: PositiveFloat | None = None
+    ttft_ms: Annotated[None, BeforeValidator(_not_yet)] = None
     itl_ms: PositiveFloat | None = None
 
     @model_validator(mode="after")
@@ -275,7 +259,7 @@ class SearchSpec(_Section):
 
     trials: PositiveInt = 48
     timeout_s: Seconds | None = Field(default=None, alias="timeout")
-    storage: str | None = None
+    storage: Annotated[str, Field(min_length=1)] | None = None
     """An Optuna storage URL; None is an SQLite file that the command keeps."""
     choice: Literal["fastest", "most_accurate", "smallest"] = "fastest"
     space: ExistingPath | None = None
@@ -294,6 +278,7 @@ class ModelSpec(_Section):
     quantization: QuantizationSpec = QuantizationSpec()
     gate: GateSpec = GateSpec(max_kl=0.05, max_perplexity_increase=0.01)
     workload: WorkloadSpec = WorkloadSpec()
+    generation: GenerationSpec = GenerationSpec()
     search: SearchSpec = SearchSpec()
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     output: AnyPath = Field(default_factory=lambda spec: f"bundles/{spec['name']}", validate_default=True)
@@ -316,8 +301,17 @@ class ModelSpec(_Section):
             raise ValueError(
                 f"text to calibrate on must not be text to evaluate on, which would flatter the result; {both[0]} is both"
             )
-        if self.is_planning and self.quantization != QuantizationSpec():
-            raise ValueError("source: random plans for shapes alone, nothing is quantized; remove quantization")
+        return self
+
+    @model_validator(mode="after")
+    def _planning_needs_only_shapes(self) -> Self:
+        given = self.model_fields_set | {f"search.{name.removesuffix('_s')}" for name in self.search.model_fields_set}
+        idle = given & {"evaluation", "quantization", "gate", "generation", "seed", "search.trials", "search.timeout"}
+        if self.is_planning and idle:
+            raise ValueError(
+                f"source: random plans for shapes alone: nothing is evaluated, quantized, searched by layer or sampled; remove "
+                f"{min(idle)}"
+            )
         return self
 
     @property
@@ -334,9 +328,9 @@ class ModelSpec(_Section):
         """sha256 of all that determines a measurement or a suggestion: the name of the study that a rerun goes on with.
 
         `sources` maps the model's files to their sha256. Files count by content, wherever they lie; how long to search,
-        where to keep it, which plan to take, what to prove it on and where to write it do not count.
+        where to keep it, which plan to take, what to prove it on, how a server samples and where to write it do not count.
         """
-        left_out = {"name", "source", "config", "output", "search"}
+        left_out = {"name", "source", "config", "output", "search", "generation"}
         content = self.model_dump(mode="json", exclude=dict.fromkeys(left_out, True) | {"evaluation": {"sets"}})
         content["evaluation"]["text"] = [_sha256(path) for path in self.evaluation.text]
         content["quantization"]["calibration"]["text"] = [_sha256(path) for path in self.quantization.calibration.text]

@@ -45,9 +45,12 @@ class Loaded:
 def load(folder: Path, num_threads: int | None = None) -> Loaded:
     """Load the bundle at `folder`. BundleError or LibraryRefused if it does not fit.
 
-    `num_threads` overrides the bundle's own, of which no more are used than there are cores here.
+    `num_threads` overrides the bundle's own, of which no more are used than there are cores here. ValueError for threads of a
+    bundle that runs on a GPU.
     """
     bundle = open_bundle(folder, machine=host().machine, cpu_flags=host().flags, gpu_arch=_gpu_arch)
+    if bundle.manifest.target.archs and num_threads is not None:
+        raise ValueError(f"threads are for bundles that run on a CPU, this one runs on a GPU; got {num_threads}, leave it out")
     config = _generation_config(bundle)
     runner = _load_gpu_runner(bundle) if bundle.manifest.target.archs else load_runner(bundle, num_threads)
     loaded = Loaded(

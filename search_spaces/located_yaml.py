@@ -118,8 +118,7 @@ class Document:
         if detail["type"] == "missing":
             missing = ".".join(map(str, detail["loc"]))
             return self.places[keys], f"{missing}: this key is required and missing; add it"
-        rule = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-        rule = rule.replace("an object", "a mapping").replace("a valid array", "a list")
+        rule = rule_of(detail)
         if detail["type"] in ("value_error", "model_type"):
             return self.places[keys], f"{name}: {rule}" if name else rule
         fault = f"{name}: {rule}, got {detail['input']!r}"
@@ -127,6 +126,12 @@ class Document:
             values = re.findall("'([^']*)'", detail["ctx"]["expected"])
             fault += f"; {_nearest(detail['input'], values)}"
         return self.places[keys], fault
+
+
+def rule_of(detail: ErrorDetails) -> str:
+    """The rule that pydantic found broken, in the words of a YAML file."""
+    rule = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    return rule.replace("an object", "a mapping").replace("a valid array", "a list")
 
 
 class _CoreLoader(yaml.SafeLoader):

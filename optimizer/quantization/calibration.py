@@ -37,9 +37,7 @@ class Calibration:
     Raises UnsupportedModel for experts and latent attention, ValueError for no sequences or ones longer than the model's.
     """
 
-    def __init__(
-        self, source: Source, sequences: Sequence[Sequence[int]], folder: Path, reporter: Reporter | None = None
-    ) -> None:
+    def __init__(self, source: Source, sequences: Sequence[Sequence[int]], folder: Path) -> None:
         check_calibrated(source.architecture)
         longest = max(map(len, sequences), default=0)
         if not 0 < longest <= source.architecture.max_position or not all(sequences):
@@ -47,7 +45,7 @@ class Calibration:
                 "calibration needs sequences of 1 to "
                 f"{source.architecture.max_position} tokens, got {len(sequences)} of up to {longest}"
             )
-        self._source, self._folder, self._reporter = source, folder, reporter
+        self._source, self._folder = source, folder
         self._sequences = [list(ids) for ids in sequences]
         self._longest = longest
 
@@ -76,7 +74,12 @@ class Calibration:
         with safe_open(self._layer_path(layer), framework="pt") as file:
             return InputStatistics(**{name: file.get_tensor(f"{group}.{name}").clone() for name in _STATISTICS})
 
-    def _gather(self, last: int) -> None:
+    def gather(self, reporter: Reporter) -> None:
+        """Gather all that is missing now, as one stage of a run."""
+        architecture = self._source.architecture
+        self._gather(architecture.num_layers - ("head" not in architecture.linear_shapes()), reporter)
+
+    def _gather(self, last: int, reporter: Reporter | None = None) -> None:
         """Make the files of all layers up to `last` that are not there; the head counts as the layer after all others."""
         num_layers = self._source.architecture.num_layers
         first = next((i for i in range(num_layers + 1) if not self._layer_path(i).exists()), num_layers + 1)
@@ -84,7 +87,7 @@ class Calibration:
             return
         hidden = self._load_hidden(first)
         layers = range(first, last + 1)
-        for layer in self._reporter.track(layers, "calibrating layers", len(layers)) if self._reporter else layers:
+        for layer in reporter.track(layers, "calibrating layers", len(layers)) if reporter else layers:
             statistics = self._pass_layer(layer, hidden) if layer < num_layers else self._pass_head(hidden)
             # The next layer's input goes first: a layer counts as done when its statistics are there.
             if layer < num_layers:

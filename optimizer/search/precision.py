@@ -83,7 +83,8 @@ class PrecisionSearch:
         if len(done) < num_trials:
             with _interruptible(reporter) as interrupted:
                 steps = self._steps(warm_starts, num_trials, timeout_s, interrupted)
-                for _ in reporter.track(steps, f"precision search ({len(done)} known)", num_trials - len(done)):
+                title = f"precision search ({len(done)} known)"
+                for _ in reporter.track(steps, title, num_trials - len(done), timeout_s):
                     pass
         return self.trials()
 

@@ -123,23 +123,24 @@ class CpuTarget:
         memory_bytes = self._ledger.once("host/memory_bytes", lambda: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
         space = self._space.serving
         sizes = len(space.max_num_seqs) + len(space.max_num_batched_tokens)
-        progress = self._reporter.track(iter(range(sizes)), "measuring steps of the chosen plan", sizes)
+        with self._reporter.task("measuring steps of the chosen plan", sizes) as advance:
 
-        def measure(size: int, decodes: bool) -> StepTime:
-            next(progress, None)
-            return self.step(workbench, plan, workload, size, decodes=decodes)
+            def measure(size: int, decodes: bool) -> StepTime:
+                measured = self.step(workbench, plan, workload, size, decodes=decodes)
+                advance()
+                return measured
 
-        return tune_serving(
-            space,
-            workbench.architecture,
-            workload,
-            itl_ms,
-            kv_dtype=workbench.kv_dtype,
-            kv_block_size=workbench.kv_block_size,
-            cache_bytes=int(memory_bytes * CACHE_SHARE),
-            num_threads=_own(workbench).num_threads,
-            measure=measure,
-        )
+            return tune_serving(
+                space,
+                workbench.architecture,
+                workload,
+                itl_ms,
+                kv_dtype=workbench.kv_dtype,
+                kv_block_size=workbench.kv_block_size,
+                cache_bytes=int(memory_bytes * CACHE_SHARE),
+                num_threads=_own(workbench).num_threads,
+                measure=measure,
+            )
 
     def compare(
         self, phase: Phase, baseline: tuple[Workbench, Plan], candidate: tuple[Workbench, Plan], workload: Workload

@@ -128,7 +128,9 @@ class Endpoint:
         if usage is None or not times:
             missing = "usage" if usage is None else "text"
             return Answer(sent_s, (), 0, 0, error=f"the stream ended without {missing}")
-        return Answer(sent_s, tuple(times), usage.prompt_tokens, usage.completion_tokens)
+        details = usage.prompt_tokens_details
+        cached = None if details is None else details.cached_tokens
+        return Answer(sent_s, tuple(times), usage.prompt_tokens, usage.completion_tokens, num_cached_tokens=cached)
 
 
 async def run_load(

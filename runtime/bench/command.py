@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import secrets
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +39,21 @@ class _Numbers(click.ParamType[tuple[int, ...]]):
         return numbers
 
 
+class _Positive(click.ParamType[float]):
+    """A positive, finite number."""
+
+    name = "N"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(str(value))
+        except ValueError:
+            number = math.nan
+        if not 0 < number < math.inf:
+            self.fail(f"must be a number above 0, got {value!r}", param, ctx)
+        return number
+
+
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
@@ -44,16 +61,25 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.argument("url", required=False)
 @click.option("--prompt-tokens", type=_Numbers(), default="128,512", show_default=True, help="Prompt lengths.")
 @click.option("--concurrency", type=_Numbers(), default="1,4", show_default=True, help="Clients at once: closed loop.")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="PER_S", help="Poisson arrivals: open loop.")
+@click.option("--rate", type=_Positive(), metavar="PER_S", help="Poisson arrivals: open loop.")
 @click.option("--output-tokens", type=click.IntRange(1), metavar="N", default=64, show_default=True, help="Tokens per answer.")
-@click.option("--requests", type=click.IntRange(1), metavar="N", default=16, show_default=True, help="Requests per cell.")
-@click.option("--ttft-ms", type=float, metavar="MS", help="Goodput counts answers whose TTFT is at most this.")
-@click.option("--itl-ms", type=float, metavar="MS", help="Goodput counts answers whose TPOT is at most this.")
+@click.option(
+    "--requests",
+    type=click.IntRange(1),
+    metavar="N",
+    default=16,
+    show_default=True,
+    help="Per cell; one for each client at least.",
+)
+@click.option("--ttft-ms", type=_Positive(), metavar="MS", help="Goodput counts answers whose TTFT is at most this.")
+@click.option("--itl-ms", type=_Positive(), metavar="MS", help="Goodput counts answers whose TPOT is at most this.")
 @click.option("--bundle", type=_FOLDER, metavar="DIR", help="What URL serves, on this machine: what bounds its decode?")
 @click.option("--profile", type=_FOLDER, metavar="DIR", help="No URL: where a step of this bundle spends its time, by kernel.")
 @click.option("--model", metavar="NAME", help="Default: the first that the server lists.")
 @click.option("--api-key", envvar="OPENAI_API_KEY", metavar="KEY", show_envvar=True)
-@click.option("--seed", type=int, metavar="N", default=0, show_default=True, help="Of the prompts and arrivals.")
+@click.option(
+    "--seed", type=int, metavar="N", help="Of prompts and arrivals; default: a new one, so that no cache knows the prompts."
+)
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write every figure here.")
 @click.pass_context
 def bench(
@@ -70,7 +96,7 @@ def bench(
     profile: Path | None,
     model: str | None,
     api_key: str | None,
-    seed: int,
+    seed: int | None,
     json_path: Path | None,
 ) -> None:
     """Measure the OpenAI-compatible server at URL: latencies, throughput and goodput over a grid of prompt lengths and loads.
@@ -89,10 +115,13 @@ def bench(
     if bundle is not None and rate is not None:
         raise click.UsageError("--bundle needs --concurrency, which sets the batch size of decode; leave out --rate")
 
+    if rate is not None and ctx.get_parameter_source("concurrency") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--rate is an open loop, whose clients do not wait: leave out --concurrency")
+
     from runtime.bench.client import ClosedLoop, OpenLoop
     from runtime.bench.metrics import Targets
     from runtime.bench.roofline import Roofline
-    from runtime.bench.surface import as_json, measure_surface
+    from runtime.bench.surface import as_json, measure_surface, num_requests_under
     from runtime.bench.table import bound_text, surface_text
 
     assert url is not None
@@ -101,8 +130,9 @@ def bench(
         opened, peaks = _open_here(bundle, "while the server is idle")
         roofline = Roofline(opened.manifest, peaks)
     targets = Targets(ttft_ms, itl_ms)
+    seed = secrets.randbits(32) if seed is None else seed
     loads = [ClosedLoop(c) for c in concurrency] if rate is None else [OpenLoop(rate, seed)]
-    num_cells = len(prompt_tokens) * len(loads)
+    total = len(prompt_tokens) * sum(num_requests_under(load, requests) for load in loads)
 
     async def measure(endpoint: Endpoint, on_cell: Callable[[str], None], on_answer: Callable[[], None]) -> list[Point]:
         return await measure_surface(
@@ -117,7 +147,7 @@ def bench(
             on_answer=on_answer,
         )
 
-    points, model_name = _measured(url, api_key, model, num_cells * requests, measure)
+    points, model_name = _measured(url, api_key, model, total, measure)
     click.echo(surface_text(points, model_name, targets))
     figures = as_json(points, model_name, targets, seed)
     if roofline is not None:

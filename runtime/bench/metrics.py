@@ -23,6 +23,7 @@ DEFINITIONS = {
     "duration_s": "From the first request's start to the last one's end.",
     "num_completed": "Requests answered whole.",
     "num_prompt_tokens": "Of all completed requests, as the server counts them.",
+    "num_cached_tokens": "Of all completed requests' prompts, what the server says a cache had; null if it does not say.",
     "num_output_tokens": "Of all completed requests, as the server counts them.",
     "num_errors": "Requests that failed. They count in nothing else.",
     "errors": "What was said of them, each message once.",
@@ -38,6 +39,8 @@ class Answer:
     num_prompt_tokens: int
     num_output_tokens: int
     error: str | None = None
+    num_cached_tokens: int | None = None
+    """Of the prompt, from the server's prefix cache; None if it does not say."""
 
     @property
     def ttft_ms(self) -> float:
@@ -88,6 +91,7 @@ class Summary:
     num_completed: int
     num_errors: int
     num_prompt_tokens: int
+    num_cached_tokens: int | None
     num_output_tokens: int
     duration_s: float
     ttft_ms: Percentiles | None
@@ -103,11 +107,13 @@ class Summary:
 def summarize(answers: Sequence[Answer], duration_s: float, targets: Targets = Targets()) -> Summary:
     """The figures of one run that took `duration_s`."""
     completed = [answer for answer in answers if answer.error is None]
+    cached = [answer.num_cached_tokens for answer in completed if answer.num_cached_tokens is not None]
     num_output_tokens = sum(answer.num_output_tokens for answer in completed)
     return Summary(
         num_completed=len(completed),
         num_errors=len(answers) - len(completed),
         num_prompt_tokens=sum(answer.num_prompt_tokens for answer in completed),
+        num_cached_tokens=sum(cached) if cached else None,
         num_output_tokens=num_output_tokens,
         duration_s=duration_s,
         ttft_ms=Percentiles.of([answer.ttft_ms for answer in completed]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -48,12 +48,13 @@ class Work:
         return "memory" if self.memory_ms >= self.compute_ms else "compute"
 
     @property
-    def of_peak(self) -> float:
+    def of_peak(self) -> float | None:
         """The part of the time that the peaks leave unavoidable: 1 is a kernel with nothing left to gain.
 
-        Above 1 a cache held part of what was read, or the machine was busier when its peaks were measured.
+        None where it was faster than the peaks allow, which are then no peaks for it: a cache held part of what was read, or
+        the machine was busier when they were measured.
         """
-        return self.floor_ms / self.ms
+        return self.floor_ms / self.ms if self.floor_ms <= self.ms else None
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class Profile:
 
     @property
     def total(self) -> Work:
-        return _sum("total", "", self.works)
+        """The sum; none of it can have been unavoidable for longer than it took."""
+        return _sum("total", "", [replace(work, floor_ms=min(work.floor_ms, work.ms)) for work in self.works])
 
     def as_json(self) -> dict[str, Any]:
         """As plain JSON data; units are in the names."""
@@ -99,12 +101,20 @@ def _profile(phase: str, runner: ProgramRunner, num_tokens: int, context_len: in
     for call, ms in zip(program.calls, call_ms, strict=True):
         cost = call_cost(call, counts, batch)
         memory_ms = cost.bytes / peaks.memory_gbps / 1e6
-        compute_ms = cost.flops / peaks.compute_gops(int8=call.symbol.endswith("_a8")) / 1e6
+        compute_ms = cost.flops / _compute_gops(call.symbol, peaks) / 1e6
         key = (part_of(call), call.symbol)
         work = Work(*key, 1, ms, cost.bytes, cost.flops, memory_ms, compute_ms, floor_ms=max(memory_ms, compute_ms))
         works.setdefault(key, []).append(work)
     rows = sorted((_sum(*key, same) for key, same in works.items()), key=lambda work: -work.ms)
     return Profile(phase, num_tokens, context_len, tuple(rows))
+
+
+def _compute_gops(symbol: str, peaks: Peaks) -> float:
+    """The peak of the arithmetic that an entry point does: of bytes, of bf16, or floating point."""
+    if symbol == "paged_attention_bf16":
+        return peaks.bf16_gflops
+    is_integer = registry.spec(symbol).op == "quant_matmul" and symbol.endswith(("_a8", "_a16"))
+    return peaks.int8_gops if is_integer else peaks.float_gflops
 
 
 def _typical_ms(runner: ProgramRunner) -> list[float]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from artifacts.manifest import Manifest
-from artifacts.reader import Bundle, open_bundle
+from artifacts.reader import Bundle, open_bundle, read_manifest
 from kernels.cpu.host import host
 from kernels.cpu.library import Library
 from runtime.bench.bound import DecodeBound, Peaks, decode_bound
@@ -39,14 +39,13 @@ class Roofline:
     def of(self, point: Point) -> DecodeBound:
         """The bound of a step in which all clients of `point`, a closed loop, decode at once."""
         assert isinstance(point.load, ClosedLoop)
-        num_requests = point.summary.num_completed + point.summary.num_errors
         return decode_bound(
             self.manifest.architecture,
             self.manifest.precision.groups,
             self.manifest.precision.kv_cache,
             self.peaks,
-            batch_size=min(point.load.concurrency, num_requests, self.manifest.serving.max_num_seqs),
-            context_len=point.num_prompt_tokens + point.num_output_tokens // 2,
+            batch_size=min(point.load.concurrency, self.manifest.serving.max_num_seqs),
+            context_len=round(point.mean_prompt_tokens) + point.num_output_tokens // 2,
         )
 
     def as_json(self, points: Sequence[Point]) -> dict[str, Any]:
@@ -62,8 +61,12 @@ class Roofline:
 def open_here(folder: Path) -> tuple[Bundle, Peaks]:
     """A bundle for this machine, and this machine's peaks through its kernels at its number of threads.
 
-    Raises BundleError or LibraryRefused if the bundle does not fit, ValueError if it has no compiled kernels.
+    Raises BundleError or LibraryRefused if the bundle does not fit, ValueError if it has no compiled kernels or runs on a GPU.
     """
+    if read_manifest(folder).target.archs:
+        raise ValueError(
+            f"peaks are measured of a CPU, and {folder} runs on a GPU; python -m benchmarks.gpu_roofline is for its kernels"
+        )
     bundle = open_bundle(folder, machine=host().machine, cpu_flags=host().flags)
     (kernels,) = bundle.manifest.kernels
     if kernels.library is None:

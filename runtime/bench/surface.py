@@ -19,6 +19,17 @@ class Point:
     load: ClosedLoop | OpenLoop
     summary: Summary
 
+    @property
+    def mean_prompt_tokens(self) -> float:
+        """As the server counts them, which may tokenize otherwise than asked; what was asked where nothing was answered."""
+        summary = self.summary
+        return summary.num_prompt_tokens / summary.num_completed if summary.num_completed else self.num_prompt_tokens
+
+
+def num_requests_under(load: ClosedLoop | OpenLoop, num_requests: int) -> int:
+    """How many requests a cell sends: at least one for each client, so that there are as many at once as it says."""
+    return max(num_requests, load.concurrency) if isinstance(load, ClosedLoop) else num_requests
+
 
 async def measure_surface(
     endpoint: Endpoint,
@@ -28,20 +39,23 @@ async def measure_surface(
     num_output_tokens: int,
     num_requests: int,
     targets: Targets,
-    seed: int = 0,
+    seed: int,
     on_cell: Callable[[str], None] = lambda _: None,
     on_answer: Callable[[], None] = lambda: None,
 ) -> list[Point]:
     """Every prompt length under every load, one after the other, each with prompts of its own.
 
-    Prompts differ within a cell and between cells, so that no prefix cache answers for the model. `on_cell` hears of each
-    cell before it starts, `on_answer` of each request as it ends.
+    Prompts differ within a cell and between cells, and between seeds, so that no prefix cache answers for the model: a server
+    that has seen a seed knows its prompts. `on_cell` hears of each cell before it starts, `on_answer` of each request as it
+    ends.
     """
     points: list[Point] = []
+    num_cells = len(prompt_lengths) * len(loads)
     for length in prompt_lengths:
         for load in loads:
-            on_cell(f"prompts of {length} tokens, {load}")
-            prompts = await endpoint.prompts(length, num_requests, seed=hash((seed, len(points))))
+            on_cell(f"prompts of {length} tokens, {load} ({len(points) + 1} of {num_cells})")
+            count = num_requests_under(load, num_requests)
+            prompts = await endpoint.prompts(length, count, seed=hash((seed, len(points))))
             run = await run_load(endpoint, prompts, num_output_tokens, load, lambda _: on_answer())
             points.append(Point(length, num_output_tokens, load, summarize(run.answers, run.duration_s, targets)))
     return points

@@ -28,6 +28,7 @@ SERVING = Serving(
 GROUPS = dict.fromkeys(ARCHITECTURE.linear_shapes(), "fp32") | {
     "embed": "int8",
     "layers.0.qkv": "int8-a8",
+    "layers.0.o": "int8-a16",
     "layers.1.qkv": "bf16",
     "layers.1.o": "int4-g32-sym",
 }

@@ -29,11 +29,16 @@ TTFT_S, ITL_S = 0.03, 0.01
 class KnownEndpoint:
     """Answers like OpenAI's, at a known pace, one token per character of a prompt text; remembers what it was asked."""
 
-    def __init__(self, tokenizes: bool = True, strict: bool = False, broken: bool = False) -> None:
+    def __init__(
+        self, tokenizes: bool = True, strict: bool = False, broken: bool = False, cache_block: int = 0, ends_after: int = 99
+    ) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.num_open = self.max_num_open = 0
         self.app = FastAPI()
         self.strict, self.broken, self.breaks = strict, broken, False
+        self.cache_block, self.ends_after = cache_block, ends_after
+        self.cached: set[str] = set()
+        self.keys: set[str | None] = set()
         self.app.get("/v1/models")(self.models)
         self.app.post("/v1/completions")(self.completions)
         if tokenizes:
@@ -47,6 +52,7 @@ class KnownEndpoint:
 
     async def completions(self, request: Request) -> Response:
         body = await request.json()
+        self.keys.add(request.headers.get("authorization"))
         if self.broken or (self.strict and "ignore_eos" in body):
             return JSONResponse({"error": {"message": "no", "type": "x", "param": None, "code": None}}, 400)
         self.bodies.append(body)
@@ -57,18 +63,28 @@ class KnownEndpoint:
         self.max_num_open = max(self.max_num_open, self.num_open)
         try:
             await asyncio.sleep(TTFT_S)
-            for _ in range(body["max_tokens"]):
+            num_tokens = min(body["max_tokens"], self.ends_after)
+            for _ in range(num_tokens):
                 yield self.chunk([{"index": 0, "text": "x", "logprobs": None, "finish_reason": None}], None)
                 await asyncio.sleep(ITL_S)
                 if self.breaks:
                     raise ConnectionError
-            usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": body["max_tokens"], "total_tokens": 0}
+            usage: dict[str, Any] = {"prompt_tokens": len(body["prompt"]), "completion_tokens": num_tokens, "total_tokens": 0}
+            if self.cache_block:
+                usage["prompt_tokens_details"] = {"cached_tokens": self.look_up(body["prompt"])}
             yield self.chunk([], usage)
             yield "data: [DONE]\n\n"
         finally:
             self.num_open -= 1
 
-    def chunk(self, choices: list[dict[str, Any]], usage: dict[str, int] | None) -> str:
+    def look_up(self, prompt: Any) -> int:
+        """How many of the prompt's tokens lie in whole blocks whose beginnings were seen before; as prefix caches do."""
+        starts = [str(prompt[:end]) for end in range(self.cache_block, len(prompt) + 1, self.cache_block)]
+        found = sum(start in self.cached for start in starts)
+        self.cached |= set(starts)
+        return found * self.cache_block
+
+    def chunk(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None) -> str:
         body = {"id": "1", "object": "text_completion", "created": 0, "model": "known", "choices": choices, "usage": usage}
         return f"data: {json.dumps(body)}\n\n"
 
@@ -202,6 +218,71 @@ def test_the_command_says_what_is_wrong() -> None:
     refused = CliRunner().invoke(bench, ["http://127.0.0.1:9"])
     assert refused.exit_code == 1 and "Connection error" in refused.output
     assert "separated by commas" in CliRunner().invoke(bench, ["http://x", "--concurrency", "a"]).output
+
+
+def measured(url: str, folder: Path, *options: str) -> tuple[str, dict[str, Any]]:
+    """What the command prints, and its JSON."""
+    arguments = [url, "--requests", "4", "--output-tokens", "2", "--json", str(folder / "bench.json"), *options]
+    result = CliRunner().invoke(bench, arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout, json.loads((folder / "bench.json").read_text())
+
+
+# https://github.com/vllm-project/vllm/issues/54227, https://github.com/vllm-project/vllm/issues/52884
+def test_two_runs_on_a_warm_server_share_no_prompt(tmp_path: Path) -> None:
+    options = ["--prompt-tokens", "96", "--concurrency", "1,2"]
+    with serving(KnownEndpoint(cache_block=32)) as url:
+        runs = [measured(url, tmp_path, *options) for _ in range(2)]
+        seeded = [measured(url, tmp_path, *options, "--seed", "7") for _ in range(2)]
+    for text, figures in (*runs, seeded[0]):
+        assert [point["summary"]["num_cached_tokens"] for point in figures["points"]] == [0, 0]
+        assert "cached prompt tokens: none" in text
+    assert runs[0][1]["seed"] != runs[1][1]["seed"], "the seed is written, so that a run can be repeated"
+    text, figures = seeded[1]
+    assert figures["seed"] == 7 and [p["summary"]["num_cached_tokens"] for p in figures["points"]] == [384, 384]
+    assert "cached prompt tokens: 384 of 384 (100%) at 96 tokens, 2 at once" in text, "a seed that the server knows is said"
+
+
+def test_a_server_that_says_nothing_of_its_cache(tmp_path: Path) -> None:
+    with serving(KnownEndpoint()) as url:
+        text, figures = measured(url, tmp_path, "--prompt-tokens", "9", "--concurrency", "1")
+    assert "cached prompt tokens: the server does not say" in text
+    assert figures["points"][0]["summary"]["num_cached_tokens"] is None
+
+
+def test_a_row_of_four_at_once_had_four_clients(tmp_path: Path) -> None:
+    known = KnownEndpoint()
+    with serving(known) as url:
+        _, figures = measured(url, tmp_path, "--prompt-tokens", "9", "--concurrency", "1,4", "--requests", "1")
+    assert known.max_num_open == 4
+    assert [point["summary"]["num_completed"] for point in figures["points"]] == [1, 4]
+
+
+def test_lengths_are_what_the_server_counted(tmp_path: Path) -> None:
+    """Without a tokenizer a prompt is as many words, and a strict server ends answers where it likes."""
+    with serving(KnownEndpoint(tokenizes=False, strict=True, ends_after=2)) as url:
+        options = ("--prompt-tokens", "9", "--concurrency", "1", "--output-tokens", "3")
+        text, figures = measured(url, tmp_path, *options)
+    assert text.startswith("known, up to 3 output tokens, 2.0 on average; ")
+    (point,) = figures["points"]
+    counted = point["summary"]["num_prompt_tokens"] / 4
+    (row,) = [line for line in text.splitlines() if "TTFT" in line]
+    assert counted > 9 and row.split()[0] == f"{counted:.0f}"
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ("--rate 2 --concurrency 3", "leave out --concurrency"),
+        ("--rate nan", "must be a number above 0, got 'nan'"),
+        ("--rate inf", "must be a number above 0, got 'inf'"),
+        ("--ttft-ms -5", "must be a number above 0, got '-5'"),
+        ("--itl-ms 0", "must be a number above 0, got '0'"),
+    ],
+)
+def test_options_that_would_mean_nothing(options: str, fault: str) -> None:
+    result = CliRunner().invoke(bench, ["http://x", *options.split()])
+    assert result.exit_code == 2 and fault in result.output
 
 
 def test_the_command_imports_nothing_heavy() -> None:

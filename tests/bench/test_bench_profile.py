@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from runtime.bench.peaks import measure_peaks
 from runtime.bench.profile import Profile, profile_decode, profile_prefill
 from runtime.loading import load_runner
 from runtime.model_runner import ProgramRunner
+from tests.exporters.conftest import save_gpu_bundle
+from tests.runtime.conftest import Tiny, tiny  # noqa: F401 - a fixture
 
 PEAKS = Peaks(memory_gbps=10, float_gflops=50, int8_gops=200)
 
@@ -53,6 +56,19 @@ def test_flops_of_decode_are_those_of_the_bound(runner: ProgramRunner, tiny_bund
     matrices = ("qkv", "o", "gate_up", "down", "head", "attention")
     works = [work for work in profile_decode(runner, 100, PEAKS).works if work.part in matrices]
     assert sum(work.flops for work in works if "matmul" in work.symbol or "attention" in work.symbol) == bound.flops_per_token
+
+
+def test_each_kernel_is_held_against_the_arithmetic_that_it_does(runner: ProgramRunner) -> None:
+    """Products of bytes, twice as many for activations of 16 bits, are no floating point; norms and roundings are."""
+    reached = {"int8": PEAKS.int8_gops, "bf16": max(PEAKS.float_gflops, PEAKS.int8_gops / 2), "float": PEAKS.float_gflops}
+    kinds: dict[str, str] = {}
+    for work in (work for work in profile_prefill(runner, 32, PEAKS).works if work.flops):
+        (kind,) = [kind for kind, gops in reached.items() if work.compute_ms == pytest.approx(work.flops / gops / 1e6)]
+        kinds[work.symbol] = kind
+    assert kinds["quant_matmul_int8_a8"] == kinds["quant_matmul_int8_a16"] == "int8"
+    assert kinds["paged_attention_bf16"] == "bf16"
+    assert {kind for symbol, kind in kinds.items() if symbol.startswith(("rms_norm", "quantize", "silu"))} == {"float"}
+    assert kinds["quant_matmul_bf16"] == kinds["quant_matmul_fp32"] == kinds["quant_matmul_int4_sym"] == "float"
 
 
 def test_prefill_computes_causally_and_at_most_a_step(runner: ProgramRunner) -> None:
@@ -98,3 +114,10 @@ def test_the_command_refuses(tiny_bundle: Path, tmp_path: Path) -> None:
     assert "leave out --output-tokens" in said("--profile", str(tiny_bundle), "--output-tokens", "3")
     assert "leave out --rate" in said("http://x", "--bundle", str(tiny_bundle), "--rate", "3")
     assert "manifest.json" in said("--profile", str(tmp_path))
+
+
+def test_the_command_refuses_a_bundle_that_runs_on_a_gpu(tiny: Callable[[str], Tiny], tmp_path: Path) -> None:  # noqa: F811
+    model = tiny("llama")
+    made = save_gpu_bundle(tmp_path / "bundle", model, dict.fromkeys(model.architecture.linear_shapes(), "bf16"))
+    result = CliRunner().invoke(bench, ["--profile", str(made)])
+    assert result.exit_code == 1 and "runs on a GPU" in result.output

@@ -52,3 +52,22 @@ def test_profile() -> None:
     assert first == ["gate_up", "quant_matmul_int4_asym_a8", "1234.500", "100%", "2000.00", "1.6", "65%", "read"]
     assert second[-2:] == ["40%", "ops"]
     assert total[:3] == ["total", "1235.000", "100%"]
+
+
+def test_nothing_is_more_than_its_peak() -> None:
+    """A share above 100 % would be of no peak at all: what was faster says why, and adds no more than its time."""
+    cached = Work("gate_up", "quant_matmul_int8", 30, 1.0, 4e7, 2e6, 3.9, 0.1, 3.9)
+    over = Work("qkv", "quant_matmul_int8_a16", 30, 1.0, 1e6, 4e9, 0.1, 15.06, 15.06)
+    known = Work("down", "quant_matmul_int8", 30, 2.0, 4e6, 2e6, 0.5, 0.1, 0.5)
+    text = profile_text(Profile("prefill", 512, 512, (known, cached, over)))
+    assert widest(text) <= 80
+    rows = {line.split()[0]: line.split() for line in text.splitlines() if line}
+    assert rows["gate_up"][-1] == "cached" and rows["qkv"][-1] == "over" and rows["down"][-2:] == ["25%", "read"]
+    assert rows["total"][-2:] == ["62%", "ops"], "(1 + 1 + 0.5) of 4 ms"
+    assert rows["cached:"] and rows["over:"]
+    assert "cached:" not in profile_text(Profile("prefill", 512, 512, (known,)))
+
+
+def test_a_floor_that_was_beaten_says_so() -> None:
+    bound = DecodeBound(1, 1000, "memory", 1e6, 1e6, 90_000, 1.0, None)
+    assert "below 1 x: a cache held part of it" in bound_text(Peaks(28.4, 101.6, 412), [(POINTS[0], bound)])

@@ -60,6 +60,8 @@ def test_a_typo_in_the_space_is_named_in_its_file(project: MakeProject) -> None:
 
 @pytest.mark.parametrize(("options", "rule"), [
     (["--timeout", "soon"], r"--timeout must be a duration such as 90s, 8m or 1h30m, .* got 'soon'"),
+    (["--timeout", "0"], r"--timeout must be greater than 0, got '0'"),
+    (["--storage", ""], r"--storage .* at least 1 character, got ''"),
     (["--storage", "nonsense://x"], r"storage must be a URL that Optuna can open, .* got 'nonsense://x'"),
     (["--storage", "sqlite:////nowhere/at/all/study.db"], r"storage must be .*/nowhere/at/all/study\.db"),
 ])  # fmt: skip
@@ -70,6 +72,13 @@ def test_an_option_that_cannot_be(project: MakeProject, options: list[str], rule
 @pytest.mark.parametrize("options", [["--trials", "0"], ["--trials", "many"], ["--nothing"]])
 def test_usage(project: MakeProject, options: list[str]) -> None:
     assert options[0] in refusal(project(), *options, code=2)
+
+
+def test_planning_refuses_what_it_does_not_do(project: MakeProject) -> None:
+    made = project()
+    made.spec_path.write_text("source: random\nconfig: tiny/config.json\ntarget: h100\noutput: out\n")
+    for option, value in (("--trials", "3"), ("--timeout", "8")):
+        assert f"leave out {option}" in refusal(made, option, value)
 
 
 def test_a_source_that_is_not_there(project: MakeProject) -> None:

@@ -60,12 +60,29 @@ def test_units(folder: Path) -> None:
     assert spec.search.timeout_s == 3723
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("8m", 480), ("1h30m", 5400), ("0.5s", 0.5)])
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90s", 90),
+        ("8m", 480),
+        ("1h30m", 5400),
+        ("0.5s", 0.5),
+        ("8", 8),
+        ("8.5", 8.5),
+        ("90", 90),
+    ],
+)
 def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "8", "m", "8 m", "1m1h", "-3s"])
+@pytest.mark.parametrize("text", ["1%", "0.01", "1 %", "1.0%"])
+def test_fractions_as_their_message_gives_them(folder: Path, text: str) -> None:
+    for quoted in (text, f"'{text}'"):
+        assert load(folder, f"source: hf\ngate: {{max_perplexity_increase: {quoted}}}\n").gate.max_perplexity_increase == 0.01
+
+
+@pytest.mark.parametrize("text", ["", "m", "nan", "1e3", "8 m", "1m1h", "-3s"])
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match="duration"):
         parse_duration(text)
@@ -96,6 +113,19 @@ def test_what_is_no_duration(text: str) -> None:
         ("source: hf\ngate: {min_top1_agreement: 110%}\n", 2, "less than or equal to 1"),
         ("source: hf\nsearch: {timeout: soon}\n", 2, "duration such as"),
         ("source: hf\nsearch: {timeout: 0s}\n", 2, "greater than 0"),
+        ("source: hf\nsearch: {timeout: 0}\n", 2, "greater than 0"),
+        ("source: hf\nsearch: {timeout: 1e999}\n", 2, "finite"),
+        ("source: hf\ngate: {max_kl: 1e999}\n", 2, "finite"),
+        ("source: hf\nsearch: {storage: ''}\n", 2, "at least 1 character"),
+        ("source: hf\nworkload:\n  ttft_ms: 300\n", 3, "ttft_ms: the search does not honour .* got 300; remove the key"),
+        ("source: hf\ngeneration: {temprature: 0.2}\n", 2, "did you mean 'temperature'"),
+        ("source: hf\ngeneration: {temperature: -1}\n", 2, "temperature must be at least 0, got -1"),
+        ("source: hf\ngeneration: {top_p: 1.5}\n", 2, "top_p must be above 0 and at most 1, got 1.5"),
+        ("source: hf\ngeneration: {max_new_tokens: 0}\n", 2, "greater than 0"),
+        ("source: random\nconfig: hf/config.json\ngate: {max_kl: 0.1}\n", 1, "remove gate"),
+        ("source: random\nconfig: hf/config.json\nsearch: {trials: 3}\n", 1, "remove search.trials"),
+        ("source: random\nconfig: hf/config.json\nsearch: {timeout: 3m}\n", 1, "remove search.timeout"),
+        ("source: random\nconfig: hf/config.json\nseed: 3\n", 1, "remove seed"),
         ("source: hf\nsearch: {choice: fast}\n", 2, "did you mean 'fastest'"),
         ("source: hf\nevaluation:\n  text: [text.txt, nothing.txt]\n", 3, "must be a path that exists"),
         ("source: hf\nevaluation:\n  num_sequences: 3\n", 3, "greater than or equal to 4"),
@@ -136,6 +166,7 @@ BASE = "source: hf\nevaluation: {text: [text.txt]}\n"
         BASE + "output: elsewhere\n",
         BASE + "search: {trials: 7, timeout: 1m, choice: smallest, storage: 'sqlite:///x.db'}\n",
         BASE + "workload: {concurrency: 1}\n",
+        BASE + "generation: {temperature: 0.2}\n",
     ],
 )
 def test_the_digest_ignores_what_changes_no_measurement(folder: Path, text: str) -> None:
