@@ -21,11 +21,12 @@ from runtime.server.chat_route import create_chat_completion
 from runtime.server.completion_route import create_completion
 from runtime.server.errors import on_engine_failure, on_failure, on_http_error, on_validation_error
 from runtime.server.gate import Gate
+from runtime.server.json_route import JsonRoute
 from runtime.server.metrics import ServerMetrics
 from runtime.server.prompts import encode_chat
 from runtime.server.protocol_chat import ChatCompletionBody
 from runtime.server.protocol_completion import CompletionBody
-from runtime.server.protocol_tokens import DetokenizeBody, DetokenizedText, TokenizeChatBody, TokenizeTextBody, Tokens
+from runtime.server.protocol_tokens import DetokenizeBody, DetokenizedText, TokenizeBody, TokenizeTextBody, Tokens
 from runtime.server.sampling import GenerationDefaults
 from runtime.server.service import Service
 from runtime.server.streaming import ClientDisconnected
@@ -68,6 +69,7 @@ def create_app(
         await async_engine.close()
 
     app = FastAPI(title="Coldforge", version=version, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.router.route_class = JsonRoute
     app.state.service = service
     app.add_middleware(Gate, api_key=api_key, max_body_bytes=max_body_bytes, metrics=service.metrics)
     app.add_exception_handler(HTTPException, on_http_error)
@@ -93,7 +95,7 @@ def _add_generation_routes(app: FastAPI, service: Service) -> None:
 
 def _add_token_routes(app: FastAPI, service: Service) -> None:
     @app.post("/tokenize")
-    async def tokenize(body: TokenizeTextBody | TokenizeChatBody) -> Tokens:
+    async def tokenize(body: TokenizeBody) -> Tokens:
         service.check_model(body.model)
         if isinstance(body, TokenizeTextBody):
             tokens = service.prompts.encode(body.prompt, body.add_special_tokens)

@@ -14,7 +14,7 @@ def encode_chat(prompts: Prompts, chat: ChatPrompt) -> list[int]:
             [message.model_dump(exclude_unset=True) for message in chat.messages],
             add_generation_prompt=chat.add_generation_prompt,
             continue_final_message=chat.continue_final_message,
-            variables=chat.chat_template_kwargs,
+            variables=chat.template_variables,
         )
     except ValueError as error:
         raise invalid(str(error), "messages") from error
