@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -19,7 +18,7 @@ from runtime.prompts import Prompts
 from runtime.server.async_engine import AsyncEngine, EngineFailure
 from runtime.server.chat_route import create_chat_completion
 from runtime.server.completion_route import create_completion
-from runtime.server.errors import on_engine_failure, on_failure, on_http_error, on_validation_error
+from runtime.server.errors import on_engine_failure, on_failure, on_http_error
 from runtime.server.gate import Gate
 from runtime.server.json_route import JsonRoute
 from runtime.server.metrics import ServerMetrics
@@ -73,7 +72,6 @@ def create_app(
     app.state.service = service
     app.add_middleware(Gate, api_key=api_key, max_body_bytes=max_body_bytes, metrics=service.metrics)
     app.add_exception_handler(HTTPException, on_http_error)
-    app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(EngineFailure, on_engine_failure)
     app.add_exception_handler(ClientDisconnected, _on_disconnect)
     app.add_exception_handler(Exception, on_failure)

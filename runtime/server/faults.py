@@ -52,7 +52,7 @@ def _path(loc: Sequence[int | str], body: object, kind: str) -> tuple[int | str,
     place: Any = body
     parts: list[int | str] = []
     for part in loc:
-        if isinstance(place, dict) and part in place or isinstance(place, list) and isinstance(part, int):
+        if (isinstance(place, dict) and part in place) or (isinstance(place, list) and isinstance(part, int)):
             place = place[part]
             parts.append(part)
     return (*parts, loc[-1]) if kind == "missing" else tuple(parts)

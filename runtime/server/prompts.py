@@ -21,8 +21,8 @@ def encode_chat(prompts: Prompts, chat: ChatPrompt) -> list[int]:
     return prompts.encode(text, chat.add_special_tokens)
 
 
-def truncate(token_ids: list[int], limit: int | None, max_model_len: int) -> list[int]:
-    """The last `limit` tokens; -1 stands for the model's limit, None for all."""
+def truncate(token_ids: list[int], limit: int | None, max_model_len: int, num_answer_tokens: int) -> list[int]:
+    """The last `limit` tokens; -1 stands for what the model's context leaves beside the answer, None for all."""
     if limit is None:
         return token_ids
-    return token_ids[-(max_model_len if limit == -1 else limit) :]
+    return token_ids[-(max(max_model_len - num_answer_tokens, 1) if limit == -1 else limit) :]

@@ -11,7 +11,6 @@ from runtime.server.protocol_generation import GenerationBody, Integer, TokenId,
 from runtime.server.wording import shown
 
 
-
 def _false_as_none(value: object) -> object:
     # In chats logprobs is true or false; clients of both send its false here too.
     return None if value is False else value
