@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from runtime.server.wording import shown
+from runtime.server.wording import shown, shown_name
 
 _TYPES = {
     400: "invalid_request_error",
@@ -70,16 +70,16 @@ def _no_such_route(request: Request) -> str:
     methods: dict[str, str] = {}
     for route in request.app.routes:
         if isinstance(route, APIRoute):
-            methods[route.path_format] = ", ".join(sorted(route.methods))
+            methods[route.path_format] = ", ".join(sorted(route.methods or ()))
     path = request.scope["path"]
     if path in methods:
-        return f"{path} is asked with {methods[path]}, got {shown(request.method)}"
+        return f"{path} is asked with {methods[path]}, got {shown_name(request.method)}"
     # A forgotten or doubled /v1, or the path of one route behind that of another.
-    inside = [known for known in methods if path.rstrip("/") and (known.endswith(path) or path.endswith(known))]
-    near = inside or difflib.get_close_matches(path, methods, n=1)
+    inside = [known for known in methods if known.endswith(path) or path.endswith(known) or path.startswith(f"{known}/")]
+    near = (inside if path.strip("/") else []) or difflib.get_close_matches(path, methods, n=1, cutoff=0.8)
     hint = f"did you mean {methods[near[0]]} {near[0]}? " if near else ""
     routes = ", ".join(f"{method} {known}" for known, method in methods.items())
-    return f"there is no route {shown(request.method)} {shown(path)}; {hint}The routes are {routes}"
+    return f"there is no route {shown_name(request.method)} {shown(path)}; {hint}There are {routes}"
 
 
 async def on_engine_failure(_: Request, error: Exception) -> JSONResponse:

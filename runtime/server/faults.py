@@ -43,6 +43,8 @@ def explain(error: ValidationError, body: object) -> tuple[str, str | None]:
     paths = [_path(fault["loc"], body, fault["type"]) for fault in faults]
     deepest = max((path for path in paths if path[:1] == paths[0][:1]), key=len)
     alike = [fault for fault, path in zip(faults, paths, strict=True) if path == deepest]
+    # A value of the right type that breaks another rule is meant to have that form.
+    alike = [fault for fault in alike if not fault["type"].endswith("_type")] or alike
     path = ".".join(shown_name(part) for part in deepest)
     return _sentence(path, alike), path or None
 
@@ -52,7 +54,8 @@ def _path(loc: Sequence[int | str], body: object, kind: str) -> tuple[int | str,
     place: Any = body
     parts: list[int | str] = []
     for part in loc:
-        if (isinstance(place, dict) and part in place) or (isinstance(place, list) and isinstance(part, int)):
+        leads_on = isinstance(part, int) if isinstance(place, list) else isinstance(place, dict) and part in place
+        if leads_on:
             place = place[part]
             parts.append(part)
     return (*parts, loc[-1]) if kind == "missing" else tuple(parts)

@@ -21,11 +21,12 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _FAULT = re.compile(r"(?P<what>.*) at line (?P<line>\d+) column (?P<column>\d+)", re.DOTALL)
 _EXCERPT = 20
 
+_ENCODING = "encode it as UTF-8"
 #: a word of the parser's complaint -> what to do about it
 _FIXES = {
     "EOF": "send all of it",
     "hex escape": r"escapes are \u and four digits, and half of a surrogate pair (\ud800 to \udfff) needs its other half",
-    "unicode": "encode it as UTF-8",
+    "unicode": _ENCODING,
     "out of range": "numbers have at most 4300 digits",
     "recursion": "lists and objects may lie in each other 200 deep",
     "number": "numbers are finite and written as in 1, -1.5 and 2e3",
@@ -96,6 +97,10 @@ def _complaint(raw: bytes, message: str) -> str:
     text = raw.split(b"\n", line)[line - 1] if raw else raw
     excerpt = text[max(0, column - _EXCERPT) : column + _EXCERPT].decode(errors="replace")
     fix = next((fix for word, fix in _FIXES.items() if word in found["what"]), "send what a JSON serializer writes")
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        fix = _ENCODING
     return f"the body must be JSON, got {shown(excerpt)} around line {line}, column {column} ({found['what']}); {fix}"
 
 

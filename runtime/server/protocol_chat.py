@@ -17,6 +17,12 @@ class ContentPart(BaseModel):
     type: str
     text: str | None = None
 
+    @model_validator(mode="after")
+    def _texts_have_text(self) -> ContentPart:
+        if self.type == "text" and self.text is None:
+            raise ValueError("must have a text, got none: it is of type 'text'")
+        return self
+
 
 class ChatMessage(BaseModel):
     """Further fields (name, reasoning ...) reach the chat template as they are."""

@@ -91,7 +91,7 @@ class GenerationBody(Body):
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     max_tokens: Integer | None = None
-    min_tokens: Integer = 0
+    min_tokens: Annotated[Integer, Field(le=_LARGEST)] = 0
     temperature: Number | None = None
     top_p: Number | None = None
     top_k: Annotated[Integer, Field(le=_LARGEST)] | None = None
