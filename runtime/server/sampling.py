@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runtime.request import SamplingParams
-from runtime.server.errors import ApiError, invalid
+from runtime.server.errors import invalid
 from runtime.server.faults import explain
 from runtime.server.protocol_generation import GenerationBody
 from runtime.server.wording import shown
@@ -31,25 +31,11 @@ class GenerationDefaults(BaseModel):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> GenerationDefaults:
-        """Raises ValueError that names the field, also where every request that sets nothing would be refused."""
+        """Raises ValueError that names the field."""
         try:
-            defaults = cls.model_validate(config)
+            return cls.model_validate(config)
         except ValidationError as error:
             raise ValueError(f"generation_config.json: {explain(error, config)[0]}") from error
-        try:
-            sampling_params(
-                GenerationBody(),
-                defaults,
-                choice=0,
-                max_tokens=None,
-                default_max_tokens=1,
-                room=1,
-                logprobs=None,
-                prompt_logprobs=False,
-            )
-        except ApiError as error:
-            raise ValueError(f"generation_config.json: {error.detail}") from error
-        return defaults
 
 
 def sampling_params(
