@@ -42,8 +42,8 @@ TokenKey = Annotated[int, Field(ge=0, le=_LARGEST)]
 ModelName = Annotated[str | None, AfterValidator(lambda name: name or None)]
 
 
-class Body(BaseModel):
-    """A request body. Fields that nobody here knows are accepted; those that ask for what is not served are refused."""
+class JsonObject(BaseModel):
+    """A part of a request. Fields that nobody here knows are accepted."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
@@ -52,6 +52,18 @@ class Body(BaseModel):
     def _drop_nulls(cls, value: object) -> object:
         # Clients send null for what they leave open.
         return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+
+    def unknown_fields(self, prefix: str = "") -> Iterator[str]:
+        """Paths of what was accepted without being understood."""
+        yield from (prefix + name for name in self.model_extra or {} if name not in HARMLESS and name not in REFUSED)
+        for name in self.model_fields_set:
+            value = getattr(self, name, None)
+            if isinstance(value, JsonObject):
+                yield from value.unknown_fields(f"{prefix}{name}.")
+
+
+class Body(JsonObject):
+    """A request body. Fields that ask for what is not served are refused."""
 
     @model_validator(mode="after")
     def _refuse_what_is_not_served(self) -> Body:
@@ -62,24 +74,17 @@ class Body(BaseModel):
         return self
 
     def log_unknown_fields(self) -> None:
-        """Name in the log what was accepted without being understood. Clients choose names, and how many."""
-        if unknown := list(self._unknown_fields()):
+        """Name in the log what is ignored. Clients choose names, and how many."""
+        if unknown := list(self.unknown_fields()):
             logger.warning("%s: %d unknown fields are ignored: %s", type(self).__name__, len(unknown), listed(unknown))
 
-    def _unknown_fields(self, prefix: str = "") -> Iterator[str]:
-        yield from (prefix + name for name in self.model_extra or {} if name not in HARMLESS and name not in REFUSED)
-        for name in self.model_fields_set:
-            value = getattr(self, name, None)
-            if isinstance(value, Body):
-                yield from value._unknown_fields(f"{prefix}{name}.")
 
-
-class StreamOptions(Body):
+class StreamOptions(JsonObject):
     include_usage: bool = False
     continuous_usage_stats: bool = False
 
 
-class ResponseFormat(Body):
+class ResponseFormat(JsonObject):
     type: str = "text"
 
 

@@ -21,7 +21,7 @@ class TokenizeChatBody(ChatPrompt):
 
 
 def _form(body: object) -> str:
-    is_chat = "messages" in body if isinstance(body, dict) else isinstance(body, TokenizeChatBody)
+    is_chat = body.get("messages") is not None if isinstance(body, dict) else isinstance(body, TokenizeChatBody)
     return "a chat" if is_chat else "a text"
 
 

@@ -143,3 +143,10 @@ def test_an_answer_longer_than_the_context_is_still_refused(served: Any) -> None
     body = {"prompt": "x" * 600, "truncate_prompt_tokens": -1, "max_tokens": 5000}
     answer = HTTP.post(f"{served.url}/v1/completions", json=body)
     assert answer.status_code == 400 and answer.json()["error"]["param"] == "max_tokens"
+
+
+def test_tokenize_takes_the_null_of_its_other_form(served: Any) -> None:
+    text = accepted(HTTP.post(f"{served.url}/tokenize", json={"prompt": "Hi", "messages": None}))
+    assert text["tokens"] == served.encode("Hi")
+    turns = accepted(HTTP.post(f"{served.url}/tokenize", json={"prompt": None, "messages": USER}))
+    assert turns["tokens"] == served.encode(PROMPT)
