@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from runtime.chat import ChatTemplate
 from runtime.engine import Engine
 from runtime.prompts import Prompts
+from runtime.server.api_key import ApiKey
 from runtime.server.async_engine import AsyncEngine, EngineFailure
 from runtime.server.chat_route import create_chat_completion
 from runtime.server.completion_route import create_completion
@@ -49,7 +50,7 @@ def create_app(
     """An ASGI application that serves `engine`, on a thread of its own between lifespan start and end.
 
     `generation_config` is the content of generation_config.json. `app.state.service` is the `Service`: set its `draining` to
-    refuse new work. Raises ValueError on a malformed generation_config.
+    refuse new work. Raises ValueError on a malformed generation_config, and as `ApiKey` does.
     """
     async_engine = AsyncEngine(engine)
     service = Service(
@@ -70,7 +71,8 @@ def create_app(
     app = FastAPI(title="Coldforge", version=version, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.router.route_class = JsonRoute
     app.state.service = service
-    app.add_middleware(Gate, api_key=api_key, max_body_bytes=max_body_bytes, metrics=service.metrics)
+    key = None if api_key is None else ApiKey(api_key)
+    app.add_middleware(Gate, api_key=key, max_body_bytes=max_body_bytes, metrics=service.metrics)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(EngineFailure, on_engine_failure)
     app.add_exception_handler(ClientDisconnected, _on_disconnect)

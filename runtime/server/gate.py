@@ -16,9 +16,9 @@ _OPEN_PATHS = frozenset({"/health", "/metrics", "/version"})
 class Gate:
     """401 without the key, 413 for a body over the limit. `api_key` None lets everyone in."""
 
-    def __init__(self, app: ASGIApp, *, api_key: str | None, max_body_bytes: int, metrics: ServerMetrics) -> None:
+    def __init__(self, app: ASGIApp, *, api_key: ApiKey | None, max_body_bytes: int, metrics: ServerMetrics) -> None:
         self._app = app
-        self._api_key = None if api_key is None else ApiKey(api_key)
+        self._api_key = api_key
         self._max_body_bytes = max_body_bytes
         self._metrics = metrics
 

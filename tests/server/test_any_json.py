@@ -114,7 +114,7 @@ def test_any_json_in_any_field(small: Any) -> None:
     assert {"prompt", "messages"} <= set(fields["/tokenize"])
 
     @settings(
-        max_examples=300, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
+        max_examples=150, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(bodies(fields))
