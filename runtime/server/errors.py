@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -67,10 +66,7 @@ async def on_http_error(request: Request, error: Exception) -> JSONResponse:
 
 def _no_such_route(request: Request) -> str:
     """Says which routes there are, and which of them is likely meant."""
-    methods: dict[str, str] = {}
-    for route in request.app.routes:
-        if isinstance(route, APIRoute):
-            methods[route.path_format] = ", ".join(sorted(route.methods or ()))
+    methods = {path: ", ".join(sorted(ways)).upper() for path, ways in request.app.openapi()["paths"].items()}
     path = request.scope["path"]
     if path in methods:
         return f"{path} is asked with {methods[path]}, got {shown_name(request.method)}"
