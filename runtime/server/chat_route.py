@@ -29,27 +29,23 @@ from runtime.server.service import Service
 from runtime.server.streaming import EventStream, json_response
 from runtime.text_stream import Vocabulary
 
-#: What a prompt that is cut to the context leaves for an answer of no stated length.
-_LEAST_ANSWER = 16
-
 
 async def create_chat_completion(service: Service, body: ChatCompletionBody, http: Request) -> Response:
     """The assistant's next message: JSON, or server-sent events."""
     service.check_model(body.model)
     service.check_accepting()
-    max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     prompt = truncate(
         encode_chat(service.prompts, body),
         body.truncate_prompt_tokens,
         service.engine.max_model_len,
-        _LEAST_ANSWER if max_tokens is None else max_tokens,
+        body.num_answer_tokens,
     )
     generation = await start(
         service,
         body,
         [prompt],
         id_prefix="chatcmpl",
-        max_tokens=max_tokens,
+        max_tokens=body.answer_limit,
         default_max_tokens=None,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )

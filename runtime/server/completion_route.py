@@ -25,12 +25,11 @@ async def create_completion(service: Service, body: CompletionBody, http: Reques
     service.check_model(body.model)
     service.check_accepting()
     vocabulary = service.vocabulary
-    num_answer_tokens = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     prompts: list[list[int]] = []
     echo_texts: list[str] = []
     for given in body.prompts:
         whole = service.prompts.encode(given, body.add_special_tokens) if isinstance(given, str) else given
-        prompt = truncate(whole, body.truncate_prompt_tokens, service.engine.max_model_len, num_answer_tokens)
+        prompt = truncate(whole, body.truncate_prompt_tokens, service.engine.max_model_len, body.num_answer_tokens)
         prompts.append(prompt)
         if isinstance(given, str) and prompt == whole:
             echo_texts.append(given)

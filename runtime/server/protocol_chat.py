@@ -70,6 +70,10 @@ class ChatCompletionBody(GenerationBody, ChatPrompt):
             raise ValueError(f"top_logprobs needs logprobs to be true, got {self.top_logprobs} without it")
         return self
 
+    @property
+    def answer_limit(self) -> int | None:
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
 
 class TopLogprob(BaseModel):
     token: str

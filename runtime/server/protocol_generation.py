@@ -33,6 +33,7 @@ def _as_list(value: object) -> object:
 
 
 _LARGEST = 2**31 - 1
+_LEAST_ANSWER = 16
 Integer = Annotated[int, BeforeValidator(_no_bool_as_integer)]
 Number = Annotated[float, BeforeValidator(_no_bool_as_number)]
 TokenId = Annotated[int, Field(strict=True, ge=0, le=_LARGEST)]
@@ -126,6 +127,16 @@ class GenerationBody(Body):
         if self.truncate_prompt_tokens == 0:
             raise ValueError("truncate_prompt_tokens must be at least 1, or -1 for the model's limit; got 0")
         return self
+
+    @property
+    def answer_limit(self) -> int | None:
+        """How many tokens the answer may have; None leaves it open."""
+        return self.max_tokens
+
+    @property
+    def num_answer_tokens(self) -> int:
+        """What a prompt that is cut to the model's context leaves for the answer, in tokens."""
+        return _LEAST_ANSWER if self.answer_limit is None else self.answer_limit
 
 
 class PromptTokensDetails(BaseModel):
