@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,12 +11,16 @@ import click
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+_API_KEY = "COLDFORGE_API_KEY"
+
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
-@click.option("--api-key", envvar="COLDFORGE_API_KEY", help="Refuse requests that do not carry this key.")
+@click.option(
+    "--api-key", envvar=_API_KEY, show_envvar=True, help="Refuse requests without the header Authorization: Bearer API_KEY."
+)
 @click.option("--served-model-name", metavar="NAME", help="Default: the bundle's name.")
 @click.option("--num-threads", type=click.IntRange(min=1), help="Default: the bundle's.")
 def serve(
@@ -26,9 +31,17 @@ def serve(
     from kernels.cpu.library import LibraryRefused
 
     try:
+        from runtime.server.api_key import ApiKey
         from runtime.server.serving import serve as serve_app
     except ModuleNotFoundError as error:
         raise click.ClickException(f"serving needs {error.name}: pip install 'coldforge[serve]'") from error
+    if api_key is None:
+        api_key = os.environ.get(_API_KEY)  # click takes a variable that is set and empty for one that is not set
+    if api_key is not None:
+        try:
+            ApiKey(api_key)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint=f"--api-key or {_API_KEY}") from error
 
     def build() -> FastAPI:
         from importlib.metadata import version

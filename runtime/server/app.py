@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -16,16 +15,18 @@ from tokenizers import Tokenizer
 from runtime.chat import ChatTemplate
 from runtime.engine import Engine
 from runtime.prompts import Prompts
+from runtime.server.api_key import ApiKey
 from runtime.server.async_engine import AsyncEngine, EngineFailure
 from runtime.server.chat_route import create_chat_completion
 from runtime.server.completion_route import create_completion
-from runtime.server.errors import on_engine_failure, on_failure, on_http_error, on_validation_error
+from runtime.server.errors import on_engine_failure, on_failure, on_http_error
 from runtime.server.gate import Gate
+from runtime.server.json_route import JsonRoute
 from runtime.server.metrics import ServerMetrics
 from runtime.server.prompts import encode_chat
 from runtime.server.protocol_chat import ChatCompletionBody
 from runtime.server.protocol_completion import CompletionBody
-from runtime.server.protocol_tokens import DetokenizeBody, DetokenizedText, TokenizeChatBody, TokenizeTextBody, Tokens
+from runtime.server.protocol_tokens import DetokenizeBody, DetokenizedText, TokenizeBody, TokenizeTextBody, Tokens
 from runtime.server.sampling import GenerationDefaults
 from runtime.server.service import Service
 from runtime.server.streaming import ClientDisconnected
@@ -49,7 +50,7 @@ def create_app(
     """An ASGI application that serves `engine`, on a thread of its own between lifespan start and end.
 
     `generation_config` is the content of generation_config.json. `app.state.service` is the `Service`: set its `draining` to
-    refuse new work. Raises ValueError on a malformed generation_config.
+    refuse new work. Raises ValueError on a malformed generation_config, and as `ApiKey` does.
     """
     async_engine = AsyncEngine(engine)
     service = Service(
@@ -68,10 +69,11 @@ def create_app(
         await async_engine.close()
 
     app = FastAPI(title="Coldforge", version=version, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.router.route_class = JsonRoute
     app.state.service = service
-    app.add_middleware(Gate, api_key=api_key, max_body_bytes=max_body_bytes, metrics=service.metrics)
+    key = None if api_key is None else ApiKey(api_key)
+    app.add_middleware(Gate, api_key=key, max_body_bytes=max_body_bytes, metrics=service.metrics)
     app.add_exception_handler(HTTPException, on_http_error)
-    app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(EngineFailure, on_engine_failure)
     app.add_exception_handler(ClientDisconnected, _on_disconnect)
     app.add_exception_handler(Exception, on_failure)
@@ -93,7 +95,7 @@ def _add_generation_routes(app: FastAPI, service: Service) -> None:
 
 def _add_token_routes(app: FastAPI, service: Service) -> None:
     @app.post("/tokenize")
-    async def tokenize(body: TokenizeTextBody | TokenizeChatBody) -> Tokens:
+    async def tokenize(body: TokenizeBody) -> Tokens:
         service.check_model(body.model)
         if isinstance(body, TokenizeTextBody):
             tokens = service.prompts.encode(body.prompt, body.add_special_tokens)

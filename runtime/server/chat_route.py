@@ -34,13 +34,18 @@ async def create_chat_completion(service: Service, body: ChatCompletionBody, htt
     """The assistant's next message: JSON, or server-sent events."""
     service.check_model(body.model)
     service.check_accepting()
-    prompt = truncate(encode_chat(service.prompts, body), body.truncate_prompt_tokens, service.engine.max_model_len)
+    prompt = truncate(
+        encode_chat(service.prompts, body),
+        body.truncate_prompt_tokens,
+        service.engine.max_model_len,
+        body.num_answer_tokens,
+    )
     generation = await start(
         service,
         body,
         [prompt],
         id_prefix="chatcmpl",
-        max_tokens=body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens,
+        max_tokens=body.answer_limit,
         default_max_tokens=None,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )

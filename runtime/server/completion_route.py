@@ -29,7 +29,7 @@ async def create_completion(service: Service, body: CompletionBody, http: Reques
     echo_texts: list[str] = []
     for given in body.prompts:
         whole = service.prompts.encode(given, body.add_special_tokens) if isinstance(given, str) else given
-        prompt = truncate(whole, body.truncate_prompt_tokens, service.engine.max_model_len)
+        prompt = truncate(whole, body.truncate_prompt_tokens, service.engine.max_model_len, body.num_answer_tokens)
         prompts.append(prompt)
         if isinstance(given, str) and prompt == whole:
             echo_texts.append(given)

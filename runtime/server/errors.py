@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from fastapi.exceptions import RequestValidationError
+import difflib
+
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+
+from runtime.server.wording import shown, shown_name
 
 _TYPES = {
     400: "invalid_request_error",
@@ -15,6 +18,7 @@ _TYPES = {
     429: "rate_limit_error",
     503: "service_unavailable_error",
 }
+_LONGEST_MESSAGE = 2000
 
 
 class ApiError(HTTPException):
@@ -43,23 +47,35 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
 def error_body(status_code: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, object]:
     """`{"error": {message, type, param, code}}`."""
     kind = _TYPES.get(status_code, "server_error" if status_code >= 500 else "invalid_request_error")
+    if len(message) > _LONGEST_MESSAGE:  # a chat template may say what it was given
+        message = f"{message[:_LONGEST_MESSAGE]}..."
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-async def on_http_error(_: Request, error: Exception) -> JSONResponse:
+async def on_http_error(request: Request, error: Exception) -> JSONResponse:
     """Handler of `ApiError` and of the router's own 404 and 405."""
     assert isinstance(error, HTTPException)
-    body = error_body(error.status_code, error.detail, getattr(error, "param", None), getattr(error, "code", None))
+    if isinstance(error, ApiError):
+        body = error_body(error.status_code, error.detail, error.param, error.code)
+    elif error.status_code in (404, 405):
+        body = error_body(error.status_code, _no_such_route(request), code="unknown_url")
+    else:
+        body = error_body(error.status_code, error.detail)
     return JSONResponse(body, error.status_code, error.headers)
 
 
-async def on_validation_error(_: Request, error: Exception) -> JSONResponse:
-    """A body that does not fit its model: 400 with the first fault and the field that has it."""
-    assert isinstance(error, RequestValidationError)
-    fault = error.errors()[0]
-    path = ".".join(str(part) for part in fault["loc"][1:])
-    message = fault["msg"].removeprefix("Value error, ")
-    return JSONResponse(error_body(400, f"{path}: {message}" if path else message, path or None), 400)
+def _no_such_route(request: Request) -> str:
+    """Says which routes there are, and which of them is likely meant."""
+    methods = {path: ", ".join(sorted(ways)).upper() for path, ways in request.app.openapi()["paths"].items()}
+    path = request.scope["path"]
+    if path in methods:
+        return f"{path} is asked with {methods[path]}, got {shown_name(request.method)}"
+    # A forgotten or doubled /v1, or the path of one route behind that of another.
+    inside = [known for known in methods if known.endswith(path) or path.endswith(known) or path.startswith(f"{known}/")]
+    near = (inside if path.strip("/") else []) or difflib.get_close_matches(path, methods, n=1, cutoff=0.8)
+    hint = f"did you mean {methods[near[0]]} {near[0]}? " if near else ""
+    routes = ", ".join(f"{method} {known}" for known, method in methods.items())
+    return f"there is no route {shown_name(request.method)} {shown(path)}; {hint}There are {routes}"
 
 
 async def on_engine_failure(_: Request, error: Exception) -> JSONResponse:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hmac
-
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from runtime.server.api_key import ApiKey
 from runtime.server.errors import ApiError, error_body
 from runtime.server.metrics import ServerMetrics
 
@@ -17,7 +16,7 @@ _OPEN_PATHS = frozenset({"/health", "/metrics", "/version"})
 class Gate:
     """401 without the key, 413 for a body over the limit. `api_key` None lets everyone in."""
 
-    def __init__(self, app: ASGIApp, *, api_key: str | None, max_body_bytes: int, metrics: ServerMetrics) -> None:
+    def __init__(self, app: ASGIApp, *, api_key: ApiKey | None, max_body_bytes: int, metrics: ServerMetrics) -> None:
         self._app = app
         self._api_key = api_key
         self._max_body_bytes = max_body_bytes
@@ -42,13 +41,10 @@ class Gate:
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         headers = Headers(scope=scope)
-        if self._api_key is not None and scope["path"] not in _OPEN_PATHS:
-            expected = f"Bearer {self._api_key}".encode()
-            if not hmac.compare_digest(headers.get("authorization", "").encode(), expected):
-                body = error_body(
-                    401, "the API key is missing or wrong; send it as Authorization: Bearer KEY", None, "invalid_api_key"
-                )
-                return JSONResponse(body, 401, {"WWW-Authenticate": "Bearer"})
+        key = None if scope["path"] in _OPEN_PATHS else self._api_key
+        if key is not None and not key.is_in(headers.get("authorization", "")):
+            message = "the API key is missing or wrong; send it as Authorization: Bearer KEY"
+            return JSONResponse(error_body(401, message, code="invalid_api_key"), 401, {"WWW-Authenticate": "Bearer"})
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._max_body_bytes:
             # The body is not read, so the connection cannot be used again.

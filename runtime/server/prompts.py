@@ -14,15 +14,15 @@ def encode_chat(prompts: Prompts, chat: ChatPrompt) -> list[int]:
             [message.model_dump(exclude_unset=True) for message in chat.messages],
             add_generation_prompt=chat.add_generation_prompt,
             continue_final_message=chat.continue_final_message,
-            variables=chat.chat_template_kwargs,
+            variables=chat.template_variables,
         )
     except ValueError as error:
         raise invalid(str(error), "messages") from error
     return prompts.encode(text, chat.add_special_tokens)
 
 
-def truncate(token_ids: list[int], limit: int | None, max_model_len: int) -> list[int]:
-    """The last `limit` tokens; -1 stands for the model's limit, None for all."""
+def truncate(token_ids: list[int], limit: int | None, max_model_len: int, num_answer_tokens: int) -> list[int]:
+    """The last `limit` tokens; -1 stands for what the model's context leaves beside the answer, None for all."""
     if limit is None:
         return token_ids
-    return token_ids[-(max_model_len if limit == -1 else limit) :]
+    return token_ids[-(max(max_model_len - num_answer_tokens, 1) if limit == -1 else limit) :]

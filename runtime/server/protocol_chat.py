@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from runtime.request import FinishReason
-from runtime.server.protocol_generation import Body, GenerationBody, Usage
+from runtime.server.protocol_generation import Body, GenerationBody, Integer, Usage
+from runtime.server.wording import shown
 
 
 class ContentPart(BaseModel):
@@ -16,6 +17,12 @@ class ContentPart(BaseModel):
     type: str
     text: str | None = None
 
+    @model_validator(mode="after")
+    def _texts_have_text(self) -> ContentPart:
+        if self.type == "text" and self.text is None:
+            raise ValueError("must have a text, got none: it is of type 'text'")
+        return self
+
 
 class ChatMessage(BaseModel):
     """Further fields (name, reasoning ...) reach the chat template as they are."""
@@ -23,40 +30,49 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     role: str
-    content: str | list[ContentPart] | None = None
+    content: str | Annotated[list[ContentPart], Field(fail_fast=True)] | None = None
 
     @model_validator(mode="after")
-    def _refuse_tool_calls(self) -> ChatMessage:
-        if (self.model_extra or {}).get("tool_calls"):
-            raise ValueError("tool_calls are not supported here")
+    def _refuse_tools_and_audio(self) -> ChatMessage:
+        for name in ("tool_calls", "function_call", "audio"):
+            if value := (self.model_extra or {}).get(name):
+                raise ValueError(f"must not have {name}, got {shown(value)}: only text is supported here")
         return self
 
 
 class ChatPrompt(Body):
     """What turns messages into a prompt; `add_generation_prompt` left open means: unless the last message is continued."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
     add_special_tokens: bool = False
     chat_template_kwargs: dict[str, Any] | None = None
+    documents: list[dict[str, Any]] | None = None
+    reasoning_effort: str | None = None
+
+    @property
+    def template_variables(self) -> dict[str, Any]:
+        """What the template may read beside the messages. A template that does not leaves it."""
+        own = {"documents": self.documents, "reasoning_effort": self.reasoning_effort}
+        return {name: value for name, value in own.items() if value is not None} | (self.chat_template_kwargs or {})
 
 
 class ChatCompletionBody(GenerationBody, ChatPrompt):
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[Integer, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[Integer, Field(ge=1)] | None = None
     logprobs: bool = False
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    tool_choice: str | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
+    top_logprobs: Annotated[Integer, Field(ge=0, le=20)] | None = None
 
     @model_validator(mode="after")
-    def _fields_agree(self) -> ChatCompletionBody:
-        if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs needs logprobs to be true")
-        if self.tool_choice not in (None, "none", "auto"):
-            raise ValueError(f"tool_choice must be 'none' or 'auto', got {self.tool_choice!r}: tools are not supported here")
+    def _logprobs_agree(self) -> ChatCompletionBody:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError(f"top_logprobs needs logprobs to be true, got {self.top_logprobs} without it")
         return self
+
+    @property
+    def answer_limit(self) -> int | None:
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
 class TopLogprob(BaseModel):

@@ -4,29 +4,35 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from runtime.request import FinishReason
-from runtime.server.protocol_generation import GenerationBody, Usage
+from runtime.server.protocol_generation import GenerationBody, Integer, TokenId, Usage
+from runtime.server.wording import shown
 
-TokenIds = Annotated[list[int], Field(min_length=1)]
+
+def _false_as_none(value: object) -> object:
+    # In chats logprobs is true or false; clients of both send its false here too.
+    return None if value is False else value
+
+
+TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
+Texts = Annotated[list[str], Field(min_length=1, fail_fast=True)]
+ListsOfTokenIds = Annotated[list[TokenIds], Field(min_length=1, fail_fast=True)]
 
 
 class CompletionBody(GenerationBody):
-    prompt: str | TokenIds | Annotated[list[str], Field(min_length=1)] | Annotated[list[TokenIds], Field(min_length=1)]
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    prompt: str | TokenIds | Texts | ListsOfTokenIds
+    max_tokens: Annotated[Integer, Field(ge=0)] | None = None
     echo: bool = False
-    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    logprobs: Annotated[Annotated[Integer, Field(ge=0, le=20)] | None, BeforeValidator(_false_as_none)] = None
     add_special_tokens: bool = True
-    best_of: int | None = None
-    suffix: str | None = None
+    best_of: Integer | None = None
 
     @model_validator(mode="after")
-    def _refuse_rerank_and_infill(self) -> CompletionBody:
-        if self.best_of not in (None, self.n):
-            raise ValueError(f"best_of must equal n ({self.n}), got {self.best_of}: ranking is not supported here")
-        if self.suffix:
-            raise ValueError("suffix is not supported here")
+    def _refuse_ranking(self) -> CompletionBody:
+        if self.best_of not in (None, 0, self.n):
+            raise ValueError(f"best_of must equal n ({self.n}), got {shown(self.best_of)}: ranking is not supported here")
         return self
 
     @property

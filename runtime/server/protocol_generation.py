@@ -3,27 +3,50 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticKnownError
+
+from runtime.server.unserved import HARMLESS, REFUSED
+from runtime.server.wording import listed, shown
 
 logger = logging.getLogger(__name__)
 
-_UNSUPPORTED = (
-    "functions",
-    "guided_choice",
-    "guided_grammar",
-    "guided_json",
-    "guided_regex",
-    "structured_outputs",
-    "tools",
-)
+
+def _no_bool_as_integer(value: object) -> object:
+    if isinstance(value, bool):
+        raise PydanticKnownError("int_type")
+    return value
 
 
-class Body(BaseModel):
-    """A request body. Fields that nobody here knows are accepted, and named in the log."""
+def _no_bool_as_number(value: object) -> object:
+    if isinstance(value, bool):
+        raise PydanticKnownError("float_type")
+    return value
 
-    model_config = ConfigDict(extra="allow")
+
+def _as_list(value: object) -> object:
+    """One stop string stands for a list of it; an empty one, which some clients send for none, for an empty list."""
+    return ([value] if value else []) if isinstance(value, str) else value
+
+
+_LARGEST = 2**31 - 1
+_LEAST_ANSWER = 16
+Integer = Annotated[int, BeforeValidator(_no_bool_as_integer)]
+Number = Annotated[float, BeforeValidator(_no_bool_as_number)]
+TokenId = Annotated[int, Field(strict=True, ge=0, le=_LARGEST)]
+#: Keys of JSON objects are strings.
+TokenKey = Annotated[int, Field(ge=0, le=_LARGEST)]
+#: Clients that must send a name but know none send an empty one.
+ModelName = Annotated[str | None, AfterValidator(lambda name: name or None)]
+
+
+class JsonObject(BaseModel):
+    """A part of a request. Fields that nobody here knows are accepted."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -31,65 +54,89 @@ class Body(BaseModel):
         # Clients send null for what they leave open.
         return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
+    def unknown_fields(self, prefix: str = "") -> Iterator[str]:
+        """Paths of what was accepted without being understood."""
+        yield from (prefix + name for name in self.model_extra or {} if name not in HARMLESS and name not in REFUSED)
+        for name in self.model_fields_set:
+            value = getattr(self, name, None)
+            if isinstance(value, JsonObject):
+                yield from value.unknown_fields(f"{prefix}{name}.")
+
+
+class Body(JsonObject):
+    """A request body. Fields that ask for what is not served are refused."""
+
     @model_validator(mode="after")
-    def _name_unknown_fields(self) -> Body:
-        if self.model_extra:
-            logger.warning("%s: unknown fields are ignored: %s", type(self).__name__, ", ".join(sorted(self.model_extra)))
+    def _refuse_what_is_not_served(self) -> Body:
+        for name, value in (self.model_extra or {}).items():
+            refusal = REFUSED.get(name)
+            if refusal is not None and value not in refusal.passes:
+                raise ValueError(f"{name} is not supported here, got {shown(value)}: {refusal.reason}")
         return self
 
+    def log_unknown_fields(self) -> None:
+        """Name in the log what is ignored. Clients choose names, and how many."""
+        if unknown := list(self.unknown_fields()):
+            logger.warning("%s: %d unknown fields are ignored: %s", type(self).__name__, len(unknown), listed(unknown))
 
-def _as_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
 
-
-class StreamOptions(Body):
+class StreamOptions(JsonObject):
     include_usage: bool = False
     continuous_usage_stats: bool = False
 
 
-class ResponseFormat(Body):
-    type: str
+class ResponseFormat(JsonObject):
+    type: str = "text"
 
 
 class GenerationBody(Body):
     """How to sample and how to answer. None everywhere means: the model's default, then OpenAI's."""
 
-    model: str | None = None
-    n: Annotated[int, Field(ge=1, le=128)] = 1
+    model: ModelName = None
+    n: Annotated[Integer, Field(ge=1, le=128)] = 1
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
-    max_tokens: int | None = None
-    min_tokens: int = 0
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    seed: int | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    repetition_penalty: float | None = None
-    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    max_tokens: Integer | None = None
+    min_tokens: Annotated[Integer, Field(le=_LARGEST)] = 0
+    temperature: Number | None = None
+    top_p: Number | None = None
+    top_k: Annotated[Integer, Field(le=_LARGEST)] | None = None
+    min_p: Number | None = None
+    seed: Integer | None = None
+    presence_penalty: Number | None = None
+    frequency_penalty: Number | None = None
+    repetition_penalty: Number | None = None
+    logit_bias: dict[TokenKey, Annotated[Number, Field(ge=-100, le=100)]] | None = None
     stop: Annotated[list[Annotated[str, Field(min_length=1)]] | None, BeforeValidator(_as_list)] = None
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: list[TokenId] | None = None
     include_stop_str_in_output: bool = False
     ignore_eos: bool = False
     skip_special_tokens: bool = True
-    truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
+    truncate_prompt_tokens: Annotated[Integer, Field(ge=-1)] | None = None
     response_format: ResponseFormat | None = None
     user: str | None = None
 
     @model_validator(mode="after")
-    def _refuse_what_would_change_the_answer(self) -> GenerationBody:
-        for name in _UNSUPPORTED:
-            if (self.model_extra or {}).get(name):
-                raise ValueError(f"{name} is not supported here")
+    def _fields_agree(self) -> GenerationBody:
         if self.response_format is not None and self.response_format.type != "text":
-            raise ValueError(f"response_format must be of type 'text', got {self.response_format.type!r}: not supported here")
-        if "stream_options" in self.model_fields_set and not self.stream:
+            raise ValueError(
+                f"response_format must be of type 'text', got {shown(self.response_format.type)}: others are not supported here"
+            )
+        if (self.stream_options.include_usage or self.stream_options.continuous_usage_stats) and not self.stream:
             raise ValueError("stream_options needs stream to be true")
         if self.truncate_prompt_tokens == 0:
             raise ValueError("truncate_prompt_tokens must be at least 1, or -1 for the model's limit; got 0")
         return self
+
+    @property
+    def answer_limit(self) -> int | None:
+        """How many tokens the answer may have; None leaves it open."""
+        return self.max_tokens
+
+    @property
+    def num_answer_tokens(self) -> int:
+        """What a prompt that is cut to the model's context leaves for the answer, in tokens."""
+        return _LEAST_ANSWER if self.answer_limit is None else self.answer_limit
 
 
 class PromptTokensDetails(BaseModel):

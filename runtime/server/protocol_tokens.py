@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+from typing import Annotated
+
+from pydantic import BaseModel, Discriminator, Field, Tag
 
 from runtime.server.protocol_chat import ChatPrompt
-from runtime.server.protocol_generation import Body
+from runtime.server.protocol_generation import Body, ModelName, TokenId
 
 
 class TokenizeTextBody(Body):
     prompt: str
-    model: str | None = None
+    model: ModelName = None
     add_special_tokens: bool = True
 
 
 class TokenizeChatBody(ChatPrompt):
-    model: str | None = None
+    model: ModelName = None
+
+
+def _form(body: object) -> str:
+    is_chat = body.get("messages") is not None if isinstance(body, dict) else isinstance(body, TokenizeChatBody)
+    return "a chat" if is_chat else "a text"
+
+
+TokenizeBody = Annotated[
+    Annotated[TokenizeTextBody, Tag("a text")] | Annotated[TokenizeChatBody, Tag("a chat")], Discriminator(_form)
+]
 
 
 class Tokens(BaseModel):
@@ -25,8 +37,8 @@ class Tokens(BaseModel):
 
 
 class DetokenizeBody(Body):
-    tokens: list[int]
-    model: str | None = None
+    tokens: Annotated[list[TokenId], Field(fail_fast=True)]
+    model: ModelName = None
 
 
 class DetokenizedText(BaseModel):

@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runtime.request import SamplingParams
 from runtime.server.errors import invalid
+from runtime.server.faults import explain
 from runtime.server.protocol_generation import GenerationBody
+from runtime.server.wording import shown
 
 T = TypeVar("T")
 
@@ -18,7 +20,7 @@ T = TypeVar("T")
 class GenerationDefaults(BaseModel):
     """The part of generation_config.json that sets defaults. Null and absent mean OpenAI's default."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     temperature: float | None = None
     top_p: float | None = None
@@ -33,8 +35,7 @@ class GenerationDefaults(BaseModel):
         try:
             return cls.model_validate(config)
         except ValidationError as error:
-            fault = error.errors()[0]
-            raise ValueError(f"generation_config.json: {fault['loc'][0]}: {fault['msg']}, got {fault['input']!r}") from error
+            raise ValueError(f"generation_config.json: {explain(error, config)[0]}") from error
 
 
 def sampling_params(
@@ -56,7 +57,7 @@ def sampling_params(
         max_tokens = min(_first(defaults.max_new_tokens, default_max_tokens), room)
     elif max_tokens > room:
         raise invalid(
-            f"max_tokens must fit the model's context: {room} tokens are left after the prompt, got {max_tokens}; "
+            f"max_tokens must fit the model's context: {room} tokens are left after the prompt, got {shown(max_tokens)}; "
             "shorten the prompt or ask for fewer",
             "max_tokens",
             "context_length_exceeded",

@@ -10,6 +10,7 @@ from runtime.server.async_engine import AsyncEngine
 from runtime.server.errors import ApiError
 from runtime.server.metrics import ServerMetrics
 from runtime.server.sampling import GenerationDefaults
+from runtime.server.wording import shown
 from runtime.text_stream import Vocabulary
 
 
@@ -29,9 +30,8 @@ class Service:
     def check_model(self, name: str | None) -> None:
         """404 unless the request means this model; one that names none does."""
         if name is not None and name != self.model_name:
-            raise ApiError(
-                404, f"this server has the model {self.model_name!r}, not {name!r}", param="model", code="model_not_found"
-            )
+            message = f"this server has the model {self.model_name!r}, not {shown(name)}"
+            raise ApiError(404, message, param="model", code="model_not_found")
 
     def check_accepting(self) -> None:
         """503 while the server cannot take a generation."""

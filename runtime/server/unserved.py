@@ -1,0 +1,104 @@
+"""Request fields of OpenAI's and vLLM's servers that this one does not serve: which change no answer, which are refused.
+
+Fields in neither table, and in no request model, are accepted and named in the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+HARMLESS = frozenset(
+    {
+        "early_stopping",
+        "guided_decoding_backend",
+        "guided_whitespace_pattern",
+        "include_obfuscation",
+        "include_reasoning",
+        "length_penalty",
+        "media_io_kwargs",
+        "metadata",
+        "mm_processor_kwargs",
+        "parallel_tool_calls",
+        "prediction",
+        "priority",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "request_id",
+        "return_mm_kwargs",
+        "return_token_offsets",
+        "routed_experts_prompt_start",
+        "safety_identifier",
+        "service_tier",
+        "session_id",
+        "spaces_between_special_tokens",
+        "store",
+        "stream_interval",
+        "user",
+    }
+)
+"""They ask for records, routing, hints, or details of what is refused anyway: the answer is the same without them."""
+
+_EMPTY: tuple[object, ...] = (None, False, 0, "", [], {})
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a field is refused and what to do instead, and the values that ask for nothing and pass."""
+
+    reason: str
+    passes: tuple[object, ...] = _EMPTY
+
+
+_TOOLS = "tools are not supported, describe them in a message"
+_FORM = "answers follow no grammar or schema, ask for the form in a message and check what comes"
+_CHOICE = "tokens are ruled in or out by logit_bias"
+_FORMAT = "answers have OpenAI's fields alone"
+_SERVED_ALONE = "this server computes every request itself"
+
+REFUSED: Mapping[str, Refusal] = {
+    "allowed_token_ids": Refusal(_CHOICE),
+    "audio": Refusal("answers are text"),
+    "bad_words": Refusal(_CHOICE),
+    "cache_salt": Refusal("all requests share one prefix cache, run a server for each group that must not"),
+    "chat_template": Refusal("the bundle's own template is used, render another one yourself and use /v1/completions"),
+    "custom_logit_processor": Refusal(_CHOICE),
+    "ebnf": Refusal(_FORM),
+    "ec_transfer_params": Refusal(_SERVED_ALONE),
+    "echo": Refusal("prompts are echoed by /v1/completions"),
+    "function_call": Refusal(_TOOLS, (*_EMPTY, "none", "auto")),
+    "functions": Refusal(_TOOLS),
+    "grammar": Refusal(_FORM),
+    "guided_choice": Refusal(_FORM),
+    "guided_grammar": Refusal(_FORM),
+    "guided_json": Refusal(_FORM),
+    "guided_regex": Refusal(_FORM),
+    "json_schema": Refusal(_FORM),
+    "kv_transfer_params": Refusal(_SERVED_ALONE),
+    "logits_processors": Refusal(_CHOICE),
+    "logprob_token_ids": Refusal("the most likely tokens are scored, use top_logprobs"),
+    "modalities": Refusal("answers are text, ask for ['text']", (*_EMPTY, ["text"])),
+    "moderation": Refusal("neither prompts nor answers are judged"),
+    "prompt_embeds": Refusal("prompts are text or token ids"),
+    "prompt_logprobs": Refusal("prompts are scored by /v1/completions with echo and logprobs"),
+    "regex": Refusal(_FORM),
+    "repetition_detection": Refusal("use frequency_penalty or repetition_penalty"),
+    "return_prompt_text": Refusal(_FORMAT),
+    "return_token_ids": Refusal(_FORMAT),
+    "return_token_strs": Refusal(_FORMAT),
+    "return_tokens_as_token_ids": Refusal(_FORMAT),
+    "structural_tag": Refusal(_FORM),
+    "structured_outputs": Refusal(_FORM),
+    "suffix": Refusal("a text is continued at its end, not filled in"),
+    "thinking_token_budget": Refusal("use max_tokens", (*_EMPTY, -1)),
+    "tool_choice": Refusal(_TOOLS, (*_EMPTY, "none", "auto")),
+    "tools": Refusal(_TOOLS),
+    "truncation_side": Refusal("a prompt keeps its end", (*_EMPTY, "left")),
+    "use_beam_search": Refusal("answers are sampled, or greedy at temperature 0"),
+    "verbosity": Refusal("the model has no such control, ask for it in a message", (*_EMPTY, "medium")),
+    "vllm_xargs": Refusal("there are no extensions here"),
+    "watermarking": Refusal("answers carry no watermark"),
+    # For OpenAI an empty object asks for a search.
+    "web_search_options": Refusal("nothing is searched, put what is known into a message", (None, False)),
+}
