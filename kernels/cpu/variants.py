@@ -1,0 +1,82 @@
+"""One library with several variants of an op, side by side: whoever binds a program chooses among them by pointer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from kernels import registry
+from kernels.cpu.build import HEADERS, Unit, lay_out_op, lay_out_program, lay_out_sources, link, resolve_constants
+from kernels.cpu.host import host
+from kernels.cpu.isa import Isa
+from kernels.cpu.library import variants_of
+
+Constants = Mapping[str, int]
+
+
+def build_variants(
+    op: str,
+    variants: Sequence[Constants],
+    symbols: Sequence[str],
+    fixed: Constants,
+    out: Path,
+    isa: Isa,
+    cache: Path | None = None,
+    on_compiled: Callable[[], object] = lambda: None,
+) -> Path:
+    """Builds a library of every op with the constants `fixed` into `out`, but of `symbols` of `op` once for each of `variants`.
+
+    A variant is `fixed` with some constants of `op` changed. Code that variants have in common is compiled once; the entry
+    points are shared out over sources that all cores compile. `on_compiled` is called after each of `num_variant_units`.
+    Raises as `kernels.cpu.build.build` does.
+    """
+    resolved = resolve_constants(fixed, isa)
+    macros = [resolve_constants({**fixed, **variant}, isa) for variant in variants]
+
+    def lay_out(root: Path) -> list[Unit]:
+        others = [lay_out_op(root, other, resolved) for other in registry.ops() if other != op]
+        includes = (*lay_out_sources(root, op), f"{op}/cpu.cpp")
+        units = []
+        for index, some in enumerate(_dealt(symbols)):
+            name = f"{op}/variants_{index}.cpp"
+            (root / name).write_text(_source(op, macros, some))
+            units.append(Unit(name, includes))
+        return [lay_out_program(root, isa), *others, *units]
+
+    return link(lay_out, out, isa, cache, on_compiled)
+
+
+def num_variant_units(symbols: Sequence[str]) -> int:
+    """How many sources `build_variants` compiles."""
+    return len(registry.ops()) + len(_dealt(symbols))
+
+
+def _dealt(symbols: Sequence[str]) -> list[list[str]]:
+    """`symbols` for as many sources as keep all cores busy to the end, though some take longer than others."""
+    hands = min(2 * host().num_cores, len(symbols))
+    return [list(symbols[index::hands]) for index in range(hands)]
+
+
+def _source(op: str, variants: Sequence[Constants], symbols: Sequence[str]) -> str:
+    """The op's source once for each variant, in a namespace of its own, so that `symbols` of all of them can stand side by side.
+
+    What is not asked for by a table has internal linkage, and is not compiled. Headers come first: from within a namespace
+    they include nothing any more. They may not depend on the constants.
+    """
+    source, *headers = registry.sources(op)
+    standard = re.findall(r"^#include <.*>$", source.read_text(), re.MULTILINE)
+    lines = [*standard, *(f'#include "../cpu/{name}"' for name in HEADERS), '#include "args.h"']
+    lines += [f'#include "{path.name}"' for path in headers]
+    names = sorted(registry.tunings()[op].values)
+    for index, constants in enumerate(variants):
+        lines += [f"#define {name} {constants[name]}" for name in names]
+        lines += [f"namespace {{ namespace variant_{index} {{", '#include "cpu.cpp"', "} }"]
+        lines += [f"#undef {name}" for name in names]
+    for symbol in symbols:
+        pointers = ", ".join(f"variant_{index}::{symbol}" for index in range(len(variants)))
+        lines.append(
+            f'extern "C" __attribute__((visibility("default"))) decltype(&{symbol}) const {variants_of(symbol)}[];\n'
+            f"decltype(&{symbol}) const {variants_of(symbol)}[] = {{{pointers}}};"
+        )
+    return "\n".join([*lines, ""])
