@@ -137,7 +137,9 @@ def link(
             return made
 
         # What is long to compile comes first, so that no core is left with it at the end.
-        longest_first = sorted(units, key=lambda unit: -sum((root / name).stat().st_size for name in (unit.source, *unit.includes)))
+        longest_first = sorted(
+            units, key=lambda unit: -sum((root / name).stat().st_size for name in (unit.source, *unit.includes))
+        )
         with ThreadPoolExecutor(host().num_cores) as pool:
             objects = dict(zip(longest_first, pool.map(compiled, longest_first), strict=True))
         _run([compiler.command, *_LINK_FLAGS, "-o", "kernels.so", *(objects[unit] for unit in units)], root)

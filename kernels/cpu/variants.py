@@ -59,7 +59,7 @@ def _dealt(symbols: Sequence[str]) -> list[list[str]]:
 
 
 def _source(op: str, variants: Sequence[Constants], symbols: Sequence[str]) -> str:
-    """The op's source once for each variant, in a namespace of its own, so that `symbols` of all of them can stand side by side.
+    """The op's source once for each variant, in a namespace of its own, and tables of pointers to `symbols` in all of them.
 
     What is not asked for by a table has internal linkage, and is not compiled. Headers come first: from within a namespace
     they include nothing any more. They may not depend on the constants.
