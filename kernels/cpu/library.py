@@ -63,6 +63,12 @@ class CompiledProgram:
         self._check_counters()
         self._run(*self._arguments)
 
+    def run_part(self, begin: int, end: int) -> None:
+        """As `run`, of the calls [begin, end) only: whoever runs all of them part by part has run the program."""
+        self._check_counters()
+        team, instructions, _ = self._arguments
+        self._run(team, instructions + begin * self._instructions.strides[0], end - begin)
+
     def profile_ms(self) -> NDArray[np.float64]:
         """As `run`, and returns the milliseconds that each call took, waiting for its last thread included."""
         self._check_counters()

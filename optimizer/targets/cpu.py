@@ -87,7 +87,12 @@ class CpuTarget:
         bench = _own(workbench)
         if bench.library is None:
             return bench, ()
-        plans = tuning_plans(offered, bench.architecture.linear_shapes(), baseline)
+        shapes = bench.architecture.linear_shapes()
+        every = dict.fromkeys([baseline, *(scheme for schemes in offered.values() for scheme in schemes)])
+        fitting = {group: [scheme for scheme in every if scheme.refusal(*shape) is None] for group, shape in shapes.items()}
+        with self._reporter.task("weights in every scheme", len(fitting)) as advance:
+            bench.store.prepare(fitting, advance)
+        plans = tuning_plans(offered, shapes, baseline)
         tuner = KernelTuner(self._ledger, self._reporter, self._isa, plans, workload, self._folder)
         threads = _thread_counts(self._space.serving.threads)
         tuner.add_thread_moment(bench, threads)

@@ -42,7 +42,7 @@ class PlanSteps:
         self._warm = set[tuple[Phase, int]]()
 
     def measure(self, phase: Phase, indices: Sequence[int]) -> tuple[float, float]:
-        """More samples of the alternatives at `indices`, of the first twice as many: the milliseconds of one half and the other."""
+        """More samples of the alternatives at `indices`, of the first twice as many: milliseconds of each half."""
         for index in indices:
             self._prepare(index)
         for size, runner in self._runners.items():
