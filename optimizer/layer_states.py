@@ -17,8 +17,8 @@ from runtime.decoder import StepProgram
 class LayerStates:
     """What enters each layer in a step over some texts, under the plan that ran it last.
 
-    It depends on the embedding's scheme and on those of the layers before, bit for bit on nothing else (decision 0002). Takes two
-    times tokens x hidden size in fp32 for each layer; a step over other texts, or on something else, takes its place.
+    It depends on the embedding's scheme and on those of the layers before, bit for bit on nothing else (decision 0002). Takes
+    2 x tokens x hidden size in fp32 for each layer; a step over other texts, or on something else, takes its place.
     """
 
     _subject: tuple[object, ...] = ()

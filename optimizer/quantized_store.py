@@ -105,10 +105,7 @@ class QuantizedStore:
 
     def _make(self, group: str, scheme: Scheme, weight: torch.Tensor) -> None:
         path, stored = self._path(group, scheme), self.source.stored(group, scheme)
-        if isinstance(stored, Codes):
-            matrix = QuantizedMatrix(scheme, *stored)
-        else:
-            matrix = self.method.quantize(group, weight, scheme)
+        matrix = QuantizedMatrix(scheme, *stored) if isinstance(stored, Codes) else self.method.quantize(group, weight, scheme)
         # The sidecar goes first: a group counts as done when its tensors are there.
         path.parent.mkdir(parents=True, exist_ok=True)
         error = matrix.error(weight).relative_rms

@@ -37,6 +37,8 @@ from search_spaces.schema import SearchSpace, ThreadShare
 
 #: of the machine's memory, for the KV cache
 CACHE_SHARE = 0.25
+#: samples of each size of a step of the chosen plan
+_STEP_ROUNDS = 4
 LIBRARY_NAME = "kernels/cpu.so"
 _WEIGHTS = ("fp32", "bf16", "int8", "int4", "int4-twolevel")
 
@@ -120,7 +122,7 @@ class CpuTarget:
             spans = decode_spans(workload, size, block_size) if decodes else prefill_spans(size, block_size)
             runner = _own(workbench).runner(plan, size, sum(len(s.block_table) for s in spans) * block_size, len(spans))
             runner.fill(build_batch(spans, block_size))
-            ms = typical_ms(interleaved_ms({0: runner.executable.run}, rounds=5)[0])
+            ms = typical_ms(interleaved_ms({0: runner.executable.run}, rounds=_STEP_ROUNDS)[0])
             context = spans[0].start + len(spans[0].token_ids)
             return asdict(StepTime(num_seqs=len(spans), num_tokens=size, context=context, ms=ms))
 

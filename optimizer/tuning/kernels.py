@@ -83,7 +83,7 @@ class KernelTuner:
             with self._reporter.task(f"measuring number of threads, moment {number + 1}", 2) as advance:
                 alternatives = [Alternative(replace(bench, num_threads=count)) for count in counts]
                 steps = PlanSteps(self._plans[number % len(self._plans)], alternatives, self._workload)
-                disturbance = Disturbance(max(counts))
+                disturbance = Disturbance()
                 _, decode_again = steps.measure("decode", range(len(counts)))
                 advance()
                 _, prompt_again = steps.measure("prefill", range(len(counts)))

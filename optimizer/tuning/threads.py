@@ -12,8 +12,8 @@ from statistics import median
 
 from optimizer.tuning.choice import NEAR_TIE
 
-#: so much of the time of our threads others may have had before a moment says nothing
-MOST_DISTURBED = 0.03
+#: so much of its time a thread of ours may have waited for others before a moment says nothing
+MOST_DISTURBED = 0.1
 #: undisturbed moments without which the first candidate stands
 LEAST_MOMENTS = 3
 
@@ -22,7 +22,7 @@ LEAST_MOMENTS = 3
 class Moment:
     """Milliseconds of each candidate, in order of preference, when they took turns; `again` of the first one once more.
 
-    `disturbed` is the share of our threads' time that others had.
+    `disturbed` is how much of its time a thread of ours waited for others.
     """
 
     ms: tuple[float, ...]
