@@ -37,8 +37,9 @@ class LayerStates:
         begins = [0, *_layer_begins(calls)]
         known = self._num_known(plan, subject)
         num_tokens = int(step.program.counters["num_tokens"][0])
-        for array, saved in zip(_arrays(calls[begins[known]]), self._entering[known - 1] if known else (), strict=bool(known)):
-            array[:num_tokens] = saved
+        if known:
+            for array, saved in zip(_arrays(calls[begins[known]]), self._entering[known - 1], strict=True):
+                array[:num_tokens] = saved
         self._subject, self._plan, self._entering = subject, dict(plan), self._entering[:known]
         program = compiled(Program(calls[begins[known] :], step.program.counters))
         for begin, end in zip(begins[known:], begins[known + 1 :], strict=False):
@@ -74,5 +75,6 @@ def _layer_begins(calls: Sequence[Call]) -> Iterator[int]:
 
 
 def _arrays(call: Call) -> list[Array]:
-    """What enters a layer, as its first call reads it: the last branch, and the residual stream that it joins."""
-    return [array for name in ("x", "residual") if isinstance(array := call.arguments.get(name), np.ndarray)]
+    """What enters a layer, where its first call reads it: the last branch, and the residual stream that it joins."""
+    found = (call.arguments.get(name) for name in ("x", "residual"))
+    return [array.reshape(len(array), -1) for array in found if isinstance(array, np.ndarray)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,7 +37,7 @@ def test_without_noise_the_winner_is_the_first_of_the_near_tied(times: list[floa
 @given(st.lists(st.floats(1.0, 100.0), min_size=2, max_size=12), st.floats(0.0, 0.5))
 def test_whoever_left_does_not_come_back(times: list[float], noise: float) -> None:
     _, passes = scripted(times, noise)
-    for before, after in zip(passes, passes[1:], strict=False):
+    for before, after in pairwise(passes):
         assert set(after) <= set(before)
     fastest = times.index(min(times))
     assert all(fastest in running for running in passes)
