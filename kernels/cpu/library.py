@@ -44,7 +44,12 @@ class CompiledProgram:
     """A program bound to its buffers: `run()` is one foreign call, which releases the GIL."""
 
     def __init__(
-        self, library: ctypes.CDLL, team: Team, bound: list[tuple[str, Bound]], program: Program, variant: int = 0
+        self,
+        library: ctypes.CDLL,
+        team: Team,
+        bound: list[tuple[str, Bound]],
+        program: Program,
+        variants: Mapping[str, int],
     ) -> None:
         self._run = library.cf_run
         self._profile = library.cf_profile
@@ -52,7 +57,7 @@ class CompiledProgram:
         self._alive = bound
         self._counters: Mapping[str, NDArray[np.int64]] = program.counters
         self._limits = _limits(program, [b for _, b in bound])
-        entries = (_entry(library, symbol, variant) for symbol, _ in bound)
+        entries = (_entry(library, symbol, variants) for symbol, _ in bound)
         self._instructions = np.array(
             [(entry, b.struct.ctypes.data) for entry, (_, b) in zip(entries, bound, strict=True)], np.int64
         ).reshape(-1, 2)
@@ -82,13 +87,14 @@ class CompiledProgram:
                 raise ValueError(f"counter {name} must lie in 0..{limit}, its buffers' extent, got {self._counters[name][0]}")
 
 
-def _entry(library: ctypes.CDLL, symbol: str, variant: int) -> int | None:
-    """The address of `symbol`, or of its `variant` where the library has several."""
+def _entry(library: ctypes.CDLL, symbol: str, variants: Mapping[str, int]) -> int | None:
+    """The address of `symbol`, of its op's variant where the library has several: op -> index, 0 for an op left out."""
     try:
         table = ctypes.addressof(ctypes.c_void_p.in_dll(library, variants_of(symbol)))
     except ValueError:
         return ctypes.cast(getattr(library, symbol), ctypes.c_void_p).value
-    return ctypes.c_void_p.from_address(table + variant * ctypes.sizeof(ctypes.c_void_p)).value
+    index = variants.get(registry.spec(symbol).op, 0)
+    return ctypes.c_void_p.from_address(table + index * ctypes.sizeof(ctypes.c_void_p)).value
 
 
 def _limits(program: Program, bound: list[Bound]) -> dict[str, int]:
@@ -131,17 +137,17 @@ class Library:
 
     def compile(self, program: Program, num_threads: int) -> CompiledProgram:
         """`program` bound to its buffers, to run on a team of `num_threads`. ValueError as `kernels.cpu.abi.bind`."""
-        (compiled,) = self.compile_each(program, num_threads, [0])
+        (compiled,) = self.compile_each(program, num_threads, [{}])
         return compiled
 
-    def compile_each(self, program: Program, num_threads: int, variants: Iterable[int]) -> list[CompiledProgram]:
-        """The same on each of `variants` of those entry points that this library has variants of, over the same buffers."""
+    def compile_each(self, program: Program, num_threads: int, choices: Iterable[Mapping[str, int]]) -> list[CompiledProgram]:
+        """The same for each of `choices` among the variants that this library has of ops, op -> index; buffers are the same."""
         bound = []
         for call in program.calls:
             counts = {axis: program.counters[counter] for axis, counter in call.counters.items()}
             bound.append((call.symbol, bind(registry.spec(call.symbol), call.arguments, counts)))
         team = self._team(num_threads)
-        return [CompiledProgram(self._library, team, bound, program, variant) for variant in variants]
+        return [CompiledProgram(self._library, team, bound, program, choice) for choice in choices]
 
     def call(self, symbol: str, arguments: Arguments, num_threads: int = 1) -> None:
         """Runs one entry point, its variable axes as long as the arrays are."""

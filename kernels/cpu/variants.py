@@ -1,9 +1,10 @@
-"""One library with several variants of an op, side by side: whoever binds a program chooses among them by pointer."""
+"""One library with several variants of ops, side by side: whoever binds a program chooses among them by pointer."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from kernels import registry
@@ -15,41 +16,46 @@ from kernels.cpu.library import variants_of
 Constants = Mapping[str, int]
 
 
+@dataclass(frozen=True)
+class Variants:
+    """Of one op: sets of constants (those left out keep their defaults), and the entry points that are there for each."""
+
+    constants: Sequence[Constants]
+    symbols: Sequence[str]
+
+
 def build_variants(
-    op: str,
-    variants: Sequence[Constants],
-    symbols: Sequence[str],
+    ops: Mapping[str, Variants],
     fixed: Constants,
     out: Path,
     isa: Isa,
     cache: Path | None = None,
     on_compiled: Callable[[], object] = lambda: None,
 ) -> Path:
-    """Builds a library of every op with the constants `fixed` into `out`, but of `symbols` of `op` once for each of `variants`.
+    """Builds a library with variants of `ops`, and all other ops once, with the constants `fixed`, into `out`.
 
-    A variant is `fixed` with some constants of `op` changed. Code that variants have in common is compiled once; the entry
-    points are shared out over sources that all cores compile. `on_compiled` is called after each of `num_variant_units`.
-    Raises as `kernels.cpu.build.build` does.
+    Code that variants have in common is compiled once; the entry points are shared out over sources that all cores compile.
+    `on_compiled` is called after each of `num_variant_units`. Raises as `kernels.cpu.build.build` does.
     """
     resolved = resolve_constants(fixed, isa)
-    macros = [resolve_constants({**fixed, **variant}, isa) for variant in variants]
+    macros = {op: [resolve_constants(constants, isa) for constants in variants.constants] for op, variants in ops.items()}
 
     def lay_out(root: Path) -> list[Unit]:
-        others = [lay_out_op(root, other, resolved) for other in registry.ops() if other != op]
-        includes = (*lay_out_sources(root, op), f"{op}/cpu.cpp")
-        units = []
-        for index, some in enumerate(_dealt(symbols)):
-            name = f"{op}/variants_{index}.cpp"
-            (root / name).write_text(_source(op, macros, some))
-            units.append(Unit(name, includes))
-        return [lay_out_program(root, isa), *others, *units]
+        units = [lay_out_program(root, isa), *(lay_out_op(root, op, resolved) for op in registry.ops() if op not in ops)]
+        for op, variants in ops.items():
+            includes = (*lay_out_sources(root, op), f"{op}/cpu.cpp")
+            for index, symbols in enumerate(_dealt(variants.symbols)):
+                name = f"{op}/variants_{index}.cpp"
+                (root / name).write_text(_source(op, macros[op], symbols))
+                units.append(Unit(name, includes))
+        return units
 
     return link(lay_out, out, isa, cache, on_compiled)
 
 
-def num_variant_units(symbols: Sequence[str]) -> int:
+def num_variant_units(ops: Mapping[str, Variants]) -> int:
     """How many sources `build_variants` compiles."""
-    return len(registry.ops()) + len(_dealt(symbols))
+    return 1 + len(registry.ops()) - len(ops) + sum(len(_dealt(variants.symbols)) for variants in ops.values())
 
 
 def _dealt(symbols: Sequence[str]) -> list[list[str]]:

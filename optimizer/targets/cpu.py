@@ -95,18 +95,17 @@ class CpuTarget:
         with self._reporter.task("weights in every scheme", len(fitting)) as advance:
             bench.store.prepare(fitting, advance)
         plans = tuning_plans(offered, shapes, baseline)
-        tuner = KernelTuner(self._ledger, self._reporter, self._isa, plans, workload, self._folder)
+        tuner = KernelTuner(self._ledger, self._reporter, bench, self._isa, self._space.kernels, plans, workload, self._folder)
         threads = _thread_counts(self._space.serving.threads)
         tuner.add_thread_moment(bench, threads)
         constants: Constants = {}
         tuned: list[Tuned] = []
-        for op, space in self._space.kernels.items():
-            tuned.append(tuner.tune_op(bench, op, space, {**self._first_constants(), **constants}))
+        for op in self._space.kernels:
+            tuned.append(tuner.tune_op(op))
             constants |= tuned[-1].chosen
             tuner.add_thread_moment(bench, threads)
         self._constants = resolve_constants(constants, self._isa)
         bench = replace(bench, library=self._library(self._constants))
-        tuner.add_thread_moment(bench, threads)
         tuned.append(tuner.tune_block_size(bench, self._space.serving.kv_block_size))
         bench = replace(bench, kv_block_size=tuned[-1].chosen["kv_block_size"])
         tuner.add_thread_moment(bench, threads)

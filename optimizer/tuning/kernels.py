@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from artifacts.precision import Plan, Scheme
 from kernels import registry
 from kernels.cpu.isa import Isa
 from kernels.cpu.library import Library
-from kernels.cpu.variants import build_variants, num_variant_units
+from kernels.cpu.variants import Variants, build_variants, num_variant_units
 from optimizer.cost.workload import Workload
 from optimizer.ledger import Ledger, completed
 from optimizer.progress import Reporter
@@ -32,35 +33,56 @@ Standing = tuple[int, int]
 
 
 class KernelTuner:
-    """Measures candidates on the model's own steps, so that caches, shapes and threads are those of service."""
+    """Measures candidates on the model's own steps, so that caches, shapes and threads are those of service.
+
+    `bench` runs the first candidate of every op of `spaces`.
+    """
 
     def __init__(
-        self, ledger: Ledger, reporter: Reporter, isa: Isa, plans: Sequence[Plan], workload: Workload, folder: Path
+        self,
+        ledger: Ledger,
+        reporter: Reporter,
+        bench: CpuWorkbench,
+        isa: Isa,
+        spaces: Mapping[str, KernelSpace],
+        plans: Sequence[Plan],
+        workload: Workload,
+        folder: Path,
     ) -> None:
-        self._ledger, self._reporter, self._isa = ledger, reporter, isa
+        self._ledger, self._reporter, self._bench, self._isa = ledger, reporter, bench, isa
         self._plans, self._workload, self._folder = plans, workload, folder
+        self._candidates = {op: legal_candidates(op, space, isa) for op, space in spaces.items()}
+        self._variants = {op: _variants(op, some, workload) for op, some in self._candidates.items()}
+        #: op -> the variant that won, for the ops tuned so far
+        self._winners: dict[str, int] = {}
         self._moments: list[Moment] = []
 
-    def tune_op(self, bench: CpuWorkbench, op: str, space: KernelSpace, fixed: Constants) -> Tuned:
-        """The constants of `op`, the others' being `fixed`. ValueError if the space has no legal combination.
-
-        `bench` has the first candidate's.
-        """
-        candidates = legal_candidates(op, space, self._isa)
-        variants, standings = self._variants(op, candidates)
-        plans = self._plans_that_differ_in(bench, op)
+    def tune_op(self, op: str) -> Tuned:
+        """The constants of `op`, those of ops tuned before being the winners, and those of others their first candidates."""
+        candidates, (variants, standings) = self._candidates[op], self._variants[op]
 
         def alternatives() -> list[Alternative]:
             if len(variants) == 1:
-                return [Alternative(bench)]
-            symbols = sorted({symbol for plan in plans for symbol in _symbols(bench, plan, op)})
-            with self._reporter.task(f"compiling {len(variants)} variants of {op}", num_variant_units(symbols)) as advance:
-                path = self._folder / f"{op}.so"
-                built = build_variants(op, variants, symbols, fixed, path, self._isa, on_compiled=advance)
-            on_them = replace(bench, library=Library(built))
-            return [Alternative(on_them, index) for index in range(len(variants))]
+                return [Alternative(self._bench)]
+            return [Alternative(self._on_variants, {**self._winners, op: index}) for index in range(len(variants))]
 
-        return self._raced(op, candidates, plans, standings, alternatives, f"tiles of {op}")
+        plans = self._plans_that_differ_in(self._bench, op)
+        tuned = self._raced(op, candidates, plans, standings, alternatives, f"tiles of {op}")
+        self._winners[op] = standings[candidates.index(tuned.chosen)][1]
+        return tuned
+
+    @cached_property
+    def _on_variants(self) -> CpuWorkbench:
+        """The workbench on a library with variants of all ops that have several candidates: compiled once, on all cores."""
+        ops = {}
+        for op, (constants, _) in self._variants.items():
+            if len(constants) > 1:
+                symbols = sorted({symbol for plan in self._plans for symbol in _symbols(self._bench, plan, op)})
+                ops[op] = Variants(constants, symbols)
+        first = {name: value for candidates in self._candidates.values() for name, value in candidates[0].items()}
+        with self._reporter.task("compiling candidates", num_variant_units(ops)) as advance:
+            path = build_variants(ops, first, self._folder / "candidates.so", self._isa, on_compiled=advance)
+        return replace(self._bench, library=Library(path))
 
     def tune_block_size(self, bench: CpuWorkbench, sizes: Sequence[int]) -> Tuned:
         """The KV block size, in tokens."""
@@ -102,27 +124,6 @@ class KernelTuner:
         decision = decide(self._moments)
         self._reporter.say(f"number of threads: {counts[decision.chosen]}; {decision.reason}")
         return self._tuned("num_threads", candidates, decision.ms, decision.chosen, decision.noise)
-
-    def _variants(self, op: str, candidates: Sequence[Constants]) -> tuple[list[Constants], list[Standing]]:
-        """Constants to compile so that each candidate's steps can be measured, and which of them stand for it in either phase.
-
-        A constant that a phase's calls do not read has the first candidate's value there, so that few are compiled and
-        measured. In the step of a prompt one call may have a single token, the head's: it weighs nothing per output token.
-        """
-        of_one = registry.tunings()[op].of_one_token
-        of_several = set(candidates[0]) - of_one
-        of_decode = of_one if of_one and self._workload.concurrency == 1 else of_several
-        variants: list[Constants] = []
-        standings: list[Standing] = []
-        for candidate in candidates:
-            stand = []
-            for names in (of_decode, of_several):
-                variant = {**candidates[0], **{name: candidate[name] for name in names}}
-                if variant not in variants:
-                    variants.append(variant)
-                stand.append(variants.index(variant))
-            standings.append((stand[0], stand[1]))
-        return variants, standings
 
     def _plans_that_differ_in(self, bench: CpuWorkbench, op: str) -> list[Plan]:
         """One plan for each set of `op`'s entry points that the plans call: attention runs the same code under all of them."""
@@ -179,6 +180,28 @@ class KernelTuner:
         for candidate, value in zip(candidates[num_known:], ms[num_known:], strict=True):
             study.add_trial(create_trial(params=dict(candidate), distributions=dict(space), value=value))
         return Tuned(subject, tuple(candidates), tuple(ms), candidates[chosen], noise)
+
+
+def _variants(op: str, candidates: Sequence[Constants], workload: Workload) -> tuple[list[Constants], list[Standing]]:
+    """Constants to compile so that each candidate's steps can be measured, and which of them stand for it in either phase.
+
+    A constant that a phase's calls do not read has the first candidate's value there, so that few are compiled and measured.
+    In the step of a prompt one call may have a single token, the head's: it weighs nothing per output token.
+    """
+    of_one = registry.tunings()[op].of_one_token
+    of_several = set(candidates[0]) - of_one
+    of_decode = of_one if of_one and workload.concurrency == 1 else of_several
+    variants: list[Constants] = []
+    standings: list[Standing] = []
+    for candidate in candidates:
+        stand = []
+        for names in (of_decode, of_several):
+            variant = {**candidates[0], **{name: candidate[name] for name in names}}
+            if variant not in variants:
+                variants.append(variant)
+            stand.append(variants.index(variant))
+        standings.append((stand[0], stand[1]))
+    return variants, standings
 
 
 def legal_candidates(op: str, space: KernelSpace, isa: Isa) -> list[Constants]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from artifacts.precision import Plan
@@ -23,10 +24,10 @@ _TWIN = -1
 
 @dataclass(frozen=True)
 class Alternative:
-    """What may run a step: a workbench, and which variant of its library's entry points."""
+    """What may run a step: a workbench, and which of its library's variants of ops, op -> index."""
 
     bench: CpuWorkbench
-    variant: int = 0
+    variants: Mapping[str, int] = MappingProxyType({})
 
 
 class PlanSteps:
@@ -77,8 +78,8 @@ class PlanSteps:
         step = self._runners[size].step
         alike = [i for i, other in enumerate(self._alternatives) if other.bench is bench]
         assert bench.library is not None
-        variants = [self._alternatives[i].variant for i in alike]
-        for i, compiled in zip(alike, bench.library.compile_each(step.program, bench.num_threads, variants), strict=True):
+        choices = [self._alternatives[i].variants for i in alike]
+        for i, compiled in zip(alike, bench.library.compile_each(step.program, bench.num_threads, choices), strict=True):
             self._run[i] = compiled.run
 
     def _spans(self, phase: Phase, block_size: int) -> list[Span]:

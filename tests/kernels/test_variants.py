@@ -11,19 +11,21 @@ from kernels import registry
 from kernels.cpu.build import build
 from kernels.cpu.isa import isa
 from kernels.cpu.library import Library, _entry
-from kernels.cpu.variants import build_variants
+from kernels.cpu.variants import Variants, build_variants
 from kernels.spec import Call, Program
 from tests.kernels.accuracy import copied, make
 
 PORTABLE = isa("portable")
 VARIANTS = [{}, {"QUANT_MATMUL_ROWS": 1, "QUANT_MATMUL_DECODE_VECTORS": 1}]
+CHOICES = [{"quant_matmul": index} for index in range(len(VARIANTS))]
 SYMBOLS = ["quant_matmul_int8", "quant_matmul_int8_a8"]
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory, object_cache: Path) -> Library:
     folder = tmp_path_factory.mktemp("variants")
-    return Library(build_variants("quant_matmul", VARIANTS, SYMBOLS, {}, folder / "kernels.so", PORTABLE, object_cache))
+    ops = {"quant_matmul": Variants(VARIANTS, SYMBOLS)}
+    return Library(build_variants(ops, {}, folder / "kernels.so", PORTABLE, object_cache))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def test_variants_share_buffers_and_compute_what_a_library_of_one_does(symbol: s
         sizes = spec.sizes(arguments)
         counters = {axis: np.array([sizes[axis]], np.int64) for axis in spec.variable}
         program = Program((Call(symbol, arguments, {axis: axis for axis in spec.variable}),), counters)
-        for each in library.compile_each(program, 2, range(len(VARIANTS))):
+        for each in library.compile_each(program, 2, CHOICES):
             out = arguments["out"]
             assert isinstance(out, np.ndarray)
             out[:] = 0
