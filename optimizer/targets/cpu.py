@@ -38,7 +38,7 @@ from search_spaces.schema import SearchSpace, ThreadShare
 #: of the machine's memory, for the KV cache
 CACHE_SHARE = 0.25
 #: samples of each size of a step of the chosen plan
-_STEP_ROUNDS = 4
+_STEP_ROUNDS = 3
 LIBRARY_NAME = "kernels/cpu.so"
 _WEIGHTS = ("fp32", "bf16", "int8", "int4", "int4-twolevel")
 

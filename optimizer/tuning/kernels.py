@@ -154,6 +154,7 @@ class KernelTuner:
                     of_one_prompt, of_other_prompt = steps.measure("prefill", of_prompt)
                     first += one + steps.prompt_ms(of_one_prompt)
                     again += other + steps.prompt_ms(of_other_prompt)
+                    steps.release()
                 for i in running:
                     decode, prompt = standings[i]
                     ms[i] = sum(s.ms("decode", decode) + s.prompt_ms(s.ms("prefill", prompt)) for s in every)

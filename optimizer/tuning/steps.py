@@ -57,6 +57,12 @@ class PlanSteps:
             self._samples[phase, index] += found[index]
         return typical_ms(found[indices[0]]), typical_ms(found[_TWIN])
 
+    def release(self) -> None:
+        """Let go of buffers and mapped weights until more is measured: a plan has a file open for each of its layer groups."""
+        self._runners.clear()
+        self._run.clear()
+        self._warm.clear()
+
     def ms(self, phase: Phase, index: int) -> float:
         """Typical milliseconds of the alternative at `index`, of all samples so far."""
         return typical_ms(self._samples[phase, index])
