@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Literal
 
 from artifacts.precision import Plan
@@ -27,7 +26,7 @@ class Alternative:
     """What may run a step: a workbench, and which of its library's variants of ops, op -> index."""
 
     bench: CpuWorkbench
-    variants: Mapping[str, int] = MappingProxyType({})
+    variants: Mapping[str, int] = field(default_factory=dict)
 
 
 class PlanSteps:
