@@ -50,17 +50,24 @@ class Workbench(ABC):
         return lambda token_ids: score(runner, token_ids)
 
     def score_each(self, plan: Plan, texts: Sequence[list[int]]) -> Iterator[Logits]:
-        """The logits of each text in turn, under `plan`."""
-        return map(self.score(plan, max(map(len, texts))), texts)
+        """The logits of each text in turn, under `plan`; valid until the next is asked for. Short texts share steps."""
+        longest = max(map(len, texts))
+        together = min(len(texts), SCORING_CHUNK_TOKENS // longest)
+        if together < 2:
+            yield from map(self.score(plan, longest), texts)
+            return
+        runner = self.runner(plan, *self._room([longest] * together))
+        for start in range(0, len(texts), together):
+            yield from score_together(runner, texts[start : start + together])
 
     def score_at_once(self, plan: Plan, texts: Sequence[list[int]]) -> list[Logits]:
         """The same of short texts, in one step."""
-        return score_together(self.runner(plan, *self._room(texts)), texts)
+        return score_together(self.runner(plan, *self._room([len(text) for text in texts])), texts)
 
-    def _room(self, texts: Sequence[list[int]]) -> tuple[int, int, int]:
-        """Tokens, tokens of the KV cache and sequences of one step over `texts`."""
-        room = -(-max(map(len, texts)) // self.kv_block_size) * self.kv_block_size
-        return sum(map(len, texts)), len(texts) * room, len(texts)
+    def _room(self, lengths: Sequence[int]) -> tuple[int, int, int]:
+        """Tokens, tokens of the KV cache and sequences of one step over texts of `lengths`."""
+        room = -(-max(lengths) // self.kv_block_size) * self.kv_block_size
+        return sum(lengths), len(lengths) * room, len(lengths)
 
     def limits(self, max_num_tokens: int, num_kv_tokens: int, max_num_seqs: int, num_threads: int) -> Serving:
         """Limits that give a runner so much room."""
@@ -104,7 +111,7 @@ class CpuWorkbench(Workbench):
         library = self.library
         if library is None:
             return super().score_at_once(plan, texts)
-        step = self.step_program(plan, *self._room(texts))
+        step = self.step_program(plan, *self._room([len(text) for text in texts]))
         step.fill(batch_together(texts, self.kv_block_size))
         subject = (tuple(map(tuple, texts)), self.store, library, self.kv_dtype, self.kv_block_size)
         self.states.run(step, plan, subject, lambda program: library.compile(program, self.num_threads))
