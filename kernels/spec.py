@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -32,6 +33,7 @@ DTYPES: dict[str, tuple[str, str]] = {
 _DERIVED = re.compile(r"(\w+)([+*/])(\d+)")
 
 
+@cache
 def axis_name(axis: str | int) -> str | None:
     """The name that an axis is or derives from: `K` for "K" and for "K/32"; None for a fixed extent."""
     if isinstance(axis, int):
@@ -44,11 +46,18 @@ def axis_extent(axis: str | int, sizes: Mapping[str, int]) -> int:
     """The extent of an axis, given those of the named ones."""
     if isinstance(axis, int):
         return axis
+    name, operation, number = _derivation(axis)
+    extent = sizes[name]
+    if operation == "/":
+        return -(-extent // number)
+    return extent * number if operation == "*" else extent + number
+
+
+@cache
+def _derivation(axis: str) -> tuple[str, str, int]:
+    """What `axis_extent` does: "N/16" is a name, an operation and a number."""
     derived = _DERIVED.fullmatch(axis)
-    if derived is None:
-        return sizes[axis]
-    extent, number = sizes[derived[1]], int(derived[3])
-    return {"+": extent + number, "*": extent * number, "/": -(-extent // number)}[derived[2]]
+    return (derived[1], derived[2], int(derived[3])) if derived else (axis, "+", 0)
 
 
 @dataclass(frozen=True)

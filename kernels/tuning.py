@@ -16,12 +16,14 @@ class Tuning:
     """The open constants of one op.
 
     `values` maps each constant (a C macro) to its legal values; `refusal` says why a combination is not legal for an
-    instruction set, or None; `default` is a legal combination that does well without measurement.
+    instruction set, or None; `default` is a legal combination that does well without measurement. Calls on a single token
+    read the constants `of_one_token` and no others, which calls on several do not read; empty where all calls read all.
     """
 
     values: Mapping[str, tuple[int, ...]]
     refusal: Callable[[Constants, Isa], str | None]
     default: Callable[[Isa], Constants]
+    of_one_token: frozenset[str] = frozenset()
 
     def candidates(self, isa: Isa) -> list[dict[str, int]]:
         """Every legal combination, in the order of `values`."""

@@ -14,6 +14,7 @@ from optimizer.bundle_gate import admit
 from optimizer.emit import emit
 from optimizer.forge import Forge
 from optimizer.forged import Forged
+from optimizer.freed_memory import keep_freed_memory
 from optimizer.planning import Planning
 from optimizer.progress import Reporter
 from optimizer.spec import ModelSpec, SearchSpec, known_devices, load_spec
@@ -35,6 +36,7 @@ class Overrides:
 def run_optimize(spec_path: Path, overrides: Overrides, reporter: Reporter | None = None) -> Path:
     """Make the bundle and return its folder. Raises NothingPasses, ValueError (and its kinds: LocatedError, SourceError)."""
     reporter = reporter or Reporter()
+    keep_freed_memory()
     spec = apply(load_spec(spec_path), overrides)
     if unknown := [name for name in spec.devices if not device(name).buildable]:
         raise ValueError(f"bundles cannot be built for {unknown[0]!r} yet; --gpu can be {', '.join(buildable_names())}")

@@ -40,7 +40,7 @@ from search_spaces.space import device, load_space
 SAMPLED = "sampled"
 #: KL that a KV cache dtype may cost alone, as a part of the gate's limit (or of 0.05 nats if there is none)
 _KV_SHARE = 0.02
-_SAMPLING_SEQS = 16
+_SAMPLING_SEQS = 32
 #: Calibration text is drawn from seeds that no evaluation text has, whatever the specification's seed (below 2^32).
 _CALIBRATION_SEED = 1 << 40
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from artifacts.precision import Scheme
 from artifacts.weights import Array, map_tensors, write_shard
+from kernels.cpu.host import host
 from optimizer.importers import Codes, Source
 from optimizer.quantization import ROUND_TO_NEAREST, Method, QuantizedMatrix
 from optimizer.quantization.packed import CPU_LAYOUT, Layout
@@ -21,7 +23,7 @@ class QuantizedStore:
     """Packed weights of `source` under `folder`: a trial's plan is then a mapping of mapped files, and copies nothing.
 
     Stores of several methods may share a folder: float schemes are the same in all of them. Takes as much disk as the model
-    in each scheme that was asked for; memory stays near one matrix, and what `method` needs for it.
+    in each scheme that was asked for; memory stays near one matrix a core, and what `method` needs for it.
     """
 
     def __init__(self, source: Source, folder: Path, layout: Layout = CPU_LAYOUT, method: Method = ROUND_TO_NEAREST) -> None:
@@ -59,24 +61,57 @@ class QuantizedStore:
             self._write(path, {name: self.source.tensor(name).to(torch.float32).numpy() for name in names})
         return map_tensors(path)
 
+    def prepare(self, schemes: Mapping[str, Iterable[Scheme]], on_group: Callable[[], object] = lambda: None) -> None:
+        """Makes what is not there yet of each group in each of its schemes; `on_group` is called after each group.
+
+        Groups are rounded to nearest on all cores, a group to a core; what calibrates takes them one after the other.
+        """
+
+        def make(item: tuple[str, Iterable[Scheme]]) -> None:
+            group, wanted = item
+            missing = [s for s in dict.fromkeys(map(self._layout.storage, wanted)) if not self._path(group, s).exists()]
+            if missing:
+                weight = self._weight(group)
+                for scheme in missing:
+                    self._make(group, scheme, weight)
+            on_group()
+
+        if self.method is not ROUND_TO_NEAREST:
+            for item in schemes.items():
+                make(item)
+            return
+        num_threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with ThreadPoolExecutor(host().num_cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                for _ in pool.map(make, schemes.items()):
+                    pass
+        finally:
+            torch.set_num_threads(num_threads)
+
     def _quantized(self, group: str, scheme: Scheme) -> Path:
         scheme = self._layout.storage(scheme)
-        folder = self._folder if scheme.is_float else self._folder / self.method.key
-        path = folder / scheme.name / f"{group}.safetensors"
+        path = self._path(group, scheme)
         if not path.exists():
-            weight = self.source.tensor(f"{group}.weight").to(torch.float32)
-            stored = self.source.stored(group, scheme)
-            if isinstance(stored, Codes):
-                matrix = QuantizedMatrix(scheme, *stored)
-            else:
-                matrix = self.method.quantize(group, weight, scheme)
-            # The sidecar goes first: a group counts as done when its tensors are there.
-            path.parent.mkdir(parents=True, exist_ok=True)
-            error = matrix.error(weight).relative_rms
-            assert not (isinstance(stored, Codes) and error), f"{group}: what the checkpoint stores is what it is read as"
-            path.with_suffix(".json").write_text(json.dumps({"relative_rms": error}))
-            self._write(path, {f"{group}.{part}": array for part, array in self._layout.pack(matrix).items()})
+            self._make(group, scheme, self._weight(group))
         return path
+
+    def _path(self, group: str, scheme: Scheme) -> Path:
+        folder = self._folder if scheme.is_float else self._folder / self.method.key
+        return folder / scheme.name / f"{group}.safetensors"
+
+    def _weight(self, group: str) -> torch.Tensor:
+        return self.source.tensor(f"{group}.weight").to(torch.float32)
+
+    def _make(self, group: str, scheme: Scheme, weight: torch.Tensor) -> None:
+        path, stored = self._path(group, scheme), self.source.stored(group, scheme)
+        matrix = QuantizedMatrix(scheme, *stored) if isinstance(stored, Codes) else self.method.quantize(group, weight, scheme)
+        # The sidecar goes first: a group counts as done when its tensors are there.
+        path.parent.mkdir(parents=True, exist_ok=True)
+        error = matrix.error(weight).relative_rms
+        assert not (isinstance(stored, Codes) and error), f"{group}: what the checkpoint stores is what it is read as"
+        path.with_suffix(".json").write_text(json.dumps({"relative_rms": error}))
+        self._write(path, {f"{group}.{part}": array for part, array in self._layout.pack(matrix).items()})
 
     def _write(self, path: Path, tensors: Mapping[str, Array]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

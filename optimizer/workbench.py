@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from artifacts.architecture import Architecture
@@ -14,10 +14,11 @@ from kernels.cpu.library import Library
 from kernels.reference import ReferenceProgram
 from optimizer.evaluation import Score
 from optimizer.evaluation.metrics import Logits
+from optimizer.layer_states import LayerStates
 from optimizer.quantized_store import QuantizedStore
 from runtime.decoder import StepProgram, lay_out
 from runtime.model_runner import Executable, ModelRunner, ProgramRunner
-from runtime.scoring import score
+from runtime.scoring import batch_together, score, score_together, split_together
 
 SCORING_CHUNK_TOKENS = 256
 
@@ -49,8 +50,24 @@ class Workbench(ABC):
         return lambda token_ids: score(runner, token_ids)
 
     def score_each(self, plan: Plan, texts: Sequence[list[int]]) -> Iterator[Logits]:
-        """The logits of each text in turn, under `plan`."""
-        return map(self.score(plan, max(map(len, texts))), texts)
+        """The logits of each text in turn, under `plan`; valid until the next is asked for. Short texts share steps."""
+        longest = max(map(len, texts))
+        together = min(len(texts), SCORING_CHUNK_TOKENS // longest)
+        if together < 2:
+            yield from map(self.score(plan, longest), texts)
+            return
+        runner = self.runner(plan, *self._room([longest] * together))
+        for start in range(0, len(texts), together):
+            yield from score_together(runner, texts[start : start + together])
+
+    def score_at_once(self, plan: Plan, texts: Sequence[list[int]]) -> list[Logits]:
+        """The same of short texts, in one step."""
+        return score_together(self.runner(plan, *self._room([len(text) for text in texts])), texts)
+
+    def _room(self, lengths: Sequence[int]) -> tuple[int, int, int]:
+        """Tokens, tokens of the KV cache and sequences of one step over texts of `lengths`."""
+        room = -(-max(lengths) // self.kv_block_size) * self.kv_block_size
+        return sum(lengths), len(lengths) * room, len(lengths)
 
     def limits(self, max_num_tokens: int, num_kv_tokens: int, max_num_seqs: int, num_threads: int) -> Serving:
         """Limits that give a runner so much room."""
@@ -70,6 +87,8 @@ class CpuWorkbench(Workbench):
 
     library: Library | None
     num_threads: int
+    #: of `score_at_once`; shared by all that this is replaced with
+    states: LayerStates = field(default_factory=LayerStates, repr=False, compare=False)
 
     def exact(self) -> Self:
         return replace(self, kv_dtype="fp32")
@@ -86,6 +105,17 @@ class CpuWorkbench(Workbench):
     def runner(self, plan: Plan, max_num_tokens: int, num_kv_tokens: int, max_num_seqs: int = 1) -> ProgramRunner:
         step = self.step_program(plan, max_num_tokens, num_kv_tokens, max_num_seqs)
         return ProgramRunner(step, self.executable(step))
+
+    def score_at_once(self, plan: Plan, texts: Sequence[list[int]]) -> list[Logits]:
+        """As for every workbench. Plans that begin like the last one over the same texts go on where they differ."""
+        library = self.library
+        if library is None:
+            return super().score_at_once(plan, texts)
+        step = self.step_program(plan, *self._room([len(text) for text in texts]))
+        step.fill(batch_together(texts, self.kv_block_size))
+        subject = (tuple(map(tuple, texts)), self.store, library, self.kv_dtype, self.kv_block_size)
+        self.states.run(step, plan, subject, lambda program: library.compile(program, self.num_threads))
+        return split_together(step.logits, texts)
 
     def executable(self, step: StepProgram) -> Executable:
         if self.library is None:

@@ -36,6 +36,11 @@ class StepProgram:
     logits: NDArray[np.float32]
     limits: Serving
 
+    def fill(self, batch: Batch) -> None:
+        """Put `batch` where the next run of the program reads it."""
+        self.inputs.put(batch)
+        self.set_counters(batch.token_ids.size, batch.seq_lens.size, batch.logit_rows.size)
+
     def set_counters(self, num_tokens: int, num_seqs: int, num_logits: int) -> None:
         counters = self.program.counters
         counters["num_tokens"][0] = num_tokens

@@ -66,5 +66,4 @@ class ProgramRunner:
 
     def fill(self, batch: Batch) -> None:
         """Put `batch` where the next run of the program reads it."""
-        self.step.inputs.put(batch)
-        self.step.set_counters(batch.token_ids.size, batch.seq_lens.size, batch.logit_rows.size)
+        self.step.fill(batch)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.batch import Span, build_batch
+from runtime.batch import Batch, Span, build_batch
 from runtime.model_runner import ModelRunner
 
 
@@ -31,10 +31,20 @@ def score(runner: ModelRunner, token_ids: Sequence[int]) -> NDArray[np.float32]:
 
 def score_together(runner: ModelRunner, texts: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
     """The logits of each of `texts` from one step over all of them, which the runner must have room for."""
+    return split_together(runner.run(batch_together(texts, runner.block_size)), texts)
+
+
+def batch_together(texts: Sequence[Sequence[int]], block_size: int) -> Batch:
+    """The step over all of `texts`, each on blocks of its own, that gives the logits of every token."""
     spans, first_block = [], 0
     for tokens in texts:
-        num_blocks = -(-len(tokens) // runner.block_size)
+        num_blocks = -(-len(tokens) // block_size)
         spans.append(Span(tokens, 0, range(first_block, first_block + num_blocks), num_logits=len(tokens)))
         first_block += num_blocks
-    logits = runner.run(build_batch(spans, runner.block_size))
-    return np.split(logits, np.cumsum([len(tokens) for tokens in texts])[:-1])
+    return build_batch(spans, block_size)
+
+
+def split_together(logits: NDArray[np.float32], texts: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+    """Each text's rows of what that step gives."""
+    ends = np.cumsum([len(tokens) for tokens in texts])
+    return np.split(logits[: ends[-1]], ends[:-1])

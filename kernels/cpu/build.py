@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from kernels.cpu.isa import Isa
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread", "-ffp-contract=fast", "-fno-math-errno",
           "-fno-trapping-math", "-Wall", "-Wextra")  # fmt: skip
 _LINK_FLAGS = ("-shared", "-pthread", "-s", "-Wl,--build-id=none", "-static-libstdc++", "-static-libgcc")
-_HEADERS = ("exp.h", "int8.h", "integers.h", "team.h", "tiles.h", "vec.h", "waiting.h", "weights.h")
+HEADERS = ("exp.h", "int8.h", "integers.h", "team.h", "tiles.h", "vec.h", "waiting.h", "weights.h")
 
 
 class NoCompiler(Exception):
@@ -74,7 +74,7 @@ def sources_digest() -> str:
     """sha256 of every source that a library is built from, generated headers aside."""
     digest = hashlib.sha256()
     folder = registry.ROOT / "cpu"
-    shared = [folder / "program.cpp", *(folder / name for name in _HEADERS)]
+    shared = [folder / "program.cpp", *(folder / name for name in HEADERS)]
     for path in [*shared, *(path for op in registry.ops() for path in registry.sources(op))]:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
@@ -98,25 +98,51 @@ def build(
     `cache`. `on_compiled` is called after each source, from any thread. Raises NoCompiler, CompileFailed, and ValueError
     as `resolve_constants` does.
     """
-    compiler = find_compiler()
     resolved = resolve_constants(constants, isa)
+
+    def lay_out(root: Path) -> list[Unit]:
+        return [lay_out_program(root, isa), *(lay_out_op(root, op, resolved) for op in registry.ops())]
+
+    return link(lay_out, out, isa, cache, on_compiled)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A source laid out for the compiler: its path from the root of the temporary tree, and what it includes."""
+
+    source: str
+    includes: tuple[str, ...]
+
+
+def link(
+    lay_out: Callable[[Path], Sequence[Unit]],
+    out: Path,
+    isa: Isa,
+    cache: Path | None,
+    on_compiled: Callable[[], object],
+) -> Path:
+    """Builds the units that `lay_out` writes into a folder, on all cores, into the library `out`; raises as `build` does."""
+    compiler = find_compiler()
     cache = cache or default_cache()
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        units = {"cpu": _lay_out_program(root, isa)} | {op: _lay_out_op(root, op, resolved) for op in registry.ops()}
-        (root / "cpu").mkdir(exist_ok=True)
-        for name in _HEADERS:
+        units = lay_out(root)
+        for name in HEADERS:
             shutil.copyfile(registry.ROOT / "cpu" / name, root / "cpu" / name)
+
+        def compiled(unit: Unit) -> str:
+            made = _compile(compiler, root, unit, isa, cache)
+            on_compiled()
+            return made
+
+        # What is long to compile comes first, so that no core is left with it at the end.
+        longest_first = sorted(
+            units, key=lambda unit: -sum((root / name).stat().st_size for name in (unit.source, *unit.includes))
+        )
         with ThreadPoolExecutor(host().num_cores) as pool:
-
-            def compiled(unit: _Unit) -> str:
-                made = _compile(compiler, root, unit, isa, cache)
-                on_compiled()
-                return made
-
-            objects = list(pool.map(compiled, units.values()))
-        _run([compiler.command, *_LINK_FLAGS, "-o", "kernels.so", *objects], root)
+            objects = dict(zip(longest_first, pool.map(compiled, longest_first), strict=True))
+        _run([compiler.command, *_LINK_FLAGS, "-o", "kernels.so", *(objects[unit] for unit in units)], root)
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = out.with_name(out.name + ".partial")
         shutil.copyfile(root / "kernels.so", partial)
@@ -124,15 +150,8 @@ def build(
     return out
 
 
-@dataclass(frozen=True)
-class _Unit:
-    """A source laid out for the compiler: its path from the root of the temporary tree, and what it includes."""
-
-    source: str
-    includes: tuple[str, ...]
-
-
-def _lay_out_program(root: Path, isa: Isa) -> _Unit:
+def lay_out_program(root: Path, isa: Isa) -> Unit:
+    """The team of threads that runs programs."""
     folder = root / "cpu"
     folder.mkdir()
     shutil.copyfile(registry.ROOT / "cpu" / "program.cpp", folder / "program.cpp")
@@ -142,24 +161,33 @@ def _lay_out_program(root: Path, isa: Isa) -> _Unit:
         f'#define CF_CPU_FLAGS "{" ".join(isa.cpu_flags)}"\n'
         '#define CF_ENTRY extern "C" __attribute__((visibility("default")))\n'
     )
-    return _Unit("cpu/program.cpp", ("cpu/library.h", *(f"cpu/{name}" for name in _HEADERS)))
+    return Unit("cpu/program.cpp", ("cpu/library.h", *(f"cpu/{name}" for name in HEADERS)))
 
 
-def _lay_out_op(root: Path, op: str, constants: Mapping[str, int]) -> _Unit:
+def lay_out_op(root: Path, op: str, constants: Mapping[str, int]) -> Unit:
+    """An op with its constants of `constants`."""
+    includes = lay_out_sources(root, op)
+    tuning = registry.tunings().get(op)
+    macros = [f"#define {name} {constants[name]}\n" for name in sorted(tuning.values)] if tuning else []
+    with (root / op / "args.h").open("a") as file:
+        file.writelines(macros)
+    return Unit(f"{op}/cpu.cpp", includes)
+
+
+def lay_out_sources(root: Path, op: str) -> tuple[str, ...]:
+    """An op's sources and the structs of its entry points, without its constants; what its `cpu.cpp` includes."""
     folder = root / op
     folder.mkdir()
     sources = registry.sources(op)
     for path in sources:
         shutil.copyfile(path, folder / path.name)
-    tuning = registry.tunings().get(op)
-    macros = [f"#define {name} {constants[name]}" for name in sorted(tuning.values)] if tuning else []
     structs = header(spec for spec in registry.specs().values() if spec.op == op)
-    (folder / "args.h").write_text("\n".join([structs, *macros, ""]))
+    (folder / "args.h").write_text(structs + "\n")
     headers = [path.name for path in sources if path.suffix == ".h"]
-    return _Unit(f"{op}/cpu.cpp", (*(f"{op}/{name}" for name in [*headers, "args.h"]), *(f"cpu/{name}" for name in _HEADERS)))
+    return (*(f"{op}/{name}" for name in [*headers, "args.h"]), *(f"cpu/{name}" for name in HEADERS))
 
 
-def _compile(compiler: Compiler, root: Path, unit: _Unit, isa: Isa, cache: Path) -> str:
+def _compile(compiler: Compiler, root: Path, unit: Unit, isa: Isa, cache: Path) -> str:
     """Compiles one source, or takes its object from the cache; the object's path from `root`."""
     flags = (*_FLAGS, *isa.compiler_flags)
     key = hashlib.sha256("\0".join([compiler.version, host().machine, *flags, unit.source]).encode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,11 @@ from kernels.spec import Arguments, Call, Program
 
 class LibraryRefused(Exception):
     """A kernel library does not suit this machine or this version of the code."""
+
+
+def variants_of(symbol: str) -> str:
+    """The table of pointers to the variants of an entry point, in a library that has several."""
+    return f"{symbol}_variants"
 
 
 class Team:
@@ -38,14 +43,21 @@ class Team:
 class CompiledProgram:
     """A program bound to its buffers: `run()` is one foreign call, which releases the GIL."""
 
-    def __init__(self, library: ctypes.CDLL, team: Team, bound: list[tuple[str, Bound]], program: Program) -> None:
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        team: Team,
+        bound: list[tuple[str, Bound]],
+        program: Program,
+        variants: Mapping[str, int],
+    ) -> None:
         self._run = library.cf_run
         self._profile = library.cf_profile
         self._team = team
         self._alive = bound
         self._counters: Mapping[str, NDArray[np.int64]] = program.counters
         self._limits = _limits(program, [b for _, b in bound])
-        entries = (ctypes.cast(getattr(library, symbol), ctypes.c_void_p).value for symbol, _ in bound)
+        entries = (_entry(library, symbol, variants) for symbol, _ in bound)
         self._instructions = np.array(
             [(entry, b.struct.ctypes.data) for entry, (_, b) in zip(entries, bound, strict=True)], np.int64
         ).reshape(-1, 2)
@@ -55,6 +67,12 @@ class CompiledProgram:
         """Runs every call in order with the counters as they are now; ValueError if one exceeds its buffers."""
         self._check_counters()
         self._run(*self._arguments)
+
+    def run_part(self, begin: int, end: int) -> None:
+        """As `run`, of the calls [begin, end) only: whoever runs all of them part by part has run the program."""
+        self._check_counters()
+        team, instructions, _ = self._arguments
+        self._run(team, instructions + begin * self._instructions.strides[0], end - begin)
 
     def profile_ms(self) -> NDArray[np.float64]:
         """As `run`, and returns the milliseconds that each call took, waiting for its last thread included."""
@@ -67,6 +85,16 @@ class CompiledProgram:
         for name, limit in self._limits.items():
             if not 0 <= self._counters[name][0] <= limit:
                 raise ValueError(f"counter {name} must lie in 0..{limit}, its buffers' extent, got {self._counters[name][0]}")
+
+
+def _entry(library: ctypes.CDLL, symbol: str, variants: Mapping[str, int]) -> int | None:
+    """The address of `symbol`, of its op's variant where the library has several: op -> index, 0 for an op left out."""
+    try:
+        table = ctypes.addressof(ctypes.c_void_p.in_dll(library, variants_of(symbol)))
+    except ValueError:
+        return ctypes.cast(getattr(library, symbol), ctypes.c_void_p).value
+    index = variants.get(registry.spec(symbol).op, 0)
+    return ctypes.c_void_p.from_address(table + index * ctypes.sizeof(ctypes.c_void_p)).value
 
 
 def _limits(program: Program, bound: list[Bound]) -> dict[str, int]:
@@ -109,11 +137,17 @@ class Library:
 
     def compile(self, program: Program, num_threads: int) -> CompiledProgram:
         """`program` bound to its buffers, to run on a team of `num_threads`. ValueError as `kernels.cpu.abi.bind`."""
+        (compiled,) = self.compile_each(program, num_threads, [{}])
+        return compiled
+
+    def compile_each(self, program: Program, num_threads: int, choices: Iterable[Mapping[str, int]]) -> list[CompiledProgram]:
+        """The same for each of `choices` among the variants that this library has of ops, op -> index; buffers are the same."""
         bound = []
         for call in program.calls:
             counts = {axis: program.counters[counter] for axis, counter in call.counters.items()}
             bound.append((call.symbol, bind(registry.spec(call.symbol), call.arguments, counts)))
-        return CompiledProgram(self._library, self._team(num_threads), bound, program)
+        team = self._team(num_threads)
+        return [CompiledProgram(self._library, team, bound, program, choice) for choice in choices]
 
     def call(self, symbol: str, arguments: Arguments, num_threads: int = 1) -> None:
         """Runs one entry point, its variable axes as long as the arrays are."""

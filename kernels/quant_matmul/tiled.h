@@ -10,19 +10,17 @@
 
 namespace cf {
 
-constexpr int64_t PANEL_BYTES = QUANT_MATMUL_PANEL_KIB << 10;
-
 // Products of int8 activations by matrix tiles, for many rows: blocks of up to 2 tiles of rows by 2 row tiles of W. The integer
 // dot products of a group are exact and join in the order of `multiply_int8`, so results are the same to the bit.
 //
 // W is taken in panels that stay in the second-level cache while all rows pass over them, unpacked there if it is packed; a
 // block of rows stays in the first-level cache while the panel's row tiles pass over it, and its results are written side by side.
-template <class Args, class W>
-class TiledRows {
+template <int64_t PANEL_BYTES, class Args, class W>
+class TiledProduct {
 public:
-    TiledRows(const Args* a, const W& w)
+    TiledProduct(const Args* a, const W& w)
         : a(a), w(w), K(a->K), group_size(w.group_size()), depth(group_size % TILE_BYTES ? TILE_BYTES / 2 : TILE_BYTES) {}
-    ~TiledRows() { release_tiles(); }
+    ~TiledProduct() { release_tiles(); }
 
     // Some rows by some row tiles of W.
     void multiply(Range tiles, Range of_rows) {
@@ -193,8 +191,8 @@ private:
         }
     }
 };
-template <class Args, class W>
-thread_local std::vector<int8_t> TiledRows<Args, W>::room;
+template <int64_t PANEL_BYTES, class Args, class W>
+thread_local std::vector<int8_t> TiledProduct<PANEL_BYTES, Args, W>::room;
 
 }  // namespace cf
 #endif

@@ -44,4 +44,5 @@ TUNING = Tuning(
     },
     refusal=_refusal,
     default=_default,
+    of_one_token=frozenset({"QUANT_MATMUL_DECODE_VECTORS"}),
 )

@@ -19,7 +19,7 @@ from runtime.batch import Span, build_batch
 #: prompts are computed in chunks of this many tokens when costs are measured
 PREFILL_TOKENS = 256
 _OTHER = "other"
-_DECODE_STEPS, _PREFILL_STEPS = 15, 3
+_DECODE_STEPS, _PREFILL_STEPS = 11, 2
 
 #: kind of layer group, or "other" for everything that no scheme changes -> milliseconds of one step
 Parts = dict[str, float]

@@ -53,12 +53,23 @@ class Grid:
 
     def codes(self, values: Tensor, columns: Tensor) -> Tensor:
         """Logical codes of `values` fp32 [N, C], which stand in `columns` i64 [C] of the matrix: one element each."""
+        if len(columns) == self.steps.shape[1] * self.width and torch.equal(columns, torch.arange(len(columns))):
+            # All columns in order: those of a group lie side by side, and its step has to be spread over no copy.
+            zeros = None if self.zeros is None else self.zeros[:, :, None]
+            return self._rounded(values.reshape(len(values), -1, self.width), self.steps[:, :, None], zeros).reshape(
+                values.shape
+            )
         groups = columns // self.width
-        steps = self.steps[:, groups]
-        scaled = torch.where(steps == 0, 0.0, values / torch.where(steps == 0, 1.0, steps))
+        return self._rounded(values, self.steps[:, groups], None if self.zeros is None else self.zeros[:, groups])
+
+    def _rounded(self, values: Tensor, steps: Tensor, zeros: Tensor | None) -> Tensor:
+        """Codes of values, to whose shape steps and zeros can be spread."""
+        is_zero = steps == 0
+        scaled = values / torch.where(is_zero, 1.0, steps)
+        if is_zero.any():
+            scaled = torch.where(is_zero, 0.0, scaled)
         if self.scheme.weights.startswith("int4"):
-            zeros = 8 if self.zeros is None else self.zeros[:, groups]
-            return scaled.round_().add_(zeros).clamp_(0, 15).to(torch.uint8)
+            return scaled.round_().add_(8 if zeros is None else zeros).clamp_(0, 15).to(torch.uint8)
         if self.scheme.weights == "int8":
             return scaled.round_().clamp_(-127, 127).to(torch.int8)
         encode = encode_e4m3 if self.scheme.weights == "fp8" else encode_e2m1

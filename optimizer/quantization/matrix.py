@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from artifacts.precision import FP8_BLOCK, Scheme
 from kernels.scaled_matmul.packing import decode_e4m3, decode_mxfp4, decode_nvfp4
 
+_SLAB_ELEMENTS = 1 << 18
+"""Of errors, which are summed in fp64: so many elements at a time stay in the caches."""
+
 
 class QuantizationError(ValueError):
     """A tensor that cannot take a scheme. The message names the tensor."""
@@ -104,13 +107,18 @@ class QuantizedMatrix:
 
     def error(self, weight: torch.Tensor) -> ErrorStatistics:
         """Distance to the fp32 [N, K] weights that this was made of; sums in fp64."""
-        original = weight.detach().numpy()
-        difference = np.abs(original - self.dequantize())
-        squared_error = float(np.square(difference, dtype=np.float64).sum())
-        squared_norm = float(np.square(original, dtype=np.float64).sum())
+        original, quantized = weight.detach().numpy(), self.dequantize()
+        rows = max(1, _SLAB_ELEMENTS // max(1, original.shape[1]))
+        largest = squared_error = squared_norm = 0.0
+        for start in range(0, len(original), rows):
+            slab = original[start : start + rows]
+            difference = np.abs(slab - quantized[start : start + rows])
+            largest = max(largest, float(difference.max(initial=0.0)))
+            squared_error += float(np.square(difference, dtype=np.float64).sum())
+            squared_norm += float(np.square(slab, dtype=np.float64).sum())
         return ErrorStatistics(
-            max_abs=float(difference.max(initial=0.0)),
-            rms=(squared_error / max(difference.size, 1)) ** 0.5,
+            max_abs=largest,
+            rms=(squared_error / max(original.size, 1)) ** 0.5,
             relative_rms=(squared_error / squared_norm) ** 0.5 if squared_norm else 0.0,
         )
 

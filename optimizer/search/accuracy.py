@@ -72,7 +72,8 @@ class Judge:
         """Mean KL in nats of the baseline with only `change` applied, over the first tokens of the first set."""
         name, sequences = next(iter(self.sets.items()))
         ids = sequences[0][:PROBE_TOKENS]
-        result = compare(ids, self.stores[name].logits(0), self.workbench.score({**self.baseline, **change}, len(ids))(ids))
+        (candidate,) = self.workbench.score_at_once({**self.baseline, **change}, [ids])
+        result = compare(ids, self.stores[name].logits(0), candidate)
         return result.kl / result.num_tokens
 
 

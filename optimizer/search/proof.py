@@ -19,9 +19,9 @@ from optimizer.workbench import CpuWorkbench
 from runtime.batch import build_batch
 
 ChoiceRule = Literal["fastest", "most_accurate", "smallest"]
-NUM_PAIRS = 15
-#: order statistics of 15 ratios that enclose their median with 96 % confidence (binomial, ranks 4 and 12)
-_LOW_RANK, _HIGH_RANK = 3, 11
+NUM_PAIRS = 9
+#: order statistics of 9 ratios that enclose their median with 96 % confidence (binomial, ranks 2 and 8)
+_LOW_RANK, _HIGH_RANK = 1, 7
 
 
 class NothingPasses(Exception):

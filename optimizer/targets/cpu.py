@@ -29,7 +29,7 @@ from optimizer.search.proof import NUM_PAIRS, PairedSpeed, measure_pair
 from optimizer.search.serving import StepTime, tune_serving
 from optimizer.targets.target import Evaluated, Frozen, Phase
 from optimizer.tuning.choice import Constants, Tuned
-from optimizer.tuning.kernels import KernelTuner, tuning_plans
+from optimizer.tuning.kernels import KernelTuner, legal_candidates, tuning_plans
 from optimizer.tuning.timing import interleaved_ms, typical_ms
 from optimizer.workbench import CpuWorkbench, Workbench
 from runtime.batch import build_batch
@@ -37,6 +37,8 @@ from search_spaces.schema import SearchSpace, ThreadShare
 
 #: of the machine's memory, for the KV cache
 CACHE_SHARE = 0.25
+#: samples of each size of a step of the chosen plan
+_STEP_ROUNDS = 3
 LIBRARY_NAME = "kernels/cpu.so"
 _WEIGHTS = ("fp32", "bf16", "int8", "int4", "int4-twolevel")
 
@@ -73,31 +75,41 @@ class CpuTarget:
     def workbench(self, store: QuantizedStore) -> CpuWorkbench:
         serving, precision = self._space.serving, self._space.precision
         kv_dtype, block_size = precision.kv_cache[0], serving.kv_block_size[0]
-        return CpuWorkbench(store.architecture, store, kv_dtype, block_size, self._library({}), host().num_cores)
+        return CpuWorkbench(
+            store.architecture, store, kv_dtype, block_size, self._library(self._first_constants()), host().num_cores
+        )
 
     def tune(
         self, workbench: Workbench, workload: Workload, offered: Mapping[str, Sequence[Scheme]], baseline: Scheme
     ) -> tuple[Workbench, tuple[Tuned, ...]]:
-        """Ops are tuned one after the other, each on the winners before it; then the KV block size, then the threads."""
+        """Ops are tuned one after the other, each on the winners before it; then the KV block size.
+
+        Numbers of threads are measured before, between and after these, so that no one moment decides about them.
+        """
         bench = _own(workbench)
         if bench.library is None:
             return bench, ()
-        plans = tuning_plans(offered, bench.architecture.linear_shapes(), baseline)
+        shapes = bench.architecture.linear_shapes()
+        every = dict.fromkeys([baseline, *(scheme for schemes in offered.values() for scheme in schemes)])
+        fitting = {group: [scheme for scheme in every if scheme.refusal(*shape) is None] for group, shape in shapes.items()}
+        with self._reporter.task("weights in every scheme", len(fitting)) as advance:
+            bench.store.prepare(fitting, advance)
+        plans = tuning_plans(offered, shapes, baseline)
+        tuner = KernelTuner(self._ledger, self._reporter, bench, self._isa, self._space.kernels, plans, workload, self._folder)
+        threads = _thread_counts(self._space.serving.threads)
+        tuner.add_thread_moment(bench, threads)
         constants: Constants = {}
         tuned: list[Tuned] = []
-        for op, space in self._space.kernels.items():
-            tuner = KernelTuner(
-                self._ledger, self._reporter, replace(bench, library=None), self._isa, plans, workload, self._folder
-            )
-            tuned.append(tuner.tune_op(op, space, constants))
+        for op in self._space.kernels:
+            tuned.append(tuner.tune_op(op))
             constants |= tuned[-1].chosen
+            tuner.add_thread_moment(bench, threads)
         self._constants = resolve_constants(constants, self._isa)
         bench = replace(bench, library=self._library(self._constants))
-        tuner = KernelTuner(self._ledger, self._reporter, bench, self._isa, plans, workload, self._folder)
-        tuned.append(tuner.tune_block_size(self._space.serving.kv_block_size))
+        tuned.append(tuner.tune_block_size(bench, self._space.serving.kv_block_size))
         bench = replace(bench, kv_block_size=tuned[-1].chosen["kv_block_size"])
-        tuner = KernelTuner(self._ledger, self._reporter, bench, self._isa, plans, workload, self._folder)
-        tuned.append(tuner.tune_num_threads(_thread_counts(self._space.serving.threads)))
+        tuner.add_thread_moment(bench, threads)
+        tuned.append(tuner.tune_num_threads(threads))
         return replace(bench, num_threads=tuned[-1].chosen["num_threads"]), tuple(tuned)
 
     def costs(self, workbench: Workbench, schemes: Sequence[Scheme], baseline: Scheme, workload: Workload) -> CostProvider:
@@ -109,7 +121,7 @@ class CpuTarget:
             spans = decode_spans(workload, size, block_size) if decodes else prefill_spans(size, block_size)
             runner = _own(workbench).runner(plan, size, sum(len(s.block_table) for s in spans) * block_size, len(spans))
             runner.fill(build_batch(spans, block_size))
-            ms = typical_ms(interleaved_ms({0: runner.executable.run}, rounds=5)[0])
+            ms = typical_ms(interleaved_ms({0: runner.executable.run}, rounds=_STEP_ROUNDS)[0])
             context = spans[0].start + len(spans[0].token_ids)
             return asdict(StepTime(num_seqs=len(spans), num_tokens=size, context=context, ms=ms))
 
@@ -173,6 +185,13 @@ class CpuTarget:
             cpu_flags=library.cpu_flags if library else (),
         )
         return Frozen(target, (kernels,), {LIBRARY_NAME: self._library_path} if library else {}, kernels.compiler)
+
+    def _first_constants(self) -> Constants:
+        """Each op's first candidate: where it wins, what was compiled for the stages before is what is frozen."""
+        first: Constants = {}
+        for op, space in self._space.kernels.items():
+            first |= legal_candidates(op, space, self._isa)[0]
+        return first
 
     @property
     def _library_path(self) -> Path:

@@ -13,13 +13,13 @@ Constants = dict[str, int]
 NEAR_TIE = 0.05
 
 
-def winner(order: Sequence[T], ms: Iterable[float]) -> T:
-    """The first candidate, in the search space's own order, within `NEAR_TIE` of the fastest.
+def winner(order: Sequence[T], ms: Iterable[float], tie: float = NEAR_TIE) -> T:
+    """The first candidate, in the search space's own order, within `tie` of the fastest.
 
     Near-ties are decided by the order alone, so that noise between two tunes rarely changes the choice.
     """
     times = list(ms)
-    limit = min(times) * (1 + NEAR_TIE)
+    limit = min(times) * (1 + tie)
     return next(candidate for candidate, time in zip(order, times, strict=True) if time <= limit)
 
 
@@ -27,13 +27,15 @@ def winner(order: Sequence[T], ms: Iterable[float]) -> T:
 class Tuned:
     """What was measured for one op (or for the KV block size): candidates in order of preference, and the one chosen.
 
-    `ms` is per output token of the workload, summed over the precision plans that were measured.
+    `ms` is per output token of the workload, summed over the precision plans that were measured. `noise` is by what fraction
+    the same candidate, measured against itself, differed; None where the target is modelled.
     """
 
     subject: str
     candidates: tuple[Constants, ...]
     ms: tuple[float, ...]
     chosen: Constants
+    noise: float | None = None
 
     @property
     def margin(self) -> float:

@@ -2,135 +2,222 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import create_trial
 
 from artifacts.precision import Plan, Scheme
 from kernels import registry
-from kernels.cpu.build import build
 from kernels.cpu.isa import Isa
 from kernels.cpu.library import Library
-from optimizer.cost.measured import PREFILL_TOKENS
-from optimizer.cost.workload import Workload, decode_spans, prefill_spans
+from kernels.cpu.variants import Variants, build_variants, num_variant_units
+from optimizer.cost.workload import Workload
 from optimizer.ledger import Ledger, completed
 from optimizer.progress import Reporter
-from optimizer.tuning.choice import Constants, Tuned, winner
-from optimizer.tuning.timing import interleaved_ms, typical_ms
+from optimizer.tuning.choice import Constants, Tuned
+from optimizer.tuning.disturbance import Disturbance
+from optimizer.tuning.race import Standings, race
+from optimizer.tuning.steps import Alternative, PlanSteps
+from optimizer.tuning.threads import Moment, decide
 from optimizer.workbench import CpuWorkbench
-from runtime.batch import build_batch
-from runtime.model_runner import ProgramRunner
 from search_spaces.schema import KernelSpace
 
-C = TypeVar("C", bound=Hashable)
-_PARALLEL_BUILDS = 2
-_ROUNDS = 5
+#: candidate -> the alternatives that stand for it in a decode step and in the step of a prompt
+Standing = tuple[int, int]
 
 
 class KernelTuner:
-    """Measures candidates on the model's own steps, so that caches, shapes and threads are those of service."""
+    """Measures candidates on the model's own steps, so that caches, shapes and threads are those of service.
+
+    `bench` runs the first candidate of every op of `spaces`.
+    """
 
     def __init__(
         self,
         ledger: Ledger,
         reporter: Reporter,
-        workbench: CpuWorkbench,
+        bench: CpuWorkbench,
         isa: Isa,
+        spaces: Mapping[str, KernelSpace],
         plans: Sequence[Plan],
         workload: Workload,
         folder: Path,
     ) -> None:
-        self._ledger, self._reporter, self._workbench = ledger, reporter, workbench
-        self._isa, self._plans, self._workload, self._folder = isa, plans, workload, folder
+        self._ledger, self._reporter, self._bench, self._isa = ledger, reporter, bench, isa
+        self._plans, self._workload, self._folder = plans, workload, folder
+        self._candidates = {op: legal_candidates(op, space, isa) for op, space in spaces.items()}
+        self._variants = {op: _variants(op, some, workload) for op, some in self._candidates.items()}
+        #: op -> the variant that won, for the ops tuned so far
+        self._winners: dict[str, int] = {}
+        self._moments: list[Moment] = []
 
-    def tune_op(self, op: str, space: KernelSpace, fixed: Constants) -> Tuned:
-        """The constants of `op`, the others' being `fixed`. ValueError if the space has no legal combination."""
-        tuning = registry.tunings()[op]
-        names = list(space.constants)
-        combinations = (dict(zip(names, values, strict=True)) for values in product(*space.constants.values()))
-        candidates = [c for c in combinations if tuning.refusal({**tuning.default(self._isa), **c}, self._isa) is None]
-        if not candidates:
-            raise ValueError(f"the search space of {op} has no combination that is legal on {self._isa.name}; widen {names}")
+    def tune_op(self, op: str) -> Tuned:
+        """The constants of `op`, those of ops tuned before being the winners, and those of others their first candidates."""
+        candidates, (variants, standings) = self._candidates[op], self._variants[op]
 
-        def measure() -> list[float]:
-            libraries = self._build([{**fixed, **candidate} for candidate in candidates], op)
-            benches = [replace(self._workbench, library=library) for library in libraries]
-            return self._measure(benches, self._plans_that_differ_in(op), f"tiles of {op}")
+        def alternatives() -> list[Alternative]:
+            if len(variants) == 1:
+                return [Alternative(self._bench)]
+            return [Alternative(self._on_variants, {**self._winners, op: index}) for index in range(len(variants))]
 
-        return self._tuned(op, candidates, measure)
+        plans = self._plans_that_differ_in(self._bench, op)
+        tuned = self._raced(op, candidates, plans, standings, alternatives, f"tiles of {op}")
+        self._winners[op] = standings[candidates.index(tuned.chosen)][1]
+        return tuned
 
-    def tune_block_size(self, sizes: Sequence[int]) -> Tuned:
+    @cached_property
+    def _on_variants(self) -> CpuWorkbench:
+        """The workbench on a library with variants of all ops that have several candidates: compiled once, on all cores."""
+        ops = {}
+        for op, (constants, _) in self._variants.items():
+            if len(constants) > 1:
+                symbols = sorted({symbol for plan in self._plans for symbol in _symbols(self._bench, plan, op)})
+                ops[op] = Variants(constants, symbols)
+        first = {name: value for candidates in self._candidates.values() for name, value in candidates[0].items()}
+        with self._reporter.task("compiling candidates", num_variant_units(ops)) as advance:
+            path = build_variants(ops, first, self._folder / "candidates.so", self._isa, on_compiled=advance)
+        return replace(self._bench, library=Library(path))
+
+    def tune_block_size(self, bench: CpuWorkbench, sizes: Sequence[int]) -> Tuned:
         """The KV block size, in tokens."""
-        benches = [replace(self._workbench, kv_block_size=size) for size in sizes]
-        plans = self._plans_that_differ_in("paged_attention")
+
+        def alternatives() -> list[Alternative]:
+            return [Alternative(replace(bench, kv_block_size=size)) for size in sizes]
+
         candidates = [{"kv_block_size": size} for size in sizes]
-        return self._tuned("kv_block_size", candidates, lambda: self._measure(benches, plans, "KV block size"))
+        plans = self._plans_that_differ_in(bench, "paged_attention")
+        each = [(index, index) for index in range(len(sizes))]
+        return self._raced("kv_block_size", candidates, plans, each, alternatives, "KV block size")
+
+    def add_thread_moment(self, bench: CpuWorkbench, counts: Sequence[int]) -> None:
+        """One more moment in which numbers of threads meet, on another plan than the last one."""
+        number = len(self._moments)
+        if len(counts) == 1:
+            return
+
+        def measure() -> dict[str, Any]:
+            with self._reporter.task(f"measuring number of threads, moment {number + 1}", 2) as advance:
+                alternatives = [Alternative(replace(bench, num_threads=count)) for count in counts]
+                steps = PlanSteps(self._plans[number % len(self._plans)], alternatives, self._workload)
+                disturbance = Disturbance()
+                _, decode_again = steps.measure("decode", range(len(counts)))
+                advance()
+                _, prompt_again = steps.measure("prefill", range(len(counts)))
+                ms = [steps.ms("decode", i) + steps.prompt_ms(steps.ms("prefill", i)) for i in range(len(counts))]
+                advance()
+            return asdict(Moment(tuple(ms), decode_again + steps.prompt_ms(prompt_again), disturbance.share()))
+
+        record = self._ledger.once(f"kernels/num_threads/moment {number}", measure)
+        self._moments.append(Moment(**{**record, "ms": tuple(record["ms"])}))
 
     def tune_num_threads(self, counts: Sequence[int]) -> Tuned:
-        """How many threads run a step."""
-        benches = [replace(self._workbench, num_threads=count) for count in counts]
+        """How many threads run a step, by the moments there were."""
         candidates = [{"num_threads": count} for count in counts]
-        return self._tuned("num_threads", candidates, lambda: self._measure(benches, self._plans, "number of threads"))
+        if len(counts) == 1:
+            return Tuned("num_threads", tuple(candidates), (0.0,), candidates[0])
+        decision = decide(self._moments)
+        self._reporter.say(f"number of threads: {counts[decision.chosen]}; {decision.reason}")
+        return self._tuned("num_threads", candidates, decision.ms, decision.chosen, decision.noise)
 
-    def _plans_that_differ_in(self, op: str) -> list[Plan]:
+    def _plans_that_differ_in(self, bench: CpuWorkbench, op: str) -> list[Plan]:
         """One plan for each set of `op`'s entry points that the plans call: attention runs the same code under all of them."""
-        distinct = {
-            frozenset(symbol for symbol in self._workbench.symbols(plan) if registry.spec(symbol).op == op): plan
-            for plan in self._plans
-        }
-        return list(distinct.values())
+        return list({_symbols(bench, plan, op): plan for plan in self._plans}.values())
 
-    def _build(self, constants: Sequence[Constants], op: str) -> list[Library]:
-        def one(indexed: tuple[int, Constants]) -> Path:
-            index, values = indexed
-            return build(values, self._folder / f"{op}-{index}.so", self._isa)
+    def _raced(
+        self,
+        subject: str,
+        candidates: Sequence[Constants],
+        plans: Sequence[Plan],
+        standings: Sequence[Standing],
+        alternatives: Callable[[], Sequence[Alternative]],
+        title: str,
+    ) -> Tuned:
+        """One record for all candidates, since they were measured side by side."""
 
-        with ThreadPoolExecutor(_PARALLEL_BUILDS) as pool:
-            built = pool.map(one, enumerate(constants))
-            return [Library(path) for path in self._reporter.track(built, f"compiling {op}", len(constants))]
+        def measure() -> dict[str, Any]:
+            found = alternatives()
+            every = [PlanSteps(plan, found, self._workload) for plan in plans]
+            self_differences: list[float] = []
 
-    def _measure(self, benches: Sequence[CpuWorkbench], plans: Sequence[Plan], title: str) -> list[float]:
-        totals = [0.0] * len(benches)
-        for plan in self._reporter.track(plans, f"measuring {title}", len(plans)):
-            decode = _step_times(benches, plan, self._workload, self._workload.concurrency, decode_only=True)
-            num_tokens = min(self._workload.prompt_tokens, PREFILL_TOKENS)
-            prefill = _step_times(benches, plan, self._workload, num_tokens, decode_only=False)
-            weight = self._workload.prompt_tokens / num_tokens / self._workload.output_tokens
-            for index in range(len(benches)):
-                totals[index] += decode[index] + weight * prefill[index]
-        return totals
+            def measure_pass(running: Sequence[int]) -> Standings:
+                first = again = 0.0
+                of_decode, of_prompt = (list(dict.fromkeys(standings[i][phase] for i in running)) for phase in (0, 1))
+                what = f"measuring {title}, {len(running)} left, pass {len(self_differences) + 1}"
+                for steps in self._reporter.track(every, what, len(every)):
+                    one, other = steps.measure("decode", of_decode)
+                    of_one_prompt, of_other_prompt = steps.measure("prefill", of_prompt)
+                    first += one + steps.prompt_ms(of_one_prompt)
+                    again += other + steps.prompt_ms(of_other_prompt)
+                    steps.release()
+                for i in running:
+                    decode, prompt = standings[i]
+                    ms[i] = sum(s.ms("decode", decode) + s.prompt_ms(s.ms("prefill", prompt)) for s in every)
+                self_differences.append(abs(again / first - 1))
+                return Standings(tuple(ms), tuple(self_differences))
 
-    def _tuned(self, subject: str, candidates: Sequence[Constants], measure: Callable[[], list[float]]) -> Tuned:
-        """One record for all candidates, since they were measured side by side, and one Optuna study with a trial for each."""
-        ms = self._ledger.once(f"kernels/{subject}", measure)
+            ms = [0.0] * len(candidates)
+            return asdict(race(len(candidates), measure_pass))
+
+        record = self._ledger.once(f"kernels/{subject}", measure)
+        if len(candidates) > 1:
+            chosen = ", ".join(f"{name} {value}" for name, value in candidates[record["winner"]].items())
+            self._reporter.say(f"{title}: {chosen}; the same candidate differs from itself by {record['noise']:.1%}")
+        return self._tuned(subject, candidates, record["ms"], record["winner"], record["noise"])
+
+    def _tuned(
+        self, subject: str, candidates: Sequence[Constants], ms: Sequence[float], chosen: int, noise: float | None
+    ) -> Tuned:
+        """Also one Optuna study with a trial for each candidate."""
         study = self._ledger.study(f"kernels/{subject}")
         values = {name: sorted({c[name] for c in candidates}) for name in candidates[0]}
         space = {name: CategoricalDistribution(choices) for name, choices in values.items()}
         num_known = len(completed(study))  # fewer than all where a run was killed while it wrote them
         for candidate, value in zip(candidates[num_known:], ms[num_known:], strict=True):
             study.add_trial(create_trial(params=dict(candidate), distributions=dict(space), value=value))
-        return Tuned(subject, tuple(candidates), tuple(ms), winner(list(candidates), ms))
+        return Tuned(subject, tuple(candidates), tuple(ms), candidates[chosen], noise)
 
 
-def _step_times(
-    benches: Sequence[CpuWorkbench], plan: Plan, workload: Workload, size: int, *, decode_only: bool
-) -> list[float]:
-    """Typical milliseconds of one step of `plan` on each bench: `size` decoding sequences, or a prompt of `size` tokens."""
-    runners: list[ProgramRunner] = []
-    for bench in benches:
-        block_size = bench.kv_block_size
-        spans = decode_spans(workload, size, block_size) if decode_only else prefill_spans(size, block_size)
-        runner = bench.runner(plan, size, sum(len(span.block_table) for span in spans) * block_size, len(spans))
-        runner.fill(build_batch(spans, block_size))
-        runners.append(runner)
-    samples = interleaved_ms({index: runner.executable.run for index, runner in enumerate(runners)}, rounds=_ROUNDS)
-    return [typical_ms(samples[index]) for index in range(len(runners))]
+def _variants(op: str, candidates: Sequence[Constants], workload: Workload) -> tuple[list[Constants], list[Standing]]:
+    """Constants to compile so that each candidate's steps can be measured, and which of them stand for it in either phase.
+
+    A constant that a phase's calls do not read has the first candidate's value there, so that few are compiled and measured.
+    In the step of a prompt one call may have a single token, the head's: it weighs nothing per output token.
+    """
+    of_one = registry.tunings()[op].of_one_token
+    of_several = set(candidates[0]) - of_one
+    of_decode = of_one if of_one and workload.concurrency == 1 else of_several
+    variants: list[Constants] = []
+    standings: list[Standing] = []
+    for candidate in candidates:
+        stand = []
+        for names in (of_decode, of_several):
+            variant = {**candidates[0], **{name: candidate[name] for name in names}}
+            if variant not in variants:
+                variants.append(variant)
+            stand.append(variants.index(variant))
+        standings.append((stand[0], stand[1]))
+    return variants, standings
+
+
+def legal_candidates(op: str, space: KernelSpace, isa: Isa) -> list[Constants]:
+    """The combinations of `space` that are legal on `isa`, in order of preference. ValueError if there is none."""
+    tuning, names = registry.tunings()[op], list(space.constants)
+    combinations = (dict(zip(names, values, strict=True)) for values in product(*space.constants.values()))
+    candidates = [c for c in combinations if tuning.refusal({**tuning.default(isa), **c}, isa) is None]
+    if not candidates:
+        raise ValueError(f"the search space of {op} has no combination that is legal on {isa.name}; widen {names}")
+    return candidates
+
+
+def _symbols(bench: CpuWorkbench, plan: Plan, op: str) -> frozenset[str]:
+    """The entry points of `op` that a step of `plan` calls."""
+    return frozenset(symbol for symbol in bench.symbols(plan) if registry.spec(symbol).op == op)
 
 
 def tuning_plans(

@@ -17,13 +17,14 @@ def interleaved_ms(
     rounds: int = 7,
     min_round_ms: float = 4.0,
     on_round: Callable[[], object] = lambda: None,
+    warm: bool = True,
 ) -> dict[K, list[float]]:
     """Milliseconds per call of each action, one sample a round, A B C A B C.
 
     A sample averages as many calls as fill `min_round_ms`. The order turns round by round, so that no candidate always runs
-    behind the same neighbour.
+    behind the same neighbour. With `warm` every action runs once before anything counts, to pay for page faults.
     """
-    repeats = {name: _calls_that_fill(action, min_round_ms) for name, action in actions.items()}
+    repeats: dict[K, int] = {}
     samples: dict[K, list[float]] = {name: [] for name in actions}
     names = list(actions)
     collecting = gc.isenabled()
@@ -32,11 +33,15 @@ def interleaved_ms(
         for round_index in range(rounds):
             shift = round_index % len(names)
             for name in names[shift:] + names[:shift]:
-                action, count = actions[name], repeats[name]
-                begin = time.perf_counter_ns()
-                for _ in range(count):
-                    action()
-                samples[name].append((time.perf_counter_ns() - begin) / count / 1e6)
+                if name not in repeats:
+                    if warm:
+                        actions[name]()
+                    once = _ms_of(actions[name], 1)
+                    repeats[name] = max(1, round(min_round_ms / max(1e-6, once)))
+                    if repeats[name] == 1:
+                        samples[name].append(once)
+                        continue
+                samples[name].append(_ms_of(actions[name], repeats[name]))
             on_round()
     finally:
         if collecting:
@@ -49,8 +54,8 @@ def typical_ms(samples: list[float]) -> float:
     return float(np.quantile(samples, 0.25))
 
 
-def _calls_that_fill(action: Callable[[], object], min_ms: float) -> int:
-    action()  # the first call pays for page faults
+def _ms_of(action: Callable[[], object], count: int) -> float:
     begin = time.perf_counter_ns()
-    action()
-    return max(1, round(min_ms * 1e6 / max(1, time.perf_counter_ns() - begin)))
+    for _ in range(count):
+        action()
+    return (time.perf_counter_ns() - begin) / count / 1e6

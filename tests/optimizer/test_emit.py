@@ -64,10 +64,13 @@ def test_the_kernel_constants_are_those_that_were_chosen(finished: Project, mani
     chosen = tuned["paged_attention"]["chosen"] | tuned["quant_matmul"]["chosen"]
     assert kernels.constants == chosen
     assert manifest.serving.kv_block_size == tuned["kv_block_size"]["chosen"]["kv_block_size"]
+    threads = tuned.pop("num_threads")
+    assert threads["chosen"]["num_threads"] == manifest.serving.num_threads
     for entry in tuned.values():
         assert len(entry["ms"]) == len(entry["candidates"])
-        fastest = min(entry["ms"])
-        assert entry["ms"][entry["candidates"].index(entry["chosen"])] <= 1.05 * fastest
+        # What a candidate differs from itself, on a machine with other work, decides nothing.
+        tie = max(0.05, entry["noise"])
+        assert entry["ms"][entry["candidates"].index(entry["chosen"])] <= (1 + tie) * min(entry["ms"])
     assert kernels.compiler == find_compiler().version
 
 

@@ -96,3 +96,24 @@ def test_other_types_of_gguf_are_values(kind: str, reason: str | None, tmp_path:
     source = open_source(write_gguf(tmp_path / "model.gguf", model, GGMLQuantizationType[kind]))
     found = source.stored("layers.0.o", Scheme.parse("int4-g32-asym"))
     assert (found is None) if reason is None else (found.reason == reason)  # type: ignore[union-attr]
+
+
+def test_prepared_on_all_cores_weights_are_those_made_on_demand(tmp_path: Path) -> None:
+    source = open_source(write_gptq(tmp_path / "m", sym=False).folder)
+    prepared, demanded = (QuantizedStore(source, tmp_path / name) for name in ("prepared", "demanded"))
+    schemes = [Scheme.parse(name) for name in ("fp32", "int8", "int8-a8", "int4-g32-sym", "int4-g32-asym-a8", "int4-twolevel")]
+    groups = {
+        group: [s for s in schemes if s.refusal(*shape) is None] for group, shape in source.architecture.linear_shapes().items()
+    }
+    done: list[None] = []
+    threads = torch.get_num_threads()
+    prepared.prepare(groups, lambda: done.append(None))
+    assert len(done) == len(groups) and torch.get_num_threads() == threads
+    for group, some in groups.items():
+        for scheme in some:
+            demanded.group_tensors(group, scheme)
+    made = {path.relative_to(tmp_path / "prepared"): path.read_bytes() for path in (tmp_path / "prepared").rglob("*.*")}
+    assert made == {path.relative_to(tmp_path / "demanded"): path.read_bytes() for path in (tmp_path / "demanded").rglob("*.*")}
+    times = {path: (tmp_path / "prepared" / path).stat().st_mtime_ns for path in made}
+    prepared.prepare(groups)
+    assert times == {path: (tmp_path / "prepared" / path).stat().st_mtime_ns for path in made}, "nothing is made twice"

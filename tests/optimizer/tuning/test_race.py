@@ -1,0 +1,66 @@
+"""Races with scripted times: who leaves, when they end, and what noise decides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optimizer.tuning.choice import NEAR_TIE
+from optimizer.tuning.race import MOST_PASSES, Finish, Standings, race
+
+Passes = list[list[int]]
+
+
+def scripted(times: Sequence[float], self_difference: float = 0.0) -> tuple[Finish, Passes]:
+    """A race whose candidates always take the same times, and the candidates of each of its passes."""
+    passes: Passes = []
+
+    def measure(running: Sequence[int]) -> Standings:
+        passes.append(list(running))
+        return Standings(times, [self_difference] * len(passes))
+
+    return race(len(times), measure), passes
+
+
+@given(st.lists(st.floats(1.0, 100.0), min_size=1, max_size=12))
+def test_without_noise_the_winner_is_the_first_of_the_near_tied(times: list[float]) -> None:
+    finish, passes = scripted(times)
+    assert times[finish.winner] <= min(times) * (1 + NEAR_TIE)
+    assert all(time > min(times) * (1 + NEAR_TIE) for time in times[: finish.winner])
+    assert finish.ms == tuple(times)
+    assert 1 <= len(passes) <= MOST_PASSES
+
+
+@given(st.lists(st.floats(1.0, 100.0), min_size=2, max_size=12), st.floats(0.0, 0.5))
+def test_whoever_left_does_not_come_back(times: list[float], noise: float) -> None:
+    _, passes = scripted(times, noise)
+    for before, after in pairwise(passes):
+        assert set(after) <= set(before)
+    fastest = times.index(min(times))
+    assert all(fastest in running for running in passes)
+
+
+def test_a_clear_race_ends_after_one_pass() -> None:
+    assert scripted([1.0, 1.5, 2.0])[1] == [[0, 1, 2]]
+    finish, passes = scripted([3.0, 1.5, 1.0])
+    assert finish.winner == 2 and len(passes) == 1
+
+
+def test_clear_losers_leave_and_the_others_go_on() -> None:
+    finish, passes = scripted([1.045, 1.0, 2.0, 1.2], self_difference=0.02)
+    assert passes[0] == [0, 1, 2, 3] and passes[1] == [0, 1]
+    assert finish.winner == 0
+
+
+def test_what_a_candidate_differs_from_itself_decides_nothing() -> None:
+    assert scripted([1.08, 1.0])[0].winner == 1
+    noisy, passes = scripted([1.08, 1.0], self_difference=0.3)
+    assert noisy.winner == 0 and len(passes) == MOST_PASSES
+    assert noisy.noise > 0.08
+
+
+def test_noise_shrinks_with_passes() -> None:
+    assert Standings([1.0], [0.1, 0.1, 0.1, 0.1]).noise == 0.05
