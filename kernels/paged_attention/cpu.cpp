@@ -155,4 +155,5 @@ void run(const Args* a, int rank, int world) {
 
 void paged_attention_fp32(const paged_attention_fp32_args* a, int rank, int world) { run<float>(a, rank, world); }
 void paged_attention_bf16(const paged_attention_bf16_args* a, int rank, int world) { run<bf16>(a, rank, world); }
+void paged_attention_fp16(const paged_attention_fp16_args* a, int rank, int world) { run<f16>(a, rank, world); }
 void paged_attention_int8(const paged_attention_int8_args* a, int rank, int world) { run<int8_t>(a, rank, world); }
