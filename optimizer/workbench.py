@@ -7,19 +7,34 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
+import numpy as np
+
 from artifacts.architecture import Architecture
 from artifacts.manifest import Serving
 from artifacts.precision import KvDtype, Plan
 from kernels.cpu.library import Library
 from kernels.reference import ReferenceProgram
+from kernels.spec import Array
 from optimizer.evaluation import Score
 from optimizer.evaluation.metrics import Logits
 from optimizer.quantized_store import QuantizedStore
 from runtime.decoder import StepProgram, lay_out
 from runtime.model_runner import Executable, ModelRunner, ProgramRunner
-from runtime.scoring import score
+from runtime.scoring import score, score_together
 
 SCORING_CHUNK_TOKENS = 256
+#: half of what fp16 holds: text that nobody has seen yet may reach further
+FP16_ROOM = 32752
+
+
+class KvRangeError(ValueError):
+    """Keys or values are beyond half of fp16's range, or no numbers: the cache saturates on other text, and shows it nowhere."""
+
+    def __init__(self, largest: float) -> None:
+        super().__init__(
+            f"an fp16 KV cache must leave room for other text, so keys and values must be within {FP16_ROOM:,}; "
+            f"got {largest:,.0f}"
+        )
 
 
 @dataclass(frozen=True)
@@ -36,6 +51,10 @@ class Workbench(ABC):
         """The same with a KV cache that loses nothing which the unquantized model has."""
 
     @abstractmethod
+    def caches(self, runner: ModelRunner) -> Iterator[Array]:
+        """Keys and values of each layer, as `runner` keeps them."""
+
+    @abstractmethod
     def runner(self, plan: Plan, max_num_tokens: int, num_kv_tokens: int, max_num_seqs: int = 1) -> ModelRunner:
         """A runner of `plan` over a cache of its own, with just the room that was asked for."""
 
@@ -44,13 +63,35 @@ class Workbench(ABC):
         return replace(self, store=store, architecture=store.architecture)
 
     def score(self, plan: Plan, max_tokens: int) -> Score:
-        """token ids -> logits under `plan`, for texts of at most `max_tokens`."""
+        """token ids -> logits under `plan`, for texts of at most `max_tokens`. KvRangeError where fp16 does not hold them."""
         runner = self.runner(plan, min(max_tokens, SCORING_CHUNK_TOKENS), max_tokens)
-        return lambda token_ids: score(runner, token_ids)
+
+        def scored(token_ids: list[int]) -> Logits:
+            logits = score(runner, token_ids)
+            self.check_range(runner)
+            return logits
+
+        return scored
 
     def score_each(self, plan: Plan, texts: Sequence[list[int]]) -> Iterator[Logits]:
-        """The logits of each text in turn, under `plan`."""
+        """The logits of each text in turn, under `plan`. KvRangeError where fp16 does not hold its keys and values."""
         return map(self.score(plan, max(map(len, texts))), texts)
+
+    def score_at_once(self, plan: Plan, texts: Sequence[list[int]]) -> list[Logits]:
+        """The same of short texts, in one step."""
+        room = -(-max(map(len, texts)) // self.kv_block_size) * self.kv_block_size
+        runner = self.runner(plan, sum(map(len, texts)), len(texts) * room, len(texts))
+        logits = score_together(runner, texts)
+        self.check_range(runner)
+        return logits
+
+    def check_range(self, runner: ModelRunner) -> None:
+        """KvRangeError if an fp16 cache of `runner` holds what may saturate on other text."""
+        if self.kv_dtype != "fp16":
+            return
+        for cache in self.caches(runner):
+            if not (most := np.abs(cache).max()) < FP16_ROOM:
+                raise KvRangeError(float(most))
 
     def limits(self, max_num_tokens: int, num_kv_tokens: int, max_num_seqs: int, num_threads: int) -> Serving:
         """Limits that give a runner so much room."""
@@ -73,6 +114,15 @@ class CpuWorkbench(Workbench):
 
     def exact(self) -> Self:
         return replace(self, kv_dtype="fp32")
+
+    def caches(self, runner: ModelRunner) -> Iterator[Array]:
+        assert isinstance(runner, ProgramRunner)
+        for call in runner.step.program.calls:
+            if call.symbol.startswith("rope_and_cache_"):
+                for name in ("k_cache", "v_cache"):
+                    cache = call.arguments[name]
+                    assert isinstance(cache, np.ndarray)
+                    yield cache
 
     def step_program(self, plan: Plan, max_num_tokens: int, num_kv_tokens: int, max_num_seqs: int = 1) -> StepProgram:
         """The step program of `plan` with just the room that a measurement needs."""
