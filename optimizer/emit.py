@@ -80,7 +80,12 @@ def evaluation_record(forged: Forged) -> dict[str, object]:
             "kv_cache": forged.workbench.exact().kv_dtype,
             "weight_bytes": forged.baseline_bytes,
         },
-        "bundle": {"weight_bytes": forged.workbench.store.weight_bytes(forged.plan), "trial": proven.trial.number},
+        "bundle": {
+            "kv_cache": forged.workbench.kv_dtype,
+            "weight_bytes": forged.workbench.store.weight_bytes(forged.plan),
+            "trial": proven.trial.number,
+        },
+        "kv_caches": {dtype: asdict(loss) for dtype, loss in forged.kv_losses.items()},
         "gate": {name: limit for name, limit in forged.spec.gate.model_dump().items() if limit is not None},
         "evaluated": forged.evaluated,
         "passed": all(verdict.passed for verdict in proven.verdicts.values()),
@@ -138,7 +143,7 @@ def report_data(forged: Forged) -> ReportData:
             for tuned in (*forged.tuned, *forged.frozen.tuned)
         ],
         step_latencies=[StepLatency(step.num_tokens, step.context, step.ms) for step in forged.surface],
-        serving=forged.serving.model_dump(),
+        serving={"kv_cache": forged.workbench.kv_dtype, **forged.serving.model_dump()},
         provenance={
             "study": forged.study_name,
             "quantization": forged.workbench.store.method.key,

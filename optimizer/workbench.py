@@ -28,7 +28,7 @@ FP16_ROOM = 32752
 
 
 class KvRangeError(ValueError):
-    """Keys or values are beyond half of fp16's range, or no numbers: the cache saturates on other text, and shows it nowhere."""
+    """Keys or values are beyond half of fp16's range, or no numbers: on other text the cache would saturate, unseen."""
 
     def __init__(self, largest: float) -> None:
         super().__init__(

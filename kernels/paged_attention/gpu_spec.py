@@ -7,8 +7,8 @@ sequence has no query tokens and a length of 0. `max_query_len` bounds the query
 
 A quantized cache has codes and one fp32 scale per token and head (see kernels/rope_and_cache/gpu_spec.py). Products are
 accumulated in fp32; p = exp(score - largest score) is rounded for its product with V to the activations' dtype, over an fp16
-cache to f16, as q is, and over a quantized one too, after its product with the scale of V. block_size is a power of two from 16 to 256; slots are evenly
-apart.
+cache to f16, as q is, and over a quantized one too, after its product with the scale of V. block_size is a power of two from
+16 to 256; slots are evenly apart.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Row r of a query tile is head r % GROUP of the tile's token r // GROUP. The caches are seen as [num_blocks * BLOCK_SIZE, Hkv
 D], a row for each slot; `k` and `v` are pointers, or TMA descriptors with boxes of [TILE, D]. Matrix operands are of the
-dtype of activations, over an fp16 or a quantized cache f16: it holds every code exactly, has three more bits for p than bf16, and is the
-dtype into which codes are converted fastest.
+dtype of activations, over an fp16 or a quantized cache f16: it holds every code exactly, has three more bits for p than bf16,
+and is the dtype into which codes are converted fastest.
 """
 
 import triton

@@ -2,8 +2,8 @@
 
 Pairs are (i, i + D/2) of a head; cos and sin are fp32 tables over positions. Slot = block * block_size + offset; -1 writes
 nothing. q, k and v are views of one qkv buffer, whose rows are further apart. Rotated in fp32 and rounded once, to fp16 after
-saturating at its largest number; a quantized cache has codes of v, and of the rotated k before that rounding, by the rule of kernels/quantize_activations/gpu_spec.py, with
-one fp32 scale for each token and head.
+saturating at its largest number; a quantized cache has codes of v, and of the rotated k before that rounding, by the rule of
+kernels/quantize_activations/gpu_spec.py, with one fp32 scale for each token and head.
 """
 
 from __future__ import annotations

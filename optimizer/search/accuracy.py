@@ -78,7 +78,7 @@ class Judge:
         return _num_sequences(self.sets)
 
     def probe_kl(self, change: Plan) -> float:
-        """Mean KL in nats of the baseline with only `change` applied, over the first tokens of every sequence, all in one step."""
+        """Mean KL in nats of the baseline with only `change` applied, over every sequence's first tokens, all in one step."""
         num_tokens = max(_LEAST_TOKENS, PROBE_TOKENS // self.num_sequences)
         firsts = [(name, i, ids[:num_tokens]) for name, sequences in self.sets.items() for i, ids in enumerate(sequences)]
         candidates = self.workbench.score_at_once({**self.baseline, **change}, [ids for _, _, ids in firsts])

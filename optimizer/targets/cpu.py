@@ -100,8 +100,15 @@ class CpuTarget:
         tuned.append(tuner.tune_num_threads(_thread_counts(self._space.serving.threads)))
         return replace(bench, num_threads=tuned[-1].chosen["num_threads"]), tuple(tuned)
 
-    def costs(self, workbench: Workbench, schemes: Sequence[Scheme], baseline: Scheme, workload: Workload) -> CostProvider:
-        return measure_costs(self._ledger, self._reporter, _own(workbench), schemes, baseline, workload)
+    def costs(
+        self,
+        workbench: Workbench,
+        schemes: Sequence[Scheme],
+        baseline: Scheme,
+        workload: Workload,
+        kv_dtypes: Sequence[KvDtype],
+    ) -> CostProvider:
+        return measure_costs(self._ledger, self._reporter, _own(workbench), schemes, baseline, workload, kv_dtypes)
 
     def step(self, workbench: Workbench, plan: Plan, workload: Workload, size: int, *, decodes: bool) -> StepTime:
         def measure() -> dict[str, Any]:
@@ -114,7 +121,7 @@ class CpuTarget:
             return asdict(StepTime(num_seqs=len(spans), num_tokens=size, context=context, ms=ms))
 
         tuned = f"/{sorted(self._constants.items())}/{_own(workbench).num_threads}" if self._constants else ""
-        key = f"step/{plan_digest(plan)}/{workload}/{size}/{'decode' if decodes else 'prefill'}{tuned}"
+        key = f"step/{plan_digest(plan, workbench.kv_dtype)}/{workload}/{size}/{'decode' if decodes else 'prefill'}{tuned}"
         return StepTime(**self._ledger.once(key, measure))
 
     def serving(
@@ -152,7 +159,7 @@ class CpuTarget:
             with self._reporter.task(f"{phase} against the unquantized model, pairs", NUM_PAIRS) as advance:
                 return asdict(measure_pair(*pair, workload, num_tokens, advance))
 
-        record: dict[str, Any] = self._ledger.once(f"speed/{phase}/{plan_digest(plan)}", measure)
+        record: dict[str, Any] = self._ledger.once(f"speed/{phase}/{plan_digest(plan, workbench.kv_dtype)}", measure)
         return PairedSpeed(**{**record, "speedup": Estimate(**record["speedup"])})
 
     def freeze(self, workbench: Workbench, plan: Plan, serving: Serving) -> Frozen:

@@ -72,8 +72,15 @@ class TargetStages(Protocol):
         """The same on tuned kernels, with the KV block size that was chosen, and what was learned."""
         ...
 
-    def costs(self, workbench: Workbench, schemes: Sequence[Scheme], baseline: Scheme, workload: Workload) -> CostProvider:
-        """What a step costs under any plan of these schemes."""
+    def costs(
+        self,
+        workbench: Workbench,
+        schemes: Sequence[Scheme],
+        baseline: Scheme,
+        workload: Workload,
+        kv_dtypes: Sequence[KvDtype],
+    ) -> CostProvider:
+        """What a step costs under any plan of these schemes, over any of these KV caches; `workbench` has the first."""
         ...
 
     def step(self, workbench: Workbench, plan: Plan, workload: Workload, size: int, *, decodes: bool) -> StepTime:

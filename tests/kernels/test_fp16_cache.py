@@ -63,9 +63,7 @@ def test_what_is_beyond_the_largest_half_becomes_it_and_a_nan_stays_one(conversi
 def test_every_half_is_read_as_numpy_reads_it(conversions: ctypes.CDLL) -> None:
     halves = np.arange(1 << 16, dtype=np.uint16)
     floats = np.zeros(halves.size, np.float32)
-    conversions.to_floats(
-        ctypes.c_void_p(halves.ctypes.data), ctypes.c_void_p(floats.ctypes.data), ctypes.c_int64(halves.size)
-    )
+    conversions.to_floats(ctypes.c_void_p(halves.ctypes.data), ctypes.c_void_p(floats.ctypes.data), ctypes.c_int64(halves.size))
     np.testing.assert_array_equal(floats, halves.view(np.float16).astype(np.float32))
 
 
