@@ -24,7 +24,7 @@ from optimizer.search.accuracy import Judge, trial_score
 from optimizer.search.bands import Band, fitting_schemes, kind_of, make_bands, plan_of
 from optimizer.search.items import ItemJudge, open_sets, source_prompts
 from optimizer.search.knapsack import Knapsack, total
-from optimizer.search.kv_cache import KvLoss, lossless_enough, measure_kv_losses
+from optimizer.search.kv_cache import KvLoss, lossless_enough, measure_kv_losses, no_cache_passes
 from optimizer.search.plan_digest import plan_digest
 from optimizer.search.precision import PrecisionSearch, Trial, TrialScore
 from optimizer.search.proof import NothingPasses, Proven, finalists, prove
@@ -218,17 +218,16 @@ class Forge:
 
     def _kv_losses(self, judge: Judge) -> dict[KvDtype, KvLoss]:
         """What the KV caches cost that stay in the search, in the order of the space. NothingPasses if none does."""
-        losses = measure_kv_losses(self.ledger, self._reporter, judge, self._target.kv_dtypes(self._architecture))
-        left_out = {dtype: loss for dtype, loss in losses.items() if loss.too_much(self._allowed_kl)}
-        for dtype, loss in left_out.items():
-            self._reporter.say(f"KV cache: {dtype} is left out of the search: {loss}")
-        if len(left_out) == len(losses):
-            raise NothingPasses(
-                f"no KV cache on offer leaves room within the KL allowed, {self._allowed_kl:.4g}, whatever the weights:\n"
-                + "\n".join(f"  {dtype}: {loss}" for dtype, loss in losses.items())
-                + f"\n  over {judge.workbench.exact().kv_dtype} nothing is lost: offer it in search.space: precision.kv_cache"
-            )
-        return {dtype: loss for dtype, loss in losses.items() if dtype not in left_out}
+        offered = self._target.kv_dtypes(self._architecture)
+        losses = measure_kv_losses(self.ledger, self._reporter, judge, offered)
+        kept = {dtype: loss for dtype, loss in losses.items() if not loss.too_much(self._allowed_kl)}
+        for dtype in losses.keys() - kept.keys() if kept else ():
+            self._reporter.say(f"KV cache: {dtype} is left out of the search: {losses[dtype]}")
+        if not kept:
+            others = [dtype for dtype in self._target.possible_kv_dtypes(self._architecture) if dtype not in offered]
+            found = measure_kv_losses(self.ledger, self._reporter, judge, others)
+            raise NothingPasses(no_cache_passes(losses, found, self._allowed_kl))
+        return kept
 
     @property
     def _allowed_kl(self) -> float:
@@ -261,8 +260,11 @@ class Forge:
             raise NothingPasses("no trial was finished; give the search more time")
         if not any(trial.is_feasible for trial in trials):
             best = min(trials, key=lambda trial: trial.violation)
-            why = explain(self._gate, judge.on(kv_dtype_of(best.choice)), plan_of(bands, best.choice))
-            raise NothingPasses(f"none of {len(trials)} trials is within the gate; trial {best.number} came closest:\n{why}")
+            clauses = explain(self._gate, judge.on(kv_dtype_of(best.choice)), plan_of(bands, best.choice))
+            raise NothingPasses(
+                f"none of {len(trials)} trials is within the gate; trial {best.number} came closest, with KL {best.kl:.4g}, "
+                f"and misses a limit by {best.violation:.0%} of it: {'; '.join(clauses)}"
+            )
         return trials
 
     def _warm_starts(
@@ -281,7 +283,7 @@ class Forge:
             band.name: {s.name: sum(self._predicted_kl(group, s, sensitivities) for group in band.groups) for s in band.choices}
             for band in bands
         }
-        latency[KV_CACHE] = {dtype: kv_ms[dtype] for dtype in kv_losses}
+        latency[KV_CACHE] = {str(dtype): ms for dtype, ms in kv_ms.items()}
         kl[KV_CACHE] = {dtype: loss.kl for dtype, loss in kv_losses.items()}
         uniform_on = {KV_CACHE: lossless_enough(kv_losses, kv_ms, self._allowed_kl)}
         predicted = {}
@@ -325,7 +327,7 @@ class Forge:
             own = replace(items, workbench=on_cache(trial).workbench)
             return own.compare(plan_of(bands, trial.choice), f"asking trial {trial.number}", self._reporter)
 
-        def why(trial: Trial) -> str:
+        def why(trial: Trial) -> list[str]:
             return explain(self._gate, on_cache(trial), plan_of(bands, trial.choice), margins)
 
         margins = {one.name: one.margin for one in self._spec.evaluation.sets if one.format == "text"}

@@ -74,3 +74,13 @@ def lossless_enough(losses: Mapping[KvDtype, KvLoss], kv_ms: Mapping[KvDtype, fl
     """What plans have that try weights alone: the fastest whose loss is a small part of `limit`, or that of least loss."""
     small = [dtype for dtype in losses if losses[dtype].kl <= _SMALL_SHARE * limit]
     return min(small, key=lambda d: kv_ms[d]) if small else min(losses, key=lambda d: losses[d].kl)
+
+
+def no_cache_passes(offered: Mapping[KvDtype, KvLoss], others: Mapping[KvDtype, KvLoss], limit: float) -> str:
+    """Why no plan can be within a mean KL of `limit`, and which of the `others`, that were not on offer, leave room."""
+    reasons = [f"{dtype}: {loss}" for dtype, loss in offered.items()]
+    room = [f"with {dtype} it is KL {loss.kl:.4g}" for dtype, loss in others.items() if not loss.too_much(limit)]
+    advice = f"{', '.join(room)}: offer it in search.space: precision.kv_cache" if room else "no other has kernels here"
+    return "; ".join(
+        [f"no KV cache on offer leaves room within the KL allowed, {limit:.4g}, whatever the weights", *reasons, advice]
+    )

@@ -57,7 +57,7 @@ def prove(
     evaluate: Callable[[Trial], dict[str, Evaluation]],
     compare: Callable[[Trial], dict[str, Comparison]] = lambda trial: {},
     margins: Mapping[str, float] = MappingProxyType({}),
-    explain: Callable[[Trial], str] | None = None,
+    explain: Callable[[Trial], Sequence[str]] | None = None,
 ) -> Proven:
     """The first candidate that passes the gate on the proof texts, and then on the sets of items. NothingPasses if none does.
 
@@ -91,7 +91,7 @@ def prove(
         raise ValueError("prove() needs at least one candidate")
     (misses_texts, _), trial, shortfall = best
     where = "unseen text" if misses_texts else "the sets of items"
-    why = explain(trial) if misses_texts and explain is not None else shortfall
+    why = "\n".join(f"  {clause}" for clause in explain(trial)) if misses_texts and explain is not None else shortfall
     raise NothingPasses(f"of {len(candidates)} finalists, trial {trial.number} came closest on {where}:\n{why}")
 
 

@@ -11,26 +11,25 @@ from optimizer.search.accuracy import Judge, judge_all
 from optimizer.workbench import KvRangeError
 
 
-def explain(gate: Gate, judge: Judge, plan: Plan, margins: Mapping[str, float] = MappingProxyType({})) -> str:
+def explain(gate: Gate, judge: Judge, plan: Plan, margins: Mapping[str, float] = MappingProxyType({})) -> list[str]:
     """Every limit that `plan` misses on `judge`'s texts, and what the same plan measures with nothing lost in the KV cache.
 
     Where that does not pass either, what unquantized weights measure over the plan's own cache. `margins` are as for `prove`.
+    A clause for each.
     """
     kv_dtype, exact = judge.workbench.kv_dtype, judge.workbench.exact().kv_dtype
     scores = judge.scores(plan)
     verdicts = judge_all(gate, _evaluations(judge, scores), margins)
-    lines = [f"  {name}: {line}" for name, verdict in verdicts.items() for line in _shortfalls(verdict, scores[name])]
+    clauses = [f"{name}: {line}" for name, verdict in verdicts.items() for line in _shortfalls(verdict, scores[name])]
     if kv_dtype != exact:
         passes, measured = _measured(gate, judge.on(exact), plan, margins)
-        lines.append(f"  over a KV cache of {exact} instead of {kv_dtype} the same plan has {measured}")
+        clauses.append(f"over a KV cache of {exact} instead of {kv_dtype} the same plan has {measured}")
         if passes:
-            return "\n".join(
-                [*lines, f"  offer {exact}, or what loses less than {kv_dtype}, in precision.kv_cache of search.space"]
-            )
+            return [*clauses, f"offer {exact}, or another that loses less than {kv_dtype}, in search.space: precision.kv_cache"]
     passes, measured = _measured(gate, judge, judge.baseline, margins)
-    lines.append(f"  with unquantized weights, its KV cache of {kv_dtype} has {measured}")
-    advice = "offer finer schemes in search.space: precision.groups" if passes else "no weights will pass over that cache"
-    return "\n".join([*lines, f"  {advice}, or raise the limit"])
+    clauses.append(f"over its KV cache of {kv_dtype} unquantized weights have {measured}")
+    advice = "offer finer schemes in search.space: precision.groups" if passes else "no weights pass over that cache"
+    return [*clauses, f"{advice}, or raise the limit"]
 
 
 def _measured(gate: Gate, judge: Judge, plan: Plan, margins: Mapping[str, float]) -> tuple[bool, str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from platform import machine
-from typing import Any
+from typing import Any, get_args
 
 from artifacts.architecture import Architecture
 from artifacts.manifest import Kernels, Serving, Target
@@ -66,6 +66,9 @@ class CpuTarget:
 
     def kv_dtypes(self, architecture: Architecture) -> tuple[KvDtype, ...]:
         return self._space.precision.kv_cache
+
+    def possible_kv_dtypes(self, architecture: Architecture) -> tuple[KvDtype, ...]:
+        return tuple(dtype for dtype in get_args(KvDtype) if dtype in kv_cache.STORAGE)
 
     def baseline(self, is_bf16: bool) -> Scheme:
         return Scheme("bf16" if is_bf16 else "fp32")

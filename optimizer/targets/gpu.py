@@ -47,6 +47,7 @@ from optimizer.tuning.choice import Tuned
 from optimizer.tuning.gpu.time_model import LAUNCH_US
 from optimizer.tuning.gpu.tuner import GpuTuner
 from optimizer.workbench import Workbench
+from runtime.gpu.pool import KV_DTYPES
 from search_spaces.schema import Device, SearchSpace
 from search_spaces.space import device
 
@@ -81,18 +82,20 @@ class GpuTarget:
         return "emulated"
 
     def kv_dtypes(self, architecture: Architecture) -> tuple[KvDtype, ...]:
-        refused: set[KvDtype] = {"fp32"}
-        if architecture.mla:
-            refused |= {"fp16", "int8", "fp8"}
-        if not all(ARCHS[arch_of(found)].has_fp8 for found in self._devices):
-            refused.add("fp8")
-        left = tuple(dtype for dtype in self._space.precision.kv_cache if dtype not in refused)
+        possible = self.possible_kv_dtypes(architecture)
+        left = tuple(dtype for dtype in self._space.precision.kv_cache if dtype in possible)
         if not left:
             raise ValueError(
                 f"no KV cache of {', '.join(self._space.precision.kv_cache)} has kernels for this model on {self.title}; "
                 "offer bf16"
             )
         return left
+
+    def possible_kv_dtypes(self, architecture: Architecture) -> tuple[KvDtype, ...]:
+        if architecture.mla:
+            return ("bf16",)
+        has_fp8 = all(ARCHS[arch_of(found)].has_fp8 for found in self._devices)
+        return tuple(dtype for dtype in KV_DTYPES if dtype != "fp8" or has_fp8)
 
     def baseline(self, is_bf16: bool) -> Scheme:
         return Scheme("bf16")

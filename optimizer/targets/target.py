@@ -58,6 +58,10 @@ class TargetStages(Protocol):
         """What the space offers for the KV cache of such a model, less what has no kernels. ValueError if nothing is left."""
         ...
 
+    def possible_kv_dtypes(self, architecture: Architecture) -> tuple[KvDtype, ...]:
+        """What there are kernels for, offered or not."""
+        ...
+
     def baseline(self, is_bf16: bool) -> Scheme:
         """The unquantized scheme, for a checkpoint that is in bf16 or is not."""
         ...

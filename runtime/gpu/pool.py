@@ -7,13 +7,13 @@ from artifacts.kv_cache import kv_bytes_per_token
 from artifacts.precision import KvDtype
 
 #: what GPU kernels can keep it in
-_DTYPES: tuple[KvDtype, ...] = ("bf16", "fp16", "int8", "fp8")
+KV_DTYPES: tuple[KvDtype, ...] = ("bf16", "fp16", "int8", "fp8")
 
 
 def kv_block_bytes(architecture: Architecture, kv_dtype: KvDtype, block_size: int) -> int:
     """Bytes that a block takes in the caches of all layers."""
-    if kv_dtype not in _DTYPES:
-        raise ValueError(f"a KV cache on a GPU is {', '.join(_DTYPES)}; got {kv_dtype}")
+    if kv_dtype not in KV_DTYPES:
+        raise ValueError(f"a KV cache on a GPU is {', '.join(KV_DTYPES)}; got {kv_dtype}")
     return block_size * kv_bytes_per_token(architecture, kv_dtype)
 
 
