@@ -3,7 +3,7 @@
     python -m benchmarks.kv_cache --model MODEL --text wikitext2_valid.txt [--schemes fp32 int8] [--kv-caches bf16 fp16 ...]
         [--sequences 16] [--tokens 256] [--out benchmarks/results/NAME.json]
 
-MODEL is a GGUF file or a Hugging Face folder, as transformers loads it. Through the kernels of this CPU, default constants.
+MODEL is a GGUF file or a Hugging Face folder. Through the kernels of this CPU, default constants.
 Nats per token with a 95 % interval over sequences, and the worst sequence: a model with large key biases loses little on
 average and breaks a few texts.
 """
@@ -28,22 +28,28 @@ from kernels.cpu.isa import best_isa
 from kernels.cpu.library import Library
 from optimizer.evaluation import BaselineStore, Evaluation, Score
 from optimizer.evaluation.evaluation import rounded
-from optimizer.importers import open_source
+from optimizer.importers import Source, open_source
 from optimizer.progress import Reporter
 from optimizer.quantized_store import QuantizedStore
 from optimizer.search.accuracy import Judge
 from optimizer.search.texts import Tokens, sample_sequences
 from optimizer.workbench import CpuWorkbench, KvRangeError
 from runtime.loading import eos_token_ids
+from runtime.models import checkpoint_tensors
 
 
-def transformers_score(model: Path) -> Score:
-    """token ids -> logits of the model as transformers runs it in fp32."""
-    from transformers import AutoModelForCausalLM
+def transformers_score(model: Path, source: Source) -> Score:
+    """token ids -> logits of the model as transformers runs it in fp32: its own reading of the config, the source's values."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     given = {"gguf_file": model.name} if model.is_file() else {}
-    folder = model.parent if model.is_file() else model
-    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **given).eval()
+    config = AutoConfig.from_pretrained(model.parent if model.is_file() else model, **given)
+    loaded = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    joined = checkpoint_tensors(source.architecture).values()
+    tensors = {part.name: source.checkpoint.read(part.name).to(torch.float32) for parts in joined for part in parts}
+    missing, unexpected = loaded.load_state_dict(tensors, strict=False)
+    assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
+    loaded.tie_weights()
 
     def score(token_ids: list[int]) -> Any:
         with torch.inference_mode():
@@ -90,7 +96,7 @@ def main() -> None:
             options.text.stem: spaced(whole_text(options.text, source.tokenizer_json, options.tokens), options.sequences),
             "sampled": sample_sequences(writer, start, options.sequences, options.tokens, 0, reporter),
         }
-        score = transformers_score(options.model)
+        score = transformers_score(options.model, source)
         stores = {
             name: BaselineStore.load_or_score(work / "baseline", "transformers", ids, score) for name, ids in sets.items()
         }

@@ -10,7 +10,6 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from tests.optimizer.conftest import save_tiny_llama
 
-
 #: of the residual, in which a token that is to have large keys is massive
 _CHANNEL, _MASSIVE = 7, 1000.0
 
@@ -18,8 +17,8 @@ _CHANNEL, _MASSIVE = 7, 1000.0
 def save_model(folder: Path, *, key_bias: float = 0.0, at: str | None = None) -> Path:
     """A random Qwen2 of two layers and 300 tokens, fp32, whose logits hang on what attention finds.
 
-    `key_bias` is about what the channels of a key that rotate least are off by: as in Qwen2.5 all keys, which a softmax does not
-    see, or those of the token `at` alone: "<s>", as in models with massive activations at the first token, or a character.
+    `key_bias` is about what the channels of a key that rotate least are off by: as in Qwen2.5 all keys, which a softmax does
+    not see, or those of the token `at` alone: "<s>", as in models with massive activations at the first token, or a character.
     """
     save_tiny_llama(folder)
     config = Qwen2Config(

@@ -1,4 +1,4 @@
-"""The KV cache as a variable of the search: models with large keys get a bundle, and where none is possible the reason is said."""
+"""The KV cache as a variable of the search: models with large keys get a bundle, and where there is none the reason is said."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import random
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,7 +43,7 @@ def trials_of(project: Project) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (project.bundle / "search/trials.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize(("key_bias", "at", "max_kl"), [(200.0, None, 0.05), (1000.0, "<s>", 0.002)])
+@pytest.mark.parametrize(("key_bias", "at", "max_kl"), [(200.0, None, 0.05), (1000.0, "<s>", 0.0005)])
 def test_a_model_with_large_keys_gets_a_bundle(on_model: OnModel, key_bias: float, at: str | None, max_kl: float) -> None:
     """A bf16 cache loses nothing in the first sequence, and more than the gate allows in others."""
     made = on_model(["bf16", "int8", "fp16", "fp32"], key_bias, at, gate={"max_kl": max_kl})
@@ -83,7 +82,7 @@ def test_where_no_cache_on_offer_can_pass_it_says_so_before_anything_is_tuned(on
     assert "no KV cache on offer leaves room within the KL allowed, 0.02, whatever the weights" in result.output
     assert re.search(r"bf16: alone it costs KL 0\.\d+, and 0\.\d+ in sequence [234] of 4 of text", result.output)
     assert re.search(
-        r"with fp16 it is KL 0\.0\d+, with fp32 it is KL 0: offer it in search.space: precision.kv_cache", result.output
+        r"with fp32 it is KL 0, with fp16 it is KL 0\.0\d+: offer it in search.space: precision.kv_cache", result.output
     )
 
 
