@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 WeightDtype = Literal["fp32", "bf16", "int8", "int4", "int4-twolevel", "fp8", "mxfp4", "nvfp4"]
-KvDtype = Literal["fp32", "bf16", "int8", "fp8"]
+KvDtype = Literal["fp32", "bf16", "fp16", "int8", "fp8"]
 Granularity = Literal["channel", "block", "tensor"]
 
 _NAME = re.compile(

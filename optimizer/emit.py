@@ -16,6 +16,7 @@ from optimizer.importers import Source
 from optimizer.prepared_weights import record_sha256
 from optimizer.report import Headline, KernelWinner, ReportData, SetAccuracy, SetItems, StepLatency, TrialPoint, render_report
 from optimizer.search.precision import Trial, pareto_front
+from optimizer.search.warm_start import KV_CACHE, kv_dtype_of
 
 _LIBRARIES = ("numpy", "optuna", "torch")
 
@@ -80,7 +81,12 @@ def evaluation_record(forged: Forged) -> dict[str, object]:
             "kv_cache": forged.workbench.exact().kv_dtype,
             "weight_bytes": forged.baseline_bytes,
         },
-        "bundle": {"weight_bytes": forged.workbench.store.weight_bytes(forged.plan), "trial": proven.trial.number},
+        "bundle": {
+            "kv_cache": forged.workbench.kv_dtype,
+            "weight_bytes": forged.workbench.store.weight_bytes(forged.plan),
+            "trial": proven.trial.number,
+        },
+        "kv_caches": {dtype: asdict(loss) for dtype, loss in forged.kv_losses.items()},
         "gate": {name: limit for name, limit in forged.spec.gate.model_dump().items() if limit is not None},
         "evaluated": forged.evaluated,
         "passed": all(verdict.passed for verdict in proven.verdicts.values()),
@@ -96,13 +102,15 @@ def evaluation_record(forged: Forged) -> dict[str, object]:
 
 
 def trials_jsonl(forged: Forged) -> str:
-    """One line for each trial: the scheme of each band, latency in ms per output token, KL in nats, gate violation."""
+    """One line for each trial: scheme of each band, KV cache, latency in ms per output token, KL in nats, gate violation."""
     front = {trial.number for trial in pareto_front(forged.trials)}
-    lines = (
-        json.dumps({**asdict(trial), "on_front": trial.number in front, "chosen": trial == forged.proven.trial}, sort_keys=True)
-        for trial in forged.trials
-    )
-    return "".join(line + "\n" for line in lines)
+    lines = []
+    for trial in forged.trials:
+        bands = {name: scheme for name, scheme in trial.choice.items() if name != KV_CACHE}
+        of_trial = asdict(trial) | {"choice": bands, "kv_cache": kv_dtype_of(trial.choice)}
+        chosen = {"on_front": trial.number in front, "chosen": trial == forged.proven.trial}
+        lines.append(json.dumps(of_trial | chosen, sort_keys=True) + "\n")
+    return "".join(lines)
 
 
 def report_data(forged: Forged) -> ReportData:
@@ -138,7 +146,7 @@ def report_data(forged: Forged) -> ReportData:
             for tuned in (*forged.tuned, *forged.frozen.tuned)
         ],
         step_latencies=[StepLatency(step.num_tokens, step.context, step.ms) for step in forged.surface],
-        serving=forged.serving.model_dump(),
+        serving={"kv_cache": forged.workbench.kv_dtype, **forged.serving.model_dump()},
         provenance={
             "study": forged.study_name,
             "quantization": forged.workbench.store.method.key,

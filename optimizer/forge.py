@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from hashlib import sha256
 from math import prod
 from pathlib import Path
@@ -24,22 +23,24 @@ from optimizer.search.accuracy import Judge, trial_score
 from optimizer.search.bands import Band, fitting_schemes, kind_of, make_bands, plan_of
 from optimizer.search.items import ItemJudge, open_sets, source_prompts
 from optimizer.search.knapsack import Knapsack, total
+from optimizer.search.kv_cache import KvLoss, lossless_enough, measure_kv_losses, no_cache_passes
 from optimizer.search.plan_digest import plan_digest
-from optimizer.search.precision import PrecisionSearch, Trial
+from optimizer.search.precision import PrecisionSearch, Trial, TrialScore
 from optimizer.search.proof import NothingPasses, Proven, finalists, prove
+from optimizer.search.refusal import explain
 from optimizer.search.sensitivity import Probes, Sensitivities, measure_sensitivities, predict_kl
 from optimizer.search.texts import TextSets, Tokens, proof_texts, read_calibration, read_texts, sample_sequences
-from optimizer.search.warm_start import Choice, uniform_choices
+from optimizer.search.warm_start import KV_CACHE, Choice, kv_dtype_of, uniform_choices
 from optimizer.spec import ModelSpec
 from optimizer.study_name import study_name
 from optimizer.targets import fitted_workload, offered_schemes, open_target, target_layout
 from optimizer.transforms import Rotation, refuse_what_cannot_fold, transformed
-from optimizer.workbench import Workbench
+from optimizer.workbench import KvRangeError, Workbench
 from search_spaces.space import device, load_space
 
 SAMPLED = "sampled"
-#: KL that a KV cache dtype may cost alone, as a part of the gate's limit (or of 0.05 nats if there is none)
-_KV_SHARE = 0.02
+#: nats that plans are taken to be allowed where the gate does not limit KL
+_USUAL_KL = 0.05
 _SAMPLING_SEQS = 32
 #: Calibration text is drawn from seeds that no evaluation text has, whatever the specification's seed (below 2^32).
 _CALIBRATION_SEED = 1 << 40
@@ -107,7 +108,9 @@ class Forge:
         if self._architecture.tie_embeddings != self._source.architecture.tie_embeddings:
             say(f"the head is no longer the embedding's: {prod(self._shapes['head']):,} weights more than the checkpoint has")
         judge = self._judge(untuned, texts.search)
-        untuned = replace(untuned, kv_dtype=self._choose_kv_dtype(judge))
+        kv_losses = self._kv_losses(judge)
+        kv_dtypes = list(kv_losses)
+        untuned = replace(untuned, kv_dtype=kv_dtypes[0])
         workload = fitted_workload(
             self._spec.workload, self._target, original, self._baseline, self.ledger, max(self._space.serving.max_num_seqs)
         )
@@ -115,13 +118,16 @@ class Forge:
         workbench, tuned = self._target.tune(untuned, workload, self._offered, self._baseline_scheme)
 
         schemes = list(dict.fromkeys([self._baseline_scheme, *(s for kind in self._offered.values() for s in kind)]))
-        cost = self._target.costs(workbench, schemes, self._baseline_scheme, workload)
+        cost = self._target.costs(workbench, schemes, self._baseline_scheme, workload, kv_dtypes)
         judge = replace(judge, workbench=workbench)
-        sensitivities = measure_sensitivities(self.ledger, self._reporter, self._offered, self._shapes, judge.probe_kl)
+        # Over a KV cache that loses nothing, so that no sensitivity carries the damage of another.
+        exact = replace(judge, workbench=workbench.exact())
+        sensitivities = measure_sensitivities(self.ledger, self._reporter, self._offered, self._shapes, exact.probe_kl)
         bands = self._bands(sensitivities)
-        trials = self._search(bands, sensitivities, cost, judge)
+        trials = self._search(bands, sensitivities, kv_losses, cost, judge)
         proof = self._judge(workbench, texts.proof)
         proven = self._prove(trials, bands, proof)
+        workbench = replace(workbench, kv_dtype=kv_dtype_of(proven.trial.choice))
         chosen = plan_of(bands, proven.trial.choice)
         plan = {group: chosen[group] for group in self._shapes}
         stored_codes = tuple(describe_stored_codes(self._store.source, plan))
@@ -142,6 +148,7 @@ class Forge:
             tuned=tuned,
             workload=workload,
             sensitivities=sensitivities,
+            kv_losses=kv_losses,
             trials=tuple(trials),
             proof=proof,
             proven=proven,
@@ -208,15 +215,22 @@ class Forge:
         judge = Judge.make(original, self._baseline, sets, folder, model, seed, self._reporter)
         return replace(judge, workbench=workbench, baseline=self._lossless)
 
-    def _choose_kv_dtype(self, judge: Judge) -> KvDtype:
-        """The first KV cache dtype whose loss alone is a small part of what the gate allows."""
-        allowed = _KV_SHARE * (self._spec.gate.max_kl or 0.05)
-        dtypes = self._target.kv_dtypes(self._architecture)
-        for dtype in dtypes:
-            on_dtype = replace(judge, workbench=replace(judge.workbench, kv_dtype=dtype))
-            if self.ledger.once(f"sensitivity/kv_cache/{dtype}", partial(on_dtype.probe_kl, {})) <= allowed:
-                return dtype
-        return dtypes[-1]
+    def _kv_losses(self, judge: Judge) -> dict[KvDtype, KvLoss]:
+        """What the KV caches cost that stay in the search, in the order of the space. NothingPasses if none does."""
+        offered = self._target.kv_dtypes(self._architecture)
+        losses = measure_kv_losses(self.ledger, self._reporter, judge, offered)
+        kept = {dtype: loss for dtype, loss in losses.items() if not loss.too_much(self._allowed_kl)}
+        for dtype in losses.keys() - kept.keys() if kept else ():
+            self._reporter.say(f"KV cache: {dtype} is left out of the search: {losses[dtype]}")
+        if not kept:
+            others = [dtype for dtype in self._target.possible_kv_dtypes(self._architecture) if dtype not in offered]
+            found = measure_kv_losses(self.ledger, self._reporter, judge, others)
+            raise NothingPasses(no_cache_passes(losses, found, self._allowed_kl))
+        return kept
+
+    @property
+    def _allowed_kl(self) -> float:
+        return self._spec.gate.max_kl or _USUAL_KL
 
     def _bands(self, sensitivities: Sensitivities) -> tuple[Band, ...]:
         coarsest = {}
@@ -224,36 +238,57 @@ class Forge:
             coarsest[group] = measured[Probes.among(self._offered[kind_of(group)]).weights.name]
         return make_bands(self._architecture, coarsest, self._offered)
 
-    def _search(self, bands: tuple[Band, ...], sensitivities: Sensitivities, cost: CostProvider, judge: Judge) -> list[Trial]:
-        search = PrecisionSearch(
-            self.ledger, bands, cost.latency_ms, lambda plan: trial_score(self._gate, judge.evaluate(plan)), self._spec.seed
-        )
-        warm_starts = self._warm_starts(bands, sensitivities, cost)
+    def _search(
+        self,
+        bands: tuple[Band, ...],
+        sensitivities: Sensitivities,
+        kv_losses: Mapping[KvDtype, KvLoss],
+        cost: CostProvider,
+        judge: Judge,
+    ) -> list[Trial]:
+        def score(plan: Plan, kv_dtype: KvDtype) -> TrialScore:
+            try:
+                return trial_score(self._gate, judge.on(kv_dtype).evaluate(plan))
+            except KvRangeError:
+                return TrialScore.refused()
+
+        search = PrecisionSearch(self.ledger, bands, cost.latency_ms, score, self._spec.seed, list(kv_losses))
+        warm_starts = self._warm_starts(bands, sensitivities, kv_losses, cost)
         trials = search.run(warm_starts, self._spec.search.trials, self._spec.search.timeout_s, self._reporter)
+        if not trials:
+            raise NothingPasses("no trial was finished; give the search more time")
         if not any(trial.is_feasible for trial in trials):
-            best = min(trials, key=lambda trial: trial.violation, default=None)
+            best = min(trials, key=lambda trial: trial.violation)
+            clauses = explain(self._gate, judge.on(kv_dtype_of(best.choice)), plan_of(bands, best.choice))
             raise NothingPasses(
-                "no trial was finished; give the search more time"
-                if best is None
-                else f"none of {len(trials)} trials is within the gate; trial {best.number} came closest, with KL "
-                f"{best.kl:.4g}, and misses a limit by {best.violation:.0%} of it"
+                f"none of {len(trials)} trials is within the gate; trial {best.number} came closest, with KL {best.kl:.4g}, "
+                f"and misses a limit by {best.violation:.0%} of it: {'; '.join(clauses)}"
             )
         return trials
 
-    def _warm_starts(self, bands: tuple[Band, ...], sensitivities: Sensitivities, cost: CostProvider) -> list[Choice]:
+    def _warm_starts(
+        self,
+        bands: tuple[Band, ...],
+        sensitivities: Sensitivities,
+        kv_losses: Mapping[KvDtype, KvLoss],
+        cost: CostProvider,
+    ) -> list[Choice]:
         """Uniform plans and those of least predicted KL within a latency, likely ones first: from the middle of the gate."""
-        latency = {
+        kv_ms = {dtype: cost.kv_ms(dtype) for dtype in kv_losses}
+        latency: dict[str, Mapping[str, float]] = {
             band.name: {s.name: sum(cost.group_ms(group, s) for group in band.groups) for s in band.choices} for band in bands
         }
         # Each group is quantized in each scheme here, unless it was before.
-        kl = {
+        kl: dict[str, Mapping[str, float]] = {
             band.name: {s.name: sum(self._predicted_kl(group, s, sensitivities) for group in band.groups) for s in band.choices}
             for band in self._reporter.track(bands, "quantization errors of layer groups", len(bands))
         }
-        limit = self._spec.gate.max_kl or 0.05
+        latency[KV_CACHE] = {str(dtype): ms for dtype, ms in kv_ms.items()}
+        kl[KV_CACHE] = {dtype: loss.kl for dtype, loss in kv_losses.items()}
+        uniform_on = {KV_CACHE: lossless_enough(kv_losses, kv_ms, self._allowed_kl)}
         predicted = {}
-        for choice in [*uniform_choices(bands), *Knapsack(kl, latency).choices()]:
-            predicted[tuple(choice.items())] = abs(total(kl, choice) / limit - 0.5)
+        for choice in [*(plan | uniform_on for plan in uniform_choices(bands)), *Knapsack(kl, latency).choices()]:
+            predicted[tuple(choice.items())] = abs(total(kl, choice) / self._allowed_kl - 0.5)
         return [dict(items) for items in sorted(predicted, key=lambda items: predicted[items])]
 
     def _predicted_kl(self, group: str, scheme: Scheme, sensitivities: Sensitivities) -> float:
@@ -270,25 +305,31 @@ class Forge:
             plan = plan_of(bands, trial.choice)
             return sum(n * k * plan[group].bits_per_weight / 8 for group, (n, k) in self._shapes.items())
 
+        def on_cache(trial: Trial) -> Judge:
+            return judge.on(kv_dtype_of(trial.choice))
+
         def evaluations(trial: Trial) -> dict[str, Evaluation]:
-            plan = plan_of(bands, trial.choice)
+            plan, own = plan_of(bands, trial.choice), on_cache(trial)
 
             def measure() -> dict[str, dict[str, object]]:
-                with self._reporter.task(f"proving trial {trial.number} on unseen text", judge.num_sequences) as advance:
-                    return {name: evaluation.record() for name, evaluation in judge.evaluate(plan, advance).items()}
+                with self._reporter.task(f"proving trial {trial.number} on unseen text", own.num_sequences) as advance:
+                    return {name: evaluation.record() for name, evaluation in own.evaluate(plan, advance).items()}
 
-            records = self.ledger.once(f"proof/{plan_digest(plan)}{texts_proved_on}", measure)
+            records = self.ledger.once(f"proof/{plan_digest(plan, own.workbench.kv_dtype)}{texts_proved_on}", measure)
             return {name: Evaluation.from_record(record) for name, record in records.items()}
 
         original, answers = workbench.on(self._original), self._folder / "answers"
         items = ItemJudge.make(
             self._sets, original, self._baseline, self._prompts, self._source.generation_config, answers, self._spec.seed
         )
-        items = replace(items, workbench=workbench)
 
         def comparisons(trial: Trial) -> dict[str, Comparison]:
-            return items.compare(plan_of(bands, trial.choice), f"asking trial {trial.number}", self._reporter)
+            own = replace(items, workbench=on_cache(trial).workbench)
+            return own.compare(plan_of(bands, trial.choice), f"asking trial {trial.number}", self._reporter)
+
+        def why(trial: Trial) -> list[str]:
+            return explain(self._gate, on_cache(trial), plan_of(bands, trial.choice), margins)
 
         margins = {one.name: one.margin for one in self._spec.evaluation.sets if one.format == "text"}
         candidates = finalists(trials, self._spec.search.choice, size_bytes)
-        return prove(candidates, self._gate, evaluations, comparisons, margins)
+        return prove(candidates, self._gate, evaluations, comparisons, margins, why)

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from artifacts.manifest import Serving
-from artifacts.precision import Plan, Scheme
+from artifacts.precision import KvDtype, Plan, Scheme
 from optimizer.cost.workload import Workload
 from optimizer.importers import Source
 from optimizer.search.accuracy import Judge
+from optimizer.search.kv_cache import KvLoss
 from optimizer.search.precision import Trial
 from optimizer.search.proof import PairedSpeed, Proven
 from optimizer.search.sensitivity import Sensitivities
@@ -36,6 +37,8 @@ class Forged:
     tuned: tuple[Tuned, ...]
     workload: Workload
     sensitivities: Sensitivities
+    kv_losses: Mapping[KvDtype, KvLoss]
+    """Of the KV caches that were searched over."""
     trials: tuple[Trial, ...]
     proof: Judge
     """The texts that the plan was proved on, with the unquantized model's logits."""

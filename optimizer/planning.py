@@ -65,7 +65,7 @@ class Planning:
         say(f"workload: {workload.prompt_tokens} tokens in, {workload.output_tokens} out, {workload.concurrency} at once")
         bench, _ = target.tune(bench, workload, self._offered, baseline_scheme)
         schemes = dict.fromkeys([baseline_scheme, *(s for offered in self._offered.values() for s in offered)])
-        cost = target.costs(bench, list(schemes), baseline_scheme, workload)
+        cost = target.costs(bench, list(schemes), baseline_scheme, workload, [bench.kv_dtype])
         plans = {scheme.name: self._uniform(scheme, baseline_scheme) for scheme in schemes}
         candidates = [Candidate(name, cost.latency_ms(plan), self._weight_bytes(plan)) for name, plan in plans.items()]
         for candidate in sorted(candidates, key=lambda c: c.latency_ms):

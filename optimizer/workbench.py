@@ -7,11 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+import numpy as np
+
 from artifacts.architecture import Architecture
 from artifacts.manifest import Serving
 from artifacts.precision import KvDtype, Plan
 from kernels.cpu.library import Library
 from kernels.reference import ReferenceProgram
+from kernels.spec import Array
 from optimizer.evaluation import Score
 from optimizer.evaluation.metrics import Logits
 from optimizer.layer_states import LayerStates
@@ -21,6 +24,18 @@ from runtime.model_runner import Executable, ModelRunner, ProgramRunner
 from runtime.scoring import batch_together, score, score_together, split_together
 
 SCORING_CHUNK_TOKENS = 256
+#: half of what fp16 holds: text that nobody has seen yet may reach further
+FP16_ROOM = 32752
+
+
+class KvRangeError(ValueError):
+    """Keys or values are beyond half of fp16's range, or no numbers: on other text the cache would saturate, unseen."""
+
+    def __init__(self, largest: float) -> None:
+        super().__init__(
+            f"an fp16 KV cache must leave room for other text, so keys and values must be within {FP16_ROOM:,}; "
+            f"got {largest:,.0f}"
+        )
 
 
 @dataclass(frozen=True)
@@ -37,6 +52,10 @@ class Workbench(ABC):
         """The same with a KV cache that loses nothing which the unquantized model has."""
 
     @abstractmethod
+    def caches(self, runner: ModelRunner) -> Iterator[Array]:
+        """Keys and values of each layer, as `runner` keeps them."""
+
+    @abstractmethod
     def runner(self, plan: Plan, max_num_tokens: int, num_kv_tokens: int, max_num_seqs: int = 1) -> ModelRunner:
         """A runner of `plan` over a cache of its own, with just the room that was asked for."""
 
@@ -45,12 +64,21 @@ class Workbench(ABC):
         return replace(self, store=store, architecture=store.architecture)
 
     def score(self, plan: Plan, max_tokens: int) -> Score:
-        """token ids -> logits under `plan`, for texts of at most `max_tokens`."""
+        """token ids -> logits under `plan`, for texts of at most `max_tokens`. KvRangeError where fp16 does not hold them."""
         runner = self.runner(plan, min(max_tokens, SCORING_CHUNK_TOKENS), max_tokens)
-        return lambda token_ids: score(runner, token_ids)
+
+        def scored(token_ids: list[int]) -> Logits:
+            logits = score(runner, token_ids)
+            self.check_range(runner)
+            return logits
+
+        return scored
 
     def score_each(self, plan: Plan, texts: Sequence[list[int]]) -> Iterator[Logits]:
-        """The logits of each text in turn, under `plan`; valid until the next is asked for. Short texts share steps."""
+        """The logits of each text in turn, under `plan`; valid until the next is asked for. Short texts share steps.
+
+        KvRangeError where fp16 does not hold their keys and values.
+        """
         longest = max(map(len, texts))
         together = min(len(texts), SCORING_CHUNK_TOKENS // longest)
         if together < 2:
@@ -58,16 +86,29 @@ class Workbench(ABC):
             return
         runner = self.runner(plan, *self._room([longest] * together))
         for start in range(0, len(texts), together):
-            yield from score_together(runner, texts[start : start + together])
+            scored = score_together(runner, texts[start : start + together])
+            self.check_range(runner)
+            yield from scored
 
     def score_at_once(self, plan: Plan, texts: Sequence[list[int]]) -> list[Logits]:
         """The same of short texts, in one step."""
-        return score_together(self.runner(plan, *self._room([len(text) for text in texts])), texts)
+        runner = self.runner(plan, *self._room([len(text) for text in texts]))
+        logits = score_together(runner, texts)
+        self.check_range(runner)
+        return logits
 
     def _room(self, lengths: Sequence[int]) -> tuple[int, int, int]:
         """Tokens, tokens of the KV cache and sequences of one step over texts of `lengths`."""
         room = -(-max(lengths) // self.kv_block_size) * self.kv_block_size
         return sum(lengths), len(lengths) * room, len(lengths)
+
+    def check_range(self, runner: ModelRunner) -> None:
+        """KvRangeError if an fp16 cache of `runner` holds what may saturate on other text."""
+        if self.kv_dtype != "fp16":
+            return
+        for cache in self.caches(runner):
+            if not (most := np.abs(cache).max()) < FP16_ROOM:
+                raise KvRangeError(float(most))
 
     def limits(self, max_num_tokens: int, num_kv_tokens: int, max_num_seqs: int, num_threads: int) -> Serving:
         """Limits that give a runner so much room."""
@@ -93,6 +134,15 @@ class CpuWorkbench(Workbench):
     def exact(self) -> Self:
         return replace(self, kv_dtype="fp32")
 
+    def caches(self, runner: ModelRunner) -> Iterator[Array]:
+        assert isinstance(runner, ProgramRunner)
+        for call in runner.step.program.calls:
+            if call.symbol.startswith("rope_and_cache_"):
+                for name in ("k_cache", "v_cache"):
+                    cache = call.arguments[name]
+                    assert isinstance(cache, np.ndarray)
+                    yield cache
+
     def step_program(self, plan: Plan, max_num_tokens: int, num_kv_tokens: int, max_num_seqs: int = 1) -> StepProgram:
         """The step program of `plan` with just the room that a measurement needs."""
         limits = self.limits(max_num_tokens, num_kv_tokens, max_num_seqs, self.num_threads)
@@ -109,7 +159,7 @@ class CpuWorkbench(Workbench):
     def score_at_once(self, plan: Plan, texts: Sequence[list[int]]) -> list[Logits]:
         """As for every workbench. Plans that begin like the last one over the same texts go on where they differ."""
         library = self.library
-        if library is None:
+        if library is None or self.kv_dtype == "fp16":  # all of an fp16 cache is looked at
             return super().score_at_once(plan, texts)
         step = self.step_program(plan, *self._room([len(text) for text in texts]))
         step.fill(batch_together(texts, self.kv_block_size))

@@ -1,8 +1,9 @@
 """The KV cache as CPU kernels lay it out: blocks of `block_size` tokens, a multiple of 16.
 
-fp32 and int8: k_cache [num_blocks, Hkv, D, block_size], v_cache [num_blocks, Hkv, block_size, D]; int8 with a scale for each
-token and kv head. bf16 lies in pairs, as products of bf16 take their operands: two dimensions of a key side by side, two
-tokens of a value, k_cache [num_blocks, Hkv, D/2, block_size, 2], v_cache [num_blocks, Hkv, block_size/2, D, 2].
+fp32, fp16 and int8: k_cache [num_blocks, Hkv, D, block_size], v_cache [num_blocks, Hkv, block_size, D]; int8 with a scale for
+each token and kv head; fp16 saturates at its largest number. bf16 lies in pairs, as products of bf16 take their operands: two
+dimensions of a key side by side, two tokens of a value, k_cache [num_blocks, Hkv, D/2, block_size, 2], v_cache [num_blocks,
+Hkv, block_size/2, D, 2].
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from kernels.bfloat16 import to_bf16
 from kernels.spec import DTYPES, Array, Tensor, axis_extent
 
 #: what the cache can be kept in -> the dtype of its elements
-STORAGE: Mapping[str, str] = {"fp32": "f32", "bf16": "bf16", "int8": "i8"}
+STORAGE: Mapping[str, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "i8"}
 
 
 def tensors(kv: str, role: Literal["in", "inout"]) -> tuple[Tensor, ...]:
@@ -34,6 +35,11 @@ def tensors(kv: str, role: Literal["in", "inout"]) -> tuple[Tensor, ...]:
     )
     scales = (Tensor(f"{of}_scales", "f32", (*blocks, "block_size"), role) for of in "kv") if kv == "int8" else ()
     return (*plain, *scales)
+
+
+def row_bytes(kv: str, head_dim: int) -> int:
+    """Bytes of one key, or value, of a head, with its scale."""
+    return np.dtype(DTYPES[STORAGE[kv]][0]).itemsize * head_dim + (4 if kv == "int8" else 0)
 
 
 def empty(
@@ -62,6 +68,10 @@ def stored(kv: str, k: NDArray[np.float32], v: NDArray[np.float32]) -> dict[str,
         }
     if kv == "fp32":
         return {"k_cache": np.ascontiguousarray(k.swapaxes(2, 3)), "v_cache": v}
+    if kv == "fp16":
+        most = np.finfo(np.float16).max
+        k_halves, v_halves = (np.clip(x, -most, most).astype(np.float16) for x in (k, v))
+        return {"k_cache": np.ascontiguousarray(k_halves.swapaxes(2, 3)), "v_cache": v_halves}
     k_scales, v_scales = (np.abs(x).max(axis=3) / np.float32(127) for x in (k, v))
     k_codes, v_codes = (np.rint(x / s[..., None]).astype(np.int8) for x, s in ((k, k_scales), (v, v_scales)))
     return {

@@ -107,8 +107,9 @@ inline float to_float(bf16 x) {
     return r;
 }
 inline float to_float(f16 x) {
-    // Scaling by 2^112 moves the half's exponent into a float's, subnormals included; infinities are not weights.
+    // Scaling by 2^112 moves the half's exponent into a float's, subnormals included; what is no number stays none.
     uint32_t wide = uint32_t(x.bits & 0x7fff) << 13;
+    if ((x.bits & 0x7c00) == 0x7c00) wide |= 0x7f800000;
     float r;
     std::memcpy(&r, &wide, 4);
     r *= 0x1p112f;
@@ -123,6 +124,31 @@ inline bf16 to_bf16(float x) {
     std::memcpy(&wide, &x, 4);
     if ((wide & 0x7fffffff) > 0x7f800000) return bf16{uint16_t((wide >> 16) | 0x40)};
     return bf16{uint16_t((wide + 0x7fff + ((wide >> 16) & 1)) >> 16)};
+}
+
+// Round to nearest even, and to the largest number what is beyond it: a key that is a little off is better than an infinity,
+// which makes a NaN of every score that it meets. A NaN stays one.
+inline f16 to_f16(float x) {
+    constexpr float LARGEST = 65504;
+    x = x > LARGEST ? LARGEST : x < -LARGEST ? -LARGEST : x;
+#if defined(__F16C__)
+    return f16{_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT)};
+#else
+    uint32_t wide;
+    std::memcpy(&wide, &x, 4);
+    const uint32_t sign = wide >> 16 & 0x8000, magnitude = wide & 0x7fffffff;
+    if (magnitude > 0x7f800000) return f16{uint16_t(sign | 0x7e00 | (magnitude >> 13 & 0x3ff))};
+    if (magnitude < 0x38800000) {
+        // Below 2^-14 halves are 2^-24 apart, as floats are next to 1/2.
+        float small;
+        std::memcpy(&small, &magnitude, 4);
+        small += 0.5f;
+        std::memcpy(&wide, &small, 4);
+        return f16{uint16_t(sign | (wide & 0x7ff))};
+    }
+    // 13 of 23 fraction bits go, and the exponent's bias from 127 to 15.
+    return f16{uint16_t(sign | ((magnitude + 0xfff + ((magnitude >> 13) & 1)) >> 13) - (112 << 10))};
+#endif
 }
 
 // Every lane as to_bf16 would round it, if no lane is a NaN.

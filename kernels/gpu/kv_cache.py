@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from kernels.gpu.launch import Problem
 from kernels.gpu.target import Target
 
+#: form of the cache, as symbols end -> the dtype of its elements
+CACHE_DTYPES: Mapping[str, str] = {"act": "act", "fp16": "f16", "int8": "i8", "e4m3": "e4m3"}
+#: those of codes, with an fp32 scale for each token and head
+QUANTIZED_CACHES = ("int8", "e4m3")
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 
 

@@ -5,6 +5,7 @@
     codes = encode(x * inverse, DTYPE)         first the largest |x|, then the codes
     codes = round_to_int8(x)                   f32 -> i8, half to even, saturating at +-127
     codes = round_to_e4m3(x)                   f32 -> e4m3, half to even, saturating at +-448
+    x = within_f16(x)                          f32, saturating at the largest f16; a NaN stays one
     store_columns(...)                         part of a row, in whichever form the entry point writes (see below)
 
 DTYPE is tl.int8 or tl.float8e4nv, as `codes_ptr.dtype.element_ty` gives it. The rule, in fp32: amax = max(largest |x|, 1e-10),
@@ -23,6 +24,11 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 #: Columns that share a scale where SCALING is "block".
 SCALE_BLOCK = tl.constexpr(128)
+
+
+@triton.jit
+def within_f16(x):
+    return tl.where(x > 65504.0, 65504.0, tl.where(x < -65504.0, -65504.0, x))
 
 
 @triton.jit

@@ -172,4 +172,5 @@ void run(const Args* a, Work* work) {
 
 void paged_attention_fp32(const paged_attention_fp32_args* a, Work* work) { run<float>(a, work); }
 void paged_attention_bf16(const paged_attention_bf16_args* a, Work* work) { run<bf16>(a, work); }
+void paged_attention_fp16(const paged_attention_fp16_args* a, Work* work) { run<f16>(a, work); }
 void paged_attention_int8(const paged_attention_int8_args* a, Work* work) { run<int8_t>(a, work); }

@@ -21,8 +21,9 @@ def _attention(
     v_scales: Tensor | None = None,
 ) -> None:
     inner = torch.promote_types(q.dtype, torch.float32)
-    # Of a quantized cache the matrix products are in f16; an oracle in a wider dtype rounds nothing.
-    operand = torch.float16 if k_scales is not None and q.dtype == torch.bfloat16 else q.dtype
+    # Of a cache that is not of activations the matrix products are in f16; an oracle in a wider dtype rounds nothing.
+    in_f16 = k_scales is not None or k_cache.dtype == torch.float16
+    operand = torch.float16 if in_f16 and q.dtype == torch.bfloat16 else q.dtype
     num_kv_heads = k_cache.shape[2]
     starts = cu_seqlens_q.tolist()
     for s, length in enumerate(seq_lens.tolist()):
@@ -35,7 +36,7 @@ def _attention(
         # [Hkv, count * group, D]: the queries that share keys are rows of one product.
         grouped = q[tokens].reshape(count, num_kv_heads, -1, q.shape[2]).permute(1, 0, 2, 3)
         rows = grouped.flatten(1, 2)
-        if k_scales is not None:
+        if in_f16:
             rows = rows.clamp(-65504, 65504).to(operand)
         scores = (rows.to(inner) * scale) @ k_cache.flatten(0, 1)[slots].to(inner).permute(1, 2, 0)
         if k_scales is not None:
@@ -76,6 +77,9 @@ def gpu_paged_attention_act(
     max_query_len: int,
 ) -> None:
     _attention(q, k_cache, v_cache, block_tables, seq_lens, cu_seqlens_q, out, scale, window, softcap)
+
+
+gpu_paged_attention_fp16 = gpu_paged_attention_act
 
 
 def _quantized(

@@ -6,9 +6,9 @@ are all in the cache: query j of n has position p = seq_len - n + j and sees pos
 sequence has no query tokens and a length of 0. `max_query_len` bounds the query tokens of a sequence: 1 plans for decoding.
 
 A quantized cache has codes and one fp32 scale per token and head (see kernels/rope_and_cache/gpu_spec.py). Products are
-accumulated in fp32; p = exp(score - largest score) is rounded for its product with V to the activations' dtype, over a
-quantized cache, after its product with the scale of V, to f16. block_size is a power of two from 16 to 256; slots are evenly
-apart.
+accumulated in fp32; p = exp(score - largest score) is rounded for its product with V to the activations' dtype, over an fp16
+cache to f16, as q is, and over a quantized one too, after its product with the scale of V. block_size is a power of two from
+16 to 256; slots are evenly apart.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from kernels.gpu.kv_cache import CACHE_DTYPES, QUANTIZED_CACHES
 from kernels.spec import Arguments, Array, Case, Cost, OpSpec, Scalar, Tensor
 
 #: Per case: (tokens in the cache, query tokens) of each sequence.
@@ -53,15 +54,15 @@ _CASES = tuple(
     )
 )
 
-#: What a quantized cache changes lies in how tiles are read.
-_QUANTIZED_CASES = ("decode", "decode_window", "mixed", "large_block", "no_sequences")
+#: What another cache than one of activations changes lies in how tiles are read.
+_OTHER_CASES = ("decode", "decode_window", "mixed", "large_block", "no_sequences")
 
 
 def _spec(kv: str) -> OpSpec:
-    dtype = {"act": "act", "int8": "i8", "e4m3": "e4m3"}[kv]
+    dtype, is_quantized = CACHE_DTYPES[kv], kv in QUANTIZED_CACHES
 
     def cache(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-        if kv == "act":
+        if not is_quantized:
             return rng.standard_normal(shape, np.float32)
         if kv == "int8":
             int8: Array = rng.integers(-127, 128, shape, np.int8)
@@ -98,12 +99,12 @@ def _spec(kv: str) -> OpSpec:
             "max_query_len": case.sizes["max_query_len"],
         }
         # What lies in slots that no token has written yet must not matter, not even if it is no number.
-        nothing = {"act": np.nan, "int8": -128, "e4m3": 0x7F}[kv]
+        nothing = {"int8": -128, "e4m3": 0x7F}.get(kv, np.nan)
         for name in ("k", "v"):
             codes = cache(rng, (num_blocks, block_size, hkv, d))
             codes[stale] = nothing
             made[f"{name}_cache"] = codes
-            if kv != "act":
+            if is_quantized:
                 scales = (rng.uniform(0.5, 1.5, codes.shape[:3]) / (64 if kv == "int8" else 100)).astype(np.float32)
                 scales[stale] = np.nan
                 made[f"{name}_scales"] = scales
@@ -112,7 +113,7 @@ def _spec(kv: str) -> OpSpec:
     def cost(sizes: Mapping[str, int]) -> Cost:
         """Of `T` query tokens that each see `context` positions, in `S` sequences."""
         heads = sizes["Hq"] * sizes["D"]
-        slot_bytes = 2 * sizes["D"] if kv == "act" else sizes["D"] + 4
+        slot_bytes = sizes["D"] + 4 if is_quantized else 2 * sizes["D"]
         cache_bytes = 2 * sizes["S"] * sizes["context"] * sizes["Hkv"] * slot_bytes
         return Cost(cache_bytes + 4 * sizes["T"] * heads, 4.0 * sizes["T"] * sizes["context"] * heads)
 
@@ -126,7 +127,7 @@ def _spec(kv: str) -> OpSpec:
             Tensor("q", "act", ("T", "Hq", "D")),
             Tensor("k_cache", dtype, (*per_slot, "D")),
             Tensor("v_cache", dtype, (*per_slot, "D")),
-            *(() if kv == "act" else scales),
+            *(scales if is_quantized else ()),
             Tensor("block_tables", "i32", ("S", "max_blocks")),
             Tensor("seq_lens", "i32", ("S",)),
             Tensor("cu_seqlens_q", "i32", ("S+1",)),
@@ -135,11 +136,11 @@ def _spec(kv: str) -> OpSpec:
         scalars=(Scalar("scale", "f64"), Scalar("window", "i64"), Scalar("softcap", "f64"), Scalar("max_query_len", "i64")),
         variable=("T", "S"),
         source="Kwon et al. 2023, PagedAttention; Dao 2023, FlashAttention-2 and Flash-Decoding; Ainslie et al. 2023, GQA",
-        cases=tuple(case for case in _CASES if kv == "act" or case.name in _QUANTIZED_CASES),
+        cases=tuple(case for case in _CASES if kv == "act" or case.name in _OTHER_CASES),
         make_inputs=make_inputs,
         cost=cost,
         backend="gpu",
     )
 
 
-SPECS = tuple(_spec(kv) for kv in ("act", "int8", "e4m3"))
+SPECS = tuple(map(_spec, CACHE_DTYPES))

@@ -48,6 +48,7 @@ def plan(problem: Problem, point: Point, target: Target) -> OpPlan:
         "SCALE_STRIDE": problem["k_scales"].strides[1] if "k_scales" in problem else 0,
         "USE_TMA": bool(point["USE_TMA"]),
         "PACKED_INT8": target.arch.backend == "cuda",
+        "F16_OPERANDS": problem["k_cache"].dtype != q.dtype,
     }
     for name in ("k_scales", "v_scales"):
         if name in problem:

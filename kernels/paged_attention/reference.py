@@ -62,4 +62,4 @@ def _unchanged(x: Tensor) -> Tensor:
     return x
 
 
-paged_attention_fp32 = paged_attention_bf16 = paged_attention_int8 = _paged_attention
+paged_attention_fp32 = paged_attention_bf16 = paged_attention_fp16 = paged_attention_int8 = _paged_attention

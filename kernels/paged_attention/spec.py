@@ -75,8 +75,7 @@ def _spec(kv: str) -> OpSpec:
     def cost(sizes: Mapping[str, int]) -> Cost:
         """Of `T` query tokens that each see `context` positions, in `S` sequences."""
         heads = sizes["Hq"] * sizes["D"]
-        row_bytes = {"fp32": 4 * sizes["D"], "bf16": 2 * sizes["D"], "int8": sizes["D"] + 4}[kv]
-        cache = 2 * sizes["S"] * sizes["context"] * sizes["Hkv"] * row_bytes
+        cache = 2 * sizes["S"] * sizes["context"] * sizes["Hkv"] * kv_cache.row_bytes(kv, sizes["D"])
         return Cost(cache + 8 * sizes["T"] * heads, 4.0 * sizes["T"] * sizes["context"] * heads)
 
     return OpSpec(

@@ -2,8 +2,8 @@
 
 Row r of a query tile is head r % GROUP of the tile's token r // GROUP. The caches are seen as [num_blocks * BLOCK_SIZE, Hkv
 D], a row for each slot; `k` and `v` are pointers, or TMA descriptors with boxes of [TILE, D]. Matrix operands are of the
-dtype of activations, over a quantized cache f16: it holds every code exactly, has three more bits for p than bf16, and is the
-dtype into which codes are converted fastest.
+dtype of activations, over an fp16 or a quantized cache f16: it holds every code exactly, has three more bits for p than bf16,
+and is the dtype into which codes are converted fastest.
 """
 
 import triton
@@ -198,9 +198,9 @@ def _query_tile(rows, count, kv_head, GROUP: tl.constexpr, D: tl.constexpr, BLOC
 
 
 @triton.jit
-def _load_q(pointers, inside, QUANTIZED: tl.constexpr):
+def _load_q(pointers, inside, F16_OPERANDS: tl.constexpr):
     q = tl.load(pointers, mask=inside, other=0.0)
-    if QUANTIZED:
+    if F16_OPERANDS:
         return tl.clamp(q.to(tl.float32), -65504.0, 65504.0).to(tl.float16)
     else:
         return q
@@ -234,6 +234,7 @@ def prefill_kernel(
     SCALE_STRIDE: tl.constexpr,
     USE_TMA: tl.constexpr,
     PACKED_INT8: tl.constexpr,
+    F16_OPERANDS: tl.constexpr,
 ):
     """Any number of query tokens per sequence: a program takes a tile of one sequence's tokens, for one kv head.
 
@@ -264,7 +265,7 @@ def prefill_kernel(
     rows, within, inside = _query_tile(tl.arange(0, BLOCK_M), count, kv_head, GROUP, D, BLOCK_D)
     tokens = (token + offset + rows).to(tl.int64)[:, None]
     _, sums, acc = _attend(
-        _load_q(q_ptr + tokens * Q_STRIDE + within, inside, k_scales_ptr is not None),
+        _load_q(q_ptr + tokens * Q_STRIDE + within, inside, F16_OPERANDS),
         first + tl.minimum(rows, count - 1), first, last,
         tl.maximum(first + 1 - WINDOW, 0) // TILE * TILE if WINDOW > 0 else 0, last + 1, kv_head,
         k, v, k_scales_ptr, v_scales_ptr, block_tables_ptr + sequence.to(tl.int64) * TABLE_STRIDE,
@@ -312,6 +313,7 @@ def decode_kernel(
     SCALE_STRIDE: tl.constexpr,
     USE_TMA: tl.constexpr,
     PACKED_INT8: tl.constexpr,
+    F16_OPERANDS: tl.constexpr,
 ):
     """At most one query token per sequence: a program takes one kv head and one of `num_splits` even parts of the keys.
 
@@ -330,7 +332,7 @@ def decode_kernel(
     _, within, inside = _query_tile(rows, 1, kv_head, GROUP, D, BLOCK_D)
     last = length - 1
     maxima, sums, acc = _attend(
-        _load_q(q_ptr + token * Q_STRIDE + within, inside, k_scales_ptr is not None),
+        _load_q(q_ptr + token * Q_STRIDE + within, inside, F16_OPERANDS),
         last + tl.zeros([BLOCK_M], tl.int32), last, last, begin, tl.minimum(begin + share, length), kv_head,
         k, v, k_scales_ptr, v_scales_ptr, block_tables_ptr + sequence * TABLE_STRIDE,
         SCALE, SOFTCAP, WINDOW, D, TILE, BLOCK_SIZE, SLOT_STRIDE, SCALE_STRIDE, USE_TMA, PACKED_INT8,

@@ -17,9 +17,10 @@ void rotate(float* x, const float* cos, const float* sin, int64_t half) {
     }
 }
 
-// How a row of D values is stored: plainly, or as int8 codes of a scale.
+// How a row of D values is stored: plainly, rounded where that is to fp16, or as int8 codes of a scale.
 struct Plain {
     void put(float* to, float x) const { *to = x; }
+    void put(f16* to, float x) const { *to = to_f16(x); }
 };
 struct Scaled {
     float inverse;
@@ -84,4 +85,5 @@ void run(const Args* a, Work* work) {
 
 void rope_and_cache_fp32(const rope_and_cache_fp32_args* a, Work* work) { run<float>(a, work); }
 void rope_and_cache_bf16(const rope_and_cache_bf16_args* a, Work* work) { run<bf16>(a, work); }
+void rope_and_cache_fp16(const rope_and_cache_fp16_args* a, Work* work) { run<f16>(a, work); }
 void rope_and_cache_int8(const rope_and_cache_int8_args* a, Work* work) { run<int8_t>(a, work); }

@@ -34,10 +34,15 @@ def gpu_rope_and_cache_act(
     k_cache: Tensor,
     v_cache: Tensor,
 ) -> None:
-    _rotate(q, k, cos, sin, positions)
+    rotated = _rotate(q, k, cos, sin, positions)
     written = slot_mapping >= 0
-    for x, cache in ((k, k_cache), (v, v_cache)):
-        cache[_place(slot_mapping[written], cache)] = x[written].to(cache.dtype)
+    for x, cache in ((rotated, k_cache), (v, v_cache)):
+        most = torch.finfo(cache.dtype).max
+        rounded = x[written].clamp(-most, most) if cache.dtype == torch.float16 else x[written]
+        cache[_place(slot_mapping[written], cache)] = rounded.to(cache.dtype)
+
+
+gpu_rope_and_cache_fp16 = gpu_rope_and_cache_act
 
 
 def _place(slots: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:

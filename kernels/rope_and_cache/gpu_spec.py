@@ -1,9 +1,9 @@
 """Rotates q and k in place by the angles of their positions, and writes rotated k, and v, into the KV cache.
 
 Pairs are (i, i + D/2) of a head; cos and sin are fp32 tables over positions. Slot = block * block_size + offset; -1 writes
-nothing. q, k and v are views of one qkv buffer, whose rows are further apart. Rotated in fp32 and rounded once; a quantized
-cache has codes of v, and of the rotated k before that rounding, by the rule of kernels/quantize_activations/gpu_spec.py, with
-one fp32 scale for each token and head.
+nothing. q, k and v are views of one qkv buffer, whose rows are further apart. Rotated in fp32 and rounded once, to fp16 after
+saturating at its largest number; a quantized cache has codes of v, and of the rotated k before that rounding, by the rule of
+kernels/quantize_activations/gpu_spec.py, with one fp32 scale for each token and head.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from kernels.gpu.kv_cache import CACHE_DTYPES, QUANTIZED_CACHES
 from kernels.spec import DTYPES, Arguments, Case, Cost, OpSpec, Tensor
 
 _CASES = tuple(
@@ -27,7 +28,7 @@ _CASES = tuple(
 
 
 def _spec(kv: str) -> OpSpec:
-    dtype = {"act": "act", "int8": "i8", "e4m3": "e4m3"}[kv]
+    dtype, is_quantized = CACHE_DTYPES[kv], kv in QUANTIZED_CACHES
 
     def make_inputs(rng: np.random.Generator, case: Case) -> Arguments:
         t, hq, hkv, d, block_size = (case.sizes[axis] for axis in ("T", "Hq", "Hkv", "D", "block_size"))
@@ -37,7 +38,7 @@ def _spec(kv: str) -> OpSpec:
         angles = rng.uniform(0, 6.3, (64, d // 2))
         slots = rng.permutation(num_blocks * block_size)[:t].astype(np.int64)
         slots[1::4] = -1
-        storage = np.dtype(np.float32 if kv == "act" else DTYPES[dtype][0])
+        storage = np.dtype(DTYPES[dtype][0] if is_quantized else np.float32)
         made: Arguments = {
             "q": qkv[:, : hq * d].reshape(t, hq, d),
             "k": qkv[:, hq * d : (hq + hkv) * d].reshape(t, hkv, d),
@@ -49,7 +50,7 @@ def _spec(kv: str) -> OpSpec:
             "k_cache": np.zeros((num_blocks, block_size, hkv, d), storage),
             "v_cache": np.zeros((num_blocks, block_size, hkv, d), storage),
         }
-        if kv != "act":
+        if is_quantized:
             made["k_scales"] = np.zeros((num_blocks, block_size, hkv), np.float32)
             made["v_scales"] = np.zeros((num_blocks, block_size, hkv), np.float32)
         return made
@@ -57,7 +58,7 @@ def _spec(kv: str) -> OpSpec:
     def cost(sizes: Mapping[str, int]) -> Cost:
         rotated = sizes["T"] * (sizes["Hq"] + sizes["Hkv"]) * sizes["D"]
         vectors = 2 * sizes["T"] * sizes["Hkv"]
-        written = vectors * (2 * sizes["D"] if kv == "act" else sizes["D"] + 4)
+        written = vectors * (sizes["D"] + 4 if is_quantized else 2 * sizes["D"])
         return Cost(4 * rotated + vectors * sizes["D"] + written, 3 * rotated)
 
     slots = ("num_blocks", "block_size", "Hkv")
@@ -76,7 +77,7 @@ def _spec(kv: str) -> OpSpec:
             Tensor("slot_mapping", "i64", ("T",)),
             Tensor("k_cache", dtype, (*slots, "D"), "inout"),
             Tensor("v_cache", dtype, (*slots, "D"), "inout"),
-            *(() if kv == "act" else scales),
+            *(scales if is_quantized else ()),
         ),
         scalars=(),
         variable=("T",),
@@ -88,4 +89,4 @@ def _spec(kv: str) -> OpSpec:
     )
 
 
-SPECS = tuple(_spec(kv) for kv in ("act", "int8", "e4m3"))
+SPECS = tuple(map(_spec, CACHE_DTYPES))

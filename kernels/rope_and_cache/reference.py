@@ -36,6 +36,9 @@ def _rope_and_cache(
     if k_scales is not None and v_scales is not None:
         k, k_scales[blocks, :, offsets] = _quantized(k)
         v, v_scales[blocks, :, offsets] = _quantized(v)
+    elif k_cache.dtype == torch.float16:
+        most = torch.finfo(torch.float16).max
+        k, v = (x.clamp(-most, most) for x in (k, v))
     k, v = k.to(k_cache.dtype), v.to(v_cache.dtype)
     if k_cache.dim() == 5:  # in pairs
         k_cache[blocks, :, :, offsets] = k.reshape(*k.shape[:2], k.shape[2] // 2, 2)
@@ -53,4 +56,4 @@ def _quantized(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x * inverse[..., None]).round(), largest / 127
 
 
-rope_and_cache_fp32 = rope_and_cache_bf16 = rope_and_cache_int8 = _rope_and_cache
+rope_and_cache_fp32 = rope_and_cache_bf16 = rope_and_cache_fp16 = rope_and_cache_int8 = _rope_and_cache

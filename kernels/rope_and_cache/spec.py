@@ -1,8 +1,8 @@
 """Rotates q and k in place by the angles of their positions, and writes rotated k and v into the KV cache.
 
 Pairs are (i, i + D/2) of a head; cos and sin are tables over positions. Slot = block * block_size + offset; -1 writes
-nothing. q, k and v are views of one qkv buffer, whose row stride they carry. A bf16 cache rounds to nearest even; an
-int8 one as quantize_activations does, with a scale for each token and kv head.
+nothing. q, k and v are views of one qkv buffer, whose row stride they carry. A bf16 or fp16 cache rounds to nearest even, fp16
+after saturating at its largest number; an int8 one as quantize_activations does, with a scale for each token and kv head.
 """
 
 from __future__ import annotations
@@ -36,8 +36,7 @@ def _spec(kv: str) -> OpSpec:
 
     def cost(sizes: Mapping[str, int]) -> Cost:
         rotated = sizes["T"] * (sizes["Hq"] + sizes["Hkv"]) * sizes["D"]
-        row_bytes = {"fp32": 4 * sizes["D"], "bf16": 2 * sizes["D"], "int8": sizes["D"] + 4}[kv]
-        return Cost(8 * rotated + 2 * sizes["T"] * sizes["Hkv"] * row_bytes, 3 * rotated)
+        return Cost(8 * rotated + 2 * sizes["T"] * sizes["Hkv"] * kv_cache.row_bytes(kv, sizes["D"]), 3 * rotated)
 
     return OpSpec(
         symbol=f"rope_and_cache_{kv}",

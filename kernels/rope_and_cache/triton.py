@@ -3,13 +3,15 @@
 import triton
 import triton.language as tl
 
-from kernels.gpu.triton import encode, scale_of
+from kernels.gpu.triton import encode, scale_of, within_f16
 
 
 @triton.jit
 def _store_row(low, high, base, scale_ptr, columns, inside, HALF: tl.constexpr):
-    """Both halves of a cached vector, f32, as codes with a scale where scale_ptr is given."""
+    """Both halves of a cached vector, f32, as codes with a scale where scale_ptr is given; f16 saturates, a NaN stays one."""
     if scale_ptr is None:
+        if base.dtype.element_ty == tl.float16:
+            low, high = within_f16(low), within_f16(high)
         low, high = low.to(base.dtype.element_ty), high.to(base.dtype.element_ty)
     else:
         amax = tl.maximum(tl.max(tl.abs(low), axis=0), tl.max(tl.abs(high), axis=0))

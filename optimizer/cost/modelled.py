@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from artifacts.architecture import Architecture
-from artifacts.precision import Plan, Scheme
+from artifacts.precision import KvDtype, Plan, Scheme
 from kernels.gpu.launch import Problem
 from optimizer.cost.workload import Workload
 from optimizer.search.bands import kind_of
@@ -13,25 +13,36 @@ from optimizer.targets.gpu_steps import LabelledProblem, StepShapes
 
 #: prompts are computed in chunks of so many tokens when costs are modelled
 PREFILL_TOKENS = 2048
+#: how the labels of calls end whose time depends on the KV cache's dtype
+OF_KV_CACHE = (".attention", ".rope")
 
 
 class ModelledCost:
-    """A `CostProvider`: `shapes` lays out a plan, `time_us` says how long a call takes at its best point."""
+    """A `CostProvider`: `shapes` lays out a plan over a KV cache, `time_us` says how long a call takes at its best point.
+
+    `kv_dtype` is the cache where none is named.
+    """
 
     def __init__(
         self,
-        shapes: Callable[[Plan], StepShapes],
+        shapes: Callable[[Plan, KvDtype], StepShapes],
         time_us: Callable[[Problem], float],
         architecture: Architecture,
         baseline: Plan,
         workload: Workload,
+        kv_dtype: KvDtype,
     ) -> None:
         self._shapes, self._time_us, self._baseline, self._workload = shapes, time_us, baseline, workload
+        self._kv_dtype = kv_dtype
         self._linear_shapes = architecture.linear_shapes()
         self._group_ms: dict[tuple[str, str], float] = {}
 
-    def latency_ms(self, plan: Plan) -> float:
-        return self._weighted(*self._steps(plan))
+    def latency_ms(self, plan: Plan, kv_dtype: KvDtype | None = None) -> float:
+        return self._weighted(*self._steps(plan, kv_dtype))
+
+    def kv_ms(self, kv_dtype: KvDtype) -> float:
+        steps = self._steps(self._baseline, kv_dtype)
+        return self._weighted(*([call for call in calls if call.label.endswith(OF_KV_CACHE)] for calls in steps))
 
     def group_ms(self, group: str, scheme: Scheme) -> float:
         # Layer groups of a kind have one shape, but for those of layers that are dense among layers with experts.
@@ -41,8 +52,8 @@ class ModelledCost:
             self._group_ms[key] = self._weighted(*([call for call in calls if call.label == group] for calls in steps))
         return self._group_ms[key]
 
-    def _steps(self, plan: Plan) -> tuple[list[LabelledProblem], list[LabelledProblem]]:
-        shapes = self._shapes(plan)
+    def _steps(self, plan: Plan, kv_dtype: KvDtype | None = None) -> tuple[list[LabelledProblem], list[LabelledProblem]]:
+        shapes = self._shapes(plan, kv_dtype or self._kv_dtype)
         return shapes.decode(self._workload.concurrency), shapes.prefill(min(self._workload.prompt_tokens, PREFILL_TOKENS))
 
     def _weighted(self, decode: Iterable[LabelledProblem], prefill: Iterable[LabelledProblem]) -> float:

@@ -4,7 +4,7 @@ from optimizer.evaluation.baseline import BaselineStore
 from optimizer.evaluation.comparison import Comparison, compare_all, compare_on
 from optimizer.evaluation.confidence import Estimate
 from optimizer.evaluation.evaluation import Evaluation, Score, evaluate
-from optimizer.evaluation.gate import Check, Fidelity, Gate, NonInferiority, Verdict
+from optimizer.evaluation.gate import Check, Fidelity, Gate, Metric, NonInferiority, Verdict
 from optimizer.evaluation.metrics import NonFiniteLogitsError, SequenceScore, compare
 from optimizer.evaluation.paired import Paired, least_items
 from optimizer.evaluation.sandbox import SandboxUnavailable
@@ -21,6 +21,7 @@ __all__ = [
     "Fidelity",
     "Gate",
     "ItemSet",
+    "Metric",
     "NonFiniteLogitsError",
     "NonInferiority",
     "Paired",

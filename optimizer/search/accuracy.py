@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from artifacts.precision import Plan
-from optimizer.evaluation import BaselineStore, Evaluation, Gate, Score, Verdict, compare, evaluate
+from artifacts.precision import KvDtype, Plan
+from optimizer.evaluation import BaselineStore, Evaluation, Gate, Score, SequenceScore, Verdict, compare, evaluate
 from optimizer.evaluation.metrics import Logits
 from optimizer.progress import Reporter
 from optimizer.search.precision import TrialScore
 from optimizer.search.texts import Tokens
 from optimizer.workbench import Workbench
 
-#: tokens on which a single layer group is probed: sensitivities only order what is tried
+#: tokens on which a single layer group is probed, the first few of every sequence: sensitivities only order what is tried
 PROBE_TOKENS = 128
+_LEAST_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,22 @@ class Judge:
             stores = {name: BaselineStore.load_or_score(folder, model, ids, score) for name, ids in sets.items()}
         return cls(workbench, baseline, sets, stores, seed)
 
+    def on(self, kv_dtype: KvDtype) -> Judge:
+        """The same over a KV cache of `kv_dtype`."""
+        return replace(self, workbench=replace(self.workbench, kv_dtype=kv_dtype))
+
+    def scores(self, plan: Plan, on_sequence: Callable[[], object] = lambda: None) -> dict[str, list[SequenceScore]]:
+        """Set name -> the score of each sequence under `plan`; `on_sequence` is called after each of `num_sequences`."""
+        scores: dict[str, list[SequenceScore]] = {name: [] for name in self.sets}
+        for name, sequences in self.sets.items():
+            for i, logits in enumerate(self.workbench.score_each(plan, sequences)):
+                scores[name].append(compare(sequences[i], self.stores[name].logits(i), logits))
+                on_sequence()
+        return scores
+
     def evaluate(self, plan: Plan, on_sequence: Callable[[], object] = lambda: None) -> dict[str, Evaluation]:
-        """Set name -> evaluation of `plan`; `on_sequence` is called after each of `num_sequences`."""
-        evaluations = {}
-        for name, store in self.stores.items():
-            logits = self.workbench.score_each(plan, self.sets[name])
-            in_turn = _ticking(lambda ids, logits=logits: next(logits), on_sequence)  # type: ignore[misc]
-            evaluations[name] = evaluate(self.sets[name], in_turn, store, seed=self.seed)
-        return evaluations
+        """Set name -> evaluation of `plan`, likewise."""
+        return {name: Evaluation.of(scores, seed=self.seed) for name, scores in self.scores(plan, on_sequence).items()}
 
     def evaluate_with(self, score: Score, on_sequence: Callable[[], object] = lambda: None) -> dict[str, Evaluation]:
         """The same of what computes `score`, whatever plan and workbench that has."""
@@ -69,12 +78,15 @@ class Judge:
         return _num_sequences(self.sets)
 
     def probe_kl(self, change: Plan) -> float:
-        """Mean KL in nats of the baseline with only `change` applied, over the first tokens of the first set."""
-        name, sequences = next(iter(self.sets.items()))
-        ids = sequences[0][:PROBE_TOKENS]
-        (candidate,) = self.workbench.score_at_once({**self.baseline, **change}, [ids])
-        result = compare(ids, self.stores[name].logits(0), candidate)
-        return result.kl / result.num_tokens
+        """Mean KL in nats of the baseline with only `change` applied, over every sequence's first tokens, all in one step."""
+        num_tokens = max(_LEAST_TOKENS, PROBE_TOKENS // self.num_sequences)
+        firsts = [(name, i, ids[:num_tokens]) for name, sequences in self.sets.items() for i, ids in enumerate(sequences)]
+        candidates = self.workbench.score_at_once({**self.baseline, **change}, [ids for _, _, ids in firsts])
+        scores = [
+            compare(ids, self.stores[name].logits(i)[: len(ids) - 1], candidate)
+            for (name, i, ids), candidate in zip(firsts, candidates, strict=True)
+        ]
+        return sum(score.kl for score in scores) / sum(score.num_tokens for score in scores)
 
 
 def judge_all(

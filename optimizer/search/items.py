@@ -90,7 +90,7 @@ class ItemJudge:
         """Set name -> comparison, up to the first that is not passed."""
         if not self.sets:
             return {}
-        answers = self.folder / f"{plan_digest(plan)}-{self.workbench.kv_dtype}.jsonl"
+        answers = self.folder / f"{plan_digest(plan, self.workbench.kv_dtype)}.jsonl"
         candidate = subject_on(self.workbench, plan, self.prompts, self.eos_ids, answers)
         with reporter.task(title, sum(len(item_set.items) for item_set in self.sets)) as advance:
             return compare_all(self.sets, self.baseline, candidate, seed=self.seed, on_item=advance)

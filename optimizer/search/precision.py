@@ -1,4 +1,4 @@
-"""Stage two: which scheme for which band of layers, as a constrained two-objective Optuna study."""
+"""Stage two: which scheme for which band of layers, and which KV cache, as a constrained two-objective Optuna study."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, create_trial
 
-from artifacts.precision import Plan
+from artifacts.precision import KvDtype, Plan
 from optimizer.ledger import Direction, Ledger, completed
 from optimizer.progress import Reporter
 from optimizer.search.bands import Band, plan_of
-from optimizer.search.warm_start import Choice
+from optimizer.search.warm_start import KV_CACHE, Choice, kv_dtype_of
 
 STAGE = "precision"
 DIRECTIONS: tuple[Direction, Direction] = ("minimize", "minimize")  # latency, KL
@@ -32,6 +32,11 @@ class TrialScore:
 
     kl: float
     violation: float
+
+    @classmethod
+    def refused(cls) -> TrialScore:
+        """Of a plan that cannot be had, further from the gate than any that can; finite, as samplers need it."""
+        return cls(1e6, 1e6)
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class Trial:
 class PrecisionSearch:
     """Finds plans on the front of latency against KL: warm starts first, then neighbours of the front and TPE in turn.
 
+    `latency_ms` and `score` take a plan and, where `kv_dtypes` are given, one of them: a variable beside the bands.
     Trials are numbered by completion, and the sampler of trial n is seeded by n: a study that was killed goes on exactly as
     if it had not been.
     """
@@ -60,17 +66,21 @@ class PrecisionSearch:
         self,
         ledger: Ledger,
         bands: Sequence[Band],
-        latency_ms: Callable[[Plan], float],
-        score: Callable[[Plan], TrialScore],
+        latency_ms: Callable[..., float],
+        score: Callable[..., TrialScore],
         seed: int,
+        kv_dtypes: Sequence[KvDtype] = (),
     ) -> None:
         self._ledger = ledger
         self._bands = bands
         self._latency_ms = latency_ms
         self._score = score
         self._seed = seed
+        self._values: dict[str, Sequence[str]] = {band.name: [scheme.name for scheme in band.choices] for band in bands}
+        if kv_dtypes:
+            self._values[KV_CACHE] = kv_dtypes
         self._space: dict[str, BaseDistribution] = {
-            band.name: CategoricalDistribution([scheme.name for scheme in band.choices]) for band in bands
+            name: CategoricalDistribution(values) for name, values in self._values.items()
         }
 
     def trials(self) -> list[Trial]:
@@ -100,11 +110,16 @@ class PrecisionSearch:
             choice = next((c for c in warm_starts if c not in known), None) or self._suggest(done)
             if choice is None:
                 return  # nothing new is left to try
-            plan = plan_of(self._bands, choice)
-            latency_ms, score = self._latency_ms(plan), self._score(plan)
+            chosen = self._chosen(choice)
+            latency_ms, score = self._latency_ms(*chosen), self._score(*chosen)
             # Only finished trials enter the storage: a process that is killed leaves nothing half-done behind.
             self._study().add_trial(self._frozen(choice, latency_ms, score.kl, score.violation))
             yield
+
+    def _chosen(self, choice: Choice) -> tuple[Plan] | tuple[Plan, KvDtype]:
+        """What `choice` stands for, as the callbacks take it."""
+        plan = plan_of(self._bands, choice)
+        return (plan, kv_dtype_of(choice)) if KV_CACHE in self._values else (plan,)
 
     def _suggest(self, done: Sequence[Trial]) -> Choice | None:
         """In turn an untried neighbour of the front and TPE's next plan, or the other where one has nothing new."""
@@ -122,13 +137,13 @@ class PrecisionSearch:
         return {name: str(value) for name, value in study.ask(self._space).params.items()}
 
     def _untried_neighbour(self, done: Sequence[Trial], known: Sequence[Choice]) -> Choice | None:
-        """A plan that differs in one band from one on the front and is faster: latency is known before a plan is scored."""
+        """A choice that differs in one variable from one on the front and is faster: latency is known before it is scored."""
         random_order = random.Random(self._seed + len(done))
         for trial in pareto_front(done) or [min(done, key=lambda trial: trial.violation)]:
-            neighbours = [trial.choice | {band.name: s.name} for band in self._bands for s in band.choices]
+            neighbours = [trial.choice | {name: value} for name, values in self._values.items() for value in values]
             random_order.shuffle(neighbours)
             for choice in neighbours:
-                if choice not in known and self._latency_ms(plan_of(self._bands, choice)) < trial.latency_ms:
+                if choice not in known and self._latency_ms(*self._chosen(choice)) < trial.latency_ms:
                     return choice
         return None
 

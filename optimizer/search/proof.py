@@ -15,7 +15,7 @@ from optimizer.evaluation import Comparison, Estimate, Evaluation, Gate, Verdict
 from optimizer.search.accuracy import judge_all
 from optimizer.search.precision import Trial, pareto_front
 from optimizer.tuning.timing import interleaved_ms
-from optimizer.workbench import CpuWorkbench
+from optimizer.workbench import CpuWorkbench, KvRangeError
 from runtime.batch import build_batch
 
 ChoiceRule = Literal["fastest", "most_accurate", "smallest"]
@@ -57,14 +57,21 @@ def prove(
     evaluate: Callable[[Trial], dict[str, Evaluation]],
     compare: Callable[[Trial], dict[str, Comparison]] = lambda trial: {},
     margins: Mapping[str, float] = MappingProxyType({}),
+    explain: Callable[[Trial], Sequence[str]] | None = None,
 ) -> Proven:
     """The first candidate that passes the gate on the proof texts, and then on the sets of items. NothingPasses if none does.
 
-    `margins`, by the name of a text, are limits of its own on the perplexity increase.
+    `margins`, by the name of a text, are limits of its own on the perplexity increase. `explain` says of the trial that came
+    closest how it missed the texts.
     """
-    best: tuple[tuple[bool, float], str] | None = None
+    best: tuple[tuple[bool, float], Trial, str] | None = None
+    refused = ""
     for trial in candidates:
-        evaluations = evaluate(trial)
+        try:
+            evaluations = evaluate(trial)
+        except KvRangeError as error:
+            refused = f"trial {trial.number}: {error}"
+            continue
         comparisons: dict[str, Comparison] = {}
         verdicts = judge_all(gate, evaluations, margins)
         passes_texts = all(verdict.passed for verdict in verdicts.values())
@@ -77,11 +84,15 @@ def prove(
         miss = not passes_texts, max(verdict.violation for verdict in failed.values())
         shortfall = "\n".join(f"  {name}: {verdict.shortfall()}" for name, verdict in failed.items())
         if best is None or miss < best[0]:
-            where = "the sets of items" if passes_texts else "unseen text"
-            best = miss, f"of {len(candidates)} finalists, trial {trial.number} came closest on {where}:\n{shortfall}"
+            best = miss, trial, shortfall
     if best is None:
+        if refused:
+            raise NothingPasses(refused)
         raise ValueError("prove() needs at least one candidate")
-    raise NothingPasses(best[1])
+    (misses_texts, _), trial, shortfall = best
+    where = "unseen text" if misses_texts else "the sets of items"
+    why = "\n".join(f"  {clause}" for clause in explain(trial)) if misses_texts and explain is not None else shortfall
+    raise NothingPasses(f"of {len(candidates)} finalists, trial {trial.number} came closest on {where}:\n{why}")
 
 
 @dataclass(frozen=True)

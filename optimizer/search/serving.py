@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from artifacts.architecture import Architecture
+from artifacts.kv_cache import kv_bytes_per_token
 from artifacts.manifest import Serving
 from artifacts.precision import KvDtype
 from optimizer.cost.workload import Workload
@@ -35,12 +36,6 @@ def choose_limits(candidates: Sequence[int], ms: Sequence[float], itl_ms: float 
     allowed = [i for i in order if itl_ms is None or ms[i] <= itl_ms] or order[:1]
     best = max(candidates[i] / ms[i] for i in allowed)
     return next(candidates[i] for i in allowed if candidates[i] / ms[i] >= best / (1 + NEAR_TIE))
-
-
-def kv_bytes_per_token(architecture: Architecture, kv_dtype: KvDtype) -> int:
-    """Bytes of the caches of all layers, with the fp32 scale of each token and head where they are rounded."""
-    scales = 0 if kv_dtype in ("fp32", "bf16") else 4 * 2 * architecture.num_layers * architecture.num_kv_heads
-    return architecture.kv_elements_per_token * {"fp32": 4, "bf16": 2, "int8": 1, "fp8": 1}[kv_dtype] + scales
 
 
 def tune_serving(

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import cast
 
+from artifacts.precision import KvDtype
 from optimizer.search.bands import Band
 
-#: band -> scheme name
+#: band -> scheme name, and KV_CACHE -> KV dtype where that is searched
 Choice = dict[str, str]
+KV_CACHE = "kv_cache"
+
+
+def kv_dtype_of(choice: Mapping[str, str]) -> KvDtype:
+    """The KV cache of a choice that names one."""
+    return cast(KvDtype, choice[KV_CACHE])
 
 
 def uniform_choices(bands: Sequence[Band]) -> list[Choice]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from platform import machine
-from typing import Any
+from typing import Any, get_args
 
 from artifacts.architecture import Architecture
 from artifacts.manifest import Kernels, Serving, Target
@@ -69,6 +69,9 @@ class CpuTarget:
     def kv_dtypes(self, architecture: Architecture) -> tuple[KvDtype, ...]:
         return self._space.precision.kv_cache
 
+    def possible_kv_dtypes(self, architecture: Architecture) -> tuple[KvDtype, ...]:
+        return tuple(dtype for dtype in get_args(KvDtype) if dtype in kv_cache.STORAGE)
+
     def baseline(self, is_bf16: bool) -> Scheme:
         return Scheme("bf16" if is_bf16 else "fp32")
 
@@ -112,8 +115,15 @@ class CpuTarget:
         tuned.append(tuner.tune_num_threads(threads))
         return replace(bench, num_threads=tuned[-1].chosen["num_threads"]), tuple(tuned)
 
-    def costs(self, workbench: Workbench, schemes: Sequence[Scheme], baseline: Scheme, workload: Workload) -> CostProvider:
-        return measure_costs(self._ledger, self._reporter, _own(workbench), schemes, baseline, workload)
+    def costs(
+        self,
+        workbench: Workbench,
+        schemes: Sequence[Scheme],
+        baseline: Scheme,
+        workload: Workload,
+        kv_dtypes: Sequence[KvDtype],
+    ) -> CostProvider:
+        return measure_costs(self._ledger, self._reporter, _own(workbench), schemes, baseline, workload, kv_dtypes)
 
     def step(self, workbench: Workbench, plan: Plan, workload: Workload, size: int, *, decodes: bool) -> StepTime:
         def measure() -> dict[str, Any]:
@@ -126,7 +136,7 @@ class CpuTarget:
             return asdict(StepTime(num_seqs=len(spans), num_tokens=size, context=context, ms=ms))
 
         tuned = f"/{sorted(self._constants.items())}/{_own(workbench).num_threads}" if self._constants else ""
-        key = f"step/{plan_digest(plan)}/{workload}/{size}/{'decode' if decodes else 'prefill'}{tuned}"
+        key = f"step/{plan_digest(plan, workbench.kv_dtype)}/{workload}/{size}/{'decode' if decodes else 'prefill'}{tuned}"
         return StepTime(**self._ledger.once(key, measure))
 
     def serving(
@@ -165,7 +175,7 @@ class CpuTarget:
             with self._reporter.task(f"{phase} against the unquantized model, pairs", NUM_PAIRS) as advance:
                 return asdict(measure_pair(*pair, workload, num_tokens, advance))
 
-        record: dict[str, Any] = self._ledger.once(f"speed/{phase}/{plan_digest(plan)}", measure)
+        record: dict[str, Any] = self._ledger.once(f"speed/{phase}/{plan_digest(plan, workbench.kv_dtype)}", measure)
         return PairedSpeed(**{**record, "speedup": Estimate(**record["speedup"])})
 
     def freeze(self, workbench: Workbench, plan: Plan, serving: Serving) -> Frozen:

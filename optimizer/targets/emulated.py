@@ -10,11 +10,13 @@ import torch
 
 from artifacts.precision import Plan
 from kernels.gpu.tensors import TORCH_DTYPES
+from kernels.spec import Array
 from optimizer.evaluation.metrics import Logits
 from optimizer.workbench import Workbench
 from runtime.gpu.decoder import lay_out_gpu
 from runtime.gpu.emulator import Emulator
 from runtime.gpu.weights import to_device, to_torch
+from runtime.model_runner import ModelRunner
 from runtime.scoring import score_together
 
 #: tokens of a step when texts are scored: logits of as many rows are held at once
@@ -30,6 +32,15 @@ class EmulatedWorkbench(Workbench):
     def exact(self) -> Self:
         return replace(self, kv_dtype="bf16")
 
+    def caches(self, runner: ModelRunner) -> Iterator[Array]:
+        assert isinstance(runner, Emulator)
+        for call in runner.program.body:
+            if call.symbol.startswith("gpu_rope_and_cache_"):
+                for name in ("k_cache", "v_cache"):
+                    cache = call.arguments[name]
+                    assert isinstance(cache, torch.Tensor)
+                    yield cache.numpy()
+
     def runner(self, plan: Plan, max_num_tokens: int, num_kv_tokens: int, max_num_seqs: int = 1) -> Emulator:
         limits = self.limits(max_num_tokens, num_kv_tokens, max_num_seqs, num_threads=1)
         act, host = TORCH_DTYPES[self.act], torch.device("cpu")
@@ -44,3 +55,4 @@ class EmulatedWorkbench(Workbench):
         runner = self.runner(plan, together * longest, together * room, together)
         for start in range(0, len(texts), together):
             yield from score_together(runner, texts[start : start + together])
+            self.check_range(runner)

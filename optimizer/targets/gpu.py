@@ -31,7 +31,7 @@ from kernels.gpu.tensors import problem as problem_of
 from kernels.registry import gpu_tuning, plan_call, spec
 from optimizer.cost.gpu.expected_product import expected_us
 from optimizer.cost.gpu.facts import gpu_facts
-from optimizer.cost.modelled import PREFILL_TOKENS, ModelledCost
+from optimizer.cost.modelled import OF_KV_CACHE, PREFILL_TOKENS, ModelledCost
 from optimizer.cost.provider import CostProvider
 from optimizer.cost.workload import Workload
 from optimizer.evaluation import Estimate
@@ -47,6 +47,7 @@ from optimizer.tuning.choice import Tuned
 from optimizer.tuning.gpu.time_model import LAUNCH_US
 from optimizer.tuning.gpu.tuner import GpuTuner
 from optimizer.workbench import Workbench
+from runtime.gpu.pool import KV_DTYPES
 from search_spaces.schema import Device, SearchSpace
 from search_spaces.space import device
 
@@ -81,18 +82,20 @@ class GpuTarget:
         return "emulated"
 
     def kv_dtypes(self, architecture: Architecture) -> tuple[KvDtype, ...]:
-        refused: set[KvDtype] = {"fp32"}
-        if architecture.mla:
-            refused |= {"int8", "fp8"}
-        if not all(ARCHS[arch_of(found)].has_fp8 for found in self._devices):
-            refused.add("fp8")
-        left = tuple(dtype for dtype in self._space.precision.kv_cache if dtype not in refused)
+        possible = self.possible_kv_dtypes(architecture)
+        left = tuple(dtype for dtype in self._space.precision.kv_cache if dtype in possible)
         if not left:
             raise ValueError(
                 f"no KV cache of {', '.join(self._space.precision.kv_cache)} has kernels for this model on {self.title}; "
                 "offer bf16"
             )
         return left
+
+    def possible_kv_dtypes(self, architecture: Architecture) -> tuple[KvDtype, ...]:
+        if architecture.mla:
+            return ("bf16",)
+        has_fp8 = all(ARCHS[arch_of(found)].has_fp8 for found in self._devices)
+        return tuple(dtype for dtype in KV_DTYPES if dtype != "fp8" or has_fp8)
 
     def baseline(self, is_bf16: bool) -> Scheme:
         return Scheme("bf16")
@@ -111,7 +114,7 @@ class GpuTarget:
         def attention(block_size: int) -> list[Problem]:
             shapes = self._shapes(replace(workbench, kv_block_size=block_size), plan, workload)
             calls = [*shapes.decode(workload.concurrency), *shapes.prefill(min(workload.prompt_tokens, PREFILL_TOKENS))]
-            return [call.problem for call in calls if call.label.endswith((".attention", ".rope"))]
+            return [call.problem for call in calls if call.label.endswith(OF_KV_CACHE)]
 
         sizes = self._space.serving.kv_block_size
         chosen, times_us = self._tuner(self._devices[0]).tune_kv_block_size(attention, sizes)
@@ -119,10 +122,21 @@ class GpuTarget:
         ms = tuple(times_us[size] / 1000 for size in sizes)
         return replace(workbench, kv_block_size=chosen), (Tuned("kv_block_size", candidates, ms, {"kv_block_size": chosen}),)
 
-    def costs(self, workbench: Workbench, schemes: Sequence[Scheme], baseline: Scheme, workload: Workload) -> CostProvider:
+    def costs(
+        self,
+        workbench: Workbench,
+        schemes: Sequence[Scheme],
+        baseline: Scheme,
+        workload: Workload,
+        kv_dtypes: Sequence[KvDtype],
+    ) -> CostProvider:
         architecture = workbench.architecture
+
+        def shapes(plan: Plan, kv_dtype: KvDtype) -> StepShapes:
+            return self._shapes(replace(workbench, kv_dtype=kv_dtype), plan, workload)
+
         plan = dict.fromkeys(architecture.linear_shapes(), baseline)
-        return ModelledCost(lambda p: self._shapes(workbench, p, workload), self._time_us, architecture, plan, workload)
+        return ModelledCost(shapes, self._time_us, architecture, plan, workload, workbench.kv_dtype)
 
     def step(self, workbench: Workbench, plan: Plan, workload: Workload, size: int, *, decodes: bool) -> StepTime:
         context = workload.prompt_tokens + workload.output_tokens // 2 if decodes else size

@@ -58,6 +58,10 @@ class TargetStages(Protocol):
         """What the space offers for the KV cache of such a model, less what has no kernels. ValueError if nothing is left."""
         ...
 
+    def possible_kv_dtypes(self, architecture: Architecture) -> tuple[KvDtype, ...]:
+        """What there are kernels for, offered or not."""
+        ...
+
     def baseline(self, is_bf16: bool) -> Scheme:
         """The unquantized scheme, for a checkpoint that is in bf16 or is not."""
         ...
@@ -72,8 +76,15 @@ class TargetStages(Protocol):
         """The same on tuned kernels, with the KV block size that was chosen, and what was learned."""
         ...
 
-    def costs(self, workbench: Workbench, schemes: Sequence[Scheme], baseline: Scheme, workload: Workload) -> CostProvider:
-        """What a step costs under any plan of these schemes."""
+    def costs(
+        self,
+        workbench: Workbench,
+        schemes: Sequence[Scheme],
+        baseline: Scheme,
+        workload: Workload,
+        kv_dtypes: Sequence[KvDtype],
+    ) -> CostProvider:
+        """What a step costs under any plan of these schemes, over any of these KV caches; `workbench` has the first."""
         ...
 
     def step(self, workbench: Workbench, plan: Plan, workload: Workload, size: int, *, decodes: bool) -> StepTime:

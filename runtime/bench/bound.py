@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from artifacts.architecture import Architecture
+from artifacts.kv_cache import ELEMENT_BYTES, scale_bytes
 from artifacts.precision import KvDtype, Scheme
-
-_KV_BYTES: dict[KvDtype, int] = {"fp32": 4, "bf16": 2, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,8 @@ def decode_bound(
             float_flops += 2.0 * out_features * in_features
     for layer in range(architecture.num_layers):
         seen = min(context_len, architecture.window(layer) or context_len)
-        scales = 4 * architecture.num_kv_heads if kv_cache == "int8" else 0
-        own_bytes += 2.0 * (architecture.kv_size * _KV_BYTES[kv_cache] + scales) * (seen + 1)
+        scales = architecture.num_kv_heads * scale_bytes(kv_cache)
+        own_bytes += 2.0 * (architecture.kv_size * ELEMENT_BYTES[kv_cache] + scales) * (seen + 1)
         float_flops += 4.0 * architecture.q_size * seen
     own_memory_s = own_bytes / (peaks.memory_gbps * 1e9)
     shared_memory_s = shared_bytes / (peaks.memory_gbps * 1e9)

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 
 from artifacts.architecture import Architecture
+from artifacts.kv_cache import scale_bytes
 from artifacts.manifest import Serving
 from artifacts.precision import KvDtype
 from runtime.gpu.layout import GpuLayout
@@ -15,7 +16,7 @@ from runtime.gpu.program import GpuArgument, GpuBatch
 
 #: variable axes and scalars of an attention call -> counts of the step
 ATTENTION = {"T": "num_tokens", "S": "num_seqs", "max_query_len": "max_query_len"}
-_CACHE_FORMS = {"bf16": "act", "int8": "int8", "fp8": "e4m3"}
+_CACHE_FORMS = {"bf16": "act", "fp16": "fp16", "int8": "int8", "fp8": "e4m3"}
 
 
 class Attention(Protocol):
@@ -75,13 +76,13 @@ class GroupedQueryAttention:
     def _caches(self) -> dict[str, torch.Tensor]:
         """Of one layer: [num_blocks, block_size, num_kv_heads, head_dim], and a scale for each token and head where rounded."""
         step, a = self._step, self._step.architecture
-        dtypes = {"bf16": step.layout.act, "int8": torch.int8, "fp8": torch.float8_e4m3fn}
+        dtypes = {"bf16": step.layout.act, "fp16": torch.float16, "int8": torch.int8, "fp8": torch.float8_e4m3fn}
         shape = (step.limits.num_kv_blocks, step.limits.kv_block_size, a.num_kv_heads, a.head_dim)
 
         def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
             return torch.zeros(shape, dtype=dtype, device=step.layout.device)
 
         made = {f"{name}_cache": zeros(shape, dtypes[step.kv_dtype]) for name in "kv"}
-        if step.kv_dtype != "bf16":
+        if scale_bytes(step.kv_dtype):
             made |= {f"{name}_scales": zeros(shape[:-1], torch.float32) for name in "kv"}
         return made

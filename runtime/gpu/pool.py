@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from artifacts.architecture import Architecture
+from artifacts.kv_cache import kv_bytes_per_token
 from artifacts.precision import KvDtype
 
-_ELEMENT_BYTES = {"bf16": 2, "int8": 1, "fp8": 1}
-_SCALE_BYTES = 4
+#: what GPU kernels can keep it in
+KV_DTYPES: tuple[KvDtype, ...] = ("bf16", "fp16", "int8", "fp8")
 
 
 def kv_block_bytes(architecture: Architecture, kv_dtype: KvDtype, block_size: int) -> int:
-    """Bytes that a block takes in the caches of all layers; rounded ones have an fp32 scale for each token and head."""
-    if kv_dtype not in _ELEMENT_BYTES:
-        raise ValueError(f"a KV cache on a GPU is {', '.join(_ELEMENT_BYTES)}; got {kv_dtype}")
-    scales = 0 if kv_dtype == "bf16" else 2 * architecture.num_layers * architecture.num_kv_heads
-    return block_size * (architecture.kv_elements_per_token * _ELEMENT_BYTES[kv_dtype] + scales * _SCALE_BYTES)
+    """Bytes that a block takes in the caches of all layers."""
+    if kv_dtype not in KV_DTYPES:
+        raise ValueError(f"a KV cache on a GPU is {', '.join(KV_DTYPES)}; got {kv_dtype}")
+    return block_size * kv_bytes_per_token(architecture, kv_dtype)
 
 
 def affordable_blocks(free_bytes: int, block_bytes: int, reserve_bytes: int, wanted: int, least: int) -> int:

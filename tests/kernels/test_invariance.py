@@ -111,7 +111,7 @@ def attention(library: Library, kv: str, block_size: int, chunks: list[int], win
 
 
 @pytest.mark.parametrize("window", [0, 19, 90])
-@pytest.mark.parametrize("kv", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("kv", kv_cache.STORAGE)
 def test_attention_is_the_same_however_it_is_chunked(
     each_library: Library, other_tiles: Library, library: Library, kv: str, window: int
 ) -> None:
@@ -132,7 +132,7 @@ def test_emulated_tiles_give_the_same_bits(library: Library, emulated_tiles: Lib
         assert native.tobytes() == emulated.tobytes()
 
 
-@pytest.mark.parametrize("kv", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("kv", kv_cache.STORAGE)
 def test_attention_is_the_same_on_a_lesser_instruction_set(
     tmp_path_factory: pytest.TempPathFactory, object_cache: Path, kv: str
 ) -> None:
@@ -144,7 +144,7 @@ def test_attention_is_the_same_on_a_lesser_instruction_set(
     assert attention(built, kv, 48, [1] * 100 + [7, 30, 63], 90, 3).tobytes() == whole.tobytes()
 
 
-@pytest.mark.parametrize("kv", ["fp32", "bf16"])
+@pytest.mark.parametrize("kv", ["fp32", "bf16", "fp16"])
 def test_attention_does_not_see_what_lies_behind_the_end(each_library: Library, kv: str) -> None:
     """Blocks are reused: what a broken sequence left in one, NaN even, is nothing to the next."""
     spec = registry.spec(f"paged_attention_{kv}")

@@ -88,7 +88,11 @@ def test_an_override_replaces_lists_and_keeps_the_rest(override: Path) -> None:
         ),
         ("precision:\n  kv_cache:\n", 2, "must be a list"),
         ("precision:\n  kv_cache: []\n", 2, "must not be empty"),
-        ("precision:\n  kv_cache: [fp32,\n    fp16]\n", 3, "must be 'fp32', 'bf16', 'int8' or 'fp8', got 'fp16'; did you mean"),
+        (
+            "precision:\n  kv_cache: [fp32,\n    fp64]\n",
+            3,
+            "must be 'fp32', 'bf16', 'fp16', 'int8' or 'fp8', got 'fp64'; did you mean",
+        ),
         ("precision:\n  groups:\n    o:\n    - int8\n    - int5\n", 5, "a scheme is .* got 'int5'"),
         ("serving:\n\n  max_num_seqs: [4, 4]\n", 3, "must be distinct, got 4 twice"),
         ("serving:\n  max_num_seqs: [4.5]\n", 2, "valid integer"),

@@ -8,11 +8,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
-_KV_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
-
 
 class Adapter:
     def load(self, model: str, num_threads: int, max_tokens: int) -> dict:
+        from artifacts.kv_cache import kv_bytes_per_token
         from runtime.loading import load
 
         self._folder, self._num_threads, self._num_requests = Path(model), num_threads, 0
@@ -22,7 +21,7 @@ class Adapter:
         if limits.max_model_len < max_tokens:
             raise ValueError(f"the bundle's max_model_len is {limits.max_model_len}, this run needs {max_tokens}")
         num_slots = limits.num_kv_blocks * limits.kv_block_size
-        per_token = manifest.architecture.kv_elements_per_token * _KV_BYTES[manifest.precision.kv_cache]
+        per_token = kv_bytes_per_token(manifest.architecture, manifest.precision.kv_cache)
         return {
             "versions": {"coldforge": manifest.provenance.tool_version},
             "flags": {

@@ -2,7 +2,7 @@
 
 from tests.kernels.gpu.mutations import Mutation
 
-_ACT, _INT8, _E4M3 = (f"gpu_paged_attention_{kv}" for kv in ("act", "int8", "e4m3"))
+_ACT, _FP16, _INT8, _E4M3 = (f"gpu_paged_attention_{kv}" for kv in ("act", "fp16", "int8", "e4m3"))
 
 
 def _bug(name: str, old: str, new: str, case: str, symbol: str = _ACT) -> Mutation:
@@ -36,5 +36,6 @@ MUTATIONS = (
     _bug(
         "scale of the first head", "scales_ptr + base + kv_head + rows, mask", "scales_ptr + base + rows, mask", "mixed", _INT8
     ),
+    _bug("neighbour of the block of halves", "blocks.to(tl.int64)", "tl.maximum(blocks - 1, 0).to(tl.int64)", "decode", _FP16),
     _bug("scores not scaled", "SOFTCAP if SOFTCAP > 0 else SCALE", "SOFTCAP if SOFTCAP > 0 else 1.0", "mixed", _E4M3),
 )

@@ -2,7 +2,7 @@
 
 from tests.kernels.gpu.mutations import Mutation
 
-_ACT, _INT8, _E4M3 = (f"gpu_rope_and_cache_{kv}" for kv in ("act", "int8", "e4m3"))
+_ACT, _FP16, _INT8, _E4M3 = (f"gpu_rope_and_cache_{kv}" for kv in ("act", "fp16", "int8", "e4m3"))
 
 
 def _bug(name: str, old: str, new: str, case: str = "grouped", symbol: str = _ACT) -> Mutation:
@@ -20,6 +20,7 @@ MUTATIONS = (
     _bug("group of the first kv head", "(kv_head * GROUP + group)", "group", "odd_group"),
     _bug("last head of a group not rotated", "(group < GROUP)[:, None]", "(group < GROUP - 1)[:, None]", "odd_group"),
     _bug("value of the first head", "v_cache_ptr + place", "v_cache_ptr + slot * SLOT_STRIDE"),
+    _bug("unrotated half cached", "_store_row(key_low, key_high,", "_store_row(low, high,", symbol=_FP16),
     _bug("unrotated key cached", "_store_row(key_low, key_high,", "_store_row(low, high,"),
     _bug(
         "scale of half the key",

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from artifacts.precision import Plan, Scheme
+from artifacts.precision import KvDtype, Plan, Scheme
 from optimizer.ledger import Ledger
 from optimizer.progress import Reporter
 from optimizer.search.bands import Band, plan_of
 from optimizer.search.precision import PrecisionSearch, Trial, TrialScore, pareto_front
-from optimizer.search.warm_start import uniform_choices
+from optimizer.search.warm_start import KV_CACHE, kv_dtype_of, uniform_choices
 from tests.optimizer.conftest import num_trials
 
 SCHEMES = tuple(Scheme.parse(name) for name in ("fp32", "int8", "int4-g32-asym", "int4-g64-sym"))
@@ -115,3 +115,27 @@ def test_ctrl_c_ends_the_search_with_what_there_is(tmp_path: Path) -> None:
 def test_the_front_leaves_out_what_breaks_the_gate() -> None:
     trials = [Trial(0, {}, 1.0, 0.5, 0.2), Trial(1, {}, 2.0, 0.1, -0.1), Trial(2, {}, 3.0, 0.1, -0.1)]
     assert pareto_front(trials) == [trials[1]]
+
+
+KV_MS = {"fp32": 2.0, "fp16": 1.0, "bf16": 0.9}
+KV_LOSS = {"fp32": 0.0, "fp16": 0.001, "bf16": 0.2}
+
+
+def test_the_kv_cache_is_a_variable_beside_the_bands(tmp_path: Path) -> None:
+    """bf16 is fastest and breaks the gate whatever the weights; fp16 leaves nearly as much for weights as fp32."""
+
+    def latency_over(plan: Plan, kv_dtype: KvDtype) -> float:
+        return latency_ms(plan) + KV_MS[kv_dtype]
+
+    def score_over(plan: Plan, kv_dtype: KvDtype) -> TrialScore:
+        kl = score(plan).kl + KV_LOSS[kv_dtype]
+        return TrialScore(kl, kl / MAX_KL - 1)
+
+    search = PrecisionSearch(
+        Ledger(f"sqlite:///{tmp_path}/study.db", "toy"), BANDS, latency_over, score_over, 0, ["bf16", "fp16", "fp32"]
+    )
+    trials = search.run([plan | {KV_CACHE: "bf16"} for plan in uniform_choices(BANDS)], 60, None, Reporter())
+    front = pareto_front(trials)
+    assert {kv_dtype_of(trial.choice) for trial in trials} == {"bf16", "fp16", "fp32"}
+    assert kv_dtype_of(front[0].choice) == "fp16"
+    assert front[0].latency_ms == pytest.approx(fastest_within_the_gate() + KV_MS["fp16"], rel=0.06)

@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 
 from artifacts.architecture import Architecture
+from artifacts.kv_cache import kv_bytes_per_token
 from artifacts.manifest import Serving
 from optimizer.cost.workload import Workload
-from optimizer.search.serving import StepTime, choose_limits, kv_bytes_per_token, tune_serving
+from optimizer.search.serving import StepTime, choose_limits, tune_serving
 from search_spaces.schema import ServingSpace
 
 ARCHITECTURE = Architecture(
