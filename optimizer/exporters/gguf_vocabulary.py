@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from tokenizers.normalizers import NFC
 
 from optimizer.exporters.errors import ExportError
+from optimizer.importers.errors import SourceError
 from optimizer.importers.gguf_splits import SPLITS, Split
 from optimizer.importers.gguf_tokenizer import tokenizer_json
 
@@ -118,7 +119,10 @@ def _special(tokenizer: Tokenizer, generation_config: Mapping[str, Any]) -> dict
 
 
 def _check(tokenizer: Tokenizer, metadata: dict[str, object]) -> None:
-    read = Tokenizer.from_str(tokenizer_json(metadata))
+    try:
+        read = Tokenizer.from_str(tokenizer_json(metadata))
+    except SourceError as error:
+        raise ExportError(f"the tokenizer cannot be written as GGUF, whose readers would say: {error}") from None
     for text in (_PROBE, "a", " a", ""):
         expected, found = tokenizer.encode(text).ids, read.encode(text).ids
         if expected != found:
