@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from tokenizers.normalizers import NFC
 
 from optimizer.exporters.errors import ExportError
+from optimizer.importers.errors import SourceError
 from optimizer.importers.gguf_splits import SPLITS, Split
 from optimizer.importers.gguf_tokenizer import tokenizer_json
 from runtime.loading import eos_token_ids
@@ -130,7 +131,10 @@ def unsaid_ends(metadata: Mapping[str, object], generation_config: Mapping[str, 
 
 
 def _check(tokenizer: Tokenizer, metadata: dict[str, object]) -> None:
-    read = Tokenizer.from_str(tokenizer_json(metadata))
+    try:
+        read = Tokenizer.from_str(tokenizer_json(metadata))
+    except SourceError as error:
+        raise ExportError(f"the tokenizer cannot be written as GGUF, whose readers would say: {error}") from None
     for text in (_PROBE, "a", " a", ""):
         expected, found = tokenizer.encode(text).ids, read.encode(text).ids
         if expected != found:

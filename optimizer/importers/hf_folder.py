@@ -72,7 +72,7 @@ def _checkpoint(
 
 def _method_of_file(path: Path, name: str) -> Method:
     """What a file says that is of method `name`. DamagedFile if ModelOpt's lacks its section."""
-    content = read_json(path)
+    content: Any = read_json(path)
     if path.name == _MODELOPT:
         content = content.get("quantization")
         if not isinstance(content, dict):

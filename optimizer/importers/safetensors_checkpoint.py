@@ -36,6 +36,8 @@ class SafetensorsCheckpoint:
     _unread: dict[str, str] = field(default_factory=dict)
     """Why there is no place for it and it has no effect, for each tensor of which that is so."""
     _remarks: tuple[str, ...] = ()
+    _stored_names: dict[str, str] = field(default_factory=dict)
+    """Where a tensor's is another one."""
 
     @classmethod
     def open(cls, folder: Path) -> SafetensorsCheckpoint:
@@ -64,8 +66,12 @@ class SafetensorsCheckpoint:
 
     def with_tied_head(self) -> tuple[SafetensorsCheckpoint, bool]:
         """Whether the head is the embedding where the config says so: not if another is stored, as transformers 5 has it."""
-        if _HEAD not in self._headers or _EMBEDDING not in self._headers:
+        if _HEAD not in self._headers:
             return self, True
+        if _EMBEDDING not in self._headers:
+            headers = {_EMBEDDING if name == _HEAD else name: header for name, header in self._headers.items()}
+            shards = self._shards | {_EMBEDDING: self._shards[_HEAD]}
+            return replace(self, _headers=headers, _shards=shards, _stored_names={_EMBEDDING: _HEAD}), True
         if self._headers[_HEAD] == self._headers[_EMBEDDING] and torch.equal(self.read(_HEAD), self.read(_EMBEDDING)):
             return replace(self, _headers={name: header for name, header in self._headers.items() if name != _HEAD}), True
         remark = f"config.json says tie_word_embeddings, but {self.where(_HEAD)} is not {_EMBEDDING}: both are used"
@@ -95,7 +101,7 @@ class SafetensorsCheckpoint:
 
     def read(self, name: str) -> torch.Tensor:
         with safe_open(self._shards[name], framework="pt") as file:
-            tensor: torch.Tensor = file.get_tensor(name)
+            tensor: torch.Tensor = file.get_tensor(self._stored_names.get(name, name))
         return tensor
 
     def stored(self, name: str) -> None:

@@ -227,6 +227,14 @@ def test_a_normalizer_that_would_be_lost() -> None:
         written_and_read(tokenizer)
 
 
+def test_pieces_that_scores_cannot_order() -> None:
+    """Two that no merge makes: a reader of scores makes both, and cannot know which first."""
+    vocab = {"<unk>": 0, "a": 1, "b": 2, "c": 3, "ab": 4, "bc": 5, "▁": 6}
+    tokenizer = Tokenizer(models.BPE(vocab, [], unk_token="<unk>", byte_fallback=True))
+    with pytest.raises(ExportError, match=r"whose readers would say: .* 'ab' and 'bc' both have"):
+        written_and_read(tokenizer)
+
+
 def test_more_tokens_than_rows() -> None:
     with pytest.raises(ExportError, match="has a token 96, and the embedding 96 rows"):
         written_and_read(Tokenizer.from_str(small_tokenizer()), 96)

@@ -208,7 +208,7 @@ def test_a_user_defined_run_of_spaces_is_joined_like_any_piece() -> None:
 @pytest.mark.parametrize(
     ("pieces_", "message"),
     [
-        # https://github.com/ggml-org/llama.cpp/issues/7476: converters that knew no scores wrote one for all
+        # https://github.com/ggml-org/llama.cpp/issues/7476: old files give other tokens, and nobody says so
         ([("a", 0.0), ("b", 0.0), ("c", 0.0), ("ab", -1000.0), ("bc", -1000.0)], "'ab' and 'bc' both have -1000.0"),
         ([("a", 0.0), ("aé", -1.0)], "'aé' is there and 'é' is not"),
     ],

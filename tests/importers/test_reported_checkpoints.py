@@ -110,6 +110,13 @@ def test_a_tied_head_that_is_stored_again(tmp_path: Path) -> None:
     assert source.architecture.tie_embeddings and not source.checkpoint.notes()
 
 
+def test_a_tied_head_alone_is_the_embedding_too(tmp_path: Path) -> None:
+    saved(tmp_path)
+    change_tensor(tmp_path, EMBEDDING, None)
+    change_config(tmp_path, tie_word_embeddings=True)
+    assert same_logits(tmp_path).architecture.tie_embeddings
+
+
 TABLES = {
     # https://github.com/huggingface/transformers/pull/35255
     "model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4, dtype=torch.float64),
@@ -129,6 +136,16 @@ def test_tables_that_every_engine_computes(name: str, tmp_path: Path) -> None:
     change_tensor(tmp_path, name, TABLES[name])
     (note,) = same_logits(tmp_path).checkpoint.notes()
     assert name in note and "(1 such)" in note
+
+
+@pytest.mark.parametrize("metadata", [{}, {"metadata": {"total_size": "12", "by": {}}}, {"metadata": None}])
+def test_an_index_counts_by_its_map_alone(metadata: dict[str, object], tmp_path: Path) -> None:
+    save_folder(random_model(LLAMA), tmp_path, max_shard_size="20KB")
+    path = tmp_path / "model.safetensors.index.json"
+    weight_map = json.loads(path.read_text())["weight_map"]
+    path.write_text(json.dumps({"weight_map": weight_map | {"model.gone": weight_map[EMBEDDING]}, "extra": 1} | metadata))
+    assert not open_source(tmp_path).checkpoint.notes()
+    torch.testing.assert_close(open_source(tmp_path).tensor("embed.weight"), random_model(LLAMA).state_dict()[EMBEDDING])
 
 
 def test_a_type_that_cannot_be_read_matters_where_it_is_read(tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ import pytest
 import torch
 from compressed_tensors.quantization import QuantizationArgs
 
-from optimizer.importers import Source, UnsupportedQuantization, open_source
+from optimizer.importers import QuantizationMismatch, Source, UnsupportedQuantization, open_source
 from tests.importers.prequantized_writing import (
     Written,
     change_config,
     change_quantization,
+    change_tensor,
     write_awq,
     write_compressed_tensors,
     write_fp8,
@@ -52,6 +53,17 @@ def values_are_kept(written: Written) -> Source:
 def test_how_a_matrix_is_stored_decides_not_the_status(status: str | None, int4: Written) -> None:
     change_quantization(int4.folder, quantization_status=status)
     values_are_kept(int4)
+
+
+# https://github.com/huggingface/transformers/pull/47152: floats beside the scales that would round them
+def test_floats_that_are_yet_to_be_compressed_are_refused(int4: Written) -> None:
+    module = "model.layers.0.self_attn.o_proj"
+    for last in ("weight_packed", "weight_shape"):
+        change_tensor(int4.folder, f"{module}.{last}", None)
+    change_tensor(int4.folder, f"{module}.weight", int4.values[module])
+    change_quantization(int4.folder, quantization_status="frozen")
+    with pytest.raises(QuantizationMismatch, match=r"o_proj\.weight in .* before it was compressed: save it again"):
+        open_source(int4.folder)
 
 
 def test_fp8_that_is_called_frozen(tmp_path: Path) -> None:

@@ -50,9 +50,12 @@ class QuantizedCheckpoint:
                 if module.is_quantized():
                     quantized[part.name] = module, _checked(module, layout)
                 elif ours in linear and layout is not None and method.names_every_module and module.has("weight"):
+                    fix = "name it in the config's ignore if that is intended"
+                    if module.has("weight_scale"):
+                        fix = "it was saved before it was compressed: save it again with save_compressed=True"
                     raise QuantizationMismatch(
                         f"{checkpoint.where(part.name)} is stored as {checkpoint.dtype(part.name)}, but the config quantizes "
-                        "it; name it in the config's ignore if that is intended"
+                        f"it; {fix}"
                     )
         if method.has_static_kv_scales:
             _check_kv_scales(checkpoint, architecture.num_layers)
