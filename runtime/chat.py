@@ -101,7 +101,8 @@ class ChatTemplate:
 
     def _probed(self, role: str, content: object) -> str:
         message: Message = {"role": role, "content": content}
-        question: Message = {"role": "user", "content": "Hi"}
+        is_of_parts = role != "user" and self.content_form("user") == "parts"
+        question: Message = {"role": "user", "content": [{"type": "text", "text": "Hi"}] if is_of_parts else "Hi"}
         chat = [message] if role == "user" else [message, question] if role == "system" else [question, message]
         try:
             return self._rendered(chat, True, {}, _PROBE_STEPS)

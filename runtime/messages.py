@@ -11,9 +11,6 @@ ContentForm = Literal["text", "parts", "either"]
 #: names that clients and templates have for what a model thought before it answered, the one to trust first
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
-#: values of a field that is not there; the first of content, too
-_ABSENT: tuple[object, ...] = (None, [], {})
-
 
 class Reader(Protocol):
     """A template, as far as messages depend on it."""
@@ -42,7 +39,7 @@ def normalized(messages: Sequence[Message], reader: Reader) -> list[Message]:
 
 
 def _normalized(message: Message, reader: Reader) -> dict[str, Any]:
-    kept = {name: value for name, value in message.items() if value not in _ABSENT[: 1 if name == "content" else None]}
+    kept = {name: value for name, value in message.items() if not _is_absent(name, value)}
     if kept.get("role") == "developer" and not reader.mentions("developer"):
         kept["role"] = "system"
     reasoning = next((kept[name] for name in _REASONING if name in kept), None)
@@ -52,6 +49,10 @@ def _normalized(message: Message, reader: Reader) -> dict[str, Any]:
     if "content" in kept:
         kept["content"] = _content(kept["content"], reader.content_form(str(kept.get("role"))))
     return kept
+
+
+def _is_absent(name: str, value: object) -> bool:
+    return value is None or (name != "content" and value in ([], {}))
 
 
 def _content(content: object, form: ContentForm) -> str | list[dict[str, Any]]:

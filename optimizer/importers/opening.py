@@ -32,10 +32,15 @@ def open_source(path: Path) -> Source:
 
 
 def _with_ends(source: Source) -> Source:
-    """`source`, whose replies also end where its chat template and vocabulary end turns. ValueError for a broken template."""
+    """`source`, whose replies also end where its chat template and vocabulary end turns.
+
+    ValueError for a template that is none, and for ends that are no tokens.
+    """
     template = chat_template_of(source.chat_template, source.generation_config)
     prompts = Prompts(Tokenizer.from_str(source.tokenizer_json), template)
     stated = eos_token_ids(source.generation_config)
+    if not all(isinstance(token, int) and 0 <= token < 1 << 31 for token in stated):
+        raise ValueError(f"eos_token_id must be a token id, or a list of them, got {stated}")
     ends = completed(prompts, stated)
     config = source.generation_config if ends == stated else {**source.generation_config, "eos_token_id": ends}
     return replace(source, generation_config=config, notes=(*source.notes, *doubts(prompts, stated)))

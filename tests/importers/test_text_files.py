@@ -125,6 +125,12 @@ def test_ends_that_the_generation_config_does_not_say(
         assert GenerationConfig.from_pretrained(tmp_path).eos_token_id == expected
 
 
+@pytest.mark.parametrize("ends", ["</s>", [1, None], -1, 1 << 40, {"id": 1}, [[1]]])
+def test_ends_that_are_no_tokens_are_one_error(ends: Any, saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(DamagedFile, match="eos_token_id must be a token id, or a list of them, got"):
+        open_source(folder_with(saved, tmp_path, {"generation_config.json": {"eos_token_id": ends}}))
+
+
 CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 
 

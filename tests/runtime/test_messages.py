@@ -92,6 +92,12 @@ def test_what_contents_are_read_as(source: str, form: str) -> None:
     assert [template.content_form(role) for role in ("user", "assistant", "no such role")] == [form] * 3
 
 
+def test_templates_that_refuse_strings_get_lists() -> None:
+    source = "{% for m in messages %}{{ m.role + ':' + m.content[0]['text'] }};{% endfor %}"
+    chat = [{"role": "system", "content": "s"}, USER, REPLY]
+    assert ChatTemplate(source).render(chat, add_generation_prompt=False) == "system:s;user:q;assistant:A;"
+
+
 def test_the_form_is_of_each_role() -> None:
     source = (
         "{% for m in messages %}{% if m.role == 'system' %}{{ m.content | trim }}{% elif m.content is string %}{{ m.content }}"
