@@ -21,6 +21,7 @@ COUNT = """
 import os, sys
 with open(sys.argv[1], "w") as members:
     members.write(str(os.getpid()))
+from kernels.cpu.host import host
 print(host().num_cores)
 """
 
@@ -85,7 +86,7 @@ def test_cores_are_the_smaller_of_affinity_and_quota(name: str, tmp_path: Path, 
         assert available_cores(tmp_path) == (affinity if quota is None else min(affinity, max(1, int(quota))))
 
 
-def test_the_kernels_own_files_are_read(tmp_path: Path) -> None:
+def test_the_systems_own_files_are_read() -> None:
     """A process in a group of one core has one, whatever its affinity, where this process may make such a group."""
     group = Path(f"/sys/fs/cgroup/cpu/coldforge-test-{os.getpid()}")
     try:
