@@ -63,7 +63,10 @@ MACHINES: Mapping[str, tuple[Mapping[str, str], float | None]] = {
         1.2,
     ),
     "v2 in a container": (own("0::/") | v2("", "300000 100000"), 3.0),
-    "v2, a path from outside the namespace": (own("0::/../../pod") | v2("", "200000 100000"), 2.0),
+    "v2, a path from outside the namespace": (
+        own("0::/../../pod") | v2("", "200000 100000") | v2("/pod", "100000 100000"),
+        2.0,
+    ),
     "v2, a group that is gone": (own("0::/gone (deleted)") | v2("", "200000 100000"), 2.0),
     "v2 without /proc": (v2("", "200000 100000"), 2.0),
     "v2, nonsense": (own("0::/") | v2("", "fast"), None),
