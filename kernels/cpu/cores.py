@@ -29,8 +29,8 @@ def available_cores(root: Path = Path("/")) -> int:
 def cpu_quota(root: Path = Path("/")) -> float | None:
     """Cores' worth of time that this process's control groups grant, None for no limit. What cannot be read limits nothing."""
     own = _own_groups(root)
-    quotas = [_v1_quota(group) for mount in _V1_MOUNTS for group in _to_the_root(root / mount, own.get("cpu", ""))]
-    quotas += [_v2_quota(group) for mount in _V2_MOUNTS for group in _to_the_root(root / mount, own.get("", ""))]
+    quotas = [_v1_quota(group) for mount in _V1_MOUNTS for group in _down_to(root / mount, own.get("cpu", ""))]
+    quotas += [_v2_quota(group) for mount in _V2_MOUNTS for group in _down_to(root / mount, own.get("", ""))]
     return min((quota for quota in quotas if quota is not None), default=None)
 
 
@@ -40,13 +40,12 @@ def _own_groups(root: Path) -> dict[str, str]:
     return {controller: path for _, controllers, path in lines for controller in controllers.split(",")}
 
 
-def _to_the_root(mount: Path, path: str) -> Iterator[Path]:
+def _down_to(mount: Path, path: str) -> Iterator[Path]:
     """The group that is mounted, and those below it down to `path`. In a container the own group is often the mounted one, and
-    the path is one that only the host can see."""
+    the path one that only the host can see, or one that leads out of the mount."""
     yield mount
-    for name in path.split("/"):
-        if name in ("", ".."):
-            continue
+    names = [name for name in path.split("/") if name]
+    for name in names if ".." not in names else ():
         mount /= name
         yield mount
 

@@ -22,8 +22,8 @@ struct Instruction {
     const void* args;
 };
 
-// The last pieces of a call take less than the former: who waits longer waits for a thread that does not run, and falling asleep
-// and waking take about half of it. The next step comes within the latter where it comes at once.
+// Within a run the last pieces of a call take less: who waits longer waits for a thread that does not run, and falling asleep and
+// waking take about half of it. Between runs a step that follows at once comes within that time.
 constexpr std::chrono::microseconds WITHIN_A_RUN{100}, BETWEEN_RUNS{300};
 
 int64_t now_ns() {
@@ -61,7 +61,7 @@ public:
         open.store(nullptr);
         // Whoever looked at this run before that may still be about to find its calls done.
         for (int rank = 1; rank < world; ++rank)
-            while (seats[rank].taken.load()) std::this_thread::yield();
+            for (int i = 0; seats[rank].taken.load(); ++i) i < 1000 ? cf::pause() : std::this_thread::sleep_for(WITHIN_A_RUN);
     }
 
 private:
