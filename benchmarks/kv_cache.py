@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from artifacts.precision import KvDtype, Scheme
 from benchmarks.held_out import spaced, whole_text
@@ -38,18 +39,21 @@ from runtime.loading import eos_token_ids
 from runtime.models import checkpoint_tensors
 
 
-def transformers_score(model: Path, source: Source) -> Score:
-    """token ids -> logits of the model as transformers runs it in fp32: its own reading of the config, the source's values."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
+def transformers_model(model: Path, source: Source) -> PreTrainedModel:
+    """The model in transformers, fp32: its own reading of the config, and the source's values."""
     given = {"gguf_file": model.name} if model.is_file() else {}
     config = AutoConfig.from_pretrained(model.parent if model.is_file() else model, **given)
-    loaded = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    loaded: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     joined = checkpoint_tensors(source.architecture).values()
     tensors = {part.name: source.checkpoint.read(part.name).to(torch.float32) for parts in joined for part in parts}
     missing, unexpected = loaded.load_state_dict(tensors, strict=False)
     assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
     loaded.tie_weights()
+    return loaded
+
+
+def transformers_score(loaded: PreTrainedModel) -> Score:
+    """token ids -> logits."""
 
     def score(token_ids: list[int]) -> Any:
         with torch.inference_mode():
@@ -96,7 +100,7 @@ def main() -> None:
             options.text.stem: spaced(whole_text(options.text, source.tokenizer_json, options.tokens), options.sequences),
             "sampled": sample_sequences(writer, start, options.sequences, options.tokens, 0, reporter),
         }
-        score = transformers_score(options.model, source)
+        score = transformers_score(transformers_model(options.model, source))
         stores = {
             name: BaselineStore.load_or_score(work / "baseline", "transformers", ids, score) for name, ids in sets.items()
         }

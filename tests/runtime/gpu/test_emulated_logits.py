@@ -183,9 +183,9 @@ def test_rounded_activations_are_rounded_inputs(
 
 
 class RoundedCache(DynamicCache):
-    """Keys and values of each token and head on the grid of a cache's dtype."""
+    """Keys and values of each token and head on the grid of a cache's dtype, times a scale where that has a `largest` code."""
 
-    def __init__(self, largest: float, rounding: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def __init__(self, largest: float | None, rounding: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
         self._largest, self._rounding = largest, rounding
 
@@ -195,13 +195,16 @@ class RoundedCache(DynamicCache):
         return super().update(self._rounded(key_states), self._rounded(value_states), *args, **options)
 
     def _rounded(self, states: torch.Tensor) -> torch.Tensor:
+        if self._largest is None:
+            return self._rounding(states)
         scale = states.abs().amax(dim=-1, keepdim=True) / self._largest
         return self._rounding(states / scale) * scale
 
 
-CACHES: dict[KvDtype, tuple[float, Callable[[torch.Tensor], torch.Tensor]]] = {
+CACHES: dict[KvDtype, tuple[float | None, Callable[[torch.Tensor], torch.Tensor]]] = {
     "int8": (127, torch.round),
     "fp8": (448, lambda states: states.to(torch.float8_e4m3fn).float()),
+    "fp16": (None, lambda states: states.half().float()),
 }
 
 

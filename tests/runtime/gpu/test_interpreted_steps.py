@@ -128,6 +128,7 @@ OTHERS: list[tuple[str, str, KvDtype]] = [
     *((name, scheme, "bf16") for name in ("qwen3_moe", "deepseek_v3") for scheme in ("int8-a8", "fp8")),
     ("deepseek_v3, wide", "fp8-block", "bf16"),
     ("qwen3", "int4-g32-asym", "fp8"),
+    ("qwen2", "int8", "fp16"),
     ("mistral", "fp8-block", "int8"),
     ("llama", "mxfp4", "fp8"),
     ("llama", "nvfp4", "fp8"),

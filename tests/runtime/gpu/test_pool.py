@@ -16,7 +16,7 @@ from tests.runtime.gpu.conftest import Small
 
 
 @pytest.mark.parametrize(
-    ("name", "kv_dtype"), [("qwen3", "bf16"), ("qwen3", "int8"), ("mistral", "fp8"), ("deepseek_v3", "bf16")]
+    ("name", "kv_dtype"), [("qwen3", "bf16"), ("qwen3", "fp16"), ("qwen3", "int8"), ("mistral", "fp8"), ("deepseek_v3", "bf16")]
 )
 def test_a_block_takes_what_its_tensors_take(small: Callable[[str], Small], name: str, kv_dtype: KvDtype) -> None:
     room = limits()
@@ -33,7 +33,7 @@ def test_a_block_takes_what_its_tensors_take(small: Callable[[str], Small], name
 
 
 def test_a_cpu_s_cache_is_refused(small: Callable[[str], Small]) -> None:
-    with pytest.raises(ValueError, match="a KV cache on a GPU is bf16, int8, fp8; got fp32"):
+    with pytest.raises(ValueError, match="a KV cache on a GPU is bf16, fp16, int8, fp8; got fp32"):
         kv_block_bytes(small("qwen3").architecture, "fp32", 16)
 
 
