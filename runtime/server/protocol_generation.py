@@ -39,6 +39,8 @@ Number = Annotated[float, BeforeValidator(_no_bool_as_number)]
 TokenId = Annotated[int, Field(strict=True, ge=0, le=_LARGEST)]
 #: Keys of JSON objects are strings.
 TokenKey = Annotated[int, Field(ge=0, le=_LARGEST)]
+#: Beyond that, products with fp32 logits overflow.
+RepetitionPenalty = Annotated[Number, Field(ge=1e-3, le=1e3)]
 #: Clients that must send a name but know none send an empty one.
 ModelName = Annotated[str | None, AfterValidator(lambda name: name or None)]
 
@@ -105,7 +107,7 @@ class GenerationBody(Body):
     seed: Integer | None = None
     presence_penalty: Number | None = None
     frequency_penalty: Number | None = None
-    repetition_penalty: Number | None = None
+    repetition_penalty: RepetitionPenalty | None = None
     logit_bias: dict[TokenKey, Annotated[Number, Field(ge=-100, le=100)]] | None = None
     stop: Annotated[list[Annotated[str, Field(min_length=1)]] | None, BeforeValidator(_as_list)] = None
     stop_token_ids: list[TokenId] | None = None

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from runtime.request import SamplingParams
 from runtime.server.errors import invalid
 from runtime.server.faults import explain
-from runtime.server.protocol_generation import GenerationBody
+from runtime.server.protocol_generation import GenerationBody, RepetitionPenalty
 from runtime.server.wording import shown
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ class GenerationDefaults(BaseModel):
     top_p: float | None = None
     top_k: int | None = None
     min_p: float | None = None
-    repetition_penalty: float | None = None
+    repetition_penalty: RepetitionPenalty | None = None
     max_new_tokens: int | None = None
 
     @classmethod

@@ -159,8 +159,8 @@ def test_ids_that_no_vocabulary_has(served: Any, ids: list[Any]) -> None:
         (COMPLETIONS, {"prompt": "a", "logit_bias": {"x": 1}}, "logit_bias.x", "an integer, got 'x'"),
         (COMPLETIONS, {"prompt": "a", "logit_bias": {"-5": 1}}, "logit_bias.-5", "greater than or equal to 0"),
         (COMPLETIONS, {"prompt": "a", "stop": 5}, "stop", "a list, got 5"),
-        (COMPLETIONS, {"prompt": "a", "repetition_penalty": 1e-300}, "repetition_penalty", "between 0.001 and 1000"),
-        (COMPLETIONS, {"prompt": "a", "repetition_penalty": 1e300}, "repetition_penalty", "between 0.001 and 1000"),
+        (COMPLETIONS, {"prompt": "a", "repetition_penalty": 1e-300}, "repetition_penalty", "greater than or equal to 0.001"),
+        (COMPLETIONS, {"prompt": "a", "repetition_penalty": 1e300}, "repetition_penalty", "less than or equal to 1000"),
     ],
 )  # fmt: skip
 def test_faults_have_path_rule_and_value(served: Any, path: str, body: Any, param: str, words: str) -> None:
@@ -170,7 +170,7 @@ def test_faults_have_path_rule_and_value(served: Any, path: str, body: Any, para
 
 
 def test_what_clients_choose_is_shortened(served: Any) -> None:
-    long = "x\n\x1b[31m" * 100_000
+    long = "x\n\x1b[31m" * 10_000
     for body in (
         {"prompt": long, "stop": {"a": long}},
         {"prompt": "a", "max_tokens": long},
