@@ -36,7 +36,7 @@ from optimizer.study_name import study_name
 from optimizer.targets import fitted_workload, offered_schemes, open_target, target_layout
 from optimizer.transforms import Rotation, refuse_what_cannot_fold, transformed
 from optimizer.workbench import Workbench
-from runtime.loading import eos_token_ids
+from runtime.generation_config import eos_token_ids
 from search_spaces.space import device, load_space
 
 SAMPLED = "sampled"
