@@ -20,6 +20,8 @@ from runtime.sequence import Sequence
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_MAX_QUEUE = 1024
+
 
 class QueueFull(RuntimeError):
     """The waiting queue is at its limit; the caller should come back later."""
@@ -46,7 +48,7 @@ class Engine:
     `last_started` are the requests that left the queue in the last step.
     """
 
-    def __init__(self, runner: ModelRunner, eos_token_ids: Iterable[int], max_num_waiting: int = 1024) -> None:
+    def __init__(self, runner: ModelRunner, eos_token_ids: Iterable[int], max_num_waiting: int = DEFAULT_MAX_QUEUE) -> None:
         if runner.max_model_len > runner.num_blocks * runner.block_size:
             raise ValueError(
                 "the KV cache must hold one sequence of max_model_len: "

@@ -19,14 +19,13 @@ from kernels.cpu.host import host
 from kernels.cpu.library import Library
 from runtime.chat import ChatTemplate
 from runtime.decoder import StepProgram, lay_out, tensor_shapes
-from runtime.engine import Engine
+from runtime.engine import DEFAULT_MAX_QUEUE, Engine
 from runtime.generation_config import check_generation_config, eos_token_ids
 from runtime.heap import return_freed_memory
 from runtime.model_runner import Executable, ModelRunner, ProgramRunner
 from runtime.stored_tensors import check_tensors
 
 _REBUILD = "build the bundle again"
-DEFAULT_MAX_QUEUE = 1024
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from runtime.server.admission import Overloaded
+
 _TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
     404: "not_found_error",
+    408: "timeout_error",
     413: "invalid_request_error",
     429: "rate_limit_error",
     503: "service_unavailable_error",
@@ -60,6 +63,13 @@ async def on_validation_error(_: Request, error: Exception) -> JSONResponse:
     path = ".".join(str(part) for part in fault["loc"][1:])
     message = fault["msg"].removeprefix("Value error, ")
     return JSONResponse(error_body(400, f"{path}: {message}" if path else message, path or None), 400)
+
+
+async def on_overload(_: Request, error: Exception) -> JSONResponse:
+    """429 with the time after which to come back."""
+    assert isinstance(error, Overloaded)
+    body = error_body(429, str(error), code=error.reason)
+    return JSONResponse(body, 429, {"Retry-After": str(error.retry_after_s)})
 
 
 async def on_engine_failure(_: Request, error: Exception) -> JSONResponse:

@@ -236,7 +236,7 @@ print(json.dumps([tokens, sorted({{name.partition(".")[0] for name in sys.module
 BAD_FILES: dict[str, tuple[dict[str, bytes], str]] = {
     "eos outside the vocabulary": (
         {"generation_config.json": b'{"eos_token_id": [1, 203]}'},
-        "eos_token_id .* 202, .* got 203",
+        "between 0 and 202, .* got 203",
     ),
     "negative eos": ({"generation_config.json": b'{"eos_token_id": -1}'}, "eos_token_id .* got -1"),
     "eos is text": ({"generation_config.json": b'{"eos_token_id": "</s>"}'}, "eos_token_id .* got '</s>'"),
