@@ -17,10 +17,9 @@ from runtime.request import FinishReason, Logprobs, Request, TokenOutput
 from runtime.sampler import logprobs_of, sample
 from runtime.scheduler import Scheduled, Scheduler
 from runtime.sequence import Sequence
+from runtime.serving_limits import MAX_QUEUE
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_MAX_QUEUE = 1024
 
 
 class QueueFull(RuntimeError):
@@ -48,7 +47,7 @@ class Engine:
     `last_started` are the requests that left the queue in the last step.
     """
 
-    def __init__(self, runner: ModelRunner, eos_token_ids: Iterable[int], max_num_waiting: int = DEFAULT_MAX_QUEUE) -> None:
+    def __init__(self, runner: ModelRunner, eos_token_ids: Iterable[int], max_num_waiting: int = MAX_QUEUE) -> None:
         if runner.max_model_len > runner.num_blocks * runner.block_size:
             raise ValueError(
                 "the KV cache must hold one sequence of max_model_len: "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from runtime.request import SamplingParams
@@ -40,7 +41,7 @@ def check_generation_config(config: object, vocab_size: int) -> dict[str, Any]:
         elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise _fault(name, "a finite number", value)
     try:
-        SamplingParams(**{name: float(present[name]) for name in _FLOATS if name in present})
+        replace(SamplingParams(), **{name: present[name] for name in _FLOATS if name in present})
     except ValueError as error:
         raise ValueError(f"generation_config.json: {error}") from error
     return config

@@ -19,10 +19,11 @@ from kernels.cpu.host import host
 from kernels.cpu.library import Library
 from runtime.chat import ChatTemplate
 from runtime.decoder import StepProgram, lay_out, tensor_shapes
-from runtime.engine import DEFAULT_MAX_QUEUE, Engine
+from runtime.engine import Engine
 from runtime.generation_config import check_generation_config, eos_token_ids
 from runtime.heap import return_freed_memory
 from runtime.model_runner import Executable, ModelRunner, ProgramRunner
+from runtime.serving_limits import MAX_QUEUE
 from runtime.stored_tensors import check_tensors
 
 _REBUILD = "build the bundle again"
@@ -39,7 +40,7 @@ class Loaded:
     generation_config: dict[str, Any]
 
 
-def load(folder: Path, num_threads: int | None = None, max_queue: int = DEFAULT_MAX_QUEUE) -> Loaded:
+def load(folder: Path, num_threads: int | None = None, max_queue: int = MAX_QUEUE) -> Loaded:
     """Load the bundle at `folder`; `num_threads` overrides its own. BundleError or LibraryRefused if it does not fit.
 
     `max_queue` sequences may wait beside those that run.

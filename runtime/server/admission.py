@@ -7,7 +7,6 @@ from typing import Literal
 
 from runtime.engine import EngineStats
 
-DEFAULT_MAX_WAIT_S = 120.0
 _MEMORY_S = 60.0
 _MAX_RETRY_AFTER_S = 3600
 

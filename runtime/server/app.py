@@ -14,9 +14,9 @@ from starlette.responses import Response
 from tokenizers import Tokenizer
 
 from runtime.chat import ChatTemplate
-from runtime.engine import DEFAULT_MAX_QUEUE, Engine
+from runtime.engine import Engine
 from runtime.prompts import Prompts
-from runtime.server.admission import DEFAULT_MAX_WAIT_S, Admission, Overloaded
+from runtime.server.admission import Admission, Overloaded
 from runtime.server.async_engine import AsyncEngine
 from runtime.server.bodies import BodyReader, BodyRoute
 from runtime.server.chat_route import create_chat_completion
@@ -37,6 +37,7 @@ from runtime.server.text_bounds import max_body_bytes as usual_max_body_bytes
 from runtime.server.text_bounds import text_bound
 from runtime.server.token_stream import EngineFailure
 from runtime.server.workers import Workers
+from runtime.serving_limits import MAX_QUEUE, MAX_WAIT_S
 from runtime.text_stream import Vocabulary
 
 _BODY_TIMEOUT_S = 30.0
@@ -53,8 +54,8 @@ def create_app(
     chat_template: ChatTemplate | None = None,
     generation_config: Mapping[str, Any] | None = None,
     api_key: str | None = None,
-    max_queue: int = DEFAULT_MAX_QUEUE,
-    max_wait_s: float = DEFAULT_MAX_WAIT_S,
+    max_queue: int = MAX_QUEUE,
+    max_wait_s: float = MAX_WAIT_S,
     max_body_bytes: int | None = None,
     body_timeout_s: float = _BODY_TIMEOUT_S,
     keep_alive_s: float = _KEEP_ALIVE_S,

@@ -22,7 +22,7 @@ from runtime.server.workers import Workers
 
 #: Parsing holds Python's lock, so that all else waits for it: these and the body's size keep it to some tens of milliseconds.
 MAX_NUM_PARTS = 32_768
-MAX_NUM_VALUES = 524_288
+MAX_NUM_VALUES = 262_144
 _MAX_BYTES_HELD = 64 * 2**20
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
@@ -62,7 +62,8 @@ class BodyRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         if self.body_field is None:
             return super().get_route_handler()
-        adapter: TypeAdapter[Any] = TypeAdapter(self.body_field.field_info.annotation)
+        annotation: Any = self.body_field.field_info.annotation
+        adapter: TypeAdapter[Any] = TypeAdapter(annotation)
 
         async def handle(request: Request) -> Response:
             response: Response = await self.endpoint(await request.app.state.bodies.read(request, adapter), request)

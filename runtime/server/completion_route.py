@@ -45,11 +45,9 @@ async def create_completion(service: Service, body: CompletionBody, http: Reques
 
 
 def _encode(service: Service, body: CompletionBody, given: str | list[int]) -> Prompt:
-    if isinstance(given, str):
-        whole = encode(service, given, body.add_special_tokens, body.truncate_prompt_tokens)
-    else:
-        whole = given
-    prompt = truncate(whole, body.truncate_prompt_tokens, service.engine.max_model_len)
+    cut = body.truncate_prompt_tokens
+    whole = encode(service, given, body.add_special_tokens, cut) if isinstance(given, str) else given
+    prompt = truncate(whole, cut, service.engine.max_model_len)
     if not body.echo:
         return Prompt(prompt)
     if isinstance(given, str) and prompt == whole:

@@ -1,4 +1,4 @@
-"""What every request passes before a route sees it: the key, its body's size and time, the count of its response. Plain ASGI."""
+"""What every request passes before a route sees it: the key, bounds on its body, the count of its response. Plain ASGI."""
 
 from __future__ import annotations
 

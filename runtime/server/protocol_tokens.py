@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+from typing import Annotated
+
+from pydantic import BaseModel, FailFast
 
 from runtime.server.protocol_chat import ChatPrompt
 from runtime.server.protocol_generation import Body
@@ -25,7 +27,7 @@ class Tokens(BaseModel):
 
 
 class DetokenizeBody(Body):
-    tokens: list[int]
+    tokens: Annotated[list[int], FailFast()]
     model: str | None = None
 
 

@@ -35,7 +35,7 @@ class TextBound:
 
 
 def text_bound(tokenizer: Tokenizer) -> TextBound | None:
-    """None where a token may stand for any number of bytes: unknown words, normalizers that drop text, tokens that eat spaces."""
+    """None where a token may stand for any number of bytes: an unknown word, a token that eats spaces, dropped text."""
     cuts = list(_parts(tokenizer.pre_tokenizer))
     added = tokenizer.get_added_tokens_decoder().values()
     shrinks = [_shrinking(part) for part in _parts(tokenizer.normalizer)]
