@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from runtime.request import FinishReason
 from runtime.server.protocol_generation import Body, GenerationBody, Usage
@@ -23,7 +23,7 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     role: str
-    content: str | Annotated[list[ContentPart], FailFast()] | None = None
+    content: str | Annotated[list[ContentPart], Field(fail_fast=True)] | None = None
 
     @model_validator(mode="after")
     def _refuse_tool_calls(self) -> ChatMessage:
@@ -35,7 +35,7 @@ class ChatMessage(BaseModel):
 class ChatPrompt(Body):
     """What turns messages into a prompt; `add_generation_prompt` left open means: unless the last message is continued."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1), FailFast()]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
     add_special_tokens: bool = False

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, FailFast, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from runtime.request import FinishReason
 from runtime.server.protocol_generation import GenerationBody, Usage
 
-TokenIds = Annotated[list[int], Field(min_length=1), FailFast()]
+TokenIds = Annotated[list[int], Field(min_length=1, fail_fast=True)]
 
 
 class CompletionBody(GenerationBody):
     prompt: (
         str
         | TokenIds
-        | Annotated[list[str], Field(min_length=1), FailFast()]
-        | Annotated[list[TokenIds], Field(min_length=1), FailFast()]
+        | Annotated[list[str], Field(min_length=1, fail_fast=True)]
+        | Annotated[list[TokenIds], Field(min_length=1, fail_fast=True)]
     )
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     echo: bool = False

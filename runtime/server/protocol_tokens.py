@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, FailFast
+from pydantic import BaseModel, Field
 
 from runtime.server.protocol_chat import ChatPrompt
 from runtime.server.protocol_generation import Body
@@ -27,7 +27,7 @@ class Tokens(BaseModel):
 
 
 class DetokenizeBody(Body):
-    tokens: Annotated[list[int], FailFast()]
+    tokens: Annotated[list[int], Field(fail_fast=True)]
     model: str | None = None
 
 
