@@ -11,10 +11,9 @@ from starlette.responses import Response
 
 from runtime.request import FinishReason
 from runtime.server.choice import Increment, ScoredToken
-from runtime.server.encoding import encode
+from runtime.server.encoding import encode_chat
 from runtime.server.generation import Generation, Prompt, start
 from runtime.server.json_text import json_text
-from runtime.server.prompts import render_chat, truncate
 from runtime.server.protocol_chat import (
     AnswerMessage,
     ChatChoice,
@@ -40,7 +39,7 @@ async def create_chat_completion(service: Service, body: ChatCompletionBody, htt
         service,
         body,
         1,
-        lambda: [_encode(service, body)],
+        lambda: [Prompt(encode_chat(service, body))],
         num_bytes=http.state.num_body_bytes,
         id_prefix="chatcmpl",
         max_tokens=body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens,
@@ -51,12 +50,6 @@ async def create_chat_completion(service: Service, body: ChatCompletionBody, htt
     if body.stream:
         return EventStream(answer.chunks(body.stream_options), generation.close, service.keep_alive_s)
     return await json_response(http.receive, answer.whole(), generation.close)
-
-
-def _encode(service: Service, body: ChatCompletionBody) -> Prompt:
-    text = render_chat(service.prompts, body)
-    token_ids = encode(service, text, body.add_special_tokens, body.truncate_prompt_tokens)
-    return Prompt(truncate(token_ids, body.truncate_prompt_tokens, service.engine.max_model_len))
 
 
 class _Answer:

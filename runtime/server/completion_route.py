@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from runtime.request import Logprobs
 from runtime.server.choice import Increment, ScoredToken
-from runtime.server.encoding import encode
+from runtime.server.encoding import encode_text
 from runtime.server.generation import Generation, Prompt, start
 from runtime.server.json_text import json_text
 from runtime.server.prompts import truncate
@@ -46,7 +46,7 @@ async def create_completion(service: Service, body: CompletionBody, http: Reques
 
 def _encode(service: Service, body: CompletionBody, given: str | list[int]) -> Prompt:
     cut = body.truncate_prompt_tokens
-    whole = encode(service, given, body.add_special_tokens, cut) if isinstance(given, str) else given
+    whole = encode_text(service, given, body.add_special_tokens, cut) if isinstance(given, str) else given
     prompt = truncate(whole, cut, service.engine.max_model_len)
     if not body.echo:
         return Prompt(prompt)

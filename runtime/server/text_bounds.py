@@ -49,13 +49,11 @@ def text_bound(tokenizer: Tokenizer) -> TextBound | None:
     if None in shrinks or any(token.lstrip or token.rstrip for token in added):
         return None
     own = max(map(len, tokenizer.get_vocab(with_added_tokens=False)), default=0)
-    longest = max(
-        # A character of a byte-level piece is one byte.
-        own * (_MAX_BYTES_OF_CHARACTER if falls_back else 1),
-        *(len(token.content.encode()) for token in added),
-    )
+    # A character of a byte-level piece is one byte.
+    own_bytes = own * (_MAX_BYTES_OF_CHARACTER if falls_back else 1)
+    longest = max([1, own_bytes, *(len(token.content.encode()) for token in added)])
     dropped = () if falls_back else (b for char, b in BYTE_OF_CHAR.items() if tokenizer.token_to_id(char) is None)
-    return TextBound(max(1, longest) * max([1, *filter(None, shrinks)]), bytes(dropped))
+    return TextBound(longest * max([1, *filter(None, shrinks)]), bytes(dropped))
 
 
 def max_body_bytes(bound: TextBound | None, max_model_len: int) -> int:
