@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
+from runtime.server.connections import TimedProtocol
 from runtime.server.errors import error_body
 from runtime.server.service import Service
 from runtime.serving_limits import DRAIN_TIMEOUT_S
@@ -84,6 +85,7 @@ class Server(uvicorn.Server):
                 self.loading,
                 host=host,
                 port=port,
+                http=TimedProtocol,
                 lifespan="on",
                 access_log=False,
                 log_level="warning",

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from runtime.prompts import Prompts
 from runtime.server.bodies import MAX_NUM_PARTS, MAX_NUM_VALUES, BodyReader, count
+from runtime.server.connections import TimedProtocol
 from runtime.server.errors import ApiError
 from runtime.server.workers import Workers
 
@@ -130,6 +131,28 @@ def test_a_body_without_an_end_is_408(run_server: Any, head: bytes) -> None:
         # and a stream that has its body may take its time
         with served.client().completions.create(model="tiny", prompt="a", max_tokens=3, stream=True) as stream:
             assert len(list(stream)) >= 1
+
+
+WHOLE = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize("sent", [[b""], [b"GET /hea"], [WHOLE, WHOLE[:20]]])
+def test_a_request_without_an_end_is_closed(run_server: Any, monkeypatch: pytest.MonkeyPatch, sent: list[bytes]) -> None:
+    monkeypatch.setattr(TimedProtocol, "headers_timeout_s", 0.3)
+    with run_server(runner_options={"step_time_s": 0.01}) as served:
+        with socket.create_connection(("127.0.0.1", int(served.url.rpartition(":")[2]))) as connection:
+            connection.settimeout(4)  # less than the five seconds of an idle connection
+            answer = b""
+            for part in sent:
+                connection.sendall(part)
+                if part == WHOLE:
+                    answer += connection.recv(4096)
+            while chunk := connection.recv(4096):
+                answer += chunk
+        assert answer.count(b"HTTP/1.1 200 ") == sent.count(WHOLE)
+        # and one whose answer takes longer stays open
+        body = {"prompt": "a", "max_tokens": 60}
+        assert httpx.post(f"{served.url}/v1/completions", json=body).json()["usage"]["completion_tokens"] == 60
 
 
 def test_bodies_that_have_not_been_parsed_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:

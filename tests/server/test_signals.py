@@ -36,7 +36,8 @@ def taken_port() -> Iterator[int]:
 
 def test_a_second_signal_ends_at_once_and_says_what_it_cut() -> None:
     with reciting(step_time_s=0.05) as server, httpx.stream("POST", f"{server.url}/v1/completions", json=ENDLESS) as stream:
-        next(stream.iter_lines())
+        lines = stream.iter_lines()  # without a name it would be closed, and the stream with it
+        next(lines)
         server.process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
         assert server.process.poll() is None, "it drains"
