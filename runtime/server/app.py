@@ -92,7 +92,7 @@ def create_app(
 
     app = FastAPI(title="Coldforge", version=version, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
-    app.state.bodies = BodyReader(workers)
+    app.state.bodies = BodyReader(workers, metrics)
     app.add_middleware(
         Gate,
         api_key=api_key,

@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from runtime.server.admission import Overloaded
 from runtime.server.errors import invalid
+from runtime.server.metrics import ServerMetrics
 from runtime.server.streaming import ClientDisconnected, unless_disconnected
 from runtime.server.workers import Workers
 
@@ -30,9 +31,10 @@ _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 class BodyReader:
     """Reads bodies; all that have not been parsed yet share 64 MiB."""
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: Workers, metrics: ServerMetrics) -> None:
         self._workers = workers
-        self._num_bytes_held = 0
+        self._metrics = metrics
+        self.num_bytes_held = 0
 
     async def read(self, request: Request, adapter: TypeAdapter[Any]) -> Any:
         """The body as `adapter` has it. Raises RequestValidationError, ApiError 400, Overloaded, ClientDisconnected."""
@@ -40,8 +42,9 @@ class BodyReader:
         try:
             async for chunk in request.stream():
                 content += chunk
-                self._num_bytes_held += len(chunk)
-                if self._num_bytes_held > _MAX_BYTES_HELD:
+                self.num_bytes_held += len(chunk)
+                if self.num_bytes_held > _MAX_BYTES_HELD:
+                    self._metrics.rejected.labels("bodies").inc()
                     raise Overloaded("too many large requests have come at once; come back later", "bodies")
             request.state.num_body_bytes = len(content)
             parsing = self._workers.run(len(content), partial(parse, bytes(content), adapter))
@@ -49,7 +52,7 @@ class BodyReader:
         except ClientDisconnect as error:
             raise ClientDisconnected from error
         finally:
-            self._num_bytes_held -= len(content)
+            self.num_bytes_held -= len(content)
 
 
 class BodyRoute(APIRoute):

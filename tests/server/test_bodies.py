@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from runtime.prompts import Prompts
-from runtime.server.bodies import MAX_NUM_PARTS, MAX_NUM_VALUES, BodyReader, count
+from runtime.server import bodies
+from runtime.server.bodies import MAX_NUM_PARTS, MAX_NUM_VALUES, count, parse
 from runtime.server.connections import TimedProtocol
 from runtime.server.errors import ApiError
-from runtime.server.workers import Workers
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
@@ -155,36 +155,23 @@ def test_a_request_without_an_end_is_closed(run_server: Any, monkeypatch: pytest
         assert httpx.post(f"{served.url}/v1/completions", json=body).json()["usage"]["completion_tokens"] == 60
 
 
-def test_bodies_that_have_not_been_parsed_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    from runtime.server import bodies
-
+def test_bodies_that_have_not_been_parsed_are_bounded_together(
+    run_server: Any, wait: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bodies, "_MAX_BYTES_HELD", 1000)
-    workers = Workers()
-    reader = BodyReader(workers)
-
-    async def read(size: int, chunks: int) -> Any:
-        from fastapi import Request
-
-        left = chunks
-
-        async def receive() -> dict[str, Any]:
-            nonlocal left
-            await asyncio.sleep(0)
-            left -= 1
-            if left < 0:
-                await asyncio.sleep(60)
-            return {"type": "http.request", "body": b" " * size, "more_body": left > 0}
-
-        request = Request({"type": "http", "method": "POST", "headers": []}, receive)
-        return await reader.read(request, TypeAdapter(object))
-
-    async def many() -> list[Any]:
-        return await asyncio.gather(*(read(100, 6) for _ in range(3)), return_exceptions=True)
-
-    results = asyncio.run(many())
-    assert [type(result).__name__ for result in results].count("Overloaded") >= 1
-    assert reader._num_bytes_held == 0
-    workers.close()
+    with run_server() as served, ExitStack() as unfinished:
+        held = served.server.loading.app.state.bodies
+        for _ in range(2):
+            connection = socket.create_connection(("127.0.0.1", int(served.url.rpartition(":")[2])))
+            unfinished.enter_context(connection)
+            connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 600\r\n\r\n" + b" " * 450)
+        wait(lambda: held.num_bytes_held == 900)
+        answer = httpx.post(f"{served.url}/v1/completions", json={"prompt": "a" * 200})
+        assert answer.status_code == 429 and answer.json()["error"]["code"] == "bodies"
+        assert httpx.post(f"{served.url}/v1/completions", json={"prompt": "a"}).status_code == 200
+        unfinished.close()
+        wait(lambda: held.num_bytes_held == 0)
+        assert httpx.post(f"{served.url}/v1/completions", json={"prompt": "a" * 200}).status_code == 200
 
 
 def test_limits_are_told_to_who_reads_the_schema(served: Any) -> None:
@@ -194,8 +181,6 @@ def test_limits_are_told_to_who_reads_the_schema(served: Any) -> None:
 
 
 def test_the_limits_of_parsing_are_what_is_refused() -> None:
-    from runtime.server.bodies import parse
-
     adapter = TypeAdapter(object)
     parse(b"[" + b'"",' * (MAX_NUM_PARTS - 2) + b'""]', adapter)
     parse(b"[" + b"1," * (MAX_NUM_VALUES - 2) + b"1]", adapter)
