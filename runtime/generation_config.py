@@ -31,7 +31,7 @@ def check_generation_config(config: object, vocab_size: int) -> dict[str, Any]:
         if not _is_integer(token) or not 0 <= token < vocab_size:
             raise _fault("eos_token_id", f"a token id between 0 and {vocab_size - 1}, or a list of such", token)
     for name in _TEXTS:
-        if not isinstance(config.get(name, ""), str):
+        if not isinstance(config.get(name) or "", str):
             raise _fault(name, "a string", config[name])
     present = {name: config[name] for name in (*_FLOATS, *_COUNTS) if config.get(name) is not None}
     for name, value in present.items():

@@ -123,7 +123,7 @@ def chat_template_of(source: str | None, config: Mapping[str, Any]) -> ChatTempl
     """The template with the special tokens that a generation_config.json names."""
     if source is None:
         return None
-    return ChatTemplate(source, bos_token=config.get("bos_token", ""), eos_token=config.get("eos_token", ""))
+    return ChatTemplate(source, bos_token=config.get("bos_token") or "", eos_token=config.get("eos_token") or "")
 
 
 def _chat_template(bundle: Bundle, config: Mapping[str, Any]) -> ChatTemplate | None:

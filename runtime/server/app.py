@@ -33,8 +33,7 @@ from runtime.server.protocol_tokens import DetokenizeBody, DetokenizedText, Toke
 from runtime.server.sampling import GenerationDefaults
 from runtime.server.service import Service
 from runtime.server.streaming import ClientDisconnected, json_response
-from runtime.server.text_bounds import max_body_bytes as usual_max_body_bytes
-from runtime.server.text_bounds import text_bound
+from runtime.server.text_bounds import largest_body, text_bound
 from runtime.server.token_stream import EngineFailure
 from runtime.server.workers import Workers
 from runtime.serving_limits import MAX_QUEUE, MAX_WAIT_S
@@ -96,7 +95,7 @@ def create_app(
     app.add_middleware(
         Gate,
         api_key=api_key,
-        max_body_bytes=max_body_bytes or usual_max_body_bytes(bound, engine.max_model_len),
+        max_body_bytes=max_body_bytes or largest_body(bound, engine.max_model_len),
         body_timeout_s=body_timeout_s,
         metrics=metrics,
     )

@@ -56,7 +56,7 @@ def text_bound(tokenizer: Tokenizer) -> TextBound | None:
     return TextBound(longest * max([1, *filter(None, shrinks)]), bytes(dropped))
 
 
-def max_body_bytes(bound: TextBound | None, max_model_len: int) -> int:
+def largest_body(bound: TextBound | None, max_model_len: int) -> int:
     """The largest body to read: a prompt of the longest tokens with each character escaped; within 1 MiB and 4 MiB."""
     bytes_per_token = _USUAL_BYTES_PER_TOKEN if bound is None else bound.bytes_per_token
     return min(max(_MAX_ESCAPE * bytes_per_token * max_model_len, _MIN_BODY_BYTES), _MAX_BODY_BYTES)

@@ -272,6 +272,13 @@ def test_files_that_a_server_could_not_work_with_are_refused_by_name(parts: Part
 
 
 def test_what_is_null_or_not_read_refuses_no_bundle(parts: Parts, tmp_path: Path) -> None:
-    config = {"eos_token_id": None, "temperature": None, "top_k": -1, "do_sample": True, "transformers_version": "5"}
+    config = {
+        "eos_token_id": None,
+        "bos_token": None,
+        "temperature": None,
+        "top_k": -1,
+        "do_sample": True,
+        "transformers_version": "5",
+    }
     parts.write(tmp_path / "bundle", files=parts.files | {"generation_config.json": json.dumps(config).encode()})
     assert load(tmp_path / "bundle").generation_config == config

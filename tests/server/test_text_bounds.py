@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from runtime.server.text_bounds import max_body_bytes, text_bound
+from runtime.server.text_bounds import largest_body, text_bound
 from tests.server.conftest import make_tokenizer
 
 
@@ -78,12 +78,12 @@ def test_no_text_is_fewer_tokens_than_its_bound(kind: str, text: str) -> None:
 )
 def test_where_text_can_vanish_there_is_no_bound(tokenizer: Tokenizer) -> None:
     assert text_bound(tokenizer) is None
-    assert max_body_bytes(None, 2048) == 6 * 128 * 2048
+    assert largest_body(None, 2048) == 6 * 128 * 2048
 
 
 def test_the_largest_body_holds_any_prompt_of_a_usual_context() -> None:
     bound = text_bound(make_tokenizer())
     assert bound is not None
-    assert max_body_bytes(bound, 512) == 2**20
-    assert max_body_bytes(bound, 20_000) == 6 * bound.bytes_per_token * 20_000
-    assert max_body_bytes(bound, 1_000_000) == 2**22
+    assert largest_body(bound, 512) == 2**20
+    assert largest_body(bound, 20_000) == 6 * bound.bytes_per_token * 20_000
+    assert largest_body(bound, 1_000_000) == 2**22
