@@ -70,7 +70,7 @@ class GenerationBody(Body):
     repetition_penalty: float | None = None
     logit_bias: Annotated[dict[int, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] | None = None
     stop: Annotated[
-        Annotated[list[Annotated[str, Field(min_length=1, max_length=1024)]], Field(max_length=64)] | None,
+        Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=32)] | None,
         BeforeValidator(_as_list),
     ] = None
     stop_token_ids: Annotated[list[int], Field(max_length=1024)] | None = None

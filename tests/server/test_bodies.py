@@ -76,8 +76,8 @@ def test_counting_is_quick_on_every_text(content: bytes) -> None:
     ("path", "body", "message"),
     [
         ("completions", {"prompt": "a", "stop": ["ab"] * 100_000}, "at most 32768 strings"),
-        ("completions", {"prompt": "a", "stop": ["ab"] * 65}, "at most 64 items"),
-        ("completions", {"prompt": "a", "stop": "a" * 1025}, "at most 1024 characters"),
+        ("completions", {"prompt": "a", "stop": ["ab"] * 33}, "at most 32 items"),
+        ("completions", {"prompt": "a", "stop": "a" * 257}, "at most 256 characters"),
         ("completions", {"prompt": [1] * 300_000}, "262144 values"),
         ("completions", {"prompt": [[1]] * 30_000}, "sequences here, got 30000 prompts"),
         ("completions", {"prompt": "a", "logit_bias": {str(i): 1 for i in range(1025)}}, "at most 1024 items"),
