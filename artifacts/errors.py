@@ -65,6 +65,10 @@ class WeightsError(BundleError):
     """A safetensors file is malformed, or two shards hold the same tensor."""
 
 
+class ContentError(BundleError):
+    """A file that is whole and listed cannot be what its name says: JSON that does not parse, an id outside the vocabulary."""
+
+
 class DestinationError(BundleError):
     """The folder to write holds something that is not a bundle, or a file to write cannot be."""
 

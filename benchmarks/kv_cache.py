@@ -35,7 +35,7 @@ from optimizer.quantized_store import QuantizedStore
 from optimizer.search.accuracy import Judge
 from optimizer.search.texts import Tokens, sample_sequences
 from optimizer.workbench import CpuWorkbench, KvRangeError
-from runtime.loading import eos_token_ids
+from runtime.generation_config import eos_token_ids
 from runtime.models import checkpoint_tensors
 
 

@@ -8,10 +8,23 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kernels.cpu.host import host as this_host
+from runtime.serving_limits import DRAIN_TIMEOUT_S, MAX_QUEUE, MAX_WAIT_S
+
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
 _API_KEY = "COLDFORGE_API_KEY"
+
+
+def _at_most_all_cores(_: click.Context, __: click.Parameter, num_threads: int | None) -> int | None:
+    num_cores = this_host().num_cores
+    if num_threads is not None and num_threads > num_cores:
+        raise click.BadParameter(
+            f"must be at most the {num_cores} cores that this process may use, got {num_threads}: more threads only wait for "
+            "each other; leave it out for the bundle's"
+        )
+    return num_threads
 
 
 @click.command()
@@ -22,9 +35,48 @@ _API_KEY = "COLDFORGE_API_KEY"
     "--api-key", envvar=_API_KEY, show_envvar=True, help="Refuse requests without the header Authorization: Bearer API_KEY."
 )
 @click.option("--served-model-name", metavar="NAME", help="Default: the bundle's name.")
-@click.option("--num-threads", type=click.IntRange(min=1), help="Default: the bundle's.")
+@click.option(
+    "--num-threads",
+    type=click.IntRange(min=1),
+    callback=_at_most_all_cores,
+    help="At most the cores here. Default: the bundle's.",
+)
+@click.option(
+    "--max-queue",
+    type=click.IntRange(min=0),
+    default=MAX_QUEUE,
+    show_default=True,
+    metavar="N",
+    help="Sequences that may wait beyond those that the bundle runs at once (a request with n = 4 is four). Further ones are "
+    "answered 429, with a Retry-After from the measured rate; a request of more than both together is answered 400.",
+)
+@click.option(
+    "--max-wait",
+    type=click.FloatRange(min=0, min_open=True),
+    default=MAX_WAIT_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="Longest wait in the queue. A request that would wait longer, by the measured rate, or has waited so long is answered "
+    "429; in a stream that has begun, by an error event.",
+)
+@click.option(
+    "--drain-timeout",
+    type=click.FloatRange(min=0),
+    default=DRAIN_TIMEOUT_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="After SIGTERM or SIGINT, how long open requests may take to end. A second signal ends the server at once.",
+)
 def serve(
-    bundle: Path, host: str, port: int, api_key: str | None, served_model_name: str | None, num_threads: int | None
+    bundle: Path,
+    host: str,
+    port: int,
+    api_key: str | None,
+    served_model_name: str | None,
+    num_threads: int | None,
+    max_queue: int,
+    max_wait: float,
+    drain_timeout: float,
 ) -> None:
     """Serve BUNDLE at /v1 of HOST:PORT. It is verified first; nothing is compiled or tuned."""
     from artifacts.errors import BundleError
@@ -49,10 +101,9 @@ def serve(
         from runtime.loading import load
         from runtime.server.app import create_app
 
-        loaded = load(bundle, num_threads)
+        loaded = load(bundle, num_threads, max_queue)
         name = served_model_name or loaded.manifest.name
-        click.echo(f"serving {name} at http://{host}:{port}/v1", err=True)
-        return create_app(
+        app = create_app(
             loaded.engine,
             loaded.tokenizer,
             model_name=name,
@@ -60,9 +111,13 @@ def serve(
             chat_template=loaded.chat_template,
             generation_config=loaded.generation_config,
             api_key=api_key,
+            max_queue=max_queue,
+            max_wait_s=max_wait,
         )
+        click.echo(f"serving {name} at http://{host}:{port}/v1", err=True)
+        return app
 
     try:
-        serve_app(build, host, port)
+        serve_app(build, host, port, drain_timeout)
     except (BundleError, LibraryRefused, ValueError) as error:
         raise click.ClickException(str(error)) from error

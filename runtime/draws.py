@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from runtime.sequence import Sequence
 
+_INT32_MAX = np.iinfo(np.int32).max
+
 
 @dataclass(frozen=True)
 class Draws:
@@ -41,7 +43,7 @@ def draws_of(sequences: Items[Sequence]) -> Draws:
     params = [sequence.request.params for sequence in sequences]
     return Draws(
         temperatures=np.array([p.temperature for p in params], np.float32),
-        top_ks=np.array([p.top_k for p in params], np.int32),
+        top_ks=np.array([min(p.top_k, _INT32_MAX) for p in params], np.int32),  # more than any vocabulary has: off
         top_ps=np.array([p.top_p for p in params], np.float32),
         min_ps=np.array([p.min_p for p in params], np.float32),
         seeds=np.array([(p.seed or 0) % (1 << 63) for p in params], np.int64),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -16,6 +17,9 @@ from runtime.request import FinishReason, Logprobs, Request, TokenOutput
 from runtime.sampler import logprobs_of, sample
 from runtime.scheduler import Scheduled, Scheduler
 from runtime.sequence import Sequence
+from runtime.serving_limits import MAX_QUEUE
+
+logger = logging.getLogger(__name__)
 
 
 class QueueFull(RuntimeError):
@@ -24,7 +28,7 @@ class QueueFull(RuntimeError):
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Counts now (`running`, `waiting`, blocks) and since the start (the others)."""
+    """Counts now (`running`, `waiting`, blocks) and since the start (the others). `num_ended` is of those that had started."""
 
     num_running: int
     num_waiting: int
@@ -34,12 +38,16 @@ class EngineStats:
     num_cached_tokens: int
     num_prompt_tokens: int
     num_generated_tokens: int
+    num_ended: int
 
 
 class Engine:
-    """Continuous batching over a `ModelRunner`. Not thread-safe: one thread owns it."""
+    """Continuous batching over a `ModelRunner`. Not thread-safe: one thread owns it.
 
-    def __init__(self, runner: ModelRunner, eos_token_ids: Iterable[int], max_num_waiting: int = 1024) -> None:
+    `last_started` are the requests that left the queue in the last step.
+    """
+
+    def __init__(self, runner: ModelRunner, eos_token_ids: Iterable[int], max_num_waiting: int = MAX_QUEUE) -> None:
         if runner.max_model_len > runner.num_blocks * runner.block_size:
             raise ValueError(
                 "the KV cache must hold one sequence of max_model_len: "
@@ -47,42 +55,57 @@ class Engine:
                 "raise num_kv_blocks or lower max_model_len"
             )
         self.max_model_len = runner.max_model_len
+        self.max_num_seqs = runner.max_num_seqs
+        self.max_num_waiting = max_num_waiting
         self.vocab_size = runner.vocab_size
+        self.last_started: tuple[str, ...] = ()
         self._runner = runner
         # Asked once: looking through a protocol's members is too slow for every step.
         self._drawing_runner = runner if isinstance(runner, DrawingRunner) else None
         self._eos_token_ids = frozenset(eos_token_ids)
-        self._max_num_waiting = max_num_waiting
+        for token in self._eos_token_ids:
+            if not 0 <= token < self.vocab_size:
+                raise ValueError(f"tokens that end a text must be between 0 and {self.vocab_size - 1}, got {token}")
         self._blocks = BlockManager(runner.num_blocks, runner.block_size)
         self._scheduler = Scheduler(self._blocks, runner.max_num_seqs, runner.max_num_batched_tokens)
         self._sequences: dict[str, Sequence] = {}
-        self._num_cached_tokens = self._num_prompt_tokens = self._num_generated_tokens = 0
+        self._num_cached_tokens = self._num_prompt_tokens = self._num_generated_tokens = self._num_ended = 0
 
     def add(self, request: Request) -> None:
         """Queue `request`. ValueError if it can never run; QueueFull if too many wait."""
-        prompt = request.prompt_token_ids
+        prompt, params = request.prompt_token_ids, request.params
         # A request that generates nothing may fill the context; any other needs room for one token.
-        room = self.max_model_len - (1 if request.params.max_tokens else 0)
+        room = self.max_model_len - (1 if params.max_tokens else 0)
         if not 1 <= len(prompt) <= room:
             raise ValueError(f"a prompt must have between 1 and {room} tokens here, got {len(prompt)}")
-        if not all(0 <= token < self.vocab_size for token in prompt):
+        if min(prompt) < 0 or max(prompt) >= self.vocab_size:
             raise ValueError(f"prompt token ids must be between 0 and {self.vocab_size - 1}, got {min(prompt)}..{max(prompt)}")
-        for token in request.params.logit_bias.keys() | request.params.stop_token_ids:
+        for token in params.logit_bias.keys() | params.stop_token_ids:
             if not 0 <= token < self.vocab_size:
                 raise ValueError(f"logit_bias and stop token ids must be between 0 and {self.vocab_size - 1}, got {token}")
+        if params.min_tokens and len(self._eos_token_ids | params.stop_token_ids) == self.vocab_size:
+            raise ValueError(
+                "min_tokens needs a token that does not end the text; stop_token_ids and the model's own leave none of "
+                f"{self.vocab_size}"
+            )
         if request.id in self._sequences:
             raise ValueError(f"request ids must be unique among open requests, got {request.id!r} twice")
-        if len(self._scheduler.waiting) >= self._max_num_waiting:
-            raise QueueFull(f"{self._max_num_waiting} requests are waiting already")
+        if len(self._scheduler.waiting) >= self.max_num_waiting:
+            raise QueueFull(f"{self.max_num_waiting} requests are waiting already")
         sequence = Sequence.from_request(request)
         self._sequences[request.id] = sequence
         self._scheduler.add(sequence)
 
     def abort(self, request_id: str) -> None:
         """Forget a request and free its blocks; one that is not open is ignored."""
-        sequence = self._sequences.pop(request_id, None)
+        sequence = self._sequences.get(request_id)
         if sequence is not None:
-            self._scheduler.remove(sequence)
+            self._end(sequence)
+
+    def is_queued(self, request_id: str) -> bool:
+        """Whether the request is open and has never left the queue."""
+        sequence = self._sequences.get(request_id)
+        return sequence is not None and not sequence.has_started
 
     def has_work(self) -> bool:
         return bool(self._sequences)
@@ -97,11 +120,17 @@ class Engine:
             num_cached_tokens=self._num_cached_tokens,
             num_prompt_tokens=self._num_prompt_tokens,
             num_generated_tokens=self._num_generated_tokens,
+            num_ended=self._num_ended,
         )
 
     def step(self) -> list[TokenOutput]:
-        """Schedule, run and sample once. Sequences in the middle of their prompt yield nothing."""
+        """Schedule, run and sample once. Sequences in the middle of their prompt yield nothing.
+
+        What raises while one sequence is sampled or scored ends that one, by an output with `error`; what the shared parts
+        raise (the schedule, the model) is raised here, and all open requests are in doubt.
+        """
         plan = self._scheduler.schedule()
+        self.last_started = tuple(scheduled.sequence.request.id for scheduled in plan if scheduled.starts)
         if not plan:
             return []
         spans = [_span(scheduled) for scheduled in plan]
@@ -120,6 +149,15 @@ class Engine:
         return [output for output in outputs if output is not None]
 
     def _advance(self, scheduled: Scheduled, result: NDArray[np.float32] | int | None) -> TokenOutput | None:
+        try:
+            return self._account(scheduled, result)
+        except Exception as error:
+            sequence = scheduled.sequence
+            logger.exception("request %s cannot go on", sequence.request.id)
+            self._end(sequence)
+            return TokenOutput(sequence.request.id, None, finish_reason="abort", error=error)
+
+    def _account(self, scheduled: Scheduled, result: NDArray[np.float32] | int | None) -> TokenOutput | None:
         """Account for what a step computed: `result` is the sequence's logits, or the token that was drawn from them."""
         sequence, reaches_end = scheduled.sequence, scheduled.reaches_end
         if sequence.request.params.prompt_logprobs:
@@ -146,8 +184,7 @@ class Engine:
             self._num_generated_tokens += 1
         reason = self._finish_reason(sequence, token)
         if reason is not None:
-            del self._sequences[sequence.request.id]
-            self._scheduler.remove(sequence)
+            self._end(sequence)
         return TokenOutput(
             request_id=sequence.request.id,
             token_id=token,
@@ -156,6 +193,11 @@ class Engine:
             num_cached_tokens=sequence.num_cached_tokens,
             prompt_logprobs=tuple(sequence.prompt_logprobs) if is_first and params.prompt_logprobs else None,
         )
+
+    def _end(self, sequence: Sequence) -> None:
+        del self._sequences[sequence.request.id]
+        self._num_ended += sequence.has_started
+        self._scheduler.remove(sequence)
 
     def _score_prompt(self, sequence: Sequence, logits: NDArray[np.float32]) -> None:
         """Score the prompt tokens that follow the ones just computed, each by the logits before it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import warnings
@@ -13,7 +12,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from artifacts.errors import ManifestError
+from artifacts.errors import ContentError, ManifestError
 from artifacts.manifest import Manifest, Serving
 from artifacts.precision import Scheme
 from artifacts.reader import Bundle, open_bundle
@@ -22,7 +21,10 @@ from kernels.cpu.library import Library
 from runtime.chat import ChatTemplate, special_tokens
 from runtime.decoder import StepProgram, lay_out, tensor_shapes
 from runtime.engine import Engine
+from runtime.generation_config import check_generation_config, eos_token_ids
+from runtime.heap import return_freed_memory
 from runtime.model_runner import Executable, ModelRunner, ProgramRunner
+from runtime.serving_limits import MAX_QUEUE
 from runtime.stored_tensors import check_tensors
 from runtime.threads import num_threads_here
 
@@ -42,32 +44,26 @@ class Loaded:
     generation_config: dict[str, Any]
 
 
-def load(folder: Path, num_threads: int | None = None) -> Loaded:
+def load(folder: Path, num_threads: int | None = None, max_queue: int = MAX_QUEUE) -> Loaded:
     """Load the bundle at `folder`. BundleError or LibraryRefused if it does not fit.
 
     `num_threads` overrides the bundle's own, of which no more are used than there are cores here. ValueError for threads of a
-    bundle that runs on a GPU.
+    bundle that runs on a GPU. `max_queue` sequences may wait beside those that run.
     """
     bundle = open_bundle(folder, machine=host().machine, cpu_flags=host().flags, gpu_arch=_gpu_arch)
     if bundle.manifest.target.archs and num_threads is not None:
         raise ValueError(f"threads are for bundles that run on a CPU, this one runs on a GPU; got {num_threads}, leave it out")
-    config = _generation_config(bundle)
     runner = _load_gpu_runner(bundle) if bundle.manifest.target.archs else load_runner(bundle, num_threads)
+    config = _generation_config(bundle, runner.vocab_size)
     loaded = Loaded(
         manifest=bundle.manifest,
-        engine=Engine(runner, eos_token_ids(config)),
-        tokenizer=Tokenizer.from_str(bundle.read("tokenizer.json").decode()),
-        chat_template=chat_template_of(_chat_template(bundle), config),
+        engine=Engine(runner, eos_token_ids(config), max_queue + runner.max_num_seqs),
+        tokenizer=_tokenizer(bundle),
+        chat_template=_chat_template(bundle, config),
         generation_config=config,
     )
-    _return_freed_memory()
+    return_freed_memory()
     return loaded
-
-
-def _return_freed_memory() -> None:
-    """Parsing a tokenizer of 49,152 tokens frees 25 MB, which glibc would keep resident for as long as the model is served."""
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
 
 
 def _gpu_arch() -> str | None:
@@ -116,16 +112,26 @@ def _executable(bundle: Bundle, step: StepProgram, num_threads: int) -> Executab
     return Library(bundle.path(kernels.library)).compile(step.program, num_threads)
 
 
-def _generation_config(bundle: Bundle) -> dict[str, Any]:
-    listed = "generation_config.json" in bundle.manifest.files
-    config: dict[str, Any] = json.loads(bundle.read("generation_config.json")) if listed else {}
-    return config
+def _generation_config(bundle: Bundle, vocab_size: int) -> dict[str, Any]:
+    name = "generation_config.json"
+    if name not in bundle.manifest.files:
+        return {}
+    try:
+        config = json.loads(bundle.read(name))
+    except (ValueError, RecursionError) as error:
+        raise ContentError(f"{name} must be JSON: {error}; {_REBUILD}", name) from error
+    try:
+        return check_generation_config(config, vocab_size)
+    except ValueError as error:
+        raise ContentError(f"{error}; correct the model's file and {_REBUILD}", name) from error
 
 
-def eos_token_ids(config: Mapping[str, Any]) -> list[int]:
-    """The tokens at which generation ends, by a generation_config.json."""
-    ids = config.get("eos_token_id")
-    return ids if isinstance(ids, list) else [] if ids is None else [ids]
+def _tokenizer(bundle: Bundle) -> Tokenizer:
+    name = "tokenizer.json"
+    try:
+        return Tokenizer.from_str(bundle.read(name).decode())
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise ContentError(f"{name} must be a tokenizer: {error}; {_REBUILD}", name) from error
 
 
 def chat_template_of(source: str | None, config: Mapping[str, Any]) -> ChatTemplate | None:
@@ -133,6 +139,11 @@ def chat_template_of(source: str | None, config: Mapping[str, Any]) -> ChatTempl
     return None if source is None else ChatTemplate(source, **special_tokens(config))
 
 
-def _chat_template(bundle: Bundle) -> str | None:
-    listed = "chat_template.jinja" in bundle.manifest.files
-    return bundle.read("chat_template.jinja").decode() if listed else None
+def _chat_template(bundle: Bundle, config: Mapping[str, Any]) -> ChatTemplate | None:
+    name = "chat_template.jinja"
+    if name not in bundle.manifest.files:
+        return None
+    try:
+        return chat_template_of(bundle.read(name).decode(), config)
+    except (ValueError, RecursionError, SyntaxError) as error:  # Jinja compiles to Python, which has limits of its own
+        raise ContentError(f"{name}: {error}; correct the model's file and {_REBUILD}", name) from error

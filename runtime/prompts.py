@@ -21,11 +21,17 @@ class Prompts:
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Ids of `text`. A beginning of sequence that the text already has is not added again."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        ids = self._ids(text, add_special_tokens)
         if add_special_tokens and len(ids) > 1 and ids[0] == ids[1]:
-            plain: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+            plain = self._ids(text, False)
             if plain[:1] == ids[:1] and ids[1 : 1 + len(plain)] == plain:
                 return ids[1:]
+        return ids
+
+    def _ids(self, text: str, add_special_tokens: bool) -> list[int]:
+        # Unlike `encode` this lets other threads run meanwhile.
+        (encoding,) = self.tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        ids: list[int] = encoding.ids
         return ids
 
     def render_chat(

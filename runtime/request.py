@@ -76,6 +76,7 @@ class Logprobs:
 class TokenOutput:
     """What one engine step gave one request.
 
+    `error` is what failed if the request alone could not go on: it has ended then, by "abort", and others have not noticed.
     `token_id` is None when the step only ended the request (max_tokens = 0, abort). `num_cached_tokens` is how much of the
     prompt came from the prefix cache; `prompt_logprobs` comes once, with the first output, and starts at prompt token 1.
     """
@@ -86,3 +87,4 @@ class TokenOutput:
     logprobs: Logprobs | None = None
     num_cached_tokens: int = 0
     prompt_logprobs: tuple[Logprobs, ...] | None = None
+    error: Exception | None = None

@@ -11,15 +11,23 @@ from runtime.sequence import Sequence
 Row = NDArray[np.float32]
 
 
+class NoToken(ArithmeticError):
+    """No token can be chosen: the model's logits are not finite, or every token is ruled out."""
+
+
 def sample(logits: Row, sequence: Sequence, eos_token_ids: frozenset[int]) -> tuple[int, Logprobs | None]:
     """The token after `sequence`, given fp32 logits [vocab_size], and its log-probability if asked for.
 
     The draw depends on the request's seed and the token's place alone, so preemption and batching cannot change it.
+    Raises NoToken.
     """
     params = sequence.request.params
     adjusted = _adjust(logits, sequence, eos_token_ids)
+    likeliest = int(np.argmax(adjusted))
+    if not np.isfinite(adjusted[likeliest]):  # NaN counts as the largest
+        raise NoToken(f"the largest of the logits must be finite, got {adjusted[likeliest]}: no token can be chosen")
     if params.temperature == 0:
-        token = int(np.argmax(adjusted))
+        token = likeliest
     else:
         uniform = _uniform(params.seed or 0, sequence.num_tokens)
         token = _draw(adjusted, params, uniform)
@@ -29,6 +37,7 @@ def sample(logits: Row, sequence: Sequence, eos_token_ids: frozenset[int]) -> tu
 def logprobs_of(logits: Row, token: int, num_top: int) -> Logprobs:
     """Log-probability of `token` under softmax(logits), with the `num_top` most likely tokens, most likely first."""
     wide = logits.astype(np.float64)
+    num_top = min(num_top, wide.size)
     peak = float(wide.max())
     log_normalizer = peak + float(np.log(np.exp(wide - peak).sum()))
     top = np.argpartition(-wide, num_top - 1)[:num_top] if num_top else np.empty(0, np.intp)

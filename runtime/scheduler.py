@@ -11,10 +11,11 @@ from runtime.sequence import Sequence
 
 @dataclass(frozen=True)
 class Scheduled:
-    """`sequence` computes its next `num_new_tokens` tokens in this step."""
+    """`sequence` computes its next `num_new_tokens` tokens in this step; `starts` if they are the first it ever computes."""
 
     sequence: Sequence
     num_new_tokens: int
+    starts: bool = False
 
     @property
     def reaches_end(self) -> bool:
@@ -101,4 +102,4 @@ class Scheduler:
         num_new = min(sequence.num_uncomputed_tokens, budget)
         reserved = self.blocks.reserve(sequence, sequence.num_computed_tokens + num_new)
         assert reserved
-        return Scheduled(sequence, num_new)
+        return Scheduled(sequence, num_new, starts=not sequence.was_preempted)

@@ -27,6 +27,11 @@ class Sequence:
         return cls(request, list(request.prompt_token_ids))
 
     @property
+    def has_started(self) -> bool:
+        """Whether it has ever left the queue."""
+        return self.was_preempted or bool(self.block_table)
+
+    @property
     def num_tokens(self) -> int:
         return len(self.token_ids)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from tokenizers import Tokenizer
 
@@ -29,11 +30,16 @@ class Vocabulary:
 
     def visible(self, token_ids: Iterable[int], skip_special_tokens: bool) -> list[int]:
         """The ids that decode to text: those in the vocabulary, without special ones if these are skipped."""
-        return [
-            token_id
-            for token_id in token_ids
-            if not (skip_special_tokens and token_id in self._special_ids) and self.tokenizer.id_to_token(token_id) is not None
-        ]
+        return [token_id for token_id in token_ids if self._is_visible(token_id, skip_special_tokens)]
+
+    def last_visible(self, token_ids: Sequence[int], skip_special_tokens: bool, count: int) -> list[int]:
+        """The last `count` of `visible`, without looking at the others."""
+        backwards = (token_id for token_id in reversed(token_ids) if self._is_visible(token_id, skip_special_tokens))
+        return list(islice(backwards, count))[::-1]
+
+    def _is_visible(self, token_id: int, skip_special_tokens: bool) -> bool:
+        is_skipped = skip_special_tokens and token_id in self._special_ids
+        return not is_skipped and self.tokenizer.id_to_token(token_id) is not None
 
     def special_ids(self, texts: Iterable[str]) -> frozenset[int]:
         """The special tokens among `texts`: as stops they end a text by their ids, for they need not show in it."""
@@ -41,8 +47,9 @@ class Vocabulary:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of `token_ids`, special tokens included."""
-        text: str = self.tokenizer.decode(token_ids, skip_special_tokens=False)
-        return text
+        # Unlike `decode` this lets other threads run meanwhile.
+        (text,) = self.tokenizer.decode_batch([token_ids], skip_special_tokens=False)
+        return str(text)
 
     def num_trailing_bytes(self, token_ids: Sequence[int]) -> int:
         """Length of the run of byte-fallback tokens at the end: their text is open until another kind of token follows."""
@@ -58,8 +65,8 @@ class Vocabulary:
             return b""
         if token_id in self._bytes_by_id:
             return self._bytes_by_id[token_id]
-        if self._is_byte_level and token_id not in self._special_ids and all(c in _BYTE_OF_CHAR for c in piece):
-            return bytes(_BYTE_OF_CHAR[c] for c in piece)
+        if self._is_byte_level and token_id not in self._special_ids and all(c in BYTE_OF_CHAR for c in piece):
+            return bytes(BYTE_OF_CHAR[c] for c in piece)
         return str(piece).replace(self._space, " ").encode()
 
     def token_text(self, token_id: int) -> str:
@@ -78,7 +85,7 @@ class TextStream:
     def __init__(self, vocabulary: Vocabulary, context: Sequence[int] = (), skip_special_tokens: bool = True) -> None:
         self._vocabulary = vocabulary
         self._skip_special_tokens = skip_special_tokens
-        self._window = vocabulary.visible(context, skip_special_tokens)[-_NUM_CONTEXT_TOKENS:]
+        self._window = vocabulary.last_visible(context, skip_special_tokens, _NUM_CONTEXT_TOKENS)
         self._given = vocabulary.decode(self._window)  # the window's text that has left, or belongs to the context
 
     def push(self, token_ids: Iterable[int]) -> str:
@@ -158,4 +165,4 @@ def _bytes_of_chars() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
-_BYTE_OF_CHAR = _bytes_of_chars()
+BYTE_OF_CHAR = _bytes_of_chars()

@@ -9,6 +9,7 @@ from optimizer.evaluation.metrics import NonFiniteLogitsError
 from optimizer.evaluation.sets.item_set import Completion, Question, Reply
 from runtime.engine import Engine
 from runtime.request import Request, SamplingParams, TokenOutput
+from runtime.sampler import NoToken
 from runtime.text_stream import StopStrings, TextStream, Vocabulary
 
 
@@ -46,6 +47,10 @@ class _Open:
 
     def push(self, output: TokenOutput) -> bool:
         """Take the engine's next output; whether a stop string has ended the reply before the engine does."""
+        if isinstance(output.error, NoToken):
+            raise NonFiniteLogitsError(str(output.error)) from output.error
+        if output.error is not None:
+            raise output.error
         question = self._question
         if not isinstance(question, Completion):
             assert output.prompt_logprobs is not None

@@ -14,7 +14,7 @@ from optimizer.exporters.errors import ExportError
 from optimizer.importers.errors import SourceError
 from optimizer.importers.gguf_splits import SPLITS, Split
 from optimizer.importers.gguf_tokenizer import tokenizer_json
-from runtime.loading import eos_token_ids
+from runtime.generation_config import eos_token_ids
 
 _KEY = "tokenizer.ggml"
 #: Words, numbers, spaces and punctuation on which known ways to split text differ; and what a rebuilt tokenizer must agree on.

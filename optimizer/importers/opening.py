@@ -12,7 +12,8 @@ from optimizer.importers.errors import DamagedFile, MissingFile
 from optimizer.importers.gguf_model import open_gguf
 from optimizer.importers.hf_folder import open_hf_folder
 from optimizer.importers.source import Source
-from runtime.loading import chat_template_of, eos_token_ids
+from runtime.generation_config import eos_token_ids
+from runtime.loading import chat_template_of
 from runtime.prompts import Prompts
 
 

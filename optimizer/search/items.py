@@ -17,7 +17,8 @@ from optimizer.search.plan_digest import plan_digest
 from optimizer.spec import EvaluationSpec
 from optimizer.workbench import SCORING_CHUNK_TOKENS, Workbench
 from runtime.engine import Engine
-from runtime.loading import chat_template_of, eos_token_ids
+from runtime.generation_config import check_generation_config, eos_token_ids
+from runtime.loading import chat_template_of
 from runtime.prompts import Prompts
 
 #: sequences that run together; replies do not depend on it
@@ -25,7 +26,8 @@ _NUM_SEQS = 8
 
 
 def source_prompts(source: Source) -> Prompts:
-    """Prompts as the source says, which are those of a bundle made from it."""
+    """Prompts as the source says, which are those of a bundle made from it. ValueError if no such bundle could be served."""
+    check_generation_config(source.generation_config, source.architecture.vocab_size)
     template = chat_template_of(source.chat_template, source.generation_config)
     return Prompts(Tokenizer.from_str(source.tokenizer_json), template)
 

@@ -40,6 +40,8 @@ def sample_sequences(
     def steps() -> Iterator[None]:
         while engine.has_work():
             for output in engine.step():
+                if output.error is not None:
+                    raise output.error
                 assert output.token_id is not None
                 sequences[int(output.request_id)].append(output.token_id)
             yield

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -15,24 +15,32 @@ from tokenizers import Tokenizer
 from runtime.chat import ChatTemplate
 from runtime.engine import Engine
 from runtime.prompts import Prompts
+from runtime.server.admission import Admission, Overloaded
 from runtime.server.api_key import ApiKey
-from runtime.server.async_engine import AsyncEngine, EngineFailure
+from runtime.server.async_engine import AsyncEngine
+from runtime.server.bodies import BodyReader, BodyRoute
 from runtime.server.chat_route import create_chat_completion
 from runtime.server.completion_route import create_completion
-from runtime.server.errors import on_engine_failure, on_failure, on_http_error
+from runtime.server.errors import on_engine_failure, on_failure, on_http_error, on_overload
 from runtime.server.gate import Gate
-from runtime.server.json_route import JsonRoute
+from runtime.server.json_text import json_pieces
 from runtime.server.metrics import ServerMetrics
-from runtime.server.prompts import encode_chat
+from runtime.server.prompts import render_chat
 from runtime.server.protocol_chat import ChatCompletionBody
 from runtime.server.protocol_completion import CompletionBody
+from runtime.server.protocol_generation import to_json
 from runtime.server.protocol_tokens import DetokenizeBody, DetokenizedText, TokenizeBody, TokenizeTextBody, Tokens
 from runtime.server.sampling import GenerationDefaults
 from runtime.server.service import Service
-from runtime.server.streaming import ClientDisconnected
+from runtime.server.streaming import ClientDisconnected, json_response
+from runtime.server.text_bounds import largest_body, text_bound
+from runtime.server.token_stream import EngineFailure
+from runtime.server.workers import Workers
+from runtime.serving_limits import MAX_QUEUE, MAX_WAIT_S
 from runtime.text_stream import Vocabulary
 
-_MAX_BODY_BYTES = 32 * 2**20
+_BODY_TIMEOUT_S = 30.0
+_KEEP_ALIVE_S = 5.0
 _CLIENT_CLOSED_REQUEST = 499
 
 
@@ -45,21 +53,33 @@ def create_app(
     chat_template: ChatTemplate | None = None,
     generation_config: Mapping[str, Any] | None = None,
     api_key: str | None = None,
-    max_body_bytes: int = _MAX_BODY_BYTES,
+    max_queue: int = MAX_QUEUE,
+    max_wait_s: float = MAX_WAIT_S,
+    max_body_bytes: int | None = None,
+    body_timeout_s: float = _BODY_TIMEOUT_S,
+    keep_alive_s: float = _KEEP_ALIVE_S,
 ) -> FastAPI:
     """An ASGI application that serves `engine`, on a thread of its own between lifespan start and end.
 
-    `generation_config` is the content of generation_config.json. `app.state.service` is the `Service`: set its `draining` to
-    refuse new work. Raises ValueError on a malformed generation_config, and as `ApiKey` does.
+    `generation_config` is the content of generation_config.json. At most `max_queue` sequences wait beyond those that run,
+    and none longer than `max_wait_s`. `max_body_bytes` None is what a prompt that fills the model's context can need.
+    `app.state.service` is the `Service`: set its `draining` to refuse new work. Raises ValueError on a malformed
+    generation_config, and as `ApiKey` does.
     """
-    async_engine = AsyncEngine(engine)
+    metrics = ServerMetrics(lambda: async_engine.stats)
+    async_engine = AsyncEngine(engine, Admission(engine.max_num_seqs, max_queue, max_wait_s), metrics)
+    workers = Workers()
+    bound = text_bound(tokenizer)
     service = Service(
         model_name=model_name,
         engine=async_engine,
         vocabulary=Vocabulary(tokenizer),
         prompts=Prompts(tokenizer, chat_template),
         defaults=GenerationDefaults.from_config(generation_config or {}),
-        metrics=ServerMetrics(lambda: async_engine.stats),
+        metrics=metrics,
+        workers=workers,
+        text_bound=bound,
+        keep_alive_s=keep_alive_s,
     )
 
     @asynccontextmanager
@@ -67,47 +87,68 @@ def create_app(
         async_engine.start()
         yield
         await async_engine.close()
+        workers.close()
 
     app = FastAPI(title="Coldforge", version=version, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.router.route_class = JsonRoute
     app.state.service = service
-    key = None if api_key is None else ApiKey(api_key)
-    app.add_middleware(Gate, api_key=key, max_body_bytes=max_body_bytes, metrics=service.metrics)
+    app.state.bodies = BodyReader(workers, metrics)
+    app.add_middleware(
+        Gate,
+        api_key=None if api_key is None else ApiKey(api_key),
+        max_body_bytes=max_body_bytes or largest_body(bound, engine.max_model_len),
+        body_timeout_s=body_timeout_s,
+        metrics=metrics,
+    )
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(EngineFailure, on_engine_failure)
+    app.add_exception_handler(Overloaded, on_overload)
     app.add_exception_handler(ClientDisconnected, _on_disconnect)
     app.add_exception_handler(Exception, on_failure)
-    _add_generation_routes(app, service)
-    _add_token_routes(app, service)
+    with_bodies = APIRouter(route_class=BodyRoute)
+    _add_generation_routes(with_bodies, service)
+    _add_token_routes(with_bodies, service)
+    app.include_router(with_bodies)
     _add_status_routes(app, service)
     return app
 
 
-def _add_generation_routes(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/completions")
+def _add_generation_routes(router: APIRouter, service: Service) -> None:
+    @router.post("/v1/completions")
     async def completions(body: CompletionBody, http: Request) -> Response:
         return await create_completion(service, body, http)
 
-    @app.post("/v1/chat/completions")
+    @router.post("/v1/chat/completions")
     async def chat_completions(body: ChatCompletionBody, http: Request) -> Response:
         return await create_chat_completion(service, body, http)
 
 
-def _add_token_routes(app: FastAPI, service: Service) -> None:
-    @app.post("/tokenize")
-    async def tokenize(body: TokenizeBody) -> Tokens:
+def _add_token_routes(router: APIRouter, service: Service) -> None:
+    @router.post("/tokenize", response_model=Tokens)
+    async def tokenize(body: TokenizeBody, http: Request) -> Response:
         service.check_model(body.model)
-        if isinstance(body, TokenizeTextBody):
-            tokens = service.prompts.encode(body.prompt, body.add_special_tokens)
-        else:
-            tokens = encode_chat(service.prompts, body)
-        return Tokens(tokens=tokens, count=len(tokens), max_model_len=service.engine.max_model_len)
 
-    @app.post("/detokenize")
-    async def detokenize(body: DetokenizeBody) -> DetokenizedText:
+        def answer() -> str:
+            text = body.prompt if isinstance(body, TokenizeTextBody) else render_chat(service.prompts, body)
+            tokens = service.prompts.encode(text, body.add_special_tokens)
+            whole = Tokens(tokens=tokens, count=len(tokens), max_model_len=service.engine.max_model_len)
+            return "".join(json_pieces(whole))
+
+        return await _answered(service, http, answer)
+
+    @router.post("/detokenize", response_model=DetokenizedText)
+    async def detokenize(body: DetokenizeBody, http: Request) -> Response:
         service.check_model(body.model)
-        visible = service.vocabulary.visible(body.tokens, skip_special_tokens=False)
-        return DetokenizedText(prompt=service.vocabulary.decode(visible))
+
+        def answer() -> str:
+            visible = service.vocabulary.visible(body.tokens, skip_special_tokens=False)
+            return to_json(DetokenizedText(prompt=service.vocabulary.decode(visible)))
+
+        return await _answered(service, http, answer)
+
+
+async def _answered(service: Service, http: Request, answer: Callable[[], str]) -> Response:
+    work = service.workers.run(http.state.num_body_bytes, answer)
+    return await json_response(http.receive, work, close=lambda: None)
 
 
 def _add_status_routes(app: FastAPI, service: Service) -> None:

@@ -6,25 +6,26 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from runtime.engine import Engine, EngineStats
+from runtime.engine import Engine, EngineStats, QueueFull
 from runtime.request import Request, TokenOutput
+from runtime.server.admission import Admission, Overloaded
+from runtime.server.metrics import ServerMetrics
+from runtime.server.token_stream import EngineFailure, TokenStream
 
 logger = logging.getLogger(__name__)
-
-
-class EngineFailure(RuntimeError):
-    """A step failed, or the engine has stopped; the open requests are lost."""
 
 
 @dataclass(frozen=True)
 class _Add:
     requests: tuple[Request, ...]
     reply: asyncio.Future[None]
+    arrival_s: float
 
 
 @dataclass(frozen=True)
@@ -32,58 +33,32 @@ class _Abort:
     request_ids: tuple[str, ...]
 
 
-class TokenStream:
-    """The outputs of requests submitted together, as they come. Lives in the event loop; close it, or iterate to its end."""
+@dataclass(frozen=True)
+class _Expire:
+    """These, submitted together, have waited long enough if none of them has begun."""
 
-    def __init__(self, request_ids: Sequence[str], abort: Callable[[Sequence[str]], None]) -> None:
-        self._open = set(request_ids)
-        self._abort = abort
-        self._outputs: asyncio.Queue[TokenOutput | EngineFailure] = asyncio.Queue()
-
-    async def __aiter__(self) -> AsyncIterator[TokenOutput]:
-        """Yields until every request has finished or been aborted. Raises EngineFailure."""
-        while self._open:
-            output = await self._outputs.get()
-            if isinstance(output, EngineFailure):
-                self._open.clear()
-                raise output
-            if output.request_id not in self._open:
-                continue
-            if output.finish_reason is not None:
-                self._open.discard(output.request_id)
-            yield output
-
-    def put(self, output: TokenOutput | EngineFailure) -> None:
-        self._outputs.put_nowait(output)
-
-    def abort(self, request_id: str) -> None:
-        """End one of the requests; the others go on."""
-        if request_id in self._open:
-            self._open.discard(request_id)
-            self._abort([request_id])
-
-    def close(self) -> None:
-        """Abort whatever has not finished."""
-        if self._open:
-            self._abort(tuple(self._open))
-            self._open.clear()
+    request_ids: tuple[str, ...]
 
 
 class AsyncEngine:
     """Runs `Engine.step` in a loop on one thread, which alone touches the engine; everything else posts to its inbox.
 
-    An exception in a step fails every open request with EngineFailure and the loop goes on. If the engine cannot be cleaned up
-    after that, or fails with nothing open, it is `broken` and refuses new requests.
+    What a single request makes a step raise ends that request. An exception of the step itself fails every open request with
+    EngineFailure and the loop goes on. If the engine cannot be cleaned up after that, or fails with nothing open, it is
+    `broken` and refuses new requests. `max_num_sequences` is what one request may ever ask for.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, admission: Admission, metrics: ServerMetrics) -> None:
         self.max_model_len = engine.max_model_len
+        self.max_num_sequences = min(engine.max_num_waiting, admission.num_seats + admission.max_queue)
         self.stats: EngineStats = engine.stats()
         self.broken = False
         self._engine = engine
-        self._inbox: queue.SimpleQueue[_Add | _Abort | None] = queue.SimpleQueue()
+        self._admission = admission
+        self._metrics = metrics
+        self._inbox: queue.SimpleQueue[_Add | _Abort | _Expire | None] = queue.SimpleQueue()
         self._streams: dict[str, TokenStream] = {}  # event loop only
-        self._ids_in_engine: set[str] = set()  # engine thread only
+        self._arrival_s_in_engine: dict[str, float] = {}  # by request id; engine thread only
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -103,8 +78,19 @@ class AsyncEngine:
         """Requests that are in the engine or about to be."""
         return len(self._streams)
 
+    def check_room(self, num_new: int) -> None:
+        """Raises Overloaded if a request of `num_new` sequences would be refused now, as far as the last step tells."""
+        try:
+            self._admission.check(num_new, self.stats)
+        except Overloaded as error:
+            self._metrics.rejected.labels(error.reason).inc()
+            raise
+
     async def submit(self, requests: Sequence[Request]) -> TokenStream:
-        """Add all of `requests` or none. Raises what `Engine.add` raises, and EngineFailure."""
+        """Add all of `requests` or none. Raises what `Engine.add` raises, but Overloaded for its QueueFull; EngineFailure.
+
+        Those that have not begun when the longest wait is over fail with Overloaded.
+        """
         assert self._loop is not None, "start() comes first"
         if not self._thread.is_alive():
             raise EngineFailure("the server has shut down")
@@ -112,12 +98,13 @@ class AsyncEngine:
         stream = TokenStream(ids, self._abort)
         self._streams.update(dict.fromkeys(ids, stream))
         reply: asyncio.Future[None] = self._loop.create_future()
-        self._inbox.put(_Add(tuple(requests), reply))
+        self._inbox.put(_Add(tuple(requests), reply, time.monotonic()))
         try:
             await reply
         except BaseException:
             stream.close()
             raise
+        self._loop.call_later(self._admission.max_wait_s, self._inbox.put, _Expire(ids))
         return stream
 
     def _abort(self, request_ids: Sequence[str]) -> None:
@@ -134,7 +121,7 @@ class AsyncEngine:
                 del self._streams[output.request_id]
             stream.put(output)
 
-    def _fail(self, request_ids: Sequence[str], failure: EngineFailure) -> None:
+    def _fail(self, request_ids: Sequence[str], failure: EngineFailure | Overloaded) -> None:
         popped = (self._streams.pop(request_id, None) for request_id in request_ids)
         for stream in {stream for stream in popped if stream is not None}:
             stream.put(failure)
@@ -145,13 +132,18 @@ class AsyncEngine:
         while self._take_messages():
             if self.broken or not self._engine.has_work():
                 continue
+            begin_s = time.monotonic()
             try:
                 outputs = self._engine.step()
             except Exception as error:
                 self._recover(error)
                 continue
-            self._ids_in_engine.difference_update(o.request_id for o in outputs if o.finish_reason is not None)
-            self.stats = self._engine.stats()
+            for request_id in self._engine.last_started:
+                self._metrics.queue_wait.observe(begin_s - self._arrival_s_in_engine[request_id])
+            for output in outputs:
+                if output.finish_reason is not None:
+                    del self._arrival_s_in_engine[output.request_id]
+            self._look()
             if outputs:
                 self._post(partial(self._deliver, outputs))
 
@@ -164,30 +156,51 @@ class AsyncEngine:
                 return False
             if isinstance(message, _Add):
                 self._add(message)
+            elif isinstance(message, _Expire):
+                self._expire(message.request_ids)
             else:
                 for request_id in message.request_ids:
                     self._forget(request_id)
-            self.stats = self._engine.stats()
+            self._look()
             idle = False
         return True
+
+    def _look(self) -> None:
+        self.stats = self._engine.stats()
+        self._admission.observe(time.monotonic(), self.stats)
 
     def _add(self, message: _Add) -> None:
         added: list[str] = []
         failure: Exception | None = EngineFailure("the engine has failed; restart the server") if self.broken else None
         try:
-            for request in message.requests if failure is None else ():
-                self._engine.add(request)
-                added.append(request.id)
+            if failure is None:
+                self._admission.check(len(message.requests), self._engine.stats())
+                for request in message.requests:
+                    self._engine.add(request)
+                    added.append(request.id)
         except Exception as error:  # the caller's coroutine raises it
-            failure = error
             for request_id in added:
                 self._forget(request_id)
+            failure = error
+            if isinstance(error, QueueFull):
+                failure = self._admission.full(len(message.requests), self._engine.stats())
+            if isinstance(failure, Overloaded):
+                self._metrics.rejected.labels(failure.reason).inc()
         else:
-            self._ids_in_engine.update(added)
+            self._arrival_s_in_engine.update(dict.fromkeys(added, message.arrival_s))
         self._post(partial(_answer, message.reply, failure))
 
+    def _expire(self, request_ids: tuple[str, ...]) -> None:
+        if not all(self._engine.is_queued(request_id) for request_id in request_ids):
+            return
+        failure = self._admission.timed_out(self._engine.stats())
+        self._metrics.rejected.labels(failure.reason).inc()
+        for request_id in request_ids:
+            self._forget(request_id)
+        self._post(partial(self._fail, request_ids, failure))
+
     def _forget(self, request_id: str) -> None:
-        self._ids_in_engine.discard(request_id)
+        self._arrival_s_in_engine.pop(request_id, None)
         try:
             self._engine.abort(request_id)
         except Exception:
@@ -195,12 +208,12 @@ class AsyncEngine:
             self.broken = True
 
     def _recover(self, error: Exception) -> None:
-        request_ids = tuple(self._ids_in_engine)
+        request_ids = tuple(self._arrival_s_in_engine)
         logger.error("an engine step failed; its %d open requests fail", len(request_ids), exc_info=error)
         self.broken = self.broken or not request_ids
         for request_id in request_ids:
             self._forget(request_id)
-        self.stats = self._engine.stats()
+        self._look()
         self._post(partial(self._fail, request_ids, EngineFailure(f"the engine failed: {type(error).__name__}: {error}")))
 
     def _post(self, callback: Callable[[], None]) -> None:

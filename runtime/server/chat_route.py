@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import Request
 from starlette.responses import Response
 
 from runtime.request import FinishReason
-from runtime.server.choice import ScoredToken
-from runtime.server.generation import Generation, start
-from runtime.server.prompts import encode_chat, truncate
+from runtime.server.choice import Increment, ScoredToken
+from runtime.server.encoding import encode_chat
+from runtime.server.generation import Generation, Prompt, start
+from runtime.server.json_text import json_text
 from runtime.server.protocol_chat import (
     AnswerMessage,
     ChatChoice,
@@ -24,46 +26,46 @@ from runtime.server.protocol_chat import (
     TokenLogprob,
     TopLogprob,
 )
-from runtime.server.protocol_generation import StreamOptions, Usage
+from runtime.server.protocol_generation import StreamOptions, Usage, to_json
 from runtime.server.service import Service
 from runtime.server.streaming import EventStream, json_response
-from runtime.text_stream import Vocabulary
 
 
 async def create_chat_completion(service: Service, body: ChatCompletionBody, http: Request) -> Response:
     """The assistant's next message: JSON, or server-sent events."""
     service.check_model(body.model)
     service.check_accepting()
-    prompt = truncate(
-        encode_chat(service.prompts, body),
-        body.truncate_prompt_tokens,
-        service.engine.max_model_len,
-        body.num_answer_tokens,
-    )
     generation = await start(
         service,
         body,
-        [prompt],
+        1,
+        lambda: [Prompt(encode_chat(service, body))],
+        num_bytes=http.state.num_body_bytes,
         id_prefix="chatcmpl",
         max_tokens=body.answer_limit,
         default_max_tokens=None,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )
-    answer = _Answer(generation, service.vocabulary, wants_logprobs=body.logprobs)
+    answer = _Answer(generation, service, wants_logprobs=body.logprobs)
     if body.stream:
-        return EventStream(answer.chunks(body.stream_options), generation.close)
+        return EventStream(answer.chunks(body.stream_options), generation.close, service.keep_alive_s)
     return await json_response(http.receive, answer.whole(), generation.close)
 
 
 class _Answer:
-    def __init__(self, generation: Generation, vocabulary: Vocabulary, wants_logprobs: bool) -> None:
+    def __init__(self, generation: Generation, service: Service, wants_logprobs: bool) -> None:
         self._generation = generation
-        self._vocabulary = vocabulary
+        self._workers = service.workers
+        self._vocabulary = service.vocabulary
         self._wants_logprobs = wants_logprobs
 
-    async def whole(self) -> ChatCompletion:
+    async def whole(self) -> str:
+        wholes = await self._generation.collect()
+        return await json_text(self._workers, partial(self._completion, wholes), sum(len(whole.tokens) for whole in wholes))
+
+    def _completion(self, wholes: Sequence[Increment]) -> ChatCompletion:
         choices = []
-        for index, whole in enumerate(await self._generation.collect()):
+        for index, whole in enumerate(wholes):
             assert whole.finish_reason is not None
             choices.append(
                 ChatChoice(
@@ -82,19 +84,22 @@ class _Answer:
             usage=self._generation.usage(),
         )
 
-    async def chunks(self, options: StreamOptions) -> AsyncIterator[ChatChunk]:
+    async def chunks(self, options: StreamOptions) -> AsyncIterator[str]:
         usage = self._generation.chunk_usage
         introduced: set[int] = set()
         async for choice, increment in self._generation.increments():
             if choice.index not in introduced:
                 introduced.add(choice.index)
                 opening = Delta(role="assistant", content="")
-                yield self._chunk([self._part(choice.index, opening, (), None)], usage(options))
-            delta = Delta(content=increment.text) if increment.text else Delta()
-            part = self._part(choice.index, delta, increment.tokens, increment.finish_reason)
-            yield self._chunk([part], usage(options))
+                yield to_json(self._chunk([self._part(choice.index, opening, (), None)], usage(options)))
+            build = partial(self._increment, choice.index, increment, usage(options))
+            yield await json_text(self._workers, build, len(increment.tokens))
         if options.include_usage:
-            yield self._chunk([], {"usage": self._generation.usage()})
+            yield to_json(self._chunk([], {"usage": self._generation.usage()}))
+
+    def _increment(self, index: int, increment: Increment, usage: dict[str, Usage | None]) -> ChatChunk:
+        delta = Delta(content=increment.text) if increment.text else Delta()
+        return self._chunk([self._part(index, delta, increment.tokens, increment.finish_reason)], usage)
 
     def _chunk(self, choices: list[ChatChunkChoice], usage: dict[str, Usage | None]) -> ChatChunk:
         generation = self._generation

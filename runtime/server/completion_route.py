@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 from fastapi import Request
 from starlette.responses import Response
 
 from runtime.request import Logprobs
 from runtime.server.choice import Increment, ScoredToken
-from runtime.server.generation import Generation, start
+from runtime.server.encoding import encode_text
+from runtime.server.generation import Generation, Prompt, start
+from runtime.server.json_text import json_text
 from runtime.server.prompts import truncate
 from runtime.server.protocol_completion import Completion, CompletionBody, CompletionChoice, CompletionLogprobs
-from runtime.server.protocol_generation import StreamOptions, Usage
+from runtime.server.protocol_generation import StreamOptions, Usage, to_json
 from runtime.server.service import Service
 from runtime.server.streaming import EventStream, json_response
-from runtime.text_stream import Vocabulary
 
 _DEFAULT_MAX_TOKENS = 16
 
@@ -24,50 +26,62 @@ async def create_completion(service: Service, body: CompletionBody, http: Reques
     """The text that follows each prompt: JSON, or server-sent events."""
     service.check_model(body.model)
     service.check_accepting()
-    vocabulary = service.vocabulary
-    prompts: list[list[int]] = []
-    echo_texts: list[str] = []
-    for given in body.prompts:
-        whole = service.prompts.encode(given, body.add_special_tokens) if isinstance(given, str) else given
-        prompt = truncate(whole, body.truncate_prompt_tokens, service.engine.max_model_len, body.num_answer_tokens)
-        prompts.append(prompt)
-        if isinstance(given, str) and prompt == whole:
-            echo_texts.append(given)
-        else:
-            echo_texts.append(vocabulary.decode(vocabulary.visible(prompt, skip_special_tokens=True)))
+    given = body.prompts
     generation = await start(
         service,
         body,
-        prompts,
+        len(given),
+        lambda: [_encode(service, body, prompt) for prompt in given],
+        num_bytes=http.state.num_body_bytes,
         id_prefix="cmpl",
         max_tokens=body.max_tokens,
         default_max_tokens=_DEFAULT_MAX_TOKENS,
         logprobs=body.logprobs,
-        echo_texts=echo_texts if body.echo else (),
     )
-    answer = _Answer(generation, vocabulary, wants_logprobs=body.logprobs is not None)
+    answer = _Answer(generation, service, wants_logprobs=body.logprobs is not None)
     if body.stream:
-        return EventStream(answer.chunks(body.stream_options), generation.close)
+        return EventStream(answer.chunks(body.stream_options), generation.close, service.keep_alive_s)
     return await json_response(http.receive, answer.whole(), generation.close)
 
 
+def _encode(service: Service, body: CompletionBody, given: str | list[int]) -> Prompt:
+    cut = body.truncate_prompt_tokens
+    whole = encode_text(service, given, body.add_special_tokens, cut) if isinstance(given, str) else given
+    prompt = truncate(whole, cut, service.engine.max_model_len, body.num_answer_tokens)
+    if not body.echo:
+        return Prompt(prompt)
+    if isinstance(given, str) and prompt == whole:
+        return Prompt(prompt, given)
+    vocabulary = service.vocabulary
+    return Prompt(prompt, vocabulary.decode(vocabulary.visible(prompt, skip_special_tokens=True)))
+
+
 class _Answer:
-    def __init__(self, generation: Generation, vocabulary: Vocabulary, wants_logprobs: bool) -> None:
+    def __init__(self, generation: Generation, service: Service, wants_logprobs: bool) -> None:
         self._generation = generation
-        self._vocabulary = vocabulary
+        self._workers = service.workers
+        self._vocabulary = service.vocabulary
         self._wants_logprobs = wants_logprobs
 
-    async def whole(self) -> Completion:
+    async def whole(self) -> str:
         wholes = await self._generation.collect()
-        choices = [self._choice(index, whole) for index, whole in enumerate(wholes)]
-        return self._completion(choices, {"usage": self._generation.usage()})
 
-    async def chunks(self, options: StreamOptions) -> AsyncIterator[Completion]:
+        def build() -> Completion:
+            choices = [self._choice(index, whole) for index, whole in enumerate(wholes)]
+            return self._completion(choices, {"usage": self._generation.usage()})
+
+        return await json_text(self._workers, build, sum(len(whole.tokens) for whole in wholes))
+
+    async def chunks(self, options: StreamOptions) -> AsyncIterator[str]:
         async for choice, increment in self._generation.increments():
-            part = self._choice(choice.index, increment)
-            yield self._completion([part], self._generation.chunk_usage(options))
+            usage = self._generation.chunk_usage(options)
+            build = partial(self._chunk, choice.index, increment, usage)
+            yield await json_text(self._workers, build, len(increment.tokens))
         if options.include_usage:
-            yield self._completion([], {"usage": self._generation.usage()})
+            yield to_json(self._completion([], {"usage": self._generation.usage()}))
+
+    def _chunk(self, index: int, increment: Increment, usage: dict[str, Usage | None]) -> Completion:
+        return self._completion([self._choice(index, increment)], usage)
 
     def _completion(self, choices: list[CompletionChoice], usage: dict[str, Usage | None]) -> Completion:
         generation = self._generation

@@ -8,12 +8,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from runtime.server.admission import Overloaded
 from runtime.server.wording import shown, shown_name
 
 _TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
     404: "not_found_error",
+    408: "timeout_error",
     413: "invalid_request_error",
     429: "rate_limit_error",
     503: "service_unavailable_error",
@@ -76,6 +78,13 @@ def _no_such_route(request: Request) -> str:
     hint = f"did you mean {methods[near[0]]} {near[0]}? " if near else ""
     routes = ", ".join(f"{method} {known}" for known, method in methods.items())
     return f"there is no route {shown_name(request.method)} {shown(path)}; {hint}There are {routes}"
+
+
+async def on_overload(_: Request, error: Exception) -> JSONResponse:
+    """429 with the time after which to come back."""
+    assert isinstance(error, Overloaded)
+    body = error_body(429, str(error), code=error.reason)
+    return JSONResponse(body, 429, {"Retry-After": str(error.retry_after_s)})
 
 
 async def on_engine_failure(_: Request, error: Exception) -> JSONResponse:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
 
-from runtime.engine import QueueFull
 from runtime.request import Request
-from runtime.server.async_engine import EngineFailure, TokenStream
+from runtime.server.admission import Overloaded
 from runtime.server.choice import Choice, Increment
 from runtime.server.errors import ApiError, invalid
 from runtime.server.metrics import SequenceClock
 from runtime.server.protocol_generation import GenerationBody, StreamOptions, Usage
 from runtime.server.sampling import sampling_params
 from runtime.server.service import Service
+from runtime.server.token_stream import EngineFailure, TokenStream
 
 
 class Generation:
@@ -33,7 +33,7 @@ class Generation:
         self._reason_if_unfinished = "abort"
 
     async def increments(self) -> AsyncIterator[tuple[Choice, Increment]]:
-        """What the choices gain, as it comes. Raises EngineFailure."""
+        """What the choices gain, as it comes. Raises EngineFailure, and Overloaded if they waited too long."""
         by_request_id = {choice.request_id: choice for choice in self.choices}
         try:
             async for output in self._stream:
@@ -43,12 +43,12 @@ class Generation:
                     self._stream.abort(choice.request_id)  # a stop string may end it before the engine does
                 if increment is not None:
                     yield choice, increment
-        except EngineFailure:
+        except (EngineFailure, Overloaded):
             self._reason_if_unfinished = "error"
             raise
 
     async def collect(self) -> list[Increment]:
-        """All increments, merged: one per choice, in order. Raises EngineFailure."""
+        """All increments, merged: one per choice, in order. Raises as `increments` does."""
         parts: dict[int, list[Increment]] = {choice.index: [] for choice in self.choices}
         async for choice, increment in self.increments():
             parts[choice.index].append(increment)
@@ -79,65 +79,92 @@ class Generation:
         return {"usage": self.usage() if options.continuous_usage_stats else None}
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """`echo_text`, if the prompt is to be echoed, begins its choices' texts, and their logprobs then cover it too."""
+
+    token_ids: list[int]
+    echo_text: str | None = None
+
+
+def too_long(num_tokens: int | str, max_model_len: int) -> ApiError:
+    """The refusal of a prompt that leaves no room for an answer."""
+    return invalid(
+        f"a prompt must leave room in the model's context of {max_model_len} tokens, got {num_tokens}; shorten it",
+        code="context_length_exceeded",
+    )
+
+
 async def start(
     service: Service,
     body: GenerationBody,
-    prompts: Sequence[list[int]],
+    num_prompts: int,
+    encode: Callable[[], Sequence[Prompt]],
     *,
+    num_bytes: int,
     id_prefix: str,
     max_tokens: int | None,
     default_max_tokens: int | None,
     logprobs: int | None,
-    echo_texts: Sequence[str] = (),
 ) -> Generation:
-    """Put n choices for each of `prompts` into the engine: all of them or none.
+    """Put n choices for each of the prompts that `encode` makes of `num_bytes` into the engine: all of them or none.
 
-    `echo_texts`, one per prompt, begin the choices' texts, and logprobs then cover the prompts too. A `default_max_tokens` of
-    None is all that the model's context leaves. Raises ApiError: 400 what can never run, 429 the queue is full, 503.
+    A `default_max_tokens` of None is all that the model's context leaves. Raises ApiError: 400 what can never run, 503; and
+    Overloaded, before anything is encoded if that is known by then.
     """
-    max_model_len = service.engine.max_model_len
+    num_sequences, most = num_prompts * body.n, service.engine.max_num_sequences
+    if num_sequences > most:
+        raise invalid(
+            f"a request may ask for at most {most} sequences here, got {num_prompts} prompts x n = {body.n}; send it in parts",
+            "n" if num_prompts == 1 else "prompt",
+        )
+    service.engine.check_room(num_sequences)
     id = f"{id_prefix}-{uuid.uuid4().hex}"
-    choices: list[Choice] = []
-    requests: list[Request] = []
-    for number, prompt in enumerate(prompts):
-        room = max_model_len - len(prompt)
-        if room < (0 if max_tokens == 0 else 1):
-            raise invalid(
-                f"a prompt must leave room in the model's context of {max_model_len} tokens, got {len(prompt)}; shorten it",
-                code="context_length_exceeded",
-            )
-        for i in range(body.n):
-            params = sampling_params(
-                body,
-                service.defaults,
-                choice=i,
-                max_tokens=max_tokens,
-                default_max_tokens=room if default_max_tokens is None else default_max_tokens,
-                room=room,
-                logprobs=logprobs,
-                prompt_logprobs=bool(echo_texts) and logprobs is not None,
-            )
-            params = replace(params, stop_token_ids=params.stop_token_ids | service.vocabulary.special_ids(body.stop or ()))
-            request = Request(f"{id}-{len(requests)}", tuple(prompt), params)
-            choices.append(
-                Choice(
-                    index=len(requests),
-                    request_id=request.id,
-                    vocabulary=service.vocabulary,
-                    prompt_token_ids=prompt,
-                    params=params,
-                    body=body,
-                    clock=SequenceClock(service.metrics),
-                    echo_text=echo_texts[number] if echo_texts else "",
+    arrival_s = time.perf_counter()
+
+    def prepare() -> tuple[list[Choice], list[Request], list[int]]:
+        choices: list[Choice] = []
+        requests: list[Request] = []
+        prompts = encode()
+        for prompt in prompts:
+            token_ids = tuple(prompt.token_ids)
+            room = service.engine.max_model_len - len(token_ids)
+            if room < (0 if max_tokens == 0 else 1):
+                raise too_long(len(token_ids), service.engine.max_model_len)
+            for i in range(body.n):
+                params = sampling_params(
+                    body,
+                    service.defaults,
+                    choice=i,
+                    max_tokens=max_tokens,
+                    default_max_tokens=room if default_max_tokens is None else default_max_tokens,
+                    room=room,
+                    logprobs=logprobs,
+                    prompt_logprobs=prompt.echo_text is not None and logprobs is not None,
                 )
-            )
-            requests.append(request)
+                stops = params.stop_token_ids | service.vocabulary.special_ids(body.stop or ())
+                params = replace(params, stop_token_ids=stops)
+                request = Request(f"{id}-{len(requests)}", token_ids, params)
+                choices.append(
+                    Choice(
+                        index=len(requests),
+                        request_id=request.id,
+                        vocabulary=service.vocabulary,
+                        prompt_token_ids=token_ids,
+                        params=params,
+                        body=body,
+                        clock=SequenceClock(service.metrics, arrival_s),
+                        echo_text=prompt.echo_text or "",
+                    )
+                )
+                requests.append(request)
+        return choices, requests, [len(prompt.token_ids) for prompt in prompts]
+
+    choices, requests, prompt_lengths = await service.workers.run(num_bytes, prepare)
     try:
         stream = await service.engine.submit(requests)
     except ValueError as error:
         raise invalid(str(error)) from error
-    except QueueFull as error:
-        raise ApiError(429, f"the queue is full: {error}", code="queue_full", retry_after_s=1) from error
     except EngineFailure as error:
         raise ApiError(503, str(error)) from error
-    return Generation(id, service.model_name, choices, stream, [len(prompt) for prompt in prompts])
+    return Generation(id, service.model_name, choices, stream, prompt_lengths)

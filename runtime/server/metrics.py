@@ -14,6 +14,7 @@ from runtime.engine import EngineStats
 
 _TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _ITL_BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2.5)
+_QUEUE_BUCKETS_S = (0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _E2E_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
@@ -28,6 +29,15 @@ class ServerMetrics:
         )
         self.finished = Counter(
             "coldforge_requests", "Sequences that ended, by reason.", ("finish_reason",), registry=self.registry
+        )
+        self.rejected = Counter(
+            "coldforge_rejected_requests", "Requests answered 429, by reason.", ("reason",), registry=self.registry
+        )
+        self.queue_wait = Histogram(
+            "coldforge_queue_wait_seconds",
+            "From a sequence's arrival in the queue to its first step.",
+            buckets=_QUEUE_BUCKETS_S,
+            registry=self.registry,
         )
         self.ttft = Histogram(
             "coldforge_time_to_first_token_seconds",
@@ -56,9 +66,10 @@ class ServerMetrics:
 class SequenceClock:
     """Times one sequence from its request's arrival."""
 
-    def __init__(self, metrics: ServerMetrics) -> None:
+    def __init__(self, metrics: ServerMetrics, arrival_s: float) -> None:
+        """`arrival_s` is by time.perf_counter."""
         self._metrics = metrics
-        self._arrival_s = time.perf_counter()
+        self._arrival_s = arrival_s
         self._last_token_s: float | None = None
 
     def token(self) -> None:

@@ -7,10 +7,10 @@ from runtime.server.errors import invalid
 from runtime.server.protocol_chat import ChatPrompt
 
 
-def encode_chat(prompts: Prompts, chat: ChatPrompt) -> list[int]:
-    """Ids of the rendered template, which brings its own special tokens unless the request asks for more."""
+def render_chat(prompts: Prompts, chat: ChatPrompt) -> str:
+    """The text of the rendered template; it brings its own special tokens."""
     try:
-        text = prompts.render_chat(
+        return prompts.render_chat(
             [message.model_dump(exclude_unset=True) for message in chat.messages],
             add_generation_prompt=chat.add_generation_prompt,
             continue_final_message=chat.continue_final_message,
@@ -18,7 +18,6 @@ def encode_chat(prompts: Prompts, chat: ChatPrompt) -> list[int]:
         )
     except ValueError as error:
         raise invalid(str(error), "messages") from error
-    return prompts.encode(text, chat.add_special_tokens)
 
 
 def truncate(token_ids: list[int], limit: int | None, max_model_len: int, num_answer_tokens: int) -> list[int]:

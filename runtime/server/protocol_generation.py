@@ -108,9 +108,12 @@ class GenerationBody(Body):
     presence_penalty: Number | None = None
     frequency_penalty: Number | None = None
     repetition_penalty: RepetitionPenalty | None = None
-    logit_bias: dict[TokenKey, Annotated[Number, Field(ge=-100, le=100)]] | None = None
-    stop: Annotated[list[Annotated[str, Field(min_length=1)]] | None, BeforeValidator(_as_list)] = None
-    stop_token_ids: list[TokenId] | None = None
+    logit_bias: Annotated[dict[TokenKey, Annotated[Number, Field(ge=-100, le=100)]], Field(max_length=1024)] | None = None
+    stop: Annotated[
+        Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=32)] | None,
+        BeforeValidator(_as_list),
+    ] = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=1024)] | None = None
     include_stop_str_in_output: bool = False
     ignore_eos: bool = False
     skip_special_tokens: bool = True

@@ -10,13 +10,18 @@ from runtime.server.async_engine import AsyncEngine
 from runtime.server.errors import ApiError
 from runtime.server.metrics import ServerMetrics
 from runtime.server.sampling import GenerationDefaults
+from runtime.server.text_bounds import TextBound
 from runtime.server.wording import shown
+from runtime.server.workers import Workers
 from runtime.text_stream import Vocabulary
 
 
 @dataclass
 class Service:
-    """`draining` refuses new generations and lets the open ones finish."""
+    """`draining` refuses new generations and lets the open ones finish.
+
+    `text_bound` is None where the vocabulary sets none. A stream that has nothing to say for `keep_alive_s` says that it lives.
+    """
 
     model_name: str
     engine: AsyncEngine
@@ -24,6 +29,9 @@ class Service:
     prompts: Prompts
     defaults: GenerationDefaults
     metrics: ServerMetrics
+    workers: Workers
+    text_bound: TextBound | None
+    keep_alive_s: float
     created: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import signal
+import socket
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -14,11 +17,17 @@ from fastapi import FastAPI
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
+from runtime.server.connections import TimedProtocol
 from runtime.server.errors import error_body
 from runtime.server.service import Service
+from runtime.serving_limits import DRAIN_TIMEOUT_S
 
 logger = logging.getLogger(__name__)
 _FLUSH_TIMEOUT_S = 5
+
+
+class CannotListen(ValueError):
+    """The address or the port is not to be had."""
 
 
 class LoadingApp:
@@ -66,24 +75,28 @@ class LoadingApp:
 class Server(uvicorn.Server):
     """The first SIGTERM or SIGINT drains: new generations get 503, open ones finish, for at most `drain_timeout_s`.
 
-    A second signal, or one while the model loads, exits at once.
+    A second signal, or one while the model loads, ends the process at once, by that signal.
     """
 
-    def __init__(self, build: Callable[[], FastAPI], host: str, port: int, drain_timeout_s: float = 30.0) -> None:
+    def __init__(self, build: Callable[[], FastAPI], host: str, port: int, drain_timeout_s: float = DRAIN_TIMEOUT_S) -> None:
         self.loading = LoadingApp(build, self._exit)
         super().__init__(
             uvicorn.Config(
                 self.loading,
                 host=host,
                 port=port,
+                http=TimedProtocol,
                 lifespan="on",
                 access_log=False,
                 log_level="warning",
                 timeout_graceful_shutdown=_FLUSH_TIMEOUT_S,
             )
         )
+        if not drain_timeout_s >= 0:
+            raise ValueError(f"drain_timeout must be at least 0 seconds, got {drain_timeout_s}")
         self._drain_timeout_s = drain_timeout_s
         self._drain_deadline_s = 0.0
+        self._is_cut = False
 
     @property
     def service(self) -> Service | None:
@@ -95,11 +108,12 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         service = self.service
-        if service is None or service.draining:
-            self.force_exit = True
-            self._exit()
+        if service is None:
+            _end_at_once(sig, "stopped while the model was loading")
+        elif service.draining:
+            _end_at_once(sig, f"stopped by a second signal: {service.engine.num_open} open sequences are cut off")
         else:
-            logger.info("draining %d open requests", service.engine.num_open)
+            logger.info("draining %d open sequences", service.engine.num_open)
             service.draining = True
             self._drain_deadline_s = time.monotonic() + self._drain_timeout_s
 
@@ -107,7 +121,10 @@ class Server(uvicorn.Server):
         """uvicorn's own tick, ten times a second; true ends its main loop."""
         service = self.service
         if service is not None and service.draining:
-            if time.monotonic() > self._drain_deadline_s:
+            if time.monotonic() > self._drain_deadline_s and not self._is_cut:
+                self._is_cut = True
+                num_open, after_s = service.engine.num_open, self._drain_timeout_s
+                logger.warning("%d open sequences are cut off: they have not ended within %g s", num_open, after_s)
                 await service.engine.close()
             self.should_exit = self.should_exit or service.engine.num_open == 0
         return await super().on_tick(counter)
@@ -116,12 +133,34 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(build: Callable[[], FastAPI], host: str, port: int, drain_timeout_s: float = 30.0) -> None:
+def serve(build: Callable[[], FastAPI], host: str, port: int, drain_timeout_s: float = DRAIN_TIMEOUT_S) -> None:
     """Listen at once, load with `build`, serve until told to stop.
 
-    Raises what `build` raises, and SystemExit if the port is taken.
+    Raises what `build` raises, and CannotListen, before anything is loaded.
     """
+    listener = listen(host, port)
     server = Server(build, host, port, drain_timeout_s)
-    server.run()
+    server.run([listener])
     if server.loading.failure is not None:
         raise server.loading.failure
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that is bound to the address. Raises CannotListen with what to change."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            fix = "--host must be an address of this machine"
+        elif error.errno == errno.EADDRINUSE:
+            fix = "another process has that port; choose a free one with --port"
+        else:
+            fix = f"{error.strerror}: choose another --host or --port"
+        raise CannotListen(f"cannot listen at {host}:{port}; {fix}") from error
+
+
+def _end_at_once(sig: int, line: str) -> None:
+    logger.warning(line)
+    signal.signal(sig, signal.SIG_DFL)
+    signal.raise_signal(sig)

@@ -8,13 +8,12 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
-from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from runtime.server.async_engine import EngineFailure
+from runtime.server.admission import Overloaded
 from runtime.server.errors import error_body
-from runtime.server.protocol_generation import to_json
+from runtime.server.token_stream import EngineFailure
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -44,25 +43,29 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-async def json_response(receive: Receive, work: Coroutine[Any, Any, BaseModel], close: Callable[[], None]) -> Response:
-    """`work`'s result as JSON. Raises ClientDisconnected; `close` is called in every case."""
+async def json_response(receive: Receive, work: Coroutine[Any, Any, str], close: Callable[[], None]) -> Response:
+    """`work`'s result, which is JSON. Raises ClientDisconnected; `close` is called in every case."""
     try:
-        return Response(to_json(await unless_disconnected(receive, work)), media_type="application/json")
+        return Response(await unless_disconnected(receive, work), media_type="application/json")
     finally:
         close()
 
 
 class EventStream(Response):
-    """`data: <chunk>` for each chunk, then `data: [DONE]`; a failure on the way is a last chunk `{"error": ...}`."""
+    """`data: <chunk>` for each chunk, then `data: [DONE]`; a failure on the way is a last chunk `{"error": ...}`.
+
+    A comment says that the stream lives whenever it has had nothing else to say for a while.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, chunks: AsyncIterator[BaseModel], close: Callable[[], None]) -> None:
+    def __init__(self, chunks: AsyncIterator[str], close: Callable[[], None], keep_alive_s: float) -> None:
         """`close` is called once the stream has ended, in whatever way."""
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._chunks = chunks
         self._close = close
+        self._keep_alive_s = keep_alive_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -74,14 +77,36 @@ class EventStream(Response):
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async for data in self._data():
-            await send({"type": "http.response.body", "body": f"data: {data}\n\n".encode(), "more_body": True})
+        async for event in self._events():
+            await send({"type": "http.response.body", "body": event.encode(), "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _events(self) -> AsyncIterator[str]:
+        data = self._data()
+        coming: asyncio.Future[str] | None = None
+        try:
+            while True:
+                coming = coming or asyncio.ensure_future(anext(data))
+                await asyncio.wait((coming,), timeout=self._keep_alive_s)
+                if not coming.done():
+                    yield ": keep-alive\n\n"
+                    continue
+                done, coming = coming, None
+                try:
+                    yield f"data: {done.result()}\n\n"
+                except StopAsyncIteration:
+                    return
+        finally:
+            if coming is not None:
+                coming.cancel()
+                await asyncio.gather(coming, return_exceptions=True)
 
     async def _data(self) -> AsyncIterator[str]:
         try:
             async for chunk in self._chunks:
-                yield to_json(chunk)
+                yield chunk
+        except Overloaded as error:
+            yield json.dumps(error_body(503, str(error), code=error.reason))
         except EngineFailure as error:
             yield json.dumps(error_body(500, str(error)))
         except Exception as error:

@@ -35,7 +35,7 @@ from optimizer.search.items import source_prompts, subject_on
 from optimizer.search.texts import sample_sequences
 from optimizer.targets.emulated import EmulatedWorkbench
 from optimizer.workbench import CpuWorkbench
-from runtime.loading import eos_token_ids
+from runtime.generation_config import eos_token_ids
 
 #: every kind of storage and of arithmetic that CPUs have, and both layers' `down` alike, so that they can be exchanged
 SCHEMES = {

@@ -12,7 +12,8 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, GenerationConfig
 
 from optimizer.importers import DamagedFile, open_source
-from runtime.loading import chat_template_of, eos_token_ids
+from runtime.generation_config import eos_token_ids
+from runtime.loading import chat_template_of
 from tests.importers.gguf_writing import TOKENIZER, write_gguf
 from tests.importers.random_models import CONFIGS, random_model, save_folder
 

@@ -21,7 +21,8 @@ from optimizer.search.accuracy import Judge
 from optimizer.search.items import source_prompts, subject_on
 from optimizer.spec import SetSpec
 from optimizer.workbench import CpuWorkbench
-from runtime.loading import eos_token_ids, load
+from runtime.generation_config import eos_token_ids
+from runtime.loading import load
 from tests.optimizer.conftest import MakeProject, Project
 
 

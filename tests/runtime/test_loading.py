@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from artifacts.errors import BundleError, DeviceError, HashMismatchError, ManifestError, WeightsError
+from artifacts.errors import BundleError, ContentError, DeviceError, HashMismatchError, ManifestError, WeightsError
 from artifacts.manifest import Deployment, Kernels, Manifest, Precision, Provenance, Serving, Target
 from artifacts.precision import KvDtype
 from artifacts.weights import Array
@@ -256,3 +256,54 @@ print(json.dumps([tokens, sorted({{name.partition(".")[0] for name in sys.module
     tokens, modules = json.loads(finished.stdout)
     assert tokens == [token for token, _ in expected]
     assert not {"torch", "optuna", "transformers", "safetensors", "optimizer", "search_spaces"} & set(modules)
+
+
+BAD_FILES: dict[str, tuple[dict[str, bytes], str]] = {
+    "eos outside the vocabulary": (
+        {"generation_config.json": b'{"eos_token_id": [1, 203]}'},
+        "between 0 and 202, .* got 203",
+    ),
+    "negative eos": ({"generation_config.json": b'{"eos_token_id": -1}'}, "eos_token_id .* got -1"),
+    "eos is text": ({"generation_config.json": b'{"eos_token_id": "</s>"}'}, "eos_token_id .* got '</s>'"),
+    "eos is true": ({"generation_config.json": b'{"eos_token_id": true}'}, "eos_token_id .* got True"),
+    "eos is a table": ({"generation_config.json": b'{"eos_token_id": {"a": 1}}'}, "eos_token_id .* got {'a': 1}"),
+    "temperature": ({"generation_config.json": b'{"temperature": -0.5}'}, "temperature must be at least 0, got -0.5"),
+    "temperature is infinite": (
+        {"generation_config.json": b'{"temperature": Infinity}'},
+        "temperature must be a finite number",
+    ),
+    "top_p": ({"generation_config.json": b'{"top_p": 0}'}, "top_p must be above 0"),
+    "top_k": ({"generation_config.json": b'{"top_k": 2.5}'}, "top_k must be an integer"),
+    "max_new_tokens": ({"generation_config.json": b'{"max_new_tokens": 0}'}, "max_new_tokens must be an integer of at least 1"),
+    "repetition_penalty": ({"generation_config.json": b'{"repetition_penalty": 0}'}, "repetition_penalty must be above 0"),
+    "bos_token": ({"generation_config.json": b'{"bos_token": 1}'}, "bos_token must be a string"),
+    "a list": ({"generation_config.json": b"[1]"}, "must hold an object"),
+    "no JSON": ({"generation_config.json": b"{"}, "generation_config.json must be JSON"),
+    "no tokenizer": ({"tokenizer.json": b"{}"}, "tokenizer.json must be a tokenizer"),
+    "no text": ({"tokenizer.json": b"\xff"}, "tokenizer.json must be a tokenizer"),
+    "template": ({"chat_template.jinja": b"{% if %}"}, r"chat_template.jinja: .* not valid Jinja: line 1"),
+    "template in Latin-1": ({"chat_template.jinja": b"\xe9"}, "chat_template.jinja: .*utf-8"),
+    "template too deep": ({"chat_template.jinja": b"{{" + b"(" * 3000 + b"1" + b")" * 3000 + b"}}"}, "chat_template.jinja"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_files_that_a_server_could_not_work_with_are_refused_by_name(parts: Parts, tmp_path: Path, kind: str) -> None:
+    files, message = BAD_FILES[kind]
+    parts.write(tmp_path / "bundle", files={**parts.files, **files})
+    with pytest.raises(ContentError, match=message) as caught:
+        load(tmp_path / "bundle")
+    assert str(caught.value).endswith("build the bundle again") and caught.value.path in files
+
+
+def test_what_is_null_or_not_read_refuses_no_bundle(parts: Parts, tmp_path: Path) -> None:
+    config = {
+        "eos_token_id": None,
+        "bos_token": None,
+        "temperature": None,
+        "top_k": -1,
+        "do_sample": True,
+        "transformers_version": "5",
+    }
+    parts.write(tmp_path / "bundle", files=parts.files | {"generation_config.json": json.dumps(config).encode()})
+    assert load(tmp_path / "bundle").generation_config == config

@@ -135,11 +135,17 @@ def test_429_when_the_queue_is_full(run_server: Any, wait: Any) -> None:
 
 
 def test_n_is_all_or_none(run_server: Any, wait: Any) -> None:
-    with run_server(max_num_waiting=2, runner_options={"max_num_seqs": 1}) as served:
+    with run_server(max_num_waiting=2, runner_options={"max_num_seqs": 1, "step_time_s": 0.01}) as served:
+        threads = [threading.Thread(target=lambda: chat(served, max_tokens=40)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        wait(lambda: served.engine.stats().num_waiting == 1)
         with pytest.raises(openai.RateLimitError):
-            chat(served, n=4)
-        wait(lambda: served.engine.stats().num_waiting == 0)
-        assert chat(served).choices
+            chat(served, n=2)
+        assert served.engine.stats().num_waiting <= 1
+        for thread in threads:
+            thread.join()
+        assert len(chat(served, n=2).choices) == 2
 
 
 def test_no_chat_template(run_server: Any) -> None:

@@ -39,6 +39,8 @@ class Adapter:
         tokens, times = [], []
         while self._engine.has_work():
             for output in self._engine.step():
+                if output.error is not None:
+                    raise output.error
                 tokens.append(output.token_id)
                 times.append(time.perf_counter())
         return tokens, times
@@ -47,6 +49,8 @@ class Adapter:
         generated: dict[str, list[int]] = {self._add(prompt, num_tokens): [] for prompt in prompts}
         while self._engine.has_work():
             for output in self._engine.step():
+                if output.error is not None:
+                    raise output.error
                 generated[output.request_id].append(output.token_id)
         return list(generated.values())
 

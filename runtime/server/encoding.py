@@ -1,0 +1,29 @@
+"""A prompt's text -> token ids, unless it is plain from its size that they are too many. For a worker's thread."""
+
+from __future__ import annotations
+
+from runtime.server.generation import too_long
+from runtime.server.prompts import render_chat, truncate
+from runtime.server.protocol_chat import ChatCompletionBody
+from runtime.server.service import Service
+
+
+def encode_text(service: Service, text: str, add_special_tokens: bool, cut: int | None) -> list[int]:
+    """Ids of `text`, before they are cut. Raises ApiError 400, before it is encoded, if it cannot fit and is not to be cut."""
+    if cut is None and service.text_bound is not None:
+        _check(service, service.text_bound.min_num_tokens(text))
+    return service.prompts.encode(text, add_special_tokens)
+
+
+def encode_chat(service: Service, body: ChatCompletionBody) -> list[int]:
+    """Ids of the chat. Raises ApiError 400 as `encode_text` does; a message is at least one token."""
+    cut = body.truncate_prompt_tokens
+    if cut is None:
+        _check(service, len(body.messages))
+    token_ids = encode_text(service, render_chat(service.prompts, body), body.add_special_tokens, cut)
+    return truncate(token_ids, cut, service.engine.max_model_len, body.num_answer_tokens)
+
+
+def _check(service: Service, min_num_tokens: int) -> None:
+    if min_num_tokens > service.engine.max_model_len:
+        raise too_long(f"at least {min_num_tokens}", service.engine.max_model_len)

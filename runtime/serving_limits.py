@@ -1,0 +1,8 @@
+"""What a server allows where its operator says nothing. Light: the command line shows these without loading a server."""
+
+MAX_QUEUE = 1024
+"""Sequences that may wait beyond those that run."""
+MAX_WAIT_S = 120.0
+"""Seconds that one may wait."""
+DRAIN_TIMEOUT_S = 30.0
+"""Seconds that open requests have once the server is told to stop."""
