@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from runtime.chat import ChatTemplate
 from runtime.engine import Engine
+from runtime.heap import return_freed_memory
 from runtime.prompts import Prompts
 from runtime.server.admission import Admission, Overloaded
 from runtime.server.api_key import ApiKey
@@ -70,6 +71,7 @@ def create_app(
     async_engine = AsyncEngine(engine, Admission(engine.max_num_seqs, max_queue, max_wait_s), metrics)
     workers = Workers()
     bound = text_bound(tokenizer)
+    return_freed_memory()  # of the vocabulary, which was looked through
     service = Service(
         model_name=model_name,
         engine=async_engine,
