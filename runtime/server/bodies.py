@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, get_type_hints
 
 from fastapi import Request
 from fastapi.routing import APIRoute
@@ -13,9 +13,9 @@ from pydantic import TypeAdapter
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from runtime.server import json_body
 from runtime.server.admission import Overloaded
 from runtime.server.errors import invalid
-from runtime.server.json_body import check_content_type, parse
 from runtime.server.metrics import ServerMetrics
 from runtime.server.streaming import ClientDisconnected, unless_disconnected
 from runtime.server.workers import Workers
@@ -47,8 +47,8 @@ class BodyReader:
                     raise Overloaded("too many large requests have come at once; come back later", "bodies")
             request.state.num_body_bytes = len(content)
             if content:
-                check_content_type(request.headers.get("content-type", ""))
-            parsing = self._workers.run(len(content), partial(_parse, bytes(content), adapter))
+                json_body.check_content_type(request.headers.get("content-type", ""))
+            parsing = self._workers.run(len(content), partial(parse, bytes(content), adapter))
             return await unless_disconnected(request.receive, parsing)
         except ClientDisconnect as error:
             raise ClientDisconnected from error
@@ -66,8 +66,7 @@ class BodyRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         if self.body_field is None:
             return super().get_route_handler()
-        annotation: Any = self.body_field.field_info.annotation
-        adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+        adapter = TypeAdapter[Any](get_type_hints(self.endpoint, include_extras=True)["body"])
 
         async def handle(request: Request) -> Response:
             response: Response = await self.endpoint(await request.app.state.bodies.read(request, adapter), request)
@@ -76,7 +75,7 @@ class BodyRoute(APIRoute):
         return handle
 
 
-def _parse(content: bytes, adapter: TypeAdapter[Any]) -> Any:
+def parse(content: bytes, adapter: TypeAdapter[Any]) -> Any:
     """As `json_body.parse`; ApiError 400, too, for what is too large a structure to look into."""
     num_parts, num_values = count(content)
     if num_parts > MAX_NUM_PARTS or num_values > MAX_NUM_VALUES:
@@ -84,7 +83,7 @@ def _parse(content: bytes, adapter: TypeAdapter[Any]) -> Any:
             f"a request may hold at most {MAX_NUM_PARTS} strings, lists and objects and {MAX_NUM_VALUES} values in all; "
             "this one has more: send it in parts"
         )
-    return parse(content, adapter)
+    return json_body.parse(content, adapter)
 
 
 def count(content: bytes) -> tuple[int, int]:

@@ -23,6 +23,9 @@ SERVE = {
     "--api-key": ("one", "other"),
     "--served-model-name": ("one", "other"),
     "--num-threads": ("1", "2"),
+    "--max-queue": ("1", "2"),
+    "--max-wait": ("1", "2"),
+    "--drain-timeout": ("1", "2"),
 }
 
 

@@ -38,7 +38,7 @@ def test_pieces_join_to_what_pydantic_writes(num_tokens: int) -> None:
 
 def test_a_prompt_scored_token_by_token_is_answered_whole(run_server: Any) -> None:
     with run_server() as served:
-        body = {"prompt": "a" * 300, "echo": True, "logprobs": 3, "max_tokens": 2}
+        body = {"prompt": "a" * 300, "echo": True, "logprobs": 3, "max_tokens": 2, "temperature": 0}
         whole = httpx.post(f"{served.url}/v1/completions", json=body).json()["choices"][0]["logprobs"]
         events = httpx.post(f"{served.url}/v1/completions", json=body | {"stream": True}).text.split("\n\n")
         chunks = [json.loads(event.removeprefix("data: ")) for event in events if event and "[DONE]" not in event]
