@@ -1,6 +1,6 @@
 """KL of int8 KV caches that code keys in other ways, against the same model in transformers with nothing rounded.
 
-    python -m benchmarks.int8_keys --model MODEL --text wikitext2_valid.txt [--sequences 4] [--tokens 96] [--out FILE]
+    python -m benchmarks.int8_keys --model MODEL --text wikitext2_valid.txt [--sequences 4] [--tokens 96] [--only WORDS] [--out FILE]
 
 Simulated in fp32: keys and values are rounded as a cache would keep them, nothing else. Offsets by channel are the mean rotated
 key of other sequences of the text. Values are int8 with a scale for each token and head throughout. Decision 0028 reads these.
@@ -72,6 +72,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--sequences", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--only", default="", help="ways of coding whose name has this in it")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     source = open_source(options.model)
@@ -87,17 +88,23 @@ def main() -> None:
     logits(calibration, lambda key, layer: key, keys)
     means = [key.mean(dim=(0, 2), keepdim=True) for key in keys]
     biases = rotated_biases(model, options.tokens)
+    averages = [bias.mean(dim=1, keepdim=True) for bias in rotated_biases(model, 1024)]
     codings: dict[str, Coding] = {
         "fp32 keys": lambda key, layer: key,
-        "a scale for each token and head, as shipped": lambda key, layer: symmetric(key),
+        "a scale for each token and head": lambda key, layer: symmetric(key),
         "and a zero point": lambda key, layer: asymmetric(key),
+        "less the mean rotated bias of 1024 positions, as shipped": lambda key, layer: (
+            symmetric(key - averages[layer]) + averages[layer]
+        ),
         "less the mean rotated key of each channel": lambda key, layer: symmetric(key - means[layer]) + means[layer],
         "less the rotated bias of each position": lambda key, layer: symmetric(key - biases[layer]) + biases[layer],
     }
     # Nothing is coded where keys are only looked at.
     exact = logits(sequences, lambda key, layer: key, [])
-    results = {}
+    results = json.loads(options.out.read_text())["kl"] if options.out and options.out.exists() else {}
     for name, coding in codings.items():
+        if options.only not in name:
+            continue
         results[name] = _kl(sequences.tolist(), exact, logits(sequences, coding))
         print(f"{name}: {results[name]}", flush=True)
     if options.out:

@@ -25,6 +25,8 @@ from runtime.rope import rope_tables
 TOKENS = {"T": "num_tokens"}
 LOGITS = {"T": "num_logits"}
 _ACTIVATION_BLOCK = 32
+#: over so many positions a key's bias is averaged, whatever the limits: the numbers of a bundle must not depend on them
+_CENTRE_POSITIONS = 1024
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,18 @@ def _stored_parts(scheme: Scheme) -> tuple[Tensor, ...]:
     return packing.packed_tensors(variant(scheme.storage), "tiles", "K")
 
 
+def _key_centre(a: Architecture, bias: Array | None) -> Array | None:
+    """What rotated keys have in common by their bias, fp32 [num_kv_heads, head_dim]: its mean over the first positions.
+
+    Channels that rotate slowly keep their bias, fast ones have none on average. None where keys have no bias of their own.
+    """
+    if bias is None or a.qk_norm:
+        return None
+    first, second = np.split(bias[a.q_size : a.q_size + a.kv_size].reshape(a.num_kv_heads, a.head_dim), 2, axis=1)
+    cos, sin = (table.mean(axis=0) for table in rope_tables(a.rope, a.head_dim, min(a.max_position, _CENTRE_POSITIONS)))
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=1).astype(np.float32)
+
+
 def lay_out(
     architecture: Architecture,
     plan: Plan,
@@ -221,10 +235,11 @@ def lay_out(
         if a.qk_norm:
             layout.norm(f"{layer}.q_norm", q, q, a.rms_norm_eps)
             layout.norm(f"{layer}.k_norm", k, k, a.rms_norm_eps)
+        centre = {"k_centre": _key_centre(a, layout.tensors.get(f"{layer}.qkv.bias"))} if kv_dtype == "int8" else {}
         caches = kv_cache.empty(kv_dtype, limits.num_kv_blocks, a.num_kv_heads, block_size, a.head_dim, resident_zeros)
         layout.call(
             f"rope_and_cache_{kv_dtype}", f"{layer}.rope",
-            q=q, k=k, v=v, cos=cos, sin=sin, positions=inputs.positions, slot_mapping=inputs.slot_mapping, **caches,
+            q=q, k=k, v=v, cos=cos, sin=sin, positions=inputs.positions, slot_mapping=inputs.slot_mapping, **caches, **centre,
         )  # fmt: skip
         layout.call(
             f"paged_attention_{kv_dtype}", f"{layer}.attention",

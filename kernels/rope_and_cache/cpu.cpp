@@ -27,11 +27,11 @@ struct Scaled {
     void put(int8_t* to, float x) const { *to = int8_t(__builtin_rintf(x * inverse)); }
 };
 
-template <class Kv>
-auto storing(const float* x, int64_t D, float* scale) {
+template <class Kv, class Row>
+auto storing(Row x, int64_t D, float* scale) {
     if constexpr (std::is_same_v<Kv, int8_t>) {
         float largest = 0;
-        for (int64_t d = 0; d < D; ++d) largest = __builtin_fabsf(x[d]) > largest ? __builtin_fabsf(x[d]) : largest;
+        for (int64_t d = 0; d < D; ++d) largest = __builtin_fabsf(x(d)) > largest ? __builtin_fabsf(x(d)) : largest;
         const Int8Scale chosen(largest);
         *scale = chosen.scale;
         return Scaled{chosen.inverse};
@@ -63,14 +63,18 @@ void run(const Args* a, Range range) {
             Kv* keys = (Kv*)a->k_cache + block * D * block_size + offset;
             Kv* values = (Kv*)a->v_cache + (block * block_size + offset) * D;
             float *k_scale = nullptr, *v_scale = nullptr;
+            const float* centre = nullptr;
             if constexpr (std::is_same_v<Kv, int8_t>) {
+                if (a->k_centre) centre = a->k_centre + kv_head * D;
                 k_scale = a->k_scales + block * block_size + offset;
                 v_scale = a->v_scales + block * block_size + offset;
             }
-            const auto of_key = storing<Kv>(x, D, k_scale), of_value = storing<Kv>(v, D, v_scale);
+            const auto key = [=](int64_t d) { return centre ? x[d] - centre[d] : x[d]; };
+            const auto value = [=](int64_t d) { return v[d]; };
+            const auto of_key = storing<Kv>(key, D, k_scale), of_value = storing<Kv>(value, D, v_scale);
             for (int64_t d = 0; d < D; ++d) {
-                of_key.put(keys + d * block_size, x[d]);
-                of_value.put(values + d, v[d]);
+                of_key.put(keys + d * block_size, key(d));
+                of_value.put(values + d, value(d));
             }
         }
     }

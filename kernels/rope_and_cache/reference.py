@@ -26,6 +26,7 @@ def _rope_and_cache(
     v_cache: Tensor,
     k_scales: Tensor | None = None,
     v_scales: Tensor | None = None,
+    k_centre: Tensor | None = None,
 ) -> None:
     for x in (q, k):
         _rotate(x, cos[positions, None], sin[positions, None])
@@ -34,7 +35,7 @@ def _rope_and_cache(
     blocks, offsets = slots // block_size, slots % block_size
     k, v = k[written], v[written]
     if k_scales is not None and v_scales is not None:
-        k, k_scales[blocks, :, offsets] = _quantized(k)
+        k, k_scales[blocks, :, offsets] = _quantized(k if k_centre is None else k - k_centre)
         v, v_scales[blocks, :, offsets] = _quantized(v)
     elif k_cache.dtype == torch.float16:
         most = torch.finfo(torch.float16).max

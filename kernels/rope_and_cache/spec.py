@@ -2,7 +2,9 @@
 
 Pairs are (i, i + D/2) of a head; cos and sin are tables over positions. Slot = block * block_size + offset; -1 writes
 nothing. q, k and v are views of one qkv buffer, whose row stride they carry. A bf16 or fp16 cache rounds to nearest even, fp16
-after saturating at its largest number; an int8 one as quantize_activations does, with a scale for each token and kv head.
+after saturating at its largest number; an int8 one as quantize_activations does, with a scale for each token and kv head, keys
+less `k_centre`, where that is given: what all keys of a channel have in common moves every score of a query alike, and no
+softmax.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ def _spec(kv: str) -> OpSpec:
             "positions": rng.integers(0, 64, t, np.int32),
             "slot_mapping": slots,
             **kv_cache.empty(kv, num_blocks, hkv, block_size, d),
-        }
+        } | ({"k_centre": rng.standard_normal((hkv, d), np.float32)} if kv == "int8" and case.name == "grouped" else {})
 
     def cost(sizes: Mapping[str, int]) -> Cost:
         rotated = sizes["T"] * (sizes["Hq"] + sizes["Hkv"]) * sizes["D"]
@@ -51,6 +53,7 @@ def _spec(kv: str) -> OpSpec:
             Tensor("positions", "i32", ("T",)),
             Tensor("slot_mapping", "i64", ("T",)),
             *kv_cache.tensors(kv, "inout"),
+            *([Tensor("k_centre", "f32", ("Hkv", "D"), optional=True)] if kv == "int8" else []),
         ),
         scalars=(),
         variable=("T",),

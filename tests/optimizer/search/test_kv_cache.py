@@ -46,7 +46,7 @@ def judge_of(folder: Path, key_bias: float) -> Judge:
 
 def test_a_cache_is_judged_by_its_mean_and_its_worst_sequence(judge: Judge, folder: Path) -> None:
     ledger = Ledger(f"sqlite:///{folder}/study.db", "losses")
-    losses = measure_kv_losses(ledger, Reporter(), judge, ["bf16", "fp16", "fp32"])
+    losses = measure_kv_losses(ledger, Reporter(), judge, ["bf16", "fp16", "int8", "fp32"])
     scores = judge.on("bf16").scores(judge.baseline)["text"]
     each = [score.kl / score.num_tokens for score in scores]
     assert each[0] < 1e-4, "the first sequence alone shows nothing"
@@ -54,8 +54,9 @@ def test_a_cache_is_judged_by_its_mean_and_its_worst_sequence(judge: Judge, fold
     assert losses["bf16"].worst_kl == pytest.approx(max(each)) and max(each) > 0.1
     assert losses["bf16"].worst_sequence == f"sequence {each.index(max(each)) + 1} of {NUM_SEQUENCES} of text"
     assert losses["fp16"].kl < losses["bf16"].kl / 20
+    assert losses["int8"].kl < losses["bf16"].kl / 20, "its codes are of keys less what all have in common"
     assert losses["fp32"] == KvLoss()
-    assert losses == measure_kv_losses(ledger, Reporter(), judge, ["bf16", "fp16", "fp32"]), "each is a record"
+    assert losses == measure_kv_losses(ledger, Reporter(), judge, ["bf16", "fp16", "int8", "fp32"]), "each is a record"
 
 
 def test_what_is_too_much() -> None:
