@@ -1,6 +1,7 @@
 """KL of int8 KV caches that code keys in other ways, against the same model in transformers with nothing rounded.
 
-    python -m benchmarks.int8_keys --model MODEL --text wikitext2_valid.txt [--sequences 4] [--tokens 96] [--only WORDS] [--out FILE]
+    python -m benchmarks.int8_keys --model MODEL --text wikitext2_valid.txt [--sequences 4] [--tokens 96] [--only WORDS]
+        [--out FILE]
 
 Simulated in fp32: keys and values are rounded as a cache would keep them, nothing else. Offsets by channel are the mean rotated
 key of other sequences of the text. Values are int8 with a scale for each token and head throughout. Decision 0028 reads these.

@@ -23,7 +23,7 @@ from optimizer.search.accuracy import Judge, trial_score
 from optimizer.search.bands import Band, fitting_schemes, kind_of, make_bands, plan_of
 from optimizer.search.items import ItemJudge, open_sets, source_prompts
 from optimizer.search.knapsack import Knapsack, total
-from optimizer.search.kv_cache import KvLoss, lossless_enough, measure_kv_losses, no_cache_passes
+from optimizer.search.kv_cache import USUAL_KL, KvLoss, lossless_enough, measure_kv_losses, no_cache_passes, worth_searching
 from optimizer.search.plan_digest import plan_digest
 from optimizer.search.precision import PrecisionSearch, Trial, TrialScore
 from optimizer.search.proof import NothingPasses, Proven, finalists, prove
@@ -39,8 +39,6 @@ from optimizer.workbench import KvRangeError, Workbench
 from search_spaces.space import device, load_space
 
 SAMPLED = "sampled"
-#: nats that plans are taken to be allowed where the gate does not limit KL
-_USUAL_KL = 0.05
 _SAMPLING_SEQS = 32
 #: Calibration text is drawn from seeds that no evaluation text has, whatever the specification's seed (below 2^32).
 _CALIBRATION_SEED = 1 << 40
@@ -216,21 +214,22 @@ class Forge:
         return replace(judge, workbench=workbench, baseline=self._lossless)
 
     def _kv_losses(self, judge: Judge) -> dict[KvDtype, KvLoss]:
-        """What the KV caches cost that stay in the search, in the order of the space. NothingPasses if none does."""
-        offered = self._target.kv_dtypes(self._architecture)
+        """What the KV caches cost that stay in the search, in the order of the space. NothingPasses if none can."""
+        offered, max_kl = self._target.kv_dtypes(self._architecture), self._spec.gate.max_kl
         losses = measure_kv_losses(self.ledger, self._reporter, judge, offered)
-        kept = {dtype: loss for dtype, loss in losses.items() if not loss.too_much(self._allowed_kl)}
-        for dtype in losses.keys() - kept.keys() if kept else ():
-            self._reporter.say(f"KV cache: {dtype} is left out of the search: {losses[dtype]}")
+        kept = worth_searching(losses, max_kl)
         if not kept:
             others = [dtype for dtype in self._target.possible_kv_dtypes(self._architecture) if dtype not in offered]
             found = measure_kv_losses(self.ledger, self._reporter, judge, others)
-            raise NothingPasses(no_cache_passes(losses, found, self._allowed_kl))
+            raise NothingPasses(no_cache_passes(losses, found, max_kl))
+        for dtype, loss in losses.items():
+            if dtype not in kept:
+                self._reporter.say(f"KV cache: {dtype} is left out of the search: {loss}")
         return kept
 
     @property
     def _allowed_kl(self) -> float:
-        return self._spec.gate.max_kl or _USUAL_KL
+        return self._spec.gate.max_kl or USUAL_KL
 
     def _bands(self, sensitivities: Sensitivities) -> tuple[Band, ...]:
         coarsest = {}

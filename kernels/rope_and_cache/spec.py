@@ -25,7 +25,7 @@ def _spec(kv: str) -> OpSpec:
         angles = rng.uniform(0, 6.3, (64, d // 2))
         slots = rng.permutation(num_blocks * block_size)[:t].astype(np.int64)
         slots[1::4] = -1
-        return {
+        made: Arguments = {
             "q": qkv[:, : hq * d].reshape(t, hq, d),
             "k": qkv[:, hq * d : (hq + hkv) * d].reshape(t, hkv, d),
             "v": qkv[:, (hq + hkv) * d :].reshape(t, hkv, d),
@@ -34,7 +34,10 @@ def _spec(kv: str) -> OpSpec:
             "positions": rng.integers(0, 64, t, np.int32),
             "slot_mapping": slots,
             **kv_cache.empty(kv, num_blocks, hkv, block_size, d),
-        } | ({"k_centre": rng.standard_normal((hkv, d), np.float32)} if kv == "int8" and case.name == "grouped" else {})
+        }
+        if kv == "int8" and case.name == "grouped":
+            made["k_centre"] = rng.standard_normal((hkv, d), np.float32)
+        return made
 
     def cost(sizes: Mapping[str, int]) -> Cost:
         rotated = sizes["T"] * (sizes["Hq"] + sizes["Hkv"]) * sizes["D"]

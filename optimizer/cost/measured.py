@@ -10,6 +10,7 @@ from types import MappingProxyType
 import numpy as np
 
 from artifacts.precision import KvDtype, Plan, Scheme
+from optimizer.cost.provider import OF_KV_CACHE
 from optimizer.cost.workload import Workload, decode_spans, prefill_spans
 from optimizer.ledger import Ledger
 from optimizer.progress import Reporter
@@ -23,9 +24,6 @@ from runtime.model_runner import ProgramRunner
 PREFILL_TOKENS = 256
 _OTHER = "other"
 _DECODE_STEPS, _PREFILL_STEPS = 11, 2
-
-#: parts of a layer that the KV cache's dtype changes
-_OF_KV_CACHE = ("rope", "attention")
 
 #: kind of layer group, or "other" for everything that no scheme changes -> milliseconds of one step
 Parts = dict[str, float]
@@ -119,7 +117,7 @@ def _profile_kv_caches(
         for _ in range(num_steps + 1):
             for dtype, runner in runners.items():
                 times = zip(runner.step.program.calls, runner.executable.profile_ms(), strict=True)
-                samples[dtype].append(sum(ms for call, ms in times if kind_of(call.label) in _OF_KV_CACHE))
+                samples[dtype].append(sum(ms for call, ms in times if kind_of(call.label) in OF_KV_CACHE))
         for dtype in kv_dtypes:
             found[dtype].append(typical_ms(samples[dtype][1:]))  # the first step pays for page faults
     return found

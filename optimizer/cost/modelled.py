@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable
 from artifacts.architecture import Architecture
 from artifacts.precision import KvDtype, Plan, Scheme
 from kernels.gpu.launch import Problem
+from optimizer.cost.provider import OF_KV_CACHE
 from optimizer.cost.workload import Workload
 from optimizer.search.bands import kind_of
 from optimizer.targets.gpu_steps import LabelledProblem, StepShapes
 
 #: prompts are computed in chunks of so many tokens when costs are modelled
 PREFILL_TOKENS = 2048
-#: how the labels of calls end whose time depends on the KV cache's dtype
-OF_KV_CACHE = (".attention", ".rope")
 
 
 class ModelledCost:
@@ -42,7 +41,7 @@ class ModelledCost:
 
     def kv_ms(self, kv_dtype: KvDtype) -> float:
         steps = self._steps(self._baseline, kv_dtype)
-        return self._weighted(*([call for call in calls if call.label.endswith(OF_KV_CACHE)] for calls in steps))
+        return self._weighted(*([call for call in calls if kind_of(call.label) in OF_KV_CACHE] for calls in steps))
 
     def group_ms(self, group: str, scheme: Scheme) -> float:
         # Layer groups of a kind have one shape, but for those of layers that are dense among layers with experts.

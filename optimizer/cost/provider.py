@@ -6,6 +6,9 @@ from typing import Protocol
 
 from artifacts.precision import KvDtype, Plan, Scheme
 
+#: what of a layer the KV cache's dtype changes the time of, as labels of calls end
+OF_KV_CACHE = ("rope", "attention")
+
 
 class CostProvider(Protocol):
     """Latency of a plan: measured where the target is at hand, analytical where it is not."""

@@ -13,6 +13,8 @@ from optimizer.progress import Reporter
 from optimizer.search.accuracy import Judge
 from optimizer.workbench import KvRangeError
 
+#: nats that plans are taken to be allowed where the gate does not limit KL
+USUAL_KL = 0.05
 #: What one sequence may lose alone, as a multiple of what the gate allows on average: a mean hides a text that breaks.
 _WORST = 4
 #: A loss that takes so much of what the gate allows leaves weights as good as all of it.
@@ -51,6 +53,10 @@ class KvLoss:
         """Whether it leaves nothing of a mean KL of `limit`, or breaks a sequence."""
         return bool(self.refusal) or self.kl > limit or self.worst_kl > _WORST * limit
 
+    def surely_fails(self, max_kl: float | None) -> bool:
+        """Whether no plan over it can be within a gate that limits KL so, or not at all."""
+        return bool(self.refusal) or (max_kl is not None and self.kl > max_kl)
+
     def __str__(self) -> str:
         if self.refusal:
             return self.refusal
@@ -70,14 +76,24 @@ def measure_kv_losses(ledger: Ledger, reporter: Reporter, judge: Judge, dtypes: 
     return losses
 
 
+def worth_searching(losses: Mapping[KvDtype, KvLoss], max_kl: float | None) -> dict[KvDtype, KvLoss]:
+    """Those that do not lose too much or, where all do, the one of least loss that may still pass; in the order of `losses`."""
+    kept = {dtype: loss for dtype, loss in losses.items() if not loss.too_much(max_kl or USUAL_KL)}
+    if kept:
+        return kept
+    possible = [dtype for dtype, loss in losses.items() if not loss.surely_fails(max_kl)]
+    return {dtype: losses[dtype] for dtype in sorted(possible, key=lambda d: losses[d].kl)[:1]}
+
+
 def lossless_enough(losses: Mapping[KvDtype, KvLoss], kv_ms: Mapping[KvDtype, float], limit: float) -> KvDtype:
     """What plans have that try weights alone: the fastest whose loss is a small part of `limit`, or that of least loss."""
     small = [dtype for dtype in losses if losses[dtype].kl <= _SMALL_SHARE * limit]
     return min(small, key=lambda d: kv_ms[d]) if small else min(losses, key=lambda d: losses[d].kl)
 
 
-def no_cache_passes(offered: Mapping[KvDtype, KvLoss], others: Mapping[KvDtype, KvLoss], limit: float) -> str:
-    """Why no plan can be within a mean KL of `limit`, and which of the `others`, that were not on offer, leave room."""
+def no_cache_passes(offered: Mapping[KvDtype, KvLoss], others: Mapping[KvDtype, KvLoss], max_kl: float | None) -> str:
+    """Why no plan can be within a mean KL of `max_kl`, and which of the `others`, that were not on offer, leave room."""
+    limit = max_kl or USUAL_KL
     reasons = [f"{dtype}: {loss}" for dtype, loss in offered.items()]
     room = [f"with {dtype} it is KL {loss.kl:.4g}" for dtype, loss in others.items() if not loss.too_much(limit)]
     advice = f"{', '.join(room)}: offer it in search.space: precision.kv_cache" if room else "no other has kernels here"

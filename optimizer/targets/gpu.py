@@ -31,13 +31,14 @@ from kernels.gpu.tensors import problem as problem_of
 from kernels.registry import gpu_tuning, plan_call, spec
 from optimizer.cost.gpu.expected_product import expected_us
 from optimizer.cost.gpu.facts import gpu_facts
-from optimizer.cost.modelled import OF_KV_CACHE, PREFILL_TOKENS, ModelledCost
-from optimizer.cost.provider import CostProvider
+from optimizer.cost.modelled import PREFILL_TOKENS, ModelledCost
+from optimizer.cost.provider import OF_KV_CACHE, CostProvider
 from optimizer.cost.workload import Workload
 from optimizer.evaluation import Estimate
 from optimizer.ledger import Ledger
 from optimizer.progress import Reporter
 from optimizer.quantized_store import QuantizedStore
+from optimizer.search.bands import kind_of
 from optimizer.search.proof import PairedSpeed
 from optimizer.search.serving import StepTime, tune_serving
 from optimizer.targets.emulated import EmulatedWorkbench
@@ -114,7 +115,7 @@ class GpuTarget:
         def attention(block_size: int) -> list[Problem]:
             shapes = self._shapes(replace(workbench, kv_block_size=block_size), plan, workload)
             calls = [*shapes.decode(workload.concurrency), *shapes.prefill(min(workload.prompt_tokens, PREFILL_TOKENS))]
-            return [call.problem for call in calls if call.label.endswith(OF_KV_CACHE)]
+            return [call.problem for call in calls if kind_of(call.label) in OF_KV_CACHE]
 
         sizes = self._space.serving.kv_block_size
         chosen, times_us = self._tuner(self._devices[0]).tune_kv_block_size(attention, sizes)

@@ -15,7 +15,7 @@ from optimizer.ledger import Ledger
 from optimizer.progress import Reporter
 from optimizer.quantized_store import QuantizedStore
 from optimizer.search.accuracy import Judge
-from optimizer.search.kv_cache import KvLoss, lossless_enough, measure_kv_losses, no_cache_passes
+from optimizer.search.kv_cache import KvLoss, lossless_enough, measure_kv_losses, no_cache_passes, worth_searching
 from optimizer.search.plan_digest import plan_digest
 from optimizer.search.refusal import explain
 from optimizer.workbench import CpuWorkbench, KvRangeError
@@ -64,6 +64,14 @@ def test_what_is_too_much() -> None:
     assert KvLoss(0.051, 0.06, "").too_much(0.05), "nothing is left for weights"
     assert KvLoss(0.02, 0.21, "").too_much(0.05), "one sequence breaks"
     assert KvLoss(refusal="out of range").too_much(0.05)
+
+
+def test_the_least_loss_stays_where_all_are_too_much_and_a_gate_may_still_pass_it() -> None:
+    spiky: dict[KvDtype, KvLoss] = {"bf16": KvLoss(0.03, 0.5), "int8": KvLoss(0.02, 0.6), "fp16": KvLoss(refusal="range")}
+    assert list(worth_searching(spiky, 0.05)) == ["int8"]
+    assert worth_searching({"bf16": KvLoss(0.2, 0.3)}, 0.05) == {}, "its mean alone is beyond the limit"
+    assert list(worth_searching({"bf16": KvLoss(0.2, 0.3)}, None)) == ["bf16"], "a gate that does not limit KL may pass it"
+    assert list(worth_searching(spiky | {"fp32": KvLoss()}, 0.05)) == ["fp32"]
 
 
 def test_plans_that_try_weights_alone_have_the_fastest_cache_that_hardly_loses() -> None:
