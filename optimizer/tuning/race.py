@@ -11,6 +11,8 @@ from optimizer.tuning.choice import NEAR_TIE, winner
 MOST_PASSES = 3
 #: what a single comparison of a candidate with itself may show less of than there is
 _LEAST_NOISE = 0.01
+#: so much slower than a near-tie a candidate must be to leave after one pass: a disturbed sample is not rare
+_CLEAR = 0.25
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,20 @@ class Standings:
 
     def remaining(self, running: Sequence[int]) -> list[int]:
         """Those of `running` that are within the near-tie of the fastest, or may be but for noise."""
-        limit = min(self.ms) * (1 + NEAR_TIE) * (1 + self.noise)
+        slack = self.noise if self._is_repeated else max(self.noise, _CLEAR)
+        limit = min(self.ms) * (1 + NEAR_TIE) * (1 + slack)
         return [candidate for candidate in running if self.ms[candidate] <= limit]
 
     def is_decided(self, running: Sequence[int]) -> bool:
-        """Whether the first that remains is the winner, even if noise has favoured it."""
-        return len(running) == 1 or self.ms[running[0]] * (1 + self.noise) <= min(self.ms) * (1 + NEAR_TIE)
+        """Whether the first that remains is the winner, even if noise has favoured it; one pass can only confirm the order's
+        first, or leave nobody else."""
+        first = running[0]
+        is_tied = self.ms[first] * (1 + self.noise) <= min(self.ms) * (1 + NEAR_TIE)
+        return len(running) == 1 or (is_tied and (first == 0 or self._is_repeated))
+
+    @property
+    def _is_repeated(self) -> bool:
+        return len(self.self_differences) > 1
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,20 @@ def test_a_clear_race_ends_after_one_pass() -> None:
 
 def test_clear_losers_leave_and_the_others_go_on() -> None:
     finish, passes = scripted([1.045, 1.0, 2.0, 1.2], self_difference=0.02)
-    assert passes[0] == [0, 1, 2, 3] and passes[1] == [0, 1]
+    assert passes == [[0, 1, 2, 3], [0, 1, 3], [0, 1]]
     assert finish.winner == 0
+
+
+def test_one_disturbed_sample_does_not_throw_the_first_out() -> None:
+    """As seen beside other work: the first candidate 13 % slower in the first pass, as fast as the others from then on."""
+    passes: Passes = []
+
+    def measure(running: Sequence[int]) -> Standings:
+        passes.append(list(running))
+        return Standings([1.13 if len(passes) == 1 else 1.0, 1.0, 1.01], [0.02] * len(passes))
+
+    assert race(3, measure).winner == 0
+    assert passes == [[0, 1, 2]] * 2
 
 
 def test_what_a_candidate_differs_from_itself_decides_nothing() -> None:
