@@ -17,7 +17,15 @@ from runtime.server.protocol_chat import ChatCompletionBody
 from search_spaces.located_yaml import Document, LocatedError
 from tests.house.test_words import ROOT
 
-DOCS = ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/gpu.md", "benchmarks/README.md")
+DOCS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/architecture.md",
+    "docs/gpu.md",
+    "docs/optimize.md",
+    "docs/results.md",
+    "benchmarks/README.md",
+)
 TEXT = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCS}
 SCRIPTS: dict[str, click.Command] = {"optimize": optimize, "serve": serve, "coldforge": coldforge}
 COMMANDS = [line.partition("#")[0] for text in TEXT.values() for line in re.findall(r"^ +\.venv/bin/(.*)", text, re.MULTILINE)]
@@ -62,14 +70,15 @@ def test_the_request_is_accepted() -> None:
     assert asked.temperature == 0, "at the default of 1 a model of this size talks nonsense"
 
 
-def test_the_specification_has_only_known_keys(tmp_path: Path) -> None:
+@pytest.mark.parametrize("document", ["README.md", "docs/optimize.md"])
+def test_the_specification_has_only_known_keys(document: str, tmp_path: Path) -> None:
     """Its files need not be there."""
     from optimizer.spec import ModelSpec
 
-    (text,) = re.findall(r"```yaml\n(.*?)```", TEXT["README.md"], re.DOTALL)
+    (text,) = re.findall(r"```yaml\n(.*?)```", TEXT[document], re.DOTALL)
     assert yaml.safe_load(text)["source"]
     try:
-        Document.parse(text, "README.md").validate(ModelSpec, context={"folder": tmp_path})
+        Document.parse(text, document).validate(ModelSpec, context={"folder": tmp_path})
     except LocatedError as error:
         faults = str(error).splitlines()
         assert all("must be a path that exists" in fault for fault in faults), faults
