@@ -16,28 +16,29 @@ from tests.kernels.claiming import Claiming
 
 
 @pytest.fixture(scope="session")
-def object_cache(run_folder: Path) -> Path:
-    return run_folder / "objects"
+def object_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For builds that are themselves what is tested."""
+    return tmp_path_factory.mktemp("objects")
 
 
 @pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory, object_cache: Path) -> Library:
+def library(tmp_path_factory: pytest.TempPathFactory, run_folder: Path) -> Library:
     """The kernels for this machine's instruction set, default constants."""
-    return _built(best_isa(host()), tmp_path_factory.mktemp("build") / "kernels.so", object_cache)
+    return _built(best_isa(host()), tmp_path_factory.mktemp("build") / "kernels.so", run_folder)
 
 
 @pytest.fixture(scope="session")
-def emulated_tiles(tmp_path_factory: pytest.TempPathFactory, object_cache: Path) -> Library:
+def emulated_tiles(tmp_path_factory: pytest.TempPathFactory, run_folder: Path) -> Library:
     """The code for matrix tiles, on whatever machine this is: they are loops over arrays."""
     best = best_isa(host())
     isa = replace(best, name=f"{best.name} with emulated tiles", compiler_flags=(*best.compiler_flags, "-DCF_EMULATED_TILES"))
-    return _built(isa, tmp_path_factory.mktemp("emulated") / "kernels.so", object_cache)
+    return _built(isa, tmp_path_factory.mktemp("emulated") / "kernels.so", run_folder)
 
 
-def _built(isa: Isa, path: Path, object_cache: Path) -> Library:
-    """One worker compiles, the others find its objects."""
-    with FileLock(f"{object_cache}-{isa.name}.lock"):
-        return Library(build({}, path, isa, object_cache))
+def _built(isa: Isa, path: Path, run_folder: Path) -> Library:
+    """One worker compiles, the others find its objects in the user's cache."""
+    with FileLock(run_folder / f"{isa.name}.lock"):
+        return Library(build({}, path, isa))
 
 
 @pytest.fixture(scope="session", params=["native", "emulated tiles"])
