@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -193,8 +193,9 @@ def lay_out(
     kv_dtype: KvDtype,
     tensors: Mapping[str, Array],
     limits: Serving,
+    cache_zeros: Callable[[tuple[int, ...], DTypeLike], Array] = resident_zeros,
 ) -> StepProgram:
-    """The step program of a model; `tensors` are as `tensor_shapes` says, buffers and cache are allocated here.
+    """The step program of a model; `tensors` are as `tensor_shapes` says, buffers are allocated, the cache by `cache_zeros`.
 
     UnsupportedModel for a model that only GPUs have kernels for.
     """
@@ -236,7 +237,7 @@ def lay_out(
             layout.norm(f"{layer}.q_norm", q, q, a.rms_norm_eps)
             layout.norm(f"{layer}.k_norm", k, k, a.rms_norm_eps)
         centre = {"k_centre": _key_centre(a, layout.tensors.get(f"{layer}.qkv.bias"))} if kv_dtype == "int8" else {}
-        caches = kv_cache.empty(kv_dtype, limits.num_kv_blocks, a.num_kv_heads, block_size, a.head_dim, resident_zeros)
+        caches = kv_cache.empty(kv_dtype, limits.num_kv_blocks, a.num_kv_heads, block_size, a.head_dim, cache_zeros)
         layout.call(
             f"rope_and_cache_{kv_dtype}", f"{layer}.rope",
             q=q, k=k, v=v, cos=cos, sin=sin, positions=inputs.positions, slot_mapping=inputs.slot_mapping, **caches, **centre,
