@@ -57,6 +57,8 @@ class Planning:
         """Every stage, and the bundle at the specification's output."""
         spec, say, target = self._spec, self._reporter.say, self._target
         say(f"{spec.name}: shapes of {self._source.architecture.family}, {target.title}, study {self._study_name}")
+        for name in sorted(spec.search.model_fields_set & {"trials", "timeout_s"}):
+            say(f"search.{name.removesuffix('_s')} changes nothing: nothing is searched by layer in a plan for shapes alone")
         baseline_scheme = target.baseline(True)
         baseline: Plan = dict.fromkeys(self._shapes, baseline_scheme)
         bench = target.workbench(self._store)
