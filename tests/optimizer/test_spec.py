@@ -123,8 +123,6 @@ def test_what_is_no_duration(text: str) -> None:
         ("source: hf\ngeneration: {top_p: 1.5}\n", 2, "top_p must be above 0 and at most 1, got 1.5"),
         ("source: hf\ngeneration: {max_new_tokens: 0}\n", 2, "greater than 0"),
         ("source: random\nconfig: hf/config.json\ngate: {max_kl: 0.1}\n", 1, "remove gate"),
-        ("source: random\nconfig: hf/config.json\nsearch: {trials: 3}\n", 1, "remove search.trials"),
-        ("source: random\nconfig: hf/config.json\nsearch: {timeout: 3m}\n", 1, "remove search.timeout"),
         ("source: random\nconfig: hf/config.json\nseed: 3\n", 1, "remove seed"),
         ("source: hf\nsearch: {choice: fast}\n", 2, "did you mean 'fastest'"),
         ("source: hf\nevaluation:\n  text: [text.txt, nothing.txt]\n", 3, "must be a path that exists"),
