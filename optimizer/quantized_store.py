@@ -37,9 +37,9 @@ class QuantizedStore:
 
     def plan_tensors(self, plan: Mapping[str, Scheme]) -> dict[str, Array]:
         """All tensors of the model under `plan`, named as in a bundle."""
-        paths = [self._floats(), *(self._quantized(group, scheme) for group, scheme in plan.items())]
+        paths = [self._quantized(group, scheme) for group, scheme in plan.items()]
         self._mapped = {path: self._mapped[path] if path in self._mapped else map_tensors(path) for path in paths}
-        return {name: array for tensors in self._mapped.values() for name, array in tensors.items()}
+        return self.float_tensors() | {name: array for tensors in self._mapped.values() for name, array in tensors.items()}
 
     def group_tensors(self, group: str, scheme: Scheme) -> dict[str, Array]:
         """The packed parts of one layer group."""
@@ -56,14 +56,11 @@ class QuantizedStore:
 
     def float_tensors(self) -> dict[str, Array]:
         """Gains and biases, which every plan keeps in fp32."""
-        return map_tensors(self._floats())
-
-    def _floats(self) -> Path:
         path = self._folder / "float.safetensors"
         if not path.exists():
             names = self.source.architecture.float_shapes()
             self._write(path, {name: self.source.tensor(name).to(torch.float32).numpy() for name in names})
-        return path
+        return map_tensors(path)
 
     def prepare(self, schemes: Mapping[str, Iterable[Scheme]], on_group: Callable[[], object] = lambda: None) -> None:
         """Makes what is not there yet of each group in each of its schemes; `on_group` is called after each group.
