@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -13,6 +14,11 @@ from runtime.server.errors import ApiError, error_body
 from runtime.server.metrics import ServerMetrics
 
 _OPEN_PATHS = frozenset({"/health", "/metrics", "/version"})
+
+#: How long the rest of a refused body is taken in and dropped, in all and while nothing comes. A socket that is closed
+#: with bytes unread is reset, and a reset can overtake the answer.
+_LINGER_S = 10.0
+_LINGER_IDLE_S = 1.0
 
 
 class Gate:
@@ -32,17 +38,22 @@ class Gate:
             await self._app(scope, receive, send)
             return
 
-        async def counted_send(message: Message) -> None:
+        body = _Body(receive, self._max_body_bytes, self._body_timeout_s)
+        closing = False
+
+        async def checked_send(message: Message) -> None:
+            nonlocal closing
             if message["type"] == "http.response.start":
                 route = getattr(scope.get("route"), "path", "other")  # never the raw path: clients choose that
                 self._metrics.responses.labels(route, message["status"]).inc()
+                closing = Headers(raw=message["headers"]).get("connection") == "close"
+            elif closing and not message.get("more_body", False):
+                await send({**message, "more_body": True})
+                await body.drop()
+                message = {"type": "http.response.body"}
             await send(message)
 
-        refusal = self._refusal(scope)
-        if refusal is None:
-            await self._app(scope, self._limited(receive), counted_send)
-        else:
-            await refusal(scope, receive, counted_send)
+        await (self._refusal(scope) or self._app)(scope, body.receive, checked_send)
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         headers = Headers(scope=scope)
@@ -53,35 +64,48 @@ class Gate:
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._max_body_bytes:
             # The body is not read, so the connection cannot be used again.
-            return JSONResponse(error_body(413, self._too_large()), 413, {"Connection": "close"})
+            return JSONResponse(error_body(413, _too_large(self._max_body_bytes)), 413, {"Connection": "close"})
         return None
 
-    def _limited(self, receive: Receive) -> Receive:
-        """Bodies may come without a length, or without an end: count what arrives, and how long it takes."""
-        num_bytes = 0
-        deadline_s: float | None = asyncio.get_running_loop().time() + self._body_timeout_s
 
-        async def limited() -> Message:
-            nonlocal num_bytes, deadline_s
-            try:
-                async with asyncio.timeout_at(deadline_s):
-                    message = await receive()
-            except TimeoutError as error:
-                raise _unread(408, self._too_slow(num_bytes)) from error
-            if not message.get("more_body", False):
-                deadline_s = None
-            num_bytes += len(message.get("body", b""))
-            if num_bytes > self._max_body_bytes:
-                raise _unread(413, self._too_large())
-            return message
+class _Body:
+    """A request's body as it arrives: it may come without a length, or without an end."""
 
-        return limited
+    def __init__(self, receive: Receive, max_num_bytes: int, timeout_s: float) -> None:
+        self._receive = receive
+        self._max_num_bytes = max_num_bytes
+        self._timeout_s = timeout_s
+        self._deadline_s = asyncio.get_running_loop().time() + timeout_s
+        self._num_bytes = 0
+        self._is_whole = False
 
-    def _too_large(self) -> str:
-        return f"a request body may have at most {self._max_body_bytes} bytes here; send it in parts"
+    async def receive(self) -> Message:
+        """The next message, in time and within the limit. Raises ApiError 408, 413."""
+        try:
+            async with asyncio.timeout_at(None if self._is_whole else self._deadline_s):
+                message = await self._receive()
+        except TimeoutError as error:
+            raise _unread(408, self._too_slow()) from error
+        self._is_whole = not message.get("more_body", False)
+        self._num_bytes += len(message.get("body", b""))
+        if self._num_bytes > self._max_num_bytes:
+            raise _unread(413, _too_large(self._max_num_bytes))
+        return message
 
-    def _too_slow(self, num_bytes: int) -> str:
-        return f"a request body must be whole within {self._body_timeout_s:g} s; of this one {num_bytes} bytes had come"
+    async def drop(self) -> None:
+        """Takes in what still comes, for a while."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER_S):
+                while not self._is_whole:
+                    async with asyncio.timeout(_LINGER_IDLE_S):
+                        self._is_whole = not (await self._receive()).get("more_body", False)
+
+    def _too_slow(self) -> str:
+        return f"a request body must be whole within {self._timeout_s:g} s; of this one {self._num_bytes} bytes had come"
+
+
+def _too_large(max_num_bytes: int) -> str:
+    return f"a request body may have at most {max_num_bytes} bytes here; send it in parts"
 
 
 def _unread(status_code: int, message: str) -> ApiError:

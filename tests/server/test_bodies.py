@@ -117,6 +117,24 @@ def test_a_body_far_beyond_any_prompt_is_413_from_its_length(served: Any) -> Non
         assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
 
 
+@pytest.mark.parametrize("head", [b"Content-Length: 15000000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\ne4e1c0\r\n"])
+def test_a_refusal_reaches_a_client_that_sends_all_before_it_reads(served: Any, head: bytes) -> None:
+    """A server that closes with bytes unread resets the connection, and the answer is lost."""
+    with socket.create_connection(("127.0.0.1", int(served.url.rpartition(":")[2]))) as connection:
+        connection.settimeout(20)
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n" + head)
+        time.sleep(0.2)
+        for _ in range(15):
+            connection.sendall(b" " * 1_000_000)
+        if b"chunked" in head:
+            connection.sendall(b"\r\n0\r\n\r\n")
+        answer = b""
+        while chunk := connection.recv(4096):
+            answer += chunk
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert answer.endswith(b"}")
+
+
 @pytest.mark.parametrize("head", [b"Content-Length: 100\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"])
 def test_a_body_without_an_end_is_408(run_server: Any, head: bytes) -> None:
     with run_server(body_timeout_s=0.3) as served:
