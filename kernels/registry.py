@@ -47,10 +47,10 @@ def spec(symbol: str) -> OpSpec:
 
 @cache
 def reference(symbol: str) -> Callable[..., None]:
-    """The torch reference of `symbol`; imports torch."""
+    """The torch reference of `symbol`, a function of that name or one in the module's `REFERENCES`; imports torch."""
     found = spec(symbol)
     module = import_module(f"kernels.{found.op}.{_REFERENCE_FILES[found.backend]}")
-    function: Callable[..., None] = getattr(module, symbol)
+    function: Callable[..., None] = getattr(module, "REFERENCES", {}).get(symbol) or getattr(module, symbol)
     return function
 
 

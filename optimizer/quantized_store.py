@@ -14,7 +14,7 @@ import torch
 from artifacts.precision import Scheme
 from artifacts.weights import Array, map_tensors, write_shard
 from kernels.cpu.host import host
-from optimizer.importers import Codes, Source
+from optimizer.importers import Source
 from optimizer.quantization import ROUND_TO_NEAREST, Method, QuantizedMatrix
 from optimizer.quantization.packed import CPU_LAYOUT, Layout
 
@@ -106,11 +106,12 @@ class QuantizedStore:
 
     def _make(self, group: str, scheme: Scheme, weight: torch.Tensor) -> None:
         path, stored = self._path(group, scheme), self.source.stored(group, scheme)
-        matrix = QuantizedMatrix(scheme, *stored) if isinstance(stored, Codes) else self.method.quantize(group, weight, scheme)
+        kept = isinstance(stored, QuantizedMatrix)
+        matrix = stored if isinstance(stored, QuantizedMatrix) else self.method.quantize(group, weight, scheme)
         # The sidecar goes first: a group counts as done when its tensors are there.
         path.parent.mkdir(parents=True, exist_ok=True)
         error = matrix.error(weight).relative_rms
-        assert not (isinstance(stored, Codes) and error), f"{group}: what the checkpoint stores is what it is read as"
+        assert not (kept and error), f"{group}: what the checkpoint stores is what it is read as"
         path.with_suffix(".json").write_text(json.dumps({"relative_rms": error}))
         self._write(path, {f"{group}.{part}": array for part, array in self._layout.pack(matrix).items()})
 

@@ -12,8 +12,9 @@ from numpy.typing import DTypeLike, NDArray
 from artifacts.architecture import Architecture
 from artifacts.manifest import Serving
 from artifacts.precision import KvDtype, Plan, Scheme
-from kernels import packing
 from kernels.cpu import kv_cache
+from kernels.formats.format import LANES
+from kernels.formats.table import cpu_packing
 from kernels.paged_attention.spec import scratch_shapes
 from kernels.spec import DTYPES, Argument, Arguments, Array, Call, Program, Tensor, axis_extent
 from runtime.batch import Batch
@@ -128,7 +129,7 @@ class _Linears:
     def emit(self, group: str, source: Source, out: Array, counters: Mapping[str, str] = TOKENS) -> None:
         """out = x W^T + bias."""
         layout = self._layout
-        symbol = f"quant_matmul_{variant(layout.plan[group])}"
+        symbol = f"quant_matmul_{layout.plan[group].variant}"
         bias = layout.tensors.get(f"{group}.bias")
         layout.call(symbol, group, counters, **source, **layout.weights(group), bias=bias, out=out)
 
@@ -149,11 +150,6 @@ def _as_inputs(codes: Arguments) -> Source:
     return {f"x_{name}": array for name, array in codes.items()}
 
 
-def variant(scheme: Scheme) -> str:
-    """The suffix of the symbols that compute `scheme`; group size is read from the shapes."""
-    return packing.variant(scheme.weights, scheme.symmetric, scheme.int8_activations, scheme.int16_activations)
-
-
 def _rows_per_token(scheme: Scheme) -> int:
     """Of integer activations: the high and the low bytes of 16 bits are rows of their own."""
     return 2 if scheme.int16_activations else 1
@@ -164,7 +160,7 @@ def tensor_shapes(architecture: Architecture, plan: Plan) -> dict[str, tuple[str
     tensors = {name: ("float32", shape) for name, shape in architecture.float_shapes().items()}
     for group, (n, k) in architecture.linear_shapes().items():
         scheme = plan[group]
-        sizes = {"tiles": -(-n // packing.LANES), "K": k, "groups": k // (scheme.group_size or k)}
+        sizes = {"tiles": -(-n // LANES), "K": k, "groups": k // (scheme.group_size or k)}
         for part in _stored_parts(scheme):
             tensors[f"{group}.{part.name}"] = DTYPES[part.dtype][0], tuple(axis_extent(axis, sizes) for axis in part.axes)
     return tensors
@@ -172,7 +168,7 @@ def tensor_shapes(architecture: Architecture, plan: Plan) -> dict[str, tuple[str
 
 def _stored_parts(scheme: Scheme) -> tuple[Tensor, ...]:
     """The packed parts of a layer group, over the axes `tiles`, `K` and `groups`."""
-    return packing.packed_tensors(variant(scheme.storage), "tiles", "K")
+    return cpu_packing(scheme.variant).tiled("tiles", "K")
 
 
 def _key_centre(a: Architecture, bias: Array | None) -> Array | None:
@@ -225,7 +221,7 @@ def lay_out(
     scratch = scratch_shapes(a.num_q_heads, a.num_kv_heads, a.head_dim, 2 * limits.max_model_len, limits.max_num_seqs)
     partials, arrived = zeros(scratch["partials"], np.float32), zeros(scratch["arrived"], np.int32)
 
-    embedding = f"embedding_{variant(plan['embed'].storage)}"
+    embedding = f"embedding_{cpu_packing(plan['embed'].variant).name}"
     layout.call(embedding, "embed", token_ids=inputs.token_ids, **layout.weights("embed"), out=residual)
     for i in range(a.num_layers):
         layer = f"layers.{i}"

@@ -14,12 +14,12 @@ from gguf.constants import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from artifacts.architecture import Architecture
+from optimizer.formats.stored_matrix import CodeKind, Misfit, StoredMatrix
 from optimizer.importers.errors import SourceError
 from optimizer.importers.gguf_config import ROPE_FACTORS, hf_config
 from optimizer.importers.gguf_file import BLOCK, GgufFile
 from optimizer.importers.gguf_tokenizer import special_tokens, tokenizer_json, tokenizer_notes
 from optimizer.importers.source import Source
-from optimizer.importers.stored_matrix import CodeKind, Misfit, StoredMatrix
 from runtime.models import architecture
 
 _T = TypeVar("_T", bound=np.generic)

@@ -17,6 +17,7 @@ from kernels.cpu.build import NoCompiler, build, find_compiler, num_units, resol
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
 from kernels.cpu.library import Library
+from kernels.formats.table import cpu_products
 from optimizer.cost.measured import measure_costs
 from optimizer.cost.provider import CostProvider
 from optimizer.cost.workload import Workload, decode_spans, prefill_spans
@@ -40,7 +41,6 @@ CACHE_SHARE = 0.25
 #: samples of each size of a step of the chosen plan
 _STEP_ROUNDS = 3
 LIBRARY_NAME = "kernels/cpu.so"
-_WEIGHTS = ("fp32", "bf16", "int8", "int4", "int4-twolevel")
 
 
 def cpu_identity() -> list[object]:
@@ -225,8 +225,8 @@ def _thread_counts(shares: Sequence[ThreadShare]) -> list[int]:
 
 def _check_offered(space: SearchSpace) -> None:
     """ValueError for a scheme or a KV dtype that there are no CPU kernels for."""
-    groups = space.precision.groups
-    names = {scheme.name for kind in type(groups).model_fields for scheme in groups.of(kind) if scheme.weights not in _WEIGHTS}
+    groups, products = space.precision.groups, cpu_products()
+    names = {scheme.name for kind in type(groups).model_fields for scheme in groups.of(kind) if scheme.variant not in products}
     names |= set(space.precision.kv_cache) - set(kv_cache.STORAGE)
     if names:
         raise ValueError(f"there are no CPU kernels for {', '.join(sorted(names))}; remove it from the search space")

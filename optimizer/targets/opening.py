@@ -67,12 +67,12 @@ def _refusal(scheme: Scheme, kind: str, devices: Sequence[str], architecture: Ar
     """Why a layer group of `kind` cannot have `scheme` on one of the devices, or None."""
     if tuple(devices) == _CPU:
         return None
-    from runtime.gpu.weights import refusal
+    from runtime.gpu.weights import gpu_packing_of, refusal
 
     if reason := refusal(scheme, kind, architecture):
         return reason
     for name in devices:
         arch = device(name).arch
-        if scheme.weights == "fp8" and arch is not None and not ARCHS[arch].has_fp8:
+        if gpu_packing_of(scheme).needs_fp8 and arch is not None and not ARCHS[arch].has_fp8:
             return f"{arch} has no e4m3 in its matrix units"
     return None

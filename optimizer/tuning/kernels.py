@@ -228,7 +228,7 @@ def tuning_plans(
     for schemes in offered.values():
         for scheme in schemes:
             families.setdefault((scheme.weights, scheme.int8_activations, scheme.int16_activations), scheme)
-    quantized = [scheme for (weights, *_), scheme in families.items() if weights in ("int4", "int4-twolevel", "int8")]
+    quantized = [scheme for scheme in families.values() if not scheme.is_float]
     return [
         {group: scheme if scheme.refusal(*shape) is None else baseline for group, shape in shapes.items()}
         for scheme in quantized or families.values()

@@ -14,7 +14,7 @@ from runtime.gpu.feed_forward import DenseFeedForward, MoeFeedForward
 from runtime.gpu.latent_attention import LatentAttention
 from runtime.gpu.layout import LOGITS, GpuLayout
 from runtime.gpu.program import GpuBatch, GpuProgram
-from runtime.gpu.weights import stored_parts
+from runtime.gpu.weights import gpu_packing_of
 from runtime.rope import rope_tables
 
 #: rows of logits that are computed at a time where prompts are scored
@@ -45,9 +45,8 @@ def lay_out_gpu(
     dense = DenseFeedForward(layout, a) if a.moe is None or a.moe.first_layer else None
     experts = MoeFeedForward(layout, a, a.moe) if a.moe else None
 
-    embedding, *_ = stored_parts(plan["embed"])
-    kind = "w16" if embedding.name == "weight" else _embedding_kind(plan)
-    layout.call(f"gpu_embedding_{kind}", "embed", token_ids=inputs.token_ids, **layout.weights("embed"), out=residual)
+    embedding = f"gpu_embedding_{gpu_packing_of(plan['embed']).embedding}"
+    layout.call(embedding, "embed", token_ids=inputs.token_ids, **layout.weights("embed"), out=residual)
     for i in range(a.num_layers):
         name = f"layers.{i}"
         # The branch of the previous layer joins the residual stream inside the norm that reads it next.
@@ -70,11 +69,3 @@ def lay_out_gpu(
     layout.linear(head, layout.operand(branch, [head], head, LOGITS), logits, LOGITS)
     pairs = a.moe.num_experts_per_token if a.moe else 1
     return GpuProgram(body, tuple(layout.calls[len(body) :]), inputs, logits, limits, pairs)
-
-
-def _embedding_kind(plan: Plan) -> str:
-    """The suffix of the embedding's entry point for a rounded table."""
-    scheme = plan["embed"]
-    if scheme.weights == "int4":
-        return f"int4_{'sym' if scheme.symmetric else 'asym'}"
-    return scheme.weights

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 
 from artifacts.architecture import Architecture, Moe
-from artifacts.precision import FP8_BLOCK
+from artifacts.weight_formats import FP8_BLOCK
 from kernels.gpu.points import bucket
 from kernels.moe_matmul.gpu_tuning import BLOCK_MS, default_block_m
 from kernels.moe_route.launch import max_blocks
-from runtime.gpu.layout import GpuLayout, Operand, form_of
+from runtime.gpu.layout import GpuLayout, Operand
 from runtime.gpu.program import Counts, GpuArgument
+from runtime.gpu.weights import gpu_packing_of
 
 PAIRS = {"T": "num_pairs"}
 
@@ -99,8 +100,8 @@ class MoeFeedForward:
 
     def _experts(self, group: str, operand: Operand, out: torch.Tensor, topk_weights: torch.Tensor | None) -> None:
         layout, experts = self._layout, self._moe.num_experts
-        form, num_rows = form_of(layout.plan[group]), out.shape[2]
-        if form == "e4m3_block" and num_rows % FP8_BLOCK:
+        packing, num_rows = gpu_packing_of(layout.plan[group]), out.shape[2]
+        if packing.form == "e4m3_block" and num_rows % FP8_BLOCK:
             raise ValueError(
                 f"{group} cannot take fp8-block: an expert's {num_rows} rows must be a multiple of {FP8_BLOCK}, or a block of "
                 "weights spans two experts; choose fp8"
@@ -110,8 +111,8 @@ class MoeFeedForward:
             name: value.view(experts, -1, *value.shape[1:]) if isinstance(value, torch.Tensor) else value
             for name, value in layout.weights(group).items()
         }
-        tokens = {name: value.view(-1, rows, *value.shape[1:]) for name, value in operand[form].items()}
+        tokens = {name: value.view(-1, rows, *value.shape[1:]) for name, value in operand[packing.form].items()}
         layout.call(
-            f"gpu_moe_matmul_{form or 'w16'}", group, **tokens, **per_expert, topk_weights=topk_weights,
+            f"gpu_moe_matmul_{packing.experts}", group, **tokens, **per_expert, topk_weights=topk_weights,
             num_padded=self._num_padded, out=out, **self._alignment(),
         )  # fmt: skip

@@ -9,8 +9,9 @@ from typing import TypeAlias
 import torch
 
 from artifacts.precision import Plan, Scheme
+from kernels.formats.fp8 import INPUT_SCALE
 from runtime.gpu.program import GpuArgument, GpuCall
-from runtime.gpu.weights import INPUT_SCALE, stored_parts
+from runtime.gpu.weights import gpu_packing_of
 
 TOKENS = {"T": "num_tokens"}
 LOGITS = {"T": "num_logits"}
@@ -24,22 +25,7 @@ Operand: TypeAlias = Mapping[str, Mapping[str, torch.Tensor]]
 
 def form_of(scheme: Scheme) -> str:
     """How activations must come to weights of `scheme`: "" as they are, int8, e4m3, e4m3_block or e4m3_tensor."""
-    if scheme.int8_activations and scheme.weights == "int8":
-        return "int8"
-    if scheme.weights == "fp8":
-        return "e4m3" if scheme.granularity == "channel" else f"e4m3_{scheme.granularity}"
-    return ""
-
-
-def matmul_symbol(scheme: Scheme) -> str:
-    """The entry point that multiplies by weights of `scheme`."""
-    if form := form_of(scheme):
-        return f"gpu_scaled_matmul_{form}"
-    if scheme.weights == "int4":
-        return f"gpu_quant_matmul_int4_{'sym' if scheme.symmetric else 'asym'}"
-    if scheme.weights in ("mxfp4", "nvfp4"):
-        return f"gpu_scaled_matmul_{scheme.weights}"
-    return {"bf16": "gpu_matmul", "int8": "gpu_quant_matmul_int8"}[scheme.weights]
+    return gpu_packing_of(scheme).form
 
 
 @dataclass
@@ -64,7 +50,7 @@ class GpuLayout:
 
     def weights(self, group: str) -> dict[str, GpuArgument]:
         """The stored parts of a layer group's matrix, under the names that kernels give them."""
-        names = (part.name for part in stored_parts(self.plan[group]) if part.name != INPUT_SCALE)
+        names = (part.name for part in gpu_packing_of(self.plan[group]).tensors if part.name != INPUT_SCALE)
         return {name: self.tensors[f"{group}.{name}"] for name in names}
 
     def norm(
@@ -113,7 +99,7 @@ class GpuLayout:
         """out = x W^T + bias, in the scheme of `group`."""
         scheme = self.plan[group]
         self.call(
-            matmul_symbol(scheme), group, counters, **operand[form_of(scheme)], **self.weights(group),
+            gpu_packing_of(scheme).matmul, group, counters, **operand[form_of(scheme)], **self.weights(group),
             bias=self.tensors.get(f"{group}.bias"), out=out,
         )  # fmt: skip
 

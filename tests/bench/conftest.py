@@ -16,7 +16,6 @@ from kernels.cpu.build import build, find_compiler
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
 from kernels.quant_matmul.spec import random_weight
-from runtime.decoder import variant
 
 ARCHITECTURE = Architecture(
     family="llama", vocab_size=100, hidden_size=64, intermediate_size=96, num_layers=2, num_q_heads=4, num_kv_heads=2,
@@ -44,7 +43,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tensors = {name: np.ones(shape, np.float32) for name, shape in ARCHITECTURE.float_shapes().items()}
     for group, (rows, columns) in ARCHITECTURE.linear_shapes().items():
         scheme = Scheme.parse(GROUPS[group])
-        parts = random_weight(rng, variant(scheme), rows, columns, scheme.group_size)
+        parts = random_weight(rng, scheme.variant, rows, columns, scheme.group_size)
         tensors |= {f"{group}.{part}": array for part, array in parts.items()}
     deployment = Deployment(
         name="tiny",

@@ -11,8 +11,17 @@ from hypothesis import strategies as st
 
 from kernels.bfloat16 import from_bf16, to_bf16
 from kernels.cpu.library import Library
-from kernels.packing import pack, unpack, variant
+from kernels.formats.table import cpu_packing
 from kernels.spec import Arguments, Array
+
+
+def variant(weights: str, symmetric: bool = True, int8_activations: bool = False) -> str:
+    name = f"int4_{'sym' if symmetric else 'asym'}" if weights == "int4" else weights.replace("-", "_")
+    return f"{name}_a8" if int8_activations and weights.startswith("int") else name
+
+
+def pack(parts: dict[str, Array], weights: str, int8_activations: bool = False) -> dict[str, Array]:
+    return cpu_packing(variant(weights, "zeros" not in parts, int8_activations)).pack(parts)
 
 
 def logical(
@@ -54,7 +63,7 @@ def test_unpack_inverts_pack(
     parts = logical(np.random.default_rng(seed), weights, rows, groups * group_size, group_size, symmetric)
     packed = pack(parts, weights, int8_activations)
     assert all(array.shape[0] == -(-rows // 16) for array in packed.values())
-    restored = unpack(packed, weights, rows, int8_activations)
+    restored = cpu_packing(variant(weights, "zeros" not in parts, int8_activations)).unpack(packed, rows)
     assert restored.keys() == parts.keys()
     for name, array in parts.items():
         assert restored[name].dtype == array.dtype

@@ -11,7 +11,7 @@ from gguf import GGMLQuantizationType
 from gguf.quants import quantize
 
 from artifacts.precision import Scheme
-from kernels import packing
+from kernels.formats.table import cpu_packing
 from kernels.quant_matmul import gpu_packing
 from optimizer.importers import Source, open_source
 from optimizer.quantization import pack_matrix, round_to_nearest
@@ -29,7 +29,7 @@ def logical(store: QuantizedStore, group: str, scheme: str, num_rows: int, num_c
     parts = {name.removeprefix(f"{group}."): array for name, array in store.group_tensors(group, parsed).items()}
     if num_columns:
         return gpu_packing.unpack(parts, parsed.weights, num_rows, num_columns)
-    return packing.unpack(parts, parsed.weights, num_rows, parsed.int8_activations)
+    return cpu_packing(parsed.variant).unpack(parts, num_rows)
 
 
 def stores(written: Written, tmp_path: Path) -> tuple[Source, QuantizedStore, QuantizedStore]:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 
 from artifacts.architecture import Architecture
+from optimizer.formats.stored_matrix import StoredMatrix
 from optimizer.importers.errors import MissingTensor, QuantizationMismatch
 from optimizer.importers.prequantized.method import Format, Method
 from optimizer.importers.prequantized.module import Module
 from optimizer.importers.safetensors_checkpoint import FLOATS, SafetensorsCheckpoint
-from optimizer.importers.stored_matrix import StoredMatrix
 from runtime.models import checkpoint_tensors
 
 #: last names of static scales of activations, of products and of the KV cache

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from artifacts.precision import Scheme
+from optimizer.formats.matrix import NonFiniteWeightError, QuantizationError, QuantizedMatrix
 from optimizer.quantization.gptq import gptq, inverse_factor
 from optimizer.quantization.grid import Grid, fit_grid
 from optimizer.quantization.input_statistics import InputStatistics
-from optimizer.quantization.matrix import NonFiniteWeightError, QuantizationError, QuantizedMatrix
 from optimizer.quantization.rtn import round_to_nearest
 
 F64 = NDArray[np.float64]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from artifacts.precision import Scheme
-from optimizer.quantization.matrix import NonFiniteWeightError, QuantizationError, QuantizedMatrix, WeightRangeError
+from optimizer.formats.matrix import NonFiniteWeightError, QuantizationError, QuantizedMatrix, WeightRangeError
 from optimizer.quantization.rtn import round_to_nearest
 
 F32 = NDArray[np.float32]
