@@ -4,6 +4,7 @@ How kernels read them is in kernels/formats/, how they are made and exported in 
 is said here needs neither. docs/adding.md has the recipe for another one.
 
 fp32, bf16        float weights, fp32 activations and accumulation
+int3              groups of 32 along the input dimension, fp16 scale, symmetric, weight only
 int8              symmetric, one fp32 scale per output channel, weight only
 int4-gG-sym|asym  groups of G along the input dimension, fp16 scale, uint4 zero point when asymmetric
 int4-twolevel     groups of 16 along the input dimension, whose scale is a step of 1 to 15 times one fp32 scale of the
@@ -26,8 +27,8 @@ from typing import Literal
 Activations = Literal["", "-a8", "-a16"]
 Granularity = Literal["channel", "block", "tensor"]
 
-#: columns and rows that share a scale under fp8-block, and columns under mxfp4, nvfp4 and int4-twolevel
-FP8_BLOCK, MXFP4_GROUP, NVFP4_GROUP, TWO_LEVEL_GROUP = 128, 32, 16, 16
+#: columns and rows that share a scale under fp8-block, and columns under mxfp4, nvfp4, int4-twolevel and int3
+FP8_BLOCK, MXFP4_GROUP, NVFP4_GROUP, TWO_LEVEL_GROUP, INT3_GROUP = 128, 32, 16, 16, 32
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class WeightFormat:
 WEIGHT_FORMATS: Mapping[str, WeightFormat] = {
     "fp32": WeightFormat("fp32", 32.0, is_float=True),
     "bf16": WeightFormat("bf16", 16.0, is_float=True),
+    "int3": WeightFormat("int3", 3, 16, groups=(INT3_GROUP,)),
     "int8": WeightFormat("int8, int8-a8, int8-a16", 8.0, activations=("", "-a8", "-a16"), reads={"-a16": "-a8"}),
     "fp8": WeightFormat(
         "fp8, fp8-block, fp8-tensor", 8.0, granularities=("channel", "block", "tensor"), rounds_activations=True

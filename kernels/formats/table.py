@@ -6,11 +6,12 @@ from kernels.formats.float4 import MXFP4, NVFP4
 from kernels.formats.floats import BF16, FP32
 from kernels.formats.format import CpuPacking, Format, GpuPacking
 from kernels.formats.fp8 import FP8
+from kernels.formats.int3 import INT3
 from kernels.formats.int4 import INT4
 from kernels.formats.int8 import INT8
 from kernels.formats.two_level import INT4_TWO_LEVEL
 
-FORMATS: dict[str, Format] = {row.weights: row for row in (FP32, BF16, INT8, INT4, INT4_TWO_LEVEL, FP8, MXFP4, NVFP4)}
+FORMATS: dict[str, Format] = {row.weights: row for row in (FP32, BF16, INT8, INT4, INT4_TWO_LEVEL, INT3, FP8, MXFP4, NVFP4)}
 
 
 def cpu_products() -> dict[str, tuple[Format, CpuPacking]]:

@@ -7,13 +7,14 @@ from optimizer.formats.codec import Codec
 from optimizer.formats.float4 import MXFP4, NVFP4
 from optimizer.formats.floats import BF16, FP32
 from optimizer.formats.fp8 import FP8
+from optimizer.formats.int3 import INT3
 from optimizer.formats.int4 import INT4
 from optimizer.formats.int8 import INT8
 from optimizer.formats.matrix import QuantizedMatrix
 from optimizer.formats.stored_matrix import Misfit, StoredMatrix
 from optimizer.formats.two_level import INT4_TWO_LEVEL
 
-CODECS: dict[str, Codec] = {row.weights: row for row in (FP32, BF16, INT8, INT4, INT4_TWO_LEVEL, FP8, MXFP4, NVFP4)}
+CODECS: dict[str, Codec] = {row.weights: row for row in (FP32, BF16, INT8, INT4, INT4_TWO_LEVEL, INT3, FP8, MXFP4, NVFP4)}
 
 
 def kept_in(scheme: Scheme, stored: StoredMatrix) -> QuantizedMatrix | Misfit:

@@ -22,6 +22,7 @@ CPU = {
     "layers.0.qkv": "int4-g64-sym-a8",
     "layers.0.o": "int8-a8",
     "layers.0.gate_up": "fp32",
+    "layers.0.down": "int3",
     "layers.1.qkv": "bf16",
     "layers.1.o": "int8-a16",
     "layers.1.gate_up": "int4-twolevel-a8",

@@ -101,7 +101,9 @@ def test_other_types_of_gguf_are_values(kind: str, reason: str | None, tmp_path:
 def test_prepared_on_all_cores_weights_are_those_made_on_demand(tmp_path: Path) -> None:
     source = open_source(write_gptq(tmp_path / "m", sym=False).folder)
     prepared, demanded = (QuantizedStore(source, tmp_path / name) for name in ("prepared", "demanded"))
-    schemes = [Scheme.parse(name) for name in ("fp32", "int8", "int8-a8", "int4-g32-sym", "int4-g32-asym-a8", "int4-twolevel")]
+    schemes = [
+        Scheme.parse(name) for name in ("fp32", "int8", "int8-a8", "int4-g32-sym", "int4-g32-asym-a8", "int4-twolevel", "int3")
+    ]
     groups = {
         group: [s for s in schemes if s.refusal(*shape) is None] for group, shape in source.architecture.linear_shapes().items()
     }

@@ -13,7 +13,7 @@ from optimizer.quantization.clipping import fit_clipped_grid
 from optimizer.quantization.grid import fit_grid
 from optimizer.quantization.rtn import round_to_nearest
 
-NAMES = ["int8", "int4-g32-sym", "int4-g64-asym", "fp8", "fp8-block", "fp8-tensor", "mxfp4", "nvfp4", "int4-twolevel"]
+NAMES = ["int8", "int4-g32-sym", "int4-g64-asym", "fp8", "fp8-block", "fp8-tensor", "mxfp4", "nvfp4", "int4-twolevel", "int3"]
 
 
 def weights(seed: int, rows: int = 150, columns: int = 192) -> torch.Tensor:
@@ -21,7 +21,7 @@ def weights(seed: int, rows: int = 150, columns: int = 192) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("name", ["int4-g32-sym", "int4-g64-asym", "int8"])
+@pytest.mark.parametrize("name", ["int4-g32-sym", "int4-g64-asym", "int8", "int3"])
 def test_every_scale_is_the_best_of_those_tried(name: str, weighted: bool) -> None:
     weight, scheme = weights(0, rows=6), Scheme.parse(name)
     importance = torch.from_numpy(np.random.default_rng(1).exponential(size=192).astype(np.float32)) if weighted else None
