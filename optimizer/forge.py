@@ -247,7 +247,7 @@ class Forge:
     ) -> list[Trial]:
         def score(plan: Plan, kv_dtype: KvDtype) -> TrialScore:
             try:
-                return trial_score(self._gate, judge.on(kv_dtype).evaluate(plan))
+                return trial_score(self._gate, judge.on(kv_dtype).evaluate_until_hopeless(plan, self._gate))
             except KvRangeError:
                 return TrialScore.refused()
 
