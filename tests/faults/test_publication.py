@@ -15,6 +15,7 @@ from artifacts.manifest import Deployment, Manifest
 from artifacts.reader import verify_bundle
 from artifacts.weights import Array, map_tensors, write_shard
 from artifacts.writer import write_bundle
+from optimizer.measure import paired_speed
 from optimizer.measure.timing import interleaved_ms
 from tests.faults.bench import Bench, Draft
 from tests.faults.faults import IN_BUNDLE, Fault
