@@ -11,10 +11,10 @@ from artifacts.precision import KvDtype, Plan
 from optimizer.evaluation import BaselineStore, Evaluation, Gate, Score, SequenceScore, Verdict, compare, evaluate
 from optimizer.evaluation.confidence import MIN_SEQUENCES
 from optimizer.evaluation.metrics import Logits
-from optimizer.progress import Reporter
+from optimizer.measure.workbench import Workbench
+from optimizer.records.progress import Reporter
 from optimizer.search.precision import TrialScore
 from optimizer.search.texts import Tokens
-from optimizer.workbench import Workbench
 
 #: tokens on which a single layer group is probed, the first few of every sequence: sensitivities only order what is tried
 PROBE_TOKENS = 128

@@ -11,14 +11,14 @@ import torch
 from artifacts.precision import KvDtype, Scheme
 from optimizer.evaluation import Gate, compare
 from optimizer.importers import open_source
-from optimizer.ledger import Ledger
-from optimizer.progress import Reporter
-from optimizer.quantized_store import QuantizedStore
+from optimizer.measure.workbench import CpuWorkbench, KvRangeError
+from optimizer.records.ledger import Ledger
+from optimizer.records.plan_digest import plan_digest
+from optimizer.records.progress import Reporter
 from optimizer.search.accuracy import Judge
 from optimizer.search.kv_cache import KvLoss, lossless_enough, measure_kv_losses, no_cache_passes, worth_searching
-from optimizer.search.plan_digest import plan_digest
 from optimizer.search.refusal import explain
-from optimizer.workbench import CpuWorkbench, KvRangeError
+from optimizer.weights.quantized_store import QuantizedStore
 from tests.optimizer.large_keys import save_model
 
 NUM_SEQUENCES = 5
