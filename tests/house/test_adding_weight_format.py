@@ -54,9 +54,7 @@ def test_the_three_tables_have_the_same_formats() -> None:
     assert set(WEIGHT_FORMATS) == set(kernel_table.FORMATS) == set(CODECS)
     for scheme in Scheme.every():
         assert Scheme.parse(scheme.name) == scheme
-        assert (
-            scheme.variant in kernel_table.cpu_products() or kernel_table.gpu_packing(scheme.variant)
-        )
+        assert scheme.variant in kernel_table.cpu_products() or kernel_table.gpu_packing(scheme.variant)
         assert CODECS[scheme.weights].colours[scheme.weight_only.name]
 
 
