@@ -150,8 +150,11 @@ def kept_of(parts: Parts, num_rows: int, num_columns: int) -> dict[str, Array]:
 
 def _tiled(rows: Array) -> Array:
     """[N, X, ...] -> [N/16, X, 16, ...], [N] -> [N/16, 16]; rows padded with zeros."""
+    if rows.ndim == 3:
+        tiles = _tiled(_as_words(rows))
+        return tiles.view(rows.dtype).reshape(*tiles.shape, rows.shape[2])
     count, whole = len(rows), len(rows) // LANES
-    tiles = np.zeros((-(-count // LANES), *rows.shape[1:2], LANES, *rows.shape[2:]), rows.dtype)
+    tiles = np.zeros((-(-count // LANES), *rows.shape[1:], LANES), rows.dtype)
     by_row = tiles if rows.ndim == 1 else tiles.swapaxes(1, 2)
     by_row[:whole] = rows[: whole * LANES].reshape(whole, LANES, *rows.shape[1:])
     if count % LANES:
@@ -161,5 +164,13 @@ def _tiled(rows: Array) -> Array:
 
 def untiled(tiles: Array) -> Array:
     """The rows of tiles, padding included."""
+    if tiles.ndim == 4:
+        rows = untiled(_as_words(tiles))
+        return rows.view(tiles.dtype).reshape(*rows.shape, tiles.shape[3])
     by_row = tiles if tiles.ndim == 2 else tiles.swapaxes(1, 2)
     return np.ascontiguousarray(by_row).reshape(-1, *by_row.shape[2:])
+
+
+def _as_words(array: Array) -> Array:
+    """The last axis, of a few bytes, as one unsigned integer, which moves as a whole."""
+    return np.ascontiguousarray(array).view(f"u{array.itemsize * array.shape[-1]}")[..., 0]
