@@ -1,6 +1,6 @@
 """int4 in groups of G columns: `codes` u8 [N, K] in 0..15, `scales` f16 [N, K/G], `zeros` u8 [N, K/G] where asymmetric.
 
-value = scale (code - zero), and zero is 8 where it is symmetric. On a CPU codes are words of eight
+value = scale (code - zero). Where it is symmetric zero is 8, and a scale may be negative. On a CPU codes are words of eight
 (kernels/formats/nibbles.py), on a GPU they lie in the order of the matrix instruction's fragments
 (kernels/quant_matmul/gpu_packing.py).
 """
