@@ -1,8 +1,8 @@
 """int4 in groups of G columns: `codes` u8 [N, K] in 0..15, `scales` f16 [N, K/G], `zeros` u8 [N, K/G] where asymmetric.
 
-value = scale (code - zero). Where it is symmetric zero is 8, and a scale may be negative. On a CPU codes are words of eight
-(kernels/formats/nibbles.py), on a GPU they lie in the order of the matrix instruction's fragments
-(kernels/quant_matmul/gpu_packing.py).
+value = scale (code - zero). Where it is symmetric zero is 8, and a scale may be negative. On a GPU codes lie in the order of the
+matrix instruction's fragments (kernels/quant_matmul/gpu_packing.py). On a CPU they are words of eight: byte j of a u32 has k = j
+in its low nibble and k = j + 4 in its high one. Shifts give single codes, and masking with 0x0f0f0f0f four consecutive ones.
 """
 
 from __future__ import annotations
@@ -11,9 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.formats.format import CpuPacking, Decoded, Format, GpuPacking, Parts
-from kernels.formats.nibbles import from_words, to_words
 from kernels.quant_matmul import gpu_packing
 from kernels.spec import Array, Tensor
+
+
+def to_words(codes: Array) -> Array:
+    """u8 codes [N, K] -> u32 [N, K/8]."""
+    quads = np.ascontiguousarray(codes, np.uint8).view("<u4")
+    return np.asarray(quads[:, 0::2] | (quads[:, 1::2] << np.uint32(4)))
+
+
+def from_words(words: Array) -> Array:
+    """The inverse of `to_words`."""
+    pairs = words.astype(np.uint32, copy=False)
+    quads = np.empty((words.shape[0], words.shape[1] * 2), "<u4")
+    quads[:, 0::2] = pairs & np.uint32(0x0F0F0F0F)
+    quads[:, 1::2] = (pairs >> np.uint32(4)) & np.uint32(0x0F0F0F0F)
+    return quads.view(np.uint8)
 
 
 def _decode(parts: Parts) -> Decoded:

@@ -1,6 +1,6 @@
 """int4-twolevel: `codes` u8 [N, K] in 0..15, `steps` u8 [N, K/16] in 0..15, `scales` f32 [N]; value = scale step (code - 8).
 
-On a CPU codes are words of eight (kernels/formats/nibbles.py), and the steps of two groups share a byte, the first in the low
+On a CPU codes are words of eight as in int4, and the steps of two groups share a byte, the first in the low
 nibble. docs/decisions/0026-two-levels.md has the reasons.
 """
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.formats.format import CpuPacking, Decoded, Format, Parts
-from kernels.formats.nibbles import from_words, to_words
+from kernels.formats.int4 import from_words, to_words
 from kernels.spec import Array, Tensor
 
 #: columns that share a step

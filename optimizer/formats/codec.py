@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from artifacts.precision import Scheme
@@ -82,3 +84,17 @@ def config_group(form: str, weights: dict[str, object], inputs: dict[str, object
 def rounded_inputs(kind: str, strategy: str = "token", *, dynamic: bool = True, **others: object) -> dict[str, object]:
     """The `input_activations` of a config group: of 8 bits."""
     return {"num_bits": 8, "type": kind, "symmetric": True, "strategy": strategy, "dynamic": dynamic} | others
+
+
+def words(codes: NDArray[Any], bits: int) -> torch.Tensor:
+    """u8 codes [N, K] -> i32 [N, ceil(K bits / 32)] as compressed-tensors has them, the first of a row in the lowest bits."""
+    per_word = 32 // bits
+    padded = np.pad(codes, ((0, 0), (0, -codes.shape[1] % per_word)))
+    octets = padded if bits == 8 else padded[:, 0::2] | (padded[:, 1::2] << np.uint8(4))
+    return torch.from_numpy(np.ascontiguousarray(octets).view("<i4").copy())
+
+
+def copied(part: NDArray[Any] | None) -> torch.Tensor:
+    """A part of a matrix that it has, as a tensor of its own."""
+    assert part is not None
+    return torch.from_numpy(part.copy())

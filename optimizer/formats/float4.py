@@ -23,11 +23,10 @@ from kernels.scaled_matmul.packing import (
     pair_nibbles,
 )
 from kernels.spec import Array
-from optimizer.formats.codec import Codec, CompressedTensors, config_group, weight_arguments
+from optimizer.formats.codec import Codec, CompressedTensors, config_group, copied, weight_arguments
 from optimizer.formats.grid import Floats, Grid
 from optimizer.formats.matrix import QuantizedMatrix
 from optimizer.formats.stored_matrix import Misfit, StoredMatrix
-from optimizer.formats.words import copied
 
 _NUMBERS = Floats(encode_e2m1, decode_e2m1)
 _E8M0_BIAS = 127

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from optimizer.formats.codec import Codec, CompressedTensors, float_group
+from optimizer.formats.codec import Codec, CompressedTensors, copied, float_group
 from optimizer.formats.matrix import QuantizedMatrix, WeightRangeError
-from optimizer.formats.words import copied
 
 
 def _round_bf16(name: str, weight: Tensor) -> Tensor:

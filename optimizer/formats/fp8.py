@@ -8,11 +8,10 @@ from torch import Tensor
 from artifacts.precision import Scheme
 from artifacts.weight_formats import FP8_BLOCK
 from kernels.scaled_matmul.packing import E4M3_MAX, decode_e4m3, encode_e4m3
-from optimizer.formats.codec import Codec, CompressedTensors, config_group, rounded_inputs, weight_arguments
+from optimizer.formats.codec import Codec, CompressedTensors, config_group, copied, rounded_inputs, weight_arguments
 from optimizer.formats.grid import Floats, Grid
 from optimizer.formats.matrix import QuantizedMatrix
 from optimizer.formats.stored_matrix import Misfit, StoredMatrix
-from optimizer.formats.words import copied
 
 _NUMBERS = Floats(encode_e4m3, decode_e4m3)
 

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from artifacts.precision import Scheme
-from optimizer.formats.codec import Codec, CompressedTensors, config_group, weight_arguments
+from optimizer.formats.codec import Codec, CompressedTensors, config_group, copied, weight_arguments, words
 from optimizer.formats.grid import Grid, Integers, fp16_scales
 from optimizer.formats.matrix import QuantizedMatrix
 from optimizer.formats.stored_matrix import MIDDLE, Misfit, StoredMatrix
-from optimizer.formats.words import copied, words
 
 _NUMBERS = Integers(0, 15, 8, torch.uint8)
 

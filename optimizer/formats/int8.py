@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from artifacts.precision import Scheme
-from optimizer.formats.codec import Codec, CompressedTensors, config_group, rounded_inputs, weight_arguments
+from optimizer.formats.codec import Codec, CompressedTensors, config_group, copied, rounded_inputs, weight_arguments, words
 from optimizer.formats.grid import Grid, Integers
 from optimizer.formats.matrix import QuantizedMatrix
 from optimizer.formats.stored_matrix import MIDDLE, Misfit, StoredMatrix
-from optimizer.formats.words import copied, words
 
 _NUMBERS = Integers(-127, 127, 0, torch.int8)
 
