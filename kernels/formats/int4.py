@@ -1,8 +1,8 @@
 """int4 in groups of G columns: `codes` u8 [N, K] in 0..15, `scales` f16 [N, K/G], `zeros` u8 [N, K/G] where asymmetric.
 
-value = scale (code - zero). Where it is symmetric zero is 8, and a scale may be negative. On a GPU codes lie in the order of the
-matrix instruction's fragments (kernels/quant_matmul/gpu_packing.py). On a CPU they are words of eight: byte j of a u32 has k = j
-in its low nibble and k = j + 4 in its high one. Shifts give single codes, and masking with 0x0f0f0f0f four consecutive ones.
+value = scale (code - zero). Where it is symmetric zero is 8, and a scale may be negative. On a GPU codes lie in the order of
+the matrix instruction's fragments (kernels/quant_matmul/gpu_packing.py). On a CPU they are words of eight: byte j of a u32 has
+k = j in its low nibble and k = j + 4 in its high one. Shifts give single codes, and masking with 0x0f0f0f0f four in a row.
 """
 
 from __future__ import annotations
