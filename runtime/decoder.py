@@ -15,7 +15,7 @@ from artifacts.precision import KvDtype, Plan, Scheme
 from kernels import packing
 from kernels.cpu import kv_cache
 from kernels.paged_attention.spec import scratch_shapes
-from kernels.spec import DTYPES, Argument, Arguments, Array, Call, Program, Tensor, axis_extent
+from kernels.spec import Argument, Arguments, Array, CpuCall, Program, Tensor
 from runtime.batch import Batch
 from runtime.buffers import resident_zeros, zeros
 from runtime.models import UnsupportedModel
@@ -89,10 +89,8 @@ class CpuBuilder:
         self._architecture, self._plan, self._kv_dtype, self._tensors = a, plan, kv_dtype, tensors
         self._limits, self._cache_zeros = limits, cache_zeros
         self._buffers: dict[str, NDArray[Any]] = {}
-        self.calls: list[Call] = []
-        self.inputs = Batch.zeros(
-            limits.max_num_batched_tokens, limits.max_num_seqs, -(-limits.max_model_len // limits.kv_block_size)
-        )
+        self.calls: list[CpuCall] = []
+        self.inputs = Batch.zeros(limits, limits.max_num_batched_tokens, np.zeros)
         self.logits: NDArray[np.float32] = self._buffer("logits", a.vocab_size)
         cos, sin = rope_tables(a.rope, a.head_dim, limits.max_model_len)
         self._tables: Arguments = {"cos": cos, "sin": sin}
@@ -205,7 +203,7 @@ class CpuBuilder:
         self._call("rms_norm", name, x=grouped(x), residual=grouped(residual), weight=weight, out=grouped(out), eps=eps)
 
     def _call(self, symbol: str, label: str, counters: Mapping[str, str] = TOKENS, /, **arguments: Argument) -> None:
-        self.calls.append(Call(symbol, arguments, counters, label))
+        self.calls.append(CpuCall(symbol, arguments, counters, label))
 
     def _buffer(self, name: str, width: int) -> NDArray[Any]:
         """fp32 [max_num_batched_tokens, width]; the same one for a name."""
@@ -215,7 +213,7 @@ class CpuBuilder:
 
     def _weights(self, group: str) -> Arguments:
         """The stored parts of a layer group, under the names that matmul and embedding give them."""
-        return {part.name: self._tensors[f"{group}.{part.name}"] for part in _stored_parts(self._plan[group])}
+        return {part.name: self._tensors[f"{group}.{part.name}"] for part in stored_parts(self._plan[group])}
 
     def _quantized(self, num_tokens: int, width: int, rows_per_token: int = 1) -> Arguments:
         num_rows = num_tokens * rows_per_token
@@ -240,18 +238,7 @@ def _rows_per_token(scheme: Scheme) -> int:
     return 2 if scheme.int16_activations else 1
 
 
-def tensor_shapes(architecture: Architecture, plan: Plan) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Name -> (numpy dtype, shape) of every tensor that `lay_out` reads: gains, biases, and each group's packed parts."""
-    tensors = {name: ("float32", shape) for name, shape in architecture.float_shapes().items()}
-    for group, (n, k) in architecture.linear_shapes().items():
-        scheme = plan[group]
-        sizes = {"tiles": -(-n // packing.LANES), "K": k, "groups": k // (scheme.group_size or k)}
-        for part in _stored_parts(scheme):
-            tensors[f"{group}.{part.name}"] = DTYPES[part.dtype][0], tuple(axis_extent(axis, sizes) for axis in part.axes)
-    return tensors
-
-
-def _stored_parts(scheme: Scheme) -> tuple[Tensor, ...]:
+def stored_parts(scheme: Scheme) -> tuple[Tensor, ...]:
     """The packed parts of a layer group, over the axes `tiles`, `K` and `groups`."""
     return packing.packed_tensors(variant(scheme.storage), "tiles", "K")
 
@@ -276,7 +263,7 @@ def lay_out(
     limits: Serving,
     cache_zeros: Callable[[tuple[int, ...], DTypeLike], Array] = resident_zeros,
 ) -> StepProgram:
-    """The step program of a model; `tensors` are as `tensor_shapes` says, buffers are allocated, the cache by `cache_zeros`.
+    """The step program of a model; `tensors` are in `stored_parts`, buffers are allocated, the cache by `cache_zeros`.
 
     UnsupportedModel for a model that only GPUs have kernels for.
     """

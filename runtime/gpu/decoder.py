@@ -31,8 +31,12 @@ def lay_out_gpu(
     """The step of a model; `tensors` are as `weights.to_device` gives them, buffers and cache are allocated here."""
     a = architecture
     num_logits = max(limits.max_num_seqs, min(_LOGITS_AT_ONCE, limits.max_num_batched_tokens))
-    inputs = GpuBatch.zeros(limits, num_logits, device)
-    logits = torch.zeros((num_logits, a.vocab_size), dtype=torch.float32, device=device)
+
+    def zeros(shape: tuple[int, ...], dtype: str) -> torch.Tensor:
+        return torch.zeros(shape, dtype=getattr(torch, dtype), device=device)
+
+    inputs = GpuBatch.zeros(limits, num_logits, zeros)
+    logits = zeros((num_logits, a.vocab_size), "float32")
     build = GpuBuilder(a, plan, kv_dtype, tensors, limits, act, inputs, logits)
     build.latents = LatentAttention(build, a.mla) if a.mla else None
     build.mixtures = Mixture(build, a.moe) if a.moe else None
