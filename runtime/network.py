@@ -112,31 +112,37 @@ def network(a: Architecture, build: Builder[Stream, Value]) -> None:
     stream = build.embed()
     for i in range(a.num_layers):
         stream = layer(a, i, build, stream)
-    build.head("embed" if a.tie_embeddings else "head", build.gather(final_norm(a, build, stream)), softcap=0.0)
+    build.head("embed" if a.tie_embeddings else "head", build.gather(final_norm(a, build, stream)), a.logit_softcap)
 
 
 def layer(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream: Stream) -> Stream:
     """Builds layer i: the stream behind it."""
     attention = _latent_attention if a.mla else _attention
-    stream = build.join(stream, attention(a, i, build, stream))
+    branch = attention(a, i, build, stream)
+    stream = build.join(stream, _post_norm(a, f"layers.{i}.attn_post_norm", build, branch))
     feed_forward = _mixture if a.is_moe(i) else _feed_forward
-    return build.join(stream, feed_forward(a, i, build, stream))
+    branch = feed_forward(a, i, build, stream)
+    return build.join(stream, _post_norm(a, f"layers.{i}.mlp_post_norm", build, branch))
+
+
+def _post_norm(a: Architecture, name: str, build: LayerBuilder[Stream, Value], branch: Value) -> Value:
+    return build.norm_in_place(name, branch, (), a.rms_norm_eps) if a.post_norms else branch
 
 
 def final_norm(a: Architecture, build: LayerBuilder[Stream, Value], stream: Stream) -> Value:
     """Builds what the head reads."""
-    return build.norm("final_norm", stream, (), a.rms_norm_eps)
+    return build.norm("final_norm", stream, (), a.stream_eps)
 
 
 def _attention(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream: Stream) -> Value:
     """Grouped-query attention (Ainslie et al. 2023)."""
     name, eps = f"layers.{i}", a.rms_norm_eps
-    normed = build.norm(f"{name}.attn_norm", stream, (f"{name}.qkv",), eps)
+    normed = build.norm(f"{name}.attn_norm", stream, (f"{name}.qkv",), a.stream_eps)
     q, k, v = build.heads(build.linear(f"{name}.qkv", normed))
     if a.qk_norm:
         q = build.norm_in_place(f"{name}.q_norm", q, (), eps)
         k = build.norm_in_place(f"{name}.k_norm", k, (), eps)
-    attended = build.attend(i, q, k, v, scale=a.head_dim**-0.5, window=a.window(i), softcap=0.0)
+    attended = build.attend(i, q, k, v, a.score_scale, a.window(i), a.attention_softcap)
     return build.linear(f"{name}.o", attended)
 
 
@@ -144,7 +150,7 @@ def _latent_attention(a: Architecture, i: int, build: LayerBuilder[Stream, Value
     assert a.mla is not None and build.latents is not None
     name, eps = f"layers.{i}", a.rms_norm_eps
     queries = f"{name}.q" if a.mla.q_lora_rank is None else f"{name}.q_a"
-    normed = build.norm(f"{name}.attn_norm", stream, (queries, f"{name}.kv_a"), eps)
+    normed = build.norm(f"{name}.attn_norm", stream, (queries, f"{name}.kv_a"), a.stream_eps)
     # First, because rounding the queries again may take the place of the rounded norm.
     kv = build.linear(f"{name}.kv_a", normed)
     q = build.linear(queries, normed)
@@ -154,11 +160,11 @@ def _latent_attention(a: Architecture, i: int, build: LayerBuilder[Stream, Value
 
 
 def _feed_forward(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream: Stream) -> Value:
-    """down(silu(gate x) * up x) (Shazeer 2020)."""
+    """down(activation(gate x) * up x) (Shazeer 2020)."""
     name = f"layers.{i}"
-    normed = build.norm(f"{name}.mlp_norm", stream, (f"{name}.gate_up",), a.rms_norm_eps)
+    normed = build.norm(f"{name}.mlp_norm", stream, (f"{name}.gate_up",), a.stream_eps)
     gate_up = build.linear(f"{name}.gate_up", normed)
-    return build.linear(f"{name}.down", build.gated(f"{name}.activation", gate_up, f"{name}.down", "silu"))
+    return build.linear(f"{name}.down", build.gated(f"{name}.activation", gate_up, f"{name}.down", a.activation))
 
 
 def _mixture(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream: Stream) -> Value:
@@ -167,15 +173,15 @@ def _mixture(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream
     name, experts = f"layers.{i}", build.mixtures
     has_shared = a.moe.shared_intermediate_size > 0
     readers = (f"{name}.router", f"{name}.experts_gate_up", *((f"{name}.gate_up",) if has_shared else ()))
-    normed = build.norm(f"{name}.mlp_norm", stream, readers, a.rms_norm_eps)
+    normed = build.norm(f"{name}.mlp_norm", stream, readers, a.stream_eps)
     experts.route(name, normed)
     # First, because rounding the experts' activations may take the place of the rounded norm.
     shared = build.linear(f"{name}.gate_up", normed) if has_shared else None
     pairs = experts.linear(f"{name}.experts_gate_up", normed)
-    activated = build.gated(f"{name}.activation", pairs, f"{name}.experts_down", "silu")
+    activated = build.gated(f"{name}.activation", pairs, f"{name}.experts_down", a.activation)
     pairs = experts.linear(f"{name}.experts_down", activated)
     if shared is not None:
-        activated = build.gated(f"{name}.shared_activation", shared, f"{name}.down", "silu")
+        activated = build.gated(f"{name}.shared_activation", shared, f"{name}.down", a.activation)
         shared = build.linear(f"{name}.down", activated)
     return experts.combine(name, pairs, shared)
 
