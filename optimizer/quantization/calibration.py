@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from optimizer.importers import Source
-from optimizer.progress import Reporter
 from optimizer.quantization.decoder_layer import DecoderLayer, check_calibrated, normed_for_head
 from optimizer.quantization.input_statistics import InputAccumulator, InputStatistics
+from optimizer.records.progress import Reporter
 
 _HIDDEN = "hidden"
 _STATISTICS = tuple(field.name for field in fields(InputStatistics))

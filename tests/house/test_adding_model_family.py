@@ -1,4 +1,4 @@
-"""docs/adding.md, "A model family": followed on a toy that writes Llama's config with words of its own, and on the network itself."""
+"""docs/adding.md, "A model family": followed on a toy, which writes Mistral's config in words of its own, and on the network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import PositiveInt
 from artifacts.architecture import Architecture
 from kernels.reference import ReferenceProgram
 from optimizer.importers import open_source
-from optimizer.quantized_store import QuantizedStore
+from optimizer.weights.quantized_store import QuantizedStore
 from runtime.model_runner import ProgramRunner
 from runtime.models import FAMILIES, architecture
 from runtime.models.hf_config import HfConfig
