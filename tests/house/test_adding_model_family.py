@@ -1,4 +1,4 @@
-"""docs/adding.md, "A model family": followed on a toy, which writes Mistral's config in words of its own, and on the network."""
+"""docs/adding.md, "A model family": followed on a toy, which says Mistral's config in words of its own."""
 
 from __future__ import annotations
 
