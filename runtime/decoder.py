@@ -141,7 +141,9 @@ class CpuBuilder:
 
     def attend(self, layer: int, q: Operand, k: Operand, v: Operand, scale: float, window: int, softcap: float) -> Operand:
         a, inputs, kv_dtype, name = self._architecture, self.inputs, self._kv_dtype, f"layers.{layer}"
-        centre = {"k_centre": _key_centre(a, self._tensors.get(f"{name}.qkv.bias"))} if kv_dtype == "int8" else {}
+        # What all keys have in common changes no softmax, but what a cap makes of their scores.
+        bias = None if softcap else self._tensors.get(f"{name}.qkv.bias")
+        centre = {"k_centre": _key_centre(a, bias)} if kv_dtype == "int8" else {}
         limits = self._limits
         caches = kv_cache.empty(
             kv_dtype, limits.num_kv_blocks, a.num_kv_heads, limits.kv_block_size, a.head_dim, self._cache_zeros
