@@ -69,7 +69,7 @@ class Table:
         else:
             weight = _widened(graph, weight, self._matrix)
         x = quantized_activations(graph, x, self._matrix)
-        return graph.op("MatMul", x, graph.op("Transpose", weight, perm=[1, 0]), out="logits")
+        return graph.op("MatMul", x, graph.op("Transpose", weight, perm=[1, 0]))
 
     @property
     def _width(self) -> int:

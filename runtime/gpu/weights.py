@@ -12,7 +12,7 @@ from artifacts.precision import Plan, Scheme
 from artifacts.weight_formats import FP8_BLOCK
 from kernels.formats.format import GpuPacking
 from kernels.formats.table import gpu_packing
-from kernels.spec import DTYPES, Array, axis_extent
+from kernels.spec import Array, Tensor
 
 #: tensors that no plan quantizes and that kernels read in the activation dtype; all others stay fp32
 _ACT_TENSORS = ("k_up.weight", "v_up.weight", "router.weight")
@@ -26,6 +26,11 @@ def gpu_packing_of(scheme: Scheme) -> GpuPacking:
     if packing is None:
         raise ValueError(f"there are no GPU kernels for {scheme.name}; choose another scheme")
     return packing
+
+
+def stored_parts(scheme: Scheme) -> tuple[Tensor, ...]:
+    """The tensors of a layer group, over the axes N, K and `groups`."""
+    return gpu_packing_of(scheme).tensors
 
 
 def refusal(scheme: Scheme, kind: str, architecture: Architecture) -> str | None:
@@ -46,17 +51,6 @@ def refusal(scheme: Scheme, kind: str, architecture: Architecture) -> str | None
     return None
 
 
-def tensor_shapes(architecture: Architecture, plan: Plan) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Name -> (numpy dtype, shape) of every tensor that the decoder reads, as the bundle stores it."""
-    tensors = {name: ("float32", shape) for name, shape in architecture.float_shapes().items()}
-    for group, (n, k) in architecture.linear_shapes().items():
-        for part in gpu_packing_of(plan[group]).tensors:
-            sizes = {"N": n, "K": k, "groups": k // (plan[group].group_size or k)}
-            shape = tuple(axis_extent(axis, sizes) for axis in part.axes)
-            tensors[f"{group}.{part.name}"] = DTYPES[part.dtype][0], shape
-    return tensors
-
-
 def to_torch(tensors: Mapping[str, Array]) -> dict[str, torch.Tensor]:
     """Views of a bundle's tensors."""
     with warnings.catch_warnings():
@@ -69,7 +63,7 @@ def to_device(
     tensors: Mapping[str, torch.Tensor], plan: Plan, act: torch.dtype, device: torch.device
 ) -> dict[str, torch.Tensor]:
     """A bundle's tensors as the kernels take them: bf16 weights in the activation dtype, e4m3 codes typed as such."""
-    dtypes = {f"{group}.{part.name}": part.dtype for group, scheme in plan.items() for part in gpu_packing_of(scheme).tensors}
+    dtypes = {f"{group}.{part.name}": part.dtype for group, scheme in plan.items() for part in stored_parts(scheme)}
     placed = {}
     for name, stored in tensors.items():
         tensor = stored

@@ -28,8 +28,9 @@ from optimizer.formats.table import CODECS
 from optimizer.quantization import fit_clipped_grid, pack_matrix, round_to_nearest
 from optimizer.quantization.gptq import gptq
 from optimizer.report.maps import scheme_style
-from runtime.decoder import tensor_shapes
+from runtime.decoder import stored_parts
 from runtime.gpu.weights import refusal
+from runtime.stored_tensors import tensor_shapes
 from tests.artifacts.conftest import ARCHITECTURE
 from tests.house.test_imports import MAY_IMPORT, ROOT, modules
 
@@ -133,7 +134,7 @@ def test_a_toy_is_found_everywhere_by_look_up(ternary: Scheme) -> None:
 
 
 def test_a_toy_is_served_exported_or_refused_by_its_rows(ternary: Scheme) -> None:
-    shapes = tensor_shapes(ARCHITECTURE, dict.fromkeys(ARCHITECTURE.linear_shapes(), ternary))
+    shapes = tensor_shapes(ARCHITECTURE, dict.fromkeys(ARCHITECTURE.linear_shapes(), ternary), stored_parts)
     rows, columns = ARCHITECTURE.linear_shapes()["layers.0.o"]
     assert shapes["layers.0.o.codes"] == ("uint8", (-(-rows // 16), columns, 16))
     assert refusal(ternary, "qkv", ARCHITECTURE) == "there are no GPU kernels for ternary"
