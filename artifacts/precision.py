@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
-from artifacts.weight_formats import WEIGHT_FORMATS, Granularity, WeightFormat
+from artifacts.weight_formats import WEIGHT_FORMATS, Activations, Granularity, WeightFormat
 
 KvDtype = Literal["fp32", "bf16", "fp16", "int8", "fp8"]
 
@@ -16,7 +16,7 @@ KvDtype = Literal["fp32", "bf16", "fp16", "int8", "fp8"]
 class Scheme:
     """How one layer group's weights, and the activations that meet them, are stored and multiplied.
 
-    artifacts/weight_formats.py says what there is;     What a device has kernels for is its search space's to say.
+    artifacts/weight_formats.py says what there is; what a device has kernels for is kernels/formats/'s to say.
     """
 
     weights: str
@@ -52,7 +52,7 @@ class Scheme:
         return WEIGHT_FORMATS[self.weights]
 
     @property
-    def _activations(self) -> str:
+    def _activations(self) -> Activations:
         return "-a8" if self.int8_activations else "-a16" if self.int16_activations else ""
 
     def _spelled(self, group: str = "") -> str:
@@ -100,7 +100,7 @@ class Scheme:
 
         4-bit codes lie the same for float and for int8 activations, those of 8 bits for int8 and for int16 ones.
         """
-        read = next((read for suffix, read in self.row.reads.items() if suffix == self._activations), None)
+        read = self.row.reads.get(self._activations)
         return self if read is None else replace(self.weight_only, int8_activations=read == "-a8")
 
     @property
