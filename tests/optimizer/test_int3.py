@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from artifacts.precision import Scheme
 from artifacts.reader import verify_bundle
 from optimizer.exporters.logical import LogicalBundle
+from runtime.gpu.weights import refusal, stored_parts
 from runtime.loading import load_runner
 from runtime.scoring import score
+from tests.artifacts.conftest import ARCHITECTURE
 from tests.optimizer.conftest import MakeProject
 from tests.server.serving_process import ask, serving
 
@@ -36,3 +40,9 @@ def test_int3_from_optimize_to_logits(project: MakeProject, tiny_llama: Path) ->
 
     with serving(made.bundle, made.folder / "stderr") as server:
         assert ask(server, "Hi", max_tokens=3).usage.completion_tokens == 3
+
+
+def test_gpus_refuse_int3_by_its_name() -> None:
+    assert refusal(Scheme.parse("int3"), "qkv", ARCHITECTURE) == "there are no GPU kernels for int3"
+    with pytest.raises(ValueError, match="there are no GPU kernels for int3; choose another scheme"):
+        stored_parts(Scheme.parse("int3"))
