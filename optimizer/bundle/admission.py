@@ -25,6 +25,7 @@ from optimizer.evaluation import Evaluation, Gate, ItemSet, NonFiniteLogitsError
 from optimizer.measure.workbench import SCORING_CHUNK_TOKENS
 from optimizer.records.ledger import Ledger
 from optimizer.records.progress import Reporter
+from optimizer.records.record_key import record_key
 from optimizer.search.accuracy import Judge, judge_all
 from optimizer.targets.target import Evaluated
 from runtime.loading import load, load_runner
@@ -52,7 +53,9 @@ def admit(folder: Path, forged: Forged, ledger: Ledger, reporter: Reporter) -> N
         check_kernels(bundle, forged.frozen.files)
         check_tensors(bundle, forged.workbench.store.plan_tensors(forged.plan))
         if forged.evaluated == "served":
-            ledger.once(f"bundle/{bundle.manifest.digest}", partial(_scored_as_proven, bundle, forged, reporter))
+            proof = forged.proof
+            key = record_key(f"bundle/{bundle.manifest.digest}", seed=proof.seed, **proof.depends_beside_plan(()))
+            ledger.once(key, partial(_scored_as_proven, bundle, forged, reporter))
     except (BundleError, LibraryRefused, NonFiniteLogitsError) as error:
         raise NotAsProvenError(f"it does not work: {error}") from error
     reporter.say(f"the bundle is what was proved: weights and files bit for bit, {_NUMBERS[forged.evaluated]}")

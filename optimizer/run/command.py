@@ -14,10 +14,11 @@ from optimizer.bundle.admission import admit
 from optimizer.bundle.emit import emit
 from optimizer.bundle.forged import Forged
 from optimizer.records.progress import Reporter
-from optimizer.run.forge import Forge
+from optimizer.run.forge import forge
 from optimizer.run.freed_memory import keep_freed_memory
-from optimizer.run.planning import Planning
+from optimizer.run.planning import plan_for_shapes
 from optimizer.spec import ModelSpec, SearchSpec, known_devices, load_spec
+from optimizer.stages.job import Job
 from search_spaces.located_yaml import rule_of
 from search_spaces.space import buildable_names, device
 
@@ -45,13 +46,13 @@ def run_optimize(spec_path: Path, overrides: Overrides, reporter: Reporter | Non
     workspace = spec.output.with_name(spec.output.name + ".work")
     workspace.mkdir(parents=True, exist_ok=True)
     limit_threads(host().num_cores)
+    job = Job.open(spec, workspace, reporter)
     if spec.is_planning:
-        Planning(spec, workspace, reporter).run()
+        plan_for_shapes(job)
         return spec.output
-    forge = Forge(spec, workspace, reporter)
-    forged = forge.run()
+    forged = forge(job)
     reporter.say("writing the bundle")
-    emit(forged, spec.output, partial(admit, forged=forged, ledger=forge.ledger, reporter=reporter))
+    emit(forged, spec.output, partial(admit, forged=forged, ledger=job.ledger, reporter=reporter))
     _conclude(forged, reporter)
     return spec.output
 

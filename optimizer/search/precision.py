@@ -59,7 +59,7 @@ class PrecisionSearch:
 
     `latency_ms` and `score` take a plan and, where `kv_dtypes` are given, one of them: a variable beside the bands.
     Trials are numbered by completion, and the sampler of trial n is seeded by n: a study that was killed goes on exactly as
-    if it had not been.
+    if it had not been. `study` names what all trials have in common.
     """
 
     def __init__(
@@ -70,12 +70,14 @@ class PrecisionSearch:
         score: Callable[..., TrialScore],
         seed: int,
         kv_dtypes: Sequence[KvDtype] = (),
+        study: str = STAGE,
     ) -> None:
         self._ledger = ledger
         self._bands = bands
         self._latency_ms = latency_ms
         self._score = score
         self._seed = seed
+        self._study_key = study
         self._values: dict[str, Sequence[str]] = {band.name: [scheme.name for scheme in band.choices] for band in bands}
         if kv_dtypes:
             self._values[KV_CACHE] = kv_dtypes
@@ -156,7 +158,7 @@ class PrecisionSearch:
         )
 
     def _study(self) -> optuna.Study:
-        return self._ledger.study(STAGE, DIRECTIONS)
+        return self._ledger.study(self._study_key, DIRECTIONS)
 
 
 def pareto_front(trials: Sequence[Trial]) -> list[Trial]:

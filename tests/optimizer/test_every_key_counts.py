@@ -29,7 +29,6 @@ from optimizer.measure.workload import Workload, resolve_workload
 from optimizer.quantization.packed import CPU_LAYOUT
 from optimizer.records.ledger import Ledger
 from optimizer.records.progress import Reporter
-from optimizer.run.forge import Forge
 from optimizer.search.accuracy import judge_all
 from optimizer.search.items import open_sets, source_prompts
 from optimizer.search.precision import PrecisionSearch, Trial
@@ -37,6 +36,7 @@ from optimizer.search.proof import finalists
 from optimizer.search.texts import read_calibration, read_texts
 from optimizer.search.warm_start import uniform_choices
 from optimizer.spec import ModelSpec, load_spec
+from optimizer.stages.job import Job
 from optimizer.targets import offered_schemes, target_layout
 from optimizer.targets.cpu import CpuTarget, _thread_counts
 from optimizer.tuning.limits import StepTime, choose_limits, tune_serving
@@ -70,9 +70,9 @@ def source(spec: ModelSpec, _: Path) -> Source:
     return open_source(spec.source)
 
 
-def forge(spec: ModelSpec, folder: Path) -> Forge:
+def job(spec: ModelSpec, folder: Path) -> Job:
     """A run that is set up: nothing is measured yet."""
-    return Forge(spec, folder, Reporter())
+    return Job.open(spec, folder, Reporter())
 
 
 def search_texts(spec: ModelSpec, folder: Path) -> object:
@@ -110,7 +110,7 @@ def sampled_with(spec: ModelSpec, _: Path) -> object:
 
 
 def default_study(spec: ModelSpec, folder: Path) -> object:
-    forge(spec, folder)
+    job(spec, folder)
     return (folder / "study.db").exists()
 
 
@@ -143,7 +143,7 @@ KEYS: dict[str, Key] = {
     "evaluation.sets.chat": Key(False, True, asked),
     "evaluation.sets.max_tokens": Key(8, 9, asked),
     "evaluation.sets.context_tokens": Key([96], [400], asked, {"evaluation": {"sets": [{"format": "retrieval"}]}}),
-    "quantization.transform": Key("none", "rotation", lambda spec, folder: forge(spec, folder)._base.transforms()),
+    "quantization.transform": Key("none", "rotation", lambda spec, folder: job(spec, folder).base.transforms()),
     "quantization.method": Key("rtn", "gptq", codes),
     "quantization.clip": Key(False, True, codes),
     "quantization.calibration.text": Key(["text.txt"], ["more.txt"], calibrated_on, {"quantization": CALIBRATED}),

@@ -67,6 +67,9 @@ class QuantizedCheckpoint:
             return layout.shape(module)
         return self.checkpoint.shape(name)
 
+    def is_bf16(self, name: str) -> bool:
+        return name not in self._quantized and self.checkpoint.is_bf16(name)
+
     def where(self, name: str) -> str:
         return self.checkpoint.where(name)
 
