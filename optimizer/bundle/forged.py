@@ -18,8 +18,8 @@ from optimizer.search.proof import Proven
 from optimizer.search.sensitivity import Sensitivities
 from optimizer.spec import ModelSpec
 from optimizer.targets.target import Evaluated, Frozen
-from optimizer.tuning.choice import Tuned
 from optimizer.tuning.limits import StepTime
+from optimizer.tuning.winner import Tuned
 
 
 @dataclass(frozen=True)

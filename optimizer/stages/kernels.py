@@ -11,7 +11,7 @@ from optimizer.measure.workbench import Workbench
 from optimizer.measure.workload import Workload
 from optimizer.stages.job import Job
 from optimizer.targets import fitted_workload
-from optimizer.tuning.choice import Tuned
+from optimizer.tuning.winner import Tuned
 
 
 @dataclass(frozen=True)

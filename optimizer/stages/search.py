@@ -19,7 +19,7 @@ from optimizer.search.precision import PrecisionSearch, Trial, TrialScore
 from optimizer.search.proof import NothingPasses
 from optimizer.search.refusal import explain
 from optimizer.search.sensitivity import Probes, Sensitivities, predict_kl
-from optimizer.search.warm_start import KV_CACHE, Choice, kv_dtype_of, uniform_choices
+from optimizer.search.warm_start import KV_CACHE, Assignment, kv_dtype_of, uniform_choices
 from optimizer.stages.job import Job
 
 
@@ -93,7 +93,7 @@ class SearchStage:
             **self.judge.depends_beside_plan({scheme for band in bands for scheme in band.choices}),
         )
 
-    def _warm_starts(self, bands: tuple[Band, ...], latency: Shares) -> list[Choice]:
+    def _warm_starts(self, bands: tuple[Band, ...], latency: Shares) -> list[Assignment]:
         """Uniform plans and those of least predicted KL within a latency, likely ones first: from the middle of the gate."""
         allowed_kl, reporter = self.job.spec.gate.max_kl or USUAL_KL, self.job.reporter
         # Each group is quantized in each scheme here, unless it was before.

@@ -30,9 +30,9 @@ from optimizer.records.plan_digest import plan_digest
 from optimizer.records.progress import Reporter
 from optimizer.records.record_key import record_key
 from optimizer.targets.target import Evaluated, Frozen, Phase
-from optimizer.tuning.choice import Constants, Tuned
 from optimizer.tuning.kernels import KernelTuner, legal_candidates, tuning_plans
-from optimizer.tuning.limits import StepTime, tune_serving
+from optimizer.tuning.limits import StepTime, tune_limits
+from optimizer.tuning.winner import Constants, Tuned
 from optimizer.weights.quantized_store import QuantizedStore
 from runtime.batch import build_batch
 from search_spaces.schema import SearchSpace, ThreadShare
@@ -148,7 +148,7 @@ class CpuTarget:
                 advance()
                 return measured
 
-            return tune_serving(
+            return tune_limits(
                 space,
                 workbench.architecture,
                 workload,

@@ -42,10 +42,10 @@ from optimizer.records.ledger import Ledger
 from optimizer.records.progress import Reporter
 from optimizer.targets.emulated import EmulatedWorkbench
 from optimizer.targets.target import Evaluated, Frozen, Phase
-from optimizer.tuning.choice import Tuned
 from optimizer.tuning.gpu.time_model import LAUNCH_US
 from optimizer.tuning.gpu.tuner import GpuTuner
-from optimizer.tuning.limits import StepTime, tune_serving
+from optimizer.tuning.limits import StepTime, tune_limits
+from optimizer.tuning.winner import Tuned
 from optimizer.weights.quantized_store import QuantizedStore
 from runtime.gpu.pool import KV_DTYPES
 from search_spaces.schema import Device, SearchSpace
@@ -151,7 +151,7 @@ class GpuTarget:
         architecture = workbench.architecture
         weights = sum(n * k * plan[g].bits_per_weight / 8 for g, (n, k) in architecture.linear_shapes().items())
         memory = min(found.memory_gb.value for found in self._devices if found.memory_gb) * 1e9
-        return tune_serving(
+        return tune_limits(
             self._space.serving,
             architecture,
             workload,

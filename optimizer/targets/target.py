@@ -14,8 +14,8 @@ from optimizer.cost.provider import CostProvider
 from optimizer.measure.paired_speed import PairedSpeed
 from optimizer.measure.workbench import Workbench
 from optimizer.measure.workload import Workload
-from optimizer.tuning.choice import Tuned
 from optimizer.tuning.limits import StepTime
+from optimizer.tuning.winner import Tuned
 from optimizer.weights.quantized_store import QuantizedStore
 
 Phase = Literal["decode", "prefill"]

@@ -24,10 +24,10 @@ from optimizer.records.ledger import Ledger, completed
 from optimizer.records.plan_digest import plan_digest
 from optimizer.records.progress import Reporter
 from optimizer.records.record_key import record_key
-from optimizer.tuning.choice import Constants, Tuned
 from optimizer.tuning.race import Standings, race
 from optimizer.tuning.steps import Alternative, PlanSteps
 from optimizer.tuning.threads import Moment, decide
+from optimizer.tuning.winner import Constants, Tuned
 from search_spaces.schema import KernelSpace
 
 #: candidate -> the alternatives that stand for it in a decode step and in the step of a prompt

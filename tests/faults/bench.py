@@ -20,7 +20,6 @@ from kernels.cpu.build import find_compiler
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
 from kernels.cpu.library import Library, LibraryRefused
-from optimizer.bundle.admission import judge_bundle
 from optimizer.bundle.as_proven import check_prompts
 from optimizer.evaluation import Evaluation, Gate, Subject, Verdict
 from optimizer.evaluation.sets.chat_template import ChatFidelity
@@ -36,6 +35,7 @@ from optimizer.search.texts import sample_sequences
 from optimizer.targets.emulated import EmulatedWorkbench
 from optimizer.weights.quantized_store import QuantizedStore
 from runtime.generation_config import eos_token_ids
+from tests.judge_bundle import judge_bundle
 
 #: every kind of storage and of arithmetic that CPUs have, and both layers' `down` alike, so that they can be exchanged
 SCHEMES = {

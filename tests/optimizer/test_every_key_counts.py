@@ -39,7 +39,7 @@ from optimizer.spec import ModelSpec, load_spec
 from optimizer.stages.job import Job
 from optimizer.targets import offered_schemes, target_layout
 from optimizer.targets.cpu import CpuTarget, _thread_counts
-from optimizer.tuning.limits import StepTime, choose_limits, tune_serving
+from optimizer.tuning.limits import StepTime, choose_size, tune_limits
 from optimizer.weights.prepared_weights import prepared_weights
 from runtime.server.sampling import GenerationDefaults
 from search_spaces.located_yaml import LocatedError
@@ -157,7 +157,7 @@ KEYS: dict[str, Key] = {
     "workload.concurrency": Key(1, 2, workload),
     "workload.arrival_rate_rps": Key(1, 2, workload),
     "workload.trace": Key("trace.jsonl", "busier.jsonl", workload),
-    "workload.itl_ms": Key(10, 3, lambda spec, _: choose_limits([8, 16], [2.0, 3.5], spec.workload.itl_ms)),
+    "workload.itl_ms": Key(10, 3, lambda spec, _: choose_size([8, 16], [2.0, 3.5], spec.workload.itl_ms)),
     "generation.temperature": Key(0.2, 0.7, sampled_with),
     "generation.top_p": Key(0.9, 0.8, sampled_with),
     "generation.top_k": Key(0, 20, sampled_with),
@@ -262,7 +262,7 @@ def target(space: SearchSpace, folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def limits(space: SearchSpace) -> tuple[int, int]:
-    found, _ = tune_serving(
+    found, _ = tune_limits(
         space.serving, ARCHITECTURE, Workload(100, 100, 4), None, kv_dtype="fp32", kv_block_size=16, cache_bytes=1 << 28,
         num_threads=1, measure=lambda size, decodes: StepTime(1, size, 100, 1.0),
     )  # fmt: skip

@@ -24,7 +24,7 @@ from optimizer.targets.cpu import CpuTarget
 from optimizer.tuning.limits import StepTime
 from optimizer.weights.prepared_weights import prepared_weights, scaled_plan
 from search_spaces.space import load_space
-from tests.optimizer.search.test_serving import ARCHITECTURE
+from tests.optimizer.tuning.test_limits import ARCHITECTURE
 
 
 class Clock:

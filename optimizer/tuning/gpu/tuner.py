@@ -19,7 +19,6 @@ from optimizer.cost.gpu.facts import gpu_facts
 from optimizer.records.ledger import Ledger
 from optimizer.records.progress import Reporter
 from optimizer.records.record_key import record_key
-from optimizer.tuning.choice import winner
 from optimizer.tuning.gpu.compiled import CompiledKernels, Known
 from optimizer.tuning.gpu.inputs import sample_tensors
 from optimizer.tuning.gpu.measurement import Measurer, measurer_for
@@ -27,6 +26,7 @@ from optimizer.tuning.gpu.memory_model import main_launch
 from optimizer.tuning.gpu.ranking import Ranked, Ranker
 from optimizer.tuning.gpu.tuned_call import StaticSummary, TunedCall
 from optimizer.tuning.gpu.verdict import judge, unfit
+from optimizer.tuning.winner import winner
 from search_spaces.schema import Device, KernelSpace
 
 #: How often the next candidates are compiled for a call whose first ones were all refused.
