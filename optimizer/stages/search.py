@@ -48,7 +48,7 @@ class SearchStage:
 
         def score(plan: Plan, kv_dtype: KvDtype) -> TrialScore:
             try:
-                return trial_score(gate, judge.on(kv_dtype).evaluate(plan))
+                return trial_score(gate, judge.on(kv_dtype).evaluate_until_hopeless(plan, gate))
             except KvRangeError:
                 return TrialScore.refused()
 

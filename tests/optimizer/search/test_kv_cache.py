@@ -35,12 +35,18 @@ def judge(folder: Path) -> Judge:
     return judge_of(folder, key_bias=200.0)
 
 
-def judge_of(folder: Path, key_bias: float) -> Judge:
+def random_texts(number: int) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(4, 256, (32,), generator=generator).tolist() for _ in range(number)]
+
+
+TEXTS = [[9] * 32, *random_texts(NUM_SEQUENCES - 1)]
+
+
+def judge_of(folder: Path, key_bias: float, texts: list[list[int]] = TEXTS) -> Judge:
     source = open_source(save_model(folder / f"bias-{key_bias}", key_bias=key_bias))
     bench = CpuWorkbench(source.architecture, QuantizedStore(source, folder / f"weights-{key_bias}"), "fp32", 16, None, 1)
     exact = dict.fromkeys(source.architecture.linear_shapes(), Scheme("fp32"))
-    generator = torch.Generator().manual_seed(0)
-    texts = [[9] * 32, *(torch.randint(4, 256, (32,), generator=generator).tolist() for _ in range(NUM_SEQUENCES - 1))]
     return Judge.make(bench, exact, {"text": texts}, folder / f"baseline-{key_bias}", "model", 0, Reporter())
 
 
