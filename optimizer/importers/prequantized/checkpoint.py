@@ -9,7 +9,7 @@ import torch
 
 from artifacts.architecture import Architecture
 from optimizer.importers.errors import MissingTensor, QuantizationMismatch
-from optimizer.importers.prequantized.method import Format, Method
+from optimizer.importers.prequantized.method import Format, QuantizationConfig
 from optimizer.importers.prequantized.module import Module
 from optimizer.importers.safetensors_checkpoint import FLOATS, SafetensorsCheckpoint
 from optimizer.importers.stored_matrix import StoredMatrix
@@ -34,7 +34,9 @@ class QuantizedCheckpoint:
     """Of the config's keys."""
 
     @classmethod
-    def open(cls, checkpoint: SafetensorsCheckpoint, method: Method, architecture: Architecture) -> QuantizedCheckpoint:
+    def open(
+        cls, checkpoint: SafetensorsCheckpoint, method: QuantizationConfig, architecture: Architecture
+    ) -> QuantizedCheckpoint:
         """The matrices of `architecture` in `checkpoint`, as `method` describes them.
 
         Raises QuantizationMismatch where they are stored in another way, MissingTensor, ShapeMismatch.
