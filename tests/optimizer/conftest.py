@@ -174,8 +174,7 @@ def num_trials(study_db: Path) -> int:
     """Finished trials of the precision search."""
     return count(
         study_db,
-        "select count(*) from trials join studies using (study_id) "
-        "where study_name like '%/precision/%' and state = 'COMPLETE'",
+        "select count(*) from trials join studies using (study_id) where study_name like '%/precision%' and state = 'COMPLETE'",
     )
 
 

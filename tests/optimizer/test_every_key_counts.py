@@ -257,7 +257,7 @@ ARCHITECTURE = Architecture(
 
 def target(space: SearchSpace, folder: Path, monkeypatch: pytest.MonkeyPatch) -> CpuTarget:
     """This machine, on which nothing is compiled."""
-    monkeypatch.setattr(CpuTarget, "_library", lambda self, constants: None)
+    monkeypatch.setattr(CpuTarget, "_with_library", lambda self, bench, constants: bench)
     return CpuTarget("cpu", space, folder, None, Reporter())  # type: ignore[arg-type]
 
 

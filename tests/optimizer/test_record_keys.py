@@ -37,7 +37,10 @@ CHANGES: dict[str, tuple[dict[str, Any], set[str]]] = {
     "evaluation.num_sequences": ({"evaluation": EVALUATION | {"num_sequences": 5}}, {"texts/sampled"} | ACCURACY),
     "evaluation.tokens_per_sequence": ({"evaluation": EVALUATION | {"tokens_per_sequence": 24}}, {"texts/sampled"} | ACCURACY),
     "evaluation.text": ({"evaluation": EVALUATION | {"text": ["prose.txt"]}}, ACCURACY),
-    "evaluation.sets": ({"evaluation": EVALUATION | {"sets": [{"format": "retrieval", "context_tokens": [96]}]}}, set()),
+    "evaluation.sets": (
+        {"evaluation": EVALUATION | {"sets": [{"format": "retrieval", "margin": 0.5, "context_tokens": [96]}]}},
+        set(),
+    ),
     "seed": ({"seed": 1}, {"texts/sampled"} | ACCURACY),
     "gate.max_kl": ({"gate": {"max_kl": 0.06}}, {"precision"}),
     "gate.min_top1_agreement": ({"gate": {"max_kl": 0.05, "min_top1_agreement": 0.01}}, {"precision"}),
