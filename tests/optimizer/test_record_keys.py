@@ -20,6 +20,7 @@ from tests.optimizer.conftest import SCHEMES, Project, small_space
 STAGES = ("texts/sampled", "texts/calibration", "kernels", "cost", "sensitivity/kv_cache", "sensitivity", "precision")
 CALIBRATION = {"num_sequences": 2, "tokens_per_sequence": 16}
 EVALUATION = {"num_sequences": 4, "tokens_per_sequence": 32}
+RETRIEVAL = {"format": "retrieval", "margin": 0.5, "context_tokens": [96]}
 WORKLOAD = {"prompt_tokens": 32, "output_tokens": 16}
 ACCURACY = {"sensitivity/kv_cache", "sensitivity", "precision"}
 
