@@ -12,6 +12,7 @@ from optimizer.search.warm_start import kv_dtype_of
 from optimizer.stages.accuracy import KvCacheStage, SensitivityStage, judge_on
 from optimizer.stages.job import Job
 from optimizer.stages.kernels import CostStage, KernelStage
+from optimizer.stages.limits import LimitStage
 from optimizer.stages.proof import ProofStage
 from optimizer.stages.search import SearchStage
 from optimizer.stages.texts import TextStage
@@ -46,7 +47,9 @@ def forge(job: Job) -> Forged:
     stored_codes = tuple(describe_stored_codes(store.source, plan))
     for line in stored_codes:
         say(line)
-    serving, surface = target.serving(workbench, plan, kernels.workload, spec.workload.itl_ms)
+    workload = kernels.workload
+    limits = LimitStage(target, job.space.serving, job.reporter, workbench, plan, workload, spec.workload.itl_ms)
+    serving, surface = limits.run()
     pair = job.unquantized(workbench), (workbench, plan)
     return Forged(
         spec=spec,
@@ -59,7 +62,7 @@ def forge(job: Job) -> Forged:
         baseline_bytes=job.original.weight_bytes(job.baseline),
         workbench=workbench,
         tuned=kernels.tuned,
-        workload=kernels.workload,
+        workload=workload,
         sensitivities=sensitivities,
         kv_losses=kv_losses,
         trials=tuple(searched.trials),
@@ -69,7 +72,7 @@ def forge(job: Job) -> Forged:
         stored_codes=stored_codes,
         serving=serving,
         surface=tuple(surface),
-        decode_speed=target.compare("decode", *pair, kernels.workload),
-        prefill_speed=target.compare("prefill", *pair, kernels.workload),
+        decode_speed=target.compare("decode", *pair, workload),
+        prefill_speed=target.compare("prefill", *pair, workload),
         frozen=target.freeze(workbench, plan, serving),
     )

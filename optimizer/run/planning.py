@@ -9,12 +9,13 @@ from importlib.metadata import version
 from artifacts.architecture import kind_of
 from artifacts.canonical import canonical_json
 from artifacts.manifest import Deployment, Manifest, Precision, Provenance
-from artifacts.precision import Plan, Scheme
+from artifacts.precision import Plan, Scheme, plan_bytes
 from artifacts.writer import write_bundle
 from optimizer.measure.paired_speed import PairedSpeed
 from optimizer.report import Headline, ReportData, StepLatency, render_report
 from optimizer.stages.job import Job
 from optimizer.stages.kernels import CostStage, KernelStage
+from optimizer.stages.limits import LimitStage
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,14 @@ def plan_for_shapes(job: Job) -> Manifest:
     bench, workload = kernels.workbench, kernels.workload
     cost = CostStage(job, kernels, [bench.kv_dtype]).run()
     schemes = dict.fromkeys([job.baseline_scheme, *(scheme for offered in job.offered.values() for scheme in offered)])
+    shapes = job.source.architecture.linear_shapes()
     plans = {scheme.name: _uniform(job, scheme) for scheme in schemes}
-    candidates = [Candidate(name, cost.latency_ms(plan), _weight_bytes(job, plan)) for name, plan in plans.items()]
+    candidates = [Candidate(name, cost.latency_ms(plan), plan_bytes(plan, shapes)) for name, plan in plans.items()]
     for candidate in sorted(candidates, key=lambda c: c.latency_ms):
         say(f"  {candidate.scheme}: {candidate.latency_ms:.3f} ms a token, {candidate.weight_bytes / 1e9:.2f} GB (modelled)")
     chosen = _choose(job, candidates)
     plan = plans[chosen.scheme]
-    serving, surface = target.serving(bench, plan, workload, spec.workload.itl_ms)
+    serving, surface = LimitStage(target, job.space.serving, job.reporter, bench, plan, workload, spec.workload.itl_ms).run()
     decode = target.compare("decode", job.unquantized(bench), (bench, plan), workload)
     frozen = target.freeze(bench, plan, serving)
     deployment = Deployment(
@@ -79,11 +81,6 @@ def _uniform(job: Job, scheme: Scheme) -> Plan:
     return {group: scheme if scheme in job.offered[kind_of(group)] else old for group, old in job.baseline.items()}
 
 
-def _weight_bytes(job: Job, plan: Plan) -> float:
-    shapes = job.source.architecture.linear_shapes()
-    return sum(n * k * plan[group].bits_per_weight / 8 for group, (n, k) in shapes.items())
-
-
 def _choose(job: Job, candidates: list[Candidate]) -> Candidate:
     rule = job.spec.search.choice
     if rule == "most_accurate":
@@ -109,7 +106,7 @@ def _report(
                 baseline_ms=decode.baseline_ms,
                 chosen_ms=decode.candidate_ms,
                 size_bytes=round(chosen.weight_bytes),
-                baseline_size_bytes=round(_weight_bytes(job, job.baseline)),
+                baseline_size_bytes=round(plan_bytes(job.baseline, job.source.architecture.linear_shapes())),
                 measured=decode.measured,
             ),
             accuracy=(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from artifacts.precision import Plan
+from artifacts.precision import Plan, plan_bytes
 from optimizer.evaluation import Comparison, Evaluation, Gate, ItemSet
 from optimizer.records.record_key import record_key
 from optimizer.search.accuracy import Judge
@@ -68,5 +68,4 @@ class ProofStage:
         return plan_of(self.searched.bands, trial.choice)
 
     def _size_bytes(self, trial: Trial) -> float:
-        plan, shapes = self._plan(trial), self.job.base.architecture.linear_shapes()
-        return sum(n * k * plan[group].bits_per_weight / 8 for group, (n, k) in shapes.items())
+        return plan_bytes(self._plan(trial), self.job.base.architecture.linear_shapes())

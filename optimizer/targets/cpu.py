@@ -31,7 +31,7 @@ from optimizer.records.progress import Reporter
 from optimizer.records.record_key import record_key
 from optimizer.targets.target import Evaluated, Frozen, Phase
 from optimizer.tuning.kernels import KernelTuner, legal_candidates, tuning_plans
-from optimizer.tuning.limits import StepTime, tune_limits
+from optimizer.tuning.limits import StepTime
 from optimizer.tuning.winner import Constants, Tuned
 from optimizer.weights.quantized_store import QuantizedStore
 from runtime.batch import build_batch
@@ -134,31 +134,13 @@ class CpuTarget:
         key = record_key(name, timing=_own(workbench).timing, plan=plan_digest(plan), workload=workload)
         return StepTime(**self._ledger.once(key, measure))
 
-    def serving(
-        self, workbench: Workbench, plan: Plan, workload: Workload, itl_ms: float | None
-    ) -> tuple[Serving, list[StepTime]]:
+    def cache_bytes(self, workbench: Workbench, plan: Plan) -> int:
         key = record_key("host/memory_bytes", machine=self._machine)
         memory_bytes = self._ledger.once(key, lambda: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-        space = self._space.serving
-        sizes = len(space.max_num_seqs) + len(space.max_num_batched_tokens)
-        with self._reporter.task("measuring steps of the chosen plan", sizes) as advance:
+        return int(memory_bytes * CACHE_SHARE)
 
-            def measure(size: int, decodes: bool) -> StepTime:
-                measured = self.step(workbench, plan, workload, size, decodes=decodes)
-                advance()
-                return measured
-
-            return tune_limits(
-                space,
-                workbench.architecture,
-                workload,
-                itl_ms,
-                kv_dtype=workbench.kv_dtype,
-                kv_block_size=workbench.kv_block_size,
-                cache_bytes=int(memory_bytes * CACHE_SHARE),
-                num_threads=_own(workbench).num_threads,
-                measure=measure,
-            )
+    def num_threads(self, workbench: Workbench) -> int:
+        return _own(workbench).num_threads
 
     def compare(
         self, phase: Phase, baseline: tuple[Workbench, Plan], candidate: tuple[Workbench, Plan], workload: Workload

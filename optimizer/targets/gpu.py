@@ -16,7 +16,7 @@ import numpy as np
 from artifacts.architecture import Architecture, kind_of
 from artifacts.canonical import canonical_json
 from artifacts.manifest import Kernels, Serving, Target
-from artifacts.precision import KvDtype, Plan, Scheme
+from artifacts.precision import KvDtype, Plan, Scheme, plan_bytes
 from kernels.compile.cross_compile import Compiled, CrossCompiler, gpu_sources_digest
 from kernels.gpu import target as gpu_target
 from kernels.gpu.frozen import FrozenKernel, FrozenKernels
@@ -44,7 +44,7 @@ from optimizer.targets.emulated import EmulatedWorkbench
 from optimizer.targets.target import Evaluated, Frozen, Phase
 from optimizer.tuning.gpu.time_model import LAUNCH_US
 from optimizer.tuning.gpu.tuner import GpuTuner
-from optimizer.tuning.limits import StepTime, tune_limits
+from optimizer.tuning.limits import StepTime
 from optimizer.tuning.winner import Tuned
 from optimizer.weights.quantized_store import QuantizedStore
 from runtime.gpu.pool import KV_DTYPES
@@ -145,23 +145,12 @@ class GpuTarget:
         ms = self._total_ms(shapes.decode(size) if decodes else shapes.prefill(size))
         return StepTime(num_seqs=size if decodes else 1, num_tokens=size, context=context, ms=ms)
 
-    def serving(
-        self, workbench: Workbench, plan: Plan, workload: Workload, itl_ms: float | None
-    ) -> tuple[Serving, list[StepTime]]:
-        architecture = workbench.architecture
-        weights = sum(n * k * plan[g].bits_per_weight / 8 for g, (n, k) in architecture.linear_shapes().items())
-        memory = min(found.memory_gb.value for found in self._devices if found.memory_gb) * 1e9
-        return tune_limits(
-            self._space.serving,
-            architecture,
-            workload,
-            itl_ms,
-            kv_dtype=workbench.kv_dtype,
-            kv_block_size=workbench.kv_block_size,
-            cache_bytes=int(memory * _MEMORY_SHARE - weights),
-            num_threads=1,
-            measure=lambda size, decodes: self.step(workbench, plan, workload, size, decodes=decodes),
-        )
+    def cache_bytes(self, workbench: Workbench, plan: Plan) -> int:
+        memory_bytes = min(found.memory_gb.value for found in self._devices if found.memory_gb) * 1e9
+        return int(memory_bytes * _MEMORY_SHARE - plan_bytes(plan, workbench.architecture.linear_shapes()))
+
+    def num_threads(self, workbench: Workbench) -> int:
+        return 1
 
     def compare(
         self, phase: Phase, baseline: tuple[Workbench, Plan], candidate: tuple[Workbench, Plan], workload: Workload

@@ -48,10 +48,12 @@ class TargetStages(Protocol):
         """Whether accuracy is that of the kernels that serve, or that of an emulation of their numerics."""
         ...
 
-    def serving(
-        self, workbench: Workbench, plan: Plan, workload: Workload, itl_ms: float | None
-    ) -> tuple[Serving, list[StepTime]]:
-        """Limits for service, and the steps that they were read from."""
+    def cache_bytes(self, workbench: Workbench, plan: Plan) -> int:
+        """What the KV cache may take of the target's memory beside the weights of `plan`."""
+        ...
+
+    def num_threads(self, workbench: Workbench) -> int:
+        """That run a step in service."""
         ...
 
     def kv_dtypes(self, architecture: Architecture) -> tuple[KvDtype, ...]:
