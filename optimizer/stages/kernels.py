@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from artifacts.precision import KvDtype
 from optimizer.cost.provider import CostProvider
 from optimizer.measure.workbench import Workbench
-from optimizer.measure.workload import Workload
+from optimizer.measure.workload import Workload, resolve_workload
 from optimizer.stages.job import Job
-from optimizer.targets import fitted_workload
 from optimizer.tuning.winner import Tuned
 
 
@@ -31,13 +30,30 @@ class KernelStage:
     workbench: Workbench
 
     def run(self) -> TunedKernels:
-        job, (original, baseline) = self.job, self.job.unquantized(self.workbench)
-        workload = fitted_workload(job.spec.workload, job.target, original, baseline, max(job.space.serving.max_num_seqs))
+        job, workload = self.job, self._workload()
         job.reporter.say(
             f"workload: {workload.prompt_tokens} tokens in, {workload.output_tokens} out, {workload.concurrency} at once"
         )
         workbench, tuned = job.target.tune(self.workbench, workload, job.offered, job.baseline_scheme)
         return TunedKernels(workload, workbench, tuned)
+
+    def _workload(self) -> Workload:
+        """What model.yaml says, within what the model and the search space allow."""
+        (original, baseline), target = self.job.unquantized(self.workbench), self.job.target
+
+        def request_seconds(prompt_tokens: int, output_tokens: int) -> float:
+            """Of the unquantized model: an arrival rate becomes a concurrency by it."""
+            alone = Workload(min(prompt_tokens, 256), output_tokens, 1)
+            decode = target.step(original, baseline, alone, 1, decodes=True)
+            prefill = target.step(original, baseline, alone, alone.prompt_tokens, decodes=False)
+            return (prefill.ms * prompt_tokens / alone.prompt_tokens + decode.ms * output_tokens) / 1000
+
+        workload, max_position = resolve_workload(self.job.spec.workload, request_seconds), original.architecture.max_position
+        return Workload(
+            prompt_tokens=min(workload.prompt_tokens, max_position - min(workload.output_tokens, max_position // 2)),
+            output_tokens=min(workload.output_tokens, max_position - 1),
+            concurrency=min(workload.concurrency, max(self.job.space.serving.max_num_seqs)),
+        )
 
 
 @dataclass(frozen=True)
