@@ -74,7 +74,7 @@ class Kernels(_Record):
         return self
 
 
-class Serving(_Record):
+class Limits(_Record):
     """Limits that the runtime allocates for. Sizes in tokens unless named otherwise."""
 
     kv_block_size: PositiveInt
@@ -132,7 +132,7 @@ class Deployment(_Record):
     target: Target
     precision: Precision
     kernels: Annotated[tuple[Kernels, ...], Field(min_length=1)]
-    serving: Serving
+    serving: Limits
     provenance: Provenance
     evaluated: Literal["served", "emulated"] = "served"
     """Whether accuracy is that of the kernels that serve, or of an exact emulation of their numerics."""

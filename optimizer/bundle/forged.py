@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from artifacts.manifest import Serving
+from artifacts.manifest import Limits
 from artifacts.precision import KvDtype, Plan, Scheme
 from optimizer.importers import Source
 from optimizer.measure.paired_speed import PairedSpeed
@@ -47,7 +47,7 @@ class Forged:
     plan: Plan
     stored_codes: tuple[str, ...]
     """Which layer groups keep the codes that the checkpoint came with, and which do not, in sentences."""
-    serving: Serving
+    serving: Limits
     surface: tuple[StepTime, ...]
     decode_speed: PairedSpeed
     prefill_speed: PairedSpeed

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 
 from artifacts.architecture import Architecture
-from artifacts.manifest import Serving
+from artifacts.manifest import Limits
 from artifacts.precision import KvDtype, Plan
 from kernels.cpu.library import Library
 from kernels.reference import ReferenceProgram
@@ -117,9 +117,9 @@ class Workbench(ABC):
             if not (most := np.abs(cache).max()) < FP16_ROOM:
                 raise KvRangeError(float(most))
 
-    def limits(self, max_num_tokens: int, num_kv_tokens: int, max_num_seqs: int, num_threads: int) -> Serving:
+    def limits(self, max_num_tokens: int, num_kv_tokens: int, max_num_seqs: int, num_threads: int) -> Limits:
         """Limits that give a runner so much room."""
-        return Serving(
+        return Limits(
             kv_block_size=self.kv_block_size,
             num_kv_blocks=-(-num_kv_tokens // self.kv_block_size) + max_num_seqs,
             max_num_seqs=max_num_seqs,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from artifacts.manifest import Serving
+from artifacts.manifest import Limits
 from artifacts.precision import Plan
 from optimizer.measure.workbench import Workbench
 from optimizer.measure.workload import Workload
@@ -26,7 +26,7 @@ class LimitStage:
     workload: Workload
     itl_ms: float | None
 
-    def run(self) -> tuple[Serving, list[StepTime]]:
+    def run(self) -> tuple[Limits, list[StepTime]]:
         """The limits, and the steps."""
         bench, sizes = self.workbench, len(self.space.max_num_seqs) + len(self.space.max_num_batched_tokens)
         verb = "measuring" if self.target.evaluated == "served" else "modelling"

@@ -10,7 +10,7 @@ from platform import machine
 from typing import Any, get_args
 
 from artifacts.architecture import Architecture
-from artifacts.manifest import Kernels, Serving, Target
+from artifacts.manifest import Kernels, Limits, Target
 from artifacts.precision import KvDtype, Plan, Scheme
 from kernels.cpu import kv_cache
 from kernels.cpu.build import NoCompiler, build, num_units, resolve_constants
@@ -158,7 +158,7 @@ class CpuTarget:
         record: dict[str, Any] = self._ledger.once(record_key(f"speed/{phase}", pair=both, workload=workload), measure)
         return PairedSpeed(**{**record, "speedup": Estimate(**record["speedup"])})
 
-    def freeze(self, workbench: Workbench, plan: Plan, serving: Serving) -> Frozen:
+    def freeze(self, workbench: Workbench, plan: Plan, serving: Limits) -> Frozen:
         bench = _own(workbench)
         library = bench.library
         kernels = Kernels(

@@ -15,7 +15,7 @@ import numpy as np
 
 from artifacts.architecture import Architecture, kind_of
 from artifacts.canonical import canonical_json
-from artifacts.manifest import Kernels, Serving, Target
+from artifacts.manifest import Kernels, Limits, Target
 from artifacts.precision import KvDtype, Plan, Scheme, plan_bytes
 from kernels.compile.cross_compile import Compiled, CrossCompiler, gpu_sources_digest
 from kernels.gpu import target as gpu_target
@@ -162,7 +162,7 @@ class GpuTarget:
         after = self.step(workbench, plan, alone, size, decodes=decodes).ms
         return PairedSpeed(before, after, Estimate(before / after, before / after, before / after), measured=False)
 
-    def freeze(self, workbench: Workbench, plan: Plan, serving: Serving) -> Frozen:
+    def freeze(self, workbench: Workbench, plan: Plan, serving: Limits) -> Frozen:
         """Tunes and compiles every kernel that serving `plan` can ask for, on every device."""
         shapes = StepShapes(workbench.architecture, plan, workbench.kv_dtype, serving, ACT)
         served = list(shapes.served())
@@ -235,7 +235,7 @@ class GpuTarget:
     def _shapes(self, workbench: Workbench, plan: Plan, workload: Workload, num_tokens: int = 0) -> StepShapes:
         """A step with just the room that the workload, or so many tokens, need."""
         block_size, tokens = workbench.kv_block_size, workload.prompt_tokens + workload.output_tokens
-        limits = Serving(
+        limits = Limits(
             kv_block_size=block_size,
             num_kv_blocks=workload.concurrency * -(-max(tokens, num_tokens) // block_size),
             max_num_seqs=workload.concurrency,

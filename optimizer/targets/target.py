@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from artifacts.architecture import Architecture
-from artifacts.manifest import Kernels, Serving, Target
+from artifacts.manifest import Kernels, Limits, Target
 from artifacts.precision import KvDtype, Plan, Scheme
 from optimizer.cost.provider import CostProvider
 from optimizer.measure.paired_speed import PairedSpeed
@@ -99,6 +99,6 @@ class TargetStages(Protocol):
         """A plan against the unquantized model, for one sequence."""
         ...
 
-    def freeze(self, workbench: Workbench, plan: Plan, serving: Serving) -> Frozen:
+    def freeze(self, workbench: Workbench, plan: Plan, serving: Limits) -> Frozen:
         """What the bundle needs in order to run `plan` here."""
         ...

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from artifacts.architecture import Architecture
 from artifacts.kv_cache import kv_bytes_per_token
-from artifacts.manifest import Serving
+from artifacts.manifest import Limits
 from artifacts.precision import KvDtype
 from optimizer.measure.workload import Workload
 from optimizer.tuning.winner import NEAR_TIE
@@ -49,7 +49,7 @@ def tune_limits(
     cache_bytes: int,
     num_threads: int,
     measure: Callable[[int, bool], StepTime],
-) -> tuple[Serving, list[StepTime]]:
+) -> tuple[Limits, list[StepTime]]:
     """Limits, and the surface they were read from. `measure` times a step of so many sequences, or of a prompt of so many
     tokens; `cache_bytes` is what the KV cache may take. ValueError if it cannot hold even one block-sized context."""
     decodes = [measure(num_seqs, True) for num_seqs in space.max_num_seqs]
@@ -66,7 +66,7 @@ def tune_limits(
         )
     wanted = max_num_seqs * (workload.prompt_tokens + workload.output_tokens) * CACHE_SLACK
     num_kv_tokens = min(max(max_model_len, wanted), affordable)
-    limits = Serving(
+    limits = Limits(
         kv_block_size=kv_block_size,
         num_kv_blocks=-(-num_kv_tokens // kv_block_size),
         max_num_seqs=max_num_seqs,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from artifacts.architecture import Architecture
-from artifacts.manifest import Deployment, Kernels, Precision, Provenance, Serving, Target
+from artifacts.manifest import Deployment, Kernels, Limits, Precision, Provenance, Target
 from artifacts.precision import Scheme
 from artifacts.writer import write_bundle
 from kernels import registry
@@ -22,7 +22,7 @@ ARCHITECTURE = Architecture(
     family="llama", vocab_size=100, hidden_size=64, intermediate_size=96, num_layers=2, num_q_heads=4, num_kv_heads=2,
     head_dim=16, max_position=256, rms_norm_eps=1e-5, tie_embeddings=True, layer_windows=(0, 20),
 )  # fmt: skip
-SERVING = Serving(
+SERVING = Limits(
     kv_block_size=16, num_kv_blocks=16, max_num_seqs=2, max_num_batched_tokens=32, max_model_len=128, num_threads=1
 )
 GROUPS = dict.fromkeys(ARCHITECTURE.linear_shapes(), "fp32") | {

@@ -11,7 +11,7 @@ from typing import Any
 
 from artifacts.architecture import Architecture
 from artifacts.canonical import canonical_json
-from artifacts.manifest import Deployment, Kernels, Precision, Provenance, Serving, Target
+from artifacts.manifest import Deployment, Kernels, Limits, Precision, Provenance, Target
 from artifacts.precision import Plan, Scheme
 from artifacts.reader import open_bundle
 from artifacts.weights import Array
@@ -54,9 +54,7 @@ GATE = Gate(max_kl=0.05)
 #: longer than a chunk of attention, and than a step: caches and running sums are read again
 NUM_SEQUENCES, NUM_TOKENS = 6, 80
 NUM_ITEMS = 24
-LIMITS = Serving(
-    kv_block_size=16, num_kv_blocks=64, max_num_seqs=4, max_num_batched_tokens=48, max_model_len=256, num_threads=1
-)
+LIMITS = Limits(kv_block_size=16, num_kv_blocks=64, max_num_seqs=4, max_num_batched_tokens=48, max_model_len=256, num_threads=1)
 
 
 @dataclass

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from artifacts.errors import BundleError, ContentError, DeviceError, HashMismatchError, ManifestError, WeightsError
-from artifacts.manifest import Deployment, Kernels, Manifest, Precision, Provenance, Serving, Target
+from artifacts.manifest import Deployment, Kernels, Limits, Manifest, Precision, Provenance, Target
 from artifacts.precision import KvDtype
 from artifacts.weights import Array
 from artifacts.writer import write_bundle
@@ -58,7 +58,7 @@ class Parts:
     files: dict[str, bytes | Path]
     target: Target
     kernels: Kernels
-    serving: Serving = field(default=LIMITS)
+    serving: Limits = field(default=LIMITS)
 
     def write(self, folder: Path, **changes: Any) -> Manifest:
         parts = replace(self, **changes)
