@@ -30,7 +30,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Target(_Record):
+class Platform(_Record):
     """Where the bundle runs. `machine` is platform.machine() of the compiled kernels, None when it has none."""
 
     device: Line
@@ -129,7 +129,7 @@ class Deployment(_Record):
 
     name: BareName
     architecture: Architecture
-    target: Target
+    target: Platform
     precision: Precision
     kernels: Annotated[tuple[Kernels, ...], Field(min_length=1)]
     serving: Limits

@@ -10,7 +10,7 @@ from platform import machine
 from typing import Any, get_args
 
 from artifacts.architecture import Architecture
-from artifacts.manifest import Kernels, Limits, Target
+from artifacts.manifest import Kernels, Limits, Platform
 from artifacts.precision import KvDtype, Plan, Scheme
 from kernels.cpu import kv_cache
 from kernels.cpu.build import NoCompiler, build, num_units, resolve_constants
@@ -168,7 +168,7 @@ class CpuTarget:
             constants=dict(bench.constants),
             compiler=self._machine.compiler if library else None,
         )
-        target = Target(
+        target = Platform(
             device=self._device,
             machine=machine() if library else None,
             isa=self.title if library else "portable",

@@ -15,7 +15,7 @@ import numpy as np
 
 from artifacts.architecture import Architecture, kind_of
 from artifacts.canonical import canonical_json
-from artifacts.manifest import Kernels, Limits, Target
+from artifacts.manifest import Kernels, Limits, Platform
 from artifacts.precision import KvDtype, Plan, Scheme, plan_bytes
 from kernels.compile.cross_compile import Compiled, CrossCompiler, gpu_sources_digest
 from kernels.gpu import target as gpu_target
@@ -194,7 +194,7 @@ class GpuTarget:
             activations=ACT,
         )
         names = ", ".join(found.name for found in self._devices)
-        frozen_for = Target(device=names, isa=self.title, archs=tuple(arch_of(found) for found in self._devices))
+        frozen_for = Platform(device=names, isa=self.title, archs=tuple(arch_of(found) for found in self._devices))
         return Frozen(frozen_for, (kernels,), files, kernels.compiler, ("triton",), tuple(decided))
 
     def _checks(self, served: Sequence[Problem], target: gpu_target.Target) -> list[Check]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from artifacts.architecture import Architecture
-from artifacts.manifest import Kernels, Limits, Target
+from artifacts.manifest import Kernels, Limits, Platform
 from artifacts.precision import KvDtype, Plan, Scheme
 from optimizer.cost.provider import CostProvider
 from optimizer.measure.paired_speed import PairedSpeed
@@ -26,7 +26,7 @@ Evaluated = Literal["served", "emulated"]
 class Frozen:
     """A target's part of a bundle. `libraries` are the tools whose versions belong into its provenance."""
 
-    target: Target
+    target: Platform
     kernels: tuple[Kernels, ...]
     files: Mapping[str, bytes | Path]
     compiler: str | None

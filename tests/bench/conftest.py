@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from artifacts.architecture import Architecture
-from artifacts.manifest import Deployment, Kernels, Limits, Precision, Provenance, Target
+from artifacts.manifest import Deployment, Kernels, Limits, Platform, Precision, Provenance
 from artifacts.precision import Scheme
 from artifacts.writer import write_bundle
 from kernels import registry
@@ -49,7 +49,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     deployment = Deployment(
         name="tiny",
         architecture=ARCHITECTURE,
-        target=Target(device="cpu", machine=host().machine, isa=isa.name, cpu_flags=isa.cpu_flags),
+        target=Platform(device="cpu", machine=host().machine, isa=isa.name, cpu_flags=isa.cpu_flags),
         precision=Precision(groups=GROUPS, kv_cache="bf16"),
         kernels=(
             Kernels(symbols=tuple(registry.specs()), backend="cpu", library="kernels/cpu.so", compiler=find_compiler().version),

@@ -11,7 +11,7 @@ from typing import Any
 
 from artifacts.architecture import Architecture
 from artifacts.canonical import canonical_json
-from artifacts.manifest import Deployment, Kernels, Limits, Precision, Provenance, Target
+from artifacts.manifest import Deployment, Kernels, Limits, Platform, Precision, Provenance
 from artifacts.precision import Plan, Scheme
 from artifacts.reader import open_bundle
 from artifacts.weights import Array
@@ -136,7 +136,7 @@ class Bench:
         deployment = Deployment(
             name="toy",
             architecture=self.source.architecture,
-            target=Target(device="cpu", machine=host().machine, isa=isa.name, cpu_flags=isa.cpu_flags),
+            target=Platform(device="cpu", machine=host().machine, isa=isa.name, cpu_flags=isa.cpu_flags),
             precision=Precision(groups=SCHEMES, kv_cache="int8"),
             kernels=(
                 Kernels(
