@@ -39,9 +39,8 @@ def plan_for_shapes(job: Job) -> Manifest:
     kernels = KernelStage(job, target.workbench(job.original)).run()
     bench, workload = kernels.workbench, kernels.workload
     cost = CostStage(job, kernels, [bench.kv_dtype]).run()
-    schemes = dict.fromkeys([job.baseline_scheme, *(scheme for offered in job.offered.values() for scheme in offered)])
     shapes = job.source.architecture.linear_shapes()
-    plans = {scheme.name: _uniform(job, scheme) for scheme in schemes}
+    plans = {scheme.name: _uniform(job, scheme) for scheme in job.schemes}
     candidates = [Candidate(name, cost.latency_ms(plan), plan_bytes(plan, shapes)) for name, plan in plans.items()]
     for candidate in sorted(candidates, key=lambda c: c.latency_ms):
         say(f"  {candidate.scheme}: {candidate.latency_ms:.3f} ms a token, {candidate.weight_bytes / 1e9:.2f} GB (modelled)")

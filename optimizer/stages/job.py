@@ -95,6 +95,11 @@ class Job:
         return next(iter(self.baseline.values()))
 
     @property
+    def schemes(self) -> list[Scheme]:
+        """The unquantized one, then every other that is offered to a kind."""
+        return list(dict.fromkeys([self.baseline_scheme, *(scheme for offered in self.offered.values() for scheme in offered)]))
+
+    @property
     def base_folder(self) -> Path:
         """Where what is made of `base` lies, so that weights of two rotations never mix."""
         return self.folder / f"rotation-{record_sha256(self.base)[:16]}" if self.base is not self.source else self.folder

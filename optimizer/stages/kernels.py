@@ -65,6 +65,5 @@ class CostStage:
     kv_dtypes: Sequence[KvDtype]
 
     def run(self) -> CostProvider:
-        job, baseline = self.job, self.job.baseline_scheme
-        schemes = list(dict.fromkeys([baseline, *(scheme for offered in job.offered.values() for scheme in offered)]))
-        return job.target.costs(self.kernels.workbench, schemes, baseline, self.kernels.workload, self.kv_dtypes)
+        job, kernels = self.job, self.kernels
+        return job.target.costs(kernels.workbench, job.schemes, job.baseline_scheme, kernels.workload, self.kv_dtypes)
