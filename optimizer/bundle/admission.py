@@ -51,13 +51,13 @@ def admit(folder: Path, forged: Forged, ledger: Ledger, reporter: Reporter) -> N
         check_prompts(bundle, forged.source)
         check_kernels(bundle, forged.frozen.files)
         check_tensors(bundle, forged.workbench.store.plan_tensors(forged.plan))
-        if forged.evaluated == "served":
+        if forged.job.target.evaluated == "served":
             proof = forged.proof
             key = record_key(f"bundle/{bundle.manifest.digest}", seed=proof.seed, **proof.depends_beside_plan(()))
             ledger.once(key, partial(_scored_as_proven, bundle, forged, reporter))
     except (BundleError, LibraryRefused, NonFiniteLogitsError) as error:
         raise NotAsProvenError(f"it does not work: {error}") from error
-    reporter.say(f"the bundle is what was proved: weights and files bit for bit, {_NUMBERS[forged.evaluated]}")
+    reporter.say(f"the bundle is what was proved: weights and files bit for bit, {_NUMBERS[forged.job.target.evaluated]}")
 
 
 def _scored_as_proven(bundle: Bundle, forged: Forged, reporter: Reporter) -> dict[str, dict[str, object]]:

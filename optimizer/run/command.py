@@ -84,10 +84,10 @@ def _search_options(overrides: Overrides) -> dict[str, object]:
 
 
 def _conclude(forged: Forged, reporter: Reporter) -> None:
-    speed, proven = forged.decode_speed, forged.proven
+    speed, proven, num_trials = forged.decode_speed, forged.proven, len(forged.searched.trials)
     how = f"({speed.speedup.low:.2f} to {speed.speedup.high:.2f})" if speed.measured else "(modelled, not measured)"
     reporter.say(
-        f"trial {proven.trial.number} of {len(forged.trials)}: decode {speed.speedup.value:.2f} x the unquantized model {how}, "
+        f"trial {proven.trial.number} of {num_trials}: decode {speed.speedup.value:.2f} x the unquantized model {how}, "
         f"{speed.baseline_ms:.3g} -> {speed.candidate_ms:.3g} ms a token"
     )
     for name, evaluation in proven.evaluations.items():
@@ -95,4 +95,4 @@ def _conclude(forged: Forged, reporter: Reporter) -> None:
         reporter.say(f"{name}: KL {kl.value:.4f} nats ({kl.low:.4f} to {kl.high:.4f}), same first choice {top1.value:.1%}")
     for name, comparison in proven.comparisons.items():
         reporter.say(f"{name}: {comparison.verdict.checks[0]}")
-    reporter.say(f"bundle: {forged.spec.output}\nreport: {forged.spec.output / 'report.html'}")
+    reporter.say(f"bundle: {forged.job.spec.output}\nreport: {forged.job.spec.output / 'report.html'}")

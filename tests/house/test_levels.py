@@ -15,7 +15,8 @@ LEVELS = (
     {"cost"},
     {"tuning"},
     {"targets", "search"},
-    {"bundle", "stages"},
+    {"stages"},
+    {"bundle"},
     {"run"},
     {"cli"},
 )
