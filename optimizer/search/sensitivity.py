@@ -31,6 +31,15 @@ class Probes:
         return cls(weight_only[0], rounded[-1] if rounded else None)
 
 
+def what_is_probed(offered: Mapping[str, Sequence[Scheme]], shapes: Mapping[str, tuple[int, int]]) -> list[tuple[str, Scheme]]:
+    """Each layer group with each of its probes."""
+    work: list[tuple[str, Scheme]] = []
+    for group, shape in shapes.items():
+        probes = Probes.among(s for s in offered[kind_of(group)] if s.refusal(*shape) is None)
+        work += [(group, scheme) for scheme in (probes.weights, probes.activations) if scheme is not None]
+    return work
+
+
 def measure_sensitivities(
     ledger: Ledger,
     reporter: Reporter,
@@ -43,10 +52,7 @@ def measure_sensitivities(
 
     `depends_on` says what else the KL of a change follows from.
     """
-    work: list[tuple[str, Scheme]] = []
-    for group, shape in shapes.items():
-        probes = Probes.among(s for s in offered[kind_of(group)] if s.refusal(*shape) is None)
-        work += [(group, scheme) for scheme in (probes.weights, probes.activations) if scheme is not None]
+    work = what_is_probed(offered, shapes)
     sensitivities: Sensitivities = {group: {} for group in shapes}
     for group, scheme in reporter.track(work, "sensitivity of layer groups", len(work)):
         change = {group: scheme}
