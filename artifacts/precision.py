@@ -124,3 +124,8 @@ class Scheme:
 
 #: layer group -> scheme
 Plan = Mapping[str, Scheme]
+
+
+def plan_bytes(plan: Plan, shapes: Mapping[str, tuple[int, int]]) -> float:
+    """Of all layer groups' weights under `plan`; `shapes` are (N, K)."""
+    return sum(n * k * plan[group].bits_per_weight / 8 for group, (n, k) in shapes.items())

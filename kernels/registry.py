@@ -16,7 +16,7 @@ from kernels.spec import OpSpec
 from kernels.tuning import Tuning
 
 Backend: TypeAlias = Literal["cpu", "gpu"]
-Planner: TypeAlias = Callable[[Problem, Point, Target], OpPlan]
+OpPlanner: TypeAlias = Callable[[Problem, Point, Target], OpPlan]
 
 ROOT = Path(__file__).parent
 _SPEC_FILES: Mapping[Backend, str] = {"cpu": "spec", "gpu": "gpu_spec"}
@@ -69,9 +69,9 @@ def gpu_tuning(op: str) -> GpuTuning:
 
 
 @cache
-def planner(op: str) -> Planner:
+def planner(op: str) -> OpPlanner:
     """What turns a call of `op` into launches of its Triton kernels."""
-    plan: Planner = import_module(f"kernels.{op}.launch").plan
+    plan: OpPlanner = import_module(f"kernels.{op}.launch").plan
     return plan
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from artifacts.architecture import Architecture
-from artifacts.manifest import Serving
+from artifacts.manifest import Limits
 from artifacts.precision import KvDtype, Plan, Scheme
 from kernels.cpu import kv_cache
 from kernels.formats.table import cpu_packing
@@ -39,7 +39,7 @@ class StepProgram:
     program: Program
     inputs: Batch
     logits: NDArray[np.float32]
-    limits: Serving
+    limits: Limits
 
     def fill(self, batch: Batch) -> None:
         """Put `batch` where the next run of the program reads it."""
@@ -82,7 +82,7 @@ class CpuBuilder:
         plan: Plan,
         kv_dtype: KvDtype,
         tensors: Mapping[str, Array],
-        limits: Serving,
+        limits: Limits,
         cache_zeros: Callable[[tuple[int, ...], DTypeLike], Array],
     ) -> None:
         a = architecture
@@ -257,7 +257,7 @@ def lay_out(
     plan: Plan,
     kv_dtype: KvDtype,
     tensors: Mapping[str, Array],
-    limits: Serving,
+    limits: Limits,
     cache_zeros: Callable[[tuple[int, ...], DTypeLike], Array] = resident_zeros,
 ) -> StepProgram:
     """The step program of a model; `tensors` are in `stored_parts`, buffers are allocated, the cache by `cache_zeros`.

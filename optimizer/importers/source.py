@@ -27,6 +27,10 @@ class Checkpoint(Protocol):
         """Shape according to the header, None if the tensor is not there."""
         ...
 
+    def is_bf16(self, name: str) -> bool:
+        """Whether `read` gives bf16, according to the header."""
+        ...
+
     def where(self, name: str) -> str:
         """The tensor's stored name and file, for messages."""
         ...
@@ -92,6 +96,12 @@ class Source:
         """
         parts = [part.taken_from(self.checkpoint.read(part.name)) for part in checkpoint_tensors(self.architecture)[name]]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    @property
+    def is_bf16(self) -> bool:
+        """Whether the checkpoint has every layer group in bf16. No data is read."""
+        tensors, groups = checkpoint_tensors(self.architecture), self.architecture.linear_shapes()
+        return all(self.checkpoint.is_bf16(part.name) for group in groups for part in tensors[f"{group}.weight"])
 
     def stored(self, group: str, scheme: Scheme) -> QuantizedMatrix | Misfit | None:
         """The checkpoint's own codes and scales of a layer group, where `scheme` holds them and the values bit for bit.

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 
 from artifacts.architecture import Architecture
 from artifacts.precision import Scheme
 from kernels.gpu.target import ARCHS
+from optimizer.measure.machine import this_machine
 from optimizer.quantization.packed import CPU_LAYOUT, GPU_LAYOUT, Layout
 from optimizer.records.ledger import Ledger
 from optimizer.records.progress import Reporter
-from optimizer.targets.cpu import CpuTarget, cpu_identity
+from optimizer.targets.cpu import CpuTarget
 from optimizer.targets.target import TargetStages
 from search_spaces.schema import SearchSpace
 from search_spaces.space import device
@@ -22,7 +24,7 @@ _CPU = ("cpu",)
 def target_identity(devices: Sequence[str]) -> list[object]:
     """What measurements for `devices` hold for: a part of a study's name."""
     if tuple(devices) == _CPU:
-        return cpu_identity()
+        return list(astuple(this_machine()))
     from optimizer.targets.gpu import gpu_identity
 
     return gpu_identity(devices)

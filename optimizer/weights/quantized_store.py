@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,15 @@ class QuantizedStore:
         self._layout = layout
         #: of the last plan: the next one often differs in a single group
         self._mapped: dict[Path, dict[str, Array]] = {}
+
+    def depends_on(self, schemes: Iterable[Scheme]) -> dict[str, object]:
+        """What tensors in `schemes` follow from beside the checkpoint, as plain data: a method rounds to no float one."""
+        is_rounded = any(not scheme.is_float for scheme in schemes)
+        return {"transforms": self._transforms, "method": self.method.key if is_rounded else None}
+
+    @cached_property
+    def _transforms(self) -> list[dict[str, object]]:
+        return self.source.transforms()
 
     def plan_tensors(self, plan: Mapping[str, Scheme]) -> dict[str, Array]:
         """All tensors of the model under `plan`, named as in a bundle."""

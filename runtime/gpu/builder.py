@@ -9,7 +9,7 @@ import torch
 
 from artifacts.architecture import Architecture
 from artifacts.kv_cache import scale_bytes
-from artifacts.manifest import Serving
+from artifacts.manifest import Limits
 from artifacts.precision import KvDtype, Plan, Scheme
 from kernels.formats.fp8 import INPUT_SCALE
 from runtime.gpu.program import GpuArgument, GpuBatch, GpuCall
@@ -68,7 +68,7 @@ class GpuBuilder:
         plan: Plan,
         kv_dtype: KvDtype,
         tensors: Mapping[str, torch.Tensor],
-        limits: Serving,
+        limits: Limits,
         act: torch.dtype,
         inputs: GpuBatch,
         logits: torch.Tensor,

@@ -32,7 +32,7 @@ class Format(Protocol):
         ...
 
 
-class Method(Protocol):
+class QuantizationConfig(Protocol):
     """A checkpoint's quantization, as its config describes it."""
 
     @property
