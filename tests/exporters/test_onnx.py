@@ -17,7 +17,7 @@ from artifacts.architecture import Architecture
 from optimizer.exporters import ExportError, export_bundle
 from optimizer.exporters.logical import LogicalBundle
 from optimizer.importers import open_source
-from optimizer.quantized_store import QuantizedStore
+from optimizer.weights.quantized_store import QuantizedStore
 from tests.exporters.conftest import TEXT, MakeBundle, our_logits, relative_error, save_bundle, save_gpu_bundle
 from tests.runtime.conftest import CONFIGS, Tiny
 
@@ -31,6 +31,8 @@ SCHEMES = [
     "int4-g32-sym-a8",
     "int4-g32-asym-a8",
     "int4-g32-asym",
+    "fp32",
+    "int8",
 ]
 #: every model and every scheme once, tied and not for integers
 CASES = [

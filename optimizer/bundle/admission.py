@@ -1,0 +1,107 @@
+"""The gate on a finished bundle: what `serve` would load, against what was proved and against the unquantized model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+
+from artifacts.errors import BundleError
+from artifacts.reader import Bundle, open_bundle
+from kernels.cpu.host import host
+from kernels.cpu.library import LibraryRefused
+from optimizer.bundle.as_proven import (
+    NotAsProvenError,
+    check_described,
+    check_kernels,
+    check_prompts,
+    check_scores,
+    check_tensors,
+)
+from optimizer.bundle.forged import Forged
+from optimizer.evaluation import Evaluation, Gate, ItemSet, NonFiniteLogitsError, Subject, Verdict, compare_all
+from optimizer.measure.workbench import SCORING_CHUNK_TOKENS
+from optimizer.records.ledger import Ledger
+from optimizer.records.progress import Reporter
+from optimizer.search.accuracy import Judge, judge_all
+from optimizer.targets.target import Evaluated
+from runtime.loading import load, load_runner
+from runtime.scoring import score
+
+_NUMBERS: dict[Evaluated, str] = {
+    "served": "scores on the proof's texts to 9 digits",
+    "emulated": "numbers unchecked: accuracy is an emulation's, and the bundle is not run on its device",
+}
+
+
+def admit(folder: Path, forged: Forged, ledger: Ledger, reporter: Reporter) -> None:
+    """NotAsProvenError unless the bundle at `folder` is what `forged` proved, and may be published.
+
+    It must verify and open as for `serve`; description, tokenizer, template, ends of sequence, kernels and weights must be
+    those of the proof, bit for bit; and loaded as for `serve`, it must score every text of the proof as its plan did, to 9
+    digits. With the same weights, prompts, ends and numbers it answers the sets of items as the plan did: they are not asked
+    again. The scores are a record under the bundle's digest, so the same bytes are scored once.
+    """
+    archs = forged.frozen.target.archs
+    try:
+        bundle = _open(folder, archs[0] if archs else None)
+        check_described(bundle, forged.source.architecture, forged.plan, forged.workbench.kv_dtype)
+        check_prompts(bundle, forged.source)
+        check_kernels(bundle, forged.frozen.files)
+        check_tensors(bundle, forged.workbench.store.plan_tensors(forged.plan))
+        if forged.evaluated == "served":
+            ledger.once(f"bundle/{bundle.manifest.digest}", partial(_scored_as_proven, bundle, forged, reporter))
+    except (BundleError, LibraryRefused, NonFiniteLogitsError) as error:
+        raise NotAsProvenError(f"it does not work: {error}") from error
+    reporter.say(f"the bundle is what was proved: weights and files bit for bit, {_NUMBERS[forged.evaluated]}")
+
+
+def _scored_as_proven(bundle: Bundle, forged: Forged, reporter: Reporter) -> dict[str, dict[str, object]]:
+    with reporter.task("proving the bundle as it will be served", forged.proof.num_sequences) as advance:
+        found = score_bundle(bundle, forged.proof, advance)
+    check_scores(found, forged.proven.evaluations)
+    return {name: evaluation.record() for name, evaluation in found.items()}
+
+
+def judge_bundle(
+    folder: Path,
+    gate: Gate,
+    judge: Judge,
+    sets: Sequence[ItemSet],
+    baseline: Subject,
+    proven: Mapping[str, Evaluation] = MappingProxyType({}),
+) -> dict[str, Verdict]:
+    """A verdict for each of `judge`'s texts and, if all of these pass, for the sets up to the first that is not passed.
+
+    Runs the CPU bundle at `folder` as it is on disk: its weights, library, tokenizer, template. Raises its typed errors where
+    it does not verify or load, NonFiniteLogitsError where its logits are no numbers, NotAsProvenError where it passes on a
+    text but is not, to 9 digits, what `proven` says of its plan there.
+    """
+    evaluations = score_bundle(_open(folder), judge)
+    verdicts = judge_all(gate, evaluations)
+    if all(verdict.passed for verdict in verdicts.values()):
+        check_scores(evaluations, proven)
+        comparisons = compare_all(sets, baseline, Subject.served(load(folder)), seed=judge.seed)
+        verdicts |= {name: comparison.verdict for name, comparison in comparisons.items()}
+    return verdicts
+
+
+def score_bundle(bundle: Bundle, judge: Judge, on_sequence: Callable[[], object] = lambda: None) -> dict[str, Evaluation]:
+    """What a CPU bundle costs on `judge`'s texts, in the steps that it serves with.
+
+    Two kinds of bundles take the steps of the proof instead: one whose context is shorter than a text, because the machine has
+    little memory; and one of references, for torch rounds a product by how many rows it has.
+    """
+    longest = max(len(ids) for sequences in judge.sets.values() for ids in sequences)
+    manifest, limits = bundle.manifest, bundle.manifest.serving
+    if longest > limits.max_model_len or any(kernels.backend == "reference" for kernels in manifest.kernels):
+        limits = judge.workbench.limits(min(longest, SCORING_CHUNK_TOKENS), longest, 1, limits.num_threads)
+    runner = load_runner(replace(bundle, manifest=manifest.model_copy(update={"serving": limits})))
+    return judge.evaluate_with(partial(score, runner), on_sequence)
+
+
+def _open(folder: Path, gpu_arch: str | None = None) -> Bundle:
+    """The bundle as this host opens it, or one with a GPU of `gpu_arch`."""
+    return open_bundle(folder, machine=host().machine, cpu_flags=host().flags, gpu_arch=lambda: gpu_arch)

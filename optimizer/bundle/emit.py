@@ -1,0 +1,173 @@
+"""From what a run decided to the bundle on disk. Pure of measurement: the same facts give the same bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+from artifacts.canonical import canonical_json
+from artifacts.manifest import Deployment, Manifest, Precision, Provenance, Quantization
+from artifacts.writer import write_bundle
+from optimizer.bundle.forged import Forged
+from optimizer.importers import Source
+from optimizer.report import Headline, KernelWinner, ReportData, SetAccuracy, SetItems, StepLatency, TrialPoint, render_report
+from optimizer.search.precision import Trial, pareto_front
+from optimizer.search.warm_start import KV_CACHE, kv_dtype_of
+from optimizer.weights.prepared_weights import record_sha256
+
+_LIBRARIES = ("numpy", "optuna", "torch")
+
+
+def emit(forged: Forged, destination: Path, admit: Callable[[Path], object]) -> Manifest:
+    """Write the bundle at `destination`, whole or not at all: not if `admit` raises on the folder in which it was written."""
+    source = forged.source
+    files: dict[str, bytes | Path] = {
+        "tokenizer.json": source.tokenizer_json.encode(),
+        "generation_config.json": canonical_json(source.generation_config),
+        "evaluation.json": canonical_json(evaluation_record(forged)),
+        "search/trials.jsonl": trials_jsonl(forged).encode(),
+        "search/sensitivities.json": canonical_json(forged.sensitivities),
+        "search/kernels.json": canonical_json([asdict(tuned) for tuned in forged.tuned]),
+        "report.html": render_report(report_data(forged)).encode(),
+    }
+    if source.chat_template is not None:
+        files["chat_template.jinja"] = source.chat_template.encode()
+    for name, comparison in forged.proven.comparisons.items():
+        files[f"evaluation/{name}.jsonl"] = comparison.items_jsonl().encode()
+    if records := source.transforms():
+        files["search/transforms.json"] = canonical_json(records)
+    files |= forged.frozen.files
+    tensors = forged.workbench.store.plan_tensors(forged.plan)
+    return write_bundle(destination, deployment(forged), tensors, files, admit=admit)
+
+
+def deployment(forged: Forged) -> Deployment:
+    frozen, method = forged.frozen, forged.workbench.store.method
+    return Deployment(
+        name=forged.spec.name,
+        architecture=forged.source.architecture,
+        target=frozen.target,
+        precision=Precision(
+            groups={group: scheme.name for group, scheme in forged.plan.items()}, kv_cache=forged.workbench.kv_dtype
+        ),
+        kernels=frozen.kernels,
+        evaluated=forged.evaluated,
+        serving=forged.serving,
+        provenance=Provenance(
+            sources=forged.sources,
+            tool_version=version("coldforge"),
+            libraries={name: version(name) for name in _libraries(forged)},
+            seed=forged.spec.seed,
+            study=forged.study_name,
+            quantization=Quantization(
+                method=method.name,
+                calibration=method.calibration,
+                transform=_transform(forged.source),
+                transform_record=record_sha256(forged.source) if forged.source.transforms() else None,
+            ),
+        ),
+    )
+
+
+def evaluation_record(forged: Forged) -> dict[str, object]:
+    """evaluation.json: accuracy on unseen text with the gate's verdict, and speed against the unquantized model."""
+    proven = forged.proven
+    return {
+        "baseline": {
+            "scheme": forged.baseline.name,
+            "kv_cache": forged.workbench.exact().kv_dtype,
+            "weight_bytes": forged.baseline_bytes,
+        },
+        "bundle": {
+            "kv_cache": forged.workbench.kv_dtype,
+            "weight_bytes": forged.workbench.store.weight_bytes(forged.plan),
+            "trial": proven.trial.number,
+        },
+        "kv_caches": {dtype: asdict(loss) for dtype, loss in forged.kv_losses.items()},
+        "gate": {name: limit for name, limit in forged.spec.gate.model_dump().items() if limit is not None},
+        "evaluated": forged.evaluated,
+        "passed": all(verdict.passed for verdict in proven.verdicts.values()),
+        "sets": {name: evaluation.record() for name, evaluation in proven.evaluations.items()},
+        "item_sets": {name: comparison.record() for name, comparison in proven.comparisons.items()},
+        "verdicts": {
+            name: {"outcome": verdict.outcome, "checks": [str(check) for check in verdict.checks]}
+            for name, verdict in proven.verdicts.items()
+        },
+        "speed": {"decode": asdict(forged.decode_speed), "prefill": asdict(forged.prefill_speed)},
+        "workload": asdict(forged.workload),
+    }
+
+
+def trials_jsonl(forged: Forged) -> str:
+    """One line for each trial: scheme of each band, KV cache, latency in ms per output token, KL in nats, gate violation."""
+    front = {trial.number for trial in pareto_front(forged.trials)}
+    lines = []
+    for trial in forged.trials:
+        bands = {name: scheme for name, scheme in trial.choice.items() if name != KV_CACHE}
+        of_trial = asdict(trial) | {"choice": bands, "kv_cache": kv_dtype_of(trial.choice)}
+        chosen = {"on_front": trial.number in front, "chosen": trial == forged.proven.trial}
+        lines.append(json.dumps(of_trial | chosen, sort_keys=True) + "\n")
+    return "".join(lines)
+
+
+def report_data(forged: Forged) -> ReportData:
+    front = {trial.number for trial in pareto_front(forged.trials)}
+    proven = forged.proven
+    stored, transform = forged.stored_codes, _transform(forged.source)
+    return ReportData(
+        name=forged.spec.name,
+        target=f"{forged.spec.target} ({forged.title})",
+        model=", ".join(forged.sources),
+        headline=Headline(
+            speedup=forged.decode_speed.speedup,
+            baseline_ms=forged.decode_speed.baseline_ms,
+            chosen_ms=forged.decode_speed.candidate_ms,
+            size_bytes=forged.workbench.store.weight_bytes(forged.plan),
+            baseline_size_bytes=forged.baseline_bytes,
+            measured=forged.decode_speed.measured,
+        ),
+        accuracy=[SetAccuracy(name, proven.evaluations[name], proven.verdicts[name]) for name in proven.evaluations],
+        items=[SetItems(name, comparison) for name, comparison in proven.comparisons.items()],
+        plan={group: scheme.name for group, scheme in forged.plan.items()},
+        trials=[TrialPoint(t.number, _summary(t), t.latency_ms, t.kl, t.is_feasible, t.number in front) for t in forged.trials],
+        chosen_trial=proven.trial.number,
+        sensitivities=forged.sensitivities,
+        kernels=[
+            KernelWinner(
+                name=tuned.subject,
+                constants=tuned.chosen,
+                num_candidates=len(tuned.candidates),
+                ms=tuned.ms[tuned.candidates.index(tuned.chosen)],
+                runner_up_margin=tuned.margin,
+            )
+            for tuned in (*forged.tuned, *forged.frozen.tuned)
+        ],
+        step_latencies=[StepLatency(step.num_tokens, step.context, step.ms) for step in forged.surface],
+        serving={"kv_cache": forged.workbench.kv_dtype, **forged.serving.model_dump()},
+        provenance={
+            "study": forged.study_name,
+            "quantization": forged.workbench.store.method.key,
+            **({"transform": f"{transform}, record {record_sha256(forged.source)}"} if transform else {}),
+            "seed": forged.spec.seed,
+            "coldforge": version("coldforge"),
+            "compiler": forged.frozen.compiler or "none",
+            **{name: version(name) for name in _libraries(forged)},
+            **{f"sha256 of {name}": digest for name, digest in forged.sources.items()},
+            **({"the checkpoint's codes": "; ".join(stored)} if stored else {}),
+        },
+    )
+
+
+def _transform(source: Source) -> str | None:
+    return ", ".join(str(record["transform"]) for record in source.transforms()) or None
+
+
+def _libraries(forged: Forged) -> tuple[str, ...]:
+    return (*_LIBRARIES, *forged.frozen.libraries)
+
+
+def _summary(trial: Trial) -> str:
+    return ", ".join(f"{band} {scheme}" for band, scheme in trial.choice.items())

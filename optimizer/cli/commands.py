@@ -1,0 +1,130 @@
+"""The commands. Everything heavy is imported by the command that needs it, so that --help answers at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from optimizer.cli.kernels import kernels
+from runtime.bench.command import bench
+from runtime.cli import serve
+
+EXIT_NOTHING_PASSES = 3
+
+
+@click.command()
+@click.argument("spec_path", metavar="MODEL.YAML", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--gpu",
+    "target",
+    metavar="NAME",
+    help="Device to build for, or GPUs separated by commas; default: the target in MODEL.YAML, else cpu.",
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Where the bundle goes; default: output in MODEL.YAML.",
+)
+@click.option(
+    "--trials", type=click.IntRange(min=1), help="Of the precision search, earlier runs' included; default: search.trials."
+)
+@click.option("--timeout", metavar="T", help="Of the precision search, such as 90s, 8m or 90; default: search.timeout.")
+@click.option(
+    "--storage", metavar="URL", help="Optuna storage of the study; default: search.storage, else SQLite beside the bundle."
+)
+def optimize(
+    spec_path: Path,
+    target: str | None,
+    output: Path | None,
+    trials: int | None,
+    timeout: str | None,
+    storage: str | None,
+) -> None:
+    """Search, validate and tune, and write the winner as a frozen bundle.
+
+    The same command goes on where a killed one stopped. Ctrl-C ends the search with what there is.
+    Exit code 3: no plan is within the accuracy gate, and no bundle is written.
+    """
+    try:
+        from kernels.cpu.build import CompileFailed
+        from optimizer.evaluation import SandboxUnavailable
+        from optimizer.run.command import Overrides, run_optimize
+        from optimizer.search.proof import NothingPasses
+
+        try:
+            run_optimize(spec_path, Overrides(target, output, trials, timeout, storage))
+        except NothingPasses as error:
+            click.echo(f"nothing passes the gate, so no bundle was written: {error}", err=True)
+            sys.exit(EXIT_NOTHING_PASSES)
+        except (ValueError, OSError, CompileFailed, SandboxUnavailable) as error:
+            raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        click.echo("stopped; the same command goes on from here", err=True)
+        sys.exit(130)
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+def inspect(bundle: Path) -> None:
+    """Show what a bundle holds, after checking its manifest."""
+    from optimizer.bundle.inspection import describe
+
+    _checked(lambda: describe(bundle))
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+def verify(bundle: Path) -> None:
+    """Check every byte of a bundle against its manifest."""
+    from optimizer.bundle.inspection import verify_and_report
+
+    _checked(lambda: verify_and_report(bundle))
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--format", "form", type=click.Choice(["compressed-tensors", "gguf", "onnx"]), required=True)
+@click.option(
+    "-o", "--output", metavar="DIR_OR_FILE", type=click.Path(path_type=Path), required=True, help="Must not exist yet."
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "bfloat16", "float32"]),
+    help="What readers of compressed-tensors compute in; default: float16, which keeps the scales of int4.",
+)
+def export(bundle: Path, form: str, output: Path, dtype: Literal["float16", "bfloat16", "float32"] | None) -> None:
+    """Write a bundle for another runtime: a folder for compressed-tensors (vLLM) and onnx, a file for gguf (llama.cpp).
+
+    Codes and scales stay as they are wherever the format can say them; what it cannot is listed, here and in the export.
+    """
+
+    def write() -> None:
+        from optimizer.exporters import export_bundle
+
+        for line in export_bundle(bundle, form, output, dtype).lines():
+            click.echo(line)
+
+    _checked(write)
+
+
+def _checked(action: Callable[[], None]) -> None:
+    try:
+        action()
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+@click.group()
+@click.version_option(package_name="coldforge")
+def coldforge() -> None:
+    """Forge a model into a frozen deployment bundle, then serve it."""
+
+
+for command in (optimize, serve, bench, inspect, verify, export, kernels):
+    coldforge.add_command(command)

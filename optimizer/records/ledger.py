@@ -1,0 +1,50 @@
+"""What a run has measured and tried, in Optuna's storage: a run that is killed, or repeated, measures nothing twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar, cast
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from optimizer.records.patient_storage import PATIENCE_S, open_patient
+
+T = TypeVar("T")
+Direction = Literal["minimize", "maximize"]
+
+
+class Ledger:
+    """Records (key -> JSON value) and studies of one run, all under names that begin with `name`.
+
+    `name` comes from the digest of the inputs, so that another model, space or seed never meets these records. A storage that
+    is locked, or gone for a while, is waited for at most `patience_s` seconds, and `say` hears of it: what was measured
+    meanwhile is not lost. Raises as `open_patient`, whenever the storage is used.
+    """
+
+    def __init__(
+        self, storage_url: str, name: str, say: Callable[[str], None] = lambda _: None, patience_s: float = PATIENCE_S
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._storage = open_patient(storage_url, say, patience_s)
+        self.name = name
+        self._records_study = self.study("records")
+        self._records = dict(self._records_study.user_attrs)
+
+    def study(self, stage: str, directions: Sequence[Direction] = ("minimize",)) -> optuna.Study:
+        """The study of `stage`, made if it is new."""
+        return optuna.create_study(
+            storage=self._storage, study_name=f"{self.name}/{stage}", directions=list(directions), load_if_exists=True
+        )
+
+    def once(self, key: str, measure: Callable[[], T]) -> T:
+        """What `key` says; if it says nothing, `measure()`, recorded. Values must survive a trip through JSON."""
+        if key not in self._records:
+            self._records[key] = measure()
+            self._records_study.set_user_attr(key, self._records[key])
+        return cast(T, self._records[key])
+
+
+def completed(study: optuna.Study) -> list[FrozenTrial]:
+    """Finished trials in order. One that was running when its process was killed stays out: only it is lost."""
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))

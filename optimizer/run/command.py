@@ -1,0 +1,97 @@
+"""`optimize`: a model.yaml and its overrides in, a bundle on disk out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from kernels.cpu.host import host
+from kernels.reference import limit_threads
+from optimizer.bundle.admission import admit
+from optimizer.bundle.emit import emit
+from optimizer.bundle.forged import Forged
+from optimizer.records.progress import Reporter
+from optimizer.run.forge import Forge
+from optimizer.run.freed_memory import keep_freed_memory
+from optimizer.run.planning import Planning
+from optimizer.spec import ModelSpec, SearchSpec, known_devices, load_spec
+from search_spaces.located_yaml import rule_of
+from search_spaces.space import buildable_names, device
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What the command line says over model.yaml; None leaves it."""
+
+    target: str | None = None
+    output: Path | None = None
+    trials: int | None = None
+    timeout: str | None = None
+    storage: str | None = None
+
+
+def run_optimize(spec_path: Path, overrides: Overrides, reporter: Reporter | None = None) -> Path:
+    """Make the bundle and return its folder. Raises NothingPasses, ValueError (and its kinds: LocatedError, SourceError)."""
+    reporter = reporter or Reporter()
+    keep_freed_memory()
+    spec = apply(load_spec(spec_path), overrides)
+    if unknown := [name for name in spec.devices if not device(name).buildable]:
+        raise ValueError(f"bundles cannot be built for {unknown[0]!r} yet; --gpu can be {', '.join(buildable_names())}")
+    if spec.is_planning and spec.devices == ("cpu",):
+        raise ValueError("source: random plans for a GPU: a CPU is measured with the real model; set target, or give --gpu")
+    workspace = spec.output.with_name(spec.output.name + ".work")
+    workspace.mkdir(parents=True, exist_ok=True)
+    limit_threads(host().num_cores)
+    if spec.is_planning:
+        Planning(spec, workspace, reporter).run()
+        return spec.output
+    forge = Forge(spec, workspace, reporter)
+    forged = forge.run()
+    reporter.say("writing the bundle")
+    emit(forged, spec.output, partial(admit, forged=forged, ledger=forge.ledger, reporter=reporter))
+    _conclude(forged, reporter)
+    return spec.output
+
+
+def apply(spec: ModelSpec, overrides: Overrides) -> ModelSpec:
+    """`spec` as the command line changes it. ValueError names the option at fault."""
+    changes: dict[str, object] = {}
+    if overrides.target is not None:
+        changes["target"] = known_devices(overrides.target)
+    if overrides.output is not None:
+        changes["output"] = overrides.output.absolute()
+    search = _search_options(overrides)
+    if spec.is_planning and (idle := {"trials", "timeout_s"} & search.keys()):
+        option = "--" + min(idle).removesuffix("_s")
+        raise ValueError(f"source: random plans for shapes alone: nothing is searched by layer; leave out {option}")
+    return spec.model_copy(update={**changes, "search": spec.search.model_copy(update=search)})
+
+
+def _search_options(overrides: Overrides) -> dict[str, object]:
+    """The fields of `search` that the command line gives, by the same rules as in model.yaml."""
+    options = {"trials": overrides.trials, "timeout": overrides.timeout, "storage": overrides.storage}
+    try:
+        search = SearchSpec.model_validate({name: value for name, value in options.items() if value is not None})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        got = "" if fault["type"] == "value_error" else f", got {options[str(fault['loc'][0])]!r}"
+        raise ValueError(f"--{fault['loc'][0]} {rule_of(fault)}{got}") from error
+    return search.model_dump(exclude_unset=True)
+
+
+def _conclude(forged: Forged, reporter: Reporter) -> None:
+    speed, proven = forged.decode_speed, forged.proven
+    how = f"({speed.speedup.low:.2f} to {speed.speedup.high:.2f})" if speed.measured else "(modelled, not measured)"
+    reporter.say(
+        f"trial {proven.trial.number} of {len(forged.trials)}: decode {speed.speedup.value:.2f} x the unquantized model {how}, "
+        f"{speed.baseline_ms:.3g} -> {speed.candidate_ms:.3g} ms a token"
+    )
+    for name, evaluation in proven.evaluations.items():
+        kl, top1 = evaluation.kl, evaluation.top1_agreement
+        reporter.say(f"{name}: KL {kl.value:.4f} nats ({kl.low:.4f} to {kl.high:.4f}), same first choice {top1.value:.1%}")
+    for name, comparison in proven.comparisons.items():
+        reporter.say(f"{name}: {comparison.verdict.checks[0]}")
+    reporter.say(f"bundle: {forged.spec.output}\nreport: {forged.spec.output / 'report.html'}")

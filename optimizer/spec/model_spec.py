@@ -1,0 +1,342 @@
+"""model.yaml: what to make a bundle from, for what use, within which limits. `source` alone is enough.
+
+Relative paths are relative to the folder of model.yaml, wherever the command is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    model_validator,
+)
+
+from optimizer.spec.generation_spec import GenerationSpec
+from optimizer.spec.hub_names import advice_on
+from optimizer.spec.units import Fraction, Seconds
+from search_spaces.located_yaml import Document
+from search_spaces.space import device
+
+#: what `source` says where there is no model yet
+RANDOM = "random"
+
+
+def load_spec(path: Path) -> ModelSpec:
+    """The specification in the file at `path`; LocatedError names file, line, rule, value and the nearest valid key."""
+    return Document.load(path).validate(ModelSpec, context={"folder": path.absolute().parent})
+
+
+def _several(names: object) -> object:
+    """One name as a tuple of it, `none` as an empty one."""
+    if isinstance(names, str):
+        return () if names == "none" else (names,)
+    return tuple(names) if isinstance(names, list) else names
+
+
+def _resolved(path: Path, info: ValidationInfo) -> Path:
+    assert info.context is not None, "a specification is read by load_spec"
+    folder: Path = info.context["folder"]
+    return (folder / path.expanduser()).resolve()
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise ValueError(f"must be a path that exists, got {path}; relative paths start at the folder of this file")
+    return path
+
+
+def _source(path: Path, info: ValidationInfo) -> Path:
+    if path.name == RANDOM:
+        return path
+    try:
+        return _existing(path)
+    except ValueError as error:
+        assert info.context is not None
+        folder: Path = info.context["folder"]
+        given = path.relative_to(folder.resolve()).as_posix() if path.is_relative_to(folder.resolve()) else str(path)
+        raise ValueError(f"{error}{advice_on(given)}") from None
+
+
+def known_devices(names: str) -> str:
+    """One device, or several GPUs separated by commas."""
+    found = [device(name.strip()) for name in names.split(",")]
+    if len(found) > 1 and any(one.kind != "gpu" for one in found):
+        raise ValueError(f"a bundle is for one device or for several GPUs, got {names!r}")
+    if len({one.arch for one in found}) < len(found):
+        raise ValueError(f"devices of a bundle must differ in architecture, got {names!r}; build a bundle for each")
+    return ",".join(one.name for one in found)
+
+
+def _plain_name(source: Path) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "-", source.name.removesuffix(".gguf")).lstrip(".-") or "model"
+
+
+def _not_yet(target_ms: object) -> None:
+    if target_ms is not None:
+        raise ValueError(
+            f"the search does not honour a time to first token yet, got {target_ms}; remove the key: itl_ms bounds the time of "
+            "a step, a prompt's steps as well"
+        )
+
+
+AnyPath = Annotated[Path, AfterValidator(_resolved)]
+ExistingPath = Annotated[AnyPath, AfterValidator(_existing)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True, allow_inf_nan=False)
+
+
+#: format of a set -> the options that it takes beside name, margin and max_items
+_SET_OPTIONS = {
+    "text": {"path"},
+    "multiple_choice": {"path", "metric", "num_fewshot"},
+    "gsm8k": {"path", "metric", "num_fewshot", "chat", "max_tokens"},
+    "humaneval": {"path", "chat", "max_tokens"},
+    "retrieval": {"chat", "context_tokens"},
+    "chat_template": set[str](),
+}
+
+
+class SetSpec(_Section):
+    """A set that finalists are proved on, against the unquantized model: `margin` below it is what the gate lets pass.
+
+    Of a `text` the margin is a perplexity increase, and items are sequences; of `chat_template` all must be right.
+    """
+
+    format: Literal["text", "multiple_choice", "gsm8k", "humaneval", "retrieval", "chat_template"]
+    path: ExistingPath | None = None
+    name: str = Field(
+        default_factory=lambda given: given["path"].stem if given.get("path") else given.get("format", "set"),
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$",
+    )
+    margin: Annotated[Fraction, Field(gt=0, lt=1)] = 0.02
+    max_items: PositiveInt | None = None
+    metric: str = ""
+    num_fewshot: Annotated[int, Field(ge=0)] = 0
+    chat: bool = False
+    max_tokens: PositiveInt | None = None
+    context_tokens: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (512, 1024, 2048)
+
+    @model_validator(mode="after")
+    def _options_belong_to_the_format(self) -> Self:
+        options = _SET_OPTIONS[self.format]
+        limits = set() if self.format == "chat_template" else {"margin", "max_items"}
+        if unknown := sorted(self.model_fields_set - options - limits - {"format", "name"}):
+            raise ValueError(f"a set of format {self.format} takes {', '.join(sorted(options | limits))}; got {unknown[0]}")
+        if "path" in options and self.path is None:
+            raise ValueError(f"a set of format {self.format} needs path, its file")
+        return self
+
+
+class EvaluationSpec(_Section):
+    """What accuracy is measured on. Without `text`, on sequences sampled from the unquantized model itself.
+
+    The search sees half of the text; finalists are proved on the other half and on `sets`.
+    """
+
+    text: tuple[ExistingPath, ...] = ()
+    num_sequences: Annotated[int, Field(ge=4)] = 32
+    tokens_per_sequence: Annotated[int, Field(ge=16)] = 256
+    sets: tuple[SetSpec, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [*(path.stem for path in self.text), *(one.name for one in self.sets)]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"sets and texts must have different names, got {twice[0]!r} twice; give one a name of its own")
+        return self
+
+
+class CalibrationSpec(_Section):
+    """What a quantization method looks at activations on. Without `text`, on sequences sampled from the unquantized model."""
+
+    text: tuple[ExistingPath, ...] = ()
+    num_sequences: PositiveInt = 64
+    tokens_per_sequence: Annotated[int, Field(ge=16)] = 256
+
+
+class QuantizationSpec(_Section):
+    """How weights find their codes, in whatever scheme the search gives them."""
+
+    transform: Annotated[
+        tuple[Literal["rotation", "awq", "smoothquant"], ...],
+        BeforeValidator(_several),
+        PlainSerializer(lambda names: ", ".join(names) or "none"),
+    ] = ()
+    """What is done to the model before, its function left as it is: for all plans of the search the same."""
+    method: Literal["rtn", "gptq"] = "rtn"
+    clip: bool = False
+    """Whether scales may span less than their weights' range, where that lowers the error under the inputs' mean squares."""
+    calibration: CalibrationSpec = CalibrationSpec()
+
+    @model_validator(mode="after")
+    def _transforms_go_together(self) -> Self:
+        if len(self.transform) > 1 + self.rotates or "rotation" in self.transform[1:]:
+            raise ValueError(
+                f"a transform is one of them, or rotation and then one of the others; got {', '.join(self.transform)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _calibration_is_used(self) -> Self:
+        if "calibration" in self.model_fields_set and not self.is_calibrated:
+            raise ValueError(
+                "rtn without clip looks at weights alone; remove calibration, or choose transform: awq or smoothquant, method: "
+                "gptq or clip: true"
+            )
+        return self
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether weights are scaled or rounded with an eye to the activations that they meet."""
+        return self.scales is not None or self.method == "gptq" or self.clip
+
+    @property
+    def rotates(self) -> bool:
+        return self.transform[:1] == ("rotation",)
+
+    @property
+    def scales(self) -> str | None:
+        """The transform that scales input channels."""
+        return next((name for name in self.transform if name != "rotation"), None)
+
+
+class GateSpec(_Section):
+    """Limits on the unfavourable end of each metric's 95 % interval; None sets none. KL in nats per token."""
+
+    max_kl: PositiveFloat | None = None
+    max_perplexity_increase: Annotated[Fraction, Field(gt=0, le=1)] | None = None
+    min_top1_agreement: Annotated[Fraction, Field(gt=0, le=1)] | None = None
+
+    @model_validator(mode="after")
+    def _sets_a_limit(self) -> Self:
+        if self.max_kl is self.max_perplexity_increase is self.min_top1_agreement is None:
+            raise ValueError("a gate must set a limit; add max_kl, max_perplexity_increase or min_top1_agreement")
+        return self
+
+
+class WorkloadSpec(_Section):
+    """The use to be fast for: at most one of `concurrency`, `arrival_rate_rps` and `trace`; without any, one stream."""
+
+    prompt_tokens: PositiveInt = 256
+    output_tokens: PositiveInt = 128
+    arrival_rate_rps: PositiveFloat | None = None
+    trace: ExistingPath | None = None
+    concurrency: PositiveInt | None = Field(
+        default_factory=lambda given: None if given.get("arrival_rate_rps") or given.get("trace") else 1
+    )
+    ttft_ms: Annotated[None, BeforeValidator(_not_yet)] = None
+    itl_ms: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _one_kind_of_load(self) -> Self:
+        given = {"concurrency": self.concurrency, "arrival_rate_rps": self.arrival_rate_rps, "trace": self.trace}
+        if len(names := [name for name, value in given.items() if value is not None]) != 1:
+            raise ValueError(f"give one of {', '.join(given)}, got {' and '.join(names) or 'none'}")
+        if self.trace and self.model_fields_set & {"prompt_tokens", "output_tokens"}:
+            raise ValueError("a trace has its own lengths; remove prompt_tokens and output_tokens")
+        return self
+
+
+class SearchSpec(_Section):
+    """How long to search, where to keep the study, and which of the plans within the gate to take."""
+
+    trials: PositiveInt = 48
+    timeout_s: Seconds | None = Field(default=None, alias="timeout")
+    storage: Annotated[str, Field(min_length=1)] | None = None
+    """An Optuna storage URL; None is an SQLite file that the command keeps."""
+    choice: Literal["fastest", "most_accurate", "smallest"] = "fastest"
+    space: ExistingPath | None = None
+    """Changes to the shipped search space, as `search_spaces.space.load_space` takes them."""
+
+
+class ModelSpec(_Section):
+    """A model.yaml. `name` defaults to the source's, `output` to bundles/<name>."""
+
+    source: Annotated[AnyPath, AfterValidator(_source)]
+    config: ExistingPath | None = None
+    """The config.json of the shapes to plan for, where `source` is `random`."""
+    name: str = Field(default_factory=lambda spec: _plain_name(spec["source"]), pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
+    target: Annotated[str, AfterValidator(known_devices)] = "cpu"
+    evaluation: EvaluationSpec = EvaluationSpec()
+    quantization: QuantizationSpec = QuantizationSpec()
+    gate: GateSpec = GateSpec(max_kl=0.05, max_perplexity_increase=0.01)
+    workload: WorkloadSpec = WorkloadSpec()
+    generation: GenerationSpec = GenerationSpec()
+    search: SearchSpec = SearchSpec()
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
+    output: AnyPath = Field(default_factory=lambda spec: f"bundles/{spec['name']}", validate_default=True)
+
+    @model_validator(mode="after")
+    def _source_is_a_model(self) -> Self:
+        if self.is_planning != (self.config is not None):
+            raise ValueError(
+                "source: random plans for shapes alone and needs config, the path of a config.json"
+                if self.is_planning
+                else "config is for source: random; a real source has its own, remove the key"
+            )
+        if not self.is_planning and self.source.suffix != ".gguf" and not (self.source / "config.json").is_file():
+            raise ValueError(f"source must be a Hugging Face folder with config.json or a .gguf file, got {self.source}")
+        return self
+
+    @model_validator(mode="after")
+    def _calibration_is_not_judged_on(self) -> Self:
+        if both := sorted(set(self.quantization.calibration.text) & set(self.evaluation.text)):
+            raise ValueError(
+                f"text to calibrate on must not be text to evaluate on, which would flatter the result; {both[0]} is both"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _planning_needs_only_shapes(self) -> Self:
+        idle = self.model_fields_set & {"evaluation", "quantization", "gate", "generation", "seed"}
+        if self.is_planning and idle:
+            raise ValueError(
+                f"source: random plans for shapes alone: nothing is evaluated, quantized or sampled; remove {min(idle)}"
+            )
+        return self
+
+    @property
+    def is_planning(self) -> bool:
+        """Whether there is no model, only its shapes."""
+        return self.source.name == RANDOM
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices that `target` names."""
+        return tuple(self.target.split(","))
+
+    def digest(self, sources: Mapping[str, str]) -> str:
+        """sha256 of all that determines a measurement or a suggestion: the name of the study that a rerun goes on with.
+
+        `sources` maps the model's files to their sha256. Files count by content, wherever they lie; how long to search,
+        where to keep it, which plan to take, what to prove it on, how a server samples and where to write it do not count.
+        """
+        left_out = {"name", "source", "config", "output", "search", "generation"}
+        content = self.model_dump(mode="json", exclude=dict.fromkeys(left_out, True) | {"evaluation": {"sets"}})
+        content["evaluation"]["text"] = [_sha256(path) for path in self.evaluation.text]
+        content["quantization"]["calibration"]["text"] = [_sha256(path) for path in self.quantization.calibration.text]
+        content["workload"]["trace"] = self.workload.trace and _sha256(self.workload.trace)
+        content["space"] = self.search.space and _sha256(self.search.space)
+        content["sources"] = dict(sources)
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

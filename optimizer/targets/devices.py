@@ -1,0 +1,78 @@
+"""From the names of devices to their stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from artifacts.architecture import Architecture
+from artifacts.precision import Scheme
+from kernels.gpu.target import ARCHS
+from optimizer.quantization.packed import CPU_LAYOUT, GPU_LAYOUT, Layout
+from optimizer.records.ledger import Ledger
+from optimizer.records.progress import Reporter
+from optimizer.targets.cpu import CpuTarget, cpu_identity
+from optimizer.targets.target import TargetStages
+from search_spaces.schema import SearchSpace
+from search_spaces.space import device
+
+_CPU = ("cpu",)
+
+
+def target_identity(devices: Sequence[str]) -> list[object]:
+    """What measurements for `devices` hold for: a part of a study's name."""
+    if tuple(devices) == _CPU:
+        return cpu_identity()
+    from optimizer.targets.gpu import gpu_identity
+
+    return gpu_identity(devices)
+
+
+def target_layout(devices: Sequence[str]) -> Layout:
+    """How a bundle for `devices` stores its weights."""
+    return CPU_LAYOUT if tuple(devices) == _CPU else GPU_LAYOUT
+
+
+def open_target(devices: Sequence[str], space: SearchSpace, folder: Path, ledger: Ledger, reporter: Reporter) -> TargetStages:
+    """The stages of `devices`; `folder` keeps what they build."""
+    if tuple(devices) == _CPU:
+        return CpuTarget("cpu", space, folder, ledger, reporter)
+    # Triton and torch are found out about only where a GPU is the target.
+    from optimizer.targets.gpu import GpuTarget
+
+    return GpuTarget(devices, space, folder, ledger, reporter)
+
+
+def offered_schemes(
+    space: SearchSpace, devices: Sequence[str], kinds: Iterable[str], architecture: Architecture
+) -> Mapping[str, tuple[Scheme, ...]]:
+    """The schemes that the space offers to each kind of layer group, less those that a device has no kernels for.
+
+    ValueError where none is left.
+    """
+    offered = {}
+    for kind in kinds:
+        schemes = space.precision.groups.of(kind)
+        refused = {scheme.name: reason for scheme in schemes if (reason := _refusal(scheme, kind, devices, architecture))}
+        offered[kind] = tuple(scheme for scheme in schemes if scheme.name not in refused)
+        if not offered[kind]:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+            raise ValueError(
+                f"no scheme offered for {kind!r} has kernels on {', '.join(devices)} ({reasons}); offer another one"
+            )
+    return offered
+
+
+def _refusal(scheme: Scheme, kind: str, devices: Sequence[str], architecture: Architecture) -> str | None:
+    """Why a layer group of `kind` cannot have `scheme` on one of the devices, or None."""
+    if tuple(devices) == _CPU:
+        return None
+    from runtime.gpu.weights import refusal
+
+    if reason := refusal(scheme, kind, architecture):
+        return reason
+    for name in devices:
+        arch = device(name).arch
+        if scheme.weights == "fp8" and arch is not None and not ARCHS[arch].has_fp8:
+            return f"{arch} has no e4m3 in its matrix units"
+    return None
