@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from artifacts.errors import UserError
+
 WeightDtype = Literal["fp32", "bf16", "int8", "int4", "int4-twolevel", "fp8", "mxfp4", "nvfp4"]
 KvDtype = Literal["fp32", "bf16", "fp16", "int8", "fp8"]
 Granularity = Literal["channel", "block", "tensor"]
@@ -53,7 +55,7 @@ class Scheme:
         """The scheme called `name`; ValueError names the rule and the value."""
         match = _NAME.fullmatch(name)
         if match is None or (match["group"] and int(match["group"]) not in GROUP_SIZES):
-            raise ValueError(
+            raise UserError(
                 "a scheme is fp32, bf16, int8, int8-a8, int8-a16, fp8, fp8-block, fp8-tensor, mxfp4, nvfp4, "
                 f"int4-twolevel[-a8] or int4-gG-sym|asym[-a8] with G in {', '.join(map(str, GROUP_SIZES))}; got {name!r}"
             )

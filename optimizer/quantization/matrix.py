@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from artifacts.errors import UserError
 from artifacts.precision import FP8_BLOCK, Scheme
 from kernels.scaled_matmul.packing import decode_e4m3, decode_mxfp4, decode_nvfp4
 
@@ -16,7 +17,7 @@ _SLAB_ELEMENTS = 1 << 18
 """Of errors, which are summed in fp64: so many elements at a time stay in the caches."""
 
 
-class QuantizationError(ValueError):
+class QuantizationError(UserError):
     """A tensor that cannot take a scheme. The message names the tensor."""
 
 

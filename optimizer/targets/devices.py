@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from artifacts.architecture import Architecture
+from artifacts.errors import UserError
 from artifacts.precision import Scheme
 from kernels.gpu.target import ARCHS
 from optimizer.quantization.packed import CPU_LAYOUT, GPU_LAYOUT, Layout
@@ -57,7 +58,7 @@ def offered_schemes(
         offered[kind] = tuple(scheme for scheme in schemes if scheme.name not in refused)
         if not offered[kind]:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
-            raise ValueError(
+            raise UserError(
                 f"no scheme offered for {kind!r} has kernels on {', '.join(devices)} ({reasons}); offer another one"
             )
     return offered

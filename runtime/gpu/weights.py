@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from artifacts.architecture import Architecture
+from artifacts.errors import UserError
 from artifacts.precision import FP8_BLOCK, Plan, Scheme
 from kernels.quant_matmul.gpu_packing import packed_tensors
 from kernels.scaled_matmul.variants import VARIANTS
@@ -35,7 +36,7 @@ def stored_parts(scheme: Scheme) -> tuple[Tensor, ...]:
         block = scheme.granularity == "block"
         parts = Tensor("codes", "e4m3", ("N", "K")), Tensor("scales", "f32", ("N/128", "K/128") if block else ("N",))
         return (*parts, Tensor(INPUT_SCALE, "f32", (1,))) if scheme.static_activations else parts
-    raise ValueError(f"there are no GPU kernels for {scheme.name}; choose another scheme")
+    raise UserError(f"there are no GPU kernels for {scheme.name}; choose another scheme")
 
 
 def refusal(scheme: Scheme, kind: str, architecture: Architecture) -> str | None:
