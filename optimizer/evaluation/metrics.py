@@ -103,4 +103,5 @@ def _shift(name: str, logits: Logits, shifted: Logits, exponentials: Logits) -> 
     if not np.isfinite(highest).all():
         raise NonFiniteLogitsError(f"{name} logits must be finite, got NaN or infinity")
     np.exp(np.subtract(logits, highest, out=shifted), out=exponentials)
-    return exponentials.sum(axis=1, dtype=np.float64)
+    sums: NDArray[np.float64] = exponentials.sum(axis=1, dtype=np.float64)
+    return sums

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from optimizer.tuning.choice import NEAR_TIE
+from optimizer.tuning.winner import NEAR_TIE
 
 #: so much of its time a thread of ours may have waited for others before a moment says nothing
 MOST_DISTURBED = 0.1

@@ -24,7 +24,6 @@ from runtime.server.bodies import BodyReader, BodyRoute
 from runtime.server.chat_route import create_chat_completion
 from runtime.server.completion_route import create_completion
 from runtime.server.errors import on_engine_failure, on_failure, on_http_error, on_overload, on_request_error
-from runtime.server.gate import Gate
 from runtime.server.json_text import json_pieces
 from runtime.server.metrics import ServerMetrics
 from runtime.server.prompts import render_chat
@@ -32,6 +31,7 @@ from runtime.server.protocol_chat import ChatCompletionBody
 from runtime.server.protocol_completion import CompletionBody
 from runtime.server.protocol_generation import to_json
 from runtime.server.protocol_tokens import DetokenizeBody, DetokenizedText, TokenizeBody, TokenizeTextBody, Tokens
+from runtime.server.request_guard import RequestGuard
 from runtime.server.sampling import GenerationDefaults
 from runtime.server.service import Service
 from runtime.server.streaming import ClientDisconnected, json_response
@@ -96,7 +96,7 @@ def create_app(
     app.state.service = service
     app.state.bodies = BodyReader(workers, metrics)
     app.add_middleware(
-        Gate,
+        RequestGuard,
         api_key=None if api_key is None else ApiKey(api_key),
         max_body_bytes=max_body_bytes or largest_body(bound, engine.max_model_len),
         body_timeout_s=body_timeout_s,

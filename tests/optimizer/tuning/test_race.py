@@ -8,8 +8,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.tuning.choice import NEAR_TIE
 from optimizer.tuning.race import MOST_PASSES, Finish, Standings, race
+from optimizer.tuning.winner import NEAR_TIE
 
 Passes = list[list[int]]
 
