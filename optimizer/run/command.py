@@ -36,7 +36,7 @@ class Overrides:
 
 
 def run_optimize(spec_path: Path, overrides: Overrides, reporter: Reporter | None = None) -> Path:
-    """Make the bundle and return its folder. Raises NothingPasses, ValueError (and its kinds: LocatedError, SourceError)."""
+    """Make the bundle and return its folder. Raises NothingPasses and UserError."""
     reporter = reporter or Reporter()
     keep_freed_memory()
     spec = apply(load_spec(spec_path), overrides)

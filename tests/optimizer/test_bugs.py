@@ -18,7 +18,7 @@ from runtime.cli import serve
 from tests.optimizer.conftest import MakeProject, Project
 
 NOTE = "This is a bug in coldforge"
-STAGES = ("sample_sequences", "read_texts")
+STAGES = ("texts.TextStage", "weights.WeightStage", "kernels.KernelStage")
 #: shapes that numpy refuses to add, by a ValueError of its own
 BUG = "operands could not be broadcast together with shapes (3,) (4,)"
 
@@ -36,7 +36,7 @@ def assert_bug(result: Result) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_bug_in_a_stage_is_no_refusal(project: MakeProject, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
-    monkeypatch.setattr(f"optimizer.run.forge.{stage}", add_shapes_that_do_not_fit)
+    monkeypatch.setattr(f"optimizer.stages.{stage}.run", add_shapes_that_do_not_fit)
     made = project()
     assert_bug(made.optimize())
     assert not made.bundle.exists()
