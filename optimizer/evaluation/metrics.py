@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from artifacts.errors import UserError
 from kernels.cpu.host import host
 
 Logits = NDArray[np.float32]
@@ -18,7 +19,7 @@ _CHUNK_ELEMENTS = 1 << 17
 """Rows are scored a few at a time, in the same four arrays: what a core works on stays in its cache, and no page is fetched."""
 
 
-class NonFiniteLogitsError(ValueError):
+class NonFiniteLogitsError(UserError):
     """Logits hold NaN or infinity: the model that gave them is broken."""
 
 

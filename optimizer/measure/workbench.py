@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 
 from artifacts.architecture import Architecture
+from artifacts.errors import UserError
 from artifacts.manifest import Limits
 from artifacts.precision import KvDtype, Plan
 from kernels.cpu.library import Library
@@ -30,7 +31,7 @@ SCORING_CHUNK_TOKENS = 256
 FP16_ROOM = 32752
 
 
-class KvRangeError(ValueError):
+class KvRangeError(UserError):
     """Keys or values are beyond half of fp16's range, or no numbers: on other text the cache would saturate, unseen."""
 
     def __init__(self, largest: float) -> None:

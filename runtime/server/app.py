@@ -16,13 +16,14 @@ from runtime.chat import ChatTemplate
 from runtime.engine import Engine
 from runtime.heap import return_freed_memory
 from runtime.prompts import Prompts
+from runtime.request import RequestError
 from runtime.server.admission import Admission, Overloaded
 from runtime.server.api_key import ApiKey
 from runtime.server.async_engine import AsyncEngine
 from runtime.server.bodies import BodyReader, BodyRoute
 from runtime.server.chat_route import create_chat_completion
 from runtime.server.completion_route import create_completion
-from runtime.server.errors import on_engine_failure, on_failure, on_http_error, on_overload
+from runtime.server.errors import on_engine_failure, on_failure, on_http_error, on_overload, on_request_error
 from runtime.server.json_text import json_pieces
 from runtime.server.metrics import ServerMetrics
 from runtime.server.prompts import render_chat
@@ -103,6 +104,7 @@ def create_app(
     )
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(EngineFailure, on_engine_failure)
+    app.add_exception_handler(RequestError, on_request_error)
     app.add_exception_handler(Overloaded, on_overload)
     app.add_exception_handler(ClientDisconnected, _on_disconnect)
     app.add_exception_handler(Exception, on_failure)

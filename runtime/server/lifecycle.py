@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
+from artifacts.errors import UserError
 from runtime.server.connections import TimedProtocol
 from runtime.server.errors import error_body
 from runtime.server.service import Service
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 _FLUSH_TIMEOUT_S = 5
 
 
-class CannotListen(ValueError):
+class CannotListen(UserError):
     """The address or the port is not to be had."""
 
 

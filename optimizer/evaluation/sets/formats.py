@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from artifacts.errors import UserError
 from optimizer.evaluation.sets.chat_template import ChatFidelity
 from optimizer.evaluation.sets.gsm8k import Gsm8k
 from optimizer.evaluation.sets.humaneval import HumanEval
@@ -23,7 +24,7 @@ def open_set(spec: SetSpec, reference: Prompts, seed: int) -> ItemSet:
     as its format, a chat without a template; SandboxUnavailable where code cannot be run safely.
     """
     if (spec.chat or spec.format == "chat_template") and reference.chat_template is None:
-        raise ValueError(f"set {spec.name}: this model has no chat template; remove chat, or the set")
+        raise UserError(f"set {spec.name}: this model has no chat template; remove chat, or the set")
     options: dict[str, Any] = {"margin": spec.margin, "metric": spec.metric}
     if spec.format == "chat_template":
         return ChatFidelity(spec.name, ChatFidelity.conversations(), reference=reference, **options)

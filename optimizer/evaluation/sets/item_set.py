@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
+from artifacts.errors import UserError
 from runtime.prompts import Prompts
 
 
@@ -67,9 +68,9 @@ class ItemSet(ABC):
 
     def __post_init__(self) -> None:
         if not self.items:
-            raise ValueError(f"{self.name}: a set must have at least one item, got none")
+            raise UserError(f"{self.name}: a set must have at least one item, got none")
         if self.metric and self.metric not in self.metrics:
-            raise ValueError(f"{self.name}: metric must be one of {', '.join(self.metrics)}, got {self.metric!r}")
+            raise UserError(f"{self.name}: metric must be one of {', '.join(self.metrics)}, got {self.metric!r}")
         object.__setattr__(self, "metric", self.metric or self.metrics[0])
 
     @abstractmethod
