@@ -92,7 +92,7 @@ def create_app(
         await async_engine.close()
         workers.close()
 
-    app = FastAPI(title="Coldforge", version=version, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Coldforge", version=version, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = service
     app.state.bodies = BodyReader(workers, metrics)
     app.add_middleware(
