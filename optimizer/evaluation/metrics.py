@@ -47,8 +47,8 @@ def compare(token_ids: Sequence[int], baseline: Logits, candidate: Logits) -> Se
     The KL of a row is sum p (z_p - z_q) - log sum exp z_p + log sum exp z_q over logits z shifted by their maximum:
     close logits cancel before they are weighed, so fp32 exponentials with fp64 sums are within 1e-8 nats of fp64.
 
-    Raises NonFiniteLogitsError, UserError where the baseline's logits are not finite, and ValueError where shapes disagree or there
-    is nothing to predict.
+    Raises NonFiniteLogitsError, UserError where the baseline's logits are not finite, and ValueError where shapes disagree or
+    there is nothing to predict.
     """
     num_tokens = len(token_ids) - 1
     if num_tokens < 1:

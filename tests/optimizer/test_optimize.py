@@ -245,6 +245,6 @@ def test_a_trial_without_a_score_does_not_end_the_search(project: MakeProject, m
     made = project()
     result = made.optimize()
     assert result.exit_code == 0, result.output
-    first, *others = trial_lines(made)
+    first, *others = map(json.loads, trial_lines(made))
     assert first["failure"] == "candidate logits must be finite, got NaN or infinity" and not first["chosen"]
     assert len(others) == NUM_TRIALS - 1 and not any("failure" in trial for trial in others)
