@@ -365,7 +365,7 @@ def test_an_id_may_be_used_again_once_its_request_is_over(runner: ProgramRunner,
 
 def test_a_cache_smaller_than_the_context_is_refused(runner: ProgramRunner) -> None:
     small = ProgramRunner(runner.step, runner.executable)
-    small.num_blocks = 5
+    small.limits = runner.limits.model_copy(update={"num_kv_blocks": 5})
     with pytest.raises(ValueError, match="5 blocks of 16 are fewer than 96 tokens"):
         Engine(small, [])
 
