@@ -24,6 +24,7 @@ from pydantic import (
     ValidationInfo,
     model_validator,
 )
+from pydantic_core import PydanticKnownError
 
 from optimizer.generation_spec import GenerationSpec
 from optimizer.hub_names import advice_on
@@ -103,7 +104,7 @@ class _Section(BaseModel):
 
 
 #: format of a set -> the options that it takes beside name, margin and max_items
-_SET_OPTIONS = {
+SET_OPTIONS = {
     "text": {"path"},
     "multiple_choice": {"path", "metric", "num_fewshot"},
     "gsm8k": {"path", "metric", "num_fewshot", "chat", "max_tokens"},
@@ -113,13 +114,20 @@ _SET_OPTIONS = {
 }
 
 
+def _set_format(name: str) -> str:
+    if name not in SET_OPTIONS:
+        *others, last = map(repr, SET_OPTIONS)
+        raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
+    return name
+
+
 class SetSpec(_Section):
     """A set that finalists are proved on, against the unquantized model: `margin` below it is what the gate lets pass.
 
     Of a `text` the margin is a perplexity increase, and items are sequences; of `chat_template` all must be right.
     """
 
-    format: Literal["text", "multiple_choice", "gsm8k", "humaneval", "retrieval", "chat_template"]
+    format: Annotated[str, AfterValidator(_set_format)]
     path: ExistingPath | None = None
     name: str = Field(
         default_factory=lambda given: given["path"].stem if given.get("path") else given.get("format", "set"),
@@ -135,7 +143,7 @@ class SetSpec(_Section):
 
     @model_validator(mode="after")
     def _options_belong_to_the_format(self) -> Self:
-        options = _SET_OPTIONS[self.format]
+        options = SET_OPTIONS[self.format]
         limits = set() if self.format == "chat_template" else {"margin", "max_items"}
         if unknown := sorted(self.model_fields_set - options - limits - {"format", "name"}):
             raise ValueError(f"a set of format {self.format} takes {', '.join(sorted(options | limits))}; got {unknown[0]}")
