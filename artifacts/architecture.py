@@ -235,3 +235,8 @@ class Architecture(BaseModel):
                 if self.moe.scoring == "sigmoid":
                     shapes[f"layers.{i}.router.bias"] = (self.moe.num_experts,)
         return shapes
+
+
+def kind_of(group: str) -> str:
+    """The kind of a layer group: `layers.3.qkv` -> `qkv`; `embed` and `head` are kinds of their own."""
+    return group.rsplit(".", 1)[-1]

@@ -22,7 +22,7 @@ from kernels.gpu.kernel_source import kernel_sources
 from kernels.gpu.launch import Problem
 from kernels.gpu.target import Target
 from kernels.registry import gpu_tuning, plan_call, spec, specs
-from optimizer.progress import Reporter
+from optimizer.records.progress import Reporter
 from optimizer.tuning.gpu.compiled import CompiledKernels
 from optimizer.tuning.gpu.inputs import sample_tensors
 from optimizer.tuning.gpu.measurement import CudaMeasurer, Measurer

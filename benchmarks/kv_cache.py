@@ -30,11 +30,11 @@ from kernels.cpu.library import Library
 from optimizer.evaluation import BaselineStore, Evaluation, Score
 from optimizer.evaluation.evaluation import rounded
 from optimizer.importers import Source, open_source
-from optimizer.progress import Reporter
-from optimizer.quantized_store import QuantizedStore
+from optimizer.measure.workbench import CpuWorkbench, KvRangeError
+from optimizer.records.progress import Reporter
 from optimizer.search.accuracy import Judge
 from optimizer.search.texts import Tokens, sample_sequences
-from optimizer.workbench import CpuWorkbench, KvRangeError
+from optimizer.weights.quantized_store import QuantizedStore
 from runtime.generation_config import eos_token_ids
 from runtime.models import checkpoint_tensors
 

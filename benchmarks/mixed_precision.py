@@ -34,6 +34,7 @@ from statistics import fmean, median
 
 import numpy as np
 
+from artifacts.architecture import kind_of
 from artifacts.precision import Plan, Scheme
 from benchmarks.degridded import degridded
 from benchmarks.held_out import spaced, whole_text
@@ -43,19 +44,18 @@ from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
 from kernels.cpu.library import Library
 from optimizer.cost.measured import MeasuredCost, Parts, profile_plan
-from optimizer.cost.workload import Workload
 from optimizer.evaluation import compare
 from optimizer.evaluation.evaluation import rounded
 from optimizer.importers import open_source
-from optimizer.ledger import Ledger
-from optimizer.progress import Reporter
+from optimizer.measure.workbench import CpuWorkbench
+from optimizer.measure.workload import Workload
 from optimizer.quantization import ROUND_TO_NEAREST, Calibration, clipped_rounding_method
-from optimizer.quantized_store import QuantizedStore
+from optimizer.records.ledger import Ledger
+from optimizer.records.plan_digest import plan_digest
+from optimizer.records.progress import Reporter
 from optimizer.search.accuracy import Judge
-from optimizer.search.bands import kind_of
-from optimizer.search.plan_digest import plan_digest
 from optimizer.search.sensitivity import Probes, measure_sensitivities, predict_kl
-from optimizer.workbench import CpuWorkbench
+from optimizer.weights.quantized_store import QuantizedStore
 from search_spaces.space import load_space
 
 FLOAT = Scheme("fp32")

@@ -28,7 +28,7 @@ from artifacts.precision import Scheme
 from kernels.cpu.host import host
 from optimizer.importers import open_source
 from optimizer.quantization import Calibration, gptq_method
-from optimizer.quantized_store import QuantizedStore
+from optimizer.weights.quantized_store import QuantizedStore
 from runtime.models import architecture, checkpoint_tensors
 
 CONFIG = {

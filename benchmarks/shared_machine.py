@@ -28,11 +28,11 @@ from kernels.cpu.build import build
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
 from kernels.cpu.library import Library
-from optimizer.cost.workload import Workload, decode_spans, prefill_spans
-from optimizer.importers.opening import open_source
-from optimizer.quantized_store import QuantizedStore
-from optimizer.tuning.timing import interleaved_ms
-from optimizer.workbench import CpuWorkbench
+from optimizer.importers.from_path import open_source
+from optimizer.measure.timing import interleaved_ms
+from optimizer.measure.workbench import CpuWorkbench
+from optimizer.measure.workload import Workload, decode_spans, prefill_spans
+from optimizer.weights.quantized_store import QuantizedStore
 from runtime.batch import build_batch
 
 SCHEMES = ("int8-a8", "int4-g64-sym-a8")

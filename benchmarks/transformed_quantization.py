@@ -30,11 +30,11 @@ from kernels.cpu.library import Library
 from optimizer.evaluation import Evaluation
 from optimizer.evaluation.metrics import Logits, compare
 from optimizer.importers import Source, open_source
+from optimizer.measure.workbench import CpuWorkbench
 from optimizer.quantization import Calibration, Gptq, Quantizer, round_to_nearest
 from optimizer.quantization.clipping import ClippedRounding
-from optimizer.quantized_store import QuantizedStore
 from optimizer.transforms import AWQ, SMOOTHQUANT, Rotation, search_scales, transformed
-from optimizer.workbench import CpuWorkbench
+from optimizer.weights.quantized_store import QuantizedStore
 
 Tokens = list[int]
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from artifacts.architecture import kind_of
 from artifacts.precision import Plan, Scheme
 from optimizer.cost.provider import CostProvider
 from optimizer.evaluation import Estimate
 from optimizer.evaluation.confidence import ratio_of_sums
-from optimizer.ledger import Ledger
-from optimizer.search.bands import kind_of
+from optimizer.records.ledger import Ledger
 from optimizer.search.knapsack import Knapsack, Shares, total
 from optimizer.search.refinement import refine
 from optimizer.search.warm_start import Choice

@@ -19,11 +19,11 @@ from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
 from kernels.cpu.library import Library
 from optimizer.importers import Source
-from optimizer.prepared_weights import prepared_weights
-from optimizer.progress import Reporter
 from optimizer.quantization.packed import CPU_LAYOUT
-from optimizer.quantized_store import QuantizedStore
+from optimizer.records.progress import Reporter
 from optimizer.spec import QuantizationSpec
+from optimizer.weights.prepared_weights import prepared_weights
+from optimizer.weights.quantized_store import QuantizedStore
 from runtime.decoder import lay_out
 
 TEXT_TOKENS = 64

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from artifacts.precision import Scheme
-from optimizer.command import Overrides, run_optimize
+from optimizer.run.command import Overrides, run_optimize
 
 #: as many sequences as the works ask for; how many tokens in a step is measured
 _SERVING = {"max_num_seqs": [32], "max_num_batched_tokens": [512, 256, 128]}

@@ -9,14 +9,14 @@ from types import MappingProxyType
 
 import numpy as np
 
+from artifacts.architecture import kind_of
 from artifacts.precision import KvDtype, Plan, Scheme
 from optimizer.cost.provider import OF_KV_CACHE
-from optimizer.cost.workload import Workload, decode_spans, prefill_spans
-from optimizer.ledger import Ledger
-from optimizer.progress import Reporter
-from optimizer.search.bands import kind_of
-from optimizer.tuning.timing import typical_ms
-from optimizer.workbench import CpuWorkbench
+from optimizer.measure.timing import typical_ms
+from optimizer.measure.workbench import CpuWorkbench
+from optimizer.measure.workload import Workload, decode_spans, prefill_spans
+from optimizer.records.ledger import Ledger
+from optimizer.records.progress import Reporter
 from runtime.batch import Span, build_batch
 from runtime.model_runner import ProgramRunner
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from artifacts.architecture import Architecture
+from artifacts.architecture import Architecture, kind_of
 from artifacts.precision import KvDtype, Plan, Scheme
 from kernels.gpu.launch import Problem
+from optimizer.cost.gpu_steps import LabelledProblem, StepShapes
 from optimizer.cost.provider import OF_KV_CACHE
-from optimizer.cost.workload import Workload
-from optimizer.search.bands import kind_of
-from optimizer.targets.gpu_steps import LabelledProblem, StepShapes
+from optimizer.measure.workload import Workload
 
 #: prompts are computed in chunks of so many tokens when costs are modelled
 PREFILL_TOKENS = 2048

@@ -53,6 +53,12 @@ class Check:
         return "pass" if self.passed else "fail"
 
     @property
+    def is_hopeless(self) -> bool:
+        """Whether the whole interval misses the limit, so that more text would hardly pass it."""
+        estimate = self.estimate
+        return estimate.high < self.limit if self.metric == "top1_agreement" else estimate.low > self.limit
+
+    @property
     def violation(self) -> float:
         """By what part of its limit the bound misses it, 0 or less within; of an agreement, of the disagreement allowed.
 
@@ -175,9 +181,16 @@ class Gate:
 
     def judge(self, evaluation: Evaluation) -> Verdict:
         """Hold each limit against the unfavourable end of the metric's 95 % interval."""
+        return Verdict(self._checks(evaluation))
+
+    def is_hopeless(self, evaluation: Evaluation) -> bool:
+        """Whether the favourable end of an interval misses its limit, too."""
+        return any(check.is_hopeless for check in self._checks(evaluation))
+
+    def _checks(self, evaluation: Evaluation) -> tuple[Check, ...]:
         limits: tuple[tuple[Metric, Estimate, float | None], ...] = (
             ("kl", evaluation.kl, self.max_kl),
             ("perplexity_increase", evaluation.perplexity_increase, self.max_perplexity_increase),
             ("top1_agreement", evaluation.top1_agreement, self.min_top1_agreement),
         )
-        return Verdict(tuple(Check(metric, value, limit) for metric, value, limit in limits if limit is not None))
+        return tuple(Check(metric, value, limit) for metric, value, limit in limits if limit is not None)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,8 @@ from kernels.cpu.host import host
 
 Logits = NDArray[np.float32]
 
-_CHUNK_ELEMENTS = 1 << 20
-"""Rows are scored a few at a time: temporaries stay near 20 MB a core, whatever the vocabulary and the sequence length."""
+_CHUNK_ELEMENTS = 1 << 17
+"""Rows are scored a few at a time, in the same four arrays: what a core works on stays in its cache, and no page is fetched."""
 
 
 class NonFiniteLogitsError(ValueError):
@@ -54,35 +55,52 @@ def compare(token_ids: Sequence[int], baseline: Logits, candidate: Logits) -> Se
     def scored(rows: slice) -> SequenceScore:
         return _compare_rows(targets[rows], baseline[rows], candidate[rows])
 
-    rows_per_chunk = max(1, _CHUNK_ELEMENTS // baseline.shape[1])
-    chunks = [slice(start, min(start + rows_per_chunk, num_tokens)) for start in range(0, num_tokens, rows_per_chunk)]
-    if len(chunks) == 1:
-        return scored(chunks[0])
-    with ThreadPoolExecutor(host().num_cores) as pool:
-        parts = [astuple(part) for part in pool.map(scored, chunks)]
-    return SequenceScore(*map(sum, zip(*parts, strict=True)))
+    num_parts = min(host().num_cores, -(-num_tokens * baseline.shape[1] // _CHUNK_ELEMENTS))
+    bounds = [num_tokens * i // num_parts for i in range(num_parts + 1)]
+    parts = [slice(begin, end) for begin, end in pairwise(bounds)]
+    if num_parts == 1:
+        return scored(parts[0])
+    with ThreadPoolExecutor(num_parts) as pool:
+        return _total(pool.map(scored, parts))
+
+
+def _total(scores: Iterable[SequenceScore]) -> SequenceScore:
+    return SequenceScore(*map(sum, zip(*map(astuple, scores), strict=True)))
 
 
 def _compare_rows(targets: NDArray[np.int64], baseline: Logits, candidate: Logits) -> SequenceScore:
-    p_logits, p_exp, p_sum = _shifted("baseline", baseline)
-    q_logits, _, q_sum = _shifted("candidate", candidate)
-    q_log_sum, p_log_sum = np.log(q_sum), np.log(p_sum)
-    row_kl = (p_exp * (p_logits - q_logits)).sum(axis=1, dtype=np.float64) / p_sum - p_log_sum + q_log_sum
+    vocab_size = baseline.shape[1]
+    num_rows = max(1, min(len(targets), _CHUNK_ELEMENTS // vocab_size))
+    scratch = np.empty((4, num_rows, vocab_size), np.float32)
+    chunks = (slice(begin, begin + num_rows) for begin in range(0, len(targets), num_rows))
+    return _total(_compare_chunk(targets[rows], baseline[rows], candidate[rows], scratch) for rows in chunks)
+
+
+def _compare_chunk(
+    targets: NDArray[np.int64], baseline: Logits, candidate: Logits, scratch: NDArray[np.float32]
+) -> SequenceScore:
+    p_logits, p_exp, q_logits, q_exp = scratch[:, : len(targets)]
+    p_sum = _shift("baseline", baseline, p_logits, p_exp)
+    q_sum = _shift("candidate", candidate, q_logits, q_exp)
+    p_log_sum, q_log_sum = np.log(p_sum), np.log(q_sum)
     row = np.arange(len(targets))
+    likely, baseline_likely = q_logits[row, targets] - q_log_sum, p_logits[row, targets] - p_log_sum
+    weighed = np.multiply(np.subtract(p_logits, q_logits, out=q_logits), p_exp, out=q_logits)
+    row_kl = weighed.sum(axis=1, dtype=np.float64) / p_sum - p_log_sum + q_log_sum
     return SequenceScore(
         num_tokens=len(targets),
         kl=float(np.maximum(row_kl, 0).sum()),
-        num_top1_agreements=int((p_logits.argmax(axis=1) == q_logits.argmax(axis=1)).sum()),
-        negative_log_likelihood=-float((q_logits[row, targets] - q_log_sum).sum()),
-        baseline_negative_log_likelihood=-float((p_logits[row, targets] - p_log_sum).sum()),
+        num_top1_agreements=int((baseline.argmax(axis=1) == candidate.argmax(axis=1)).sum()),
+        negative_log_likelihood=-float(likely.sum()),
+        baseline_negative_log_likelihood=-float(baseline_likely.sum()),
     )
 
 
-def _shifted(name: str, logits: Logits) -> tuple[Logits, Logits, NDArray[np.float64]]:
-    """Logits less their row maximum, the exponentials of those, and the rows' sums of exponentials."""
+def _shift(name: str, logits: Logits, shifted: Logits, exponentials: Logits) -> NDArray[np.float64]:
+    """Writes logits less their row maximum, and the exponentials of those; returns the rows' sums of exponentials."""
     highest = logits.max(axis=1, keepdims=True)
     if not np.isfinite(highest).all():
         raise NonFiniteLogitsError(f"{name} logits must be finite, got NaN or infinity")
-    shifted = logits - highest
-    exponentials = np.exp(shifted)
-    return shifted, exponentials, exponentials.sum(axis=1, dtype=np.float64)
+    np.exp(np.subtract(logits, highest, out=shifted), out=exponentials)
+    sums: NDArray[np.float64] = exponentials.sum(axis=1, dtype=np.float64)
+    return sums

@@ -15,7 +15,7 @@ from optimizer.importers.errors import (
     UnsupportedQuantization,
     UnsupportedTokenizer,
 )
-from optimizer.importers.opening import open_source
+from optimizer.importers.from_path import open_source
 from optimizer.importers.random_source import open_random
 from optimizer.importers.source import Checkpoint, Source
 from optimizer.importers.stored_codes import describe_stored_codes

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn.functional import rms_norm
 
 from optimizer.importers import Source
-from optimizer.progress import Reporter
 from optimizer.quantization.decoder_layer import DecoderLayer, check_calibrated
 from optimizer.quantization.input_statistics import InputAccumulator, InputStatistics
+from optimizer.records.progress import Reporter
 
 _HIDDEN = "hidden"
 _STATISTICS = tuple(field.name for field in fields(InputStatistics))

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
 from artifacts.precision import KvDtype, Plan
 from optimizer.evaluation import BaselineStore, Evaluation, Gate, Score, SequenceScore, Verdict, compare, evaluate
+from optimizer.evaluation.confidence import MIN_SEQUENCES
 from optimizer.evaluation.metrics import Logits
-from optimizer.progress import Reporter
+from optimizer.measure.workbench import Workbench
+from optimizer.records.progress import Reporter
 from optimizer.search.precision import TrialScore
 from optimizer.search.texts import Tokens
-from optimizer.workbench import Workbench
 
 #: tokens on which a single layer group is probed, the first few of every sequence: sensitivities only order what is tried
 PROBE_TOKENS = 128
@@ -58,20 +59,38 @@ class Judge:
     def scores(self, plan: Plan, on_sequence: Callable[[], object] = lambda: None) -> dict[str, list[SequenceScore]]:
         """Set name -> the score of each sequence under `plan`; `on_sequence` is called after each of `num_sequences`."""
         scores: dict[str, list[SequenceScore]] = {name: [] for name in self.sets}
-        for name, sequences in self.sets.items():
-            for i, logits in enumerate(self.workbench.score_each(plan, sequences)):
-                scores[name].append(compare(sequences[i], self.stores[name].logits(i), logits))
-                on_sequence()
+        for name, score in self._score_each(plan):
+            scores[name].append(score)
+            on_sequence()
         return scores
 
     def evaluate(self, plan: Plan, on_sequence: Callable[[], object] = lambda: None) -> dict[str, Evaluation]:
         """Set name -> evaluation of `plan`, likewise."""
         return {name: Evaluation.of(scores, seed=self.seed) for name, scores in self.scores(plan, on_sequence).items()}
 
+    def evaluate_until_hopeless(self, plan: Plan, gate: Gate) -> dict[str, Evaluation]:
+        """The same, but ended at a quarter, half or three quarters of a set where `gate` is out of reach of `plan` by then.
+
+        Of that set it is what was scored so far, which misses the gate; the sets behind it are left out.
+        """
+        scores: dict[str, list[SequenceScore]] = {}
+        for name, score in self._score_each(plan):
+            found = scores.setdefault(name, [])
+            found.append(score)
+            is_look = len(found) % max(MIN_SEQUENCES, len(self.sets[name]) // 4) == 0
+            if is_look and gate.is_hopeless(Evaluation.of(found, seed=self.seed)):
+                break
+        return {name: Evaluation.of(found, seed=self.seed) for name, found in scores.items()}
+
     def evaluate_with(self, score: Score, on_sequence: Callable[[], object] = lambda: None) -> dict[str, Evaluation]:
         """The same of what computes `score`, whatever plan and workbench that has."""
         score = _ticking(score, on_sequence)
         return {name: evaluate(self.sets[name], score, store, seed=self.seed) for name, store in self.stores.items()}
+
+    def _score_each(self, plan: Plan) -> Iterator[tuple[str, SequenceScore]]:
+        for name, sequences in self.sets.items():
+            for i, logits in enumerate(self.workbench.score_each(plan, sequences)):
+                yield name, compare(sequences[i], self.stores[name].logits(i), logits)
 
     @property
     def num_sequences(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from artifacts.architecture import Architecture
+from artifacts.architecture import Architecture, kind_of
 from artifacts.precision import Scheme
 
 NUM_BANDS = 3
@@ -19,11 +19,6 @@ class Band:
     name: str
     groups: tuple[str, ...]
     choices: tuple[Scheme, ...]
-
-
-def kind_of(group: str) -> str:
-    """`layers.3.qkv` -> `qkv`; `embed` and `head` are kinds of their own."""
-    return group.rsplit(".", 1)[-1]
 
 
 def make_bands(

@@ -12,10 +12,10 @@ from tokenizers import Tokenizer
 from artifacts.precision import Plan
 from optimizer.evaluation import Comparison, ItemSet, Subject, compare_all, least_items, open_set
 from optimizer.importers import Source
-from optimizer.progress import Reporter
-from optimizer.search.plan_digest import plan_digest
+from optimizer.measure.workbench import SCORING_CHUNK_TOKENS, Workbench
+from optimizer.records.plan_digest import plan_digest
+from optimizer.records.progress import Reporter
 from optimizer.spec import EvaluationSpec
-from optimizer.workbench import SCORING_CHUNK_TOKENS, Workbench
 from runtime.engine import Engine
 from runtime.generation_config import check_generation_config, eos_token_ids
 from runtime.loading import chat_template_of

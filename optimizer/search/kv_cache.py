@@ -8,10 +8,10 @@ from typing import Any
 
 from artifacts.precision import KvDtype
 from optimizer.evaluation import Evaluation
-from optimizer.ledger import Ledger
-from optimizer.progress import Reporter
+from optimizer.measure.workbench import KvRangeError
+from optimizer.records.ledger import Ledger
+from optimizer.records.progress import Reporter
 from optimizer.search.accuracy import Judge
-from optimizer.workbench import KvRangeError
 
 #: nats that plans are taken to be allowed where the gate does not limit KL
 USUAL_KL = 0.05

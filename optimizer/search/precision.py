@@ -16,8 +16,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, create_trial
 
 from artifacts.precision import KvDtype, Plan
-from optimizer.ledger import Direction, Ledger, completed
-from optimizer.progress import Reporter
+from optimizer.records.ledger import Direction, Ledger, completed
+from optimizer.records.progress import Reporter
 from optimizer.search.bands import Band, plan_of
 from optimizer.search.warm_start import KV_CACHE, Choice, kv_dtype_of
 

@@ -7,21 +7,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-import numpy as np
-
-from artifacts.precision import Plan
-from optimizer.cost.workload import Workload, decode_spans, prefill_spans
-from optimizer.evaluation import Comparison, Estimate, Evaluation, Gate, Verdict
+from optimizer.evaluation import Comparison, Evaluation, Gate, Verdict
+from optimizer.measure.workbench import KvRangeError
 from optimizer.search.accuracy import judge_all
 from optimizer.search.precision import Trial, pareto_front
-from optimizer.tuning.timing import interleaved_ms
-from optimizer.workbench import CpuWorkbench, KvRangeError
-from runtime.batch import build_batch
 
 ChoiceRule = Literal["fastest", "most_accurate", "smallest"]
-NUM_PAIRS = 9
-#: order statistics of 9 ratios that enclose their median with 96 % confidence (binomial, ranks 2 and 8)
-_LOW_RANK, _HIGH_RANK = 1, 7
 
 
 class NothingPasses(Exception):
@@ -93,40 +84,3 @@ def prove(
     where = "unseen text" if misses_texts else "the sets of items"
     why = "\n".join(f"  {clause}" for clause in explain(trial)) if misses_texts and explain is not None else shortfall
     raise NothingPasses(f"of {len(candidates)} finalists, trial {trial.number} came closest on {where}:\n{why}")
-
-
-@dataclass(frozen=True)
-class PairedSpeed:
-    """Baseline and candidate in turn, A B A B. `speedup` is the median ratio of a pair and its 95 % interval.
-
-    Where the device is modelled (`measured` is false) it is the ratio of two modelled times, and the interval is that point.
-    """
-
-    baseline_ms: float
-    candidate_ms: float
-    speedup: Estimate
-    measured: bool = True
-
-
-def measure_pair(
-    baseline: tuple[CpuWorkbench, Plan],
-    candidate: tuple[CpuWorkbench, Plan],
-    workload: Workload,
-    num_tokens: int | None,
-    on_pair: Callable[[], object],
-) -> PairedSpeed:
-    """Single-stream decode steps of both, or with `num_tokens` the step that computes a prompt of so many."""
-    actions = {}
-    for name, (workbench, plan) in {"baseline": baseline, "candidate": candidate}.items():
-        block_size = workbench.kv_block_size
-        spans = prefill_spans(num_tokens, block_size) if num_tokens else decode_spans(workload, 1, block_size)
-        runner = workbench.runner(plan, len(spans[0].token_ids), len(spans[0].block_table) * block_size)
-        runner.fill(build_batch(spans, block_size))
-        actions[name] = runner.executable.run
-    samples = interleaved_ms(actions, rounds=NUM_PAIRS, min_round_ms=60.0, on_round=on_pair)
-    ratios = np.sort(np.divide(samples["baseline"], samples["candidate"]))
-    return PairedSpeed(
-        baseline_ms=float(np.median(samples["baseline"])),
-        candidate_ms=float(np.median(samples["candidate"])),
-        speedup=Estimate(float(np.median(ratios)), float(ratios[_LOW_RANK]), float(ratios[_HIGH_RANK])),
-    )

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from artifacts.precision import Scheme
-from optimizer.ledger import Ledger
+from optimizer.records.ledger import Ledger
+from optimizer.records.plan_digest import plan_digest
 from optimizer.search.knapsack import Shares, total
-from optimizer.search.plan_digest import plan_digest
 from optimizer.search.warm_start import Choice
 
 #: Standard deviation of the logarithm of what an item's KL in a whole plan is of its KL alone, as far as swaps suppose.

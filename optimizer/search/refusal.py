@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 from artifacts.precision import Plan
 from optimizer.evaluation import Check, Evaluation, Gate, Metric, SequenceScore, Verdict
+from optimizer.measure.workbench import KvRangeError
 from optimizer.search.accuracy import Judge, judge_all
-from optimizer.workbench import KvRangeError
 
 
 def explain(gate: Gate, judge: Judge, plan: Plan, margins: Mapping[str, float] = MappingProxyType({})) -> list[str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from artifacts.architecture import kind_of
 from artifacts.precision import Scheme
-from optimizer.ledger import Ledger
-from optimizer.progress import Reporter
-from optimizer.search.bands import kind_of
+from optimizer.records.ledger import Ledger
+from optimizer.records.progress import Reporter
 
 #: group -> scheme name -> mean KL in nats
 Sensitivities = dict[str, dict[str, float]]

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from optimizer.evaluation import text_sequences
 from optimizer.evaluation.confidence import MIN_SEQUENCES
-from optimizer.progress import Reporter
+from optimizer.records.progress import Reporter
 from optimizer.spec import CalibrationSpec, EvaluationSpec
 from runtime.engine import Engine
 from runtime.model_runner import ModelRunner

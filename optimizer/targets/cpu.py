@@ -19,19 +19,19 @@ from kernels.cpu.isa import best_isa
 from kernels.cpu.library import Library
 from optimizer.cost.measured import measure_costs
 from optimizer.cost.provider import CostProvider
-from optimizer.cost.workload import Workload, decode_spans, prefill_spans
 from optimizer.evaluation import Estimate
-from optimizer.ledger import Ledger
-from optimizer.progress import Reporter
-from optimizer.quantized_store import QuantizedStore
-from optimizer.search.plan_digest import plan_digest
-from optimizer.search.proof import NUM_PAIRS, PairedSpeed, measure_pair
-from optimizer.search.serving import StepTime, tune_serving
+from optimizer.measure.paired_speed import NUM_PAIRS, PairedSpeed, measure_pair
+from optimizer.measure.timing import interleaved_ms, typical_ms
+from optimizer.measure.workbench import CpuWorkbench, Workbench
+from optimizer.measure.workload import Workload, decode_spans, prefill_spans
+from optimizer.records.ledger import Ledger
+from optimizer.records.plan_digest import plan_digest
+from optimizer.records.progress import Reporter
 from optimizer.targets.target import Evaluated, Frozen, Phase
 from optimizer.tuning.choice import Constants, Tuned
 from optimizer.tuning.kernels import KernelTuner, legal_candidates, tuning_plans
-from optimizer.tuning.timing import interleaved_ms, typical_ms
-from optimizer.workbench import CpuWorkbench, Workbench
+from optimizer.tuning.limits import StepTime, tune_serving
+from optimizer.weights.quantized_store import QuantizedStore
 from runtime.batch import build_batch
 from search_spaces.schema import SearchSpace, ThreadShare
 

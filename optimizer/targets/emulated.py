@@ -12,7 +12,7 @@ from artifacts.precision import Plan
 from kernels.gpu.tensors import TORCH_DTYPES
 from kernels.spec import Array
 from optimizer.evaluation.metrics import Logits
-from optimizer.workbench import Workbench
+from optimizer.measure.workbench import Workbench
 from runtime.gpu.decoder import lay_out_gpu
 from runtime.gpu.emulator import Emulator
 from runtime.gpu.weights import to_device, to_torch

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from artifacts.architecture import Architecture
+from artifacts.architecture import Architecture, kind_of
 from artifacts.canonical import canonical_json
 from artifacts.manifest import Kernels, Serving, Target
 from artifacts.precision import KvDtype, Plan, Scheme
@@ -31,23 +31,22 @@ from kernels.gpu.tensors import problem as problem_of
 from kernels.registry import gpu_tuning, plan_call, spec
 from optimizer.cost.gpu.expected_product import expected_us
 from optimizer.cost.gpu.facts import gpu_facts
+from optimizer.cost.gpu_steps import LabelledProblem, StepShapes
 from optimizer.cost.modelled import PREFILL_TOKENS, ModelledCost
 from optimizer.cost.provider import OF_KV_CACHE, CostProvider
-from optimizer.cost.workload import Workload
 from optimizer.evaluation import Estimate
-from optimizer.ledger import Ledger
-from optimizer.progress import Reporter
-from optimizer.quantized_store import QuantizedStore
-from optimizer.search.bands import kind_of
-from optimizer.search.proof import PairedSpeed
-from optimizer.search.serving import StepTime, tune_serving
+from optimizer.measure.paired_speed import PairedSpeed
+from optimizer.measure.workbench import Workbench
+from optimizer.measure.workload import Workload
+from optimizer.records.ledger import Ledger
+from optimizer.records.progress import Reporter
 from optimizer.targets.emulated import EmulatedWorkbench
-from optimizer.targets.gpu_steps import LabelledProblem, StepShapes
 from optimizer.targets.target import Evaluated, Frozen, Phase
 from optimizer.tuning.choice import Tuned
 from optimizer.tuning.gpu.time_model import LAUNCH_US
 from optimizer.tuning.gpu.tuner import GpuTuner
-from optimizer.workbench import Workbench
+from optimizer.tuning.limits import StepTime, tune_serving
+from optimizer.weights.quantized_store import QuantizedStore
 from runtime.gpu.pool import KV_DTYPES
 from search_spaces.schema import Device, SearchSpace
 from search_spaces.space import device

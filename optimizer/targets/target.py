@@ -11,12 +11,12 @@ from artifacts.architecture import Architecture
 from artifacts.manifest import Kernels, Serving, Target
 from artifacts.precision import KvDtype, Plan, Scheme
 from optimizer.cost.provider import CostProvider
-from optimizer.cost.workload import Workload
-from optimizer.quantized_store import QuantizedStore
-from optimizer.search.proof import PairedSpeed
-from optimizer.search.serving import StepTime
+from optimizer.measure.paired_speed import PairedSpeed
+from optimizer.measure.workbench import Workbench
+from optimizer.measure.workload import Workload
 from optimizer.tuning.choice import Tuned
-from optimizer.workbench import Workbench
+from optimizer.tuning.limits import StepTime
+from optimizer.weights.quantized_store import QuantizedStore
 
 Phase = Literal["decode", "prefill"]
 Evaluated = Literal["served", "emulated"]

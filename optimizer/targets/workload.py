@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from artifacts.precision import Plan
-from optimizer.cost.workload import Workload, resolve_workload
-from optimizer.ledger import Ledger
+from optimizer.measure.workbench import Workbench
+from optimizer.measure.workload import Workload, resolve_workload
+from optimizer.records.ledger import Ledger
 from optimizer.spec import WorkloadSpec
 from optimizer.targets.target import TargetStages
-from optimizer.workbench import Workbench
 
 
 def fitted_workload(

@@ -19,9 +19,9 @@ from torch import Tensor
 from artifacts.precision import FP8_BLOCK, Plan, Scheme
 from kernels.quantize_activations.gpu_reference import quantize_blocks, quantize_rows, quantize_with
 from optimizer.importers import Source
-from optimizer.progress import Reporter
 from optimizer.quantization import Calibration, InputStatistics, Quantizer, WeightRangeError, round_to_nearest
 from optimizer.quantization.static_activations import static_scale
+from optimizer.records.progress import Reporter
 from optimizer.transforms.channel_scales import ChannelScales, num_factors, sharing, spread
 from optimizer.transforms.transformed_source import refuse_what_cannot_fold
 

@@ -17,15 +17,15 @@ from kernels import registry
 from kernels.cpu.isa import Isa
 from kernels.cpu.library import Library
 from kernels.cpu.variants import Variants, build_variants, num_variant_units
-from optimizer.cost.workload import Workload
-from optimizer.ledger import Ledger, completed
-from optimizer.progress import Reporter
+from optimizer.measure.disturbance import Disturbance
+from optimizer.measure.workbench import CpuWorkbench
+from optimizer.measure.workload import Workload
+from optimizer.records.ledger import Ledger, completed
+from optimizer.records.progress import Reporter
 from optimizer.tuning.choice import Constants, Tuned
-from optimizer.tuning.disturbance import Disturbance
 from optimizer.tuning.race import Standings, race
 from optimizer.tuning.steps import Alternative, PlanSteps
 from optimizer.tuning.threads import Moment, decide
-from optimizer.workbench import CpuWorkbench
 from search_spaces.schema import KernelSpace
 
 #: candidate -> the alternatives that stand for it in a decode step and in the step of a prompt

@@ -9,9 +9,9 @@ from typing import Literal
 
 from artifacts.precision import Plan
 from optimizer.cost.measured import PREFILL_TOKENS
-from optimizer.cost.workload import Workload, decode_spans, prefill_spans
-from optimizer.tuning.timing import interleaved_ms, typical_ms
-from optimizer.workbench import CpuWorkbench
+from optimizer.measure.timing import interleaved_ms, typical_ms
+from optimizer.measure.workbench import CpuWorkbench
+from optimizer.measure.workload import Workload, decode_spans, prefill_spans
 from runtime.batch import Span, build_batch
 from runtime.model_runner import ProgramRunner
 

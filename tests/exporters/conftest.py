@@ -19,7 +19,7 @@ from artifacts.writer import write_bundle
 from optimizer.exporters.logical import LogicalBundle
 from optimizer.quantization import ROUND_TO_NEAREST, Calibration, with_static_activations
 from optimizer.quantization.packed import GPU_LAYOUT
-from optimizer.quantized_store import QuantizedStore
+from optimizer.weights.quantized_store import QuantizedStore
 from runtime.loading import load_runner
 from runtime.scoring import score
 from tests.runtime.conftest import Tiny, limits, one_torch_thread, tiny  # noqa: F401 - fixtures

@@ -17,7 +17,7 @@ from artifacts.architecture import Architecture
 from optimizer.exporters import ExportError, export_bundle
 from optimizer.exporters.logical import LogicalBundle
 from optimizer.importers import open_source
-from optimizer.quantized_store import QuantizedStore
+from optimizer.weights.quantized_store import QuantizedStore
 from tests.exporters.conftest import TEXT, MakeBundle, our_logits, relative_error, save_bundle, save_gpu_bundle
 from tests.runtime.conftest import CONFIGS, Tiny
 

@@ -14,7 +14,7 @@ from optimizer.exporters import export_bundle
 from optimizer.exporters.logical import LogicalBundle
 from optimizer.importers import Codes, Source, open_source
 from optimizer.quantization.packed import CPU_LAYOUT, GPU_LAYOUT, Layout
-from optimizer.quantized_store import QuantizedStore
+from optimizer.weights.quantized_store import QuantizedStore
 from tests.exporters.conftest import save_bundle, save_gpu_bundle
 from tests.exporters.test_gguf import small_tokenizer
 from tests.importers.random_models import random_model, save_folder

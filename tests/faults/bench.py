@@ -20,21 +20,21 @@ from kernels.cpu.build import find_compiler
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
 from kernels.cpu.library import Library, LibraryRefused
-from optimizer.as_proven import check_prompts
-from optimizer.bundle_gate import judge_bundle
+from optimizer.bundle.admission import judge_bundle
+from optimizer.bundle.as_proven import check_prompts
 from optimizer.evaluation import Evaluation, Gate, Subject, Verdict
 from optimizer.evaluation.sets.chat_template import ChatFidelity
 from optimizer.evaluation.sets.multiple_choice import MultipleChoice
 from optimizer.importers import Source
-from optimizer.progress import Reporter
+from optimizer.measure.workbench import CpuWorkbench
 from optimizer.quantization import ROUND_TO_NEAREST, Method
 from optimizer.quantization.packed import GPU_LAYOUT
-from optimizer.quantized_store import QuantizedStore
+from optimizer.records.progress import Reporter
 from optimizer.search.accuracy import Judge
 from optimizer.search.items import source_prompts, subject_on
 from optimizer.search.texts import sample_sequences
 from optimizer.targets.emulated import EmulatedWorkbench
-from optimizer.workbench import CpuWorkbench
+from optimizer.weights.quantized_store import QuantizedStore
 from runtime.generation_config import eos_token_ids
 
 #: every kind of storage and of arithmetic that CPUs have, and both layers' `down` alike, so that they can be exchanged

@@ -15,8 +15,8 @@ from artifacts.manifest import Deployment, Manifest
 from artifacts.reader import verify_bundle
 from artifacts.weights import Array, map_tensors, write_shard
 from artifacts.writer import write_bundle
-from optimizer.search import proof
-from optimizer.tuning.timing import interleaved_ms
+from optimizer.measure import paired_speed
+from optimizer.measure.timing import interleaved_ms
 from tests.faults.bench import Bench, Draft
 from tests.faults.faults import IN_BUNDLE, Fault
 from tests.optimizer.conftest import Project, num_records, small_space
@@ -66,9 +66,9 @@ def proved(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Project:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            proof, "interleaved_ms", lambda actions, **given: interleaved_ms(actions, **given | {"min_round_ms": 1.0})
+            paired_speed, "interleaved_ms", lambda actions, **given: interleaved_ms(actions, **given | {"min_round_ms": 1.0})
         )
-        patch.setattr("optimizer.command.emit", interrupted)
+        patch.setattr("optimizer.run.command.emit", interrupted)
         result = project.optimize()
     assert result.exit_code == 130 and "writing the bundle" in result.output, result.output
     return project
@@ -117,7 +117,7 @@ def test_a_fault_is_not_published(
         described = Deployment.model_validate_json(json.dumps(draft.description))
         return write_bundle(destination, described, draft.tensors, draft.files, admit=damaged)
 
-    monkeypatch.setattr("optimizer.emit.write_bundle", faulty)
+    monkeypatch.setattr("optimizer.bundle.emit.write_bundle", faulty)
     message = refusal(project)
     if fault.stopped_by == "ValidationError":
         assert "validation error for Deployment" in message

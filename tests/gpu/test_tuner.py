@@ -16,8 +16,8 @@ pytestmark = pytest.mark.gpu
 def test_candidates_are_measured(gpu: Gpu, compiler: CrossCompiler, tmp_path: Path) -> None:
     for package in ("pydantic", "optuna"):
         pytest.importorskip(package, reason=f"the tuner needs {package}; see docs/gpu.md")
-    from optimizer.ledger import Ledger
-    from optimizer.progress import Reporter
+    from optimizer.records.ledger import Ledger
+    from optimizer.records.progress import Reporter
     from optimizer.tuning.gpu import GpuTuner
     from optimizer.tuning.gpu.measurement import measurer_for
     from optimizer.tuning.gpu.representative import representatives

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from kernels.compile.occupancy import MULTIPROCESSORS
 from kernels.gpu.target import ARCHS
 from optimizer.cli import optimize
+from optimizer.cli.kernels import kernels
 from optimizer.cost.gpu.facts import gpu_facts
-from optimizer.kernels_command import kernels
 from optimizer.spec import load_spec
 from optimizer.targets import offered_schemes
 from runtime.models import architecture

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import pytest
 
 from optimizer.evaluation import Subject, compare_on
-from optimizer.evaluation.sets import ItemSet, Likelihood, Marked, Question, Reply, open_set, opening
+from optimizer.evaluation.sets import ItemSet, Likelihood, Marked, Question, Reply, formats, open_set
 from optimizer.evaluation.sets.item_set import dealt, path_of
 from optimizer.evaluation.sets.jsonl import read_items
-from optimizer.spec import SET_OPTIONS, EvaluationSpec, SetSpec
+from optimizer.spec.model_spec import SET_OPTIONS, EvaluationSpec, SetSpec
 from runtime.engine import Engine
 from runtime.prompts import Prompts
 from search_spaces.located_yaml import Document, LocatedError
@@ -47,7 +47,7 @@ class YesOrNo(ItemSet):
 @pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the recipe changes beside the file of the format."""
-    monkeypatch.setitem(opening.FORMATS, YesOrNo.format, YesOrNo)
+    monkeypatch.setitem(formats.FORMATS, YesOrNo.format, YesOrNo)
     monkeypatch.setitem(SET_OPTIONS, YesOrNo.format, {"path"})
 
 
@@ -60,8 +60,8 @@ def specified(folder: Path, text: str) -> EvaluationSpec:
 def test_the_recipe_is_three_files() -> None:
     assert files_of("A set format") == [
         "optimizer/evaluation/sets/NAME.py",
-        "optimizer/evaluation/sets/opening.py",
-        "optimizer/spec.py",
+        "optimizer/evaluation/sets/formats.py",
+        "optimizer/spec/model_spec.py",
     ]
 
 

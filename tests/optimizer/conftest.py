@@ -17,8 +17,8 @@ import torch
 from click.testing import CliRunner, Result
 
 from optimizer.cli import optimize
-from optimizer.search import proof
-from optimizer.tuning.timing import interleaved_ms
+from optimizer.measure import paired_speed
+from optimizer.measure.timing import interleaved_ms
 from search_spaces.space import load_space
 from tests.tiny_models import random_llama, save_tiny
 
@@ -131,7 +131,7 @@ def brief_pairs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def brief(actions: Any, **options: Any) -> Any:
         return interleaved_ms(actions, **options | {"min_round_ms": 1.0})
 
-    monkeypatch.setattr(proof, "interleaved_ms", brief)
+    monkeypatch.setattr(paired_speed, "interleaved_ms", brief)
     yield
 
 

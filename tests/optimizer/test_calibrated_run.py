@@ -12,8 +12,8 @@ from artifacts.manifest import Quantization
 from artifacts.precision import Scheme
 from artifacts.reader import read_manifest
 from optimizer.importers import open_source
-from optimizer.ledger import Ledger
 from optimizer.quantization import Calibration, gptq_method, pack_matrix
+from optimizer.records.ledger import Ledger
 from tests.optimizer.conftest import MakeProject
 
 SCHEME = "int4-g32-asym-a8"

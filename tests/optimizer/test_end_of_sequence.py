@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from optimizer.end_of_sequence import completed, doubts
+from optimizer.importers.end_of_sequence import completed, doubts
 from runtime.chat import ChatTemplate
 from runtime.prompts import Prompts
 

@@ -23,24 +23,24 @@ from artifacts.precision import Scheme
 from kernels.cpu.build import resolve_constants
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
-from optimizer.cost.workload import Workload, resolve_workload
 from optimizer.evaluation import Estimate, Evaluation, Gate
-from optimizer.forge import Forge
 from optimizer.importers import Source, open_random, open_source
-from optimizer.ledger import Ledger
-from optimizer.prepared_weights import prepared_weights
-from optimizer.progress import Reporter
+from optimizer.measure.workload import Workload, resolve_workload
 from optimizer.quantization.packed import CPU_LAYOUT
+from optimizer.records.ledger import Ledger
+from optimizer.records.progress import Reporter
+from optimizer.run.forge import Forge
 from optimizer.search.accuracy import judge_all
 from optimizer.search.items import open_sets, source_prompts
 from optimizer.search.precision import PrecisionSearch, Trial
 from optimizer.search.proof import finalists
-from optimizer.search.serving import StepTime, choose_limits, tune_serving
 from optimizer.search.texts import read_calibration, read_texts
 from optimizer.search.warm_start import uniform_choices
 from optimizer.spec import ModelSpec, load_spec
 from optimizer.targets import offered_schemes, target_layout
 from optimizer.targets.cpu import CpuTarget, _thread_counts
+from optimizer.tuning.limits import StepTime, choose_limits, tune_serving
+from optimizer.weights.prepared_weights import prepared_weights
 from runtime.server.sampling import GenerationDefaults
 from search_spaces.located_yaml import LocatedError
 from search_spaces.schema import SearchSpace

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from optimizer.cli import coldforge
-from optimizer.command import Overrides, apply
+from optimizer.run.command import Overrides, apply
 from optimizer.spec import ModelSpec, load_spec
 from tests.options import assert_listed
 
@@ -47,7 +47,7 @@ def specification(folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str) 
     def run_optimize(path: Path, overrides: Overrides) -> None:
         run.append(apply(load_spec(path), overrides))
 
-    monkeypatch.setattr("optimizer.command.run_optimize", run_optimize)
+    monkeypatch.setattr("optimizer.run.command.run_optimize", run_optimize)
     result = CliRunner().invoke(coldforge, ["optimize", str(folder / "model.yaml"), *options])
     assert result.exit_code == 0, result.output
     return run[0]

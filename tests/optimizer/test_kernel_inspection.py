@@ -8,7 +8,7 @@ from rich.console import Console
 
 from kernels.compile.instructions import Mix, Row
 from kernels.compile.static_record import Loop, StaticRecord
-from optimizer.kernel_inspection import inspection_table
+from optimizer.cli.kernel_table import inspection_table
 
 
 def printed(**records: StaticRecord) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from optimizer.kernels_command import kernels
+from optimizer.cli.kernels import kernels
 
 
 def run(*arguments: str) -> Result:

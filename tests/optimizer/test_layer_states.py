@@ -15,9 +15,9 @@ from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
 from kernels.cpu.library import CompiledProgram, Library
 from optimizer.importers import open_source
-from optimizer.layer_states import LayerStates
-from optimizer.quantized_store import QuantizedStore
-from optimizer.workbench import CpuWorkbench
+from optimizer.measure.layer_states import LayerStates
+from optimizer.measure.workbench import CpuWorkbench
+from optimizer.weights.quantized_store import QuantizedStore
 
 TEXTS = [[5, 80, 3, 200, 17, 9, 11], [1, 2, 3], [250, 4, 4, 4, 90]]
 SCHEMES = [Scheme.parse(name) for name in ("fp32", "int8-a8", "int4-g32-asym")]

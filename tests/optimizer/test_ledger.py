@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.ledger import Ledger
+from optimizer.records.ledger import Ledger
 
 
 def test_a_record_is_measured_once_across_processes_worth_of_ledgers(tmp_path: Path) -> None:

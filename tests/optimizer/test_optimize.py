@@ -24,9 +24,9 @@ SLOWED = """
 import time
 from functools import wraps
 from optimizer.cli import optimize
-from optimizer.search import proof
+from optimizer.measure import paired_speed
 from optimizer.search.accuracy import Judge
-from optimizer.tuning.timing import interleaved_ms
+from optimizer.measure.timing import interleaved_ms
 
 def slowed(method):
     @wraps(method)
@@ -36,7 +36,7 @@ def slowed(method):
     return wrapper
 
 Judge.probe_kl, Judge.evaluate = slowed(Judge.probe_kl), slowed(Judge.evaluate)
-proof.interleaved_ms = lambda actions, **options: interleaved_ms(actions, **options | {"min_round_ms": 1.0})
+paired_speed.interleaved_ms = lambda actions, **options: interleaved_ms(actions, **options | {"min_round_ms": 1.0})
 optimize()
 """
 

@@ -18,8 +18,8 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from artifacts.reader import verify_bundle
-from optimizer.ledger import Ledger, completed
-from optimizer.patient_storage import StorageUnavailable
+from optimizer.records.ledger import Ledger, completed
+from optimizer.records.patient_storage import StorageUnavailable
 from tests.optimizer.conftest import NUM_TRIALS, MakeProject, num_trials
 from tests.optimizer.test_optimize import start
 

@@ -10,18 +10,19 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from optimizer.cost.workload import Workload
+from artifacts.architecture import kind_of
 from optimizer.importers import open_source
-from optimizer.ledger import Ledger
-from optimizer.prepared_weights import prepared_weights, scaled_plan
-from optimizer.progress import Pace, Reporter
+from optimizer.measure.workbench import CpuWorkbench
+from optimizer.measure.workload import Workload
 from optimizer.quantization.packed import CPU_LAYOUT
-from optimizer.search.bands import fitting_schemes, kind_of
-from optimizer.search.serving import StepTime
+from optimizer.records.ledger import Ledger
+from optimizer.records.progress import Pace, Reporter
+from optimizer.search.bands import fitting_schemes
 from optimizer.spec import QuantizationSpec
 from optimizer.targets import offered_schemes
 from optimizer.targets.cpu import CpuTarget
-from optimizer.workbench import CpuWorkbench
+from optimizer.tuning.limits import StepTime
+from optimizer.weights.prepared_weights import prepared_weights, scaled_plan
 from search_spaces.space import load_space
 from tests.optimizer.search.test_serving import ARCHITECTURE
 
@@ -39,7 +40,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("optimizer.progress.time.monotonic", clock)
+    monkeypatch.setattr("optimizer.records.progress.time.monotonic", clock)
     return clock
 
 

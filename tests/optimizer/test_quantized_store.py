@@ -16,7 +16,7 @@ from kernels.quant_matmul import gpu_packing
 from optimizer.importers import Source, open_source
 from optimizer.quantization import pack_matrix, round_to_nearest
 from optimizer.quantization.packed import CPU_LAYOUT, GPU_LAYOUT
-from optimizer.quantized_store import QuantizedStore
+from optimizer.weights.quantized_store import QuantizedStore
 from tests.importers.gguf_writing import write_gguf
 from tests.importers.prequantized_writing import Written, write_awq, write_fp8, write_gptq
 from tests.importers.random_models import CONFIGS, random_model

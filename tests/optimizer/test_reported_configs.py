@@ -11,7 +11,7 @@ import yaml
 from click.testing import CliRunner
 
 from optimizer.cli import optimize
-from optimizer.command import Overrides, apply
+from optimizer.run.command import Overrides, apply
 from optimizer.spec import ModelSpec, load_spec
 from runtime.server.sampling import GenerationDefaults
 
@@ -28,7 +28,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     def run_optimize(path: Path, overrides: Overrides) -> None:
         heard.append(apply(load_spec(path), overrides))
 
-    monkeypatch.setattr("optimizer.command.run_optimize", run_optimize)
+    monkeypatch.setattr("optimizer.run.command.run_optimize", run_optimize)
 
     def start(text: str, *arguments: str) -> ModelSpec:
         (tmp_path / "model.yaml").write_text(f"source: model.gguf\n{text}\n")

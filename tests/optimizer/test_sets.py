@@ -12,15 +12,15 @@ from artifacts.precision import Scheme
 from artifacts.reader import open_bundle, verify_bundle
 from artifacts.writer import write_bundle
 from kernels.cpu.host import host
-from optimizer.bundle_gate import judge_bundle
+from optimizer.bundle.admission import judge_bundle
 from optimizer.evaluation import Gate, open_set
 from optimizer.importers import open_source
-from optimizer.progress import Reporter
-from optimizer.quantized_store import QuantizedStore
+from optimizer.measure.workbench import CpuWorkbench
+from optimizer.records.progress import Reporter
 from optimizer.search.accuracy import Judge
 from optimizer.search.items import source_prompts, subject_on
 from optimizer.spec import SetSpec
-from optimizer.workbench import CpuWorkbench
+from optimizer.weights.quantized_store import QuantizedStore
 from runtime.generation_config import eos_token_ids
 from runtime.loading import load
 from tests.optimizer.conftest import MakeProject, Project

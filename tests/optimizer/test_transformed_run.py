@@ -19,15 +19,15 @@ from artifacts.reader import open_bundle
 from kernels.cpu.host import host
 from kernels.cpu.library import Library
 from optimizer.importers import Source, open_source
-from optimizer.ledger import Ledger
-from optimizer.prepared_weights import prepared_weights, record_sha256, scaled_plan
-from optimizer.progress import Reporter
+from optimizer.measure.workbench import CpuWorkbench
 from optimizer.quantization import Calibration, gptq_method, round_to_nearest
 from optimizer.quantization.packed import CPU_LAYOUT
-from optimizer.quantized_store import QuantizedStore
+from optimizer.records.ledger import Ledger
+from optimizer.records.progress import Reporter
 from optimizer.spec import QuantizationSpec
 from optimizer.transforms import AWQ, SMOOTHQUANT, Rotation, search_scales, transformed
-from optimizer.workbench import CpuWorkbench
+from optimizer.weights.prepared_weights import prepared_weights, record_sha256, scaled_plan
+from optimizer.weights.quantized_store import QuantizedStore
 from runtime.loading import load_runner
 from runtime.scoring import score
 from tests.importers.random_models import SIZES, random_model, save_folder

@@ -19,7 +19,7 @@ from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
 from kernels.cpu.library import Library
 from optimizer.importers import Source, open_source
-from optimizer.quantized_store import QuantizedStore
+from optimizer.weights.quantized_store import QuantizedStore
 from runtime.decoder import StepProgram, lay_out
 from runtime.model_runner import ProgramRunner
 from tests.importers.random_models import random_model, save_folder

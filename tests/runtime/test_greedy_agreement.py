@@ -34,7 +34,7 @@ from kernels.cpu.library import Library
 from kernels.reference import ReferenceProgram
 from kernels.spec import Argument, Array, Call
 from optimizer.importers import Source, open_source
-from optimizer.quantized_store import QuantizedStore
+from optimizer.weights.quantized_store import QuantizedStore
 from runtime.batch import Span, build_batch
 from runtime.decoder import StepProgram, lay_out
 from runtime.engine import Engine

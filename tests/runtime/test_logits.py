@@ -21,7 +21,7 @@ from kernels.cpu.library import Library
 from kernels.reference import ReferenceProgram
 from optimizer.importers import open_source
 from optimizer.quantization import round_to_nearest
-from optimizer.quantized_store import QuantizedStore
+from optimizer.weights.quantized_store import QuantizedStore
 from runtime.model_runner import ProgramRunner
 from runtime.models import checkpoint_tensors
 from runtime.scoring import score

@@ -19,8 +19,8 @@ from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
 from kernels.cpu.library import Library
 from optimizer.importers import open_source
-from optimizer.quantized_store import QuantizedStore
-from optimizer.workbench import CpuWorkbench
+from optimizer.measure.workbench import CpuWorkbench
+from optimizer.weights.quantized_store import QuantizedStore
 from tests.server.serving_process import ServingProcess, ask, serving
 
 TIME_TO_FIRST_TOKEN_S = 5.0

@@ -9,7 +9,7 @@ from kernels.compile.cross_compile import Compiled, CrossCompiler, KernelCompile
 from kernels.compile.static_record import KernelBinary, StaticRecord, static_records
 from kernels.gpu.frozen import FrozenKernel, FrozenKernels
 from kernels.gpu.kernel_source import KernelSource
-from optimizer.progress import Reporter
+from optimizer.records.progress import Reporter
 
 #: a record, or why there is no kernel
 Known: TypeAlias = StaticRecord | KernelCompileFailed

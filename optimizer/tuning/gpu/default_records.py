@@ -11,7 +11,7 @@ from kernels.gpu.kernel_source import KernelSource, kernel_sources
 from kernels.gpu.target import Target
 from kernels.registry import plan_call
 from optimizer.cost.gpu.facts import gpu_facts
-from optimizer.progress import Reporter
+from optimizer.records.progress import Reporter
 from optimizer.tuning.gpu.compiled import CompiledKernels
 from optimizer.tuning.gpu.representative import representatives
 from search_spaces.schema import Device

@@ -12,7 +12,7 @@ from kernels.gpu.frozen import FrozenKernels
 from kernels.gpu.launch import OpPlan
 from kernels.gpu.launcher import Launcher
 from kernels.gpu.target import Target
-from optimizer.tuning.timing import typical_ms
+from optimizer.measure.timing import typical_ms
 
 _ROUNDS = 21
 #: Written before every run, so that nothing of it is in L2: twice the largest L2 of a known device (256 MiB of MI300X).

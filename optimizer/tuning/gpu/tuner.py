@@ -18,8 +18,8 @@ from kernels.gpu.points import point_key
 from kernels.gpu.target import Target
 from kernels.registry import plan_call, spec
 from optimizer.cost.gpu.facts import gpu_facts
-from optimizer.ledger import Ledger
-from optimizer.progress import Reporter
+from optimizer.records.ledger import Ledger
+from optimizer.records.progress import Reporter
 from optimizer.tuning.choice import winner
 from optimizer.tuning.gpu.compiled import CompiledKernels, Known
 from optimizer.tuning.gpu.inputs import sample_tensors

@@ -6,7 +6,7 @@ import pytest
 
 from artifacts.precision import KvDtype, Scheme
 from optimizer.cost.measured import MeasuredCost
-from optimizer.cost.workload import Workload
+from optimizer.measure.workload import Workload
 
 INT8 = Scheme("int8")
 DECODE = {"int8": {"qkv": 1.0, "other": 3.0}, "bf16": {"qkv": 2.0, "other": 3.0}}

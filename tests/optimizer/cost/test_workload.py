@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from optimizer.cost.workload import Trace, Workload, decode_spans, prefill_spans, read_trace, resolve_workload
+from optimizer.measure.workload import Trace, Workload, decode_spans, prefill_spans, read_trace, resolve_workload
 from optimizer.spec import WorkloadSpec
 
 CSV = "TIMESTAMP,ContextTokens,GeneratedTokens\n"

@@ -14,9 +14,9 @@ from optimizer.evaluation.sets.gsm8k import Gsm8k
 from optimizer.evaluation.sets.item_set import Completion, Likelihood, Question
 from optimizer.evaluation.sets.multiple_choice import MultipleChoice
 from optimizer.importers import Source, open_source
-from optimizer.quantized_store import QuantizedStore
+from optimizer.measure.workbench import CpuWorkbench
 from optimizer.search.items import source_prompts, subject_on
-from optimizer.workbench import CpuWorkbench
+from optimizer.weights.quantized_store import QuantizedStore
 from runtime.prompts import Prompts
 
 ITEMS = [{"id": str(i), "question": f"{i} + 1?", "choices": [f"{i + 1}", f"some {i}"], "answer": 0} for i in range(3)]

@@ -36,6 +36,23 @@ def test_one_miss_fails_and_is_told() -> None:
     assert verdict.shortfall() == "kl 0.02 (0.015 to 0.03) must be at most 0.025 at 0.03: missed by 0.005"
 
 
+@pytest.mark.parametrize(
+    ("gate", "is_hopeless"),
+    [
+        (Gate(max_kl=0.0149), True),
+        (Gate(max_kl=0.015), False),
+        (Gate(max_perplexity_increase=-0.0011), True),
+        (Gate(max_perplexity_increase=0.0), False),
+        (Gate(min_top1_agreement=0.971), True),
+        (Gate(min_top1_agreement=0.97), False),
+        (Gate(max_kl=1, min_top1_agreement=0.971), True),
+        (Gate(), False),
+    ],
+)
+def test_hopeless_is_what_misses_a_limit_at_the_better_end_too(gate: Gate, is_hopeless: bool) -> None:
+    assert gate.is_hopeless(GOOD) is is_hopeless
+
+
 def test_only_limits_that_are_set_are_checked() -> None:
     assert Gate().judge(GOOD).passed and Gate().judge(GOOD).violation == 0
     assert [check.metric for check in Gate(max_perplexity_increase=0.01).judge(GOOD).checks] == ["perplexity_increase"]

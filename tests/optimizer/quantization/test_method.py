@@ -24,7 +24,7 @@ from optimizer.quantization import (
     with_static_activations,
 )
 from optimizer.quantization.static_activations import static_scale
-from optimizer.quantized_store import QuantizedStore
+from optimizer.weights.quantized_store import QuantizedStore
 from tests.importers.random_models import random_model, save_folder
 from tests.optimizer.quantization.test_calibration import CONFIGS, SEQUENCES, moderate
 

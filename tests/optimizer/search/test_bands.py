@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from artifacts.architecture import Architecture
+from artifacts.architecture import Architecture, kind_of
 from artifacts.precision import Scheme
-from optimizer.search.bands import fitting_schemes, kind_of, make_bands, plan_of
+from optimizer.search.bands import fitting_schemes, make_bands, plan_of
 from runtime.models import checkpoint_tensors
 
 FP32, INT8, INT4_G64 = Scheme.parse("fp32"), Scheme.parse("int8"), Scheme.parse("int4-g64-sym")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimizer.ledger import Ledger
+from optimizer.records.ledger import Ledger
 from optimizer.search.knapsack import Knapsack, Shares, total
 from optimizer.search.refinement import Refined, refine
 from optimizer.search.warm_start import Choice

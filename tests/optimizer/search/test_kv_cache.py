@@ -11,14 +11,14 @@ import torch
 from artifacts.precision import KvDtype, Scheme
 from optimizer.evaluation import Gate, compare
 from optimizer.importers import open_source
-from optimizer.ledger import Ledger
-from optimizer.progress import Reporter
-from optimizer.quantized_store import QuantizedStore
+from optimizer.measure.workbench import CpuWorkbench, KvRangeError
+from optimizer.records.ledger import Ledger
+from optimizer.records.plan_digest import plan_digest
+from optimizer.records.progress import Reporter
 from optimizer.search.accuracy import Judge
 from optimizer.search.kv_cache import KvLoss, lossless_enough, measure_kv_losses, no_cache_passes, worth_searching
-from optimizer.search.plan_digest import plan_digest
 from optimizer.search.refusal import explain
-from optimizer.workbench import CpuWorkbench, KvRangeError
+from optimizer.weights.quantized_store import QuantizedStore
 from tests.optimizer.large_keys import save_model
 
 NUM_SEQUENCES = 5
@@ -35,12 +35,18 @@ def judge(folder: Path) -> Judge:
     return judge_of(folder, key_bias=200.0)
 
 
-def judge_of(folder: Path, key_bias: float) -> Judge:
+def random_texts(number: int) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(4, 256, (32,), generator=generator).tolist() for _ in range(number)]
+
+
+TEXTS = [[9] * 32, *random_texts(NUM_SEQUENCES - 1)]
+
+
+def judge_of(folder: Path, key_bias: float, texts: list[list[int]] = TEXTS) -> Judge:
     source = open_source(save_model(folder / f"bias-{key_bias}", key_bias=key_bias))
     bench = CpuWorkbench(source.architecture, QuantizedStore(source, folder / f"weights-{key_bias}"), "fp32", 16, None, 1)
     exact = dict.fromkeys(source.architecture.linear_shapes(), Scheme("fp32"))
-    generator = torch.Generator().manual_seed(0)
-    texts = [[9] * 32, *(torch.randint(4, 256, (32,), generator=generator).tolist() for _ in range(NUM_SEQUENCES - 1))]
     return Judge.make(bench, exact, {"text": texts}, folder / f"baseline-{key_bias}", "model", 0, Reporter())
 
 

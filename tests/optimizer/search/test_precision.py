@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from artifacts.precision import KvDtype, Plan, Scheme
-from optimizer.ledger import Ledger
-from optimizer.progress import Reporter
+from optimizer.records.ledger import Ledger
+from optimizer.records.progress import Reporter
 from optimizer.search.bands import Band, plan_of
 from optimizer.search.precision import PrecisionSearch, Trial, TrialScore, pareto_front
 from optimizer.search.warm_start import KV_CACHE, kv_dtype_of, uniform_choices
@@ -72,7 +72,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import test_precision as toy
-from optimizer.progress import Reporter
+from optimizer.records.progress import Reporter
 def slow(plan):
     time.sleep(0.05)
     return toy.score(plan)

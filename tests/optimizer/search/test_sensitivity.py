@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from artifacts.precision import Scheme
-from optimizer.ledger import Ledger
-from optimizer.progress import Reporter
+from optimizer.records.ledger import Ledger
+from optimizer.records.progress import Reporter
 from optimizer.search.sensitivity import Probes, measure_sensitivities, predict_kl
 
 COARSE, FINE, A8 = (Scheme.parse(name) for name in ("int4-g64-sym", "int8", "int8-a8"))

@@ -5,8 +5,8 @@ import pytest
 from artifacts.architecture import Architecture
 from artifacts.kv_cache import kv_bytes_per_token
 from artifacts.manifest import Serving
-from optimizer.cost.workload import Workload
-from optimizer.search.serving import StepTime, choose_limits, tune_serving
+from optimizer.measure.workload import Workload
+from optimizer.tuning.limits import StepTime, choose_limits, tune_serving
 from runtime.block_manager import BlockManager
 from runtime.request import Request, SamplingParams
 from runtime.scheduler import Scheduler

@@ -18,8 +18,8 @@ from kernels.gpu.launch import OpPlan, Problem
 from kernels.gpu.points import PointTable, point_key
 from kernels.gpu.target import Target
 from kernels.registry import gpu_tuning, plan_call
-from optimizer.ledger import Ledger
-from optimizer.progress import Reporter
+from optimizer.records.ledger import Ledger
+from optimizer.records.progress import Reporter
 from optimizer.tuning.gpu import GpuTuner, NoKernelFits, TunedCall
 from optimizer.tuning.gpu.compiled import Known
 from optimizer.tuning.gpu.measurement import Measurer

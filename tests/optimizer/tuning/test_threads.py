@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from optimizer.measure.disturbance import Disturbance
 from optimizer.tuning.choice import NEAR_TIE
-from optimizer.tuning.disturbance import Disturbance
 from optimizer.tuning.threads import LEAST_MOMENTS, MOST_DISTURBED, Decision, Moment, decide
 
 #: seconds at which a tune measures threads: between stages that take about so long

@@ -28,7 +28,7 @@ from artifacts.precision import KvDtype, Scheme
 from optimizer.importers import Source, open_source
 from optimizer.quantization import ROUND_TO_NEAREST, Calibration, Method, with_static_activations
 from optimizer.quantization.packed import GPU_LAYOUT
-from optimizer.quantized_store import QuantizedStore
+from optimizer.weights.quantized_store import QuantizedStore
 from runtime.gpu.decoder import lay_out_gpu
 from runtime.gpu.program import GpuProgram
 from runtime.gpu.weights import to_device, to_torch

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from artifacts.precision import KvDtype
 from kernels.gpu.points import point_key
 from kernels.gpu.tensors import problem
-from optimizer.targets.gpu_steps import StepShapes
+from optimizer.cost.gpu_steps import StepShapes
 from runtime.batch import Span, build_batch
 from runtime.gpu.execution import Runnable
 from runtime.gpu.program import Counts, GpuCall

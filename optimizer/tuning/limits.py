@@ -9,7 +9,7 @@ from artifacts.architecture import Architecture
 from artifacts.kv_cache import kv_bytes_per_token
 from artifacts.manifest import Serving
 from artifacts.precision import KvDtype
-from optimizer.cost.workload import Workload
+from optimizer.measure.workload import Workload
 from optimizer.tuning.choice import NEAR_TIE
 from search_spaces.schema import ServingSpace
 

@@ -26,10 +26,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticKnownError
 
-from optimizer.generation_spec import GenerationSpec
-from optimizer.hub_names import advice_on
-from optimizer.units import Fraction, Seconds
-from optimizer.units import parse_duration as parse_duration
+from optimizer.spec.generation_spec import GenerationSpec
+from optimizer.spec.hub_names import advice_on
+from optimizer.spec.units import Fraction, Seconds
 from search_spaces.located_yaml import Document
 from search_spaces.space import device
 

@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from artifacts.architecture import kind_of
 from artifacts.canonical import canonical_json
 from artifacts.precision import Plan, Scheme
 from optimizer.importers import Source
-from optimizer.progress import Reporter
 from optimizer.quantization import (
     ROUND_TO_NEAREST,
     Calibration,
@@ -19,11 +19,11 @@ from optimizer.quantization import (
     with_static_activations,
 )
 from optimizer.quantization.packed import Layout
-from optimizer.quantized_store import QuantizedStore
-from optimizer.search.bands import kind_of
+from optimizer.records.progress import Reporter
 from optimizer.spec import QuantizationSpec
 from optimizer.transforms import AWQ, SMOOTHQUANT, search_scales, transformed
 from optimizer.transforms.channel_scales import SCALABLE
+from optimizer.weights.quantized_store import QuantizedStore
 
 _SCALE_METHODS = {"awq": AWQ, "smoothquant": SMOOTHQUANT}
 

@@ -10,13 +10,13 @@ from pydantic import ValidationError
 
 from kernels.cpu.host import host
 from kernels.reference import limit_threads
-from optimizer.bundle_gate import admit
-from optimizer.emit import emit
-from optimizer.forge import Forge
-from optimizer.forged import Forged
-from optimizer.freed_memory import keep_freed_memory
-from optimizer.planning import Planning
-from optimizer.progress import Reporter
+from optimizer.bundle.admission import admit
+from optimizer.bundle.emit import emit
+from optimizer.bundle.forged import Forged
+from optimizer.records.progress import Reporter
+from optimizer.run.forge import Forge
+from optimizer.run.freed_memory import keep_freed_memory
+from optimizer.run.planning import Planning
 from optimizer.spec import ModelSpec, SearchSpec, known_devices, load_spec
 from search_spaces.located_yaml import rule_of
 from search_spaces.space import buildable_names, device

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from optimizer.end_of_sequence import completed, doubts
+from optimizer.importers.end_of_sequence import completed, doubts
 from optimizer.importers.errors import DamagedFile, MissingFile
 from optimizer.importers.gguf_model import open_gguf
 from optimizer.importers.hf_folder import open_hf_folder

@@ -12,14 +12,21 @@ from artifacts.errors import BundleError
 from artifacts.reader import Bundle, open_bundle
 from kernels.cpu.host import host
 from kernels.cpu.library import LibraryRefused
-from optimizer.as_proven import NotAsProvenError, check_described, check_kernels, check_prompts, check_scores, check_tensors
+from optimizer.bundle.as_proven import (
+    NotAsProvenError,
+    check_described,
+    check_kernels,
+    check_prompts,
+    check_scores,
+    check_tensors,
+)
+from optimizer.bundle.forged import Forged
 from optimizer.evaluation import Evaluation, Gate, ItemSet, NonFiniteLogitsError, Subject, Verdict, compare_all
-from optimizer.forged import Forged
-from optimizer.ledger import Ledger
-from optimizer.progress import Reporter
+from optimizer.measure.workbench import SCORING_CHUNK_TOKENS
+from optimizer.records.ledger import Ledger
+from optimizer.records.progress import Reporter
 from optimizer.search.accuracy import Judge, judge_all
 from optimizer.targets.target import Evaluated
-from optimizer.workbench import SCORING_CHUNK_TOKENS
 from runtime.loading import load, load_runner
 from runtime.scoring import score
 

@@ -10,21 +10,22 @@ from pathlib import Path
 
 import torch
 
+from artifacts.architecture import kind_of
 from artifacts.precision import KvDtype, Plan, Scheme
+from optimizer.bundle.forged import Forged
 from optimizer.cost.provider import CostProvider
 from optimizer.evaluation import Comparison, Evaluation, Gate
-from optimizer.forged import Forged
 from optimizer.importers import describe_stored_codes, open_source
-from optimizer.ledger import Ledger
-from optimizer.prepared_weights import prepared_weights, record_sha256, scaled_plan
-from optimizer.progress import Reporter
-from optimizer.quantized_store import QuantizedStore
+from optimizer.measure.workbench import KvRangeError, Workbench
+from optimizer.records.ledger import Ledger
+from optimizer.records.plan_digest import plan_digest
+from optimizer.records.progress import Reporter
+from optimizer.run.study_name import study_name
 from optimizer.search.accuracy import Judge, trial_score
-from optimizer.search.bands import Band, fitting_schemes, kind_of, make_bands, plan_of
+from optimizer.search.bands import Band, fitting_schemes, make_bands, plan_of
 from optimizer.search.items import ItemJudge, open_sets, source_prompts
 from optimizer.search.knapsack import Knapsack, total
 from optimizer.search.kv_cache import USUAL_KL, KvLoss, lossless_enough, measure_kv_losses, no_cache_passes, worth_searching
-from optimizer.search.plan_digest import plan_digest
 from optimizer.search.precision import PrecisionSearch, Trial, TrialScore
 from optimizer.search.proof import NothingPasses, Proven, finalists, prove
 from optimizer.search.refusal import explain
@@ -32,10 +33,10 @@ from optimizer.search.sensitivity import Probes, Sensitivities, measure_sensitiv
 from optimizer.search.texts import TextSets, Tokens, proof_texts, read_calibration, read_texts, sample_sequences
 from optimizer.search.warm_start import KV_CACHE, Choice, kv_dtype_of, uniform_choices
 from optimizer.spec import ModelSpec
-from optimizer.study_name import study_name
 from optimizer.targets import fitted_workload, offered_schemes, open_target, target_layout
 from optimizer.transforms import Rotation, refuse_what_cannot_fold, transformed
-from optimizer.workbench import KvRangeError, Workbench
+from optimizer.weights.prepared_weights import prepared_weights, record_sha256, scaled_plan
+from optimizer.weights.quantized_store import QuantizedStore
 from search_spaces.space import device, load_space
 
 SAMPLED = "sampled"
@@ -247,7 +248,7 @@ class Forge:
     ) -> list[Trial]:
         def score(plan: Plan, kv_dtype: KvDtype) -> TrialScore:
             try:
-                return trial_score(self._gate, judge.on(kv_dtype).evaluate(plan))
+                return trial_score(self._gate, judge.on(kv_dtype).evaluate_until_hopeless(plan, self._gate))
             except KvRangeError:
                 return TrialScore.refused()
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from artifacts.architecture import kind_of
 from artifacts.reader import read_manifest, verify_bundle
-from optimizer.search.bands import kind_of
 
 
 def verify_and_report(folder: Path) -> None:

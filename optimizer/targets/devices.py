@@ -8,9 +8,9 @@ from pathlib import Path
 from artifacts.architecture import Architecture
 from artifacts.precision import Scheme
 from kernels.gpu.target import ARCHS
-from optimizer.ledger import Ledger
-from optimizer.progress import Reporter
 from optimizer.quantization.packed import CPU_LAYOUT, GPU_LAYOUT, Layout
+from optimizer.records.ledger import Ledger
+from optimizer.records.progress import Reporter
 from optimizer.targets.cpu import CpuTarget, cpu_identity
 from optimizer.targets.target import TargetStages
 from search_spaces.schema import SearchSpace

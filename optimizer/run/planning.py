@@ -7,20 +7,21 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from artifacts.architecture import kind_of
 from artifacts.canonical import canonical_json
 from artifacts.manifest import Deployment, Manifest, Precision, Provenance
 from artifacts.precision import Plan, Scheme
 from artifacts.writer import write_bundle
 from optimizer.importers import open_random
-from optimizer.ledger import Ledger
-from optimizer.progress import Reporter
-from optimizer.quantized_store import QuantizedStore
+from optimizer.measure.paired_speed import PairedSpeed
+from optimizer.records.ledger import Ledger
+from optimizer.records.progress import Reporter
 from optimizer.report import Headline, ReportData, StepLatency, render_report
-from optimizer.search.bands import fitting_schemes, kind_of
-from optimizer.search.proof import PairedSpeed
+from optimizer.run.study_name import study_name
+from optimizer.search.bands import fitting_schemes
 from optimizer.spec import ModelSpec
-from optimizer.study_name import study_name
 from optimizer.targets import fitted_workload, offered_schemes, open_target, target_layout
+from optimizer.weights.quantized_store import QuantizedStore
 from search_spaces.space import load_space
 
 

@@ -17,8 +17,8 @@ from kernels.reference import ReferenceProgram
 from kernels.spec import Array
 from optimizer.evaluation import Score
 from optimizer.evaluation.metrics import Logits
-from optimizer.layer_states import LayerStates
-from optimizer.quantized_store import QuantizedStore
+from optimizer.measure.layer_states import LayerStates
+from optimizer.weights.quantized_store import QuantizedStore
 from runtime.buffers import resident_zeros, zeros
 from runtime.decoder import StepProgram, lay_out
 from runtime.model_runner import Executable, ModelRunner, ProgramRunner

@@ -9,7 +9,7 @@ from typing import Literal
 
 import click
 
-from optimizer.kernels_command import kernels
+from optimizer.cli.kernels import kernels
 from runtime.bench.command import bench
 from runtime.cli import serve
 
@@ -53,8 +53,8 @@ def optimize(
     """
     try:
         from kernels.cpu.build import CompileFailed
-        from optimizer.command import Overrides, run_optimize
         from optimizer.evaluation import SandboxUnavailable
+        from optimizer.run.command import Overrides, run_optimize
         from optimizer.search.proof import NothingPasses
 
         try:
@@ -73,7 +73,7 @@ def optimize(
 @click.argument("bundle", type=click.Path(path_type=Path))
 def inspect(bundle: Path) -> None:
     """Show what a bundle holds, after checking its manifest."""
-    from optimizer.inspection import describe
+    from optimizer.bundle.inspection import describe
 
     _checked(lambda: describe(bundle))
 
@@ -82,7 +82,7 @@ def inspect(bundle: Path) -> None:
 @click.argument("bundle", type=click.Path(path_type=Path))
 def verify(bundle: Path) -> None:
     """Check every byte of a bundle against its manifest."""
-    from optimizer.inspection import verify_and_report
+    from optimizer.bundle.inspection import verify_and_report
 
     _checked(lambda: verify_and_report(bundle))
 

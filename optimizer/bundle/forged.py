@@ -7,18 +7,19 @@ from dataclasses import dataclass
 
 from artifacts.manifest import Serving
 from artifacts.precision import KvDtype, Plan, Scheme
-from optimizer.cost.workload import Workload
 from optimizer.importers import Source
+from optimizer.measure.paired_speed import PairedSpeed
+from optimizer.measure.workbench import Workbench
+from optimizer.measure.workload import Workload
 from optimizer.search.accuracy import Judge
 from optimizer.search.kv_cache import KvLoss
 from optimizer.search.precision import Trial
-from optimizer.search.proof import PairedSpeed, Proven
+from optimizer.search.proof import Proven
 from optimizer.search.sensitivity import Sensitivities
-from optimizer.search.serving import StepTime
 from optimizer.spec import ModelSpec
 from optimizer.targets.target import Evaluated, Frozen
 from optimizer.tuning.choice import Tuned
-from optimizer.workbench import Workbench
+from optimizer.tuning.limits import StepTime
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Literal, TypeVar, cast
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from optimizer.patient_storage import PATIENCE_S, open_patient
+from optimizer.records.patient_storage import PATIENCE_S, open_patient
 
 T = TypeVar("T")
 Direction = Literal["minimize", "maximize"]

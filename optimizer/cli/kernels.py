@@ -31,8 +31,8 @@ def inspect(op: str, device_name: str, symbols: tuple[str, ...], tokens: tuple[i
 
     from kernels import registry
     from kernels.compile.cross_compile import CrossCompiler, NoTriton
-    from optimizer.kernel_inspection import inspection_table
-    from optimizer.progress import Reporter
+    from optimizer.cli.kernel_table import inspection_table
+    from optimizer.records.progress import Reporter
     from optimizer.tuning.gpu.default_records import default_records
     from optimizer.tuning.gpu.representative import TOKENS
     from search_spaces.space import device, device_names

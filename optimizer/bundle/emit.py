@@ -11,12 +11,12 @@ from pathlib import Path
 from artifacts.canonical import canonical_json
 from artifacts.manifest import Deployment, Manifest, Precision, Provenance, Quantization
 from artifacts.writer import write_bundle
-from optimizer.forged import Forged
+from optimizer.bundle.forged import Forged
 from optimizer.importers import Source
-from optimizer.prepared_weights import record_sha256
 from optimizer.report import Headline, KernelWinner, ReportData, SetAccuracy, SetItems, StepLatency, TrialPoint, render_report
 from optimizer.search.precision import Trial, pareto_front
 from optimizer.search.warm_start import KV_CACHE, kv_dtype_of
+from optimizer.weights.prepared_weights import record_sha256
 
 _LIBRARIES = ("numpy", "optuna", "torch")
 
