@@ -29,22 +29,30 @@ def score(runner: ModelRunner, token_ids: Sequence[int]) -> NDArray[np.float32]:
     return logits
 
 
-def score_together(runner: ModelRunner, texts: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
-    """The logits of each of `texts` from one step over all of them, which the runner must have room for."""
-    return split_together(runner.run(batch_together(texts, runner.limits.kv_block_size)), texts)
+def score_together(
+    runner: ModelRunner, texts: Sequence[Sequence[int]], num_logits: int | None = None
+) -> list[NDArray[np.float32]]:
+    """The logits of each of `texts`, or of its last `num_logits`, from one step over all: the runner must have room for it."""
+    return split_together(runner.run(batch_together(texts, runner.limits.kv_block_size, num_logits)), texts, num_logits)
 
 
-def batch_together(texts: Sequence[Sequence[int]], block_size: int) -> Batch:
-    """The step over all of `texts`, each on blocks of its own, that gives the logits of every token."""
+def batch_together(texts: Sequence[Sequence[int]], block_size: int, num_logits: int | None = None) -> Batch:
+    """The step over all of `texts`, each on blocks of its own, that gives the logits of each one's last `num_logits` tokens.
+
+    None stands for all.
+    """
     spans, first_block = [], 0
     for tokens in texts:
         num_blocks = -(-len(tokens) // block_size)
-        spans.append(Span(tokens, 0, range(first_block, first_block + num_blocks), num_logits=len(tokens)))
+        block_table = range(first_block, first_block + num_blocks)
+        spans.append(Span(tokens, 0, block_table, num_logits=min(len(tokens), num_logits or len(tokens))))
         first_block += num_blocks
     return build_batch(spans, block_size)
 
 
-def split_together(logits: NDArray[np.float32], texts: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+def split_together(
+    logits: NDArray[np.float32], texts: Sequence[Sequence[int]], num_logits: int | None = None
+) -> list[NDArray[np.float32]]:
     """Each text's rows of what that step gives."""
-    ends = np.cumsum([len(tokens) for tokens in texts])
+    ends = np.cumsum([min(len(tokens), num_logits or len(tokens)) for tokens in texts])
     return np.split(logits[: ends[-1]], ends[:-1])

@@ -91,10 +91,10 @@ class Workbench(ABC):
             self.check_range(runner)
             yield from scored
 
-    def score_at_once(self, plan: Plan, texts: Sequence[list[int]]) -> list[Logits]:
-        """The same of short texts, in one step."""
+    def score_at_once(self, plan: Plan, texts: Sequence[list[int]], num_logits: int | None = None) -> list[Logits]:
+        """The same of short texts, or of the last `num_logits` tokens of each, in one step."""
         runner = self.runner(plan, *self._room([len(text) for text in texts]))
-        logits = score_together(runner, texts)
+        logits = score_together(runner, texts, num_logits)
         self.check_range(runner)
         return logits
 
@@ -160,16 +160,16 @@ class CpuWorkbench(Workbench):
         step = self.step_program(plan, max_num_tokens, num_kv_tokens, max_num_seqs)
         return ProgramRunner(step, self.executable(step))
 
-    def score_at_once(self, plan: Plan, texts: Sequence[list[int]]) -> list[Logits]:
+    def score_at_once(self, plan: Plan, texts: Sequence[list[int]], num_logits: int | None = None) -> list[Logits]:
         """As for every workbench. Plans that begin like the last one over the same texts go on where they differ."""
         library = self.library
         if library is None or self.kv_dtype == "fp16":  # all of an fp16 cache is looked at
-            return super().score_at_once(plan, texts)
+            return super().score_at_once(plan, texts, num_logits)
         step = self.step_program(plan, *self._room([len(text) for text in texts]), runs_once=True)
-        step.fill(batch_together(texts, self.kv_block_size))
+        step.fill(batch_together(texts, self.kv_block_size, num_logits))
         subject = (tuple(map(tuple, texts)), self.store, library, self.kv_dtype, self.kv_block_size)
         self.states.run(step, plan, subject, lambda program: library.compile(program, self.num_threads))
-        return split_together(step.logits, texts)
+        return split_together(step.logits, texts, num_logits)
 
     def executable(self, step: StepProgram) -> Executable:
         if self.library is None:

@@ -16,9 +16,11 @@ from optimizer.records.progress import Reporter
 from optimizer.search.precision import TrialScore
 from optimizer.search.texts import Tokens
 
-#: tokens on which a single layer group is probed, the first few of every sequence: sensitivities only order what is tried
-PROBE_TOKENS = 128
-_LEAST_TOKENS = 8
+#: What a single layer group is probed on: so many sequences, evenly spaced, and so many tokens of each, of which the last half
+#: counts. Sensitivities only order what is tried; the order is that of whole sequences where tokens have some context
+#: (decision 0033).
+_PROBE_SEQUENCES = 4
+_PROBE_TOKENS = 24
 
 
 @dataclass(frozen=True)
@@ -97,13 +99,18 @@ class Judge:
         return _num_sequences(self.sets)
 
     def probe_kl(self, change: Plan) -> float:
-        """Mean KL in nats of the baseline with only `change` applied, over every sequence's first tokens, all in one step."""
-        num_tokens = max(_LEAST_TOKENS, PROBE_TOKENS // self.num_sequences)
-        firsts = [(name, i, ids[:num_tokens]) for name, sequences in self.sets.items() for i, ids in enumerate(sequences)]
-        candidates = self.workbench.score_at_once({**self.baseline, **change}, [ids for _, _, ids in firsts])
+        """Mean KL in nats of the baseline with only `change` applied, over parts of some sequences, all in one step."""
+        every = [(name, i) for name, sequences in self.sets.items() for i in range(len(sequences))]
+        chosen = every[:: max(1, len(every) // _PROBE_SEQUENCES)][:_PROBE_SEQUENCES]
+        # a token behind those that are computed, for the last one to predict
+        texts = [self.sets[name][i][: _PROBE_TOKENS + 1] for name, i in chosen]
+        num_rows = [len(text) // 2 for text in texts]
+        candidates = self.workbench.score_at_once(
+            {**self.baseline, **change}, [text[:-1] for text in texts], num_logits=max(num_rows)
+        )
         scores = [
-            compare(ids, self.stores[name].logits(i)[: len(ids) - 1], candidate)
-            for (name, i, ids), candidate in zip(firsts, candidates, strict=True)
+            compare(text[-rows - 1 :], self.stores[name].logits(i)[len(text) - 1 - rows : len(text) - 1], candidate[-rows:])
+            for (name, i), text, rows, candidate in zip(chosen, texts, num_rows, candidates, strict=True)
         ]
         return sum(score.kl for score in scores) / sum(score.num_tokens for score in scores)
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from artifacts.precision import KvDtype, Scheme
-from optimizer.evaluation import Gate, compare
+from optimizer.evaluation import BaselineStore, Gate, compare
+from optimizer.evaluation.metrics import Logits
 from optimizer.importers import open_source
 from optimizer.measure.workbench import CpuWorkbench, KvRangeError
 from optimizer.records.ledger import Ledger
@@ -41,6 +42,16 @@ def random_texts(number: int) -> list[list[int]]:
 
 
 TEXTS = [[9] * 32, *random_texts(NUM_SEQUENCES - 1)]
+
+
+class AlwaysOf(BaselineStore):
+    """As if every sequence of a set were the one at `index`."""
+
+    def __init__(self, store: BaselineStore, index: int) -> None:
+        self._store, self._index = store, index
+
+    def logits(self, index: int) -> Logits:
+        return self._store.logits(self._index)
 
 
 def judge_of(folder: Path, key_bias: float, texts: list[list[int]] = TEXTS) -> Judge:
@@ -95,18 +106,34 @@ def test_a_refusal_of_every_cache_says_what_was_measured_to_have_room() -> None:
     assert no_cache_passes({"bf16": KvLoss(0.2)}, {"int8": KvLoss(0.4)}, 0.05).endswith("no other has kernels here")
 
 
-def test_a_probe_hears_every_sequence(judge: Judge) -> None:
-    """Its KL is that of the first tokens of each sequence, scored alone."""
+def test_a_probe_hears_the_last_half_of_what_several_sequences_begin_with(judge: Judge) -> None:
+    """Each scored alone."""
     change = {"layers.0.qkv": Scheme.parse("int4-g32-asym")}
     plan = {**judge.baseline, **change}
     kl, num_tokens = 0.0, 0
-    for i, ids in enumerate(judge.sets["text"]):
-        first = ids[: 128 // NUM_SEQUENCES]
-        score = compare(first, judge.stores["text"].logits(i), judge.workbench.score(plan, len(first))(first))
+    for i, ids in enumerate(judge.sets["text"][:4]):
+        logits = judge.workbench.score(plan, 24)(ids[:24])
+        score = compare(ids[12:25], judge.stores["text"].logits(i)[12:24], logits[12:24])
         kl, num_tokens = kl + score.kl, num_tokens + score.num_tokens
+    assert num_tokens == 48
     assert judge.probe_kl(change) == pytest.approx(kl / num_tokens, rel=1e-3)
     alone = replace(judge, sets={"text": judge.sets["text"][:1]})
     assert alone.probe_kl(change) < judge.probe_kl(change) / 3, "the first sequence alone hardly shows it"
+
+
+def test_a_probe_takes_sequences_from_everywhere(judge: Judge) -> None:
+    """One that is short counts by what it has."""
+    change = {"layers.0.qkv": Scheme.parse("int4-g32-asym")}
+    many = replace(
+        judge,
+        sets={"one": [judge.sets["text"][0]] * 4, "two": [judge.sets["text"][1][:9]] * 4},
+        stores={"one": AlwaysOf(judge.stores["text"], 0), "two": AlwaysOf(judge.stores["text"], 1)},
+    )
+    short = judge.sets["text"][1][:9]
+    logits = judge.workbench.score({**judge.baseline, **change}, 8)(short[:8])
+    score = compare(short[4:9], judge.stores["text"].logits(1)[4:8], logits[4:8])
+    first = replace(judge, sets={"one": [judge.sets["text"][0]]}, stores={"one": judge.stores["text"]}).probe_kl(change)
+    assert many.probe_kl(change) == pytest.approx((2 * 12 * first + 2 * score.kl) / (2 * 12 + 2 * 4), rel=1e-3)
 
 
 def test_records_are_of_a_plan_over_a_cache() -> None:
