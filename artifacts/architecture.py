@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 
 class Rope(BaseModel):
@@ -97,7 +106,8 @@ class Mla(BaseModel):
 
 
 class Architecture(BaseModel):
-    """A pre-norm decoder: RMSNorm, grouped-query attention with RoPE, SwiGLU; with `moe` experts, with `mla` latent attention.
+    """A pre-norm decoder: RMSNorm, grouped-query attention with RoPE, a gated feed-forward network; with `moe` experts, with
+    `mla` latent attention, with `post_norms` a norm of each branch before it joins.
 
     Units: sizes in elements, `max_position` and windows in tokens.
     """
@@ -119,6 +129,18 @@ class Architecture(BaseModel):
     qkv_bias: bool = False
     output_bias: bool = False
     qk_norm: bool = False
+    activation: Literal["silu", "gelu"] = "silu"
+    """Of the gate; gelu is its approximation by tanh."""
+    post_norms: bool = False
+    embedding_scale: PositiveFloat = 1.0
+    """What the family multiplies embeddings by. Here the whole residual stream is as much smaller instead: gains of
+    `post_norms` have been divided by it, and norms of the stream take an eps smaller by its square."""
+    query_scalar: PositiveFloat | None = None
+    """Scores are divided by its square root; None is `head_dim`."""
+    attention_softcap: NonNegativeFloat = 0.0
+    """Scores s become c tanh(s / c), where it is not 0."""
+    logit_softcap: NonNegativeFloat = 0.0
+    """Logits likewise."""
     layer_windows: tuple[int, ...] = Field(default=())
     """Sliding window of each layer: a query sees the last `window` positions, itself included; 0 is full attention.
     Empty means full attention everywhere."""
@@ -137,6 +159,8 @@ class Architecture(BaseModel):
                 f"layer_windows must be empty or have one entry per layer, got {len(self.layer_windows)} "
                 f"for {self.num_layers} layers"
             )
+        if self.embedding_scale != 1.0 and not self.post_norms:
+            raise ValueError("embedding_scale needs post_norms, whose gains make each branch as much smaller")
         if self.mla and self.head_dim != self.mla.nope_head_dim + self.mla.rope_head_dim:
             raise ValueError(
                 "under mla, head_dim must be nope_head_dim + rope_head_dim, got "
@@ -151,6 +175,17 @@ class Architecture(BaseModel):
     @property
     def kv_size(self) -> int:
         return self.num_kv_heads * self.head_dim
+
+    @property
+    def score_scale(self) -> float:
+        """What products of queries and keys are multiplied by."""
+        scale: float = (self.query_scalar or self.head_dim) ** -0.5
+        return scale
+
+    @property
+    def stream_eps(self) -> float:
+        """The eps of norms that read the residual stream."""
+        return self.rms_norm_eps / self.embedding_scale**2
 
     @property
     def kv_elements_per_token(self) -> int:
@@ -215,6 +250,9 @@ class Architecture(BaseModel):
         for i in range(self.num_layers):
             shapes[f"layers.{i}.attn_norm.weight"] = (self.hidden_size,)
             shapes[f"layers.{i}.mlp_norm.weight"] = (self.hidden_size,)
+            if self.post_norms:
+                shapes[f"layers.{i}.attn_post_norm.weight"] = (self.hidden_size,)
+                shapes[f"layers.{i}.mlp_post_norm.weight"] = (self.hidden_size,)
             if self.qkv_bias:
                 shapes[f"layers.{i}.qkv.bias"] = (self.q_size + 2 * self.kv_size,)
             if self.output_bias:

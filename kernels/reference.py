@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from kernels import registry
-from kernels.spec import Argument, Arguments, OpSpec, Program, Tensor, axis_extent, axis_name
+from kernels.spec import Argument, Program, Tensor
 
 
 class ReferenceProgram:
@@ -39,7 +40,7 @@ class ReferenceProgram:
         with torch.inference_mode():
             for spec, reference, arguments, counters in self._calls:
                 sizes = {axis: counts[counter] for axis, counter in counters.items()}
-                reference(**{name: _cut(spec, name, value, sizes) for name, value in arguments.items()})
+                reference(**spec.cut(arguments, sizes))
                 ends.append(time.perf_counter())
         return np.diff(ends) * 1e3
 
@@ -49,7 +50,7 @@ def limit_threads(count: int) -> None:
     torch.set_num_threads(min(torch.get_num_threads(), count))
 
 
-def views(symbol: str, arguments: Arguments) -> dict[str, object]:
+def views(symbol: str, arguments: Mapping[str, Argument]) -> dict[str, object]:
     """The arguments of a reference: torch views of the arrays, bf16 typed as such, None for tensors left out, scalars."""
     spec = registry.spec(symbol)
     tensors = {tensor.name: _view(tensor, arguments.get(tensor.name)) for tensor in spec.tensors}
@@ -65,10 +66,3 @@ def _view(tensor: Tensor, value: Argument) -> torch.Tensor | None:
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         view = torch.from_numpy(value)
     return view.view(torch.bfloat16) if tensor.dtype == "bf16" else view
-
-
-def _cut(spec: OpSpec, name: str, value: object, sizes: dict[str, int]) -> object:
-    if not isinstance(value, torch.Tensor):
-        return value
-    first = spec.tensor(name).axes[0]
-    return value[: axis_extent(first, sizes)] if axis_name(first) in sizes else value

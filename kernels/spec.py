@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.generic]
 Argument = Array | float | int | None
 Arguments = dict[str, Argument]
+Bound = TypeVar("Bound")
 
 #: dtype names of the contract -> (numpy storage dtype, C element type). On a GPU `act` stands for the dtype of activations,
 #: which a model chooses (bf16 or f16): `OpSpec.typed` puts it in.
@@ -145,6 +146,19 @@ class OpSpec:
                         sizes[axis] = min(extent, sizes.get(axis, extent)) if axis in self.variable else extent
         return sizes
 
+    def cut(self, arguments: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+        """`arguments` as they are in a call of `sizes`: variable axes cut, scalars of these names filled in, None for a tensor
+        that is left out. Arrays may be of numpy or torch."""
+        found = {}
+        for tensor in self.tensors:
+            value, first = arguments.get(tensor.name), tensor.axes[0]
+            if value is not None and axis_name(first) in sizes:
+                value = value[: axis_extent(first, sizes)]
+            found[tensor.name] = value
+        for scalar in self.scalars:
+            found[scalar.name] = sizes[scalar.name] if scalar.name in sizes else arguments[scalar.name]
+        return found
+
     def typed(self, act: str) -> OpSpec:
         """This spec with activations of dtype `act`."""
         tensors = tuple(replace(tensor, dtype=act) if tensor.dtype == "act" else tensor for tensor in self.tensors)
@@ -158,21 +172,25 @@ class OpSpec:
 
 
 @dataclass(frozen=True)
-class Call:
-    """One op of a program, bound to its buffers. `counters` names the counter of each variable axis.
+class Call(Generic[Bound]):
+    """One op of a step, bound to its buffers. `counters` names the counter of each variable axis, and of each scalar that a
+    step changes.
 
     `label` is the part of the model that it computes, such as `layers.3.qkv`, for those who read a profile.
     """
 
     symbol: str
-    arguments: Arguments
+    arguments: Mapping[str, Bound]
     counters: Mapping[str, str]
     label: str = ""
+
+
+CpuCall: TypeAlias = Call[Argument]
 
 
 @dataclass(frozen=True)
 class Program:
     """Calls in order, over fixed buffers; `counters` are one-element int64 arrays that a step sets before it runs."""
 
-    calls: tuple[Call, ...]
+    calls: tuple[CpuCall, ...]
     counters: Mapping[str, NDArray[np.int64]]

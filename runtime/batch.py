@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, fields
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from artifacts.manifest import Serving
+
+Arrays = TypeVar("Arrays")
+
 
 @dataclass(frozen=True)
-class Batch:
-    """T tokens of S sequences, of which R have their logits computed.
+class BatchOf(Generic[Arrays]):
+    """T tokens of S sequences, of which R have their logits computed; arrays of one kind, of numpy or of a device.
 
     token_ids, positions  i32 [T]
     slot_mapping          i64 [T]      where a token's key and value go: block * block_size + offset
@@ -21,32 +27,36 @@ class Batch:
     logit_rows            i32 [R]      tokens whose logits are wanted, ascending
     """
 
-    token_ids: NDArray[np.int32]
-    positions: NDArray[np.int32]
-    slot_mapping: NDArray[np.int64]
-    block_tables: NDArray[np.int32]
-    seq_lens: NDArray[np.int32]
-    cu_seqlens_q: NDArray[np.int32]
-    logit_rows: NDArray[np.int32]
+    token_ids: Arrays
+    positions: Arrays
+    slot_mapping: Arrays
+    block_tables: Arrays
+    seq_lens: Arrays
+    cu_seqlens_q: Arrays
+    logit_rows: Arrays
 
     @classmethod
-    def zeros(cls, num_tokens: int, num_seqs: int, num_blocks: int) -> Batch:
-        """Room for batches of up to so many tokens, sequences, and blocks in a table."""
+    def zeros(cls, limits: Serving, num_logits: int, make: Callable[[tuple[int, ...], str], Arrays]) -> BatchOf[Arrays]:
+        """Room for a step within `limits` that wants so many rows of logits; `make(shape, dtype)` gives zeros."""
+        tokens, seqs = limits.max_num_batched_tokens, limits.max_num_seqs
         return cls(
-            token_ids=np.zeros(num_tokens, np.int32),
-            positions=np.zeros(num_tokens, np.int32),
-            slot_mapping=np.zeros(num_tokens, np.int64),
-            block_tables=np.zeros((num_seqs, num_blocks), np.int32),
-            seq_lens=np.zeros(num_seqs, np.int32),
-            cu_seqlens_q=np.zeros(num_seqs + 1, np.int32),
-            logit_rows=np.zeros(num_tokens, np.int32),
+            token_ids=make((tokens,), "int32"),
+            positions=make((tokens,), "int32"),
+            slot_mapping=make((tokens,), "int64"),
+            block_tables=make((seqs, -(-limits.max_model_len // limits.kv_block_size)), "int32"),
+            seq_lens=make((seqs,), "int32"),
+            cu_seqlens_q=make((seqs + 1,), "int32"),
+            logit_rows=make((num_logits,), "int32"),
         )
 
     def put(self, batch: Batch) -> None:
-        """Copy `batch` to the beginning of these arrays; what lies behind it is left as it was."""
+        """Copy `batch` to the beginning of these arrays, which are numpy's; what lies behind it is left as it was."""
         for field in fields(self):
             source = getattr(batch, field.name)
             getattr(self, field.name)[tuple(map(slice, source.shape))] = source
+
+
+Batch: TypeAlias = BatchOf[NDArray[Any]]
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -15,16 +15,19 @@ from artifacts.precision import KvDtype, Plan, Scheme
 from kernels import packing
 from kernels.cpu import kv_cache
 from kernels.paged_attention.spec import scratch_shapes
-from kernels.spec import DTYPES, Argument, Arguments, Array, Call, Program, Tensor, axis_extent
+from kernels.spec import Argument, Arguments, Array, CpuCall, Program, Tensor
 from runtime.batch import Batch
 from runtime.buffers import resident_zeros, zeros
 from runtime.models import UnsupportedModel
+from runtime.network import check_dense, network
 from runtime.rope import rope_tables
 
 #: which counter each variable axis follows, unless a call says otherwise
 TOKENS = {"T": "num_tokens"}
 LOGITS = {"T": "num_logits"}
 _ACTIVATION_BLOCK = 32
+#: groups whose output joins the residual stream: it is read before the other's is written
+_BRANCHES = ("o", "down")
 #: over so many positions a key's bias is averaged, whatever the limits: the numbers of a bundle must not depend on them
 _CENTRE_POSITIONS = 1024
 
@@ -50,87 +53,169 @@ class StepProgram:
         counters["num_logits"][0] = num_logits
 
 
-@dataclass
-class _Layout:
-    """The calls so far, and the tensors they draw on."""
+class Stream(NamedTuple):
+    """The residual stream, and the branch that joins it inside the norm that reads it next."""
 
-    tensors: Mapping[str, Array]
-    plan: Plan
-    max_num_tokens: int
-    calls: list[Call] = field(default_factory=list)
-
-    def buffer(self, *extents: int, dtype: DTypeLike = np.float32) -> NDArray[Any]:
-        return zeros((self.max_num_tokens, *extents), dtype)
-
-    def call(self, symbol: str, label: str, counters: Mapping[str, str] = TOKENS, /, **arguments: Argument) -> None:
-        self.calls.append(Call(symbol, arguments, counters, label))
-
-    def weights(self, group: str) -> Arguments:
-        """The stored parts of a layer group, under the names that matmul and embedding give them."""
-        return {part.name: self.tensors[f"{group}.{part.name}"] for part in _stored_parts(self.plan[group])}
-
-    def norm(self, name: str, x: Array, out: Array, eps: float, residual: Array | None = None) -> None:
-        def grouped(array: Array) -> Array:
-            return array[:, None, :] if array.ndim == 2 else array
-
-        weight = self.tensors[f"{name}.weight"]
-        if residual is not None:
-            residual = grouped(residual)
-        self.call("rms_norm", name, x=grouped(x), residual=residual, weight=weight, out=grouped(out), eps=eps)
+    residual: Array
+    branch: Array | None
 
 
-class _Linears:
-    """Emits linear layers in their groups' schemes, and what makes their inputs: `Source` is x, or its int8 codes.
+class Operand(NamedTuple):
+    """What a matmul takes for its left side, `x` or its integer codes, and the counters of its rows."""
 
-    int8 activations share one set of buffers: each is used at once.
-    """
+    parts: Arguments
+    counters: Mapping[str, str]
 
-    def __init__(self, layout: _Layout, architecture: Architecture) -> None:
-        self._layout = layout
-        shapes = architecture.linear_shapes().items()
-        widths = [_rows_per_token(layout.plan[group]) * k for group, (_, k) in shapes if layout.plan[group].integer_activations]
+    @property
+    def x(self) -> Array:
+        return cast(Array, self.parts["x"])
+
+
+class CpuBuilder:
+    """Lays a network out as calls of CPU kernels. Layers share their buffers, and all integer activations one set."""
+
+    latents, mixtures = None, None
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        plan: Plan,
+        kv_dtype: KvDtype,
+        tensors: Mapping[str, Array],
+        limits: Serving,
+        cache_zeros: Callable[[tuple[int, ...], DTypeLike], Array],
+    ) -> None:
+        a = architecture
+        self._architecture, self._plan, self._kv_dtype, self._tensors = a, plan, kv_dtype, tensors
+        self._limits, self._cache_zeros = limits, cache_zeros
+        self._buffers: dict[str, NDArray[Any]] = {}
+        self.calls: list[CpuCall] = []
+        self.inputs = Batch.zeros(limits, limits.max_num_batched_tokens, np.zeros)
+        self.logits: NDArray[np.float32] = self._buffer("logits", a.vocab_size)
+        cos, sin = rope_tables(a.rope, a.head_dim, limits.max_model_len)
+        self._tables: Arguments = {"cos": cos, "sin": sin}
+        # Decoding is split over threads where few sequences run, so room for two of the longest is enough.
+        scratch = scratch_shapes(a.num_q_heads, a.num_kv_heads, a.head_dim, 2 * limits.max_model_len, limits.max_num_seqs)
+        dtypes = {"partials": np.float32, "arrived": np.int32}
+        self._scratch: Arguments = {name: zeros(shape, dtypes[name]) for name, shape in scratch.items()}
+
+        shapes = a.linear_shapes().items()
+        widths = [_rows_per_token(plan[group]) * k for group, (_, k) in shapes if plan[group].integer_activations]
         if widths:
-            widest = max(widths)
-            num_tokens = layout.max_num_tokens
-            self._codes = zeros((num_tokens * widest,), np.int8)
-            self._scales = zeros((num_tokens,), np.float32)
-            self._sums = zeros((num_tokens * widest // _ACTIVATION_BLOCK,), np.int32)
+            size = limits.max_num_batched_tokens * max(widths)
+            self._codes, self._sums = zeros((size,), np.int8), zeros((size // _ACTIVATION_BLOCK,), np.int32)
+            self._scales = zeros((limits.max_num_batched_tokens,), np.float32)
 
-    def normed(self, group: str, name: str, x: Array, out: Array, eps: float, residual: Array | None = None) -> Source:
-        """The norm `name` of x, for `group` to read; `out` holds it unless it is quantized at once."""
-        if not self._layout.plan[group].int8_activations:
-            self._layout.norm(name, x, out, eps, residual)
-            return self.plain(group, out)
-        codes = self._quantized(*x.shape)
-        weight = self._layout.tensors[f"{name}.weight"]
-        self._layout.call("rms_norm_a8", name, x=x, residual=residual, weight=weight, **codes, eps=eps)
-        return _as_inputs(codes)
+    def embed(self) -> Stream:
+        out = self._buffer("residual", self._architecture.hidden_size)
+        symbol = f"embedding_{variant(self._plan['embed'].storage)}"
+        self._call(symbol, "embed", token_ids=self.inputs.token_ids, **self._weights("embed"), out=out)
+        return Stream(out, None)
 
-    def activated(self, group: str, label: str, gate_up: Array, out: Array) -> Source:
-        """The activation of gate_up, for `group` to read; `out` holds it unless it is quantized at once."""
-        if not self._layout.plan[group].int8_activations:
-            self._layout.call("silu_and_mul", label, x=gate_up, out=out)
-            return self.plain(group, out)
-        codes = self._quantized(*out.shape)
-        self._layout.call("silu_and_mul_a8", label, x=gate_up, **codes)
-        return _as_inputs(codes)
+    def norm(self, name: str, stream: Stream, readers: tuple[str, ...], eps: float) -> Operand:
+        # What the kernel normalizes is x + residual, which it leaves in residual.
+        x, residual = (stream.residual, None) if stream.branch is None else (stream.branch, stream.residual)
+        if any(self._plan[group].int8_activations for group in readers):
+            codes = self._quantized(*x.shape)
+            weight = self._tensors[f"{name}.weight"]
+            self._call("rms_norm_a8", name, x=x, residual=residual, weight=weight, **codes, eps=eps)
+            return _as_operand(codes, TOKENS)
+        out = self._buffer("hidden", self._architecture.hidden_size)
+        self._norm(name, x, residual, out, eps)
+        return Operand({"x": out}, TOKENS)
 
-    def plain(self, group: str, x: Array, counters: Mapping[str, str] = TOKENS) -> Source:
-        """x as it is, for `group` to read."""
-        scheme = self._layout.plan[group]
-        if not scheme.integer_activations:
-            return {"x": x}
-        codes = self._quantized(x.shape[0], x.shape[1], _rows_per_token(scheme))
-        symbol = "quantize_activations_a16" if scheme.int16_activations else "quantize_activations"
-        self._layout.call(symbol, group, counters, x=x, **codes)
-        return _as_inputs(codes)
+    def norm_in_place(self, name: str, x: Operand, readers: tuple[str, ...], eps: float) -> Operand:
+        self._norm(name, x.x, None, x.x, eps)
+        return x
 
-    def emit(self, group: str, source: Source, out: Array, counters: Mapping[str, str] = TOKENS) -> None:
-        """out = x W^T + bias."""
-        layout = self._layout
-        symbol = f"quant_matmul_{variant(layout.plan[group])}"
-        bias = layout.tensors.get(f"{group}.bias")
-        layout.call(symbol, group, counters, **source, **layout.weights(group), bias=bias, out=out)
+    def linear(self, group: str, x: Operand) -> Operand:
+        kind = group.rpartition(".")[2]
+        out = self._buffer("branch" if kind in _BRANCHES else kind, self._architecture.linear_shapes()[group][0])
+        return self._linear(group, x, out)
+
+    def heads(self, qkv: Operand) -> tuple[Operand, Operand, Operand]:
+        a = self._architecture
+        heads = qkv.x.reshape(len(qkv.x), -1, a.head_dim)
+        q, k, v = np.split(heads, [a.num_q_heads, a.num_q_heads + a.num_kv_heads], axis=1)
+        return Operand({"x": q}, TOKENS), Operand({"x": k}, TOKENS), Operand({"x": v}, TOKENS)
+
+    def attend(self, layer: int, q: Operand, k: Operand, v: Operand, scale: float, window: int, softcap: float) -> Operand:
+        a, inputs, kv_dtype, name = self._architecture, self.inputs, self._kv_dtype, f"layers.{layer}"
+        # What all keys have in common changes no softmax, but what a cap makes of their scores.
+        bias = None if softcap else self._tensors.get(f"{name}.qkv.bias")
+        centre = {"k_centre": _key_centre(a, bias)} if kv_dtype == "int8" else {}
+        limits = self._limits
+        caches = kv_cache.empty(
+            kv_dtype, limits.num_kv_blocks, a.num_kv_heads, limits.kv_block_size, a.head_dim, self._cache_zeros
+        )
+        self._call(
+            f"rope_and_cache_{kv_dtype}", f"{name}.rope", q=q.x, k=k.x, v=v.x, **self._tables,
+            positions=inputs.positions, slot_mapping=inputs.slot_mapping, **caches, **centre,
+        )  # fmt: skip
+        out = self._buffer("attended", a.q_size)
+        symbol, cap = ("paged_attention_capped", {"softcap": softcap}) if softcap else ("paged_attention", {})
+        self._call(
+            f"{symbol}_{kv_dtype}", f"{name}.attention", {"T": "num_tokens", "S": "num_seqs"},
+            q=q.x, block_tables=inputs.block_tables, seq_lens=inputs.seq_lens, cu_seqlens_q=inputs.cu_seqlens_q, **caches,
+            **self._scratch, out=out.reshape(q.x.shape), scale=scale, window=window, **cap,
+        )  # fmt: skip
+        return Operand({"x": out}, TOKENS)
+
+    def gated(self, name: str, gate_up: Operand, reader: str, activation: str) -> Operand:
+        x = gate_up.x
+        if self._plan[reader].int8_activations:
+            codes = self._quantized(len(x), x.shape[1] // 2)
+            self._call(f"{activation}_and_mul_a8", name, x=x, **codes)
+            return _as_operand(codes, TOKENS)
+        out = self._buffer("activated", x.shape[1] // 2)
+        self._call(f"{activation}_and_mul", name, x=x, out=out)
+        return Operand({"x": out}, TOKENS)
+
+    def join(self, stream: Stream, branch: Operand) -> Stream:
+        return Stream(stream.residual, branch.x)
+
+    def gather(self, x: Operand) -> Operand:
+        out = self._buffer("branch", self._architecture.hidden_size)
+        counters = {"T": "num_tokens", "R": "num_logits"}
+        self._call("gather_rows", "gather_rows", counters, x=x.x, rows=self.inputs.logit_rows, out=out)
+        return Operand({"x": out}, LOGITS)
+
+    def head(self, group: str, x: Operand, softcap: float) -> None:
+        self._linear(group, x, self.logits)
+        if softcap:
+            self._call("softcap", group, LOGITS, x=self.logits, softcap=softcap)
+
+    def _linear(self, group: str, x: Operand, out: Array) -> Operand:
+        """out = x W^T + bias, x quantized first where the scheme wants it and x is not yet."""
+        scheme, counters = self._plan[group], x.counters
+        if scheme.integer_activations and "x" in x.parts:
+            codes = self._quantized(len(x.x), x.x.shape[1], _rows_per_token(scheme))
+            symbol = "quantize_activations_a16" if scheme.int16_activations else "quantize_activations"
+            self._call(symbol, group, counters, x=x.x, **codes)
+            x = _as_operand(codes, counters)
+        bias = self._tensors.get(f"{group}.bias")
+        self._call(f"quant_matmul_{variant(scheme)}", group, counters, **x.parts, **self._weights(group), bias=bias, out=out)
+        return Operand({"x": out}, counters)
+
+    def _norm(self, name: str, x: Array, residual: Array | None, out: Array, eps: float) -> None:
+        def grouped(array: Array | None) -> Array | None:
+            return array[:, None, :] if array is not None and array.ndim == 2 else array
+
+        weight = self._tensors[f"{name}.weight"]
+        self._call("rms_norm", name, x=grouped(x), residual=grouped(residual), weight=weight, out=grouped(out), eps=eps)
+
+    def _call(self, symbol: str, label: str, counters: Mapping[str, str] = TOKENS, /, **arguments: Argument) -> None:
+        self.calls.append(CpuCall(symbol, arguments, counters, label))
+
+    def _buffer(self, name: str, width: int) -> NDArray[Any]:
+        """fp32 [max_num_batched_tokens, width]; the same one for a name."""
+        if name not in self._buffers:
+            self._buffers[name] = zeros((self._limits.max_num_batched_tokens, width), np.float32)
+        return self._buffers[name]
+
+    def _weights(self, group: str) -> Arguments:
+        """The stored parts of a layer group, under the names that matmul and embedding give them."""
+        return {part.name: self._tensors[f"{group}.{part.name}"] for part in stored_parts(self._plan[group])}
 
     def _quantized(self, num_tokens: int, width: int, rows_per_token: int = 1) -> Arguments:
         num_rows = num_tokens * rows_per_token
@@ -141,12 +226,8 @@ class _Linears:
         }
 
 
-#: what quant_matmul takes for its left side
-Source = Arguments
-
-
-def _as_inputs(codes: Arguments) -> Source:
-    return {f"x_{name}": array for name, array in codes.items()}
+def _as_operand(codes: Arguments, counters: Mapping[str, str]) -> Operand:
+    return Operand({f"x_{name}": array for name, array in codes.items()}, counters)
 
 
 def variant(scheme: Scheme) -> str:
@@ -159,18 +240,7 @@ def _rows_per_token(scheme: Scheme) -> int:
     return 2 if scheme.int16_activations else 1
 
 
-def tensor_shapes(architecture: Architecture, plan: Plan) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Name -> (numpy dtype, shape) of every tensor that `lay_out` reads: gains, biases, and each group's packed parts."""
-    tensors = {name: ("float32", shape) for name, shape in architecture.float_shapes().items()}
-    for group, (n, k) in architecture.linear_shapes().items():
-        scheme = plan[group]
-        sizes = {"tiles": -(-n // packing.LANES), "K": k, "groups": k // (scheme.group_size or k)}
-        for part in _stored_parts(scheme):
-            tensors[f"{group}.{part.name}"] = DTYPES[part.dtype][0], tuple(axis_extent(axis, sizes) for axis in part.axes)
-    return tensors
-
-
-def _stored_parts(scheme: Scheme) -> tuple[Tensor, ...]:
+def stored_parts(scheme: Scheme) -> tuple[Tensor, ...]:
     """The packed parts of a layer group, over the axes `tiles`, `K` and `groups`."""
     return packing.packed_tensors(variant(scheme.storage), "tiles", "K")
 
@@ -195,70 +265,14 @@ def lay_out(
     limits: Serving,
     cache_zeros: Callable[[tuple[int, ...], DTypeLike], Array] = resident_zeros,
 ) -> StepProgram:
-    """The step program of a model; `tensors` are as `tensor_shapes` says, buffers are allocated, the cache by `cache_zeros`.
+    """The step program of a model; `tensors` are in `stored_parts`, buffers are allocated, the cache by `cache_zeros`.
 
     UnsupportedModel for a model that only GPUs have kernels for.
     """
-    a = architecture
-    if a.moe or a.mla:
-        what = "mixtures of experts" if a.moe else "latent attention"
-        raise UnsupportedModel(f"there are no CPU kernels for {what}, which this {a.family} model has; optimize it with --gpu")
-    num_tokens, block_size = limits.max_num_batched_tokens, limits.kv_block_size
-    layout = _Layout(tensors, plan, num_tokens)
-    linears = _Linears(layout, a)
-
-    inputs = Batch.zeros(num_tokens, limits.max_num_seqs, -(-limits.max_model_len // block_size))
-    logits = layout.buffer(a.vocab_size)
-
-    residual = layout.buffer(a.hidden_size)
-    hidden = layout.buffer(a.hidden_size)
-    branch = layout.buffer(a.hidden_size)
-    qkv = layout.buffer(a.num_q_heads + 2 * a.num_kv_heads, a.head_dim)
-    q, k, v = np.split(qkv, [a.num_q_heads, a.num_q_heads + a.num_kv_heads], axis=1)
-    attended = layout.buffer(a.num_q_heads, a.head_dim)
-    gate_up = layout.buffer(2 * a.intermediate_size)
-    activated = layout.buffer(a.intermediate_size)
-    cos, sin = rope_tables(a.rope, a.head_dim, limits.max_model_len)
+    check_dense(architecture, "there are no CPU kernels for {what}, which this {family} model has; optimize it with --gpu")
     if kv_dtype not in kv_cache.STORAGE:
         raise UnsupportedModel(f"CPU kernels keep the KV cache in {', '.join(kv_cache.STORAGE)}, not in {kv_dtype}")
-    # Decoding is split over threads where few sequences run, so room for two of the longest is enough.
-    scratch = scratch_shapes(a.num_q_heads, a.num_kv_heads, a.head_dim, 2 * limits.max_model_len, limits.max_num_seqs)
-    partials, arrived = zeros(scratch["partials"], np.float32), zeros(scratch["arrived"], np.int32)
-
-    embedding = f"embedding_{variant(plan['embed'].storage)}"
-    layout.call(embedding, "embed", token_ids=inputs.token_ids, **layout.weights("embed"), out=residual)
-    for i in range(a.num_layers):
-        layer = f"layers.{i}"
-        # The branch of the previous layer joins the residual stream inside the norm that reads it next.
-        joining = (residual, None) if i == 0 else (branch, residual)
-        normed = linears.normed(f"{layer}.qkv", f"{layer}.attn_norm", joining[0], hidden, a.rms_norm_eps, joining[1])
-        linears.emit(f"{layer}.qkv", normed, qkv.reshape(num_tokens, -1))
-        if a.qk_norm:
-            layout.norm(f"{layer}.q_norm", q, q, a.rms_norm_eps)
-            layout.norm(f"{layer}.k_norm", k, k, a.rms_norm_eps)
-        centre = {"k_centre": _key_centre(a, layout.tensors.get(f"{layer}.qkv.bias"))} if kv_dtype == "int8" else {}
-        caches = kv_cache.empty(kv_dtype, limits.num_kv_blocks, a.num_kv_heads, block_size, a.head_dim, cache_zeros)
-        layout.call(
-            f"rope_and_cache_{kv_dtype}", f"{layer}.rope",
-            q=q, k=k, v=v, cos=cos, sin=sin, positions=inputs.positions, slot_mapping=inputs.slot_mapping, **caches, **centre,
-        )  # fmt: skip
-        layout.call(
-            f"paged_attention_{kv_dtype}", f"{layer}.attention",
-            {"T": "num_tokens", "S": "num_seqs"},
-            q=q, block_tables=inputs.block_tables, seq_lens=inputs.seq_lens, cu_seqlens_q=inputs.cu_seqlens_q, **caches,
-            partials=partials, arrived=arrived, out=attended, scale=a.head_dim**-0.5, window=a.window(i),
-        )  # fmt: skip
-        linears.emit(f"{layer}.o", linears.plain(f"{layer}.o", attended.reshape(num_tokens, -1)), branch)
-        normed = linears.normed(f"{layer}.gate_up", f"{layer}.mlp_norm", branch, hidden, a.rms_norm_eps, residual)
-        linears.emit(f"{layer}.gate_up", normed, gate_up)
-        activations = linears.activated(f"{layer}.down", f"{layer}.activation", gate_up, activated)
-        linears.emit(f"{layer}.down", activations, branch)
-    layout.norm("final_norm", branch, hidden, a.rms_norm_eps, residual)
-    layout.call(
-        "gather_rows", "gather_rows", {"T": "num_tokens", "R": "num_logits"}, x=hidden, rows=inputs.logit_rows, out=branch
-    )
-    head = "embed" if a.tie_embeddings else "head"
-    linears.emit(head, linears.plain(head, branch, LOGITS), logits, LOGITS)
-
+    build = CpuBuilder(architecture, plan, kv_dtype, tensors, limits, cache_zeros)
+    network(architecture, build)
     counters = {name: np.zeros(1, np.int64) for name in ("num_tokens", "num_seqs", "num_logits")}
-    return StepProgram(Program(tuple(layout.calls), counters), inputs, logits, limits)
+    return StepProgram(Program(tuple(build.calls), counters), build.inputs, build.logits, limits)

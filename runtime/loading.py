@@ -19,13 +19,13 @@ from artifacts.reader import Bundle, open_bundle
 from kernels.cpu.host import host
 from kernels.cpu.library import Library
 from runtime.chat import ChatTemplate, special_tokens
-from runtime.decoder import StepProgram, lay_out, tensor_shapes
+from runtime.decoder import StepProgram, lay_out, stored_parts
 from runtime.engine import Engine
 from runtime.generation_config import check_generation_config, eos_token_ids
 from runtime.heap import return_freed_memory
 from runtime.model_runner import Executable, ModelRunner, ProgramRunner
 from runtime.serving_limits import MAX_QUEUE
-from runtime.stored_tensors import check_tensors
+from runtime.stored_tensors import check_tensors, tensor_shapes
 from runtime.threads import num_threads_here
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def load_runner(bundle: Bundle, num_threads: int | None = None) -> ProgramRunner
     """The step program of a verified bundle, ready to run. WeightsError or LibraryRefused if its parts do not fit."""
     manifest = bundle.manifest
     plan = {group: Scheme.parse(name) for group, name in manifest.precision.groups.items()}
-    check_tensors(bundle.tensors, tensor_shapes(manifest.architecture, plan))
+    check_tensors(bundle.tensors, tensor_shapes(manifest.architecture, plan, stored_parts))
     step = lay_out(manifest.architecture, plan, manifest.precision.kv_cache, bundle.tensors, manifest.serving)
     return ProgramRunner(step, _executable(bundle, step, num_threads or _num_threads(manifest.serving)))
 

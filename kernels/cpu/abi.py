@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.spec import DTYPES, Argument, Arguments, Array, OpSpec, Tensor, axis_extent, axis_name
+from kernels.spec import DTYPES, Argument, Array, OpSpec, Tensor, axis_extent, axis_name
 
 #: Raised whenever a library built before could misread what is bound now.
 ABI_VERSION = 3
@@ -50,7 +50,7 @@ class Bound:
     alive: tuple[object, ...]
 
 
-def bind(spec: OpSpec, arguments: Arguments, counts: Mapping[str, NDArray[np.int64]]) -> Bound:
+def bind(spec: OpSpec, arguments: Mapping[str, Argument], counts: Mapping[str, NDArray[np.int64]]) -> Bound:
     """The struct of `spec` for these arguments.
 
     `counts` has a one-element array for each variable axis, read whenever the call runs. ValueError if an argument is

@@ -174,3 +174,7 @@ void paged_attention_fp32(const paged_attention_fp32_args* a, Work* work) { run<
 void paged_attention_bf16(const paged_attention_bf16_args* a, Work* work) { run<bf16>(a, work); }
 void paged_attention_fp16(const paged_attention_fp16_args* a, Work* work) { run<f16>(a, work); }
 void paged_attention_int8(const paged_attention_int8_args* a, Work* work) { run<int8_t>(a, work); }
+void paged_attention_capped_fp32(const paged_attention_capped_fp32_args* a, Work* work) { run<float>(a, work); }
+void paged_attention_capped_bf16(const paged_attention_capped_bf16_args* a, Work* work) { run<bf16>(a, work); }
+void paged_attention_capped_fp16(const paged_attention_capped_fp16_args* a, Work* work) { run<f16>(a, work); }
+void paged_attention_capped_int8(const paged_attention_capped_int8_args* a, Work* work) { run<int8_t>(a, work); }

@@ -22,6 +22,7 @@ def _paged_attention(
     out: Tensor,
     scale: float,
     window: int,
+    softcap: float = 0.0,
     k_scales: Tensor | None = None,
     v_scales: Tensor | None = None,
 ) -> None:
@@ -46,6 +47,8 @@ def _paged_attention(
             )
         k, v = (x.repeat_interleave(group, dim=0) for x in (k, v))
         scores = scale * torch.einsum("thd,hld->htl", rounded(q[start:end]), k)
+        if softcap:
+            scores = softcap * (scores / softcap).tanh()
         position = torch.arange(length - (end - start), length)[:, None]
         key = torch.arange(length)[None, :]
         hidden = (key > position) | ((key <= position - window) if window else torch.zeros(1, dtype=torch.bool))
@@ -63,3 +66,5 @@ def _unchanged(x: Tensor) -> Tensor:
 
 
 paged_attention_fp32 = paged_attention_bf16 = paged_attention_fp16 = paged_attention_int8 = _paged_attention
+paged_attention_capped_fp32 = paged_attention_capped_bf16 = _paged_attention
+paged_attention_capped_fp16 = paged_attention_capped_int8 = _paged_attention

@@ -76,7 +76,8 @@ private:
         }
         for (int v = 0; v < V; ++v) {
             const f32x16 scale = item.key_scales(at + v * LANES) * broadcast(float(item.a->scale) * Softmax<Kv>::UNIT);
-            for (int r = 0; r < R; ++r) store(scores + r * CHUNK + v * LANES, acc[r][v] * scale);
+            for (int r = 0; r < R; ++r)
+                store(scores + r * CHUNK + v * LANES, Capping<Args>::of(item.a, acc[r][v] * scale, Softmax<Kv>::UNIT));
         }
     }
 

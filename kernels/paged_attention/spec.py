@@ -1,11 +1,11 @@
-"""out = softmax(scale q K^T) V over a paged KV cache, causal, for a batch of any mix of prefill and decode.
+"""out = softmax(f(scale q K^T)) V over a paged KV cache, causal, for a batch of any mix of prefill and decode.
 
 Sequence s has query tokens cu_seqlens_q[s] .. cu_seqlens_q[s+1]; they are the last of its seq_lens[s] tokens, whose K and
 V are all in the cache: query j of n has position p = seq_len - n + j and sees positions 0 .. p, or with a window
 p - window + 1 .. p. Each group of Hq / Hkv query heads shares a kv head. The cache lies as `kernels.cpu.kv_cache` says; K and
 V are read as fp32, times the scale of their token and kv head where they are int8. Over a bf16 cache, q and the weights
 e^(score - max) are rounded to bf16 as well, and the weights are divided by the sum of the rounded ones: products of bf16,
-sums of fp32, on every instruction set.
+sums of fp32, on every instruction set. f(s) is softcap tanh(s / softcap) for the entry points that are capped, else s.
 
 `partials` and `arrived` are room for what threads leave to each other where few sequences decode: a row for every query head
 and 64 positions of the context, and an item for every sequence and kv head. Where there is less, nothing is split.
@@ -44,7 +44,7 @@ def scratch_shapes(
     return {"partials": (num_chunks * num_q_heads, head_dim + 2), "arrived": (num_seqs * num_kv_heads,)}
 
 
-def _spec(kv: str) -> OpSpec:
+def _spec(kv: str, softcap: float) -> OpSpec:
     def make_inputs(rng: np.random.Generator, case: Case) -> Arguments:
         hq, hkv, d, block_size = (case.sizes[axis] for axis in ("Hq", "Hkv", "D", "block_size"))
         batch = _BATCHES[case.name]
@@ -70,6 +70,7 @@ def _spec(kv: str) -> OpSpec:
             "out": np.zeros((len(qkv), hq, d), np.float32),
             "scale": d**-0.5,
             "window": case.sizes["window"],
+            **({"softcap": softcap} if softcap else {}),
         }
 
     def cost(sizes: Mapping[str, int]) -> Cost:
@@ -79,9 +80,9 @@ def _spec(kv: str) -> OpSpec:
         return Cost(cache + 8 * sizes["T"] * heads, 4.0 * sizes["T"] * sizes["context"] * heads)
 
     return OpSpec(
-        symbol=f"paged_attention_{kv}",
+        symbol=f"paged_attention_{'capped_' if softcap else ''}{kv}",
         op="paged_attention",
-        summary=f"causal attention over a paged {kv} cache",
+        summary=f"causal attention over a paged {kv} cache" + (", scores capped" if softcap else ""),
         tensors=(
             Tensor("q", "f32", ("T", "Hq", "D")),
             *kv_cache.tensors(kv, "in"),
@@ -92,10 +93,11 @@ def _spec(kv: str) -> OpSpec:
             Tensor("arrived", "i32", ("num_items",), "scratch"),
             Tensor("out", "f32", ("T", "Hq", "D"), "out"),
         ),
-        scalars=(Scalar("scale", "f64"), Scalar("window", "i64")),
+        scalars=(Scalar("scale", "f64"), Scalar("window", "i64"), *((Scalar("softcap", "f64"),) if softcap else ())),
         variable=("T", "S"),
         source="Kwon et al. 2023, PagedAttention; Ainslie et al. 2023, GQA; Beltagy et al. 2020, Longformer (window); "
-        "Milakov & Gimelshein 2018 (online softmax); Dao et al. 2023, Flash-Decoding",
+        "Milakov & Gimelshein 2018 (online softmax); Dao et al. 2023, Flash-Decoding"
+        + ("; Gemma Team 2024, Gemma 2 (section 2)" if softcap else ""),
         cases=tuple(
             Case(
                 name,
@@ -121,4 +123,4 @@ def _spec(kv: str) -> OpSpec:
     )
 
 
-SPECS = tuple(_spec(kv) for kv in kv_cache.STORAGE)
+SPECS = tuple(_spec(kv, softcap) for softcap in (0.0, 1.5) for kv in kv_cache.STORAGE)

@@ -138,8 +138,15 @@ private:
 
     // Turns scores of `count` positions, in whole steps, into weights: zeros for those that a row does not see.
     void weigh(int64_t row, int64_t rows, int64_t begin, int64_t count, float* scores, bf16* weights, Part part) {
-        const f32x16 units = broadcast(float(item.a->scale) * Softmax<bf16>::UNIT), unseen = broadcast(-__builtin_inff());
+        f32x16 units = broadcast(float(item.a->scale) * Softmax<bf16>::UNIT);
+        const f32x16 unseen = broadcast(-__builtin_inff());
         const int64_t end_of_steps = (count + DEPTH - 1) / DEPTH * DEPTH;
+        if constexpr (Capping<Args>::CAPS) {
+            for (int64_t r = 0; r < rows; ++r)
+                for (float* s = scores + r * CHUNK; s < scores + r * CHUNK + end_of_steps; s += LANES)
+                    store(s, Capping<Args>::of(item.a, load(s) * units, Softmax<bf16>::UNIT));
+            units = broadcast(1.0f);
+        }
         const bool all_seen = item.first(row + rows - 1) <= begin && item.last(row) >= begin + end_of_steps - 1;
         for (int64_t r = 0; r < rows && !all_seen; ++r) {
             const int64_t first = item.first(row + r) - begin, last = item.last(row + r) - begin;

@@ -12,12 +12,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from kernels.quantize_activations.output import PLAIN, QUANTIZED, Form
+from kernels.silu_and_mul.spec import SOURCES
 from kernels.spec import Arguments, Case, Cost, OpSpec, Tensor
-
-_SOURCES = {
-    "silu": "Shazeer 2020, GLU Variants Improve Transformer",
-    "gelu": "Hendrycks & Gimpel 2016, Gaussian Error Linear Units; Shazeer 2020, GLU Variants Improve Transformer",
-}
 
 
 def _make_inputs(form: Form, rng: np.random.Generator, case: Case) -> Arguments:
@@ -39,7 +35,7 @@ def _spec(activation: str, form: Form) -> OpSpec:
         tensors=(Tensor("x", "act", ("T", "F*2")), *form.tensors("F")),
         scalars=(),
         variable=("T",),
-        source=_SOURCES[activation],
+        source=SOURCES[activation],
         cases=tuple(
             Case(name, {"T": t, "F": f, "spread": spread})
             for name, t, f, spread in (
@@ -57,4 +53,4 @@ def _spec(activation: str, form: Form) -> OpSpec:
     )
 
 
-SPECS = tuple(_spec(activation, form) for activation in ("silu", "gelu") for form in (PLAIN, *QUANTIZED))
+SPECS = tuple(_spec(activation, form) for activation in SOURCES for form in (PLAIN, *QUANTIZED))

@@ -1,6 +1,8 @@
-"""The activation of SwiGLU."""
+"""Gated activations."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -8,12 +10,26 @@ from torch import Tensor
 from kernels.quantize_activations.reference import quantize_activations
 
 
-def silu_and_mul(x: Tensor, out: Tensor) -> None:
+def _gelu(gate: Tensor) -> Tensor:
+    return torch.nn.functional.gelu(gate, approximate="tanh")
+
+
+def _gated(activation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     gate, up = x.chunk(2, dim=1)
-    out.copy_(torch.nn.functional.silu(gate) * up)
+    return activation(gate) * up
+
+
+def silu_and_mul(x: Tensor, out: Tensor) -> None:
+    out.copy_(_gated(torch.nn.functional.silu, x))
+
+
+def gelu_and_mul(x: Tensor, out: Tensor) -> None:
+    out.copy_(_gated(_gelu, x))
 
 
 def silu_and_mul_a8(x: Tensor, codes: Tensor, scales: Tensor, sums: Tensor) -> None:
-    out = torch.empty_like(x[:, : x.shape[1] // 2])
-    silu_and_mul(x, out)
-    quantize_activations(out, codes, scales, sums)
+    quantize_activations(_gated(torch.nn.functional.silu, x), codes, scales, sums)
+
+
+def gelu_and_mul_a8(x: Tensor, codes: Tensor, scales: Tensor, sums: Tensor) -> None:
+    quantize_activations(_gated(_gelu, x), codes, scales, sums)

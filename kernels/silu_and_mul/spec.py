@@ -1,6 +1,7 @@
-"""out = silu(x[:, :F]) * x[:, F:], the activation of SwiGLU; silu(z) = z / (1 + e^-z).
+"""out = f(x[:, :F]) * x[:, F:], a gated activation.
 
-`silu_and_mul_a8` writes what quantize_activations makes of that, to the bit.
+silu_and_mul: f(z) = z / (1 + e^-z), of SwiGLU. gelu_and_mul: f(z) = z / 2 (1 + tanh(sqrt(2 / pi) (z + 0.044715 z^3))), the
+approximation of GELU that Gemma has. Those that end in _a8 write what quantize_activations makes of that, to the bit.
 """
 
 from __future__ import annotations
@@ -11,6 +12,11 @@ import numpy as np
 
 from kernels.quantize_activations.spec import quantized, quantized_buffers
 from kernels.spec import Arguments, Case, Cost, OpSpec, Tensor
+
+SOURCES = {
+    "silu": "Shazeer 2020, GLU Variants Improve Transformer",
+    "gelu": "Hendrycks & Gimpel 2016, Gaussian Error Linear Units; Shazeer 2020, GLU Variants Improve Transformer",
+}
 
 
 def _make_inputs(rng: np.random.Generator, case: Case) -> Arguments:
@@ -34,37 +40,41 @@ def _a8_cost(sizes: Mapping[str, int]) -> Cost:
     return Cost(9 * elements, 9 * elements)
 
 
-SPECS = (
-    OpSpec(
-        symbol="silu_and_mul",
-        op="silu_and_mul",
-        summary="silu of the first half times the second",
-        tensors=(Tensor("x", "f32", ("T", "F*2")), Tensor("out", "f32", ("T", "F"), "out")),
-        scalars=(),
-        variable=("T",),
-        source="Shazeer 2020, GLU Variants Improve Transformer",
-        cases=tuple(
-            Case(name, {"T": t, "F": f, "spread": spread})
-            for name, t, f, spread in (
-                ("some", 5, 40, 3),
-                ("extreme", 2, 33, 100),
-                ("one", 1, 7, 1),
-                ("no_tokens", 0, 8, 1),
-            )
+def _specs(activation: str, source: str) -> tuple[OpSpec, OpSpec]:
+    return (
+        OpSpec(
+            symbol=f"{activation}_and_mul",
+            op="silu_and_mul",
+            summary=f"{activation} of the first half times the second",
+            tensors=(Tensor("x", "f32", ("T", "F*2")), Tensor("out", "f32", ("T", "F"), "out")),
+            scalars=(),
+            variable=("T",),
+            source=source,
+            cases=tuple(
+                Case(name, {"T": t, "F": f, "spread": spread})
+                for name, t, f, spread in (
+                    ("some", 5, 40, 3),
+                    ("extreme", 2, 33, 100),
+                    ("one", 1, 7, 1),
+                    ("no_tokens", 0, 8, 1),
+                )
+            ),
+            make_inputs=_make_inputs,
+            cost=_cost,
         ),
-        make_inputs=_make_inputs,
-        cost=_cost,
-    ),
-    OpSpec(
-        symbol="silu_and_mul_a8",
-        op="silu_and_mul",
-        summary="silu of the first half times the second, quantized per token",
-        tensors=(Tensor("x", "f32", ("T", "F*2")), *quantized("F")),
-        scalars=(),
-        variable=("T",),
-        source="Shazeer 2020, GLU Variants Improve Transformer; Dettmers et al. 2022, LLM.int8() (section 2.1, absmax)",
-        cases=tuple(Case(name, {"T": t, "F": f}) for name, t, f in (("some", 5, 96), ("one", 1, 32), ("no_tokens", 0, 32))),
-        make_inputs=_make_a8_inputs,
-        cost=_a8_cost,
-    ),
-)
+        OpSpec(
+            symbol=f"{activation}_and_mul_a8",
+            op="silu_and_mul",
+            summary=f"{activation} of the first half times the second, quantized per token",
+            tensors=(Tensor("x", "f32", ("T", "F*2")), *quantized("F")),
+            scalars=(),
+            variable=("T",),
+            source=f"{source}; Dettmers et al. 2022, LLM.int8() (section 2.1, absmax)",
+            cases=tuple(Case(name, {"T": t, "F": f}) for name, t, f in (("some", 5, 96), ("one", 1, 32), ("no_tokens", 0, 32))),
+            make_inputs=_make_a8_inputs,
+            cost=_a8_cost,
+        ),
+    )
+
+
+SPECS = tuple(spec for activation, source in SOURCES.items() for spec in _specs(activation, source))

@@ -10,13 +10,15 @@ import torch
 from artifacts.architecture import Architecture
 from artifacts.manifest import Serving
 from artifacts.precision import KvDtype, Plan
+from kernels import registry
 from kernels.gpu.launch import Problem
 from kernels.gpu.points import buckets
 from kernels.gpu.tensors import TORCH_DTYPES, problem
 from runtime.gpu.decoder import lay_out_gpu
-from runtime.gpu.program import Counts, GpuCall, GpuProgram
+from runtime.gpu.program import Counts, GpuCall, GpuProgram, bound
 from runtime.gpu.runner import draw_call, rounded_up
-from runtime.gpu.weights import tensor_shapes, to_device
+from runtime.gpu.weights import stored_parts, to_device
+from runtime.stored_tensors import tensor_shapes
 
 _META = torch.device("meta")
 
@@ -36,7 +38,7 @@ class StepShapes:
         self._limits = limits
         shapes = {
             name: torch.zeros(shape, dtype=getattr(torch, dtype), device=_META)
-            for name, (dtype, shape) in tensor_shapes(architecture, plan).items()
+            for name, (dtype, shape) in tensor_shapes(architecture, plan, stored_parts).items()
         }
         placed = to_device(shapes, plan, TORCH_DTYPES[act], _META)
         self.program: GpuProgram = lay_out_gpu(architecture, plan, kv_dtype, placed, limits, TORCH_DTYPES[act], _META)
@@ -76,10 +78,14 @@ class StepShapes:
         return self._problems(calls, self.program.counts(self._limits.max_num_batched_tokens, 0, num_logits, 0))
 
     def _problems(self, calls: Iterable[GpuCall], counts: Counts) -> list[LabelledProblem]:
-        return [LabelledProblem(call.label, problem(call.spec, call.bound(counts))) for call in calls]
+        return [LabelledProblem(call.label, _problem(call, counts)) for call in calls]
 
     def _bare(self, calls: Iterable[GpuCall], counts: Counts) -> Iterator[Problem]:
-        return (problem(call.spec, call.bound(counts)) for call in calls)
+        return (_problem(call, counts) for call in calls)
+
+
+def _problem(call: GpuCall, counts: Counts) -> Problem:
+    return problem(registry.spec(call.symbol), bound(call, counts))
 
 
 def _distinct(calls: Iterable[GpuCall]) -> list[GpuCall]:

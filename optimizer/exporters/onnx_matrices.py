@@ -72,7 +72,7 @@ class Table:
         elif self._matrix.scheme.weights == "bf16":
             weight = _float(graph, weight)
         x = quantized_activations(graph, x, self._matrix)
-        return graph.op("MatMul", x, graph.op("Transpose", weight, perm=[1, 0]), out="logits")
+        return graph.op("MatMul", x, graph.op("Transpose", weight, perm=[1, 0]))
 
     @property
     def _width(self) -> int:

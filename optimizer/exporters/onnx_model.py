@@ -20,6 +20,7 @@ from optimizer.exporters.onnx_graph import OnnxGraph, Value
 from optimizer.exporters.onnx_matrices import Table, linear
 from optimizer.exporters.record import RECORD_NAME, ExportRecord
 from optimizer.exporters.tokenizer_files import write_tokenizer_files
+from runtime.network import Activation, network
 from runtime.rope import rope_tables
 
 
@@ -41,40 +42,90 @@ def export_onnx(logical: LogicalBundle, folder: Path) -> ExportRecord:
             "session.qdq_matmulnbits_accuracy_level is 1"
         )
     with OnnxGraph(folder) as graph:
-        _Decoder(graph, logical).build()
+        network(logical.architecture, _OnnxBuilder(graph, logical))
         graph.save(logical.manifest.name)
     write_tokenizer_files(logical, folder)
     (folder / RECORD_NAME).write_text(record.json() + "\n")
     return record
 
 
-class _Decoder:
+class _OnnxBuilder:
+    """Adds the nodes of a network to a graph; values are [batch, sequence, width]."""
+
+    latents, mixtures = None, None
+
     def __init__(self, graph: OnnxGraph, logical: LogicalBundle) -> None:
         self.graph, self.logical = graph, logical
         self.a: Architecture = logical.architecture
-
-    def build(self) -> None:
-        graph, a = self.graph, self.a
-        ids = graph.input("input_ids", TensorProto.INT64, "batch", "sequence")
+        self.ids = graph.input("input_ids", TensorProto.INT64, "batch", "sequence")
         attention_mask = graph.input("attention_mask", TensorProto.INT64, "batch", "total")
         self.positions = graph.input("position_ids", TensorProto.INT64, "batch", "sequence")
-        cos, sin = rope_tables(a.rope, a.head_dim, a.max_position)
+        cos, sin = rope_tables(self.a.rope, self.a.head_dim, self.a.max_position)
         self.tables = graph.weight("rope.cos", cos), graph.weight("rope.sin", sin)
-        self.masks = self._masks(ids, attention_mask)
+        self.masks = self._masks(attention_mask)
+        self.table = Table(graph, logical.matrix("embed"))
 
-        embedding = Table(graph, self.logical.matrix("embed"))
-        residual = embedding.rows(ids)
-        for layer in range(a.num_layers):
-            residual = graph.op("Add", residual, self._attention(layer, self._norm(f"layers.{layer}.attn_norm", residual)))
-            residual = graph.op("Add", residual, self._mlp(f"layers.{layer}", self._norm(f"layers.{layer}.mlp_norm", residual)))
-        hidden = self._norm("final_norm", residual)
-        graph.output("logits", TensorProto.FLOAT, "batch", "sequence", a.vocab_size)
-        if a.tie_embeddings:
-            embedding.head(hidden)
-        else:
-            graph.op("Identity", self._linear("head", hidden), out="logits")
+    def embed(self) -> Value:
+        return self.table.rows(self.ids)
 
-    def _masks(self, ids: Value, attention_mask: Value) -> dict[int, Value]:
+    def norm(self, name: str, stream: Value, readers: tuple[str, ...], eps: float) -> Value:
+        gain = self.graph.weight(f"{name}.weight", self.logical.bundle.tensors[f"{name}.weight"])
+        return self.graph.op("RMSNormalization", stream, gain, axis=-1, epsilon=eps)
+
+    norm_in_place = norm
+
+    def linear(self, group: str, x: Value) -> Value:
+        product = linear(self.graph, group, x, self.logical.matrix(group))
+        bias = self.logical.bundle.tensors.get(f"{group}.bias")
+        return product if bias is None else self.graph.op("Add", product, self.graph.weight(f"{group}.bias", bias))
+
+    def heads(self, qkv: Value) -> tuple[Value, Value, Value]:
+        """[batch, sequence, heads, head_dim] each."""
+        graph, a = self.graph, self.a
+        sizes = graph.constant([a.q_size, a.kv_size, a.kv_size])
+        parts = graph.ops("Split", qkv, sizes, outs=tuple(f"{qkv}.{part}" for part in "qkv"), axis=-1)
+        q, k, v = (graph.op("Reshape", part, graph.constant([0, 0, -1, a.head_dim])) for part in parts)
+        return q, k, v
+
+    def attend(self, layer: int, q: Value, k: Value, v: Value, scale: float, window: int, softcap: float) -> Value:
+        graph, a = self.graph, self.a
+        q, k, v = (graph.op("Transpose", heads, perm=[0, 2, 1, 3]) for heads in (q, k, v))
+        q, k = (graph.op("RotaryEmbedding", heads, *self.tables, self.positions) for heads in (q, k))
+        past, present = (
+            tuple(f"{which}.{layer}.{part}" for part in ("key", "value")) for which in ("past_key_values", "present")
+        )
+        for value, lengths in ((past, "past"), (present, "total")):
+            declare = graph.input if value is past else graph.output
+            for part in value:
+                declare(part, TensorProto.FLOAT, "batch", a.num_kv_heads, lengths, a.head_dim)
+        outs = (f"layers.{layer}.attended", *present)
+        attended, _, _ = graph.ops("Attention", q, k, v, self.masks[window], *past, outs=outs, scale=scale, softcap=softcap)
+        return graph.op("Reshape", graph.op("Transpose", attended, perm=[0, 2, 1, 3]), graph.constant([0, 0, a.q_size]))
+
+    def gated(self, name: str, gate_up: Value, reader: str, activation: Activation) -> Value:
+        graph = self.graph
+        gate, up = graph.ops("Split", gate_up, outs=(f"{name}.gate", f"{name}.up"), axis=-1, num_outputs=2)
+        if activation == "gelu":
+            return graph.op("Mul", graph.op("Gelu", gate, approximate="tanh"), up)
+        return graph.op("Mul", graph.op("Mul", gate, graph.op("Sigmoid", gate)), up)
+
+    def join(self, stream: Value, branch: Value) -> Value:
+        return self.graph.op("Add", stream, branch)
+
+    def gather(self, x: Value) -> Value:
+        """Logits are of all tokens."""
+        return x
+
+    def head(self, group: str, x: Value, softcap: float) -> None:
+        graph = self.graph
+        logits = self.table.head(x) if group == "embed" else self.linear(group, x)
+        if softcap:
+            cap = graph.constant(softcap, "float32")
+            logits = graph.op("Mul", graph.op("Tanh", graph.op("Div", logits, cap)), cap)
+        graph.output("logits", TensorProto.FLOAT, "batch", "sequence", self.a.vocab_size)
+        graph.op("Identity", logits, out="logits")
+
+    def _masks(self, attention_mask: Value) -> dict[int, Value]:
         """For each window, whether a query sees a key: bool [batch, 1, sequence, total]. A padded query sees itself alone."""
         graph = self.graph
         one, zero = graph.constant(1), graph.constant(0)
@@ -83,7 +134,7 @@ class _Decoder:
             return graph.op("Squeeze", graph.op("Shape", of, start=1, end=2))
 
         total = length(attention_mask)
-        queries = graph.op("Range", graph.op("Sub", total, length(ids)), total, one)
+        queries = graph.op("Range", graph.op("Sub", total, length(self.ids)), total, one)
         keys = graph.op("Range", zero, total, one)
         distance = graph.op("Sub", graph.op("Unsqueeze", queries, graph.constant([1])), keys)
         given = graph.op("Unsqueeze", graph.op("Cast", attention_mask, to=TensorProto.BOOL), graph.constant([1, 2]))
@@ -94,56 +145,3 @@ class _Decoder:
             window: graph.op("And", causal, graph.op("Less", distance, graph.constant(window))) if window else causal
             for window in sorted(windows)
         }
-
-    def _attention(self, layer: int, hidden: Value) -> Value:
-        graph, a = self.graph, self.a
-        name = f"layers.{layer}"
-        outs = tuple(f"{name}.{part}" for part in "qkv")
-        sizes = graph.constant([a.q_size, a.kv_size, a.kv_size])
-        q, k, v = graph.ops("Split", self._linear(f"{name}.qkv", hidden), sizes, outs=outs, axis=-1)
-        past, present = (
-            tuple(f"{which}.{layer}.{part}" for part in ("key", "value")) for which in ("past_key_values", "present")
-        )
-        for value, lengths in ((past, "past"), (present, "total")):
-            declare = graph.input if value is past else graph.output
-            for part in value:
-                declare(part, TensorProto.FLOAT, "batch", a.num_kv_heads, lengths, a.head_dim)
-        attended, _, _ = graph.ops(
-            "Attention",
-            self._rotated(f"{name}.q_norm", q),
-            self._rotated(f"{name}.k_norm", k),
-            self._by_head(v),
-            self.masks[a.window(layer)],
-            *past,
-            outs=(f"{name}.attended", *present),
-            scale=a.head_dim**-0.5,
-        )
-        joined = graph.op("Reshape", graph.op("Transpose", attended, perm=[0, 2, 1, 3]), graph.constant([0, 0, a.q_size]))
-        return self._linear(f"{name}.o", joined)
-
-    def _by_head(self, x: Value, norm: str | None = None) -> Value:
-        """[batch, sequence, heads head_dim] -> [batch, heads, sequence, head_dim], each head normalized by `norm`."""
-        heads = self.graph.op("Reshape", x, self.graph.constant([0, 0, -1, self.a.head_dim]))
-        if norm is not None:
-            heads = self._norm(norm, heads)
-        return self.graph.op("Transpose", heads, perm=[0, 2, 1, 3])
-
-    def _rotated(self, norm: str, x: Value) -> Value:
-        heads = self._by_head(x, norm if self.a.qk_norm else None)
-        return self.graph.op("RotaryEmbedding", heads, *self.tables, self.positions)
-
-    def _mlp(self, name: str, hidden: Value) -> Value:
-        graph = self.graph
-        outs = f"{name}.gate", f"{name}.up"
-        gate, up = graph.ops("Split", self._linear(f"{name}.gate_up", hidden), outs=outs, axis=-1, num_outputs=2)
-        activated = graph.op("Mul", graph.op("Mul", gate, graph.op("Sigmoid", gate)), up)
-        return self._linear(f"{name}.down", activated)
-
-    def _norm(self, name: str, x: Value) -> Value:
-        gain = self.graph.weight(f"{name}.weight", self.logical.bundle.tensors[f"{name}.weight"])
-        return self.graph.op("RMSNormalization", x, gain, axis=-1, epsilon=self.a.rms_norm_eps)
-
-    def _linear(self, group: str, x: Value) -> Value:
-        product = linear(self.graph, group, x, self.logical.matrix(group))
-        bias = self.logical.bundle.tensors.get(f"{group}.bias")
-        return product if bias is None else self.graph.op("Add", product, self.graph.weight(f"{group}.bias", bias))

@@ -9,7 +9,7 @@ import numpy as np
 
 from artifacts.precision import Plan
 from kernels.cpu.library import CompiledProgram
-from kernels.spec import Array, Call, Program
+from kernels.spec import Array, CpuCall, Program
 from runtime.decoder import StepProgram
 
 
@@ -65,7 +65,7 @@ def _layer_of(group: str, num_layers: int) -> int:
     return 0 if kind == "embed" else num_layers
 
 
-def _layer_begins(calls: Sequence[Call]) -> Iterator[int]:
+def _layer_begins(calls: Sequence[CpuCall]) -> Iterator[int]:
     """Where each layer but the first begins."""
     layer = 0
     for index, call in enumerate(calls):
@@ -74,7 +74,7 @@ def _layer_begins(calls: Sequence[Call]) -> Iterator[int]:
             yield index
 
 
-def _arrays(call: Call) -> list[Array]:
+def _arrays(call: CpuCall) -> list[Array]:
     """What enters a layer, where its first call reads it: the last branch, and the residual stream that it joins."""
     found = (call.arguments.get(name) for name in ("x", "residual"))
     return [array.reshape(len(array), -1) for array in found if isinstance(array, np.ndarray)]

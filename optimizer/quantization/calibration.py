@@ -13,10 +13,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn.functional import rms_norm
 
 from optimizer.importers import Source
-from optimizer.quantization.decoder_layer import DecoderLayer, check_calibrated
+from optimizer.quantization.decoder_layer import DecoderLayer, check_calibrated, normed_for_head
 from optimizer.quantization.input_statistics import InputAccumulator, InputStatistics
 from optimizer.records.progress import Reporter
 
@@ -114,7 +113,7 @@ class Calibration:
         gain = self._source.tensor("final_norm.weight").to(torch.float32)
         accumulator = InputAccumulator(architecture.hidden_size)
         for states in hidden:
-            accumulator.add(rms_norm(states, gain.shape, gain, architecture.rms_norm_eps))
+            accumulator.add(normed_for_head(architecture, gain, states))
         return {"head": accumulator.statistics()}
 
     def _load_hidden(self, layer: int) -> list[Tensor]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
+from torch.nn import functional
 
 from artifacts.architecture import Architecture
-from runtime.models import UnsupportedModel
+from runtime.network import Activation, check_dense, final_norm, layer
 from runtime.rope import rope_tables
 
 #: canonical tensor name -> tensor, as `Source.tensor`
@@ -19,68 +20,92 @@ Observer = Callable[[str, Tensor], None]
 
 
 class DecoderLayer:
-    """Layer `index` of a model, its weights held in fp32: grouped-query attention, then SwiGLU, each after an RMSNorm.
+    """Layer `index` of a model, its weights held in fp32. Whole sequences go through at once and leave no cache.
 
-    Whole sequences go through at once and leave no cache. Raises UnsupportedModel for experts and latent attention.
+    Raises UnsupportedModel for experts and latent attention.
     """
 
     def __init__(self, architecture: Architecture, index: int, tensors: Tensors, num_positions: int) -> None:
         check_calibrated(architecture)
-        self._architecture = architecture
-        self._name = f"layers.{index}"
-        self._window = architecture.window(index)
+        self._architecture, self._index = architecture, index
         names = [*(f"{group}.weight" for group in architecture.linear_shapes()), *architecture.float_shapes()]
-        self._tensors = {name: tensors(name).to(torch.float32) for name in names if name.startswith(f"{self._name}.")}
+        self._tensors = {name: tensors(name).to(torch.float32) for name in names if name.startswith(f"layers.{index}.")}
         cos, sin = rope_tables(architecture.rope, architecture.head_dim, num_positions)
-        self._cos, self._sin = torch.from_numpy(cos), torch.from_numpy(sin)
+        self._rotation = torch.from_numpy(cos), torch.from_numpy(sin)
 
     @torch.inference_mode()
     def __call__(self, hidden: Tensor, observe: Observer = lambda group, rows: None) -> Tensor:
         """The layer's output for one sequence, fp32 [T, hidden_size]; `observe` sees the input of each layer group."""
-        hidden = hidden + self._attention(hidden, observe)
-        return hidden + self._feed_forward(hidden, observe)
+        build = FloatBuilder(self._architecture, self._tensors, self._rotation, observe)
+        return layer(self._architecture, self._index, build, hidden)
 
-    def _attention(self, hidden: Tensor, observe: Observer) -> Tensor:
-        a = self._architecture
-        qkv = self._linear("qkv", self._norm("attn_norm", hidden), observe).view(len(hidden), -1, a.head_dim)
-        q, k, v = torch.tensor_split(qkv, [a.num_q_heads, a.num_q_heads + a.num_kv_heads], dim=1)
-        if a.qk_norm:
-            q, k = self._norm("q_norm", q), self._norm("k_norm", k)
-        q, k, v = (heads.transpose(0, 1) for heads in (self._rotate(q), self._rotate(k), v))
-        mask = self._mask(len(hidden))
-        attended = scaled_dot_product_attention(q[None], k[None], v[None], mask, is_causal=mask is None, enable_gqa=True)
-        return self._linear("o", attended[0].transpose(0, 1).flatten(1), observe)
 
-    def _feed_forward(self, hidden: Tensor, observe: Observer) -> Tensor:
-        gate, up = self._linear("gate_up", self._norm("mlp_norm", hidden), observe).chunk(2, dim=1)
-        return self._linear("down", silu(gate) * up, observe)
-
-    def _linear(self, group: str, x: Tensor, observe: Observer) -> Tensor:
-        name = f"{self._name}.{group}"
-        observe(name, x)
-        return torch.nn.functional.linear(x, self._tensors[f"{name}.weight"], self._tensors.get(f"{name}.bias"))
-
-    def _norm(self, norm: str, x: Tensor) -> Tensor:
-        return rms_norm(x, x.shape[-1:], self._tensors[f"{self._name}.{norm}.weight"], self._architecture.rms_norm_eps)
-
-    def _rotate(self, heads: Tensor) -> Tensor:
-        """Rotary embedding of [T, heads, head_dim], dimensions i and i + head_dim / 2 together."""
-        cos, sin = self._cos[: len(heads), None], self._sin[: len(heads), None]
-        a, b = heads.chunk(2, dim=2)
-        return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=2)
-
-    def _mask(self, num_tokens: int) -> Tensor | None:
-        """Which keys a query sees within a sliding window; None where it sees all before it."""
-        if not 0 < self._window < num_tokens:
-            return None
-        age = torch.arange(num_tokens)[:, None] - torch.arange(num_tokens)[None, :]
-        return (age >= 0) & (age < self._window)
+def normed_for_head(architecture: Architecture, gain: Tensor, hidden: Tensor) -> Tensor:
+    """What the head reads, fp32 [T, hidden_size]."""
+    return final_norm(architecture, FloatBuilder(architecture, {"final_norm.weight": gain}), hidden)
 
 
 def check_calibrated(architecture: Architecture) -> None:
     """UnsupportedModel where there is no float layer to calibrate with."""
-    if architecture.moe or architecture.mla:
-        what = "mixtures of experts" if architecture.moe else "latent attention"
-        raise UnsupportedModel(
-            f"calibration does not cover {what}, which this {architecture.family} model has; quantize it with method: rtn"
-        )
+    check_dense(
+        architecture,
+        "calibration does not cover {what}, which this {family} model has; quantize it with method: rtn",
+    )
+
+
+@dataclass(frozen=True)
+class FloatBuilder:
+    """Computes at once what it is told, over one sequence in fp32; an `observe`r sees what each layer group reads."""
+
+    architecture: Architecture
+    tensors: Mapping[str, Tensor]
+    rotation: tuple[Tensor, ...] = ()
+    observe: Observer = lambda group, rows: None
+
+    latents, mixtures = None, None
+
+    def norm(self, name: str, stream: Tensor, readers: tuple[str, ...], eps: float) -> Tensor:
+        return functional.rms_norm(stream, stream.shape[-1:], self.tensors[f"{name}.weight"], eps)
+
+    norm_in_place = norm
+
+    def linear(self, group: str, x: Tensor) -> Tensor:
+        self.observe(group, x)
+        return functional.linear(x, self.tensors[f"{group}.weight"], self.tensors.get(f"{group}.bias"))
+
+    def heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        a = self.architecture
+        heads = qkv.view(len(qkv), -1, a.head_dim)
+        q, k, v = torch.tensor_split(heads, [a.num_q_heads, a.num_q_heads + a.num_kv_heads], dim=1)
+        return q, k, v
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int, softcap: float) -> Tensor:
+        q, k, v = (heads.transpose(0, 1)[None] for heads in (self._rotate(q), self._rotate(k), v))
+        if softcap:
+            k, v = (heads.repeat_interleave(q.shape[1] // heads.shape[1], dim=1) for heads in (k, v))
+            scores = softcap * torch.tanh(scale * q @ k.transpose(2, 3) / softcap)
+            attended = scores.masked_fill(~_seen(q.shape[2], window), float("-inf")).softmax(dim=3) @ v
+        else:
+            causal = not 0 < window < q.shape[2]
+            mask = None if causal else _seen(q.shape[2], window)
+            attended = functional.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=True)
+        return attended[0].transpose(0, 1).flatten(1)
+
+    def gated(self, name: str, gate_up: Tensor, reader: str, activation: Activation) -> Tensor:
+        gate, up = gate_up.chunk(2, dim=1)
+        return (functional.silu(gate) if activation == "silu" else functional.gelu(gate, approximate="tanh")) * up
+
+    def join(self, stream: Tensor, branch: Tensor) -> Tensor:
+        return stream + branch
+
+    def _rotate(self, heads: Tensor) -> Tensor:
+        """Rotary embedding of [T, heads, head_dim], dimensions i and i + head_dim / 2 together."""
+        cos, sin = (table[: len(heads), None] for table in self.rotation)
+        a, b = heads.chunk(2, dim=2)
+        return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=2)
+
+
+def _seen(num_tokens: int, window: int) -> Tensor:
+    """Which keys a query sees, bool [T, T]."""
+    age = torch.arange(num_tokens)[:, None] - torch.arange(num_tokens)[None, :]
+    return (age >= 0) & (age < (window or num_tokens))

@@ -23,8 +23,11 @@ from torch import Tensor
 from artifacts.architecture import Architecture
 from optimizer.importers import Source
 from optimizer.transforms.hadamard import NoHadamardMatrixError, hadamard_factors
+from optimizer.transforms.transformed_source import UntransformableModelError
 
 _CHUNK_ELEMENTS = 1 << 22
+#: where gains and biases stand that a rotation knows how to pass
+_PASSED = {"attn_norm", "mlp_norm", "final_norm", "q_norm", "k_norm", "qkv", "o"}
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,10 @@ class Rotation:
         made_for = (len(self.residual.signs), len(self.values.signs) if self.values else before.head_dim)
         if made_for != sizes:
             raise ValueError(f"a rotation must have the model's hidden_size and head_dim {sizes}, it was made for {made_for}")
+        if unknown := sorted({name.split(".")[-2] for name in before.float_shapes()} - _PASSED):
+            raise UntransformableModelError(
+                f"a rotation cannot pass the {', '.join(unknown)} of a {before.family} model: quantize it without one"
+            )
         return before.model_copy(update={"tie_embeddings": False})
 
     def tensor(self, name: str, source: Source) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from artifacts.architecture import Architecture
-from artifacts.kv_cache import ELEMENT_BYTES, scale_bytes
+from artifacts.kv_cache import kv_bytes_per_token
 from artifacts.precision import KvDtype, Scheme
 
 
@@ -81,8 +81,7 @@ def decode_bound(
             float_flops += 2.0 * out_features * in_features
     for layer in range(architecture.num_layers):
         seen = min(context_len, architecture.window(layer) or context_len)
-        scales = architecture.num_kv_heads * scale_bytes(kv_cache)
-        own_bytes += 2.0 * (architecture.kv_size * ELEMENT_BYTES[kv_cache] + scales) * (seen + 1)
+        own_bytes += kv_bytes_per_token(architecture, kv_cache) / architecture.num_layers * (seen + 1)
         float_flops += 4.0 * architecture.q_size * seen
     own_memory_s = own_bytes / (peaks.memory_gbps * 1e9)
     shared_memory_s = shared_bytes / (peaks.memory_gbps * 1e9)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels import registry
-from kernels.spec import Call, Cost
+from kernels.spec import Cost, CpuCall
 from runtime.batch import Batch, Span, build_batch
 from runtime.bench.bound import Peaks
 from runtime.model_runner import ProgramRunner
@@ -111,9 +111,10 @@ def _profile(phase: str, runner: ProgramRunner, num_tokens: int, context_len: in
 
 def _compute_gops(symbol: str, peaks: Peaks) -> float:
     """The peak of the arithmetic that an entry point does: of bytes, of bf16, or floating point."""
-    if symbol == "paged_attention_bf16":
+    op = registry.spec(symbol).op
+    if op == "paged_attention" and symbol.endswith("_bf16"):
         return peaks.bf16_gflops
-    is_integer = registry.spec(symbol).op == "quant_matmul" and symbol.endswith(("_a8", "_a16"))
+    is_integer = op == "quant_matmul" and symbol.endswith(("_a8", "_a16"))
     return peaks.int8_gops if is_integer else peaks.float_gflops
 
 
@@ -127,7 +128,7 @@ def _typical_ms(runner: ProgramRunner) -> list[float]:
     return [float(ms) for ms in np.median(runs, axis=0)]
 
 
-def part_of(call: Call) -> str:
+def part_of(call: CpuCall) -> str:
     """The kind of layer part that a call computes: `qkv` of every layer is one, and so is every norm."""
     op = registry.spec(call.symbol).op
     if op in ("rms_norm", "embedding"):
@@ -137,7 +138,7 @@ def part_of(call: Call) -> str:
     return call.label.rpartition(".")[2]
 
 
-def call_cost(call: Call, counts: dict[str, int], batch: Batch) -> Cost:
+def call_cost(call: CpuCall, counts: dict[str, int], batch: Batch) -> Cost:
     """What `call` must move and compute when its counters are `counts` and the step is `batch`."""
     spec = registry.spec(call.symbol)
     sizes = spec.sizes(call.arguments) | {axis: counts[counter] for axis, counter in call.counters.items()}

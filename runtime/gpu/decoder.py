@@ -1,4 +1,4 @@
-"""Lays a decoder out as a step for a GPU: the same network as runtime/decoder.py, over the kernels and layouts of GPUs."""
+"""A decoder as a step for a GPU."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ import torch
 from artifacts.architecture import Architecture
 from artifacts.manifest import Serving
 from artifacts.precision import KvDtype, Plan
-from runtime.gpu.attention import Attention, GroupedQueryAttention, Step
-from runtime.gpu.feed_forward import DenseFeedForward, MoeFeedForward
+from runtime.gpu.builder import GpuBuilder
 from runtime.gpu.latent_attention import LatentAttention
-from runtime.gpu.layout import LOGITS, GpuLayout
+from runtime.gpu.mixture import Mixture
 from runtime.gpu.program import GpuBatch, GpuProgram
-from runtime.gpu.weights import stored_parts
-from runtime.rope import rope_tables
+from runtime.network import network
 
 #: rows of logits that are computed at a time where prompts are scored
 _LOGITS_AT_ONCE = 256
@@ -32,49 +30,17 @@ def lay_out_gpu(
 ) -> GpuProgram:
     """The step of a model; `tensors` are as `weights.to_device` gives them, buffers and cache are allocated here."""
     a = architecture
-    layout = GpuLayout(tensors, plan, limits.max_num_batched_tokens, act, device)
     num_logits = max(limits.max_num_seqs, min(_LOGITS_AT_ONCE, limits.max_num_batched_tokens))
-    inputs = GpuBatch.zeros(limits, num_logits, device)
-    logits = torch.zeros((num_logits, a.vocab_size), dtype=torch.float32, device=device)
-    residual, hidden, branch = (layout.buffer(a.hidden_size) for _ in range(3))
 
-    rotary = a.mla.rope_head_dim if a.mla else a.head_dim
-    cos, sin = (torch.from_numpy(table).to(device) for table in rope_tables(a.rope, rotary, limits.max_model_len))
-    step = Step(layout, a, inputs, limits, kv_dtype, cos, sin)
-    attention: Attention = LatentAttention(step, hidden, a.mla) if a.mla else GroupedQueryAttention(step, hidden)
-    dense = DenseFeedForward(layout, a) if a.moe is None or a.moe.first_layer else None
-    experts = MoeFeedForward(layout, a, a.moe) if a.moe else None
+    def zeros(shape: tuple[int, ...], dtype: str) -> torch.Tensor:
+        return torch.zeros(shape, dtype=getattr(torch, dtype), device=device)
 
-    embedding, *_ = stored_parts(plan["embed"])
-    kind = "w16" if embedding.name == "weight" else _embedding_kind(plan)
-    layout.call(f"gpu_embedding_{kind}", "embed", token_ids=inputs.token_ids, **layout.weights("embed"), out=residual)
-    for i in range(a.num_layers):
-        name = f"layers.{i}"
-        # The branch of the previous layer joins the residual stream inside the norm that reads it next.
-        if i == 0:
-            attention.emit(i, None, residual, branch)
-        else:
-            attention.emit(i, residual, branch, branch)
-        if experts is not None and a.is_moe(i):
-            layout.norm(f"{name}.mlp_norm", branch, hidden, a.rms_norm_eps, (), residual)
-            experts.emit(name, hidden, layout.operand(hidden, experts.groups(name), f"{name}.mlp_norm"), branch)
-        elif dense is not None:
-            operand = layout.norm(f"{name}.mlp_norm", branch, hidden, a.rms_norm_eps, [f"{name}.gate_up"], residual)
-            dense.emit(name, operand, branch)
-    layout.norm("final_norm", branch, hidden, a.rms_norm_eps, (), residual)
-    body = tuple(layout.calls)
-    layout.call(
-        "gpu_gather_rows", "gather_rows", {"T": "num_tokens", "R": "num_logits"}, x=hidden, rows=inputs.logit_rows, out=branch
-    )
-    head = "embed" if a.tie_embeddings else "head"
-    layout.linear(head, layout.operand(branch, [head], head, LOGITS), logits, LOGITS)
+    inputs = GpuBatch.zeros(limits, num_logits, zeros)
+    logits = zeros((num_logits, a.vocab_size), "float32")
+    build = GpuBuilder(a, plan, kv_dtype, tensors, limits, act, inputs, logits)
+    build.latents = LatentAttention(build, a.mla) if a.mla else None
+    build.mixtures = Mixture(build, a.moe) if a.moe else None
+    network(a, build)
+    body, head = build.calls[: build.num_body_calls], build.calls[build.num_body_calls :]
     pairs = a.moe.num_experts_per_token if a.moe else 1
-    return GpuProgram(body, tuple(layout.calls[len(body) :]), inputs, logits, limits, pairs)
-
-
-def _embedding_kind(plan: Plan) -> str:
-    """The suffix of the embedding's entry point for a rounded table."""
-    scheme = plan["embed"]
-    if scheme.weights == "int4":
-        return f"int4_{'sym' if scheme.symmetric else 'asym'}"
-    return scheme.weights
+    return GpuProgram(tuple(body), tuple(head), inputs, logits, limits, pairs)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kernels import registry
 from runtime.batch import Batch
-from runtime.gpu.program import GpuProgram
+from runtime.gpu.program import GpuProgram, bound
 from runtime.gpu.staging import Upload, chunks, inputs_of, step_counts
 
 
@@ -40,4 +40,4 @@ class Emulator:
             self._inputs.put({"logit_rows": batch.logit_rows[rows]})
         counts = step_counts(program, batch, 0 if rows is None else rows.stop - rows.start)
         for call in program.body if rows is None else program.head:
-            registry.reference(call.symbol)(**call.bound(counts))
+            registry.reference(call.symbol)(**bound(call, counts))

@@ -7,12 +7,12 @@ from typing import Protocol
 
 import torch
 
+from kernels import registry
 from kernels.gpu.launch import OpPlan, Problem, TensorMeta
 from kernels.gpu.points import PointTable
 from kernels.gpu.target import Target
 from kernels.gpu.tensors import empty, problem
-from kernels.registry import plan_call
-from runtime.gpu.program import Counts, GpuCall
+from runtime.gpu.program import Counts, GpuCall, bound
 
 
 class Runnable(Protocol):
@@ -44,12 +44,12 @@ class Planner:
         return [self._prepare(call, counts) for call in calls]
 
     def _prepare(self, call: GpuCall, counts: Counts) -> Runnable:
-        arguments = call.bound(counts)
+        spec, arguments = registry.spec(call.symbol), bound(call, counts)
         tensors = {name: value for name, value in arguments.items() if isinstance(value, torch.Tensor)}
-        plan = self.plan(problem(call.spec, arguments))
+        plan = self.plan(problem(spec, arguments))
         device = next(iter(tensors.values())).device
         for name, meta in plan.workspaces.items():
-            key = (call.spec.op, name, meta)
+            key = (spec.op, name, meta)
             if key not in self._workspaces:
                 self._workspaces[key] = empty(meta, device)
             tensors[name] = self._workspaces[key]
@@ -57,7 +57,7 @@ class Planner:
 
     def plan(self, problem: Problem) -> OpPlan:
         """The launches of one call."""
-        return plan_call(problem, self._target, None if self._table is None else self._table.point(problem))
+        return registry.plan_call(problem, self._target, None if self._table is None else self._table.point(problem))
 
 
 def run_all(steps: Sequence[Runnable], stream: int = 0) -> None:

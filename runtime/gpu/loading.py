@@ -22,8 +22,8 @@ from runtime.gpu.decoder import lay_out_gpu
 from runtime.gpu.execution import Planner
 from runtime.gpu.pool import affordable_blocks, kv_block_bytes
 from runtime.gpu.runner import GpuRunner
-from runtime.gpu.weights import tensor_shapes, to_device, to_torch
-from runtime.stored_tensors import check_tensors
+from runtime.gpu.weights import stored_parts, to_device, to_torch
+from runtime.stored_tensors import check_tensors, tensor_shapes
 
 #: left free for what torch and the driver allocate on the way
 _RESERVE_BYTES = 512 << 20
@@ -51,7 +51,7 @@ def load_gpu_runner(bundle: Bundle) -> GpuRunner:
     self_test.self_test(launcher.run, self_test.read(folder), target, device)
 
     plan = {group: Scheme.parse(name) for group, name in manifest.precision.groups.items()}
-    check_tensors(bundle.tensors, tensor_shapes(manifest.architecture, plan))
+    check_tensors(bundle.tensors, tensor_shapes(manifest.architecture, plan, stored_parts))
     act = TORCH_DTYPES[kernels.activations]
     weights = to_device(to_torch(bundle.tensors), plan, act, device)
 

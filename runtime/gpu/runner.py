@@ -51,7 +51,7 @@ class GpuRunner:
         self.vocab_size = program.logits.shape[1]
         draws = DrawBuffers(program.max_num_logits, program.logits.device)
         self._token_ids = draws.token_ids
-        self._inputs = Upload({f.name: getattr(program.inputs, f.name) for f in fields(Batch) if f.name != "logit_rows"})
+        self._inputs = Upload(inputs_of(program.inputs))
         self._rows = Upload({"logit_rows": program.inputs.logit_rows})
         self._draws = Upload({f.name: getattr(draws, f.name) for f in fields(Draws)})
         self._parts = {"body": program.body, "head": program.head, "draw": (draw_call(program.logits, draws),)}

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from runtime.batch import Batch
+from runtime.batch import Arrays, Batch, BatchOf
 from runtime.gpu.program import GpuProgram
 
 
@@ -37,7 +37,7 @@ class Upload:
             self._copied.record()
 
 
-def inputs_of(batch: Batch) -> dict[str, NDArray[np.generic]]:
+def inputs_of(batch: BatchOf[Arrays]) -> dict[str, Arrays]:
     """All of `batch` but its rows of logits, which a step may want a few at a time."""
     return {field.name: getattr(batch, field.name) for field in fields(batch) if field.name != "logit_rows"}
 

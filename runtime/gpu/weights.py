@@ -11,7 +11,7 @@ from artifacts.architecture import Architecture
 from artifacts.precision import FP8_BLOCK, Plan, Scheme
 from kernels.quant_matmul.gpu_packing import packed_tensors
 from kernels.scaled_matmul.variants import VARIANTS
-from kernels.spec import DTYPES, Array, Tensor, axis_extent
+from kernels.spec import Array, Tensor
 
 #: the calibrated scale of the activations that meet a matrix
 INPUT_SCALE = "input_scale"
@@ -54,17 +54,6 @@ def refusal(scheme: Scheme, kind: str, architecture: Architecture) -> str | None
     if kind == "embed" and scheme.weights in ("fp8", "mxfp4", "nvfp4"):
         return "an embedding has kernels for bf16, int8 and int4"
     return None
-
-
-def tensor_shapes(architecture: Architecture, plan: Plan) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Name -> (numpy dtype, shape) of every tensor that the decoder reads, as the bundle stores it."""
-    tensors = {name: ("float32", shape) for name, shape in architecture.float_shapes().items()}
-    for group, (n, k) in architecture.linear_shapes().items():
-        for part in stored_parts(plan[group]):
-            sizes = {"N": n, "K": k, "groups": k // (plan[group].group_size or k)}
-            shape = tuple(axis_extent(axis, sizes) for axis in part.axes)
-            tensors[f"{group}.{part.name}"] = DTYPES[part.dtype][0], shape
-    return tensors
 
 
 def to_torch(tensors: Mapping[str, Array]) -> dict[str, torch.Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -32,20 +32,34 @@ class HeadRows:
 
 
 @dataclass(frozen=True)
+class Gain:
+    """A norm's gain, made of what is stored: (stored + added) / divisor."""
+
+    added: float
+    divisor: float
+
+    def of(self, stored: Tensor) -> Tensor:
+        """fp32."""
+        return (stored.float() + self.added) / self.divisor
+
+
+@dataclass(frozen=True)
 class Part:
     """A checkpoint's tensor: its name, the shape that the config implies, and the config keys that imply it.
 
-    `rows` says what of it is meant, where that is not all.
+    `rows` says what of it is meant, where that is not all; `gain` how it is meant, where that is not as it is stored.
     """
 
     name: str
     shape: tuple[int, ...]
     config_keys: str
     rows: HeadRows | None = None
+    gain: Gain | None = None
 
     def taken_from(self, stored: Tensor) -> Tensor:
         """What of the checkpoint's tensor `name` is meant."""
-        return stored if self.rows is None else self.rows.of(stored)
+        part = stored if self.rows is None else self.rows.of(stored)
+        return part if self.gain is None else self.gain.of(part)
 
 
 @lru_cache(maxsize=8)
@@ -60,18 +74,41 @@ def checkpoint_tensors(architecture: Architecture) -> Mapping[str, tuple[Part, .
     tensors: Parts = {"embed.weight": (_part("model.embed_tokens.weight", vocab, hidden),)}
     for i in range(a.num_layers):
         ours, layer = f"layers.{i}", f"model.layers.{i}"
-        tensors[f"{ours}.attn_norm.weight"] = (_part(f"{layer}.input_layernorm.weight", hidden),)
-        tensors[f"{ours}.mlp_norm.weight"] = (_part(f"{layer}.post_attention_layernorm.weight", hidden),)
+        tensors |= {f"{ours}.{name}": parts for name, parts in _norms(a, layer).items()}
         attention = _grouped_query_attention(a, layer) if a.mla is None else _latent_attention(a, a.mla, layer)
         if a.moe is not None and a.is_moe(i):
             feed_forward = _experts(a, a.moe, layer)
         else:
             feed_forward = _swiglu(f"{layer}.mlp", hidden, _Axis(a.intermediate_size, "intermediate_size"))
         tensors |= {f"{ours}.{name}": parts for name, parts in {**attention, **feed_forward}.items()}
-    tensors["final_norm.weight"] = (_part("model.norm.weight", hidden),)
+    tensors["final_norm.weight"] = (_gain(a, "model.norm.weight"),)
     if not a.tie_embeddings:
         tensors["head.weight"] = (_part("lm_head.weight", vocab, hidden),)
     return tensors
+
+
+def _norms(a: Architecture, layer: str) -> Parts:
+    if not a.post_norms:
+        return {
+            "attn_norm.weight": (_gain(a, f"{layer}.input_layernorm.weight"),),
+            "mlp_norm.weight": (_gain(a, f"{layer}.post_attention_layernorm.weight"),),
+        }
+    return {
+        "attn_norm.weight": (_gain(a, f"{layer}.input_layernorm.weight"),),
+        "attn_post_norm.weight": (_gain(a, f"{layer}.post_attention_layernorm.weight", a.embedding_scale),),
+        "mlp_norm.weight": (_gain(a, f"{layer}.pre_feedforward_layernorm.weight"),),
+        "mlp_post_norm.weight": (_gain(a, f"{layer}.post_feedforward_layernorm.weight", a.embedding_scale),),
+    }
+
+
+#: families that store gains less one
+_LESS_ONE = ("gemma2",)
+
+
+def _gain(a: Architecture, name: str, divisor: float = 1.0) -> Part:
+    part = _part(name, _hidden(a))
+    added = 1.0 if a.family in _LESS_ONE else 0.0
+    return replace(part, gain=Gain(added, divisor)) if added or divisor != 1.0 else part
 
 
 def _grouped_query_attention(a: Architecture, layer: str) -> Parts:

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from artifacts.architecture import Architecture
 from runtime.models.deepseek import DeepseekV2Config, DeepseekV3Config
+from runtime.models.gemma2 import Gemma2Config
 from runtime.models.hf_config import HfConfig
 from runtime.models.llama import LlamaConfig
 from runtime.models.mistral import MistralConfig
@@ -22,6 +23,7 @@ FAMILIES: dict[str, type[HfConfig]] = {
     "mistral": MistralConfig,
     "qwen2": Qwen2Config,
     "qwen3": Qwen3Config,
+    "gemma2": Gemma2Config,
     "mixtral": MixtralConfig,
     "qwen3_moe": Qwen3MoeConfig,
     "deepseek_v2": DeepseekV2Config,

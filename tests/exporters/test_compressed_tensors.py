@@ -171,7 +171,7 @@ def test_int8_activations_through_transformers(bundle: MakeBundle, tiny: Callabl
     assert relative_error(our_logits(made), logits) < 2e-2
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [name for name in CONFIGS if not name.startswith("gemma2")])
 def test_the_config_is_the_architecture(name: str, bundle: MakeBundle, tiny: Callable[[str], Tiny]) -> None:
     config = json.loads((export(bundle(name)) / "config.json").read_text())
     del config["quantization_config"]

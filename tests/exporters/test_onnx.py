@@ -31,6 +31,8 @@ SCHEMES = [
     "int4-g32-sym-a8",
     "int4-g32-asym-a8",
     "int4-g32-asym",
+    "fp32",
+    "int8",
 ]
 #: every model and every scheme once, tied and not for integers
 CASES = [

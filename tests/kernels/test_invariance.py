@@ -71,7 +71,9 @@ def test_matmul_row_is_the_same_in_every_batch(library: Library, other_tiles: Li
     assert product(other_tiles, x[:1], 1).tobytes() == whole[:1].tobytes()
 
 
-def attention(library: Library, kv: str, block_size: int, chunks: list[int], window: int, threads: int) -> Array:
+def attention(
+    library: Library, kv: str, block_size: int, chunks: list[int], window: int, threads: int, softcap: float = 0.0
+) -> Array:
     """The outputs of one sequence, written and attended to in the given chunks."""
     rng = np.random.default_rng(2)
     t, hq, hkv, d = sum(chunks), 6, 2, 48
@@ -105,23 +107,24 @@ def attention(library: Library, kv: str, block_size: int, chunks: list[int], win
             "window": window,
         }
         rows = out[start : start + count]
-        library.call(f"paged_attention_{kv}", {"q": q, "out": rows, **batch, **caches, **scratch}, threads)
+        symbol, cap = ("paged_attention_capped", {"softcap": softcap}) if softcap else ("paged_attention", {})
+        library.call(f"{symbol}_{kv}", {"q": q, "out": rows, **batch, **caches, **scratch, **cap}, threads)
         start += count
     return out
 
 
-@pytest.mark.parametrize("window", [0, 19, 90])
+@pytest.mark.parametrize(("window", "softcap"), [(0, 0.0), (19, 0.0), (90, 0.0), (90, 2.0)])
 @pytest.mark.parametrize("kv", kv_cache.STORAGE)
 def test_attention_is_the_same_however_it_is_chunked(
-    each_library: Library, other_tiles: Library, library: Library, kv: str, window: int
+    each_library: Library, other_tiles: Library, library: Library, kv: str, window: int, softcap: float
 ) -> None:
-    whole = attention(each_library, kv, 16, [200], window, 1)
+    whole = attention(each_library, kv, 16, [200], window, 1, softcap)
     assert np.isfinite(whole).all()
     # Alone and over three threads: the chunks of a decoding token are shared out, and joined in order.
-    assert attention(each_library, kv, 16, [1] * 200, window, 3).tobytes() == whole.tobytes()
-    assert attention(each_library, kv, 48, [7, 30, 1, 1, 36, 125], window, 3).tobytes() == whole.tobytes()
+    assert attention(each_library, kv, 16, [1] * 200, window, 3, softcap).tobytes() == whole.tobytes()
+    assert attention(each_library, kv, 48, [7, 30, 1, 1, 36, 125], window, 3, softcap).tobytes() == whole.tobytes()
     if each_library is library:
-        assert attention(other_tiles, kv, 32, [140, 60], window, 1).tobytes() == whole.tobytes()
+        assert attention(other_tiles, kv, 32, [140, 60], window, 1, softcap).tobytes() == whole.tobytes()
 
 
 def test_emulated_tiles_give_the_same_bits(library: Library, emulated_tiles: Library) -> None:

@@ -33,6 +33,10 @@ def _larger_scale(arguments: Arguments) -> None:
     arguments["scale"] = arguments["scale"] * 1.02  # type: ignore[operator]
 
 
+def _larger_cap(arguments: Arguments) -> None:
+    arguments["softcap"] = arguments["softcap"] * 1.05  # type: ignore[operator]
+
+
 def _one_token_short(arguments: Arguments) -> None:
     arguments["seq_lens"] = arguments["seq_lens"] - np.int32(1)  # type: ignore[operator]
 
@@ -58,6 +62,10 @@ def _wrong_slot(arguments: Arguments) -> None:
         ("rms_norm", "epsilon_matters", _larger_epsilon),
         ("rms_norm", "heads", _half_precision_input),
         ("silu_and_mul", "some", _half_precision_input),
+        ("gelu_and_mul", "some", _half_precision_input),
+        ("softcap", "small", _half_precision_input),
+        ("paged_attention_capped_fp32", "decode", _larger_cap),
+        ("paged_attention_capped_bf16", "prefill", _larger_cap),
         ("rope_and_cache_bf16", "grouped", _wrong_slot),
     ],
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, MistralConfig, PreTrainedConfig, PreTrainedModel, Qwen2Config, Qwen3Config
+from transformers import Gemma2Config, LlamaConfig, MistralConfig, PreTrainedConfig, PreTrainedModel, Qwen2Config, Qwen3Config
 
 from artifacts.architecture import Architecture
 from artifacts.manifest import Serving
@@ -42,6 +42,8 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+#: caps that scores and logits of these sizes meet, scores that are not divided by the root of head_dim
+GEMMA2 = {"head_dim": 24, "query_pre_attn_scalar": 40, "attn_logit_softcapping": 10.0, "final_logit_softcapping": 30.0}
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
 
@@ -64,6 +66,10 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "qwen3": Qwen3Config(**SIZES | {"num_attention_heads": 6}, head_dim=32),
     "qwen3, tied, biased, yarn": Qwen3Config(
         **SIZES, head_dim=8, tie_word_embeddings=True, attention_bias=True, rope_parameters=YARN
+    ),
+    "gemma2": Gemma2Config(**SIZES | GEMMA2, sliding_window=24),
+    "gemma2, untied": Gemma2Config(
+        **SIZES | GEMMA2, layer_types=["full_attention"] * 3, tie_word_embeddings=False, attention_bias=True
     ),
 }
 

@@ -26,10 +26,11 @@ from kernels.cpu.build import build, find_compiler
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
 from kernels.cpu.library import Library, LibraryRefused
-from runtime.decoder import tensor_shapes
+from runtime.decoder import stored_parts
 from runtime.engine import Engine
 from runtime.loading import load
 from runtime.request import Request, SamplingParams
+from runtime.stored_tensors import tensor_shapes
 from tests.runtime.conftest import CONFIGS, Tiny, limits
 
 ROOT = Path(__file__).parents[2]
@@ -204,7 +205,7 @@ def test_tensor_shapes_are_those_of_what_is_packed(tiny: Callable[[str], Tiny], 
     model = tiny(name)
     plan = model.plan(scheme)
     packed = {tensor: (str(array.dtype), array.shape) for tensor, array in model.store.plan_tensors(plan).items()}
-    assert tensor_shapes(model.architecture, plan) == packed
+    assert tensor_shapes(model.architecture, plan, stored_parts) == packed
 
 
 WRONG: dict[str, tuple[Callable[[dict[str, Array]], dict[str, Array]], str]] = {

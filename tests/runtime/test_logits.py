@@ -26,8 +26,8 @@ from runtime.model_runner import ProgramRunner
 from runtime.models import checkpoint_tensors
 from runtime.scoring import score
 from tests.importers.prequantized_writing import CONFIG, write_compressed_tensors
-from tests.importers.random_models import random_model
-from tests.runtime.conftest import CONFIGS, Tiny, limits
+from tests.importers.random_models import random_model, save_folder
+from tests.runtime.conftest import CONFIGS, Tiny, limits, moderate
 
 TOLERANCE = 1e-4
 TEXT = np.random.default_rng(0).integers(0, 203, 100).tolist()  # longer than every window, and than yarn's and llama3's origin
@@ -152,6 +152,19 @@ def smollm2(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     source = open_source(smollm2_gguf)
     yield Tiny(model.eval(), source, QuantizedStore(source, folder))
     shutil.rmtree(folder)
+
+
+def test_an_int8_cache_keeps_what_all_keys_have_in_common_where_scores_are_capped(tmp_path: Path) -> None:
+    """Elsewhere it is left out: it moves all scores of a query alike."""
+    model = moderate(random_model(CONFIGS["gemma2, untied"]))
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.k_proj.bias.fill_(2.0)
+    source = open_source(save_folder(model, tmp_path / "model"))
+    made = Tiny(model, source, QuantizedStore(source, tmp_path / "store"))
+    step = made.step("fp32", limits(max_num_batched_tokens=128), "int8")
+    ours = score(ProgramRunner(step, ReferenceProgram(step.program)), TEXT)
+    assert relative_error(ours, transformers_logits(model, TEXT)) < 0.02
 
 
 def test_smollm2_logits_are_transformers(smollm2: Tiny, library: Library) -> None:

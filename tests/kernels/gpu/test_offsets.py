@@ -68,6 +68,7 @@ def _calls() -> dict[str, tuple[str, dict[str, object]]]:
         "gpu_quantize_activations_int8": ("quantize_activations", {"x": _rows(8), **codes}),
         "gpu_rms_norm_int8": ("rms_norm", {**norm, "residual": _rows(8), **codes}),
         "gpu_silu_and_mul": ("silu_and_mul", {"x": _rows(16), "out": torch.zeros(3, 8).half()}),
+        "gpu_softcap": ("softcap", {"x": _rows(8, torch.float32), "softcap": 30.0}),
         "gpu_sample": (
             "sampling",
             {

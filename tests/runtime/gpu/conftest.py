@@ -12,6 +12,7 @@ import torch
 from transformers import (
     DeepseekV2Config,
     DeepseekV3Config,
+    Gemma2Config,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
@@ -44,6 +45,8 @@ SIZES = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 128,
 }
+#: caps that scores and logits of these sizes meet, scores that are not divided by the root of head_dim
+GEMMA2 = {"head_dim": 16, "query_pre_attn_scalar": 24, "attn_logit_softcapping": 10.0, "final_logit_softcapping": 4.0}
 EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
 #: of latent attention: the rank and the rotated part are powers of two of at least 16
 LATENT = SIZES | EXPERTS | {
@@ -71,6 +74,7 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "qwen2": Qwen2Config(**SIZES),
     "qwen3": Qwen3Config(**SIZES, head_dim=32),
     "mistral": MistralConfig(**SIZES, sliding_window=7),
+    "gemma2": Gemma2Config(**SIZES | GEMMA2, sliding_window=7),
     "mixtral": MixtralConfig(**SIZES | {"intermediate_size": 64}, num_local_experts=4, sliding_window=None),
     "qwen3_moe": Qwen3MoeConfig(**SIZES, **EXPERTS, head_dim=16, num_experts=6, norm_topk_prob=True, mlp_only_layers=[0]),
     "deepseek_v2": DeepseekV2Config(**LATENT, topk_method="group_limited_greedy", n_group=4, topk_group=2),

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from artifacts.precision import KvDtype
+from kernels import registry
 from kernels.gpu.points import point_key
 from kernels.gpu.tensors import problem
 from optimizer.cost.gpu_steps import StepShapes
 from runtime.batch import Span, build_batch
 from runtime.gpu.execution import Runnable
-from runtime.gpu.program import Counts, GpuCall
+from runtime.gpu.program import Counts, GpuCall, bound
 from runtime.gpu.runner import GpuRunner
 from tests.runtime.conftest import limits
 from tests.runtime.gpu.conftest import Small
@@ -29,7 +30,7 @@ class KeyPlanner:
     keys: set[str] = field(default_factory=set)
 
     def prepare(self, calls: Iterable[GpuCall], counts: Counts) -> list[Runnable]:
-        self.keys |= {point_key(problem(call.spec, call.bound(counts))) for call in calls}
+        self.keys |= {point_key(problem(registry.spec(call.symbol), bound(call, counts))) for call in calls}
         return []
 
 

@@ -22,7 +22,7 @@ from runtime.draws import Draws
 from runtime.engine import Engine
 from runtime.gpu.emulator import Emulator
 from runtime.gpu.execution import Planner, Runnable
-from runtime.gpu.program import Counts, GpuCall, GpuProgram
+from runtime.gpu.program import Counts, GpuCall, GpuProgram, bound
 from runtime.gpu.runner import GpuRunner, rounded_up
 from runtime.request import Request, SamplingParams, TokenOutput
 from tests.runtime.conftest import limits
@@ -41,7 +41,7 @@ class ByReference:
 
     def run(self, stream: int = 0) -> None:
         with torch.inference_mode():
-            registry.reference(self.call.symbol)(**self.call.bound(self.counts))
+            registry.reference(self.call.symbol)(**bound(self.call, self.counts))
 
 
 @dataclass

@@ -31,6 +31,8 @@ TEXT = np.random.default_rng(3).integers(0, 99, 80).tolist()
 STEPS = ((3, 12, 0), (1, 6, 5), (1, 1, 1))
 PROMPTS = (3, 18, 5)
 
+#: models that the default suite runs
+DEFAULT = ("qwen3", "mistral", "gemma2", "mixtral", "deepseek_v3")
 #: every way to store weights as codes, in one model
 MIXED = {
     "embed": "int8",
@@ -114,7 +116,7 @@ def check(model: Small, schemes: str | Mapping[str, str], kv_dtype: KvDtype = "b
     assert np.mean(chosen) > 0.7, "the margins of these models are too small to prove anything"
 
 
-@pytest.mark.parametrize("name", ["qwen3", "mistral", "mixtral", "deepseek_v3"])
+@pytest.mark.parametrize("name", DEFAULT)
 def test_kernels_choose_the_reference_s_tokens(small: Callable[[str], Small], name: str) -> None:
     check(small(name), "bf16")
 
@@ -124,7 +126,7 @@ def test_every_way_to_store_weights_in_one_model(small: Callable[[str], Small]) 
 
 
 OTHERS: list[tuple[str, str, KvDtype]] = [
-    *((name, "bf16", "bf16") for name in CONFIGS if name not in ("qwen3", "mistral", "mixtral", "deepseek_v3")),
+    *((name, "bf16", "bf16") for name in CONFIGS if name not in DEFAULT),
     *((name, scheme, "bf16") for name in ("qwen3_moe", "deepseek_v3") for scheme in ("int8-a8", "fp8")),
     ("deepseek_v3, wide", "fp8-block", "bf16"),
     ("qwen3", "int4-g32-asym", "fp8"),

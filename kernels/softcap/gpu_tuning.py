@@ -1,0 +1,27 @@
+"""How many logits a program bounds, and how many warps share them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kernels.gpu.launch import Problem
+from kernels.gpu.rows import NUM_WARPS, row_refusal, row_warps
+from kernels.gpu.target import Target
+from kernels.gpu.tuning import GpuTuning, Point
+
+_DEFAULT_BLOCK = 1024
+
+
+def _parameters(symbol: str) -> Mapping[str, tuple[int, ...]]:
+    return {"block": (512, 1024, 2048, 4096), "num_warps": NUM_WARPS}
+
+
+def _refusal(problem: Problem, point: Point, target: Target) -> str | None:
+    return row_refusal(point["block"], point["num_warps"], target)
+
+
+def _default(problem: Problem, target: Target) -> Point:
+    return {"block": _DEFAULT_BLOCK, "num_warps": row_warps(_DEFAULT_BLOCK, target)}
+
+
+TUNING = GpuTuning(_parameters, _refusal, _default)

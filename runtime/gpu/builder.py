@@ -1,0 +1,257 @@
+"""Lays a network out as calls of GPU kernels: in the layouts of GPUs, activations rounded where they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+
+from artifacts.architecture import Architecture
+from artifacts.kv_cache import scale_bytes
+from artifacts.manifest import Serving
+from artifacts.precision import KvDtype, Plan, Scheme
+from runtime.gpu.program import GpuArgument, GpuBatch, GpuCall
+from runtime.gpu.weights import INPUT_SCALE, stored_parts
+from runtime.network import Activation, Latents, Mixtures
+from runtime.rope import rope_tables
+
+TOKENS = {"T": "num_tokens"}
+LOGITS = {"T": "num_logits"}
+#: variable axes and scalars of an attention call -> counts of the step
+ATTENTION = {"T": "num_tokens", "S": "num_seqs", "max_query_len": "max_query_len"}
+_E4M3 = torch.float8_e4m3fn
+_FORM_DTYPES = {"int8": torch.int8, "e4m3": _E4M3, "e4m3_block": _E4M3, "e4m3_tensor": _E4M3}
+_CACHE_FORMS = {"bf16": "act", "fp16": "fp16", "int8": "int8", "fp8": "e4m3"}
+_SCALE_BLOCK = 128
+#: groups whose output joins the residual stream: it is read before the other's is written
+_BRANCHES = ("o", "down")
+
+
+class Stream(NamedTuple):
+    """The residual stream, and the branch that joins it inside the norm that reads it next."""
+
+    residual: torch.Tensor
+    branch: torch.Tensor | None
+
+
+class Operand(NamedTuple):
+    """Form -> what a matmul takes, `x` under "", else `x_codes` and `x_scales`; and the counters of its rows."""
+
+    forms: Mapping[str, Mapping[str, torch.Tensor]]
+    counters: Mapping[str, str] = TOKENS
+
+    @classmethod
+    def plain(cls, x: torch.Tensor, counters: Mapping[str, str] = TOKENS) -> Operand:
+        return cls({"": {"x": x}}, counters)
+
+    @property
+    def x(self) -> torch.Tensor:
+        return self.forms[""]["x"]
+
+
+def form_of(scheme: Scheme) -> str:
+    """How activations must come to weights of `scheme`: "" as they are, int8, e4m3, e4m3_block or e4m3_tensor."""
+    if scheme.int8_activations and scheme.weights == "int8":
+        return "int8"
+    if scheme.weights == "fp8":
+        return "e4m3" if scheme.granularity == "channel" else f"e4m3_{scheme.granularity}"
+    return ""
+
+
+def matmul_symbol(scheme: Scheme) -> str:
+    """The entry point that multiplies by weights of `scheme`."""
+    if form := form_of(scheme):
+        return f"gpu_scaled_matmul_{form}"
+    if scheme.weights == "int4":
+        return f"gpu_quant_matmul_int4_{'sym' if scheme.symmetric else 'asym'}"
+    if scheme.weights in ("mxfp4", "nvfp4"):
+        return f"gpu_scaled_matmul_{scheme.weights}"
+    return {"bf16": "gpu_matmul", "int8": "gpu_quant_matmul_int8"}[scheme.weights]
+
+
+class GpuBuilder:
+    """Emits `calls`. Buffers have room for all tokens of a step, and layers share them."""
+
+    latents: Latents[Operand] | None = None
+    mixtures: Mixtures[Operand] | None = None
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        plan: Plan,
+        kv_dtype: KvDtype,
+        tensors: Mapping[str, torch.Tensor],
+        limits: Serving,
+        act: torch.dtype,
+        inputs: GpuBatch,
+        logits: torch.Tensor,
+    ) -> None:
+        self.architecture, self.plan, self.kv_dtype, self.tensors = architecture, plan, kv_dtype, tensors
+        self.limits, self.act, self.inputs, self._logits = limits, act, inputs, logits
+        self.max_num_tokens, self.device = limits.max_num_batched_tokens, logits.device
+        self.calls: list[GpuCall] = []
+        self.num_body_calls = 0
+        """How many of the calls come before the head's."""
+        self._buffers: dict[tuple[str, tuple[int, ...]], torch.Tensor] = {}
+        rotated = architecture.mla.rope_head_dim if architecture.mla else architecture.head_dim
+        cos, sin = rope_tables(architecture.rope, rotated, limits.max_model_len)
+        self._rotation = {"cos": torch.from_numpy(cos).to(self.device), "sin": torch.from_numpy(sin).to(self.device)}
+
+    def embed(self) -> Stream:
+        scheme, out = self.plan["embed"], self.buffer("residual", self.architecture.hidden_size)
+        kind = {"bf16": "w16", "int4": f"int4_{'sym' if scheme.symmetric else 'asym'}"}.get(scheme.weights, scheme.weights)
+        self.call(f"gpu_embedding_{kind}", "embed", token_ids=self.inputs.token_ids, **self.weights("embed"), out=out)
+        return Stream(out, None)
+
+    def norm(self, name: str, stream: Stream, readers: Sequence[str], eps: float) -> Operand:
+        out = self.buffer("hidden", self.architecture.hidden_size)
+        # What the kernel normalizes is x + residual, which it leaves in residual.
+        if stream.branch is None:
+            return self._norm(name, stream.residual, None, out, readers, eps)
+        return self._norm(name, stream.branch, stream.residual, out, readers, eps)
+
+    def norm_in_place(self, name: str, x: Operand, readers: Sequence[str], eps: float) -> Operand:
+        return self._norm(name, x.x, None, x.x, readers, eps)
+
+    def linear(self, group: str, x: Operand) -> Operand:
+        kind = group.rpartition(".")[2]
+        out = self.buffer("branch" if kind in _BRANCHES else kind, self.architecture.linear_shapes()[group][0])
+        return self._linear(group, x, out)
+
+    def heads(self, qkv: Operand) -> tuple[Operand, Operand, Operand]:
+        a = self.architecture
+        heads = qkv.x.view(len(qkv.x), -1, a.head_dim)
+        q, k, v = torch.tensor_split(heads, [a.num_q_heads, a.num_q_heads + a.num_kv_heads], dim=1)
+        return Operand.plain(q), Operand.plain(k), Operand.plain(v)
+
+    def attend(self, layer: int, q: Operand, k: Operand, v: Operand, scale: float, window: int, softcap: float) -> Operand:
+        caches, form = self._caches(), _CACHE_FORMS[self.kv_dtype]
+        out = self.buffer("attended", *q.x.shape[1:])
+        self.call(f"gpu_rope_and_cache_{form}", f"layers.{layer}.rope", q=q.x, k=k.x, v=v.x, **self.rotation(), **caches)
+        self.call(
+            f"gpu_paged_attention_{form}", f"layers.{layer}.attention", ATTENTION, q=q.x, **caches, **self.tables(),
+            out=out, scale=scale, window=window, softcap=softcap,
+        )  # fmt: skip
+        return Operand.plain(out.flatten(1))
+
+    def gated(self, name: str, gate_up: Operand, reader: str, activation: Activation) -> Operand:
+        x, counters, form = gate_up.x, gate_up.counters, form_of(self.plan[reader])
+        width, rows = x.shape[1] // 2, x.shape[0] // self.max_num_tokens
+        if form:
+            written = self._codes(form, [reader], width, rows)
+            self.call(f"gpu_{activation}_and_mul_{form}", name, counters, x=x, **written)
+            return Operand({form: _as_operand(written)}, counters)
+        out = self.buffer("activated", width, rows=rows)
+        self.call(f"gpu_{activation}_and_mul", name, counters, x=x, out=out)
+        return Operand.plain(out, counters)
+
+    def join(self, stream: Stream, branch: Operand) -> Stream:
+        return Stream(stream.residual, branch.x)
+
+    def gather(self, x: Operand) -> Operand:
+        self.num_body_calls = len(self.calls)
+        out = self.buffer("branch", self.architecture.hidden_size)
+        counters = {"T": "num_tokens", "R": "num_logits"}
+        self.call("gpu_gather_rows", "gather_rows", counters, x=x.x, rows=self.inputs.logit_rows, out=out)
+        return Operand.plain(out, LOGITS)
+
+    def head(self, group: str, x: Operand, softcap: float) -> None:
+        self._linear(group, x, self._logits)
+        if softcap:
+            self.call("gpu_softcap", group, LOGITS, x=self._logits, softcap=softcap)
+
+    def buffer(self, name: str, *extents: int, dtype: torch.dtype | None = None, rows: int = 1) -> torch.Tensor:
+        """Zeroed, `rows` rows of `extents` for each token; activations unless `dtype` says otherwise.
+
+        The same one for the same name and shape.
+        """
+        shape = (self.max_num_tokens * rows, *extents)
+        if (name, shape) not in self._buffers:
+            self._buffers[name, shape] = torch.zeros(shape, dtype=dtype or self.act, device=self.device)
+        return self._buffers[name, shape]
+
+    def call(self, symbol: str, label: str, counters: Mapping[str, str] = TOKENS, /, **arguments: GpuArgument) -> None:
+        self.calls.append(GpuCall(symbol, arguments, counters, label))
+
+    def weights(self, group: str) -> dict[str, GpuArgument]:
+        """The stored parts of a layer group's matrix, under the names that kernels give them."""
+        names = (part.name for part in stored_parts(self.plan[group]) if part.name != INPUT_SCALE)
+        return {name: self.tensors[f"{group}.{name}"] for name in names}
+
+    def tables(self) -> dict[str, GpuArgument]:
+        """The block tables and lengths that attention reads."""
+        inputs = self.inputs
+        return {"block_tables": inputs.block_tables, "seq_lens": inputs.seq_lens, "cu_seqlens_q": inputs.cu_seqlens_q}
+
+    def rotation(self) -> dict[str, GpuArgument]:
+        """What rotary embedding reads, and where keys go."""
+        return {**self._rotation, "positions": self.inputs.positions, "slot_mapping": self.inputs.slot_mapping}
+
+    def _linear(self, group: str, x: Operand, out: torch.Tensor) -> Operand:
+        """out = x W^T + bias, x rounded first where the scheme wants it and it is not yet."""
+        scheme, counters = self.plan[group], x.counters
+        form = form_of(scheme)
+        if form not in x.forms:
+            x = self._rounded(x.x, [group], group, counters)
+        bias = self.tensors.get(f"{group}.bias")
+        self.call(matmul_symbol(scheme), group, counters, **x.forms[form], **self.weights(group), bias=bias, out=out)
+        return Operand.plain(out, counters)
+
+    def _norm(
+        self, name: str, x: torch.Tensor, residual: torch.Tensor | None, out: torch.Tensor, readers: Sequence[str], eps: float
+    ) -> Operand:
+        """Where all readers want one rounded form, nothing else is written; otherwise `out` is, and rounded as needed."""
+        forms = {form_of(self.plan[group]) if group in self.plan else "" for group in readers}
+        weight = self.tensors[f"{name}.weight"]
+        if len(forms) == 1 and (form := next(iter(forms))):
+            written = self._codes(form, readers, x.shape[1])
+            self.call(f"gpu_rms_norm_{form}", name, x=x, residual=residual, weight=weight, eps=eps, **written)
+            return Operand({form: _as_operand(written)})
+
+        def grouped(tensor: torch.Tensor | None) -> torch.Tensor | None:
+            return tensor[:, None, :] if tensor is not None and tensor.ndim == 2 else tensor
+
+        arguments: dict[str, GpuArgument] = {"x": grouped(x), "residual": grouped(residual), "out": grouped(out)}
+        self.call("gpu_rms_norm", name, weight=weight, eps=eps, **arguments)
+        return self._rounded(out, [group for group in readers if group in self.plan], name, TOKENS)
+
+    def _rounded(self, x: torch.Tensor, readers: Sequence[str], label: str, counters: Mapping[str, str]) -> Operand:
+        """x in each form that `readers` want."""
+        made: dict[str, Mapping[str, torch.Tensor]] = {"": {"x": x}}
+        for form in sorted({form_of(self.plan[group]) for group in readers} - {""}):
+            written = self._codes(form, readers, x.shape[1])
+            self.call(f"gpu_quantize_activations_{form}", label, counters, x=x, **written)
+            made[form] = _as_operand(written)
+        return Operand(made, counters)
+
+    def _codes(self, form: str, readers: Sequence[str], width: int, rows: int = 1) -> dict[str, torch.Tensor]:
+        """Codes and scales of activations of `width`, used at once.
+
+        Under e4m3_tensor the scale is a weight of the one layer group that reads them.
+        """
+        codes = self.buffer(f"{form} codes", width, dtype=_FORM_DTYPES[form], rows=rows)
+        if form == "e4m3_tensor":
+            (reader,) = readers
+            return {"codes": codes, "scale": self.tensors[f"{reader}.{INPUT_SCALE}"]}
+        scale_width = (-(-width // _SCALE_BLOCK),) if form == "e4m3_block" else ()
+        scales = self.buffer(f"{form} scales of {width}", *scale_width, dtype=torch.float32, rows=rows)
+        return {"codes": codes, "scales": scales}
+
+    def _caches(self) -> dict[str, torch.Tensor]:
+        """Of one layer: [num_blocks, block_size, num_kv_heads, head_dim], and a scale for each token and head where rounded."""
+        a = self.architecture
+        dtypes = {"bf16": self.act, "fp16": torch.float16, "int8": torch.int8, "fp8": _E4M3}
+        shape = (self.limits.num_kv_blocks, self.limits.kv_block_size, a.num_kv_heads, a.head_dim)
+
+        def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+            return torch.zeros(shape, dtype=dtype, device=self.device)
+
+        made = {f"{name}_cache": zeros(shape, dtypes[self.kv_dtype]) for name in "kv"}
+        if scale_bytes(self.kv_dtype):
+            made |= {f"{name}_scales": zeros(shape[:-1], torch.float32) for name in "kv"}
+        return made
+
+
+def _as_operand(written: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {"x_codes": written["codes"], "x_scales": written["scale" if "scale" in written else "scales"]}

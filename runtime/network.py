@@ -1,0 +1,193 @@
+"""The network of a decoder, once: what each layer computes, from what, and in which order. How is a builder's business.
+
+A builder turns the ops below into calls of kernels over buffers (CPU, GPU), into torch, or into the nodes of a graph. What
+differs between families comes to it as an argument or as a name: no builder asks which model it builds.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol, TypeVar
+
+from artifacts.architecture import Architecture
+from runtime.models import UnsupportedModel
+
+Stream = TypeVar("Stream")
+"""The residual stream, [T, hidden_size]."""
+Value = TypeVar("Value")
+"""Any other intermediate result."""
+Activation = Literal["silu", "gelu"]
+
+
+class Latents(Protocol[Value]):
+    """Multi-head latent attention (DeepSeek-AI 2024, DeepSeek-V2, 2.1)."""
+
+    def attend(self, layer: int, q: Value, kv: Value) -> Value:
+        """Attention of q [T, heads head_dim] over latents: kv [T, cache_dim] is this step's, before its norm and rotation."""
+        ...
+
+
+class Mixtures(Protocol[Value]):
+    """Experts in place of a feed-forward network."""
+
+    def route(self, name: str, x: Value) -> None:
+        """Chooses the experts of each token of layer `name`; what follows in the layer goes to them."""
+        ...
+
+    def linear(self, group: str, x: Value) -> Value:
+        """x W^T for each pair of a token and an expert; x is of tokens, or of pairs, whose results are then weighted."""
+        ...
+
+    def combine(self, name: str, pairs: Value, shared: Value | None) -> Value:
+        """The sum of a token's pairs, and of the shared expert's output."""
+        ...
+
+
+class LayerBuilder(Protocol[Stream, Value]):
+    """The ops of a layer.
+
+    One norm reads a stream before the next branch joins it, and the last reader of a value comes before the next value of its
+    name: a builder may add where a norm reads, round where a value is made, and keep one buffer for all layers.
+    """
+
+    @property
+    def latents(self) -> Latents[Value] | None:
+        """None where there are no such ops: who builds refuses models that need them, by `check_dense`."""
+        ...
+
+    @property
+    def mixtures(self) -> Mixtures[Value] | None:
+        """Likewise."""
+        ...
+
+    def norm(self, name: str, stream: Stream, readers: tuple[str, ...], eps: float) -> Value:
+        """RMSNorm (Zhang & Sennrich 2019) with the gain `name`.weight, for the layer groups `readers` (and a router)."""
+        ...
+
+    def norm_in_place(self, name: str, x: Value, readers: tuple[str, ...], eps: float) -> Value:
+        """The same of a value that has no other use: of each head where x has heads."""
+        ...
+
+    def linear(self, group: str, x: Value) -> Value:
+        """x W^T, plus the group's bias where it has one."""
+        ...
+
+    def heads(self, qkv: Value) -> tuple[Value, Value, Value]:
+        """Queries, keys and values, [T, heads, head_dim] each."""
+        ...
+
+    def attend(self, layer: int, q: Value, k: Value, v: Value, scale: float, window: int, softcap: float) -> Value:
+        """softmax(f(scale q k^T)) v, causal, with q and k rotated; k and v go to the cache of the layer. [T, q_size].
+
+        f(s) is softcap tanh(s / softcap), or s where softcap is 0. A query sees `window` positions, all where that is 0.
+        """
+        ...
+
+    def gated(self, name: str, gate_up: Value, reader: str, activation: Activation) -> Value:
+        """activation(gate) * up (Shazeer 2020), for the layer group `reader`; gelu is its approximation by tanh."""
+        ...
+
+    def join(self, stream: Stream, branch: Value) -> Stream:
+        """stream + branch."""
+        ...
+
+
+class Builder(LayerBuilder[Stream, Value], Protocol[Stream, Value]):
+    """The ops of a network."""
+
+    def embed(self) -> Stream:
+        """The embedding's rows of the step's tokens."""
+        ...
+
+    def gather(self, x: Value) -> Value:
+        """The rows whose logits are wanted."""
+        ...
+
+    def head(self, group: str, x: Value, softcap: float) -> None:
+        """f(x W^T), with the f of `attend`: the logits."""
+        ...
+
+
+def network(a: Architecture, build: Builder[Stream, Value]) -> None:
+    """Builds the whole model."""
+    stream = build.embed()
+    for i in range(a.num_layers):
+        stream = layer(a, i, build, stream)
+    build.head("embed" if a.tie_embeddings else "head", build.gather(final_norm(a, build, stream)), a.logit_softcap)
+
+
+def layer(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream: Stream) -> Stream:
+    """Builds layer i: the stream behind it."""
+    attention = _latent_attention if a.mla else _attention
+    branch = attention(a, i, build, stream)
+    stream = build.join(stream, _post_norm(a, f"layers.{i}.attn_post_norm", build, branch))
+    feed_forward = _mixture if a.is_moe(i) else _feed_forward
+    branch = feed_forward(a, i, build, stream)
+    return build.join(stream, _post_norm(a, f"layers.{i}.mlp_post_norm", build, branch))
+
+
+def _post_norm(a: Architecture, name: str, build: LayerBuilder[Stream, Value], branch: Value) -> Value:
+    return build.norm_in_place(name, branch, (), a.rms_norm_eps) if a.post_norms else branch
+
+
+def final_norm(a: Architecture, build: LayerBuilder[Stream, Value], stream: Stream) -> Value:
+    """Builds what the head reads."""
+    return build.norm("final_norm", stream, (), a.stream_eps)
+
+
+def _attention(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream: Stream) -> Value:
+    """Grouped-query attention (Ainslie et al. 2023)."""
+    name, eps = f"layers.{i}", a.rms_norm_eps
+    normed = build.norm(f"{name}.attn_norm", stream, (f"{name}.qkv",), a.stream_eps)
+    q, k, v = build.heads(build.linear(f"{name}.qkv", normed))
+    if a.qk_norm:
+        q = build.norm_in_place(f"{name}.q_norm", q, (), eps)
+        k = build.norm_in_place(f"{name}.k_norm", k, (), eps)
+    attended = build.attend(i, q, k, v, a.score_scale, a.window(i), a.attention_softcap)
+    return build.linear(f"{name}.o", attended)
+
+
+def _latent_attention(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream: Stream) -> Value:
+    assert a.mla is not None and build.latents is not None
+    name, eps = f"layers.{i}", a.rms_norm_eps
+    queries = f"{name}.q" if a.mla.q_lora_rank is None else f"{name}.q_a"
+    normed = build.norm(f"{name}.attn_norm", stream, (queries, f"{name}.kv_a"), a.stream_eps)
+    # First, because rounding the queries again may take the place of the rounded norm.
+    kv = build.linear(f"{name}.kv_a", normed)
+    q = build.linear(queries, normed)
+    if a.mla.q_lora_rank is not None:
+        q = build.linear(f"{name}.q_b", build.norm_in_place(f"{name}.q_norm", q, (f"{name}.q_b",), eps))
+    return build.linear(f"{name}.o", build.latents.attend(i, q, kv))
+
+
+def _feed_forward(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream: Stream) -> Value:
+    """down(activation(gate x) * up x) (Shazeer 2020)."""
+    name = f"layers.{i}"
+    normed = build.norm(f"{name}.mlp_norm", stream, (f"{name}.gate_up",), a.stream_eps)
+    gate_up = build.linear(f"{name}.gate_up", normed)
+    return build.linear(f"{name}.down", build.gated(f"{name}.activation", gate_up, f"{name}.down", a.activation))
+
+
+def _mixture(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream: Stream) -> Value:
+    """Routed experts, and one that all tokens go to where there is one."""
+    assert a.moe is not None and build.mixtures is not None
+    name, experts = f"layers.{i}", build.mixtures
+    has_shared = a.moe.shared_intermediate_size > 0
+    readers = (f"{name}.router", f"{name}.experts_gate_up", *((f"{name}.gate_up",) if has_shared else ()))
+    normed = build.norm(f"{name}.mlp_norm", stream, readers, a.stream_eps)
+    experts.route(name, normed)
+    # First, because rounding the experts' activations may take the place of the rounded norm.
+    shared = build.linear(f"{name}.gate_up", normed) if has_shared else None
+    pairs = experts.linear(f"{name}.experts_gate_up", normed)
+    activated = build.gated(f"{name}.activation", pairs, f"{name}.experts_down", a.activation)
+    pairs = experts.linear(f"{name}.experts_down", activated)
+    if shared is not None:
+        activated = build.gated(f"{name}.shared_activation", shared, f"{name}.down", a.activation)
+        shared = build.linear(f"{name}.down", activated)
+    return experts.combine(name, pairs, shared)
+
+
+def check_dense(a: Architecture, refusal: str) -> None:
+    """UnsupportedModel for experts and latent attention: `refusal`, with {what} and the {family} put in."""
+    if a.moe or a.mla:
+        what = "mixtures of experts" if a.moe else "latent attention"
+        raise UnsupportedModel(refusal.format(what=what, family=a.family))
