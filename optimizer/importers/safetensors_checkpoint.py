@@ -35,7 +35,7 @@ class SafetensorsCheckpoint:
     _headers: dict[str, tuple[str, tuple[int, ...]]]
     """Type and shape."""
     _unread: dict[str, str] = field(default_factory=dict)
-    """Why there is no place for it and it has no effect, for each tensor of which that is so."""
+    """Tensors that are not read, each with the reason why it has no effect."""
     _remarks: tuple[str, ...] = ()
     _stored_names: dict[str, str] = field(default_factory=dict)
     """What a tensor is called in its file, where that is another name."""
@@ -70,7 +70,7 @@ class SafetensorsCheckpoint:
         return replace(self, _unread=self._unread | drafts)
 
     def with_tied_head(self) -> tuple[SafetensorsCheckpoint, bool]:
-        """Whether the head is the embedding where the config says so: not if another is stored, as transformers 5 has it."""
+        """Whether the head really is the embedding, as the config says: not if another one is stored, as in transformers 5."""
         if _HEAD not in self._headers:
             return self, True
         if _EMBEDDING not in self._headers:

@@ -225,7 +225,7 @@ class QuantizationSpec(_Section):
 
 
 class GateSpec(_Section):
-    """Limits on the unfavourable end of each metric's 95 % interval; None sets none. KL in nats per token."""
+    """Limits that the worse end of each metric's 95 % confidence interval must meet; None sets none. KL in nats per token."""
 
     max_kl: PositiveFloat | None = None
     max_perplexity_increase: Annotated[Fraction, Field(gt=0, le=1)] | None = None

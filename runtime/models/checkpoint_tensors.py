@@ -64,7 +64,7 @@ class Part:
 
 @lru_cache(maxsize=8)
 def checkpoint_tensors(architecture: Architecture) -> Mapping[str, tuple[Part, ...]]:
-    """Canonical name -> the tensors to join along their rows; families share these names but for their experts'.
+    """Canonical name -> the tensors to join along their rows; families share these names, except those of experts.
 
     The table is made once for an architecture: every read of a tensor asks for it.
     Covers `<group>.weight` of every group in `linear_shapes()` and every tensor in `float_shapes()`.
