@@ -30,7 +30,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Target(_Record):
+class Platform(_Record):
     """Where the bundle runs. `machine` is platform.machine() of the compiled kernels, None when it has none."""
 
     device: Line
@@ -74,7 +74,7 @@ class Kernels(_Record):
         return self
 
 
-class Serving(_Record):
+class Limits(_Record):
     """Limits that the runtime allocates for. Sizes in tokens unless named otherwise."""
 
     kv_block_size: PositiveInt
@@ -129,10 +129,10 @@ class Deployment(_Record):
 
     name: BareName
     architecture: Architecture
-    target: Target
+    target: Platform
     precision: Precision
     kernels: Annotated[tuple[Kernels, ...], Field(min_length=1)]
-    serving: Serving
+    serving: Limits
     provenance: Provenance
     evaluated: Literal["served", "emulated"] = "served"
     """Whether accuracy is that of the kernels that serve, or of an exact emulation of their numerics."""

@@ -21,7 +21,7 @@ from artifacts.errors import (
     SizeMismatchError,
     WeightsError,
 )
-from artifacts.manifest import MANIFEST_NAME, FileRecord, Manifest, Target
+from artifacts.manifest import MANIFEST_NAME, FileRecord, Manifest, Platform
 from artifacts.weights import Array, map_tensors
 
 
@@ -101,7 +101,7 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest.parse(path.read_bytes())
 
 
-def check_gpu(target: Target, arch: str | None) -> None:
+def check_gpu(target: Platform, arch: str | None) -> None:
     """DeviceError unless the host's GPU is of an architecture that the bundle has kernels for."""
     if arch not in target.archs:
         raise DeviceError(
@@ -110,7 +110,7 @@ def check_gpu(target: Target, arch: str | None) -> None:
         )
 
 
-def check_device(target: Target, *, machine: str, cpu_flags: frozenset[str]) -> None:
+def check_device(target: Platform, *, machine: str, cpu_flags: frozenset[str]) -> None:
     """DeviceError unless a host of this `machine` with these `cpu_flags` can run a bundle for `target`."""
     if target.device != "cpu":
         raise DeviceError(f"the bundle is for device {target.device!r} but names no architecture; build it again")

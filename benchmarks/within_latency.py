@@ -8,13 +8,13 @@ from typing import Any
 
 from artifacts.architecture import kind_of
 from artifacts.precision import Plan, Scheme
+from benchmarks.refinement import refine
 from optimizer.cost.provider import CostProvider
 from optimizer.evaluation import Estimate
 from optimizer.evaluation.confidence import ratio_of_sums
 from optimizer.records.ledger import Ledger
 from optimizer.search.knapsack import Knapsack, Shares, total
-from optimizer.search.refinement import refine
-from optimizer.search.warm_start import Choice
+from optimizer.search.warm_start import Assignment
 
 NUM_BUDGETS = 1000
 
@@ -40,10 +40,10 @@ class WithinLatency:
         The solver by bits is given the best budget that hindsight knows; it has no plan where none is within the limit.
         """
 
-        def ms(choice: Choice) -> float:
+        def ms(choice: Assignment) -> float:
             return cost.latency_ms(self._plan(choice))
 
-        def result_of(choice: Choice) -> dict[str, Any]:
+        def result_of(choice: Assignment) -> dict[str, Any]:
             return {
                 "latency_ms": ms(choice),
                 "bits_per_weight": total(self._bits(self.uniform), choice),
@@ -75,10 +75,10 @@ class WithinLatency:
             plans["by_average_bits"] = self._plan(theirs)
         return point, plans
 
-    def _solved(self, kl: Shares, cost: Shares, budget: float) -> tuple[Choice, dict[str, float]]:
+    def _solved(self, kl: Shares, cost: Shares, budget: float) -> tuple[Assignment, dict[str, float]]:
         """The plan for `budget`, refined, and what was predicted and measured on the way."""
 
-        def probe_kl(choice: Choice) -> float:
+        def probe_kl(choice: Assignment) -> float:
             return self.probe_kl(self._plan(choice))
 
         start = Knapsack(kl, cost).choice(budget)
@@ -98,13 +98,13 @@ class WithinLatency:
     def _shares(self, schemes: Sequence[Scheme], of: Callable[[str, Scheme], float]) -> Shares:
         return {item: {scheme.name: of(item, scheme) for scheme in schemes} for item in self.items}
 
-    def _plan(self, choice: Choice) -> Plan:
+    def _plan(self, choice: Assignment) -> Plan:
         return {group: Scheme.parse(choice[item]) for item, groups in self.items.items() for group in groups}
 
-    def _held_out_kl(self, choice: Choice) -> list[float]:
+    def _held_out_kl(self, choice: Assignment) -> list[float]:
         return self.held_out_kl(self._plan(choice))
 
-    def _ratio(self, ours: Choice, theirs: Choice) -> dict[str, float]:
+    def _ratio(self, ours: Assignment, theirs: Assignment) -> dict[str, float]:
         """Of the mean KL, with its interval over the sequences that both have in common."""
         return asdict(ratio_of_sums(self._held_out_kl(ours), self._held_out_kl(theirs), seed=0))
 
@@ -114,7 +114,7 @@ def mean(kl: Sequence[float]) -> Estimate:
     return ratio_of_sums(kl, [1.0] * len(kl), seed=0)
 
 
-def _counts(choice: Choice) -> dict[str, dict[str, int]]:
+def _counts(choice: Assignment) -> dict[str, dict[str, int]]:
     """Kind of layer group -> scheme -> number of items."""
     counts: dict[str, dict[str, int]] = {}
     for item, name in choice.items():

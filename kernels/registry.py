@@ -16,7 +16,7 @@ from kernels.spec import OpSpec
 from kernels.tuning import Tuning
 
 Backend: TypeAlias = Literal["cpu", "gpu"]
-Planner: TypeAlias = Callable[[Problem, Point, Target], OpPlan]
+OpPlanner: TypeAlias = Callable[[Problem, Point, Target], OpPlan]
 
 ROOT = Path(__file__).parent
 _SPEC_FILES: Mapping[Backend, str] = {"cpu": "spec", "gpu": "gpu_spec"}
@@ -47,10 +47,10 @@ def spec(symbol: str) -> OpSpec:
 
 @cache
 def reference(symbol: str) -> Callable[..., None]:
-    """The torch reference of `symbol`; imports torch."""
+    """The torch reference of `symbol`, a function of that name or one in the module's `REFERENCES`; imports torch."""
     found = spec(symbol)
     module = import_module(f"kernels.{found.op}.{_REFERENCE_FILES[found.backend]}")
-    function: Callable[..., None] = getattr(module, symbol)
+    function: Callable[..., None] = getattr(module, "REFERENCES", {}).get(symbol) or getattr(module, symbol)
     return function
 
 
@@ -69,9 +69,9 @@ def gpu_tuning(op: str) -> GpuTuning:
 
 
 @cache
-def planner(op: str) -> Planner:
+def planner(op: str) -> OpPlanner:
     """What turns a call of `op` into launches of its Triton kernels."""
-    plan: Planner = import_module(f"kernels.{op}.launch").plan
+    plan: OpPlanner = import_module(f"kernels.{op}.launch").plan
     return plan
 
 

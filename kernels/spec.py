@@ -54,6 +54,12 @@ def axis_extent(axis: str | int, sizes: Mapping[str, int]) -> int:
     return extent * number if operation == "*" else extent + number
 
 
+def axis_divisor(axis: str | int) -> int:
+    """8 for "K/8"; 1 for an axis that is not divided."""
+    _, operation, number = _derivation(axis) if isinstance(axis, str) else ("", "", 1)
+    return number if operation == "/" else 1
+
+
 @cache
 def _derivation(axis: str) -> tuple[str, str, int]:
     """What `axis_extent` does: "N/16" is a name, an operation and a number."""

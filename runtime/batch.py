@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from artifacts.manifest import Serving
+from artifacts.manifest import Limits
 
 Arrays = TypeVar("Arrays")
 
@@ -36,7 +36,7 @@ class BatchOf(Generic[Arrays]):
     logit_rows: Arrays
 
     @classmethod
-    def zeros(cls, limits: Serving, num_logits: int, make: Callable[[tuple[int, ...], str], Arrays]) -> BatchOf[Arrays]:
+    def zeros(cls, limits: Limits, num_logits: int, make: Callable[[tuple[int, ...], str], Arrays]) -> BatchOf[Arrays]:
         """Room for a step within `limits` that wants so many rows of logits; `make(shape, dtype)` gives zeros."""
         tokens, seqs = limits.max_num_batched_tokens, limits.max_num_seqs
         return cls(

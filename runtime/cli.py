@@ -84,7 +84,7 @@ def serve(
 
     try:
         from runtime.server.api_key import ApiKey
-        from runtime.server.serving import serve as serve_app
+        from runtime.server.lifecycle import serve as serve_app
     except ModuleNotFoundError as error:
         raise click.ClickException(f"serving needs {error.name}: pip install 'coldforge[serve]'") from error
     if api_key is None:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from artifacts.architecture import Architecture
-from artifacts.manifest import Serving
+from artifacts.manifest import Limits
 from artifacts.precision import KvDtype, Plan, Scheme
-from kernels import packing
 from kernels.cpu import kv_cache
+from kernels.formats.table import cpu_packing
 from kernels.paged_attention.spec import scratch_shapes
 from kernels.spec import Argument, Arguments, Array, CpuCall, Program, Tensor
 from runtime.batch import Batch
@@ -39,7 +39,7 @@ class StepProgram:
     program: Program
     inputs: Batch
     logits: NDArray[np.float32]
-    limits: Serving
+    limits: Limits
 
     def fill(self, batch: Batch) -> None:
         """Put `batch` where the next run of the program reads it."""
@@ -82,7 +82,7 @@ class CpuBuilder:
         plan: Plan,
         kv_dtype: KvDtype,
         tensors: Mapping[str, Array],
-        limits: Serving,
+        limits: Limits,
         cache_zeros: Callable[[tuple[int, ...], DTypeLike], Array],
     ) -> None:
         a = architecture
@@ -108,7 +108,7 @@ class CpuBuilder:
 
     def embed(self) -> Stream:
         out = self._buffer("residual", self._architecture.hidden_size)
-        symbol = f"embedding_{variant(self._plan['embed'].storage)}"
+        symbol = f"embedding_{cpu_packing(self._plan['embed'].variant).name}"
         self._call(symbol, "embed", token_ids=self.inputs.token_ids, **self._weights("embed"), out=out)
         return Stream(out, None)
 
@@ -194,7 +194,7 @@ class CpuBuilder:
             self._call(symbol, group, counters, x=x.x, **codes)
             x = _as_operand(codes, counters)
         bias = self._tensors.get(f"{group}.bias")
-        self._call(f"quant_matmul_{variant(scheme)}", group, counters, **x.parts, **self._weights(group), bias=bias, out=out)
+        self._call(f"quant_matmul_{scheme.variant}", group, counters, **x.parts, **self._weights(group), bias=bias, out=out)
         return Operand({"x": out}, counters)
 
     def _norm(self, name: str, x: Array, residual: Array | None, out: Array, eps: float) -> None:
@@ -230,11 +230,6 @@ def _as_operand(codes: Arguments, counters: Mapping[str, str]) -> Operand:
     return Operand({f"x_{name}": array for name, array in codes.items()}, counters)
 
 
-def variant(scheme: Scheme) -> str:
-    """The suffix of the symbols that compute `scheme`; group size is read from the shapes."""
-    return packing.variant(scheme.weights, scheme.symmetric, scheme.int8_activations, scheme.int16_activations)
-
-
 def _rows_per_token(scheme: Scheme) -> int:
     """Of integer activations: the high and the low bytes of 16 bits are rows of their own."""
     return 2 if scheme.int16_activations else 1
@@ -242,7 +237,7 @@ def _rows_per_token(scheme: Scheme) -> int:
 
 def stored_parts(scheme: Scheme) -> tuple[Tensor, ...]:
     """The packed parts of a layer group, over the axes `tiles`, `K` and `groups`."""
-    return packing.packed_tensors(variant(scheme.storage), "tiles", "K")
+    return cpu_packing(scheme.variant).tiled("tiles", "K")
 
 
 def _key_centre(a: Architecture, bias: Array | None) -> Array | None:
@@ -262,7 +257,7 @@ def lay_out(
     plan: Plan,
     kv_dtype: KvDtype,
     tensors: Mapping[str, Array],
-    limits: Serving,
+    limits: Limits,
     cache_zeros: Callable[[tuple[int, ...], DTypeLike], Array] = resident_zeros,
 ) -> StepProgram:
     """The step program of a model; `tensors` are in `stored_parts`, buffers are allocated, the cache by `cache_zeros`.

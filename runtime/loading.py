@@ -13,7 +13,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from artifacts.errors import ContentError, ManifestError
-from artifacts.manifest import Manifest, Serving
+from artifacts.manifest import Limits, Manifest
 from artifacts.precision import Scheme
 from artifacts.reader import Bundle, open_bundle
 from kernels.cpu.host import host
@@ -88,7 +88,7 @@ def load_runner(bundle: Bundle, num_threads: int | None = None) -> ProgramRunner
     return ProgramRunner(step, _executable(bundle, step, num_threads or _num_threads(manifest.serving)))
 
 
-def _num_threads(serving: Serving) -> int:
+def _num_threads(serving: Limits) -> int:
     here = num_threads_here(serving)
     if here < serving.num_threads:
         logger.warning("num_threads is %d, not the bundle's %d: no more cores may be used here", here, serving.num_threads)

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from artifacts.manifest import Serving
+from artifacts.manifest import Limits
 from runtime.batch import Batch
 from runtime.decoder import StepProgram
 from runtime.draws import Draws
@@ -16,7 +16,7 @@ from runtime.draws import Draws
 class ModelRunner(Protocol):
     """Runs steps of one model over one KV cache."""
 
-    limits: Serving
+    limits: Limits
     vocab_size: int
 
     def run(self, batch: Batch) -> NDArray[np.float32]:

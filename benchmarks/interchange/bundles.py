@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from platform import machine
 
-from artifacts.manifest import Deployment, Kernels, Precision, Provenance, Serving, Target
+from artifacts.manifest import Deployment, Kernels, Limits, Platform, Precision, Provenance
 from artifacts.precision import Scheme
 from artifacts.weights import Array
 from artifacts.writer import write_bundle
@@ -27,7 +27,7 @@ from optimizer.weights.quantized_store import QuantizedStore
 from runtime.decoder import lay_out
 
 TEXT_TOKENS = 64
-LIMITS = Serving(
+LIMITS = Limits(
     kv_block_size=16, num_kv_blocks=16, max_num_seqs=1, max_num_batched_tokens=TEXT_TOKENS, max_model_len=256, num_threads=1
 )
 
@@ -63,7 +63,7 @@ class Bundler:
         deployment = Deployment(
             name="interchange",
             architecture=architecture,
-            target=Target(device="cpu", machine=machine(), isa=isa.name, cpu_flags=library.cpu_flags),
+            target=Platform(device="cpu", machine=machine(), isa=isa.name, cpu_flags=library.cpu_flags),
             precision=Precision(groups={group: scheme.name for group, scheme in plan.items()}, kv_cache="fp32"),
             kernels=(
                 Kernels(

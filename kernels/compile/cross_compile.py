@@ -105,14 +105,14 @@ class CrossCompiler:
         return {identity: self._read(source) for identity, source in distinct.items()}
 
     def _start(self, num_workers: int) -> None:
-        if not _compiler_versions():
+        if not compiler_versions():
             raise NoTriton("GPU kernels are compiled by Triton, which is not installed; pip install 'coldforge[gpu]'")
         while len(self._workers) < num_workers:
             self._workers.append(_Worker())
             self._idle.put(self._workers[-1])
 
     def _folder(self, source: KernelSource) -> Path:
-        key = f"{source.identity} {sources_digest(source.op)} {_compiler_versions()}"
+        key = f"{source.identity} {sources_digest(source.op)} {compiler_versions()}"
         return self._cache / hashlib.sha256(key.encode()).hexdigest()
 
     def _known(self, source: KernelSource) -> bool:
@@ -221,7 +221,7 @@ def gpu_sources_digest() -> str:
 
 
 @cache
-def _compiler_versions() -> str:
+def compiler_versions() -> str:
     """Of Triton and of what assembles for NVIDIA; empty where there is no Triton."""
     try:
         return f"triton {version('triton')} ptxas {assembler_version(assembler())}"

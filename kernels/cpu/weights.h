@@ -71,6 +71,38 @@ struct Int4 {
     }
 };
 
+// Codes of 3 bits: the low two of sixteen in a word, the high ones of two such words in another.
+struct Int3 {
+    static constexpr int STEP = 16, ROWS_PER_TOKEN = 1;
+    static constexpr int64_t GROUP = 32;
+    typedef f32x16 Scale;
+    struct Word {
+        i32x16 low, high;
+    };
+    const uint32_t* codes;
+    const uint32_t* high_bits;
+    const f16* scales;
+    int64_t K;
+
+    int64_t group_size() const { return GROUP; }
+    f32x16 scale(int64_t tile, int64_t group) const { return load(scales + (tile * (K / GROUP) + group) * LANES); }
+    Word word(int64_t tile, int64_t k) const {
+        const int64_t of_low = tile * (K / STEP) + k / STEP, of_high = tile * (K / GROUP) + k / GROUP;
+        return {load(codes + of_low * LANES), load(high_bits + of_high * LANES) >> int(k % GROUP)};
+    }
+    f32x16 value(const Word& w, int j, f32x16 scale) const {
+        const i32x16 low = (w.low >> (2 * j)) & broadcast(3), high = ((w.high >> j) << 2) & broadcast(4);
+        return to_float(low + high - broadcast(4)) * scale;
+    }
+    f32x16 finish(f32x16 acc, int64_t) const { return acc; }
+    float at(int64_t row, int64_t k) const {
+        const int64_t tile = row / LANES, lane = row % LANES;
+        const uint32_t low = codes[(tile * (K / STEP) + k / STEP) * LANES + lane] >> (2 * (k % STEP)) & 3;
+        const int64_t group = (tile * (K / GROUP) + k / GROUP) * LANES + lane;
+        return to_float(scales[group]) * float(int(low + (high_bits[group] >> (k % GROUP) & 1) * 4) - 4);
+    }
+};
+
 // The formats of dot products with int8 activations: unsigned codes, four k to a lane.
 
 struct Int8A8 {
@@ -210,6 +242,8 @@ template <class Args>
 Int8A8 int8_a8(const Args* a, int64_t K) { return {a->codes, a->scales, K}; }
 template <class Args>
 Int8A16 int8_a16(const Args* a, int64_t K) { return {int8_a8(a, K)}; }
+template <class Args>
+Int3 int3(const Args* a, int64_t K) { return {a->codes, a->high_bits, (const f16*)a->scales, K}; }
 template <class Args>
 Int4<false> int4_sym(const Args* a, int64_t K) { return {a->codes, (const f16*)a->scales, nullptr, K, a->groups}; }
 template <class Args>

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from kernels.packing import packed_tensors
+from kernels.formats.format import CpuPacking
+from kernels.formats.table import FORMATS
 from kernels.quant_matmul.spec import random_weight
 from kernels.spec import Arguments, Case, Cost, OpSpec, Tensor
 
@@ -16,23 +17,22 @@ _CASES = tuple(
 )
 
 
-def _spec(variant: str) -> OpSpec:
+def _spec(layout: CpuPacking) -> OpSpec:
     def make_inputs(rng: np.random.Generator, case: Case) -> Arguments:
         t, h, v = (case.sizes[axis] for axis in "THV")
-        table = random_weight(rng, variant, v, h, case.sizes["G"])
+        table = random_weight(rng, layout.products[0], v, h, case.sizes["G"])
         return {**table, "token_ids": rng.integers(0, v, t, np.int32), "out": np.zeros((t, h), np.float32)}
 
     def cost(sizes: Mapping[str, int]) -> Cost:
-        bits = {"fp32": 32, "bf16": 16, "int8": 8, "int8_a8": 8}.get(variant, 4)
-        return Cost(sizes["T"] * sizes["H"] * (bits / 8 + 4), 0)
+        return Cost(sizes["T"] * sizes["H"] * (layout.bits(sizes.get("G", 0)) / 8 + 4), 0)
 
     return OpSpec(
-        symbol=f"embedding_{variant}",
+        symbol=f"embedding_{layout.name}",
         op="embedding",
-        summary=f"rows of a packed {variant} table",
+        summary=f"rows of a packed {layout.name} table",
         tensors=(
             Tensor("token_ids", "i32", ("T",)),
-            *packed_tensors(variant, "tiles", "H"),
+            *layout.tiled("tiles", "H"),
             Tensor("out", "f32", ("T", "H"), "out"),
         ),
         scalars=(),
@@ -44,4 +44,4 @@ def _spec(variant: str) -> OpSpec:
     )
 
 
-SPECS = tuple(_spec(variant) for variant in ("fp32", "bf16", "int8", "int8_a8", "int4_sym", "int4_asym", "int4_twolevel"))
+SPECS = tuple(_spec(layout) for row in FORMATS.values() for layout in row.cpu)

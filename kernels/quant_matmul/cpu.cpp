@@ -88,6 +88,7 @@ void run(const Args* a, const W& w, Work* work) {
 ENTRY(fp32, Float, plain<float>)
 ENTRY(bf16, Float, plain<bf16>)
 ENTRY(int8, Float, int8)
+ENTRY(int3, Float, int3)
 ENTRY(int4_sym, Float, int4_sym)
 ENTRY(int4_asym, Float, int4_asym)
 ENTRY(int8_a8, Int8Dot, int8_a8)

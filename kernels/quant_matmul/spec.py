@@ -1,4 +1,4 @@
-"""out[t, n] = sum_k x[t, k] W[n, k] (+ bias[n]), W packed as `kernels/packing.py` says; fp32 accumulation in ascending k.
+"""out[t, n] = sum_k x[t, k] W[n, k] (+ bias[n]), W in a layout of kernels/formats/; fp32 accumulation in ascending k.
 
 The `_a8` entry points take int8 activations (see quantize_activations): integer dot products over each group of K, exact
 in int32, then out = x_scale * sum over groups of scale * (dot - zero * sum of x codes). Under int4_twolevel the dot product is
@@ -12,8 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from kernels.bfloat16 import to_bf16
-from kernels.packing import TWO_LEVEL_GROUP, VARIANTS, pack, packed_tensors
+from kernels.formats.table import cpu_packing, cpu_products
 from kernels.spec import Arguments, Array, Case, Cost, OpSpec, Tensor
 
 _CASES = tuple(
@@ -32,30 +31,8 @@ _CASES = tuple(
 def random_weight(rng: np.random.Generator, variant: str, rows: int, columns: int, group_size: int) -> dict[str, Array]:
     """Packed parts of a random matrix with entries of about 1 / sqrt(columns)."""
     values = rng.standard_normal((rows, columns), np.float32) / np.float32(columns**0.5)
-    if variant == "fp32":
-        return pack({"weight": values}, "fp32")
-    if variant == "bf16":
-        return pack({"weight": to_bf16(values)}, "bf16")
-    if variant.startswith("int8"):
-        scales = np.maximum(np.abs(values).max(axis=1), 1e-6).astype(np.float32) / np.float32(127)
-        codes = np.rint(values / scales[:, None]).astype(np.int8)
-        return pack({"codes": codes, "scales": scales}, "int8", variant != "int8")
-    if variant.startswith("int4_twolevel"):
-        return pack(
-            {
-                "codes": rng.integers(0, 16, (rows, columns), np.uint8),
-                "steps": rng.integers(1, 16, (rows, columns // TWO_LEVEL_GROUP), np.uint8),
-                "scales": (rng.uniform(0.01, 0.03, rows) / columns**0.5).astype(np.float32),
-            },
-            "int4-twolevel",
-        )
-    parts: dict[str, Array] = {
-        "codes": rng.integers(0, 16, (rows, columns), np.uint8),
-        "scales": (rng.uniform(0.1, 0.3, (rows, columns // group_size)) / columns**0.5).astype(np.float16),
-    }
-    if "asym" in variant:
-        parts["zeros"] = rng.integers(0, 16, (rows, columns // group_size), np.uint8)
-    return pack(parts, "int4")
+    packing = cpu_packing(variant)
+    return packing.pack(packing.random(rng, values, group_size))
 
 
 def _spec(variant: str) -> OpSpec:
@@ -70,7 +47,7 @@ def _spec(variant: str) -> OpSpec:
         )
     else:
         inputs = (Tensor("x", "f32", ("T", "K")),)
-    weights = packed_tensors(variant, "N/16", "K")
+    layout = cpu_packing(variant)
 
     def make_inputs(rng: np.random.Generator, case: Case) -> Arguments:
         t, k, n = (case.sizes[axis] for axis in "TKN")
@@ -89,13 +66,9 @@ def _spec(variant: str) -> OpSpec:
 
     def cost(sizes: Mapping[str, int]) -> Cost:
         t, k, n = (sizes[axis] for axis in "TKN")
-        bits = {"fp32": 32.0, "bf16": 16.0, "int8": 8.0, "int8_a8": 8.0, "int8_a16": 8.0}.get(variant)
-        if variant.startswith("int4_twolevel"):
-            bits = 4 + 4 / TWO_LEVEL_GROUP
-        elif bits is None:
-            bits = 4 + (24 if "asym" in variant else 16) / sizes["G"]
         activations = t * k * (rows_per_token if is_integer else 4)
-        return Cost(n * k * bits / 8 + activations + 4 * t * n, 2.0 * t * k * n * rows_per_token)
+        weights = n * k * layout.bits(sizes.get("G", 0)) / 8
+        return Cost(weights + activations + 4 * t * n, 2.0 * t * k * n * rows_per_token)
 
     return OpSpec(
         symbol=f"quant_matmul_{variant}",
@@ -103,7 +76,7 @@ def _spec(variant: str) -> OpSpec:
         summary=f"x times the transpose of a packed {variant} matrix",
         tensors=(
             *inputs,
-            *weights,
+            *layout.tiled("N/16", "K"),
             Tensor("bias", "f32", ("N",), optional=True),
             Tensor("out", "f32", ("T", "N"), "out"),
         ),
@@ -116,4 +89,4 @@ def _spec(variant: str) -> OpSpec:
     )
 
 
-SPECS = tuple(_spec(variant) for variant in VARIANTS)
+SPECS = tuple(_spec(variant) for variant in cpu_products())

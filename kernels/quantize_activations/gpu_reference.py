@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from kernels.quantize_activations.output import SCALE_BLOCK
+from kernels.quantize_activations.output import PLAIN, QUANTIZED, SCALE_BLOCK, Form
 
 LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
 SMALLEST_AMAX = 1e-10
@@ -39,21 +42,36 @@ def quantize_with(x: Tensor, codes: Tensor, scale: Tensor) -> None:
     codes.copy_(encode(x * (torch.ones_like(scale) / scale), codes.dtype))
 
 
-def _inner(x: Tensor) -> Tensor:
+def _written(form: Form, value: Tensor, outputs: Mapping[str, Tensor]) -> None:
+    """`value` into what `form.tensors` lists."""
+    if form.scaling == "none":
+        outputs["out"].copy_(value)
+    elif form.scaling == "tensor":
+        quantize_with(value, outputs["codes"], outputs["scale"])
+    else:
+        quantize = quantize_blocks if form.scaling == "block" else quantize_rows
+        quantize(value, outputs["codes"], outputs["scales"])
+
+
+def in_every_form(
+    symbol: str, value: Callable[..., Tensor], forms: Iterable[Form] = (PLAIN, *QUANTIZED)
+) -> dict[str, Callable[..., None]]:
+    """The reference of each entry point that writes `value`, fp32 or fp64, of its other arguments in one of `forms`."""
+
+    def reference(form: Form) -> Callable[..., None]:
+        written = [tensor.name for tensor in form.tensors("K")]
+
+        def write(**arguments: Any) -> None:
+            outputs = {name: arguments.pop(name) for name in written}
+            _written(form, value(**arguments), outputs)
+
+        return write
+
+    return {f"{symbol}{form.suffix}": reference(form) for form in forms}
+
+
+def _unrounded(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def gpu_quantize_activations_int8(x: Tensor, codes: Tensor, scales: Tensor) -> None:
-    quantize_rows(_inner(x), codes, scales)
-
-
-def gpu_quantize_activations_e4m3(x: Tensor, codes: Tensor, scales: Tensor) -> None:
-    quantize_rows(_inner(x), codes, scales)
-
-
-def gpu_quantize_activations_e4m3_block(x: Tensor, codes: Tensor, scales: Tensor) -> None:
-    quantize_blocks(_inner(x), codes, scales)
-
-
-def gpu_quantize_activations_e4m3_tensor(x: Tensor, codes: Tensor, scale: Tensor) -> None:
-    quantize_with(_inner(x), codes, scale)
+REFERENCES = in_every_form("gpu_quantize_activations", _unrounded, QUANTIZED)

@@ -98,12 +98,10 @@ def split_nibbles(pairs: Bytes) -> Bytes:
     return np.stack((pairs & np.uint8(15), pairs >> np.uint8(4)), axis=-1).reshape(pairs.shape[0], -1)
 
 
-def decode_mxfp4(codes: Bytes, scales: Bytes) -> Floats:
-    """The values [N, K] of codes u8 [N, K/2] and scales u8 [N, K/32]; a scale of 255 is NaN."""
-    nibbles = split_nibbles(codes)
-    powers = np.where(scales == 255, np.float32(np.nan), np.ldexp(np.float32(1), scales.astype(np.int32) - _E8M0_BIAS))
-    values: Floats = decode_e2m1(nibbles) * np.repeat(powers, MX_WIDTH, axis=1)
-    return values
+def decode_e8m0(codes: Bytes) -> Floats:
+    """Powers of two; 255 is NaN."""
+    powers: Floats = np.where(codes == 255, np.float32(np.nan), np.ldexp(np.float32(1), codes.astype(np.int32) - _E8M0_BIAS))
+    return powers
 
 
 def pack_mxfp4(codes: Bytes, scales: Bytes) -> tuple[Words, Words]:
@@ -143,13 +141,6 @@ def nvfp4_tensor_scale(largest: float) -> np.float32:
 def nvfp4_scales(largest: Floats, tensor_scale: np.float32) -> Bytes:
     """e4m3 codes for groups whose largest magnitudes are `largest`: that of e2m1's largest, nearest, ties to even."""
     return encode_e4m3(largest / np.float32(E2M1_MAX) / tensor_scale)
-
-
-def decode_nvfp4(codes: Bytes, scales: Bytes, row_scales: Floats) -> Floats:
-    """The values [N, K] of codes u8 [N, K/2], scales u8 [N, K/16] and f32 [N], rounded once, by the last product."""
-    nibbles = split_nibbles(codes)
-    values: Floats = decode_e2m1(nibbles) * np.repeat(decode_e4m3(scales), NV_WIDTH, axis=1) * row_scales[:, None]
-    return values
 
 
 def pack_nvfp4(codes: Bytes, scales: Bytes) -> tuple[Words, Words]:

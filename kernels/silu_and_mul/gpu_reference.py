@@ -2,62 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from kernels.quantize_activations.gpu_reference import quantize_blocks, quantize_rows, quantize_with
+from kernels.quantize_activations.gpu_reference import in_every_form
 
 
-def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
+def _gated(activation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     gate, up = x.to(torch.promote_types(x.dtype, torch.float32)).chunk(2, dim=1)
-    return gate, up
+    return activation(gate) * up
 
 
-def _silu(x: Tensor) -> Tensor:
-    gate, up = _halves(x)
-    return torch.nn.functional.silu(gate) * up
+def _silu_and_mul(x: Tensor) -> Tensor:
+    return _gated(torch.nn.functional.silu, x)
 
 
-def _gelu(x: Tensor) -> Tensor:
-    gate, up = _halves(x)
-    return torch.nn.functional.gelu(gate, approximate="tanh") * up
+def _gelu_and_mul(x: Tensor) -> Tensor:
+    return _gated(lambda gate: torch.nn.functional.gelu(gate, approximate="tanh"), x)
 
 
-def gpu_silu_and_mul(x: Tensor, out: Tensor) -> None:
-    out.copy_(_silu(x))
-
-
-def gpu_silu_and_mul_int8(x: Tensor, codes: Tensor, scales: Tensor) -> None:
-    quantize_rows(_silu(x), codes, scales)
-
-
-def gpu_silu_and_mul_e4m3(x: Tensor, codes: Tensor, scales: Tensor) -> None:
-    quantize_rows(_silu(x), codes, scales)
-
-
-def gpu_silu_and_mul_e4m3_block(x: Tensor, codes: Tensor, scales: Tensor) -> None:
-    quantize_blocks(_silu(x), codes, scales)
-
-
-def gpu_silu_and_mul_e4m3_tensor(x: Tensor, codes: Tensor, scale: Tensor) -> None:
-    quantize_with(_silu(x), codes, scale)
-
-
-def gpu_gelu_and_mul(x: Tensor, out: Tensor) -> None:
-    out.copy_(_gelu(x))
-
-
-def gpu_gelu_and_mul_int8(x: Tensor, codes: Tensor, scales: Tensor) -> None:
-    quantize_rows(_gelu(x), codes, scales)
-
-
-def gpu_gelu_and_mul_e4m3(x: Tensor, codes: Tensor, scales: Tensor) -> None:
-    quantize_rows(_gelu(x), codes, scales)
-
-
-def gpu_gelu_and_mul_e4m3_block(x: Tensor, codes: Tensor, scales: Tensor) -> None:
-    quantize_blocks(_gelu(x), codes, scales)
-
-
-def gpu_gelu_and_mul_e4m3_tensor(x: Tensor, codes: Tensor, scale: Tensor) -> None:
-    quantize_with(_gelu(x), codes, scale)
+REFERENCES = in_every_form("gpu_silu_and_mul", _silu_and_mul) | in_every_form("gpu_gelu_and_mul", _gelu_and_mul)

@@ -1,12 +1,11 @@
-"""The gate on a finished bundle: what `serve` would load, against what was proved and against the unquantized model."""
+"""Whether a finished bundle may be published: what `serve` would load, against what was proved."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 
 from artifacts.errors import BundleError
 from artifacts.reader import Bundle, open_bundle
@@ -21,13 +20,14 @@ from optimizer.bundle.as_proven import (
     check_tensors,
 )
 from optimizer.bundle.forged import Forged
-from optimizer.evaluation import Evaluation, Gate, ItemSet, NonFiniteLogitsError, Subject, Verdict, compare_all
+from optimizer.evaluation import Evaluation, NonFiniteLogitsError
 from optimizer.measure.workbench import SCORING_CHUNK_TOKENS
 from optimizer.records.ledger import Ledger
 from optimizer.records.progress import Reporter
-from optimizer.search.accuracy import Judge, judge_all
+from optimizer.records.record_key import record_key
+from optimizer.search.accuracy import Judge
 from optimizer.targets.target import Evaluated
-from runtime.loading import load, load_runner
+from runtime.loading import load_runner
 from runtime.scoring import score
 
 _NUMBERS: dict[Evaluated, str] = {
@@ -51,11 +51,13 @@ def admit(folder: Path, forged: Forged, ledger: Ledger, reporter: Reporter) -> N
         check_prompts(bundle, forged.source)
         check_kernels(bundle, forged.frozen.files)
         check_tensors(bundle, forged.workbench.store.plan_tensors(forged.plan))
-        if forged.evaluated == "served":
-            ledger.once(f"bundle/{bundle.manifest.digest}", partial(_scored_as_proven, bundle, forged, reporter))
+        if forged.job.target.evaluated == "served":
+            proof = forged.proof
+            key = record_key(f"bundle/{bundle.manifest.digest}", seed=proof.seed, **proof.depends_beside_plan(()))
+            ledger.once(key, partial(_scored_as_proven, bundle, forged, reporter))
     except (BundleError, LibraryRefused, NonFiniteLogitsError) as error:
         raise NotAsProvenError(f"it does not work: {error}") from error
-    reporter.say(f"the bundle is what was proved: weights and files bit for bit, {_NUMBERS[forged.evaluated]}")
+    reporter.say(f"the bundle is what was proved: weights and files bit for bit, {_NUMBERS[forged.job.target.evaluated]}")
 
 
 def _scored_as_proven(bundle: Bundle, forged: Forged, reporter: Reporter) -> dict[str, dict[str, object]]:
@@ -63,29 +65,6 @@ def _scored_as_proven(bundle: Bundle, forged: Forged, reporter: Reporter) -> dic
         found = score_bundle(bundle, forged.proof, advance)
     check_scores(found, forged.proven.evaluations)
     return {name: evaluation.record() for name, evaluation in found.items()}
-
-
-def judge_bundle(
-    folder: Path,
-    gate: Gate,
-    judge: Judge,
-    sets: Sequence[ItemSet],
-    baseline: Subject,
-    proven: Mapping[str, Evaluation] = MappingProxyType({}),
-) -> dict[str, Verdict]:
-    """A verdict for each of `judge`'s texts and, if all of these pass, for the sets up to the first that is not passed.
-
-    Runs the CPU bundle at `folder` as it is on disk: its weights, library, tokenizer, template. Raises its typed errors where
-    it does not verify or load, NonFiniteLogitsError where its logits are no numbers, NotAsProvenError where it passes on a
-    text but is not, to 9 digits, what `proven` says of its plan there.
-    """
-    evaluations = score_bundle(_open(folder), judge)
-    verdicts = judge_all(gate, evaluations)
-    if all(verdict.passed for verdict in verdicts.values()):
-        check_scores(evaluations, proven)
-        comparisons = compare_all(sets, baseline, Subject.served(load(folder)), seed=judge.seed)
-        verdicts |= {name: comparison.verdict for name, comparison in comparisons.items()}
-    return verdicts
 
 
 def score_bundle(bundle: Bundle, judge: Judge, on_sequence: Callable[[], object] = lambda: None) -> dict[str, Evaluation]:
@@ -102,6 +81,6 @@ def score_bundle(bundle: Bundle, judge: Judge, on_sequence: Callable[[], object]
     return judge.evaluate_with(partial(score, runner), on_sequence)
 
 
-def _open(folder: Path, gpu_arch: str | None = None) -> Bundle:
+def _open(folder: Path, gpu_arch: str | None) -> Bundle:
     """The bundle as this host opens it, or one with a GPU of `gpu_arch`."""
     return open_bundle(folder, machine=host().machine, cpu_flags=host().flags, gpu_arch=lambda: gpu_arch)

@@ -30,7 +30,7 @@ def emit(forged: Forged, destination: Path, admit: Callable[[Path], object]) -> 
         "evaluation.json": canonical_json(evaluation_record(forged)),
         "search/trials.jsonl": trials_jsonl(forged).encode(),
         "search/sensitivities.json": canonical_json(forged.sensitivities),
-        "search/kernels.json": canonical_json([asdict(tuned) for tuned in forged.tuned]),
+        "search/kernels.json": canonical_json([asdict(tuned) for tuned in forged.kernels.tuned]),
         "report.html": render_report(report_data(forged)).encode(),
     }
     if source.chat_template is not None:
@@ -47,21 +47,21 @@ def emit(forged: Forged, destination: Path, admit: Callable[[Path], object]) -> 
 def deployment(forged: Forged) -> Deployment:
     frozen, method = forged.frozen, forged.workbench.store.method
     return Deployment(
-        name=forged.spec.name,
+        name=forged.job.spec.name,
         architecture=forged.source.architecture,
         target=frozen.target,
         precision=Precision(
             groups={group: scheme.name for group, scheme in forged.plan.items()}, kv_cache=forged.workbench.kv_dtype
         ),
         kernels=frozen.kernels,
-        evaluated=forged.evaluated,
+        evaluated=forged.job.target.evaluated,
         serving=forged.serving,
         provenance=Provenance(
-            sources=forged.sources,
+            sources=forged.job.sources,
             tool_version=version("coldforge"),
             libraries={name: version(name) for name in _libraries(forged)},
-            seed=forged.spec.seed,
-            study=forged.study_name,
+            seed=forged.job.spec.seed,
+            study=forged.job.study_name,
             quantization=Quantization(
                 method=method.name,
                 calibration=method.calibration,
@@ -77,7 +77,7 @@ def evaluation_record(forged: Forged) -> dict[str, object]:
     proven = forged.proven
     return {
         "baseline": {
-            "scheme": forged.baseline.name,
+            "scheme": forged.job.baseline_scheme.name,
             "kv_cache": forged.workbench.exact().kv_dtype,
             "weight_bytes": forged.baseline_bytes,
         },
@@ -87,8 +87,8 @@ def evaluation_record(forged: Forged) -> dict[str, object]:
             "trial": proven.trial.number,
         },
         "kv_caches": {dtype: asdict(loss) for dtype, loss in forged.kv_losses.items()},
-        "gate": {name: limit for name, limit in forged.spec.gate.model_dump().items() if limit is not None},
-        "evaluated": forged.evaluated,
+        "gate": {name: limit for name, limit in forged.job.spec.gate.model_dump().items() if limit is not None},
+        "evaluated": forged.job.target.evaluated,
         "passed": all(verdict.passed for verdict in proven.verdicts.values()),
         "sets": {name: evaluation.record() for name, evaluation in proven.evaluations.items()},
         "item_sets": {name: comparison.record() for name, comparison in proven.comparisons.items()},
@@ -97,15 +97,15 @@ def evaluation_record(forged: Forged) -> dict[str, object]:
             for name, verdict in proven.verdicts.items()
         },
         "speed": {"decode": asdict(forged.decode_speed), "prefill": asdict(forged.prefill_speed)},
-        "workload": asdict(forged.workload),
+        "workload": asdict(forged.kernels.workload),
     }
 
 
 def trials_jsonl(forged: Forged) -> str:
     """One line for each trial: scheme of each band, KV cache, latency in ms per output token, KL in nats, gate violation."""
-    front = {trial.number for trial in pareto_front(forged.trials)}
+    front = {trial.number for trial in pareto_front(forged.searched.trials)}
     lines = []
-    for trial in forged.trials:
+    for trial in forged.searched.trials:
         bands = {name: scheme for name, scheme in trial.choice.items() if name != KV_CACHE}
         of_trial = asdict(trial) | {"choice": bands, "kv_cache": kv_dtype_of(trial.choice)}
         chosen = {"on_front": trial.number in front, "chosen": trial == forged.proven.trial}
@@ -114,13 +114,13 @@ def trials_jsonl(forged: Forged) -> str:
 
 
 def report_data(forged: Forged) -> ReportData:
-    front = {trial.number for trial in pareto_front(forged.trials)}
-    proven = forged.proven
+    trials, proven = forged.searched.trials, forged.proven
+    front = {trial.number for trial in pareto_front(trials)}
     stored, transform = forged.stored_codes, _transform(forged.source)
     return ReportData(
-        name=forged.spec.name,
-        target=f"{forged.spec.target} ({forged.title})",
-        model=", ".join(forged.sources),
+        name=forged.job.spec.name,
+        target=f"{forged.job.spec.target} ({forged.job.target.title})",
+        model=", ".join(forged.job.sources),
         headline=Headline(
             speedup=forged.decode_speed.speedup,
             baseline_ms=forged.decode_speed.baseline_ms,
@@ -132,7 +132,10 @@ def report_data(forged: Forged) -> ReportData:
         accuracy=[SetAccuracy(name, proven.evaluations[name], proven.verdicts[name]) for name in proven.evaluations],
         items=[SetItems(name, comparison) for name, comparison in proven.comparisons.items()],
         plan={group: scheme.name for group, scheme in forged.plan.items()},
-        trials=[TrialPoint(t.number, _summary(t), t.latency_ms, t.kl, t.is_feasible, t.number in front) for t in forged.trials],
+        trials=[
+            TrialPoint(t.number, _summary(t), t.latency_ms, t.kl, t.is_feasible, t.number in front)
+            for t in forged.searched.trials
+        ],
         chosen_trial=proven.trial.number,
         sensitivities=forged.sensitivities,
         kernels=[
@@ -143,19 +146,19 @@ def report_data(forged: Forged) -> ReportData:
                 ms=tuned.ms[tuned.candidates.index(tuned.chosen)],
                 runner_up_margin=tuned.margin,
             )
-            for tuned in (*forged.tuned, *forged.frozen.tuned)
+            for tuned in (*forged.kernels.tuned, *forged.frozen.tuned)
         ],
         step_latencies=[StepLatency(step.num_tokens, step.context, step.ms) for step in forged.surface],
         serving={"kv_cache": forged.workbench.kv_dtype, **forged.serving.model_dump()},
         provenance={
-            "study": forged.study_name,
+            "study": forged.job.study_name,
             "quantization": forged.workbench.store.method.key,
             **({"transform": f"{transform}, record {record_sha256(forged.source)}"} if transform else {}),
-            "seed": forged.spec.seed,
+            "seed": forged.job.spec.seed,
             "coldforge": version("coldforge"),
             "compiler": forged.frozen.compiler or "none",
             **{name: version(name) for name in _libraries(forged)},
-            **{f"sha256 of {name}": digest for name, digest in forged.sources.items()},
+            **{f"sha256 of {name}": digest for name, digest in forged.job.sources.items()},
             **({"the checkpoint's codes": "; ".join(stored)} if stored else {}),
         },
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from artifacts.architecture import Architecture
-from artifacts.manifest import Serving
+from artifacts.manifest import Limits
 from artifacts.precision import KvDtype, Plan
 from kernels import registry
 from kernels.gpu.launch import Problem
@@ -34,7 +34,7 @@ class LabelledProblem:
 class StepShapes:
     """Every call that a runner of `plan` within `limits` makes; activations are of dtype `act`."""
 
-    def __init__(self, architecture: Architecture, plan: Plan, kv_dtype: KvDtype, limits: Serving, act: str) -> None:
+    def __init__(self, architecture: Architecture, plan: Plan, kv_dtype: KvDtype, limits: Limits, act: str) -> None:
         self._limits = limits
         shapes = {
             name: torch.zeros(shape, dtype=getattr(torch, dtype), device=_META)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -16,7 +17,9 @@ from optimizer.measure.timing import typical_ms
 from optimizer.measure.workbench import CpuWorkbench
 from optimizer.measure.workload import Workload, decode_spans, prefill_spans
 from optimizer.records.ledger import Ledger
+from optimizer.records.plan_digest import plan_digest
 from optimizer.records.progress import Reporter
+from optimizer.records.record_key import record_key
 from runtime.batch import Span, build_batch
 from runtime.model_runner import ProgramRunner
 
@@ -82,20 +85,18 @@ def measure_costs(
     kv_dtypes: Sequence[KvDtype],
 ) -> MeasuredCost:
     """Profile every scheme on `workbench`, whose KV dtype is the first of `kv_dtypes`, then these; each profile is a record."""
-    shapes = workbench.architecture.linear_shapes()
+    shapes, timing = workbench.architecture.linear_shapes(), workbench.timing
     schemes = list(schemes)
     decode: dict[str, Parts] = {}
     prefill: dict[str, Parts] = {}
     for scheme in reporter.track(schemes, "step costs of schemes", len(schemes)):
-
-        def measure(scheme: Scheme = scheme) -> list[Parts]:
-            plan = {group: scheme if scheme.refusal(*shape) is None else baseline for group, shape in shapes.items()}
-            return profile_plan(workbench, plan, workload)
-
-        decode[scheme.name], prefill[scheme.name] = ledger.once(f"cost/{scheme.name}", measure)
+        plan = {group: scheme if scheme.refusal(*shape) is None else baseline for group, shape in shapes.items()}
+        key = record_key(f"cost/{scheme.name}", timing=timing, plan=plan_digest(plan), workload=workload)
+        decode[scheme.name], prefill[scheme.name] = ledger.once(key, partial(profile_plan, workbench, plan, workload))
     plan = dict.fromkeys(shapes, baseline)
     with reporter.task("step costs of KV caches", 1) as advance:
-        kv_cache = ledger.once("cost/kv_cache", lambda: _profile_kv_caches(workbench, plan, workload, kv_dtypes))
+        key = record_key("cost/kv_cache", timing=timing, plan=plan_digest(plan), workload=workload, kv_dtypes=kv_dtypes)
+        kv_cache = ledger.once(key, lambda: _profile_kv_caches(workbench, plan, workload, kv_dtypes))
         advance()
     return MeasuredCost(decode, prefill, shapes, workload, kv_cache)
 

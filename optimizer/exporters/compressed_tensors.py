@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,20 +18,20 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from artifacts.precision import FP8_BLOCK, Scheme
-from artifacts.weights import SHARD_BYTES, Array, shard_names
+from artifacts.precision import Scheme
+from artifacts.weights import SHARD_BYTES, shard_names
 from optimizer.exporters.errors import ExportError
 from optimizer.exporters.hf_config import hf_config
 from optimizer.exporters.logical import LogicalBundle
 from optimizer.exporters.record import RECORD_NAME, ExportRecord
 from optimizer.exporters.tokenizer_files import write_tokenizer_files
-from optimizer.quantization import QuantizedMatrix
+from optimizer.formats.float4 import divisor
+from optimizer.formats.matrix import QuantizedMatrix
+from optimizer.formats.table import CODECS
 
 FloatDtype = Literal["float16", "bfloat16", "float32"]
 _TORCH_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _TIED_HEAD = "lm_head"
-#: strategy, and dtype of scales
-_FLOAT4 = {"mxfp4": ("group", "torch.uint8"), "nvfp4": ("tensor_group", "torch.float8_e4m3fn")}
 
 
 def export_compressed_tensors(logical: LogicalBundle, folder: Path, dtype: FloatDtype = "float16") -> ExportRecord:
@@ -66,9 +65,9 @@ def _config_groups(logical: LogicalBundle, record: ExportRecord) -> dict[str, di
     targets: dict[Scheme, list[str]] = {}
     for group in logical.architecture.linear_shapes():
         scheme = logical.scheme(group)
-        if group == "embed" or scheme.weights in ("fp32", "bf16"):
+        if group == "embed" or scheme.is_float:
             continue
-        if scheme.weights == "int4" and scheme.int8_activations:
+        if scheme.int8_activations and not scheme.storage.int8_activations:
             record.note(
                 f"activations: layers in {scheme.name} are exported as weight-only int4, for the engines that load this have "
                 "no int8 activations beside it on every device; they compute closer to float than the bundle"
@@ -77,37 +76,16 @@ def _config_groups(logical: LogicalBundle, record: ExportRecord) -> dict[str, di
             record.note("scales: engines that keep scales in the model's dtype round int8's fp32 scales to it when they load")
         targets.setdefault(scheme.storage, []).extend(logical.modules(group))
     schemes = sorted(targets, key=lambda scheme: scheme.name)
-    return {f"group_{i}": _config_group(scheme, targets[scheme]) for i, scheme in enumerate(schemes)}
-
-
-def _config_group(scheme: Scheme, targets: list[str]) -> dict[str, object]:
-    weights: dict[str, object] = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False}
-    inputs: dict[str, object] | None = None
-    if scheme.weights in _FLOAT4:
-        strategy, dtype = _FLOAT4[scheme.weights]
-        weights |= {"num_bits": 4, "type": "float", "strategy": strategy, "group_size": scheme.group_size}
-        weights |= {"scale_dtype": dtype, "zp_dtype": dtype}
-    elif scheme.weights == "int4":
-        weights |= {"num_bits": 4, "symmetric": scheme.symmetric, "strategy": "group", "group_size": scheme.group_size}
-    elif scheme.quantized_activations:
-        kind = "float" if scheme.weights == "fp8" else "int"
-        weights["type"] = kind
-        inputs = {"num_bits": 8, "type": kind, "symmetric": True, "strategy": "token", "dynamic": True}
-        if scheme.granularity == "block":
-            weights |= {"strategy": "block", "block_structure": [FP8_BLOCK, FP8_BLOCK]}
-            inputs |= {"strategy": "group", "group_size": FP8_BLOCK}
-        elif scheme.granularity == "tensor":
-            weights["strategy"] = "tensor"
-            inputs |= {"strategy": "tensor", "dynamic": False}
-    form = "pack-quantized" if inputs is None else f"{weights['type']}-quantized"
-    form = f"{scheme.weights}-pack-quantized" if scheme.weights in _FLOAT4 else form
-    return {"targets": targets, "weights": weights, "input_activations": inputs, "output_activations": None, "format": form}
+    return {
+        f"group_{i}": {"targets": targets[scheme]} | CODECS[scheme.weights].compressed_tensors.group(scheme)
+        for i, scheme in enumerate(schemes)
+    }
 
 
 def _ignored(logical: LogicalBundle) -> list[str]:
     """Linear modules in floating point. A tied head reads the embedding, which is."""
     groups = [group for group in logical.architecture.linear_shapes() if group != "embed"]
-    ignored = [name for g in groups if logical.scheme(g).weights in ("fp32", "bf16") for name in logical.modules(g)]
+    ignored = [name for g in groups if logical.scheme(g).is_float for name in logical.modules(g)]
     return ignored + ([_TIED_HEAD] if logical.architecture.tie_embeddings else [])
 
 
@@ -122,7 +100,8 @@ def _tensors(logical: LogicalBundle, dtype: FloatDtype, record: ExportRecord) ->
             else:
                 if matrix.row_scales is not None:
                     _record_divisor(module, matrix, record)
-                yield from ((f"{module}.{part}", tensor) for part, tensor in _parts(matrix).items())
+                parts = CODECS[matrix.scheme.weights].compressed_tensors.tensors(matrix)
+                yield from ((f"{module}.{part}", tensor) for part, tensor in parts.items())
 
 
 def _widened(module: str, matrix: QuantizedMatrix, dtype: FloatDtype, record: ExportRecord) -> torch.Tensor:
@@ -136,72 +115,17 @@ def _widened(module: str, matrix: QuantizedMatrix, dtype: FloatDtype, record: Ex
     return widened
 
 
-def _divisor(matrix: QuantizedMatrix) -> np.float32:
-    """The number whose reciprocal, rounded, is the scale of an NVFP4 tensor; the nearest where there is none."""
-    assert matrix.row_scales is not None
-    scale = _of_tensor(matrix.row_scales)
-    nearest = np.float32(1) / scale
-    tried = (nearest, *(np.nextafter(nearest, np.float32(side), dtype=np.float32) for side in (0, np.inf)))
-    return next((divisor for divisor in tried if np.float32(1) / divisor == scale), nearest)
-
-
 def _record_divisor(module: str, matrix: QuantizedMatrix, record: ExportRecord) -> None:
-    read = replace(matrix, row_scales=np.full(len(matrix.codes), np.float32(1) / _divisor(matrix), np.float32))
+    stored = matrix.parts["row_scales"]
+    read = matrix.with_part("row_scales", np.full(len(stored), np.float32(1) / divisor(stored), np.float32))
     why = "the format divides by the tensor's scale, and no fp32 divisor is the reciprocal of this one"
     record.changed(f"{module}.weight", "nvfp4", "nvfp4", why, matrix.dequantize(), read.dequantize())
-
-
-def _of_tensor(scales: Array) -> np.float32:
-    """The one scale that all rows of a module have."""
-    assert (scales == scales[0]).all(), "a module is one tensor, which has one scale"
-    return np.float32(scales[0])
 
 
 def _check_range(name: str, values: NDArray[np.float32], dtype: FloatDtype) -> None:
     largest = float(np.abs(values).max(initial=0.0))
     if dtype == "float16" and largest > float(np.finfo(np.float16).max):
         raise ExportError(f"{name} has a magnitude of {largest:.6g}, beyond float16's 65504; export with --dtype bfloat16")
-
-
-def _parts(matrix: QuantizedMatrix) -> dict[str, torch.Tensor]:
-    """The tensors of a module in its format, by the names that compressed-tensors gives them."""
-    scheme, codes = matrix.scheme, matrix.codes
-    if scheme.weights == "bf16":
-        return {"weight": torch.from_numpy(codes.copy()).view(torch.bfloat16)}
-    if matrix.scales is None:
-        return {"weight": torch.from_numpy(codes.copy())}
-    if scheme.weights in _FLOAT4:
-        parts = {"weight_packed": torch.from_numpy(codes.copy()), "weight_scale": torch.from_numpy(matrix.scales.copy())}
-        if scheme.weights == "mxfp4":
-            return parts
-        divisor = torch.tensor([float(_divisor(matrix))])
-        return parts | {"weight_scale": parts["weight_scale"].view(torch.float8_e4m3fn), "weight_global_scale": divisor}
-    shape = torch.tensor(matrix.shape)
-    if scheme.weights == "int4":
-        parts = {
-            "weight_packed": _words(codes, 4),
-            "weight_scale": torch.from_numpy(matrix.scales.copy()),
-            "weight_shape": shape,
-        }
-        return parts if matrix.zeros is None else parts | {"weight_zero_point": _words(matrix.zeros.T, 4).T.contiguous()}
-    scales = torch.from_numpy(matrix.scales.reshape(matrix.scales.shape[0], -1).copy())
-    if scheme.weights == "fp8":
-        parts = {"weight": torch.from_numpy(codes.copy()).view(torch.float8_e4m3fn), "weight_scale": scales}
-        if matrix.input_scale is None:
-            return parts
-        tensor_scale = torch.tensor([float(_of_tensor(matrix.scales))])
-        return parts | {"weight_scale": tensor_scale, "input_scale": torch.from_numpy(matrix.input_scale.copy())}
-    if scheme.int8_activations:
-        return {"weight": torch.from_numpy(codes.copy()), "weight_scale": scales}
-    return {"weight_packed": _words(codes.view(np.uint8) ^ np.uint8(128), 8), "weight_scale": scales, "weight_shape": shape}
-
-
-def _words(codes: Array, bits: int) -> torch.Tensor:
-    """u8 codes [N, K] -> i32 [N, ceil(K bits / 32)], the first of a row in the lowest bits."""
-    per_word = 32 // bits
-    padded = np.pad(codes, ((0, 0), (0, -codes.shape[1] % per_word)))
-    octets = padded if bits == 8 else padded[:, 0::2] | (padded[:, 1::2] << np.uint8(4))
-    return torch.from_numpy(np.ascontiguousarray(octets).view("<i4").copy())
 
 
 def _write_shards(folder: Path, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:

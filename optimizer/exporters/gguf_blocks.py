@@ -20,22 +20,17 @@ from artifacts.precision import Scheme
 from kernels.scaled_matmul.packing import split_nibbles
 from kernels.spec import Array
 from optimizer.exporters.errors import ExportError
-from optimizer.quantization import QuantizedMatrix
+from optimizer.formats.matrix import QuantizedMatrix
+from optimizer.formats.table import CODECS
 
 BLOCK = 32
 
 
 def block_kind(scheme: Scheme, num_columns: int) -> Kind:
     """The ggml type that loses nothing of `scheme`, or least."""
-    if scheme.weights == "fp32":
-        return Kind.F32
-    if scheme.weights == "bf16":
-        return Kind.BF16
-    if scheme.weights == "int4":
-        return Kind.Q4_0 if scheme.symmetric else Kind.Q4_1
-    if scheme.weights == "mxfp4":
-        return Kind.MXFP4
-    return Kind.Q8_0 if scheme.weights == "int8" and num_columns % BLOCK == 0 else Kind.F16
+    codec = CODECS[scheme.weights]
+    kind = Kind[codec.gguf if scheme.symmetric else codec.gguf_asymmetric]
+    return Kind.F16 if kind is Kind.Q8_0 and num_columns % BLOCK else kind
 
 
 def reason(kind: Kind) -> str:

@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 
 from artifacts.architecture import Architecture
 from artifacts.manifest import Manifest
-from artifacts.precision import FP8_BLOCK, Scheme
+from artifacts.precision import Scheme
 from artifacts.reader import Bundle, open_bundle, read_manifest
-from kernels import packing
-from kernels.quant_matmul import gpu_packing
-from kernels.scaled_matmul.packing import unpack_mxfp4, unpack_nvfp4
-from kernels.spec import Array
+from artifacts.weight_formats import FP8_BLOCK
+from kernels.formats.table import cpu_packing
+from kernels.spec import Array, Tensor
 from optimizer.exporters.errors import ExportError
-from optimizer.quantization import QuantizedMatrix
+from optimizer.formats.matrix import QuantizedMatrix
+from optimizer.formats.table import CODECS
+from runtime.gpu.weights import gpu_packing_of
 from runtime.models import checkpoint_tensors
 
 
@@ -77,10 +78,11 @@ class LogicalBundle:
     def scheme(self, group: str) -> Scheme:
         """What formats know of the group's scheme.
 
-        int4-twolevel is the int8 that it is unpacked to; activations of 16 bits are those of a weight-only scheme.
+        What no format has is the one that it is widened to; activations of 16 bits are those of a weight-only scheme.
         """
         scheme = replace(self._stored_scheme(group), int16_activations=False)
-        return Scheme("int8", int8_activations=scheme.int8_activations) if scheme.weights == "int4-twolevel" else scheme
+        widened = CODECS[scheme.weights].widened
+        return scheme if widened is None else widened.scheme(scheme)
 
     def _stored_scheme(self, group: str) -> Scheme:
         return Scheme.parse(self.manifest.precision.groups[group])
@@ -88,26 +90,20 @@ class LogicalBundle:
     def matrix(self, group: str) -> QuantizedMatrix:
         """The weights of a layer group in `scheme(group)`, q/k/v and gate/up still fused."""
         scheme = self._stored_scheme(group)
-        names = ("weight", "codes", "steps", "scales", "zeros", "row_scales", "input_scale")
-        tensors = self.bundle.tensors
-        packed = {name: tensors[f"{group}.{name}"] for name in names if f"{group}.{name}" in tensors}
-        parts: dict[str, Any] = dict(self._unpacked(packed, scheme, *self.architecture.linear_shapes()[group]))
-        codes = parts.pop("weight" if "weight" in parts else "codes")
-        if scheme.weights == "int4-twolevel":
-            return QuantizedMatrix(scheme, codes, parts["steps"], row_scales=parts["scales"]).as_int8()
-        return QuantizedMatrix(self.scheme(group), codes, **parts)
+        num_rows, num_columns = self.architecture.linear_shapes()[group]
 
-    def _unpacked(self, packed: dict[str, Array], scheme: Scheme, num_rows: int, num_columns: int) -> dict[str, Array]:
+        def stored(tensors: tuple[Tensor, ...]) -> dict[str, Array]:
+            return {tensor.name: self.bundle.tensors[f"{group}.{tensor.name}"] for tensor in tensors}
+
         if not self.manifest.target.archs:
-            return packing.unpack(packed, scheme.weights, num_rows, scheme.storage.int8_activations)
-        if scheme.weights == "int4":
-            return gpu_packing.unpack(packed, "int4", num_rows, num_columns)
-        if scheme.weights in ("mxfp4", "nvfp4"):
-            unpack = unpack_mxfp4 if scheme.weights == "mxfp4" else unpack_nvfp4
-            words = packed["codes"].astype(np.uint32), packed["scales"].astype(np.uint32)
-            codes, scales = unpack(*words, num_rows, num_columns)
-            return {**packed, "codes": codes, "scales": scales}
-        return packed  # row-major already
+            packing = cpu_packing(scheme.variant)
+            parts = packing.unpack(stored(packing.tensors), num_rows)
+        else:
+            on_gpu = gpu_packing_of(scheme)
+            parts = on_gpu.unpack(stored(on_gpu.tensors), num_rows, num_columns)
+        matrix = QuantizedMatrix(replace(scheme, int16_activations=False), parts)
+        widened = CODECS[scheme.weights].widened
+        return matrix if widened is None else widened.matrix(matrix)
 
     def modules(self, group: str) -> list[str]:
         """Hugging Face names of the projections that the layer group fuses, in the order of their rows."""
@@ -132,16 +128,9 @@ class LogicalBundle:
 
 def _rows(matrix: QuantizedMatrix, first: int, last: int) -> QuantizedMatrix:
     """Rows `first` to `last`. ExportError where they begin within a block of rows that share an fp8 scale."""
-    scales = matrix.scales
-    if scales is not None and matrix.scheme.granularity == "block":
-        if first % FP8_BLOCK:
-            raise ExportError(
-                f"a fused matrix is cut at row {first}, within a block of {FP8_BLOCK} rows that share an fp8 scale: no format "
-                "can say that; forge the bundle with fp8 in place of fp8-block"
-            )
-        scales = scales[first // FP8_BLOCK : -(-last // FP8_BLOCK)]
-    elif scales is not None:
-        scales = scales[first:last]
-    zeros = None if matrix.zeros is None else matrix.zeros[first:last]
-    row_scales = None if matrix.row_scales is None else matrix.row_scales[first:last]
-    return replace(matrix, codes=matrix.codes[first:last], scales=scales, zeros=zeros, row_scales=row_scales)
+    if matrix.scheme.granularity == "block" and first % FP8_BLOCK:
+        raise ExportError(
+            f"a fused matrix is cut at row {first}, within a block of {FP8_BLOCK} rows that share an fp8 scale: no format "
+            "can say that; forge the bundle with fp8 in place of fp8-block"
+        )
+    return matrix.rows(first, last)

@@ -10,19 +10,16 @@ from onnx import TensorProto
 
 from kernels.spec import Array
 from optimizer.exporters.onnx_graph import OnnxGraph, Value
-from optimizer.quantization import QuantizedMatrix
+from optimizer.formats.matrix import QuantizedMatrix
 
 
 def linear(graph: OnnxGraph, name: str, x: Value, matrix: QuantizedMatrix) -> Value:
     """x W^T of `matrix` W[N, K], stored as [K, N]: the form that runtimes have fused kernels for."""
     weight, codes = f"{name}.weight", matrix.codes.T
     x = quantized_activations(graph, x, matrix)
-    if matrix.scheme.weights == "fp32":
-        return graph.op("MatMul", x, graph.weight(weight, codes))
-    if matrix.scheme.weights == "bf16":
-        return graph.op("MatMul", x, _float(graph, graph.weight(weight, codes, TensorProto.BFLOAT16)))
-    assert matrix.scales is not None
-    if matrix.scheme.weights == "int8":
+    if matrix.scales is None:
+        return graph.op("MatMul", x, _widened(graph, graph.weight(weight, codes, _float_type(matrix)), matrix))
+    if matrix.scales.ndim == 1:
         parts = graph.weight(weight, codes), graph.weight(f"{name}.scales", matrix.scales)
         return graph.op("MatMul", x, graph.op("DequantizeLinear", *parts, axis=1))
     scales = matrix.scales.T.astype(np.float32)
@@ -62,15 +59,15 @@ class Table:
         graph, gathered = self._graph, [self._graph.op("Gather", part, token_ids, axis=0) for part in self._parts]
         if self._matrix.scales is not None:
             return graph.op("DequantizeLinear", *gathered, axis=-1, block_size=self._width)
-        return gathered[0] if self._matrix.scheme.weights == "fp32" else _float(graph, gathered[0])
+        return _widened(graph, gathered[0], self._matrix)
 
     def head(self, x: Value) -> Value:
         """Logits of a tied head."""
         graph, weight = self._graph, self._parts[0]
         if self._matrix.scales is not None:
             weight = graph.op("DequantizeLinear", *self._parts, axis=1, block_size=self._width)
-        elif self._matrix.scheme.weights == "bf16":
-            weight = _float(graph, weight)
+        else:
+            weight = _widened(graph, weight, self._matrix)
         x = quantized_activations(graph, x, self._matrix)
         return graph.op("MatMul", x, graph.op("Transpose", weight, perm=[1, 0]))
 
@@ -82,11 +79,11 @@ class Table:
 
 def _table_parts(matrix: QuantizedMatrix) -> list[tuple[str, Array, int | None]]:
     if matrix.scales is None:
-        return [("weight", matrix.codes, TensorProto.BFLOAT16 if matrix.scheme.weights == "bf16" else None)]
+        return [("weight", matrix.codes, _float_type(matrix))]
     scales = matrix.scales.astype(np.float32).reshape(matrix.shape[0], -1)
     if matrix.zeros is not None:
         return [("weight", matrix.codes, None), ("scales", scales, None), ("zeros", matrix.zeros, None)]
-    codes = matrix.codes if matrix.scheme.weights == "int8" else _signed(matrix.codes)
+    codes = matrix.codes if matrix.scales.ndim == 1 else _signed(matrix.codes)
     return [("weight", codes, None), ("scales", scales, None)]
 
 
@@ -95,5 +92,11 @@ def _signed(codes: Array) -> Array:
     return codes.astype(np.int8) - np.int8(8)
 
 
-def _float(graph: OnnxGraph, value: Value) -> Value:
-    return graph.op("Cast", value, to=TensorProto.FLOAT)
+def _float_type(matrix: QuantizedMatrix) -> int | None:
+    """Of floats that numpy has no dtype for: bf16's bit patterns."""
+    return TensorProto.BFLOAT16 if matrix.codes.dtype == np.uint16 else None
+
+
+def _widened(graph: OnnxGraph, value: Value, matrix: QuantizedMatrix) -> Value:
+    """Floats of `matrix` in fp32."""
+    return value if _float_type(matrix) is None else graph.op("Cast", value, to=TensorProto.FLOAT)

@@ -14,6 +14,7 @@ from pathlib import Path
 from onnx import TensorProto
 
 from artifacts.architecture import Architecture
+from kernels.formats.table import FORMATS
 from optimizer.exporters.errors import ExportError
 from optimizer.exporters.logical import LogicalBundle
 from optimizer.exporters.onnx_graph import OnnxGraph, Value
@@ -26,8 +27,8 @@ from runtime.rope import rope_tables
 
 def export_onnx(logical: LogicalBundle, folder: Path) -> ExportRecord:
     """Write model.onnx, model.onnx.data and the tokenizer's files into the empty `folder`. Raises ExportError."""
-    schemes = {logical.scheme(group).weights for group in logical.architecture.linear_shapes()}
-    if gpu_only := schemes & {"fp8", "mxfp4", "nvfp4"}:
+    schemes = {logical.scheme(group) for group in logical.architecture.linear_shapes()}
+    if gpu_only := {scheme.weights for scheme in schemes if not FORMATS[scheme.weights].cpu}:
         raise ExportError(
             f"{', '.join(sorted(gpu_only))} layers run on GPUs alone, and an ONNX graph of them would not; export as "
             "compressed-tensors"
@@ -36,7 +37,7 @@ def export_onnx(logical: LogicalBundle, folder: Path) -> ExportRecord:
     kv_dtype = logical.manifest.precision.kv_cache
     if kv_dtype != "fp32":
         record.note(f"KV cache: fp32 in the graph, {kv_dtype} in the bundle")
-    if "int4" in schemes:
+    if any(scheme.group_size for scheme in schemes):
         record.note(
             "activations: onnxruntime rounds what meets an int4 matrix to int8 unless its option "
             "session.qdq_matmulnbits_accuracy_level is 1"

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from artifacts.manifest import Manifest
+from artifacts.precision import Scheme
+from optimizer.formats.table import CODECS
 
 RECORD_NAME = "export.json"
 
@@ -39,16 +41,14 @@ class ExportRecord:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        schemes = set(self.manifest.precision.groups.values())
-        if "int8-a16" in schemes:
+        schemes = {Scheme.parse(name) for name in self.manifest.precision.groups.values()}
+        if any(scheme.int16_activations for scheme in schemes):
             self.note(
                 "activations: layers in int8-a16 are written as int8 with float activations, which no format rounds to 16 bits"
             )
-        if any(name.startswith("int4-twolevel") for name in schemes):
-            self.note(
-                "size: layers in int4-twolevel are written as int8 of the same values bit for bit, for no format here has two "
-                "levels of scales; they take twice the room"
-            )
+        for weights in sorted({scheme.weights for scheme in schemes}):
+            if widened := CODECS[weights].widened:
+                self.note(widened.note)
 
     def changed(
         self, tensor: str, stored: str, exported: str, why: str, before: NDArray[np.float32], after: NDArray[np.float32]

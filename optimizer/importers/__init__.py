@@ -1,5 +1,6 @@
 """Importers: a Hugging Face folder, quantized or not, or a GGUF file becomes a Source."""
 
+from optimizer.formats.stored_matrix import Misfit
 from optimizer.importers.errors import (
     DamagedFile,
     DamagedTensor,
@@ -19,11 +20,9 @@ from optimizer.importers.from_path import open_source
 from optimizer.importers.random_source import open_random
 from optimizer.importers.source import Checkpoint, Source
 from optimizer.importers.stored_codes import describe_stored_codes
-from optimizer.importers.stored_matrix import Codes, Misfit
 
 __all__ = [
     "Checkpoint",
-    "Codes",
     "DamagedFile",
     "DamagedTensor",
     "Misfit",

@@ -14,12 +14,12 @@ from gguf.constants import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from artifacts.architecture import Architecture
+from optimizer.formats.stored_matrix import CodeKind, Misfit, StoredMatrix
 from optimizer.importers.errors import SourceError
 from optimizer.importers.gguf_config import ROPE_FACTORS, hf_config
 from optimizer.importers.gguf_file import BLOCK, GgufFile
 from optimizer.importers.gguf_tokenizer import special_tokens, tokenizer_json, tokenizer_notes
 from optimizer.importers.source import Source
-from optimizer.importers.stored_matrix import CodeKind, Misfit, StoredMatrix
 from runtime.models import architecture
 
 _T = TypeVar("_T", bound=np.generic)
@@ -70,6 +70,9 @@ class GgufCheckpoint:
     def shape(self, name: str) -> tuple[int, ...] | None:
         tensor = self.file.tensors.get(gguf_name(name))
         return None if tensor is None else tensor.shape
+
+    def is_bf16(self, name: str) -> bool:
+        return False  # what the file has in bf16 is widened
 
     def where(self, name: str) -> str:
         return f"{gguf_name(name)} in {self.file.path}"

@@ -11,7 +11,7 @@ from artifacts.architecture import Architecture
 from optimizer.importers.errors import DamagedFile
 from optimizer.importers.hf_tokenizer import read_tokenizer, tokenizer_files
 from optimizer.importers.json_file import read_json
-from optimizer.importers.prequantized import Method, QuantizedCheckpoint, quantization_method
+from optimizer.importers.prequantized import QuantizationConfig, QuantizedCheckpoint, quantization_method
 from optimizer.importers.safetensors_checkpoint import SafetensorsCheckpoint
 from optimizer.importers.source import Source
 from runtime.models import architecture
@@ -70,7 +70,7 @@ def _checkpoint(
     return stored
 
 
-def _method_of_file(path: Path, name: str) -> Method:
+def _method_of_file(path: Path, name: str) -> QuantizationConfig:
     """What a file says that is of method `name`. DamagedFile if ModelOpt's lacks its section."""
     content: Any = read_json(path)
     if path.name == _MODELOPT:

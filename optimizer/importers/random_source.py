@@ -24,6 +24,9 @@ class RandomCheckpoint:
     def shape(self, name: str) -> tuple[int, ...] | None:
         return self.shapes.get(name)
 
+    def is_bf16(self, name: str) -> bool:
+        return True
+
     def where(self, name: str) -> str:
         return f"{name}, drawn at random"
 

@@ -102,6 +102,9 @@ class SafetensorsCheckpoint:
     def shape(self, name: str) -> tuple[int, ...] | None:
         return self._headers[name][1] if name in self._headers else None
 
+    def is_bf16(self, name: str) -> bool:
+        return self.dtype(name) == "BF16"
+
     def where(self, name: str) -> str:
         return f"{self._stored_names.get(name, name)} in {self._shards.get(name, self.folder)}"
 

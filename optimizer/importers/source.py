@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 
 from artifacts.architecture import Architecture
-from artifacts.precision import FP8_BLOCK, Scheme
+from artifacts.precision import Scheme
+from artifacts.weight_formats import FP8_BLOCK
+from optimizer.formats.matrix import QuantizedMatrix
+from optimizer.formats.stored_matrix import Misfit, StoredMatrix
+from optimizer.formats.table import kept_in
 from optimizer.importers.errors import MissingTensor, ShapeMismatch, UnexpectedTensor
-from optimizer.importers.stored_matrix import Codes, Misfit, StoredMatrix
 from runtime.models import checkpoint_tensors
 
 
@@ -23,6 +25,10 @@ class Checkpoint(Protocol):
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """Shape according to the header, None if the tensor is not there."""
+        ...
+
+    def is_bf16(self, name: str) -> bool:
+        """Whether `read` gives bf16, according to the header."""
         ...
 
     def where(self, name: str) -> str:
@@ -91,20 +97,26 @@ class Source:
         parts = [part.taken_from(self.checkpoint.read(part.name)) for part in checkpoint_tensors(self.architecture)[name]]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def stored(self, group: str, scheme: Scheme) -> Codes | Misfit | None:
+    @property
+    def is_bf16(self) -> bool:
+        """Whether the checkpoint has every layer group in bf16. No data is read."""
+        tensors, groups = checkpoint_tensors(self.architecture), self.architecture.linear_shapes()
+        return all(self.checkpoint.is_bf16(part.name) for group in groups for part in tensors[f"{group}.weight"])
+
+    def stored(self, group: str, scheme: Scheme) -> QuantizedMatrix | Misfit | None:
         """The checkpoint's own codes and scales of a layer group, where `scheme` holds them and the values bit for bit.
 
         Misfit says why it does not; None: the group is not quantized, or `scheme` is a float one.
         """
-        if scheme.weights in ("fp32", "bf16"):
+        if scheme.is_float:
             return None
         parts = checkpoint_tensors(self.architecture)[f"{group}.weight"]
         fitted = [self._in_scheme(part.name, scheme) for part in parts]
         if not any(fitted):
             return None
-        joined: list[Codes] = []
+        joined: list[QuantizedMatrix] = []
         for part, found in zip(parts, fitted, strict=True):
-            if not isinstance(found, Codes):
+            if not isinstance(found, QuantizedMatrix):
                 if len(parts) == 1 and found is not None:
                     return found
                 module = part.name.split(".")[-2]
@@ -112,19 +124,11 @@ class Source:
             joined.append(found)
         if scheme.granularity == "block" and any(part.shape[0] % FP8_BLOCK for part in parts[:-1]):
             return Misfit(f"blocks of {FP8_BLOCK} rows cross from one joined matrix into the next")
-        codes, scales, zeros, row_scales, input_scales = zip(*joined, strict=True)
-        return Codes(
-            np.concatenate(codes),
-            np.concatenate(scales),
-            None if zeros[0] is None else np.concatenate(zeros),
-            None if row_scales[0] is None else np.concatenate(row_scales),
-            # Matrices that are joined meet the same input: the scale that holds all of it, as vLLM takes it.
-            None if input_scales[0] is None else np.max(input_scales, axis=0),
-        )
+        return QuantizedMatrix.joined(joined)
 
-    def _in_scheme(self, name: str, scheme: Scheme) -> Codes | Misfit | None:
+    def _in_scheme(self, name: str, scheme: Scheme) -> QuantizedMatrix | Misfit | None:
         stored = self.checkpoint.stored(name)
-        return stored.in_scheme(scheme) if isinstance(stored, StoredMatrix) else stored
+        return kept_in(scheme, stored) if isinstance(stored, StoredMatrix) else stored
 
     def transforms(self) -> list[dict[str, object]]:
         """The records of all transforms between the checkpoint and this source, the first one first."""

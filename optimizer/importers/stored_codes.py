@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from artifacts.precision import Plan
+from optimizer.formats.stored_matrix import Misfit
 from optimizer.importers.source import Source
-from optimizer.importers.stored_matrix import Misfit
 
 _NUM_NAMED = 4
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
 
 from artifacts.architecture import Architecture
-from artifacts.manifest import Serving
+from artifacts.manifest import Limits
 from artifacts.precision import KvDtype, Plan
 from kernels.cpu.library import Library
 from kernels.reference import ReferenceProgram
@@ -18,6 +18,7 @@ from kernels.spec import Array
 from optimizer.evaluation import Score
 from optimizer.evaluation.metrics import Logits
 from optimizer.measure.layer_states import LayerStates
+from optimizer.measure.machine import Machine
 from optimizer.weights.quantized_store import QuantizedStore
 from runtime.buffers import resident_zeros, zeros
 from runtime.decoder import StepProgram, lay_out
@@ -47,6 +48,11 @@ class Workbench(ABC):
     store: QuantizedStore
     kv_dtype: KvDtype
     kv_block_size: int
+
+    @property
+    @abstractmethod
+    def numbers(self) -> object:
+        """What the numbers that it computes depend on beside weights, plan, texts and KV cache, as plain data."""
 
     @abstractmethod
     def exact(self) -> Self:
@@ -111,9 +117,9 @@ class Workbench(ABC):
             if not (most := np.abs(cache).max()) < FP16_ROOM:
                 raise KvRangeError(float(most))
 
-    def limits(self, max_num_tokens: int, num_kv_tokens: int, max_num_seqs: int, num_threads: int) -> Serving:
+    def limits(self, max_num_tokens: int, num_kv_tokens: int, max_num_seqs: int, num_threads: int) -> Limits:
         """Limits that give a runner so much room."""
-        return Serving(
+        return Limits(
             kv_block_size=self.kv_block_size,
             num_kv_blocks=-(-num_kv_tokens // self.kv_block_size) + max_num_seqs,
             max_num_seqs=max_num_seqs,
@@ -129,8 +135,28 @@ class CpuWorkbench(Workbench):
 
     library: Library | None
     num_threads: int
+    constants: Mapping[str, int] = field(default_factory=dict)
+    """Those that `library` was built with, where they are tuned."""
+    machine: Machine | None = None
+    """What measurements here hold for; None where nothing is recorded."""
     #: of `score_at_once`; shared by all that this is replaced with
     states: LayerStates = field(default_factory=LayerStates, repr=False, compare=False)
+
+    @property
+    def numbers(self) -> object:
+        return self.machine and self.machine.numbers
+
+    @property
+    def timing(self) -> dict[str, object]:
+        """What the time of a step depends on beside the plan and what is in the step: no weight's value is among it."""
+        return {
+            "architecture": self.architecture,
+            "kv_dtype": self.kv_dtype,
+            "kv_block_size": self.kv_block_size,
+            "constants": dict(self.constants),
+            "num_threads": self.num_threads,
+            "machine": self.machine,
+        }
 
     def exact(self) -> Self:
         return replace(self, kv_dtype="fp32")

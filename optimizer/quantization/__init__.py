@@ -1,11 +1,7 @@
 """Weights on a scheme's grid."""
 
-from optimizer.quantization.calibration import Calibration
-from optimizer.quantization.clipping import fit_clipped_grid
-from optimizer.quantization.gptq import Gptq
-from optimizer.quantization.grid import Grid, GridFit, fit_grid
-from optimizer.quantization.input_statistics import InputStatistics
-from optimizer.quantization.matrix import (
+from optimizer.formats.grid import Grid
+from optimizer.formats.matrix import (
     ErrorStatistics,
     NonFiniteWeightError,
     QuantizationError,
@@ -13,6 +9,11 @@ from optimizer.quantization.matrix import (
     Quantizer,
     WeightRangeError,
 )
+from optimizer.quantization.calibration import Calibration
+from optimizer.quantization.clipping import fit_clipped_grid
+from optimizer.quantization.gptq import Gptq
+from optimizer.quantization.grid import GridFit, fit_grid
+from optimizer.quantization.input_statistics import InputStatistics
 from optimizer.quantization.method import (
     ROUND_TO_NEAREST,
     Method,

@@ -8,16 +8,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from artifacts.precision import FP8_BLOCK, Scheme
+from artifacts.precision import Scheme
+from artifacts.weight_formats import FP8_BLOCK
+from optimizer.formats.grid import Grid
+from optimizer.formats.matrix import QuantizedMatrix
+from optimizer.formats.table import CODECS
 from optimizer.quantization.calibration import Calibration
-from optimizer.quantization.grid import Grid, fit_grid
-from optimizer.quantization.matrix import QuantizedMatrix
+from optimizer.quantization.grid import fit_grid
 from optimizer.quantization.rtn import round_to_nearest
-
-#: Fractions of the range that are tried, the whole range first: equal errors keep it.
-SHRINK_FACTORS = tuple(1 - step / 20 for step in range(13))
-#: Under int4-twolevel a step is one of fifteen, and one that is wider than the range may lie closer to the weights.
-TWO_LEVEL_FACTORS = SHRINK_FACTORS + tuple(1 + step / 20 for step in range(1, 9))
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class ClippedRounding:
 def fit_clipped_grid(
     name: str, weight: Tensor, scheme: Scheme, largest: float | None = None, importance: Tensor | None = None
 ) -> Grid:
-    """The grid whose every scale has the least squared rounding error among SHRINK_FACTORS of its weights' range.
+    """The grid whose every scale has the least squared rounding error among its format's shares of its weights' range.
 
     `importance` [K], all ones by default, weighs the error of each column; with the mean square of its inputs, the error is
     that of the outputs, as far as inputs are uncorrelated. A scale of the whole tensor keeps its range: rows are fitted some
@@ -50,7 +48,7 @@ def fit_clipped_grid(
     columns = torch.arange(weight.shape[1])
     best_error: Tensor | None = None
     best_shrink = torch.ones(())
-    for shrink in TWO_LEVEL_FACTORS if scheme.weights == "int4-twolevel" else SHRINK_FACTORS:
+    for shrink in CODECS[scheme.weights].factors:
         grid = fit_grid(name, weight, scheme, largest, shrink)
         error = (grid.values(grid.codes(weight, columns), columns) - weight).square_()
         if importance is not None:

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from artifacts.precision import Scheme
+from optimizer.formats.grid import Grid
+from optimizer.formats.matrix import QuantizedMatrix
 from optimizer.quantization.calibration import Calibration
 from optimizer.quantization.clipping import fit_clipped_grid
-from optimizer.quantization.grid import Grid, GridFit, check_weight, fit_grid, largest_magnitude
-from optimizer.quantization.matrix import QuantizedMatrix
-from optimizer.quantization.rtn import round_to_nearest, row_slabs, stack_rows
+from optimizer.quantization.grid import GridFit, check_weight, fit_grid, largest_magnitude
+from optimizer.quantization.rtn import round_to_nearest, row_slabs
 
 DAMPING = 0.01
 """Of the Hessian's mean diagonal, as in the paper's section 3.3."""
@@ -78,7 +79,7 @@ def gptq(
     for slab in row_slabs(weight, _SLAB_ELEMENTS):
         grid = fit(name, slab, scheme, largest)
         slabs.append(grid.matrix(_codes(slab, grid, factor, order)))
-    return stack_rows(slabs)
+    return QuantizedMatrix.joined(slabs)
 
 
 def _codes(weight: Tensor, grid: Grid, factor: Tensor, order: Tensor) -> Tensor:

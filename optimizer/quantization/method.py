@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from optimizer.formats.matrix import Quantizer
 from optimizer.quantization.calibration import Calibration
 from optimizer.quantization.clipping import ClippedRounding
 from optimizer.quantization.gptq import Gptq
-from optimizer.quantization.matrix import Quantizer
 from optimizer.quantization.rtn import round_to_nearest
 from optimizer.quantization.static_activations import StaticActivations
 

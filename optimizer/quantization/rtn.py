@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from artifacts.precision import FP8_BLOCK, Scheme
+from artifacts.precision import Scheme
+from artifacts.weight_formats import FP8_BLOCK
+from optimizer.formats.matrix import QuantizedMatrix
+from optimizer.formats.table import CODECS
 from optimizer.quantization.grid import GridFit, check_weight, fit_grid, largest_magnitude
-from optimizer.quantization.matrix import QuantizedMatrix, WeightRangeError
 
 _SLAB_ELEMENTS = 1 << 22
 """Rows are independent, so large matrices are rounded a slab at a time: temporaries stay near 100 MB."""
@@ -26,40 +27,17 @@ def round_to_nearest(name: str, weight: Tensor, scheme: Scheme, fit: GridFit = f
     """
     weight = weight.detach()
     check_weight(name, weight, scheme)
-    if scheme.weights == "fp32":
-        return QuantizedMatrix(scheme, weight.numpy())
-    if scheme.weights == "bf16":
-        return QuantizedMatrix(scheme, _round_bf16(name, weight).numpy())
+    if (rounded := CODECS[scheme.weights].rounded) is not None:
+        return QuantizedMatrix(scheme, {"weight": rounded(name, weight).numpy()})
     columns = torch.arange(weight.shape[1])
     slabs, largest = [], largest_magnitude(weight)
     for slab in row_slabs(weight, _SLAB_ELEMENTS):
         grid = fit(name, slab, scheme, largest)
         slabs.append(grid.matrix(grid.codes(slab, columns)))
-    return stack_rows(slabs)
+    return QuantizedMatrix.joined(slabs)
 
 
 def row_slabs(weight: Tensor, num_elements: int) -> tuple[Tensor, ...]:
     """`weight` cut along its rows into slabs of about `num_elements`, of whole blocks of fp8-block."""
     rows = max(FP8_BLOCK, num_elements // max(1, weight.shape[1]) // FP8_BLOCK * FP8_BLOCK)
     return torch.split(weight, rows)
-
-
-def stack_rows(slabs: list[QuantizedMatrix]) -> QuantizedMatrix:
-    """The matrix whose rows are those of all slabs, which are of one scheme."""
-    arrays = [
-        None if parts[0] is None else np.concatenate(parts)
-        for parts in zip(*((slab.codes, slab.scales, slab.zeros, slab.row_scales) for slab in slabs), strict=True)
-    ]
-    codes, *others = arrays
-    assert codes is not None
-    return QuantizedMatrix(slabs[0].scheme, codes, *others)
-
-
-def _round_bf16(name: str, weight: Tensor) -> Tensor:
-    rounded = weight.to(torch.bfloat16)
-    if not torch.isfinite(rounded).all():
-        raise WeightRangeError(
-            f"{name}: a bf16 magnitude must be at most {torch.finfo(torch.bfloat16).max:.6g}, "
-            f"got {float(weight.abs().max()):.6g}; keep it in fp32"
-        )
-    return rounded.view(torch.uint16)

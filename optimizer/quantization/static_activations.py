@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from artifacts.precision import Scheme
+from kernels.formats.fp8 import INPUT_SCALE
 from kernels.scaled_matmul.packing import E4M3_MAX
+from optimizer.formats.matrix import QuantizationError, QuantizedMatrix, Quantizer
 from optimizer.quantization.calibration import Calibration
-from optimizer.quantization.matrix import QuantizationError, QuantizedMatrix, Quantizer
 
 #: inputs that were all zero have a scale too, as kernels/quantize_activations gives one to rows of zeros
 _LEAST = 1e-10
@@ -34,4 +35,4 @@ class StaticActivations:
             return matrix
         if not self.calibration.covers(name):
             raise QuantizationError(f"{name} cannot take {scheme.name}: it has no inputs to calibrate a scale with")
-        return replace(matrix, input_scale=static_scale(self.calibration.statistics(name).max_abs).numpy())
+        return matrix.with_part(INPUT_SCALE, static_scale(self.calibration.statistics(name).max_abs).numpy())

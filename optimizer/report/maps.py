@@ -10,25 +10,10 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from artifacts.precision import Scheme
+from optimizer.formats.table import CODECS
 from optimizer.report.markup import element
 from optimizer.report.quantities import figures
 
-_COLOURS = {
-    **{"fp32": "#6f7887", "bf16": "#a7afbb", "int8": "#3f7fb5"},
-    **{"mxfp4": "#c9a227", "nvfp4": "#8f7a2e", "int4-twolevel": "#b9c977"},
-}
-#: by granularity
-_FP8_COLOURS = {"channel": "#7a62b8", "block": "#a95fb0", "tensor": "#5a4a94"}
-_INT4_COLOURS = {
-    (32, True): "#93a93e",
-    (64, True): "#5f944a",
-    (128, True): "#35725a",
-    (192, True): "#1f5560",
-    (32, False): "#e3ab2c",
-    (64, False): "#dd7f2b",
-    (128, False): "#c44f3b",
-    (192, False): "#963a4d",
-}
 HEAT_STEPS = 9
 
 
@@ -43,12 +28,7 @@ def scheme_style(name: str) -> str:
     """Grey is float, blue int8, violet fp8, greens symmetric and warm colours asymmetric int4; stripes are int8 activations,
     the other way int16 ones."""
     scheme = Scheme.parse(name)
-    if scheme.weights == "int4":
-        colour = _INT4_COLOURS[scheme.group_size, scheme.symmetric]
-    elif scheme.weights == "fp8":
-        colour = _FP8_COLOURS[scheme.granularity]
-    else:
-        colour = _COLOURS[scheme.weights]
+    colour = CODECS[scheme.weights].colours[scheme.weight_only.name]
     angle = 135 if scheme.int8_activations else 45
     stripes = (
         f"repeating-linear-gradient({angle}deg,#ffffff66 0 2px,transparent 2px 6px)," if scheme.integer_activations else ""

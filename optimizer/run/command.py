@@ -14,10 +14,11 @@ from optimizer.bundle.admission import admit
 from optimizer.bundle.emit import emit
 from optimizer.bundle.forged import Forged
 from optimizer.records.progress import Reporter
-from optimizer.run.forge import Forge
+from optimizer.run.forge import forge
 from optimizer.run.freed_memory import keep_freed_memory
-from optimizer.run.planning import Planning
+from optimizer.run.planning import plan_for_shapes
 from optimizer.spec import ModelSpec, SearchSpec, known_devices, load_spec
+from optimizer.stages.job import Job
 from search_spaces.located_yaml import rule_of
 from search_spaces.space import buildable_names, device
 
@@ -45,13 +46,13 @@ def run_optimize(spec_path: Path, overrides: Overrides, reporter: Reporter | Non
     workspace = spec.output.with_name(spec.output.name + ".work")
     workspace.mkdir(parents=True, exist_ok=True)
     limit_threads(host().num_cores)
+    job = Job.open(spec, workspace, reporter)
     if spec.is_planning:
-        Planning(spec, workspace, reporter).run()
+        plan_for_shapes(job)
         return spec.output
-    forge = Forge(spec, workspace, reporter)
-    forged = forge.run()
+    forged = forge(job)
     reporter.say("writing the bundle")
-    emit(forged, spec.output, partial(admit, forged=forged, ledger=forge.ledger, reporter=reporter))
+    emit(forged, spec.output, partial(admit, forged=forged, ledger=job.ledger, reporter=reporter))
     _conclude(forged, reporter)
     return spec.output
 
@@ -83,10 +84,10 @@ def _search_options(overrides: Overrides) -> dict[str, object]:
 
 
 def _conclude(forged: Forged, reporter: Reporter) -> None:
-    speed, proven = forged.decode_speed, forged.proven
+    speed, proven, num_trials = forged.decode_speed, forged.proven, len(forged.searched.trials)
     how = f"({speed.speedup.low:.2f} to {speed.speedup.high:.2f})" if speed.measured else "(modelled, not measured)"
     reporter.say(
-        f"trial {proven.trial.number} of {len(forged.trials)}: decode {speed.speedup.value:.2f} x the unquantized model {how}, "
+        f"trial {proven.trial.number} of {num_trials}: decode {speed.speedup.value:.2f} x the unquantized model {how}, "
         f"{speed.baseline_ms:.3g} -> {speed.candidate_ms:.3g} ms a token"
     )
     for name, evaluation in proven.evaluations.items():
@@ -94,4 +95,4 @@ def _conclude(forged: Forged, reporter: Reporter) -> None:
         reporter.say(f"{name}: KL {kl.value:.4f} nats ({kl.low:.4f} to {kl.high:.4f}), same first choice {top1.value:.1%}")
     for name, comparison in proven.comparisons.items():
         reporter.say(f"{name}: {comparison.verdict.checks[0]}")
-    reporter.say(f"bundle: {forged.spec.output}\nreport: {forged.spec.output / 'report.html'}")
+    reporter.say(f"bundle: {forged.job.spec.output}\nreport: {forged.job.spec.output / 'report.html'}")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 
-from artifacts.precision import KvDtype, Plan
+from artifacts.precision import KvDtype, Plan, Scheme
 from optimizer.evaluation import BaselineStore, Evaluation, Gate, Score, SequenceScore, Verdict, compare, evaluate
 from optimizer.evaluation.confidence import MIN_SEQUENCES
 from optimizer.evaluation.metrics import Logits
 from optimizer.measure.workbench import Workbench
+from optimizer.records.plan_digest import plan_digest
 from optimizer.records.progress import Reporter
 from optimizer.search.precision import TrialScore
 from optimizer.search.texts import Tokens
@@ -35,6 +39,8 @@ class Judge:
     sets: Mapping[str, Sequence[Tokens]]
     stores: Mapping[str, BaselineStore]
     seed: int
+    model: str = ""
+    """What the unquantized model's logits follow from beside the texts; empty where nothing is recorded."""
 
     @classmethod
     def make(
@@ -47,12 +53,26 @@ class Judge:
         seed: int,
         reporter: Reporter,
     ) -> Judge:
-        """Scores the baseline, with an fp32 KV cache, where `folder` does not have its logits yet."""
+        """Scores the baseline, with an fp32 KV cache, where `folder` does not have its logits yet; `model` names its files."""
+        model = json.dumps([model, workbench.numbers, plan_digest(baseline)])
         exact = workbench.exact().score(baseline, _longest(sets))
         with reporter.task("logits of the unquantized model", _num_sequences(sets)) as advance:
             score = _ticking(exact, advance)
             stores = {name: BaselineStore.load_or_score(folder, model, ids, score) for name, ids in sets.items()}
-        return cls(workbench, baseline, sets, stores, seed)
+        return cls(workbench, baseline, sets, stores, seed, model)
+
+    def depends_on(self, plan: Plan) -> dict[str, object]:
+        """All that the scores of `plan` follow from, as plain data: what a record of them is kept under."""
+        return {"plan": plan_digest(plan, self.workbench.kv_dtype), **self.depends_beside_plan(plan.values())}
+
+    def depends_beside_plan(self, schemes: Iterable[Scheme]) -> dict[str, object]:
+        """What the scores of plans of `schemes` follow from beside the plan itself."""
+        weights, numbers = self.workbench.store.depends_on(schemes), self.workbench.numbers
+        return {"model": self.model, "weights": weights, "numbers": numbers, "texts": self._texts_sha256}
+
+    @cached_property
+    def _texts_sha256(self) -> str:
+        return sha256(json.dumps(list(self.sets.items())).encode()).hexdigest()
 
     def on(self, kv_dtype: KvDtype) -> Judge:
         """The same over a KV cache of `kv_dtype`."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.search.warm_start import Choice
+from optimizer.search.warm_start import Assignment
 
 #: item -> scheme name -> its share, in nats or in units of cost. An item is whatever takes one scheme: a band, a layer group
 Shares = Mapping[str, Mapping[str, float]]
@@ -38,22 +38,22 @@ class Knapsack:
             self._taken[item] = sums.argmin(axis=0).astype(np.int8)
             least = sums.min(axis=0)
 
-    def choice(self, budget: float) -> Choice:
+    def choice(self, budget: float) -> Assignment:
         """The plan that costs at most `budget`; ValueError if the cheapest plan costs more."""
         if budget < self.cheapest * (1 - 1e-12):
             raise ValueError(f"the cheapest plan costs {self.cheapest:.6g}; got a budget of {budget:.6g}: give at least that")
         left = len(next(iter(self._taken.values()))) - 1
         if budget < self.dearest:
             left = max(0, int((budget - self.cheapest) / self.step + 1e-9))
-        chosen: Choice = {}
+        chosen: Assignment = {}
         for item in reversed(self._taken):
             num, chosen[item] = self._options[item][self._taken[item][left]]
             left -= num
         return {item: chosen[item] for item in self._taken}
 
-    def choices(self, num_budgets: int = 24) -> list[Choice]:
+    def choices(self, num_budgets: int = 24) -> list[Assignment]:
         """Plans at evenly spaced budgets from the cheapest plan to the dearest, without repetition."""
-        found: list[Choice] = []
+        found: list[Assignment] = []
         for budget in np.linspace(self.cheapest, self.dearest, num_budgets):
             choice = self.choice(float(budget))
             if choice not in found:
@@ -61,6 +61,6 @@ class Knapsack:
         return found
 
 
-def total(shares: Shares, choice: Choice) -> float:
+def total(shares: Shares, choice: Assignment) -> float:
     """The sum of what each item's scheme adds."""
     return sum(shares[item][name] for item, name in choice.items())

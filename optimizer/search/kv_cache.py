@@ -11,6 +11,7 @@ from optimizer.evaluation import Evaluation
 from optimizer.measure.workbench import KvRangeError
 from optimizer.records.ledger import Ledger
 from optimizer.records.progress import Reporter
+from optimizer.records.record_key import record_key
 from optimizer.search.accuracy import Judge
 
 #: nats that plans are taken to be allowed where the gate does not limit KL
@@ -72,7 +73,8 @@ def measure_kv_losses(ledger: Ledger, reporter: Reporter, judge: Judge, dtypes: 
             is_exact = judge.workbench.exact().kv_dtype == dtype
             return asdict(KvLoss() if is_exact else KvLoss.measured(judge.on(dtype)))
 
-        losses[dtype] = KvLoss(**ledger.once(f"sensitivity/kv_cache/{dtype}", measure))
+        key = record_key(f"sensitivity/kv_cache/{dtype}", **judge.on(dtype).depends_on(judge.baseline))
+        losses[dtype] = KvLoss(**ledger.once(key, measure))
     return losses
 
 

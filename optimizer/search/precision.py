@@ -19,7 +19,7 @@ from artifacts.precision import KvDtype, Plan
 from optimizer.records.ledger import Direction, Ledger, completed
 from optimizer.records.progress import Reporter
 from optimizer.search.bands import Band, plan_of
-from optimizer.search.warm_start import KV_CACHE, Choice, kv_dtype_of
+from optimizer.search.warm_start import KV_CACHE, Assignment, kv_dtype_of
 
 STAGE = "precision"
 DIRECTIONS: tuple[Direction, Direction] = ("minimize", "minimize")  # latency, KL
@@ -44,7 +44,7 @@ class Trial:
     """A finished trial. `latency_ms` is the cost provider's time per output token."""
 
     number: int
-    choice: Choice
+    choice: Assignment
     latency_ms: float
     kl: float
     violation: float
@@ -59,7 +59,7 @@ class PrecisionSearch:
 
     `latency_ms` and `score` take a plan and, where `kv_dtypes` are given, one of them: a variable beside the bands.
     Trials are numbered by completion, and the sampler of trial n is seeded by n: a study that was killed goes on exactly as
-    if it had not been.
+    if it had not been. `study` names what all trials have in common.
     """
 
     def __init__(
@@ -70,12 +70,14 @@ class PrecisionSearch:
         score: Callable[..., TrialScore],
         seed: int,
         kv_dtypes: Sequence[KvDtype] = (),
+        study: str = STAGE,
     ) -> None:
         self._ledger = ledger
         self._bands = bands
         self._latency_ms = latency_ms
         self._score = score
         self._seed = seed
+        self._study_key = study
         self._values: dict[str, Sequence[str]] = {band.name: [scheme.name for scheme in band.choices] for band in bands}
         if kv_dtypes:
             self._values[KV_CACHE] = kv_dtypes
@@ -87,7 +89,9 @@ class PrecisionSearch:
         """Every finished trial, in order."""
         return [_trial(number, frozen) for number, frozen in enumerate(completed(self._study()))]
 
-    def run(self, warm_starts: Sequence[Choice], num_trials: int, timeout_s: float | None, reporter: Reporter) -> list[Trial]:
+    def run(
+        self, warm_starts: Sequence[Assignment], num_trials: int, timeout_s: float | None, reporter: Reporter
+    ) -> list[Trial]:
         """Go on until `num_trials` are finished, counting those of earlier runs, or `timeout_s` has passed, or Ctrl-C."""
         done = self.trials()
         if len(done) < num_trials:
@@ -99,7 +103,7 @@ class PrecisionSearch:
         return self.trials()
 
     def _steps(
-        self, warm_starts: Sequence[Choice], num_trials: int, timeout_s: float | None, interrupted: threading.Event
+        self, warm_starts: Sequence[Assignment], num_trials: int, timeout_s: float | None, interrupted: threading.Event
     ) -> Iterator[None]:
         begin = time.monotonic()
         while not interrupted.is_set() and (timeout_s is None or time.monotonic() - begin < timeout_s):
@@ -116,12 +120,12 @@ class PrecisionSearch:
             self._study().add_trial(self._frozen(choice, latency_ms, score.kl, score.violation))
             yield
 
-    def _chosen(self, choice: Choice) -> tuple[Plan] | tuple[Plan, KvDtype]:
+    def _chosen(self, choice: Assignment) -> tuple[Plan] | tuple[Plan, KvDtype]:
         """What `choice` stands for, as the callbacks take it."""
         plan = plan_of(self._bands, choice)
         return (plan, kv_dtype_of(choice)) if KV_CACHE in self._values else (plan,)
 
-    def _suggest(self, done: Sequence[Trial]) -> Choice | None:
+    def _suggest(self, done: Sequence[Trial]) -> Assignment | None:
         """In turn an untried neighbour of the front and TPE's next plan, or the other where one has nothing new."""
         known = [trial.choice for trial in done]
         neighbour = self._untried_neighbour(done, known)
@@ -130,13 +134,13 @@ class PrecisionSearch:
         sampled = self._sampled(done)
         return neighbour if sampled in known else sampled
 
-    def _sampled(self, done: Sequence[Trial]) -> Choice:
+    def _sampled(self, done: Sequence[Trial]) -> Assignment:
         sampler = optuna.samplers.TPESampler(seed=self._seed + len(done), multivariate=True, n_startup_trials=0)
         study = optuna.create_study(directions=DIRECTIONS, sampler=sampler)
         study.add_trials([self._frozen(t.choice, t.latency_ms, t.kl, t.violation) for t in done])
         return {name: str(value) for name, value in study.ask(self._space).params.items()}
 
-    def _untried_neighbour(self, done: Sequence[Trial], known: Sequence[Choice]) -> Choice | None:
+    def _untried_neighbour(self, done: Sequence[Trial], known: Sequence[Assignment]) -> Assignment | None:
         """A choice that differs in one variable from one on the front and is faster: latency is known before it is scored."""
         random_order = random.Random(self._seed + len(done))
         for trial in pareto_front(done) or [min(done, key=lambda trial: trial.violation)]:
@@ -147,7 +151,7 @@ class PrecisionSearch:
                     return choice
         return None
 
-    def _frozen(self, choice: Choice, latency_ms: float, kl: float, violation: float) -> FrozenTrial:
+    def _frozen(self, choice: Assignment, latency_ms: float, kl: float, violation: float) -> FrozenTrial:
         return create_trial(
             params=dict(choice),
             distributions=self._space,
@@ -156,7 +160,7 @@ class PrecisionSearch:
         )
 
     def _study(self) -> optuna.Study:
-        return self._ledger.study(STAGE, DIRECTIONS)
+        return self._ledger.study(self._study_key, DIRECTIONS)
 
 
 def pareto_front(trials: Sequence[Trial]) -> list[Trial]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from artifacts.architecture import kind_of
-from artifacts.precision import Scheme
+from artifacts.precision import Plan, Scheme
 from optimizer.records.ledger import Ledger
 from optimizer.records.progress import Reporter
+from optimizer.records.record_key import record_key
 
 #: group -> scheme name -> mean KL in nats
 Sensitivities = dict[str, dict[str, float]]
@@ -29,25 +31,33 @@ class Probes:
         return cls(weight_only[0], rounded[-1] if rounded else None)
 
 
+def what_is_probed(offered: Mapping[str, Sequence[Scheme]], shapes: Mapping[str, tuple[int, int]]) -> list[tuple[str, Scheme]]:
+    """Each layer group with each of its probes."""
+    work: list[tuple[str, Scheme]] = []
+    for group, shape in shapes.items():
+        probes = Probes.among(s for s in offered[kind_of(group)] if s.refusal(*shape) is None)
+        work += [(group, scheme) for scheme in (probes.weights, probes.activations) if scheme is not None]
+    return work
+
+
 def measure_sensitivities(
     ledger: Ledger,
     reporter: Reporter,
     offered: Mapping[str, Sequence[Scheme]],
     shapes: Mapping[str, tuple[int, int]],
-    kl_of: Callable[[Mapping[str, Scheme]], float],
+    kl_of: Callable[[Plan], float],
+    depends_on: Callable[[Plan], Mapping[str, object]] = lambda change: {},
 ) -> Sensitivities:
-    """KL of each group alone at its probes, all other groups left as they are; each is a record as soon as it is known."""
-    work: list[tuple[str, Scheme]] = []
-    for group, shape in shapes.items():
-        probes = Probes.among(s for s in offered[kind_of(group)] if s.refusal(*shape) is None)
-        work += [(group, scheme) for scheme in (probes.weights, probes.activations) if scheme is not None]
+    """KL of each group alone at its probes, all other groups left as they are; each is a record as soon as it is known.
+
+    `depends_on` says what else the KL of a change follows from.
+    """
+    work = what_is_probed(offered, shapes)
     sensitivities: Sensitivities = {group: {} for group in shapes}
     for group, scheme in reporter.track(work, "sensitivity of layer groups", len(work)):
-
-        def measure(group: str = group, scheme: Scheme = scheme) -> float:
-            return kl_of({group: scheme})
-
-        sensitivities[group][scheme.name] = ledger.once(f"sensitivity/{group}/{scheme.name}", measure)
+        change = {group: scheme}
+        key = record_key(f"sensitivity/{group}/{scheme.name}", **depends_on(change))
+        sensitivities[group][scheme.name] = ledger.once(key, partial(kl_of, change))
     return sensitivities
 
 

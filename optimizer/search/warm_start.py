@@ -9,7 +9,7 @@ from artifacts.precision import KvDtype
 from optimizer.search.bands import Band
 
 #: band -> scheme name, and KV_CACHE -> KV dtype where that is searched
-Choice = dict[str, str]
+Assignment = dict[str, str]
 KV_CACHE = "kv_cache"
 
 
@@ -18,7 +18,7 @@ def kv_dtype_of(choice: Mapping[str, str]) -> KvDtype:
     return cast(KvDtype, choice[KV_CACHE])
 
 
-def uniform_choices(bands: Sequence[Band]) -> list[Choice]:
+def uniform_choices(bands: Sequence[Band]) -> list[Assignment]:
     """One plan for each scheme that every band can take: what a user would try by hand."""
     return [
         {band.name: scheme.name for band in bands} for scheme in bands[0].choices if all(scheme in b.choices for b in bands)

@@ -10,16 +10,18 @@ from platform import machine
 from typing import Any, get_args
 
 from artifacts.architecture import Architecture
-from artifacts.manifest import Kernels, Serving, Target
+from artifacts.manifest import Kernels, Limits, Platform
 from artifacts.precision import KvDtype, Plan, Scheme
 from kernels.cpu import kv_cache
-from kernels.cpu.build import NoCompiler, build, find_compiler, num_units, resolve_constants, sources_digest
+from kernels.cpu.build import NoCompiler, build, num_units, resolve_constants
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
 from kernels.cpu.library import Library
+from kernels.formats.table import cpu_products
 from optimizer.cost.measured import measure_costs
 from optimizer.cost.provider import CostProvider
 from optimizer.evaluation import Estimate
+from optimizer.measure.machine import this_machine
 from optimizer.measure.paired_speed import NUM_PAIRS, PairedSpeed, measure_pair
 from optimizer.measure.timing import interleaved_ms, typical_ms
 from optimizer.measure.workbench import CpuWorkbench, Workbench
@@ -27,10 +29,11 @@ from optimizer.measure.workload import Workload, decode_spans, prefill_spans
 from optimizer.records.ledger import Ledger
 from optimizer.records.plan_digest import plan_digest
 from optimizer.records.progress import Reporter
+from optimizer.records.record_key import record_key
 from optimizer.targets.target import Evaluated, Frozen, Phase
-from optimizer.tuning.choice import Constants, Tuned
 from optimizer.tuning.kernels import KernelTuner, legal_candidates, tuning_plans
-from optimizer.tuning.limits import StepTime, tune_serving
+from optimizer.tuning.limits import StepTime
+from optimizer.tuning.winner import Constants, Tuned
 from optimizer.weights.quantized_store import QuantizedStore
 from runtime.batch import build_batch
 from search_spaces.schema import SearchSpace, ThreadShare
@@ -40,12 +43,6 @@ CACHE_SHARE = 0.25
 #: samples of each size of a step of the chosen plan
 _STEP_ROUNDS = 3
 LIBRARY_NAME = "kernels/cpu.so"
-_WEIGHTS = ("fp32", "bf16", "int8", "int4", "int4-twolevel")
-
-
-def cpu_identity() -> list[object]:
-    """What measurements hold for: one machine, one compiler, one version of the kernels."""
-    return [_compiler_version(), best_isa(host()).name, host().model, host().num_cores, sources_digest()]
 
 
 class CpuTarget:
@@ -56,7 +53,7 @@ class CpuTarget:
         self._device, self._space, self._folder = device, space, folder
         self._ledger, self._reporter = ledger, reporter
         self._isa = best_isa(host())
-        self._constants: Constants = {}
+        self._machine = this_machine()
 
     @property
     def title(self) -> str:
@@ -78,9 +75,8 @@ class CpuTarget:
     def workbench(self, store: QuantizedStore) -> CpuWorkbench:
         serving, precision = self._space.serving, self._space.precision
         kv_dtype, block_size = precision.kv_cache[0], serving.kv_block_size[0]
-        return CpuWorkbench(
-            store.architecture, store, kv_dtype, block_size, self._library(self._first_constants()), host().num_cores
-        )
+        bench = CpuWorkbench(store.architecture, store, kv_dtype, block_size, None, host().num_cores, machine=self._machine)
+        return self._with_library(bench, self._first_constants())
 
     def tune(
         self, workbench: Workbench, workload: Workload, offered: Mapping[str, Sequence[Scheme]], baseline: Scheme
@@ -107,8 +103,7 @@ class CpuTarget:
             tuned.append(tuner.tune_op(op))
             constants |= tuned[-1].chosen
             tuner.add_thread_moment(bench, threads)
-        self._constants = resolve_constants(constants, self._isa)
-        bench = replace(bench, library=self._library(self._constants))
+        bench = self._with_library(bench, constants)
         tuned.append(tuner.tune_block_size(bench, self._space.serving.kv_block_size))
         bench = replace(bench, kv_block_size=tuned[-1].chosen["kv_block_size"])
         tuner.add_thread_moment(bench, threads)
@@ -135,34 +130,17 @@ class CpuTarget:
             context = spans[0].start + len(spans[0].token_ids)
             return asdict(StepTime(num_seqs=len(spans), num_tokens=size, context=context, ms=ms))
 
-        tuned = f"/{sorted(self._constants.items())}/{_own(workbench).num_threads}" if self._constants else ""
-        key = f"step/{plan_digest(plan, workbench.kv_dtype)}/{workload}/{size}/{'decode' if decodes else 'prefill'}{tuned}"
+        name = f"step/{'decode' if decodes else 'prefill'}/{size}"
+        key = record_key(name, timing=_own(workbench).timing, plan=plan_digest(plan), workload=workload)
         return StepTime(**self._ledger.once(key, measure))
 
-    def serving(
-        self, workbench: Workbench, plan: Plan, workload: Workload, itl_ms: float | None
-    ) -> tuple[Serving, list[StepTime]]:
-        memory_bytes = self._ledger.once("host/memory_bytes", lambda: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-        space = self._space.serving
-        sizes = len(space.max_num_seqs) + len(space.max_num_batched_tokens)
-        with self._reporter.task("measuring steps of the chosen plan", sizes) as advance:
+    def cache_bytes(self, workbench: Workbench, plan: Plan) -> int:
+        key = record_key("host/memory_bytes", machine=self._machine)
+        memory_bytes = self._ledger.once(key, lambda: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        return int(memory_bytes * CACHE_SHARE)
 
-            def measure(size: int, decodes: bool) -> StepTime:
-                measured = self.step(workbench, plan, workload, size, decodes=decodes)
-                advance()
-                return measured
-
-            return tune_serving(
-                space,
-                workbench.architecture,
-                workload,
-                itl_ms,
-                kv_dtype=workbench.kv_dtype,
-                kv_block_size=workbench.kv_block_size,
-                cache_bytes=int(memory_bytes * CACHE_SHARE),
-                num_threads=_own(workbench).num_threads,
-                measure=measure,
-            )
+    def num_threads(self, workbench: Workbench) -> int:
+        return _own(workbench).num_threads
 
     def compare(
         self, phase: Phase, baseline: tuple[Workbench, Plan], candidate: tuple[Workbench, Plan], workload: Workload
@@ -170,25 +148,27 @@ class CpuTarget:
         (original, unquantized), (workbench, plan) = baseline, candidate
         num_tokens = workload.prompt_tokens if phase == "prefill" else None
 
+        pair = (_own(original).exact(), unquantized), (_own(workbench), plan)
+
         def measure() -> dict[str, object]:
-            pair = (_own(original).exact(), unquantized), (_own(workbench), plan)
             with self._reporter.task(f"{phase} against the unquantized model, pairs", NUM_PAIRS) as advance:
                 return asdict(measure_pair(*pair, workload, num_tokens, advance))
 
-        record: dict[str, Any] = self._ledger.once(f"speed/{phase}/{plan_digest(plan, workbench.kv_dtype)}", measure)
+        both = [(bench.timing, plan_digest(own)) for bench, own in pair]
+        record: dict[str, Any] = self._ledger.once(record_key(f"speed/{phase}", pair=both, workload=workload), measure)
         return PairedSpeed(**{**record, "speedup": Estimate(**record["speedup"])})
 
-    def freeze(self, workbench: Workbench, plan: Plan, serving: Serving) -> Frozen:
+    def freeze(self, workbench: Workbench, plan: Plan, serving: Limits) -> Frozen:
         bench = _own(workbench)
         library = bench.library
         kernels = Kernels(
             symbols=tuple(sorted(bench.symbols(plan))),
             backend="cpu" if library else "reference",
             library=LIBRARY_NAME if library else None,
-            constants=self._constants,
-            compiler=_compiler_version() if library else None,
+            constants=dict(bench.constants),
+            compiler=self._machine.compiler if library else None,
         )
-        target = Target(
+        target = Platform(
             device=self._device,
             machine=machine() if library else None,
             isa=self.title if library else "portable",
@@ -208,13 +188,15 @@ class CpuTarget:
         """The shared library that was built last: the tuned one, once `tune` is through."""
         return self._folder / "cpu.so"
 
-    def _library(self, constants: Constants) -> Library | None:
+    def _with_library(self, bench: CpuWorkbench, constants: Constants) -> CpuWorkbench:
+        """`bench` on kernels that are compiled with `constants`; without a compiler it stays on the references."""
         try:
             with self._reporter.task("compiling kernels", num_units()) as advance:
-                return Library(build(constants, self._library_path, self._isa, on_compiled=advance))
+                library = Library(build(constants, self._library_path, self._isa, on_compiled=advance))
         except NoCompiler as error:
             self._reporter.say(f"{error}. Going on with the portable references, which are slow and need torch to serve.")
-            return None
+            return bench
+        return replace(bench, library=library, constants=resolve_constants(constants, self._isa))
 
 
 def _thread_counts(shares: Sequence[ThreadShare]) -> list[int]:
@@ -225,8 +207,8 @@ def _thread_counts(shares: Sequence[ThreadShare]) -> list[int]:
 
 def _check_offered(space: SearchSpace) -> None:
     """ValueError for a scheme or a KV dtype that there are no CPU kernels for."""
-    groups = space.precision.groups
-    names = {scheme.name for kind in type(groups).model_fields for scheme in groups.of(kind) if scheme.weights not in _WEIGHTS}
+    groups, products = space.precision.groups, cpu_products()
+    names = {scheme.name for kind in type(groups).model_fields for scheme in groups.of(kind) if scheme.variant not in products}
     names |= set(space.precision.kv_cache) - set(kv_cache.STORAGE)
     if names:
         raise ValueError(f"there are no CPU kernels for {', '.join(sorted(names))}; remove it from the search space")
@@ -235,10 +217,3 @@ def _check_offered(space: SearchSpace) -> None:
 def _own(workbench: Workbench) -> CpuWorkbench:
     assert isinstance(workbench, CpuWorkbench)
     return workbench
-
-
-def _compiler_version() -> str | None:
-    try:
-        return find_compiler().version
-    except NoCompiler:
-        return None

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 
 from artifacts.architecture import Architecture
 from artifacts.precision import Scheme
 from kernels.gpu.target import ARCHS
+from optimizer.measure.machine import this_machine
 from optimizer.quantization.packed import CPU_LAYOUT, GPU_LAYOUT, Layout
 from optimizer.records.ledger import Ledger
 from optimizer.records.progress import Reporter
-from optimizer.targets.cpu import CpuTarget, cpu_identity
+from optimizer.targets.cpu import CpuTarget
 from optimizer.targets.target import TargetStages
 from search_spaces.schema import SearchSpace
 from search_spaces.space import device
@@ -22,7 +24,7 @@ _CPU = ("cpu",)
 def target_identity(devices: Sequence[str]) -> list[object]:
     """What measurements for `devices` hold for: a part of a study's name."""
     if tuple(devices) == _CPU:
-        return cpu_identity()
+        return list(astuple(this_machine()))
     from optimizer.targets.gpu import gpu_identity
 
     return gpu_identity(devices)
@@ -67,12 +69,12 @@ def _refusal(scheme: Scheme, kind: str, devices: Sequence[str], architecture: Ar
     """Why a layer group of `kind` cannot have `scheme` on one of the devices, or None."""
     if tuple(devices) == _CPU:
         return None
-    from runtime.gpu.weights import refusal
+    from runtime.gpu.weights import gpu_packing_of, refusal
 
     if reason := refusal(scheme, kind, architecture):
         return reason
     for name in devices:
         arch = device(name).arch
-        if scheme.weights == "fp8" and arch is not None and not ARCHS[arch].has_fp8:
+        if gpu_packing_of(scheme).needs_fp8 and arch is not None and not ARCHS[arch].has_fp8:
             return f"{arch} has no e4m3 in its matrix units"
     return None

@@ -9,6 +9,7 @@ from typing import Self
 import torch
 
 from artifacts.precision import Plan
+from kernels.compile.cross_compile import gpu_sources_digest
 from kernels.gpu.tensors import TORCH_DTYPES
 from kernels.spec import Array
 from optimizer.evaluation.metrics import Logits
@@ -28,6 +29,10 @@ class EmulatedWorkbench(Workbench):
     """Through the references of the GPU's kernels, activations of dtype `act`."""
 
     act: str
+
+    @property
+    def numbers(self) -> object:
+        return self.act, gpu_sources_digest()
 
     def exact(self) -> Self:
         return replace(self, kv_dtype="bf16")

@@ -15,8 +15,8 @@ import numpy as np
 
 from artifacts.architecture import Architecture, kind_of
 from artifacts.canonical import canonical_json
-from artifacts.manifest import Kernels, Serving, Target
-from artifacts.precision import KvDtype, Plan, Scheme
+from artifacts.manifest import Kernels, Limits, Platform
+from artifacts.precision import KvDtype, Plan, Scheme, plan_bytes
 from kernels.compile.cross_compile import Compiled, CrossCompiler, gpu_sources_digest
 from kernels.gpu import target as gpu_target
 from kernels.gpu.frozen import FrozenKernel, FrozenKernels
@@ -42,10 +42,10 @@ from optimizer.records.ledger import Ledger
 from optimizer.records.progress import Reporter
 from optimizer.targets.emulated import EmulatedWorkbench
 from optimizer.targets.target import Evaluated, Frozen, Phase
-from optimizer.tuning.choice import Tuned
 from optimizer.tuning.gpu.time_model import LAUNCH_US
 from optimizer.tuning.gpu.tuner import GpuTuner
-from optimizer.tuning.limits import StepTime, tune_serving
+from optimizer.tuning.limits import StepTime
+from optimizer.tuning.winner import Tuned
 from optimizer.weights.quantized_store import QuantizedStore
 from runtime.gpu.pool import KV_DTYPES
 from search_spaces.schema import Device, SearchSpace
@@ -145,23 +145,12 @@ class GpuTarget:
         ms = self._total_ms(shapes.decode(size) if decodes else shapes.prefill(size))
         return StepTime(num_seqs=size if decodes else 1, num_tokens=size, context=context, ms=ms)
 
-    def serving(
-        self, workbench: Workbench, plan: Plan, workload: Workload, itl_ms: float | None
-    ) -> tuple[Serving, list[StepTime]]:
-        architecture = workbench.architecture
-        weights = sum(n * k * plan[g].bits_per_weight / 8 for g, (n, k) in architecture.linear_shapes().items())
-        memory = min(found.memory_gb.value for found in self._devices if found.memory_gb) * 1e9
-        return tune_serving(
-            self._space.serving,
-            architecture,
-            workload,
-            itl_ms,
-            kv_dtype=workbench.kv_dtype,
-            kv_block_size=workbench.kv_block_size,
-            cache_bytes=int(memory * _MEMORY_SHARE - weights),
-            num_threads=1,
-            measure=lambda size, decodes: self.step(workbench, plan, workload, size, decodes=decodes),
-        )
+    def cache_bytes(self, workbench: Workbench, plan: Plan) -> int:
+        memory_bytes = min(found.memory_gb.value for found in self._devices if found.memory_gb) * 1e9
+        return int(memory_bytes * _MEMORY_SHARE - plan_bytes(plan, workbench.architecture.linear_shapes()))
+
+    def num_threads(self, workbench: Workbench) -> int:
+        return 1
 
     def compare(
         self, phase: Phase, baseline: tuple[Workbench, Plan], candidate: tuple[Workbench, Plan], workload: Workload
@@ -173,7 +162,7 @@ class GpuTarget:
         after = self.step(workbench, plan, alone, size, decodes=decodes).ms
         return PairedSpeed(before, after, Estimate(before / after, before / after, before / after), measured=False)
 
-    def freeze(self, workbench: Workbench, plan: Plan, serving: Serving) -> Frozen:
+    def freeze(self, workbench: Workbench, plan: Plan, serving: Limits) -> Frozen:
         """Tunes and compiles every kernel that serving `plan` can ask for, on every device."""
         shapes = StepShapes(workbench.architecture, plan, workbench.kv_dtype, serving, ACT)
         served = list(shapes.served())
@@ -205,7 +194,7 @@ class GpuTarget:
             activations=ACT,
         )
         names = ", ".join(found.name for found in self._devices)
-        frozen_for = Target(device=names, isa=self.title, archs=tuple(arch_of(found) for found in self._devices))
+        frozen_for = Platform(device=names, isa=self.title, archs=tuple(arch_of(found) for found in self._devices))
         return Frozen(frozen_for, (kernels,), files, kernels.compiler, ("triton",), tuple(decided))
 
     def _checks(self, served: Sequence[Problem], target: gpu_target.Target) -> list[Check]:
@@ -246,7 +235,7 @@ class GpuTarget:
     def _shapes(self, workbench: Workbench, plan: Plan, workload: Workload, num_tokens: int = 0) -> StepShapes:
         """A step with just the room that the workload, or so many tokens, need."""
         block_size, tokens = workbench.kv_block_size, workload.prompt_tokens + workload.output_tokens
-        limits = Serving(
+        limits = Limits(
             kv_block_size=block_size,
             num_kv_blocks=workload.concurrency * -(-max(tokens, num_tokens) // block_size),
             max_num_seqs=workload.concurrency,

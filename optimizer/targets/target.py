@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from artifacts.architecture import Architecture
-from artifacts.manifest import Kernels, Serving, Target
+from artifacts.manifest import Kernels, Limits, Platform
 from artifacts.precision import KvDtype, Plan, Scheme
 from optimizer.cost.provider import CostProvider
 from optimizer.measure.paired_speed import PairedSpeed
 from optimizer.measure.workbench import Workbench
 from optimizer.measure.workload import Workload
-from optimizer.tuning.choice import Tuned
 from optimizer.tuning.limits import StepTime
+from optimizer.tuning.winner import Tuned
 from optimizer.weights.quantized_store import QuantizedStore
 
 Phase = Literal["decode", "prefill"]
@@ -26,7 +26,7 @@ Evaluated = Literal["served", "emulated"]
 class Frozen:
     """A target's part of a bundle. `libraries` are the tools whose versions belong into its provenance."""
 
-    target: Target
+    target: Platform
     kernels: tuple[Kernels, ...]
     files: Mapping[str, bytes | Path]
     compiler: str | None
@@ -48,10 +48,12 @@ class TargetStages(Protocol):
         """Whether accuracy is that of the kernels that serve, or that of an emulation of their numerics."""
         ...
 
-    def serving(
-        self, workbench: Workbench, plan: Plan, workload: Workload, itl_ms: float | None
-    ) -> tuple[Serving, list[StepTime]]:
-        """Limits for service, and the steps that they were read from."""
+    def cache_bytes(self, workbench: Workbench, plan: Plan) -> int:
+        """What the KV cache may take of the target's memory beside the weights of `plan`."""
+        ...
+
+    def num_threads(self, workbench: Workbench) -> int:
+        """That run a step in service."""
         ...
 
     def kv_dtypes(self, architecture: Architecture) -> tuple[KvDtype, ...]:
@@ -97,6 +99,6 @@ class TargetStages(Protocol):
         """A plan against the unquantized model, for one sequence."""
         ...
 
-    def freeze(self, workbench: Workbench, plan: Plan, serving: Serving) -> Frozen:
+    def freeze(self, workbench: Workbench, plan: Plan, serving: Limits) -> Frozen:
         """What the bundle needs in order to run `plan` here."""
         ...

@@ -16,7 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from artifacts.precision import FP8_BLOCK, Plan, Scheme
+from artifacts.precision import Plan, Scheme
+from artifacts.weight_formats import FP8_BLOCK
 from kernels.quantize_activations.gpu_reference import quantize_blocks, quantize_rows, quantize_with
 from optimizer.importers import Source
 from optimizer.quantization import Calibration, InputStatistics, Quantizer, WeightRangeError, round_to_nearest

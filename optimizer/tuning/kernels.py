@@ -21,11 +21,13 @@ from optimizer.measure.disturbance import Disturbance
 from optimizer.measure.workbench import CpuWorkbench
 from optimizer.measure.workload import Workload
 from optimizer.records.ledger import Ledger, completed
+from optimizer.records.plan_digest import plan_digest
 from optimizer.records.progress import Reporter
-from optimizer.tuning.choice import Constants, Tuned
+from optimizer.records.record_key import record_key
 from optimizer.tuning.race import Standings, race
 from optimizer.tuning.steps import Alternative, PlanSteps
 from optimizer.tuning.threads import Moment, decide
+from optimizer.tuning.winner import Constants, Tuned
 from search_spaces.schema import KernelSpace
 
 #: candidate -> the alternatives that stand for it in a decode step and in the step of a prompt
@@ -53,8 +55,9 @@ class KernelTuner:
         self._plans, self._workload, self._folder = plans, workload, folder
         self._candidates = {op: legal_candidates(op, space, isa) for op, space in spaces.items()}
         self._variants = {op: _variants(op, some, workload) for op, some in self._candidates.items()}
-        #: op -> the variant that won, for the ops tuned so far
+        #: op -> the variant that won, for the ops tuned so far, and what its constants are
         self._winners: dict[str, int] = {}
+        self._chosen: Constants = {}
         self._moments: list[Moment] = []
 
     def tune_op(self, op: str) -> Tuned:
@@ -67,8 +70,11 @@ class KernelTuner:
             return [Alternative(self._on_variants, {**self._winners, op: index}) for index in range(len(variants))]
 
         plans = self._plans_that_differ_in(self._bench, op)
-        tuned = self._raced(op, candidates, plans, standings, alternatives, f"tiles of {op}")
+        # What runs: the winners before this op, the first candidates behind it.
+        bench = replace(self._bench, constants={**self._bench.constants, **self._chosen})
+        tuned = self._raced(bench, op, candidates, plans, standings, alternatives, f"tiles of {op}")
         self._winners[op] = standings[candidates.index(tuned.chosen)][1]
+        self._chosen |= tuned.chosen
         return tuned
 
     @cached_property
@@ -93,7 +99,7 @@ class KernelTuner:
         candidates = [{"kv_block_size": size} for size in sizes]
         plans = self._plans_that_differ_in(bench, "paged_attention")
         each = [(index, index) for index in range(len(sizes))]
-        return self._raced("kv_block_size", candidates, plans, each, alternatives, "KV block size")
+        return self._raced(bench, "kv_block_size", candidates, plans, each, alternatives, "KV block size")
 
     def add_thread_moment(self, bench: CpuWorkbench, counts: Sequence[int]) -> None:
         """One more moment in which numbers of threads meet, on another plan than the last one."""
@@ -113,7 +119,9 @@ class KernelTuner:
                 advance()
             return asdict(Moment(tuple(ms), decode_again + steps.prompt_ms(prompt_again), disturbance.share()))
 
-        record = self._ledger.once(f"kernels/num_threads/moment {number}", measure)
+        plan = plan_digest(self._plans[number % len(self._plans)])
+        of = {"timing": bench.timing, "counts": counts, "plan": plan, "workload": self._workload}
+        record = self._ledger.once(record_key(f"kernels/num_threads/moment {number}", **of), measure)
         self._moments.append(Moment(**{**record, "ms": tuple(record["ms"])}))
 
     def tune_num_threads(self, counts: Sequence[int]) -> Tuned:
@@ -123,7 +131,8 @@ class KernelTuner:
             return Tuned("num_threads", tuple(candidates), (0.0,), candidates[0])
         decision = decide(self._moments)
         self._reporter.say(f"number of threads: {counts[decision.chosen]}; {decision.reason}")
-        return self._tuned("num_threads", candidates, decision.ms, decision.chosen, decision.noise)
+        key = record_key("kernels/num_threads", moments=self._moments)
+        return self._tuned(key, "num_threads", candidates, decision.ms, decision.chosen, decision.noise)
 
     def _plans_that_differ_in(self, bench: CpuWorkbench, op: str) -> list[Plan]:
         """One plan for each set of `op`'s entry points that the plans call: attention runs the same code under all of them."""
@@ -131,6 +140,7 @@ class KernelTuner:
 
     def _raced(
         self,
+        bench: CpuWorkbench,
         subject: str,
         candidates: Sequence[Constants],
         plans: Sequence[Plan],
@@ -138,7 +148,7 @@ class KernelTuner:
         alternatives: Callable[[], Sequence[Alternative]],
         title: str,
     ) -> Tuned:
-        """One record for all candidates, since they were measured side by side."""
+        """One record for all candidates, since they were measured side by side; `bench` has what they do not change."""
 
         def measure() -> dict[str, Any]:
             found = alternatives()
@@ -164,17 +174,20 @@ class KernelTuner:
             ms = [0.0] * len(candidates)
             return asdict(race(len(candidates), measure_pass))
 
-        record = self._ledger.once(f"kernels/{subject}", measure)
+        digests = [plan_digest(plan) for plan in plans]
+        of = {"timing": bench.timing, "candidates": candidates, "plans": digests, "workload": self._workload}
+        key = record_key(f"kernels/{subject}", **of)
+        record = self._ledger.once(key, measure)
         if len(candidates) > 1:
             chosen = ", ".join(f"{name} {value}" for name, value in candidates[record["winner"]].items())
             self._reporter.say(f"{title}: {chosen}; the same candidate differs from itself by {record['noise']:.1%}")
-        return self._tuned(subject, candidates, record["ms"], record["winner"], record["noise"])
+        return self._tuned(key, subject, candidates, record["ms"], record["winner"], record["noise"])
 
     def _tuned(
-        self, subject: str, candidates: Sequence[Constants], ms: Sequence[float], chosen: int, noise: float | None
+        self, key: str, subject: str, candidates: Sequence[Constants], ms: Sequence[float], chosen: int, noise: float | None
     ) -> Tuned:
-        """Also one Optuna study with a trial for each candidate."""
-        study = self._ledger.study(f"kernels/{subject}")
+        """Also one Optuna study, under `key`, with a trial for each candidate."""
+        study = self._ledger.study(key)
         values = {name: sorted({c[name] for c in candidates}) for name in candidates[0]}
         space = {name: CategoricalDistribution(choices) for name, choices in values.items()}
         num_known = len(completed(study))  # fewer than all where a run was killed while it wrote them
@@ -228,7 +241,7 @@ def tuning_plans(
     for schemes in offered.values():
         for scheme in schemes:
             families.setdefault((scheme.weights, scheme.int8_activations, scheme.int16_activations), scheme)
-    quantized = [scheme for (weights, *_), scheme in families.items() if weights in ("int4", "int4-twolevel", "int8")]
+    quantized = [scheme for scheme in families.values() if not scheme.is_float]
     return [
         {group: scheme if scheme.refusal(*shape) is None else baseline for group, shape in shapes.items()}
         for scheme in quantized or families.values()

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from artifacts.architecture import Architecture
 from artifacts.kv_cache import kv_bytes_per_token
-from artifacts.manifest import Serving
+from artifacts.manifest import Limits
 from artifacts.precision import KvDtype
 from optimizer.measure.workload import Workload
-from optimizer.tuning.choice import NEAR_TIE
+from optimizer.tuning.winner import NEAR_TIE
 from search_spaces.schema import ServingSpace
 
 #: the cache holds this many times what the workload's largest batch needs, so that prefixes stay
@@ -27,7 +27,7 @@ class StepTime:
     ms: float
 
 
-def choose_limits(candidates: Sequence[int], ms: Sequence[float], itl_ms: float | None) -> int:
+def choose_size(candidates: Sequence[int], ms: Sequence[float], itl_ms: float | None) -> int:
     """The size whose steps serve most tokens per second without breaking the inter-token target; near-ties to the smaller.
 
     A smaller step costs less memory and less waiting. If no size keeps the target, the smallest is the least bad.
@@ -38,7 +38,7 @@ def choose_limits(candidates: Sequence[int], ms: Sequence[float], itl_ms: float 
     return next(candidates[i] for i in allowed if candidates[i] / ms[i] >= best / (1 + NEAR_TIE))
 
 
-def tune_serving(
+def tune_limits(
     space: ServingSpace,
     architecture: Architecture,
     workload: Workload,
@@ -49,13 +49,13 @@ def tune_serving(
     cache_bytes: int,
     num_threads: int,
     measure: Callable[[int, bool], StepTime],
-) -> tuple[Serving, list[StepTime]]:
+) -> tuple[Limits, list[StepTime]]:
     """Limits, and the surface they were read from. `measure` times a step of so many sequences, or of a prompt of so many
     tokens; `cache_bytes` is what the KV cache may take. ValueError if it cannot hold even one block-sized context."""
     decodes = [measure(num_seqs, True) for num_seqs in space.max_num_seqs]
     prefills = [measure(num_tokens, False) for num_tokens in space.max_num_batched_tokens]
-    max_num_seqs = choose_limits(space.max_num_seqs, [step.ms for step in decodes], itl_ms)
-    max_num_batched_tokens = choose_limits(space.max_num_batched_tokens, [step.ms for step in prefills], itl_ms)
+    max_num_seqs = choose_size(space.max_num_seqs, [step.ms for step in decodes], itl_ms)
+    max_num_batched_tokens = choose_size(space.max_num_batched_tokens, [step.ms for step in prefills], itl_ms)
 
     affordable = cache_bytes // kv_bytes_per_token(architecture, kv_dtype)
     max_model_len = min(architecture.max_position, affordable // kv_block_size * kv_block_size)
@@ -66,7 +66,7 @@ def tune_serving(
         )
     wanted = max_num_seqs * (workload.prompt_tokens + workload.output_tokens) * CACHE_SLACK
     num_kv_tokens = min(max(max_model_len, wanted), affordable)
-    limits = Serving(
+    limits = Limits(
         kv_block_size=kv_block_size,
         num_kv_blocks=-(-num_kv_tokens // kv_block_size),
         max_num_seqs=max_num_seqs,

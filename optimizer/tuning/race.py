@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
-from optimizer.tuning.choice import NEAR_TIE, winner
+from optimizer.tuning.winner import NEAR_TIE, winner
 
 MOST_PASSES = 3
 #: what a single comparison of a candidate with itself may show less of than there is

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from optimizer.tuning.choice import NEAR_TIE
+from optimizer.tuning.winner import NEAR_TIE
 
 #: if a thread of ours waited for others for more than this part of its time, the moment does not count
 MOST_DISTURBED = 0.1

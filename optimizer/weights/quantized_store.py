@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from artifacts.precision import Scheme
 from artifacts.weights import Array, map_tensors, write_shard
 from kernels.cpu.host import host
-from optimizer.importers import Codes, Source
+from optimizer.importers import Source
 from optimizer.quantization import ROUND_TO_NEAREST, Method, QuantizedMatrix
 from optimizer.quantization.packed import CPU_LAYOUT, Layout
 
@@ -34,6 +35,15 @@ class QuantizedStore:
         self._layout = layout
         #: of the last plan: the next one often differs in a single group
         self._mapped: dict[Path, dict[str, Array]] = {}
+
+    def depends_on(self, schemes: Iterable[Scheme]) -> dict[str, object]:
+        """What tensors in `schemes` follow from beside the checkpoint, as plain data: a method rounds to no float one."""
+        is_rounded = any(not scheme.is_float for scheme in schemes)
+        return {"transforms": self._transforms, "method": self.method.key if is_rounded else None}
+
+    @cached_property
+    def _transforms(self) -> list[dict[str, object]]:
+        return self.source.transforms()
 
     def plan_tensors(self, plan: Mapping[str, Scheme]) -> dict[str, Array]:
         """All tensors of the model under `plan`, named as in a bundle."""
@@ -106,11 +116,12 @@ class QuantizedStore:
 
     def _make(self, group: str, scheme: Scheme, weight: torch.Tensor) -> None:
         path, stored = self._path(group, scheme), self.source.stored(group, scheme)
-        matrix = QuantizedMatrix(scheme, *stored) if isinstance(stored, Codes) else self.method.quantize(group, weight, scheme)
+        kept = isinstance(stored, QuantizedMatrix)
+        matrix = stored if isinstance(stored, QuantizedMatrix) else self.method.quantize(group, weight, scheme)
         # The sidecar goes first: a group counts as done when its tensors are there.
         path.parent.mkdir(parents=True, exist_ok=True)
         error = matrix.error(weight).relative_rms
-        assert not (isinstance(stored, Codes) and error), f"{group}: what the checkpoint stores is what it is read as"
+        assert not (kept and error), f"{group}: what the checkpoint stores is what it is read as"
         path.with_suffix(".json").write_text(json.dumps({"relative_rms": error}))
         self._write(path, {f"{group}.{part}": array for part, array in self._layout.pack(matrix).items()})
 

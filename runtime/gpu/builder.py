@@ -9,10 +9,11 @@ import torch
 
 from artifacts.architecture import Architecture
 from artifacts.kv_cache import scale_bytes
-from artifacts.manifest import Serving
+from artifacts.manifest import Limits
 from artifacts.precision import KvDtype, Plan, Scheme
+from kernels.formats.fp8 import INPUT_SCALE
 from runtime.gpu.program import GpuArgument, GpuBatch, GpuCall
-from runtime.gpu.weights import INPUT_SCALE, stored_parts
+from runtime.gpu.weights import gpu_packing_of
 from runtime.network import Activation, Latents, Mixtures
 from runtime.rope import rope_tables
 
@@ -52,22 +53,7 @@ class Operand(NamedTuple):
 
 def form_of(scheme: Scheme) -> str:
     """How activations must come to weights of `scheme`: "" as they are, int8, e4m3, e4m3_block or e4m3_tensor."""
-    if scheme.int8_activations and scheme.weights == "int8":
-        return "int8"
-    if scheme.weights == "fp8":
-        return "e4m3" if scheme.granularity == "channel" else f"e4m3_{scheme.granularity}"
-    return ""
-
-
-def matmul_symbol(scheme: Scheme) -> str:
-    """The entry point that multiplies by weights of `scheme`."""
-    if form := form_of(scheme):
-        return f"gpu_scaled_matmul_{form}"
-    if scheme.weights == "int4":
-        return f"gpu_quant_matmul_int4_{'sym' if scheme.symmetric else 'asym'}"
-    if scheme.weights in ("mxfp4", "nvfp4"):
-        return f"gpu_scaled_matmul_{scheme.weights}"
-    return {"bf16": "gpu_matmul", "int8": "gpu_quant_matmul_int8"}[scheme.weights]
+    return gpu_packing_of(scheme).form
 
 
 class GpuBuilder:
@@ -82,7 +68,7 @@ class GpuBuilder:
         plan: Plan,
         kv_dtype: KvDtype,
         tensors: Mapping[str, torch.Tensor],
-        limits: Serving,
+        limits: Limits,
         act: torch.dtype,
         inputs: GpuBatch,
         logits: torch.Tensor,
@@ -100,8 +86,8 @@ class GpuBuilder:
 
     def embed(self) -> Stream:
         scheme, out = self.plan["embed"], self.buffer("residual", self.architecture.hidden_size)
-        kind = {"bf16": "w16", "int4": f"int4_{'sym' if scheme.symmetric else 'asym'}"}.get(scheme.weights, scheme.weights)
-        self.call(f"gpu_embedding_{kind}", "embed", token_ids=self.inputs.token_ids, **self.weights("embed"), out=out)
+        symbol = f"gpu_embedding_{gpu_packing_of(scheme).embedding}"
+        self.call(symbol, "embed", token_ids=self.inputs.token_ids, **self.weights("embed"), out=out)
         return Stream(out, None)
 
     def norm(self, name: str, stream: Stream, readers: Sequence[str], eps: float) -> Operand:
@@ -176,7 +162,7 @@ class GpuBuilder:
 
     def weights(self, group: str) -> dict[str, GpuArgument]:
         """The stored parts of a layer group's matrix, under the names that kernels give them."""
-        names = (part.name for part in stored_parts(self.plan[group]) if part.name != INPUT_SCALE)
+        names = (part.name for part in gpu_packing_of(self.plan[group]).tensors if part.name != INPUT_SCALE)
         return {name: self.tensors[f"{group}.{name}"] for name in names}
 
     def tables(self) -> dict[str, GpuArgument]:
@@ -195,7 +181,7 @@ class GpuBuilder:
         if form not in x.forms:
             x = self._rounded(x.x, [group], group, counters)
         bias = self.tensors.get(f"{group}.bias")
-        self.call(matmul_symbol(scheme), group, counters, **x.forms[form], **self.weights(group), bias=bias, out=out)
+        self.call(gpu_packing_of(scheme).matmul, group, counters, **x.forms[form], **self.weights(group), bias=bias, out=out)
         return Operand.plain(out, counters)
 
     def _norm(

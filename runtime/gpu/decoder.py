@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from artifacts.architecture import Architecture
-from artifacts.manifest import Serving
+from artifacts.manifest import Limits
 from artifacts.precision import KvDtype, Plan
 from runtime.gpu.builder import GpuBuilder
 from runtime.gpu.latent_attention import LatentAttention
@@ -24,7 +24,7 @@ def lay_out_gpu(
     plan: Plan,
     kv_dtype: KvDtype,
     tensors: Mapping[str, torch.Tensor],
-    limits: Serving,
+    limits: Limits,
     act: torch.dtype,
     device: torch.device,
 ) -> GpuProgram:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from artifacts.manifest import Serving
+from artifacts.manifest import Limits
 from artifacts.precision import Scheme
 from artifacts.reader import Bundle
 from kernels.gpu import self_test
@@ -55,7 +55,7 @@ def load_gpu_runner(bundle: Bundle) -> GpuRunner:
     act = TORCH_DTYPES[kernels.activations]
     weights = to_device(to_torch(bundle.tensors), plan, act, device)
 
-    def runner(limits: Serving) -> GpuRunner:
+    def runner(limits: Limits) -> GpuRunner:
         program = lay_out_gpu(manifest.architecture, plan, manifest.precision.kv_cache, weights, limits, act, device)
         made = GpuRunner(program, Planner(launcher, target, table))
         made.capture()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 
 from artifacts.architecture import Moe
-from artifacts.precision import FP8_BLOCK
+from artifacts.weight_formats import FP8_BLOCK
 from kernels.gpu.points import bucket
 from kernels.moe_matmul.gpu_tuning import BLOCK_MS, default_block_m
 from kernels.moe_route.launch import max_blocks
 from runtime.gpu.builder import GpuBuilder, Operand, form_of
 from runtime.gpu.program import Counts, GpuArgument
+from runtime.gpu.weights import gpu_packing_of
 
 PAIRS = {"T": "num_pairs"}
 
@@ -63,7 +64,7 @@ class Mixture:
         tokens = {name: value.view(-1, k if of_pairs else 1, *value.shape[1:]) for name, value in x.forms[form].items()}
         out = build.buffer(group.rpartition(".")[2], k, num_rows)
         build.call(
-            f"gpu_moe_matmul_{form or 'w16'}", group, **tokens, **per_expert,
+            f"gpu_moe_matmul_{gpu_packing_of(build.plan[group]).experts}", group, **tokens, **per_expert,
             topk_weights=self._topk_weights if of_pairs else None, num_padded=self._num_padded, out=out, **self._alignment(),
         )  # fmt: skip
         return Operand.plain(out.flatten(0, 1), PAIRS)

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import torch
 
-from artifacts.manifest import Serving
+from artifacts.manifest import Limits
 from kernels import registry
 from kernels.spec import Call
 from runtime.batch import BatchOf
@@ -41,7 +41,7 @@ class GpuProgram:
     head: tuple[GpuCall, ...]
     inputs: GpuBatch
     logits: torch.Tensor
-    limits: Serving
+    limits: Limits
     pairs_per_token: int
 
     @property

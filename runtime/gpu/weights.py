@@ -8,50 +8,45 @@ from collections.abc import Mapping
 import torch
 
 from artifacts.architecture import Architecture
-from artifacts.precision import FP8_BLOCK, Plan, Scheme
-from kernels.quant_matmul.gpu_packing import packed_tensors
-from kernels.scaled_matmul.variants import VARIANTS
+from artifacts.precision import Plan, Scheme
+from artifacts.weight_formats import FP8_BLOCK
+from kernels.formats.format import GpuPacking
+from kernels.formats.table import gpu_packing
 from kernels.spec import Array, Tensor
 
-#: the calibrated scale of the activations that meet a matrix
-INPUT_SCALE = "input_scale"
 #: tensors that no plan quantizes and that kernels read in the activation dtype; all others stay fp32
 _ACT_TENSORS = ("k_up.weight", "v_up.weight", "router.weight")
 #: of these, a head's matrix has its rows where the kernels want its columns
 _TRANSPOSED_TENSORS = ("k_up.weight", "v_up.weight")
 
 
+def gpu_packing_of(scheme: Scheme) -> GpuPacking:
+    """How a matrix lies under `scheme`; ValueError where GPUs have no kernels for it."""
+    packing = gpu_packing(scheme.variant)
+    if packing is None:
+        raise ValueError(f"there are no GPU kernels for {scheme.name}; choose another scheme")
+    return packing
+
+
 def stored_parts(scheme: Scheme) -> tuple[Tensor, ...]:
-    """The tensors that a matrix [N, K] takes under `scheme`; `weight` is bf16 whatever the activation dtype."""
-    if scheme.weights == "bf16":
-        return (Tensor("weight", "bf16", ("N", "K")),)
-    if scheme.weights == "int8":
-        return Tensor("codes", "i8", ("N", "K")), Tensor("scales", "f32", ("N",))
-    if scheme.weights == "int4":
-        return packed_tensors("int4_sym" if scheme.symmetric else "int4_asym", "N", "K")
-    if scheme.weights in ("mxfp4", "nvfp4"):
-        return VARIANTS[f"gpu_scaled_matmul_{scheme.weights}"].tensors[1:]
-    if scheme.weights == "fp8":
-        block = scheme.granularity == "block"
-        parts = Tensor("codes", "e4m3", ("N", "K")), Tensor("scales", "f32", ("N/128", "K/128") if block else ("N",))
-        return (*parts, Tensor(INPUT_SCALE, "f32", (1,))) if scheme.static_activations else parts
-    raise ValueError(f"there are no GPU kernels for {scheme.name}; choose another scheme")
+    """The tensors of a layer group, over the axes N, K and `groups`."""
+    return gpu_packing_of(scheme).tensors
 
 
 def refusal(scheme: Scheme, kind: str, architecture: Architecture) -> str | None:
     """Why a layer group of `kind` (qkv, embed, experts_down ...) cannot be stored in `scheme` for GPUs, or None."""
-    cpu_only = scheme.weights in ("fp32", "int4-twolevel") or scheme.int16_activations
-    if cpu_only or (scheme.weights == "int4" and scheme.int8_activations):
+    packing = gpu_packing(scheme.variant)
+    if packing is None:
         return f"there are no GPU kernels for {scheme.name}"
-    if kind.startswith("experts") and not (scheme.weights in ("bf16", "fp8") or scheme.int8_activations):
+    if scheme.static_activations and (architecture.moe is not None or architecture.mla is not None):
+        return "static scales are calibrated on dense decoders only"
+    if kind.startswith("experts") and packing.experts is None:
         return "experts have kernels for bf16, int8-a8, fp8 and fp8-block"
     if kind.startswith("experts") and scheme.granularity == "block" and architecture.moe is not None:
         rows = {"experts_gate_up": 2 * architecture.moe.intermediate_size, "experts_down": architecture.hidden_size}[kind]
         if rows % FP8_BLOCK:
             return f"blocks of {FP8_BLOCK} rows would span two experts, which have {rows}"
-    if scheme.static_activations and (architecture.moe is not None or architecture.mla is not None):
-        return "static scales are calibrated on dense decoders only"
-    if kind == "embed" and scheme.weights in ("fp8", "mxfp4", "nvfp4"):
+    if kind == "embed" and packing.embedding is None:
         return "an embedding has kernels for bf16, int8 and int4"
     return None
 

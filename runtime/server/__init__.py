@@ -1,6 +1,6 @@
 """OpenAI-compatible HTTP server over an `Engine`."""
 
 from runtime.server.app import create_app
-from runtime.server.serving import Server, serve
+from runtime.server.lifecycle import Server, serve
 
 __all__ = ["Server", "create_app", "serve"]

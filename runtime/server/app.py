@@ -22,8 +22,8 @@ from runtime.server.api_key import ApiKey
 from runtime.server.async_engine import AsyncEngine
 from runtime.server.bodies import BodyReader, BodyRoute
 from runtime.server.errors import on_engine_failure, on_failure, on_http_error, on_overload
-from runtime.server.gate import Gate
 from runtime.server.metrics import ServerMetrics
+from runtime.server.request_guard import RequestGuard
 from runtime.server.sampling import GenerationDefaults
 from runtime.server.service import Service
 from runtime.server.streaming import ClientDisconnected
@@ -90,7 +90,7 @@ def create_app(
     app.state.service = service
     app.state.bodies = BodyReader(workers, metrics)
     app.add_middleware(
-        Gate,
+        RequestGuard,
         api_key=None if api_key is None else ApiKey(api_key),
         max_body_bytes=max_body_bytes or largest_body(bound, engine.max_model_len),
         body_timeout_s=body_timeout_s,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from artifacts.architecture import Architecture
-from artifacts.manifest import Deployment, Kernels, Manifest, Precision, Provenance, Serving, Target
+from artifacts.manifest import Deployment, Kernels, Limits, Manifest, Platform, Precision, Provenance
 from artifacts.reader import Bundle, open_bundle
 from artifacts.weights import Array
 from artifacts.writer import write_bundle
@@ -33,7 +33,7 @@ ARCHITECTURE = Architecture(
 DEPLOYMENT = Deployment(
     name="tiny",
     architecture=ARCHITECTURE,
-    target=Target(device="cpu", machine="x86_64", isa="avx2", cpu_flags=("avx2", "fma")),
+    target=Platform(device="cpu", machine="x86_64", isa="avx2", cpu_flags=("avx2", "fma")),
     precision=Precision(
         groups={
             "embed": "int8",
@@ -54,7 +54,7 @@ DEPLOYMENT = Deployment(
         ),
         Kernels(symbols=("silu_and_mul",), backend="reference"),
     ),
-    serving=Serving(
+    serving=Limits(
         kv_block_size=16,
         num_kv_blocks=32,
         max_num_seqs=4,

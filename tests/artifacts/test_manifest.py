@@ -144,7 +144,7 @@ def _set(*keys: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
     [
         (_set("precision", "groups", "layers.0.o", value=None), r"missing layers\.0\.o"),
         (_set("precision", "groups", "layers.9.o", value="int8"), r"layers\.9\.o, which the architecture does not have"),
-        (_set("precision", "groups", "layers.0.o", value="int3"), "int3"),
+        (_set("precision", "groups", "layers.0.o", value="int2"), "int2"),
         (_set("precision", "groups", "layers.0.down", value="int4-g128-sym"), "96 is not a multiple of group size 128"),
         (_set("precision", "kv_cache", value="fp64"), "kv_cache"),
         (_set("kernels", 1, "symbols", value=["rms_norm"]), "served twice: rms_norm"),

@@ -10,6 +10,7 @@ from artifacts.precision import Scheme
 BITS = {
     "fp32": 32,
     "bf16": 16,
+    "int3": 3.5,
     "int8": 8,
     "int8-a8": 8,
     "int8-a16": 8,
@@ -49,6 +50,7 @@ def test_columns_are_whole_groups() -> None:
     assert Scheme.parse("nvfp4").refusal(8, 40) == "in_features 40 is not a multiple of group size 16"
     assert Scheme.parse("mxfp4").refusal(8, 48) == "in_features 48 is not a multiple of group size 32"
     assert Scheme.parse("fp8-tensor").refusal(8, 40) is None
+    assert Scheme.parse("int3").refusal(8, 48) == "in_features 48 is not a multiple of group size 32"
     assert Scheme.parse("int4-twolevel").refusal(8, 96) is None
     assert Scheme.parse("int4-twolevel").refusal(8, 80) == (
         "in_features 80 is not a multiple of 32: the steps of two groups share a byte"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from artifacts.architecture import Architecture
-from artifacts.manifest import Deployment, Kernels, Precision, Provenance, Serving, Target
+from artifacts.manifest import Deployment, Kernels, Limits, Platform, Precision, Provenance
 from artifacts.precision import Scheme
 from artifacts.writer import write_bundle
 from kernels import registry
@@ -16,13 +16,12 @@ from kernels.cpu.build import build, find_compiler
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
 from kernels.quant_matmul.spec import random_weight
-from runtime.decoder import variant
 
 ARCHITECTURE = Architecture(
     family="llama", vocab_size=100, hidden_size=64, intermediate_size=96, num_layers=2, num_q_heads=4, num_kv_heads=2,
     head_dim=16, max_position=256, rms_norm_eps=1e-5, tie_embeddings=True, layer_windows=(0, 20),
 )  # fmt: skip
-SERVING = Serving(
+SERVING = Limits(
     kv_block_size=16, num_kv_blocks=16, max_num_seqs=2, max_num_batched_tokens=32, max_model_len=128, num_threads=1
 )
 GROUPS = dict.fromkeys(ARCHITECTURE.linear_shapes(), "fp32") | {
@@ -44,12 +43,12 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tensors = {name: np.ones(shape, np.float32) for name, shape in ARCHITECTURE.float_shapes().items()}
     for group, (rows, columns) in ARCHITECTURE.linear_shapes().items():
         scheme = Scheme.parse(GROUPS[group])
-        parts = random_weight(rng, variant(scheme), rows, columns, scheme.group_size)
+        parts = random_weight(rng, scheme.variant, rows, columns, scheme.group_size)
         tensors |= {f"{group}.{part}": array for part, array in parts.items()}
     deployment = Deployment(
         name="tiny",
         architecture=ARCHITECTURE,
-        target=Target(device="cpu", machine=host().machine, isa=isa.name, cpu_flags=isa.cpu_flags),
+        target=Platform(device="cpu", machine=host().machine, isa=isa.name, cpu_flags=isa.cpu_flags),
         precision=Precision(groups=GROUPS, kv_cache="bf16"),
         kernels=(
             Kernels(symbols=tuple(registry.specs()), backend="cpu", library="kernels/cpu.so", compiler=find_compiler().version),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from artifacts.manifest import Deployment, Kernels, Precision, Provenance, Target
+from artifacts.manifest import Deployment, Kernels, Platform, Precision, Provenance
 from artifacts.precision import Plan
 from artifacts.writer import write_bundle
 from optimizer.exporters.logical import LogicalBundle
@@ -42,7 +42,7 @@ def save_bundle(
     symbols = {call.symbol for call in model.step(schemes, limits()).program.calls}
     kernels = Kernels(symbols=tuple(sorted(symbols)), backend="reference")
     files = _files(tokenizer_json or model.source.tokenizer_json, generation_config or {})
-    write_bundle(folder, _deployment(model, plan, Target(device="cpu"), kernels), model.store.plan_tensors(plan), files)
+    write_bundle(folder, _deployment(model, plan, Platform(device="cpu"), kernels), model.store.plan_tensors(plan), files)
     return folder
 
 
@@ -54,12 +54,12 @@ def save_gpu_bundle(folder: Path, model: Tiny, schemes: Mapping[str, str], *, to
     store = QuantizedStore(model.source, folder.with_name("gpu-store"), GPU_LAYOUT, method)
     kernels = Kernels(symbols=("x",), backend="gpu", table="kernels/table.json", compiler="none", activations="bf16")
     files = _files(tokenizer_json or model.source.tokenizer_json) | {"kernels/table.json": b"{}"}
-    target = Target(device="h100", archs=("sm_90",))
+    target = Platform(device="h100", archs=("sm_90",))
     write_bundle(folder, _deployment(model, plan, target, kernels), store.plan_tensors(plan), files)
     return folder
 
 
-def _deployment(model: Tiny, plan: Plan, target: Target, kernels: Kernels) -> Deployment:
+def _deployment(model: Tiny, plan: Plan, target: Platform, kernels: Kernels) -> Deployment:
     return Deployment(
         name="tiny",
         architecture=model.architecture,

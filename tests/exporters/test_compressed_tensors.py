@@ -104,6 +104,11 @@ def check_folder(folder: Path, bundle: Path) -> None:
             check_module(schemes[module], state, matrix)
 
 
+def test_int3_is_int4_of_the_same_values(bundle: MakeBundle, tiny: Callable[[str], Tiny]) -> None:
+    made = bundle("llama", dict.fromkeys(tiny("llama").architecture.linear_shapes(), "int3") | {"embed": "bf16"})
+    check_folder(export(made), made)
+
+
 def test_codes_and_scales_are_the_bundles(bundle: MakeBundle, tiny: Callable[[str], Tiny]) -> None:
     groups = tiny("llama").architecture.linear_shapes()
     made = bundle("llama", dict.fromkeys(groups, "int8") | MIXED)

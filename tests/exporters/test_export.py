@@ -35,11 +35,12 @@ def test_each_format(form: str, bundle: MakeBundle) -> None:
 @pytest.mark.parametrize("form", FORMATS)
 def test_schemes_that_no_format_has(form: str, bundle: MakeBundle, tiny: Callable[[str], Tiny]) -> None:
     plan = dict.fromkeys(tiny("llama").architecture.linear_shapes(), "fp32")
-    plan |= {"layers.0.qkv": "int8-a16", "layers.1.down": "int4-twolevel-a8"}
+    plan |= {"layers.0.qkv": "int8-a16", "layers.1.down": "int4-twolevel-a8", "layers.1.o": "int3"}
     made = bundle("llama", plan, tokenizer_json=small_tokenizer())
     result = run(made, form, made.with_name("out"))
     assert result.exit_code == 0, result.output
     assert "layers in int8-a16 are written as int8 with float activations" in result.output
+    assert "layers in int3 are written as int4-g32-sym of the same values bit for bit" in result.output
     assert "layers in int4-twolevel are written as int8 of the same values bit for bit" in result.output
 
 

@@ -51,7 +51,7 @@ MODELS: dict[str, str | Mapping[str, str]] = {
     "mistral": "int8",
     "qwen2": "int4-g32-asym",
     "qwen3": {"layers.0.qkv": "int4-g64-sym", "layers.0.o": "int4-g32-sym-a8", "layers.1.qkv": "int8-a8", "head": "int8"}
-    | {"layers.1.down": "int4-twolevel-a8"},
+    | {"layers.1.down": "int4-twolevel-a8", "layers.1.o": "int3"},
 }
 EXACT = ("fp32", "bf16", "int4-g32-sym", "int4-g64-sym")
 

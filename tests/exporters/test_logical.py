@@ -12,6 +12,7 @@ import torch
 from artifacts.precision import Scheme
 from optimizer.exporters import ExportError
 from optimizer.exporters.logical import LogicalBundle
+from optimizer.formats.table import CODECS
 from optimizer.quantization import round_to_nearest
 from tests.exporters.conftest import MakeBundle, save_gpu_bundle
 from tests.runtime.conftest import Tiny
@@ -21,6 +22,7 @@ CPU = {
     "layers.0.qkv": "int4-g64-sym-a8",
     "layers.0.o": "int8-a8",
     "layers.0.gate_up": "fp32",
+    "layers.0.down": "int3",
     "layers.1.qkv": "bf16",
     "layers.1.o": "int8-a16",
     "layers.1.gate_up": "int4-twolevel-a8",
@@ -44,8 +46,8 @@ def check(model: Tiny, bundle: Path) -> None:
     logical = LogicalBundle.open(bundle)
     for group, scheme in logical.manifest.precision.groups.items():
         expected = round_to_nearest(group, model.source.tensor(f"{group}.weight").float(), Scheme.parse(scheme))
-        if expected.scheme.weights == "int4-twolevel":
-            expected = expected.as_int8()
+        if widened := CODECS[expected.scheme.weights].widened:
+            expected = widened.matrix(expected)
         found = logical.matrix(group)
         assert found.scheme.name == expected.scheme.name.removesuffix("-a16") and found.shape == expected.shape
         for part in ("codes", "scales", "zeros", "row_scales"):

@@ -40,6 +40,7 @@ CASES = [
     ("qwen3", "int8"),
     ("mistral, tied, yarn", "int4-g32-sym"),
     ("qwen3", "int4-twolevel-a8"),
+    ("qwen3", "int3"),
 ]
 Logits = NDArray[np.float32]
 

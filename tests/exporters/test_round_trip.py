@@ -12,7 +12,8 @@ from transformers import LlamaConfig
 from artifacts.precision import Scheme
 from optimizer.exporters import export_bundle
 from optimizer.exporters.logical import LogicalBundle
-from optimizer.importers import Codes, Source, open_source
+from optimizer.formats.matrix import QuantizedMatrix
+from optimizer.importers import Source, open_source
 from optimizer.quantization.packed import CPU_LAYOUT, GPU_LAYOUT, Layout
 from optimizer.weights.quantized_store import QuantizedStore
 from tests.exporters.conftest import save_bundle, save_gpu_bundle
@@ -53,7 +54,7 @@ def check_codes(source: Source, made: Path) -> None:
         if matrix.scales is None:
             continue
         found = source.stored(group, matrix.scheme)
-        assert isinstance(found, Codes), (group, found)
+        assert isinstance(found, QuantizedMatrix), (group, found)
         for part in ("codes", "scales", "zeros"):
             ours, theirs = getattr(matrix, part), getattr(found, part)
             assert (ours is None) == (theirs is None)
@@ -103,7 +104,7 @@ def test_gguf_rounds_int8s_scales_to_fp16(scheme: str, wide: Tiny, tmp_path: Pat
     source, logical = exported(made, "gguf"), LogicalBundle.open(made)
     for group in logical.architecture.linear_shapes():
         matrix, found = logical.matrix(group), source.stored(group, Scheme.parse(scheme))
-        assert isinstance(found, Codes) and matrix.scales is not None
+        assert isinstance(found, QuantizedMatrix) and matrix.scales is not None
         np.testing.assert_array_equal(found.codes, matrix.codes)
         np.testing.assert_array_equal(found.scales, matrix.scales.astype(np.float16).astype(np.float32))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from artifacts.architecture import Architecture
 from artifacts.canonical import canonical_json
-from artifacts.manifest import Deployment, Kernels, Precision, Provenance, Serving, Target
+from artifacts.manifest import Deployment, Kernels, Limits, Platform, Precision, Provenance
 from artifacts.precision import Plan, Scheme
 from artifacts.reader import open_bundle
 from artifacts.weights import Array
@@ -20,7 +20,6 @@ from kernels.cpu.build import find_compiler
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
 from kernels.cpu.library import Library, LibraryRefused
-from optimizer.bundle.admission import judge_bundle
 from optimizer.bundle.as_proven import check_prompts
 from optimizer.evaluation import Evaluation, Gate, Subject, Verdict
 from optimizer.evaluation.sets.chat_template import ChatFidelity
@@ -36,6 +35,7 @@ from optimizer.search.texts import sample_sequences
 from optimizer.targets.emulated import EmulatedWorkbench
 from optimizer.weights.quantized_store import QuantizedStore
 from runtime.generation_config import eos_token_ids
+from tests.judge_bundle import judge_bundle
 
 #: every kind of storage and of arithmetic that CPUs have, and both layers' `down` alike, so that they can be exchanged
 SCHEMES = {
@@ -54,9 +54,7 @@ GATE = Gate(max_kl=0.05)
 #: longer than a chunk of attention, and than a step: caches and running sums are read again
 NUM_SEQUENCES, NUM_TOKENS = 6, 80
 NUM_ITEMS = 24
-LIMITS = Serving(
-    kv_block_size=16, num_kv_blocks=64, max_num_seqs=4, max_num_batched_tokens=48, max_model_len=256, num_threads=1
-)
+LIMITS = Limits(kv_block_size=16, num_kv_blocks=64, max_num_seqs=4, max_num_batched_tokens=48, max_model_len=256, num_threads=1)
 
 
 @dataclass
@@ -138,7 +136,7 @@ class Bench:
         deployment = Deployment(
             name="toy",
             architecture=self.source.architecture,
-            target=Target(device="cpu", machine=host().machine, isa=isa.name, cpu_flags=isa.cpu_flags),
+            target=Platform(device="cpu", machine=host().machine, isa=isa.name, cpu_flags=isa.cpu_flags),
             precision=Precision(groups=SCHEMES, kv_cache="int8"),
             kernels=(
                 Kernels(

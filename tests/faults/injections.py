@@ -15,10 +15,11 @@ import runtime.loading
 import runtime.scoring
 from artifacts.precision import Scheme
 from artifacts.weights import Array
-from kernels import packing, registry
+from kernels import registry
 from kernels.cpu.build import build
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
+from kernels.formats.table import cpu_packing
 from kernels.spec import Call
 from runtime.batch import Batch, Span, build_batch
 from tests.faults.bench import Draft
@@ -34,14 +35,11 @@ def stored(group: str, change: Callable[[Parts], Mapping[str, Array]]) -> Inject
     def inject(draft: Draft, _: pytest.MonkeyPatch, __: Path) -> None:
         scheme = Scheme.parse(draft.description["precision"]["groups"][group])
         num_rows, _k = draft.architecture.linear_shapes()[group]
-        packed = {
-            part: draft.tensors[f"{group}.{part}"]
-            for part in ("codes", "scales", "zeros")
-            if f"{group}.{part}" in draft.tensors
-        }
-        parts = packing.unpack(packed, scheme.weights, num_rows, scheme.int8_activations)
+        packing = cpu_packing(scheme.variant)
+        packed = {tensor.name: draft.tensors[f"{group}.{tensor.name}"] for tensor in packing.tensors}
+        parts = packing.unpack(packed, num_rows)
         changed = {name: np.ascontiguousarray(array) for name, array in (parts | dict(change(parts))).items()}
-        repacked = packing.pack(changed, scheme.weights, scheme.int8_activations)
+        repacked = packing.pack(changed)
         draft.tensors |= {f"{group}.{part}": array for part, array in repacked.items()}
 
     return inject

@@ -28,7 +28,7 @@ def test_a_saturating_fp8_cast_is_stopped(
     largest: float, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert bench.emulated_verdict(tmp_path / "right").passed
-    monkeypatch.setattr("optimizer.quantization.grid.E4M3_MAX", largest)
+    monkeypatch.setattr("optimizer.formats.fp8.E4M3_MAX", largest)
     verdict = bench.emulated_verdict(tmp_path / "wrong")
     assert verdict.outcome == "fail" and "kl" in verdict.shortfall()
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import DeepseekV2Config, DeepseekV3Config, MixtralConfig, PreTrainedConfig, Qwen3MoeConfig
 
-from artifacts.manifest import Serving
+from artifacts.manifest import Limits
 from optimizer.importers import open_source
 from runtime.decoder import lay_out
 from runtime.models import UnsupportedModel, architecture
@@ -100,8 +100,6 @@ def test_refused(kind: str) -> None:
 @pytest.mark.parametrize("name", ["mixtral", "deepseek_v3"])
 def test_cpus_have_no_kernels_for_them(name: str) -> None:
     described = architecture(CONFIGS[name].to_dict())
-    room = Serving(
-        kv_block_size=16, num_kv_blocks=4, max_num_seqs=1, max_num_batched_tokens=16, max_model_len=32, num_threads=1
-    )
+    room = Limits(kv_block_size=16, num_kv_blocks=4, max_num_seqs=1, max_num_batched_tokens=16, max_model_len=32, num_threads=1)
     with pytest.raises(UnsupportedModel, match=f"no CPU kernels for mixtures of experts, which this {described.family} model"):
         lay_out(described, {}, "fp32", {}, room)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig
 
 from artifacts.precision import Scheme
-from optimizer.importers import Codes, DamagedTensor, Misfit, Source, describe_stored_codes, open_source
+from optimizer.importers import DamagedTensor, Misfit, Source, describe_stored_codes, open_source
 from optimizer.quantization import QuantizedMatrix
 from tests.importers.prequantized_writing import (
     CONFIG,
@@ -45,8 +45,8 @@ def kept(source: Source, group: str, scheme: str) -> QuantizedMatrix:
     """The stored codes in `scheme`, whose values must be those of the float tensor bit for bit."""
     parsed = Scheme.parse(scheme)
     found = source.stored(group, parsed)
-    assert isinstance(found, Codes), found
-    matrix = QuantizedMatrix(parsed, *found)
+    assert isinstance(found, QuantizedMatrix) and found.scheme == parsed, found
+    matrix = found
     assert matrix.shape == source.architecture.linear_shapes()[group]
     np.testing.assert_array_equal(matrix.dequantize(), source.tensor(f"{group}.weight").numpy())
     return matrix

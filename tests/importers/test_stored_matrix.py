@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from torch import from_numpy
 
 from artifacts.precision import Scheme
-from optimizer.importers import Codes, Misfit
+from optimizer.formats.stored_matrix import StoredMatrix
+from optimizer.formats.table import kept_in
+from optimizer.importers import Misfit
 from optimizer.importers.prequantized.awq import unpack_columns
 from optimizer.importers.prequantized.words import Bits, unpack_words
-from optimizer.importers.stored_matrix import StoredMatrix
 from optimizer.quantization import QuantizedMatrix
 
 SCHEMES = ("int4-g32-sym", "int4-g32-asym", "int4-g64-sym", "int4-g64-asym", "int4-g128-asym", "int8", "fp8", "fp8-block")
@@ -55,7 +56,7 @@ def element(matrix: StoredMatrix, n: int, k: int, decoded: NDArray[np.float32]) 
 @given(matrix=stored_matrices(), data=st.data())
 def test_values_are_scale_times_code_less_zero(matrix: StoredMatrix, data: st.DataObject) -> None:
     decoded = matrix.codes.view(ml_dtypes.float8_e4m3fn) if matrix.kind == "e4m3" else matrix.codes
-    with patch("optimizer.importers.stored_matrix._SLAB_ELEMENTS", data.draw(st.sampled_from([1, 1000, 1 << 18]))):
+    with patch("optimizer.formats.stored_matrix._SLAB_ELEMENTS", data.draw(st.sampled_from([1, 1000, 1 << 18]))):
         values = matrix.dequantize()
     assert values.shape == matrix.codes.shape
     for _ in range(20):
@@ -67,12 +68,12 @@ def test_values_are_scale_times_code_less_zero(matrix: StoredMatrix, data: st.Da
 @given(matrix=stored_matrices(), name=st.sampled_from(SCHEMES))
 def test_a_scheme_that_holds_it_changes_no_value(matrix: StoredMatrix, name: str) -> None:
     scheme = Scheme.parse(name)
-    found = matrix.in_scheme(scheme)
+    found = kept_in(scheme, matrix)
     if isinstance(found, Misfit):
         assert found.reason
         return
     n, k = matrix.codes.shape
-    np.testing.assert_array_equal(QuantizedMatrix(scheme, *found).dequantize(), matrix.dequantize())
+    np.testing.assert_array_equal(found.dequantize(), matrix.dequantize())
     grid = {"int4": (n, k // (scheme.group_size or 1)), "int8": (n,), "fp8": (n,)}[scheme.weights]
     assert found.scales.shape == ((-(-n // 128), -(-k // 128)) if scheme.granularity == "block" else grid)
     assert found.codes.dtype == (np.int8 if name == "int8" else np.uint8)
@@ -90,8 +91,8 @@ def test_what_is_stored_in_a_scheme_is_held_by_it() -> None:
         shape = (256 // rows, 256 // columns)
         scales = rng.uniform(0.01, 0.1, shape).astype(np.float16).astype(np.float32)
         zeros = None if scheme.symmetric else rng.integers(0, 16, shape, np.uint8)
-        found = StoredMatrix(kind, codes, scales, rows, columns, zeros).in_scheme(scheme)  # type: ignore[arg-type]
-        assert isinstance(found, Codes), name
+        found = kept_in(scheme, StoredMatrix(kind, codes, scales, rows, columns, zeros))  # type: ignore[arg-type]
+        assert isinstance(found, QuantizedMatrix), name
 
 
 @settings(max_examples=40, deadline=None)
@@ -115,8 +116,8 @@ def test_words(rows: int, words: int, bits: Bits, seed: int) -> None:
 )
 def test_int8_holds_what_is_128_below_its_zero_point_and_127_above(code: int, zero: int, value: int | None) -> None:
     codes, zeros = np.full((1, 32), code, np.uint8), np.full((1, 1), zero, np.uint8)
-    found = StoredMatrix("uint8", codes, np.ones((1, 1), np.float32), 1, 32, zeros).in_scheme(Scheme.parse("int8"))
+    found = kept_in(Scheme.parse("int8"), StoredMatrix("uint8", codes, np.ones((1, 1), np.float32), 1, 32, zeros))
     if value is None:
         assert found == Misfit("codes less their zero points go beyond int8")
     else:
-        assert isinstance(found, Codes) and (found.codes == value).all()
+        assert isinstance(found, QuantizedMatrix) and (found.codes == value).all()

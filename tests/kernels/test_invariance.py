@@ -13,7 +13,7 @@ from kernels.cpu.build import build
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa, isa
 from kernels.cpu.library import Library
-from kernels.packing import VARIANTS
+from kernels.formats.table import cpu_products
 from kernels.paged_attention.spec import scratch_shapes
 from kernels.quant_matmul.spec import random_weight
 from kernels.quantize_activations.spec import quantized_buffers
@@ -40,7 +40,7 @@ def other_tiles(tmp_path_factory: pytest.TempPathFactory, object_cache: Path) ->
     return Library(build(constants, tmp_path_factory.mktemp("tiles") / "kernels.so", isa, object_cache))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", cpu_products())
 def test_matmul_row_is_the_same_in_every_batch(library: Library, other_tiles: Library, variant: str) -> None:
     rng = np.random.default_rng(1)
     t, n, k = 21, 168, 192

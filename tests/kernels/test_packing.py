@@ -11,8 +11,17 @@ from hypothesis import strategies as st
 
 from kernels.bfloat16 import from_bf16, to_bf16
 from kernels.cpu.library import Library
-from kernels.packing import pack, unpack, variant
+from kernels.formats.table import cpu_packing
 from kernels.spec import Arguments, Array
+
+
+def variant(weights: str, symmetric: bool = True, int8_activations: bool = False) -> str:
+    name = f"int4_{'sym' if symmetric else 'asym'}" if weights == "int4" else weights.replace("-", "_")
+    return f"{name}_a8" if int8_activations and weights.startswith(("int4", "int8")) else name
+
+
+def pack(parts: dict[str, Array], weights: str, int8_activations: bool = False) -> dict[str, Array]:
+    return cpu_packing(variant(weights, "zeros" not in parts, int8_activations)).pack(parts)
 
 
 def logical(
@@ -25,6 +34,11 @@ def logical(
     if weights == "int8":
         return {"codes": rng.integers(-128, 128, (rows, columns), np.int8), "scales": rng.random(rows, np.float32)}
     groups = columns // group_size
+    if weights == "int3":
+        return {
+            "codes": rng.integers(0, 8, (rows, columns), np.uint8),
+            "scales": rng.standard_normal((rows, columns // 32), np.float32).astype(np.float16),
+        }
     if weights == "int4-twolevel":
         return {
             "codes": rng.integers(0, 16, (rows, columns), np.uint8),
@@ -39,7 +53,7 @@ def logical(
 
 
 @given(
-    weights=st.sampled_from(["fp32", "bf16", "int8", "int4", "int4-twolevel"]),
+    weights=st.sampled_from(["fp32", "bf16", "int3", "int8", "int4", "int4-twolevel"]),
     int8_activations=st.booleans(),
     symmetric=st.booleans(),
     rows=st.integers(1, 40),
@@ -54,7 +68,7 @@ def test_unpack_inverts_pack(
     parts = logical(np.random.default_rng(seed), weights, rows, groups * group_size, group_size, symmetric)
     packed = pack(parts, weights, int8_activations)
     assert all(array.shape[0] == -(-rows // 16) for array in packed.values())
-    restored = unpack(packed, weights, rows, int8_activations)
+    restored = cpu_packing(variant(weights, "zeros" not in parts, int8_activations)).unpack(packed, rows)
     assert restored.keys() == parts.keys()
     for name, array in parts.items():
         assert restored[name].dtype == array.dtype
@@ -82,13 +96,15 @@ def test_columns_that_do_not_fill_words_are_refused() -> None:
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("weights", ["int8", "int4", "int4-twolevel"])
+@pytest.mark.parametrize("weights", ["int3", "int8", "int4", "int4-twolevel"])
 def test_quantized_product_is_that_of_the_dequantized_matrix(library: Library, weights: str, symmetric: bool) -> None:
     rng = np.random.default_rng(3)
     t, n, k, group_size = 3, 37, 128, 32
     parts = logical(rng, weights, n, k, group_size, symmetric)
     if weights == "int8":
         matrix = parts["codes"].astype(np.float64) * parts["scales"].astype(np.float64)[:, None]
+    elif weights == "int3":
+        matrix = (parts["codes"].astype(np.int64) - 4) * np.repeat(parts["scales"].astype(np.float64), 32, axis=1)
     elif weights == "int4-twolevel":
         integers = (parts["codes"].astype(np.int64) - 8) * np.repeat(parts["steps"].astype(np.int64), 16, axis=1)
         matrix = integers * parts["scales"].astype(np.float64)[:, None]

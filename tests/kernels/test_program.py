@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kernels.cpu.library import Library
-from kernels.packing import pack
+from kernels.formats.table import cpu_packing
 from kernels.reference import ReferenceProgram
 from kernels.spec import Array, Call, Program
 
@@ -25,7 +25,7 @@ class TwoNorms:
         self.gathered = np.zeros((4, HIDDEN), np.float32)
         self.wanted = np.zeros(4, np.int32)
         normed = np.zeros((CAPACITY, 1, HIDDEN), np.float32)
-        weight = pack({"weight": rng.standard_normal((HIDDEN, HIDDEN), np.float32) / 8}, "fp32")
+        weight = cpu_packing("fp32").pack({"weight": rng.standard_normal((HIDDEN, HIDDEN), np.float32) / 8})
         flat, flat_normed = self.x.reshape(CAPACITY, HIDDEN), normed.reshape(CAPACITY, HIDDEN)
         gain = np.ones(HIDDEN, np.float32)
         norm = Call("rms_norm", {"x": self.x, "weight": gain, "out": normed, "eps": 1e-5}, {"T": "num_tokens"})

@@ -150,8 +150,17 @@ def num_trials(study_db: Path) -> int:
     """Finished trials of the precision search."""
     return count(
         study_db,
-        "select count(*) from trials join studies using (study_id) where study_name like '%/precision' and state = 'COMPLETE'",
+        "select count(*) from trials join studies using (study_id) where study_name like '%/precision%' and state = 'COMPLETE'",
     )
+
+
+def recorded(project: Project, name: str) -> Any:
+    """The one record of `name`, whatever it depends on."""
+    import sqlite3
+
+    with closing(sqlite3.connect(project.study_db)) as connection:
+        ((value,),) = connection.execute("select value_json from study_user_attributes where key like ?", (f"{name}/%",))
+    return json.loads(value)
 
 
 def num_sensitivities(study_db: Path) -> int:

@@ -13,8 +13,7 @@ from artifacts.precision import Scheme
 from artifacts.reader import read_manifest
 from optimizer.importers import open_source
 from optimizer.quantization import Calibration, gptq_method, pack_matrix
-from optimizer.records.ledger import Ledger
-from tests.optimizer.conftest import MakeProject
+from tests.optimizer.conftest import MakeProject, recorded
 
 SCHEME = "int4-g32-asym-a8"
 QUANTIZATION: dict[str, Any] = {
@@ -32,8 +31,7 @@ def test_a_bundle_by_gptq(project: MakeProject) -> None:
     manifest = read_manifest(made.bundle)
 
     (folder,) = (made.folder / "out.work").glob("tiny-*")
-    sequences = Ledger(made.storage, folder.name).once("texts/calibration", lambda: None)
-    sampled = Ledger(made.storage, folder.name).once("texts/sampled", lambda: None)
+    sequences, sampled = recorded(made, "texts/calibration"), recorded(made, "texts/sampled")
     assert [len(ids) for ids in sequences] == 5 * [32]
     assert not {tuple(ids) for ids in sequences} & {tuple(ids) for ids in sampled}
     calibration = Calibration(open_source(made.folder / "tiny"), sequences, folder / "calibration")

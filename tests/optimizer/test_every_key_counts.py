@@ -29,7 +29,6 @@ from optimizer.measure.workload import Workload, resolve_workload
 from optimizer.quantization.packed import CPU_LAYOUT
 from optimizer.records.ledger import Ledger
 from optimizer.records.progress import Reporter
-from optimizer.run.forge import Forge
 from optimizer.search.accuracy import judge_all
 from optimizer.search.items import open_sets, source_prompts
 from optimizer.search.precision import PrecisionSearch, Trial
@@ -37,9 +36,10 @@ from optimizer.search.proof import finalists
 from optimizer.search.texts import read_calibration, read_texts
 from optimizer.search.warm_start import uniform_choices
 from optimizer.spec import ModelSpec, load_spec
+from optimizer.stages.job import Job
 from optimizer.targets import offered_schemes, target_layout
 from optimizer.targets.cpu import CpuTarget, _thread_counts
-from optimizer.tuning.limits import StepTime, choose_limits, tune_serving
+from optimizer.tuning.limits import StepTime, choose_size, tune_limits
 from optimizer.weights.prepared_weights import prepared_weights
 from runtime.server.sampling import GenerationDefaults
 from search_spaces.located_yaml import LocatedError
@@ -70,9 +70,9 @@ def source(spec: ModelSpec, _: Path) -> Source:
     return open_source(spec.source)
 
 
-def forge(spec: ModelSpec, folder: Path) -> Forge:
+def job(spec: ModelSpec, folder: Path) -> Job:
     """A run that is set up: nothing is measured yet."""
-    return Forge(spec, folder, Reporter())
+    return Job.open(spec, folder, Reporter())
 
 
 def search_texts(spec: ModelSpec, folder: Path) -> object:
@@ -110,7 +110,7 @@ def sampled_with(spec: ModelSpec, _: Path) -> object:
 
 
 def default_study(spec: ModelSpec, folder: Path) -> object:
-    forge(spec, folder)
+    job(spec, folder)
     return (folder / "study.db").exists()
 
 
@@ -143,7 +143,7 @@ KEYS: dict[str, Key] = {
     "evaluation.sets.chat": Key(False, True, asked),
     "evaluation.sets.max_tokens": Key(8, 9, asked),
     "evaluation.sets.context_tokens": Key([96], [400], asked, {"evaluation": {"sets": [{"format": "retrieval"}]}}),
-    "quantization.transform": Key("none", "rotation", lambda spec, folder: forge(spec, folder)._base.transforms()),
+    "quantization.transform": Key("none", "rotation", lambda spec, folder: job(spec, folder).base.transforms()),
     "quantization.method": Key("rtn", "gptq", codes),
     "quantization.clip": Key(False, True, codes),
     "quantization.calibration.text": Key(["text.txt"], ["more.txt"], calibrated_on, {"quantization": CALIBRATED}),
@@ -157,7 +157,7 @@ KEYS: dict[str, Key] = {
     "workload.concurrency": Key(1, 2, workload),
     "workload.arrival_rate_rps": Key(1, 2, workload),
     "workload.trace": Key("trace.jsonl", "busier.jsonl", workload),
-    "workload.itl_ms": Key(10, 3, lambda spec, _: choose_limits([8, 16], [2.0, 3.5], spec.workload.itl_ms)),
+    "workload.itl_ms": Key(10, 3, lambda spec, _: choose_size([8, 16], [2.0, 3.5], spec.workload.itl_ms)),
     "generation.temperature": Key(0.2, 0.7, sampled_with),
     "generation.top_p": Key(0.9, 0.8, sampled_with),
     "generation.top_k": Key(0, 20, sampled_with),
@@ -257,12 +257,12 @@ ARCHITECTURE = Architecture(
 
 def target(space: SearchSpace, folder: Path, monkeypatch: pytest.MonkeyPatch) -> CpuTarget:
     """This machine, on which nothing is compiled."""
-    monkeypatch.setattr(CpuTarget, "_library", lambda self, constants: None)
+    monkeypatch.setattr(CpuTarget, "_with_library", lambda self, bench, constants: bench)
     return CpuTarget("cpu", space, folder, None, Reporter())  # type: ignore[arg-type]
 
 
 def limits(space: SearchSpace) -> tuple[int, int]:
-    found, _ = tune_serving(
+    found, _ = tune_limits(
         space.serving, ARCHITECTURE, Workload(100, 100, 4), None, kv_dtype="fp32", kv_block_size=16, cache_bytes=1 << 28,
         num_threads=1, measure=lambda size, decodes: StepTime(1, size, 100, 1.0),
     )  # fmt: skip

@@ -10,8 +10,8 @@ import pytest
 from transformers import LlamaConfig
 
 from artifacts.reader import open_bundle
-from kernels import packing
 from kernels.cpu.host import host
+from kernels.formats.table import cpu_packing
 from tests.importers.prequantized_writing import write_gptq
 from tests.optimizer.conftest import MakeProject
 
@@ -51,7 +51,7 @@ def test_a_bundle_has_the_codes_of_its_source(project: MakeProject) -> None:
         names = [f"model.layers.{layer}.{pattern.format(name)}" for name in names]
         stored = {part: bundle.tensors[f"{group}.{part}"] for part in ("codes", "scales")}
         num_rows = sum(len(written.codes[name]) for name in names)
-        parts = packing.unpack(stored, "int4", num_rows)
+        parts = cpu_packing("int4_sym").unpack(stored, num_rows)
         np.testing.assert_array_equal(parts["codes"], np.concatenate([written.codes[name] for name in names]))
         np.testing.assert_array_equal(parts["scales"], np.concatenate([written.scales[name] for name in names]))
 

@@ -19,12 +19,13 @@ from optimizer.records.ledger import Ledger
 from optimizer.records.progress import Pace, Reporter
 from optimizer.search.bands import fitting_schemes
 from optimizer.spec import QuantizationSpec
+from optimizer.stages.limits import LimitStage
 from optimizer.targets import offered_schemes
 from optimizer.targets.cpu import CpuTarget
 from optimizer.tuning.limits import StepTime
 from optimizer.weights.prepared_weights import prepared_weights, scaled_plan
 from search_spaces.space import load_space
-from tests.optimizer.search.test_serving import ARCHITECTURE
+from tests.optimizer.tuning.test_limits import ARCHITECTURE
 
 
 class Clock:
@@ -121,5 +122,6 @@ def test_steps_of_the_chosen_plan_are_one_stage(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(CpuTarget, "step", step)
     reporter, lines = plain()
     target = CpuTarget("cpu", load_space(), tmp_path, Ledger("sqlite://", "serving"), reporter)
-    target.serving(CpuWorkbench(ARCHITECTURE, None, "fp32", 16, None, 1), {}, Workload(8, 8, 1), None)  # type: ignore[arg-type]
+    bench = CpuWorkbench(ARCHITECTURE, None, "fp32", 16, None, 1)  # type: ignore[arg-type]
+    LimitStage(target, load_space().serving, reporter, bench, {}, Workload(8, 8, 1), None).run()
     assert [line.partition(" in ")[0] for line in lines()] == ["measuring steps of the chosen plan: done, 6"]

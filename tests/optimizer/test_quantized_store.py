@@ -11,7 +11,7 @@ from gguf import GGMLQuantizationType
 from gguf.quants import quantize
 
 from artifacts.precision import Scheme
-from kernels import packing
+from kernels.formats.table import cpu_packing
 from kernels.quant_matmul import gpu_packing
 from optimizer.importers import Source, open_source
 from optimizer.quantization import pack_matrix, round_to_nearest
@@ -29,7 +29,7 @@ def logical(store: QuantizedStore, group: str, scheme: str, num_rows: int, num_c
     parts = {name.removeprefix(f"{group}."): array for name, array in store.group_tensors(group, parsed).items()}
     if num_columns:
         return gpu_packing.unpack(parts, parsed.weights, num_rows, num_columns)
-    return packing.unpack(parts, parsed.weights, num_rows, parsed.int8_activations)
+    return cpu_packing(parsed.variant).unpack(parts, num_rows)
 
 
 def stores(written: Written, tmp_path: Path) -> tuple[Source, QuantizedStore, QuantizedStore]:
@@ -101,7 +101,9 @@ def test_other_types_of_gguf_are_values(kind: str, reason: str | None, tmp_path:
 def test_prepared_on_all_cores_weights_are_those_made_on_demand(tmp_path: Path) -> None:
     source = open_source(write_gptq(tmp_path / "m", sym=False).folder)
     prepared, demanded = (QuantizedStore(source, tmp_path / name) for name in ("prepared", "demanded"))
-    schemes = [Scheme.parse(name) for name in ("fp32", "int8", "int8-a8", "int4-g32-sym", "int4-g32-asym-a8", "int4-twolevel")]
+    schemes = [
+        Scheme.parse(name) for name in ("fp32", "int8", "int8-a8", "int4-g32-sym", "int4-g32-asym-a8", "int4-twolevel", "int3")
+    ]
     groups = {
         group: [s for s in schemes if s.refusal(*shape) is None] for group, shape in source.architecture.linear_shapes().items()
     }

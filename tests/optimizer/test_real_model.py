@@ -40,7 +40,7 @@ def write_spec(folder: Path, model: Path) -> Path:
 def trials(project: Path) -> list[dict[str, object]]:
     """Parameters of the finished trials of the precision study, as Optuna reads them from the storage."""
     storage = f"sqlite:///{project}/out.work/study.db"
-    (name,) = (name for name in optuna.get_all_study_names(storage) if name.endswith("/precision"))
+    (name,) = (name for name in optuna.get_all_study_names(storage) if "/precision/" in name)
     return [trial.params for trial in optuna.load_study(study_name=name, storage=storage).trials]
 
 

@@ -12,7 +12,6 @@ from artifacts.precision import Scheme
 from artifacts.reader import open_bundle, verify_bundle
 from artifacts.writer import write_bundle
 from kernels.cpu.host import host
-from optimizer.bundle.admission import judge_bundle
 from optimizer.evaluation import Gate, open_set
 from optimizer.importers import open_source
 from optimizer.measure.workbench import CpuWorkbench
@@ -23,6 +22,7 @@ from optimizer.spec import SetSpec
 from optimizer.weights.quantized_store import QuantizedStore
 from runtime.generation_config import eos_token_ids
 from runtime.loading import load
+from tests.judge_bundle import judge_bundle
 from tests.optimizer.conftest import MakeProject, Project
 
 

@@ -22,7 +22,6 @@ from optimizer.importers import Source, open_source
 from optimizer.measure.workbench import CpuWorkbench
 from optimizer.quantization import Calibration, gptq_method, round_to_nearest
 from optimizer.quantization.packed import CPU_LAYOUT
-from optimizer.records.ledger import Ledger
 from optimizer.records.progress import Reporter
 from optimizer.spec import QuantizationSpec
 from optimizer.transforms import AWQ, SMOOTHQUANT, Rotation, search_scales, transformed
@@ -31,7 +30,7 @@ from optimizer.weights.quantized_store import QuantizedStore
 from runtime.loading import load_runner
 from runtime.scoring import score
 from tests.importers.random_models import SIZES, random_model, save_folder
-from tests.optimizer.conftest import MakeProject, Project
+from tests.optimizer.conftest import MakeProject, Project, recorded
 
 INT4, INT8_A8 = "int4-g32-asym", "int8-a8"
 CALIBRATION = {"num_sequences": 5, "tokens_per_sequence": 32}
@@ -67,7 +66,7 @@ def test_a_bundle_of_a_transformed_model(project: MakeProject, transform: str, m
     # The same transform and codes, from the parts.
     (folder,) = (made.folder / "out.work").glob("tiny-*")
     source, fresh = open_source(made.folder / "tiny"), made.folder / "fresh"
-    sequences = Ledger(made.storage, folder.name).once("texts/calibration", lambda: [])
+    sequences = recorded(made, "texts/calibration")
     groups = {group: Scheme.parse(scheme) for group in source.architecture.linear_shapes()}
     before = Calibration(source, sequences, fresh / "before")
     scales = search_scales(source, before, groups, {"awq": AWQ, "smoothquant": SMOOTHQUANT}[transform], fresh / "scales")

@@ -12,7 +12,7 @@ import torch
 from transformers import Gemma2Config, LlamaConfig, MistralConfig, PreTrainedConfig, PreTrainedModel, Qwen2Config, Qwen3Config
 
 from artifacts.architecture import Architecture
-from artifacts.manifest import Serving
+from artifacts.manifest import Limits
 from artifacts.precision import KvDtype, Scheme
 from kernels.cpu.build import build
 from kernels.cpu.host import host
@@ -91,22 +91,22 @@ class Tiny:
         named = dict.fromkeys(self.architecture.linear_shapes(), schemes) if isinstance(schemes, str) else schemes
         return {group: Scheme.parse(name) for group, name in named.items()}
 
-    def step(self, schemes: str | Mapping[str, str], limits: Serving, kv_dtype: KvDtype = "fp32") -> StepProgram:
+    def step(self, schemes: str | Mapping[str, str], limits: Limits, kv_dtype: KvDtype = "fp32") -> StepProgram:
         plan = self.plan(schemes)
         return lay_out(self.architecture, plan, kv_dtype, self.store.plan_tensors(plan), limits)
 
     def runner(
-        self, library: Library, schemes: str | Mapping[str, str], limits: Serving, kv_dtype: KvDtype = "fp32"
+        self, library: Library, schemes: str | Mapping[str, str], limits: Limits, kv_dtype: KvDtype = "fp32"
     ) -> ProgramRunner:
         """A compiled runner over a cache of its own."""
         step = self.step(schemes, limits, kv_dtype)
         return ProgramRunner(step, library.compile(step.program, limits.num_threads))
 
 
-def limits(**changes: int) -> Serving:
+def limits(**changes: int) -> Limits:
     """Room for one long sequence, or for several short ones."""
     room = {"kv_block_size": 16, "num_kv_blocks": 16, "max_num_seqs": 4, "max_num_batched_tokens": 32, "max_model_len": 128}
-    return Serving(**room | {"num_threads": 1} | changes)
+    return Limits(**room | {"num_threads": 1} | changes)
 
 
 def moderate(model: PreTrainedModel) -> PreTrainedModel:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from artifacts.manifest import Serving
+from artifacts.manifest import Limits
 from artifacts.precision import KvDtype
 from kernels.cpu.library import Library
 from runtime.engine import Engine
@@ -73,7 +73,7 @@ def test_company_changes_nothing(
 ) -> None:
     model = tiny(name)
 
-    def engine_of(room: Serving) -> Engine:
+    def engine_of(room: Limits) -> Engine:
         return Engine(model.runner(library, scheme, room, kv_dtype), [])
 
     @settings(max_examples=40, deadline=None)

@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from artifacts.manifest import Serving
+from artifacts.manifest import Limits
 from artifacts.precision import Scheme
 from kernels.cpu.library import Library
 from kernels.reference import ReferenceProgram
@@ -51,7 +51,7 @@ PROBED, TOGETHER = 8, 8
 _LENGTH = LONGEST + NUM_TOKENS
 
 
-def room(num_seqs: int, num_tokens: int) -> Serving:
+def room(num_seqs: int, num_tokens: int) -> Limits:
     """Room for so many sequences, each of up to `num_tokens` new tokens in a step."""
     blocks = -(-_LENGTH // 16) * num_seqs
     sizes = {"num_kv_blocks": blocks, "max_num_batched_tokens": num_seqs * num_tokens, "max_model_len": 3 * 16}
@@ -66,7 +66,7 @@ class Model:
     source: Source
     store: QuantizedStore
 
-    def step(self, limits: Serving) -> StepProgram:
+    def step(self, limits: Limits) -> StepProgram:
         plan = dict.fromkeys(self.source.architecture.linear_shapes(), Scheme("fp32"))
         return lay_out(self.source.architecture, plan, "fp32", self.store.plan_tensors(plan), limits)
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from artifacts.errors import BundleError, ContentError, DeviceError, HashMismatchError, ManifestError, WeightsError
-from artifacts.manifest import Deployment, Kernels, Manifest, Precision, Provenance, Serving, Target
+from artifacts.manifest import Deployment, Kernels, Limits, Manifest, Platform, Precision, Provenance
 from artifacts.precision import KvDtype
 from artifacts.weights import Array
 from artifacts.writer import write_bundle
@@ -56,9 +56,9 @@ class Parts:
     groups: dict[str, str]
     tensors: dict[str, Array]
     files: dict[str, bytes | Path]
-    target: Target
+    target: Platform
     kernels: Kernels
-    serving: Serving = field(default=LIMITS)
+    serving: Limits = field(default=LIMITS)
 
     def write(self, folder: Path, **changes: Any) -> Manifest:
         parts = replace(self, **changes)
@@ -90,7 +90,7 @@ def parts(tiny: Callable[[str], Tiny], kernels_path: Path) -> Parts:
             "generation_config.json": json.dumps({"eos_token_id": 1}).encode(),
             "kernels/cpu.so": kernels_path,
         },
-        target=Target(device="cpu", machine=host().machine, isa=isa.name, cpu_flags=isa.cpu_flags),
+        target=Platform(device="cpu", machine=host().machine, isa=isa.name, cpu_flags=isa.cpu_flags),
         kernels=Kernels(
             symbols=tuple(registry.specs()), backend="cpu", library="kernels/cpu.so", compiler=find_compiler().version
         ),
@@ -153,7 +153,7 @@ def test_eos_may_be_none_one_or_several(parts: Parts, tmp_path: Path, expected: 
 def test_a_bundle_without_kernels_is_served_by_the_references(parts: Parts, expected: list[Any], tmp_path: Path) -> None:
     files = {name: content for name, content in parts.files.items() if name != "kernels/cpu.so"}
     kernels = Kernels(symbols=tuple(registry.specs()), backend="reference")
-    parts.write(tmp_path / "bundle", files=files, kernels=kernels, target=Target(device="cpu"))
+    parts.write(tmp_path / "bundle", files=files, kernels=kernels, target=Platform(device="cpu"))
     with pytest.warns(UserWarning, match="no compiled kernels"), warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*not writable")
         outputs = generate(load(tmp_path / "bundle").engine)

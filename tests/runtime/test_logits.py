@@ -80,7 +80,7 @@ def dequantized(model: Tiny, scheme: Scheme) -> PreTrainedModel:
     return rounded
 
 
-@pytest.mark.parametrize("scheme", ["bf16", "int8", "int4-g32-sym", "int4-g32-asym", "int4-twolevel"])
+@pytest.mark.parametrize("scheme", ["bf16", "int8", "int4-g32-sym", "int4-g32-asym", "int4-twolevel", "int3"])
 @pytest.mark.parametrize("name", ["llama, tied, biased, llama3", "qwen2"])
 def test_weight_only_schemes_change_nothing_but_the_weights(
     tiny: Callable[[str], Tiny], library: Library, name: str, scheme: str

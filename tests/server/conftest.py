@@ -14,7 +14,7 @@ import openai
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-from artifacts.manifest import Serving
+from artifacts.manifest import Limits
 from runtime.batch import Batch
 from runtime.chat import ChatTemplate
 from runtime.engine import Engine
@@ -25,9 +25,7 @@ TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-LIMITS = Serving(
-    kv_block_size=16, num_kv_blocks=64, max_num_seqs=8, max_num_batched_tokens=64, max_model_len=512, num_threads=1
-)
+LIMITS = Limits(kv_block_size=16, num_kv_blocks=64, max_num_seqs=8, max_num_batched_tokens=64, max_model_len=512, num_threads=1)
 
 
 def limits(**changes: int) -> dict[str, Any]:
@@ -59,7 +57,7 @@ class RecitingRunner:
 
     vocab_size: int
     recital: list[int]
-    limits: Serving = LIMITS
+    limits: Limits = LIMITS
     step_time_s: float = 0.0
     failure: Exception | None = None
     eos_at: dict[int, int] = field(default_factory=dict)

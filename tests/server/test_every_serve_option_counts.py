@@ -52,7 +52,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., li
 
     monkeypatch.setattr("runtime.loading.load", load)
     monkeypatch.setattr("runtime.server.app.create_app", create_app)
-    monkeypatch.setattr("runtime.server.serving.serve", serve)
+    monkeypatch.setattr("runtime.server.lifecycle.serve", serve)
 
     def run(*options: str) -> list[Any]:
         heard.clear()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from artifacts.canonical import canonical_json
-from artifacts.manifest import Deployment, Kernels, Precision, Provenance, Serving, Target
+from artifacts.manifest import Deployment, Kernels, Limits, Platform, Precision, Provenance
 from artifacts.precision import Scheme
 from artifacts.writer import write_bundle
 from kernels.cpu.build import build, find_compiler, resolve_constants
@@ -25,7 +25,7 @@ from tests.server.serving_process import ServingProcess, ask, serving
 
 TIME_TO_FIRST_TOKEN_S = 5.0
 QUESTION = "What is the capital of France?"
-LIMITS = Serving(
+LIMITS = Limits(
     kv_block_size=32, num_kv_blocks=64, max_num_seqs=8, max_num_batched_tokens=256, max_model_len=2048, num_threads=2
 )
 
@@ -42,7 +42,7 @@ def bundle(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     deployment = Deployment(
         name="smollm2",
         architecture=source.architecture,
-        target=Target(device="cpu", machine=host().machine, isa=best_isa(host()).name, cpu_flags=library.cpu_flags),
+        target=Platform(device="cpu", machine=host().machine, isa=best_isa(host()).name, cpu_flags=library.cpu_flags),
         precision=Precision(groups={group: scheme.name for group, scheme in plan.items()}, kv_cache="bf16"),
         kernels=(
             Kernels(

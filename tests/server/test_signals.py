@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from kernels.cpu.host import host
 from runtime.cli import serve as serve_command
 from runtime.server import serve
-from runtime.server.serving import CannotListen
+from runtime.server.lifecycle import CannotListen
 from tests.server.reciting_process import reciting
 
 ENDLESS = {"prompt": "a", "max_tokens": 400, "ignore_eos": True, "stream": True}

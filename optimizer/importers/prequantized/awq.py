@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AliasChoices, Field, field_validator
 
+from optimizer.formats.stored_matrix import StoredMatrix
 from optimizer.importers.prequantized.method import ConfigModel, Format, Grid, names_part
 from optimizer.importers.prequantized.module import Module
 from optimizer.importers.prequantized.words import unpack_words
-from optimizer.importers.stored_matrix import StoredMatrix
 
 #: the nibble of a word that holds column j of eight
 _NIBBLES = [0, 4, 1, 5, 2, 6, 3, 7]

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 
 from artifacts.architecture import Architecture
+from optimizer.formats.stored_matrix import StoredMatrix
 from optimizer.importers.errors import MissingTensor, QuantizationMismatch
-from optimizer.importers.prequantized.method import Format, Method
+from optimizer.importers.prequantized.method import Format, QuantizationConfig
 from optimizer.importers.prequantized.module import Module
 from optimizer.importers.safetensors_checkpoint import FLOATS, SafetensorsCheckpoint
-from optimizer.importers.stored_matrix import StoredMatrix
 from runtime.models import checkpoint_tensors
 
 #: last names of static scales of activations, of products and of the KV cache
@@ -34,7 +34,9 @@ class QuantizedCheckpoint:
     """Of the config's keys."""
 
     @classmethod
-    def open(cls, checkpoint: SafetensorsCheckpoint, method: Method, architecture: Architecture) -> QuantizedCheckpoint:
+    def open(
+        cls, checkpoint: SafetensorsCheckpoint, method: QuantizationConfig, architecture: Architecture
+    ) -> QuantizedCheckpoint:
         """The matrices of `architecture` in `checkpoint`, as `method` describes them.
 
         Raises QuantizationMismatch where they are stored in another way, MissingTensor, ShapeMismatch.
@@ -66,6 +68,9 @@ class QuantizedCheckpoint:
             module, layout = self._quantized[name]
             return layout.shape(module)
         return self.checkpoint.shape(name)
+
+    def is_bf16(self, name: str) -> bool:
+        return name not in self._quantized and self.checkpoint.is_bf16(name)
 
     def where(self, name: str) -> str:
         return self.checkpoint.where(name)

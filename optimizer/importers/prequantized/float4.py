@@ -8,12 +8,12 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from artifacts.precision import MXFP4_GROUP, NVFP4_GROUP
+from artifacts.weight_formats import MXFP4_GROUP, NVFP4_GROUP
 from kernels.scaled_matmul.packing import decode_e4m3, split_nibbles
+from optimizer.formats.stored_matrix import StoredMatrix
 from optimizer.importers.errors import DamagedTensor
 from optimizer.importers.prequantized.method import Grid
 from optimizer.importers.prequantized.module import Module
-from optimizer.importers.stored_matrix import StoredMatrix
 
 NVFP4_GRID, MXFP4_GRID = Grid(1, NVFP4_GROUP), Grid(1, MXFP4_GROUP)
 _E8M0_BIAS, _E8M0_NAN = 127, 255

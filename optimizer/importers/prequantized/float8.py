@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from optimizer.formats.stored_matrix import StoredMatrix
 from optimizer.importers.errors import DamagedTensor
 from optimizer.importers.prequantized.method import PER_CHANNEL, PER_TENSOR, Grid
 from optimizer.importers.prequantized.module import Module
-from optimizer.importers.stored_matrix import StoredMatrix
 
 _SCALES = ("weight_scale", "weight_scale_inv")
 _INPUT_SCALE = "input_scale"

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import AliasChoices, Field, ValidationInfo, field_validator
 
+from optimizer.formats.stored_matrix import StoredMatrix
 from optimizer.importers.errors import QuantizationMismatch
 from optimizer.importers.prequantized.integers import read_groups
 from optimizer.importers.prequantized.method import ConfigModel, Format, Grid
 from optimizer.importers.prequantized.module import Module
 from optimizer.importers.prequantized.words import KINDS, Bits, unpack_words
-from optimizer.importers.stored_matrix import StoredMatrix
 
 
 class GptqConfig(ConfigModel):

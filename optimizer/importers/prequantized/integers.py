@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from optimizer.formats.stored_matrix import StoredMatrix
 from optimizer.importers.errors import DamagedTensor, ShapeMismatch
 from optimizer.importers.prequantized.method import Grid
 from optimizer.importers.prequantized.module import Module
 from optimizer.importers.prequantized.words import KINDS, Bits, unpack_words
-from optimizer.importers.stored_matrix import StoredMatrix
 
 _SCALE, _ZERO, _GROUPS = "weight_scale", "weight_zero_point", "weight_g_idx"
 

@@ -7,9 +7,9 @@ from typing import Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from optimizer.formats.stored_matrix import StoredMatrix
 from optimizer.importers.errors import UnsupportedQuantization
 from optimizer.importers.prequantized.module import Module
-from optimizer.importers.stored_matrix import StoredMatrix
 
 
 class Format(Protocol):
@@ -32,7 +32,7 @@ class Format(Protocol):
         ...
 
 
-class Method(Protocol):
+class QuantizationConfig(Protocol):
     """A checkpoint's quantization, as its config describes it."""
 
     @property

@@ -10,10 +10,10 @@ from optimizer.importers.prequantized.awq import Awq, AwqConfig
 from optimizer.importers.prequantized.compressed_tensors import CompressedTensors, CompressedTensorsConfig
 from optimizer.importers.prequantized.fp8 import Fp8, Fp8Config
 from optimizer.importers.prequantized.gptq import Gptq, GptqConfig
-from optimizer.importers.prequantized.method import START_FROM_FLOAT, Method, parse
+from optimizer.importers.prequantized.method import START_FROM_FLOAT, QuantizationConfig, parse
 from optimizer.importers.prequantized.modelopt import ModelOpt, ModelOptConfig
 
-_METHODS: Mapping[str, Callable[[dict[str, Any], str], Method]] = {
+_METHODS: Mapping[str, Callable[[dict[str, Any], str], QuantizationConfig]] = {
     "compressed-tensors": lambda config, where: CompressedTensors(parse(CompressedTensorsConfig, config, where), where),
     "gptq": lambda config, where: Gptq(parse(GptqConfig, config, where)),
     "awq": lambda config, where: Awq(parse(AwqConfig, config, where)),
@@ -24,7 +24,7 @@ _METHODS: Mapping[str, Callable[[dict[str, Any], str], Method]] = {
 _ALIASES = {"compressed_tensors": "compressed-tensors", "modelopt_fp4": "modelopt"}
 
 
-def quantization_method(config: object, where: str) -> Method:
+def quantization_method(config: object, where: str) -> QuantizationConfig:
     """What a quantization config, found at `where`, describes. UnsupportedQuantization names the key, the rule, the value."""
     name = config.get("quant_method") if isinstance(config, dict) else None
     build = _METHODS.get(_ALIASES.get(name, name)) if isinstance(name, str) else None

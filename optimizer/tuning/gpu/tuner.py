@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import chain, islice
 from typing import Any
 
-from kernels.compile.cross_compile import CrossCompiler, KernelCompileFailed, sources_digest
+from kernels.compile.cross_compile import CrossCompiler, KernelCompileFailed, compiler_versions, gpu_sources_digest
 from kernels.compile.static_record import StaticRecord
 from kernels.gpu.kernel_source import kernel_sources
 from kernels.gpu.launch import Problem
@@ -20,7 +18,7 @@ from kernels.registry import plan_call, spec
 from optimizer.cost.gpu.facts import gpu_facts
 from optimizer.records.ledger import Ledger
 from optimizer.records.progress import Reporter
-from optimizer.tuning.choice import winner
+from optimizer.records.record_key import record_key
 from optimizer.tuning.gpu.compiled import CompiledKernels, Known
 from optimizer.tuning.gpu.inputs import sample_tensors
 from optimizer.tuning.gpu.measurement import Measurer, measurer_for
@@ -28,6 +26,7 @@ from optimizer.tuning.gpu.memory_model import main_launch
 from optimizer.tuning.gpu.ranking import Ranked, Ranker
 from optimizer.tuning.gpu.tuned_call import StaticSummary, TunedCall
 from optimizer.tuning.gpu.verdict import judge, unfit
+from optimizer.tuning.winner import winner
 from search_spaces.schema import Device, KernelSpace
 
 #: How often the next candidates are compiled for a call whose first ones were all refused.
@@ -82,12 +81,13 @@ class GpuTuner:
         context_tokens: int = 1024,
         measurer: Measurer | None = None,
     ) -> None:
-        self._gpu, self._target = gpu_facts(device), target
+        self._device, self._gpu, self._target = device, gpu_facts(device), target
         self._spaces, self._ledger, self._reporter = spaces, ledger, reporter
         self._context_tokens = context_tokens
         self._measurer = measurer or measurer_for(target)
         self._ranker = Ranker(self._gpu, target, spaces, context_tokens)
         self._kernels = CompiledKernels(compiler, reporter)
+        self._sources = gpu_sources_digest()
         self._times: dict[str, float] = {}
 
     def time_us(self, problem: Problem) -> float:
@@ -230,17 +230,17 @@ class GpuTuner:
 
     def _record_key(self, key: str, group: Sequence[Problem], top_k: int) -> str:
         op = spec(group[0].symbol).op
-        space = self._spaces[op].model_dump(mode="json") if op in self._spaces else {}
-        of = [
-            space,
-            sources_digest(op),
-            self._context_tokens,
-            top_k,
-            self._measurer is not None,
-            [_described(problem) for problem in group],
-        ]
-        digest = hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:16]
-        return f"gpu/{self._gpu.name}/{key}/{digest}"
+        return record_key(
+            f"gpu/{self._gpu.name}/{key}",
+            device=self._device,
+            compiler=compiler_versions(),
+            sources=self._sources,
+            space=self._spaces.get(op),
+            context_tokens=self._context_tokens,
+            top_k=top_k,
+            measured=self._measurer is not None,
+            problems=[_described(problem) for problem in group],
+        )
 
 
 def _by_key(problems: Sequence[Problem]) -> dict[str, list[Problem]]:

@@ -13,6 +13,8 @@ import triton.language as tl
 
 from kernels import registry
 from kernels.e2m1.triton import widen_e2m1
+from kernels.formats.float4 import MXFP4, NVFP4
+from kernels.formats.format import Format
 from kernels.gpu.launch import Problem, TensorMeta
 from kernels.gpu.target import ARCHS, Target
 from kernels.gpu.tensors import meta
@@ -22,8 +24,6 @@ from kernels.scaled_matmul.gpu_tuning import TUNING
 from kernels.scaled_matmul.packing import (
     decode_e2m1,
     decode_e4m3,
-    decode_mxfp4,
-    decode_nvfp4,
     encode_e2m1,
     encode_e4m3,
     encode_mxfp4,
@@ -34,7 +34,7 @@ from kernels.scaled_matmul.packing import (
     unpack_nvfp4,
 )
 from kernels.scaled_matmul.triton import _e4m3_multiplier, row_pointers
-from kernels.spec import axis_extent
+from kernels.spec import Array, axis_extent
 from tests.kernels.gpu import contract
 
 _FEW_SMS = Target.of("sm_90", 2)
@@ -53,6 +53,12 @@ _PERSISTENT = {"BLOCK_M": 32, "BLOCK_N": 128, "PERSISTENT": 1, "GROUP_M": 8}
 _PERSISTENT_SWAPPED = {"BLOCK_M": 64, "BLOCK_N": 32, "PERSISTENT": 2, "SWAP_AB": 1}
 _SPLIT_TMA = {"BLOCK_M": 64, "BLOCK_N": 128, "SPLIT_K": 3, "USE_TMA": 1}
 _TWO_SCALES = {"BLOCK_M": 64, "BLOCK_N": 256}
+
+
+def decoded(weights: Format, **parts: Array) -> Array:
+    return weights.decode(parts).values()
+
+
 _BLOCK, _MX, _NV = "gpu_scaled_matmul_e4m3_block", "gpu_scaled_matmul_mxfp4", "gpu_scaled_matmul_nvfp4"
 
 
@@ -132,7 +138,7 @@ def test_mxfp4_is_the_nearest_code_under_the_specified_scale() -> None:
     np.testing.assert_array_equal(scales[largest > 0], (np.log2(powers) + 127)[largest > 0])
     scaled = np.clip(values / powers.repeat(32, axis=1), -6, 6)
     expected = scaled.astype(np.float32).astype(ml_dtypes.float4_e2m1fn).astype(np.float32)
-    np.testing.assert_array_equal(decode_mxfp4(codes, scales), expected * powers.repeat(32, axis=1))
+    np.testing.assert_array_equal(decoded(MXFP4, codes=codes, scales=scales), expected * powers.repeat(32, axis=1))
 
 
 @pytest.mark.parametrize(("rows", "width"), [(40, 96), (1, 32), (16, 64)])
@@ -142,7 +148,7 @@ def test_packing_loses_nothing_and_the_reference_finds_it(rows: int, width: int)
     scales = rng.integers(90, 129, (rows, width // 32)).astype(np.uint8)
     packed = pack_mxfp4(codes, scales)
     values = unpacked_mxfp4(*map(torch.from_numpy, packed))[:rows, :width].numpy()
-    np.testing.assert_array_equal(values, decode_mxfp4(codes, scales))
+    np.testing.assert_array_equal(values, decoded(MXFP4, codes=codes, scales=scales))
     for ours, theirs in zip(unpack_mxfp4(*packed, rows, width), (codes, scales), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -216,7 +222,8 @@ def test_every_product_of_nvfp4_reaches_the_sum_exactly() -> None:
     }
     problem = Problem(_NV, {name: meta(tensor) for name, tensor in tensors.items()})
     Interpreter().run(registry.plan_call(problem, contract.TARGET), tensors)
-    np.testing.assert_array_equal(tensors["out"].numpy().T, decode_nvfp4(pair_nibbles(codes), scales, np.ones(127, np.float32)))
+    expected = decoded(NVFP4, codes=pair_nibbles(codes), scales=scales, row_scales=np.ones(127, np.float32))
+    np.testing.assert_array_equal(tensors["out"].numpy().T, expected)
 
 
 def test_every_e2m1_code_every_midpoint_and_what_lies_beyond() -> None:
@@ -265,7 +272,7 @@ def test_assembly_finds_the_number_of_every_code(act: str, dtype: torch.dtype, l
     patterns = np.stack(_run_ptx(widen_e2m1(act, lowest), words.reshape(8, 4, 2, 2)), axis=-1).astype(np.uint16)
     numbers = torch.from_numpy(patterns.view(np.int16)).view(dtype).double() * 2.0**power
     ordered = numbers.numpy().reshape(8, 4, 2, 2, 2, 2, 2).transpose(3, 0, 2, 4, 5, 1, 6).reshape(16, 64)
-    np.testing.assert_array_equal(ordered, decode_mxfp4(codes, np.full((16, 2), 127, np.uint8)))
+    np.testing.assert_array_equal(ordered, decoded(MXFP4, codes=codes, scales=np.full((16, 2), 127, np.uint8)))
 
 
 @pytest.mark.parametrize("arch", ARCHS)

@@ -8,11 +8,12 @@ import torch
 
 from artifacts.precision import Scheme
 from kernels.scaled_matmul.packing import encode_mxfp4
-from optimizer.quantization.clipping import SHRINK_FACTORS, fit_clipped_grid
+from optimizer.formats.codec import SHRINK_FACTORS
+from optimizer.quantization.clipping import fit_clipped_grid
 from optimizer.quantization.grid import fit_grid
 from optimizer.quantization.rtn import round_to_nearest
 
-NAMES = ["int8", "int4-g32-sym", "int4-g64-asym", "fp8", "fp8-block", "fp8-tensor", "mxfp4", "nvfp4", "int4-twolevel"]
+NAMES = ["int8", "int4-g32-sym", "int4-g64-asym", "fp8", "fp8-block", "fp8-tensor", "mxfp4", "nvfp4", "int4-twolevel", "int3"]
 
 
 def weights(seed: int, rows: int = 150, columns: int = 192) -> torch.Tensor:
@@ -20,7 +21,7 @@ def weights(seed: int, rows: int = 150, columns: int = 192) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("name", ["int4-g32-sym", "int4-g64-asym", "int8"])
+@pytest.mark.parametrize("name", ["int4-g32-sym", "int4-g64-asym", "int8", "int3"])
 def test_every_scale_is_the_best_of_those_tried(name: str, weighted: bool) -> None:
     weight, scheme = weights(0, rows=6), Scheme.parse(name)
     importance = torch.from_numpy(np.random.default_rng(1).exponential(size=192).astype(np.float32)) if weighted else None
@@ -46,16 +47,16 @@ def test_every_step_is_the_best_of_all_fifteen() -> None:
     importance = torch.from_numpy(np.random.default_rng(1).exponential(size=192).astype(np.float32))
     plain = round_to_nearest("w", weight, scheme)
     clipped = round_to_nearest("w", weight, scheme, lambda *given: fit_clipped_grid(*given, importance=importance))
-    assert clipped.scales is not None and plain.scales is not None
+    assert clipped.scales is not None
     for row in range(6):
-        units = weight[row].double().numpy() / float(clipped.row_scales[row])
+        units = weight[row].double().numpy() / float(clipped.scales[row])
         for group in range(192 // 16):
             columns = slice(16 * group, 16 * group + 16)
             x, weighing = units[columns], importance[columns].double().numpy()
             errors = {s: float((np.clip(np.rint(x / s), -8, 7) * s - x) ** 2 @ weighing) for s in range(1, 16)}
             widest = np.abs(x).max() / 7.5
-            reached = [s for s in errors if 0.45 * widest <= s <= 1.35 * widest or s == plain.scales[row, group]]
-            assert errors[int(clipped.scales[row, group])] <= min(errors[s] for s in reached) * (1 + 1e-4)
+            reached = [s for s in errors if 0.45 * widest <= s <= 1.35 * widest or s == plain.parts["steps"][row, group]]
+            assert errors[int(clipped.parts["steps"][row, group])] <= min(errors[s] for s in reached) * (1 + 1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)

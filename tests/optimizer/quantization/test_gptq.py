@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from artifacts.precision import Scheme
+from optimizer.formats.matrix import NonFiniteWeightError, QuantizationError, QuantizedMatrix
 from optimizer.quantization.gptq import gptq, inverse_factor
 from optimizer.quantization.grid import Grid, fit_grid
 from optimizer.quantization.input_statistics import InputStatistics
-from optimizer.quantization.matrix import NonFiniteWeightError, QuantizationError, QuantizedMatrix
 from optimizer.quantization.rtn import round_to_nearest
 
 F64 = NDArray[np.float64]
@@ -26,6 +26,7 @@ NAMES = [
     "mxfp4",
     "nvfp4",
     "int4-twolevel",
+    "int3",
 ]
 
 
@@ -100,7 +101,7 @@ def test_loses_less_than_rounding_to_nearest(name: str) -> None:
     seed=st.integers(0, 2**31),
     rows=st.integers(1, 40),
     groups=st.integers(1, 5),
-    name=st.sampled_from(["int8", "int4-g32-sym", "int4-g32-asym", "int4-g64-sym", "fp8", "mxfp4"]),
+    name=st.sampled_from(["int8", "int4-g32-sym", "int4-g32-asym", "int4-g64-sym", "int3", "fp8", "mxfp4"]),
     num_inputs=st.sampled_from([1, 8, 400]),
     activation_order=st.booleans(),
 )
@@ -113,7 +114,7 @@ def test_any_shape(seed: int, rows: int, groups: int, name: str, num_inputs: int
     assert matrix.shape == tuple(weight.shape) and matrix.codes.dtype == nearest.codes.dtype
     np.testing.assert_array_equal(matrix.scales, nearest.scales)
     if scheme.weights.startswith("int"):
-        low, high = (-127, 127) if name == "int8" else (0, 15)
+        low, high = {"int8": (-127, 127), "int3": (0, 7)}.get(name, (0, 15))
         assert matrix.codes.min() >= low and matrix.codes.max() <= high
     assert np.isfinite(matrix.dequantize()).all()
     assert loss(matrix, weight, hessian) <= 1.0 * loss(nearest, weight, hessian)

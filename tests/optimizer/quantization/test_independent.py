@@ -24,6 +24,7 @@ from kernels.quantize_activations import reference as cpu_reference
 from kernels.rope_and_cache import gpu_reference as gpu_cache
 from kernels.rope_and_cache import reference as cpu_cache
 from kernels.scaled_matmul.packing import nvfp4_tensor_scale, pair_nibbles, split_nibbles
+from optimizer.formats.two_level import as_int8
 from optimizer.quantization import QuantizedMatrix, round_to_nearest
 from optimizer.quantization.grid import fit_grid
 
@@ -106,7 +107,7 @@ def test_int4_of_two_levels() -> None:
     second = QuantizationArgs(num_bits=4, strategy="group", group_size=16, symmetric=True)
     for weight in (weights(1), weights(2) * 1e-6, torch.zeros(4, 64)):
         matrix = round_to_nearest("w", weight, Scheme.parse("int4-twolevel"))
-        scales, steps = torch.from_numpy(matrix.row_scales)[:, None], torch.from_numpy(matrix.scales.astype(np.float32))
+        scales, steps = torch.from_numpy(matrix.scales)[:, None], torch.from_numpy(matrix.parts["steps"].astype(np.float32))
         assert steps.min() >= 1 and steps.max() <= 15
         products = torch.where(scales == 0, torch.inf, steps * scales)
         codes = quantize(weight, products, torch.zeros(steps.shape), second)
@@ -115,7 +116,7 @@ def test_int4_of_two_levels() -> None:
         assert integers.abs().max() <= 120
         values = dequantize(integers, scales, torch.zeros(scales.shape), args)
         np.testing.assert_array_equal(matrix.dequantize(), values.numpy())
-        np.testing.assert_array_equal(matrix.as_int8().codes, integers.numpy())
+        np.testing.assert_array_equal(as_int8(matrix).codes, integers.numpy())
 
 
 FP8: dict[str, dict[str, object]] = {
@@ -210,13 +211,14 @@ def test_nvfp4_as_ml_dtypes_has_its_numbers() -> None:
     """Every code under every scale, subnormal ones too, and a clipped range, which saturates."""
     codes, scales = np.tile(np.arange(16, dtype=np.uint8), (127, 1)), np.arange(127, dtype=np.uint8)[:, None]
     matrix = QuantizedMatrix(
-        Scheme.parse("nvfp4"), codes[:, 0::2] | codes[:, 1::2] << 4, scales, row_scales=np.full(127, 2.0**-20, np.float32)
+        Scheme.parse("nvfp4"),
+        {"codes": codes[:, 0::2] | codes[:, 1::2] << 4, "scales": scales, "row_scales": np.full(127, 2.0**-20, np.float32)},
     )
     numbers = codes.view(ml_dtypes.float4_e2m1fn).astype(np.float32) * scales.view(ml_dtypes.float8_e4m3fn).astype(np.float32)
     np.testing.assert_array_equal(matrix.dequantize(), numbers * np.float32(2.0**-20))
     weight = torch.from_numpy(tried(6, E2M1_TIES))
     grid = fit_grid("w", weight, Scheme.parse("nvfp4"), 6 * 448.0, 0.5)
-    steps = grid.steps.numpy().repeat(16, axis=1)
+    steps = grid.spacing.numpy().repeat(16, axis=1)
     expected = np.clip(weight.numpy() / np.where(steps == 0, np.inf, steps), -6, 6).astype(ml_dtypes.float4_e2m1fn)
     found = grid.codes(weight, torch.arange(128)).numpy()
     np.testing.assert_array_equal(found, np.where(steps == 0, 0, expected.view(np.uint8)))

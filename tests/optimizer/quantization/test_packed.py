@@ -12,6 +12,7 @@ from optimizer.quantization import pack_matrix, round_to_nearest
 NAMES = [
     "fp32",
     "bf16",
+    "int3",
     "int8",
     "int8-a8",
     "int8-a16",
@@ -32,6 +33,10 @@ def value(parts: dict[str, np.ndarray], scheme: Scheme, n: int, k: int) -> float
         return float(parts["scales"][tile, lane] * np.float32(parts["codes"][tile, k, lane]))
     if scheme.name in ("int8-a8", "int8-a16"):
         return float(parts["scales"][tile, lane] * np.float32(int(parts["codes"][tile, k // 4, lane, k % 4]) - 128))
+    if scheme.weights == "int3":
+        low = int(parts["codes"][tile, k // 16, lane]) >> 2 * (k % 16) & 3
+        high = int(parts["high_bits"][tile, k // 32, lane]) >> k % 32 & 1
+        return float(parts["scales"][tile, k // 32, lane]) * (4 * high + low - 4)
     word, place = int(parts["codes"][tile, k // 8, lane]), k % 8
     byte = word >> 8 * (place % 4) & 0xFF
     code = byte & 15 if place < 4 else byte >> 4
@@ -50,6 +55,7 @@ def test_every_element_is_where_the_layout_says(name: str) -> None:
     matrix = round_to_nearest("w", weight, scheme)
     parts = pack_matrix(matrix)
     expected = {"fp32": {"weight"}, "bf16": {"weight"}, "int8": {"codes", "scales"}}
+    expected["int3"] = {"codes", "high_bits", "scales"}
     expected["int4-twolevel"] = {"codes", "steps", "scales"}
     assert set(parts) == expected.get(scheme.weights, {"codes", "scales"} | (set() if scheme.symmetric else {"zeros"}))
     decoded = np.array([[value(parts, scheme, n, k) for k in range(128)] for n in range(21)])

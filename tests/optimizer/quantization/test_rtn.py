@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from artifacts.precision import Scheme
-from optimizer.quantization.matrix import NonFiniteWeightError, QuantizationError, QuantizedMatrix, WeightRangeError
+from optimizer.formats.matrix import NonFiniteWeightError, QuantizationError, QuantizedMatrix, WeightRangeError
 from optimizer.quantization.rtn import round_to_nearest
 
 F32 = NDArray[np.float32]
@@ -66,6 +66,20 @@ def test_int8_bit_for_bit(seed: int) -> None:
     np.testing.assert_array_equal(matrix.scales, scales)
     np.testing.assert_array_equal(matrix.dequantize(), codes.astype(np.float32) * scales[:, None])
     assert (matrix.codes.dtype, matrix.scales.dtype, matrix.zeros) == (np.int8, np.float32, None)
+
+
+def test_int3_bit_for_bit() -> None:
+    """The largest magnitude of each group is -4."""
+    w = weights(7)
+    matrix = quantize(w, "int3")
+    grouped = w.reshape(len(w), -1, 32)
+    widest = np.take_along_axis(grouped, np.abs(grouped).argmax(axis=2)[:, :, None], axis=2)
+    scales = (widest / np.float32(-4)).astype(np.float16)
+    codes = np.clip(np.rint(grouped / scales.astype(np.float32)) + 4, 0, 7).reshape(w.shape)
+    np.testing.assert_array_equal(matrix.codes, codes.astype(np.uint8))
+    np.testing.assert_array_equal(matrix.scales, scales[:, :, 0])
+    values = (codes.reshape(grouped.shape) - 4) * scales.astype(np.float64)
+    np.testing.assert_array_equal(matrix.dequantize(), values.reshape(w.shape))
 
 
 @pytest.mark.parametrize("name", INT4_NAMES)
@@ -141,7 +155,7 @@ def test_activations_do_not_change_weights(name: str) -> None:
     assert dynamic.scheme.int8_activations and not plain.scheme.int8_activations
 
 
-@pytest.mark.parametrize("name", [*NAMES, "fp8", "fp8-block", "fp8-tensor", "mxfp4", "nvfp4", "int4-twolevel"])
+@pytest.mark.parametrize("name", [*NAMES, "fp8", "fp8-block", "fp8-tensor", "mxfp4", "nvfp4", "int4-twolevel", "int3"])
 def test_large_matrices_are_rounded_slab_by_slab_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slabs are of 128 rows and more; a scale of the tensor is that of all of them."""
     w = weights(9, rows=300)

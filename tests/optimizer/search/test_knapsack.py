@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.refinement import Refined, refine
 from optimizer.records.ledger import Ledger
 from optimizer.search.knapsack import Knapsack, Shares, total
-from optimizer.search.refinement import Refined, refine
-from optimizer.search.warm_start import Choice
+from optimizer.search.warm_start import Assignment
 
 SCHEMES = ("int4-g64-asym-a8", "int4-g32-asym", "int8")
 
@@ -30,7 +30,7 @@ def problems(draw: st.DrawFn) -> tuple[Shares, Shares]:
     return shares(), shares()
 
 
-def every_choice(shares: Shares) -> Iterator[Choice]:
+def every_choice(shares: Shares) -> Iterator[Assignment]:
     for names in itertools.product(*shares.values()):
         yield dict(zip(shares, names, strict=True))
 
@@ -85,14 +85,14 @@ COST = {item: {"int4-g32-asym": 1.0, "int8": 2.0} for item in KL}
 BUDGET = 8.0
 
 
-def interacting(choice: Choice) -> float:
+def interacting(choice: Assignment) -> float:
     """The last two items hurt each other more than sensitivities say, the first two less."""
     coarse = [name == "int4-g32-asym" for name in choice.values()]
     return total(KL, choice) + 2.0 * (coarse[0] + coarse[1] - coarse[4] - coarse[5])
 
 
-def refined_in(folder: Path, num_evaluations: int, seen: list[Choice]) -> Refined:
-    def measure(choice: Choice) -> float:
+def refined_in(folder: Path, num_evaluations: int, seen: list[Assignment]) -> Refined:
+    def measure(choice: Assignment) -> float:
         seen.append(choice)
         return interacting(choice)
 
@@ -120,7 +120,7 @@ def test_refinement_stays_within_its_budget_and_never_ends_above_its_start(
     budget = (knapsack.cheapest + knapsack.dearest) / 2
     start = knapsack.choice(budget)
 
-    def measure(choice: Choice) -> float:
+    def measure(choice: Assignment) -> float:
         return float(crc32(repr(sorted(choice.items())).encode()) % 1000)
 
     refined = refine(LEDGER, start, kl, cost, budget, measure, num_evaluations, seed)
@@ -130,7 +130,7 @@ def test_refinement_stays_within_its_budget_and_never_ends_above_its_start(
 
 
 def test_a_refinement_that_stopped_goes_on_and_measures_nothing_twice(tmp_path: Path) -> None:
-    seen: list[Choice] = []
+    seen: list[Assignment] = []
     refined_in(tmp_path, 7, seen)
     resumed = refined_in(tmp_path, 12, seen)
     assert len(seen) == resumed.num_evaluations == 12

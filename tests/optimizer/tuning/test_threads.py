@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.measure.disturbance import Disturbance
-from optimizer.tuning.choice import NEAR_TIE
 from optimizer.tuning.threads import LEAST_MOMENTS, MOST_DISTURBED, Decision, Moment, decide
+from optimizer.tuning.winner import NEAR_TIE
 
 #: seconds at which a tune measures threads: between stages that take about so long
 MOMENTS_S = (0.0, 9.0, 13.0, 31.0, 34.0)

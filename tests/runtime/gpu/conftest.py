@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from artifacts.architecture import Architecture
-from artifacts.manifest import Serving
+from artifacts.manifest import Limits
 from artifacts.precision import KvDtype, Scheme
 from optimizer.importers import Source, open_source
 from optimizer.quantization import ROUND_TO_NEAREST, Calibration, Method, with_static_activations
@@ -109,7 +109,7 @@ class Small:
         return {group: Scheme.parse(name) for group, name in schemes.items()}
 
     def program(
-        self, schemes: str | Mapping[str, str], act: torch.dtype, room: Serving, kv_dtype: KvDtype = "bf16"
+        self, schemes: str | Mapping[str, str], act: torch.dtype, room: Limits, kv_dtype: KvDtype = "bf16"
     ) -> GpuProgram:
         """A step program on the host, with a cache of its own."""
         plan = self.plan(schemes)

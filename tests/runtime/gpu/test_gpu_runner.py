@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from artifacts.manifest import Serving
+from artifacts.manifest import Limits
 from kernels import registry
 from kernels.gpu.launch import OpPlan
 from kernels.gpu.target import Target
@@ -75,7 +75,7 @@ def program(small: Callable[[str], Small]) -> Callable[..., GpuProgram]:
     return partial(_program, small("deepseek_v3"))
 
 
-def _program(model: Small, room: Serving = ROOM) -> GpuProgram:
+def _program(model: Small, room: Limits = ROOM) -> GpuProgram:
     return model.program("bf16", torch.float32, room)
 
 

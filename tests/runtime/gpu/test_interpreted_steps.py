@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from artifacts.manifest import Serving
+from artifacts.manifest import Limits
 from artifacts.precision import KvDtype
 from kernels.gpu.launch import TensorMeta
 from kernels.gpu.target import Target
@@ -57,7 +57,7 @@ class Conversation:
     tables: list[list[int]]
 
     @classmethod
-    def begin(cls, room: Serving) -> Conversation:
+    def begin(cls, room: Limits) -> Conversation:
         starts = np.cumsum([0, *PROMPTS])
         texts = [TEXT[start : start + length] for start, length in zip(starts, PROMPTS, strict=False)]
         blocks = np.random.default_rng(0).permutation(room.num_kv_blocks)[: 3 * len(PROMPTS)]

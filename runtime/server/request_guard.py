@@ -21,7 +21,7 @@ _LINGER_S = 10.0
 _LINGER_IDLE_S = 1.0
 
 
-class Gate:
+class RequestGuard:
     """401 without the key, 413 for a body over the limit, 408 for one that is not whole in time. `api_key` None lets all in."""
 
     def __init__(

@@ -4,9 +4,9 @@ import pytest
 
 from artifacts.architecture import Architecture
 from artifacts.kv_cache import kv_bytes_per_token
-from artifacts.manifest import Serving
+from artifacts.manifest import Limits
 from optimizer.measure.workload import Workload
-from optimizer.tuning.limits import StepTime, choose_limits, tune_serving
+from optimizer.tuning.limits import StepTime, choose_size, tune_limits
 from runtime.block_manager import BlockManager
 from runtime.request import Request, SamplingParams
 from runtime.scheduler import Scheduler
@@ -29,12 +29,12 @@ BYTES = kv_bytes_per_token(ARCHITECTURE, "fp32")
     ([10.0, 12.0, 16.0], 1.0, 2),  # none within it: the smallest is the least bad
 ])  # fmt: skip
 def test_choice(ms: list[float], itl_ms: float | None, expected: int) -> None:
-    assert choose_limits([2, 4, 8], ms, itl_ms) == expected
-    assert choose_limits([8, 2, 4], [ms[2], ms[0], ms[1]], itl_ms) == expected, "order does not matter"
+    assert choose_size([2, 4, 8], ms, itl_ms) == expected
+    assert choose_size([8, 2, 4], [ms[2], ms[0], ms[1]], itl_ms) == expected, "order does not matter"
 
 
-def tuned(memory_bytes: int) -> tuple[Serving, list[StepTime]]:
-    return tune_serving(
+def tuned(memory_bytes: int) -> tuple[Limits, list[StepTime]]:
+    return tune_limits(
         SPACE, ARCHITECTURE, Workload(100, 100, 4), None, kv_dtype="fp32", kv_block_size=16, cache_bytes=memory_bytes // 4,
         num_threads=3, measure=lambda size, decodes: StepTime(size if decodes else 1, size, 100, 1.0),
     )  # fmt: skip

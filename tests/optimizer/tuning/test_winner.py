@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.measure.timing import interleaved_ms, typical_ms
-from optimizer.tuning.choice import winner
+from optimizer.tuning.winner import winner
 from tests.optimizer.tuning.candidates import clear_candidates
 
 TIMES = st.lists(st.floats(1.0, 100.0), min_size=1, max_size=8)

@@ -11,7 +11,7 @@ from artifacts.precision import Scheme
 from optimizer.records.ledger import Ledger
 from optimizer.records.plan_digest import plan_digest
 from optimizer.search.knapsack import Shares, total
-from optimizer.search.warm_start import Choice
+from optimizer.search.warm_start import Assignment
 
 #: Standard deviation of the logarithm of what an item's KL in a whole plan is of its KL alone, as far as swaps suppose.
 _DOUBT = 0.5
@@ -21,7 +21,7 @@ _DOUBT = 0.5
 class Refined:
     """A plan, its measured KL, and the start's; `num_evaluations` counts both."""
 
-    choice: Choice
+    choice: Assignment
     kl: float
     start_kl: float
     num_evaluations: int
@@ -29,11 +29,11 @@ class Refined:
 
 def refine(
     ledger: Ledger,
-    start: Choice,
+    start: Assignment,
     kl: Shares,
     cost: Shares,
     budget: float,
-    measure: Callable[[Choice], float],
+    measure: Callable[[Assignment], float],
     num_evaluations: int,
     seed: int,
 ) -> Refined:
@@ -46,7 +46,7 @@ def refine(
     """
     rng = np.random.default_rng(seed)
 
-    def measured(choice: Choice) -> float:
+    def measured(choice: Assignment) -> float:
         plan = {item: Scheme.parse(name) for item, name in choice.items()}
         return ledger.once(f"whole plan/{plan_digest(plan)}", lambda: measure(choice))
 
@@ -63,7 +63,7 @@ def refine(
     return Refined(best, best_kl, start_kl, len(tried))
 
 
-def _swaps(choice: Choice, kl: Shares, cost: Shares, budget: float, doubts: dict[str, float]) -> Iterator[Choice]:
+def _swaps(choice: Assignment, kl: Shares, cost: Shares, budget: float, doubts: dict[str, float]) -> Iterator[Assignment]:
     """Every plan that differs from `choice` in one or two items and costs at most `budget`, least predicted KL first."""
     moves = [(item, name) for item in kl for name in kl[item] if name != choice[item]]
     number = {item: index for index, item in enumerate(kl)}

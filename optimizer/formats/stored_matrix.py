@@ -1,0 +1,88 @@
+"""A quantized matrix as a checkpoint stores it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.scaled_matmul.packing import decode_e2m1, decode_e4m3
+
+_T = TypeVar("_T", bound=np.generic)
+CodeKind = Literal["uint4", "uint8", "e4m3", "e2m1"]
+#: the zero point of symmetric integer codes
+MIDDLE = {"uint4": 8, "uint8": 128}
+_SLAB_ELEMENTS = 1 << 18
+"""Rows are dequantized a slab at a time: temporaries stay near 4 MB."""
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """Why stored codes and scales cannot be kept."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class StoredMatrix:
+    """W[N, K] = scale (code - zero) for integer codes, scale value(code) for float ones; products are rounded once, in fp32.
+
+    codes     u8 [N, K]: unsigned integers, e4m3 bit patterns, or e2m1 ones in the low nibble
+    scales    f32 [ceil(N / rows), ceil(K / columns)]: each is of `rows` x `columns` neighbours; wider than stored, same values
+    zeros     u8 of the shape of `scales`; None is the middle of the codes' range (and no zero point for float codes)
+    groups    i64 [K]: the column of `scales` that column k has, where that is not k // columns
+    tensor_scale  what values are multiplied by last, where `scales` are e4m3 numbers (nvfp4): the one product that is rounded
+    input_scale   the static scale of activations, where there is one
+    """
+
+    kind: CodeKind
+    codes: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+    rows: int
+    columns: int
+    zeros: NDArray[np.uint8] | None = None
+    groups: NDArray[np.int64] | None = None
+    tensor_scale: np.float32 | None = None
+    input_scale: np.float32 | None = None
+
+    def dequantize(self) -> NDArray[np.float32]:
+        """The values, fp32 [N, K]."""
+        num_rows, num_columns = self.codes.shape
+        groups = np.arange(num_columns) // self.columns if self.groups is None else self.groups
+        values = np.empty(self.codes.shape, np.float32)
+        step = max(1, _SLAB_ELEMENTS // max(1, num_columns))
+        for start in range(0, num_rows, step):
+            slab = slice(start, start + step)
+            rows = np.arange(start, min(start + step, num_rows)) // self.rows
+            if self.kind == "e4m3":
+                values[slab] = decode_e4m3(self.codes[slab])
+            elif self.kind == "e2m1":
+                values[slab] = decode_e2m1(self.codes[slab])
+            else:
+                values[slab] = self.codes[slab]
+                values[slab] -= MIDDLE[self.kind] if self.zeros is None else self.zeros[rows][:, groups]
+            values[slab] *= self.scales[rows][:, groups]
+            if self.tensor_scale is not None:
+                values[slab] *= self.tensor_scale
+        return values
+
+    def wrong_kind(self, *kinds: CodeKind) -> Misfit | None:
+        """That codes are of none of `kinds`."""
+        return None if self.kind in kinds else Misfit(f"codes are {self.kind}")
+
+    def spread(self, values: NDArray[_T], rows: int, columns: int) -> NDArray[_T] | None:
+        """`values`, one for each of our groups, as one for each `rows` x `columns`; None where such a part holds several."""
+        (num_rows, num_columns), (own_rows, own_columns) = self.codes.shape, (self.rows, self.columns)
+        for extent, part, own in ((num_rows, rows, own_rows), (num_columns, columns, own_columns)):
+            if own < extent and own % part and part < extent and part % own:
+                return None
+        row = np.arange(0, num_rows, rows) // own_rows
+        column = np.arange(0, num_columns, columns) // own_columns
+        found = values[row][:, column]
+        part_of_row = np.arange(values.shape[0]) * own_rows // rows
+        part_of_column = np.arange(values.shape[1]) * own_columns // columns
+        if (found[part_of_row][:, part_of_column] != values).any():
+            return None
+        return np.ascontiguousarray(found)

@@ -1,0 +1,114 @@
+"""What a run has before it measures anything: the request, the model, the target, and where records and files go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from artifacts.architecture import kind_of
+from artifacts.precision import Plan, Scheme
+from optimizer.importers import Source, open_random, open_source
+from optimizer.measure.workbench import Workbench
+from optimizer.records.ledger import Ledger
+from optimizer.records.progress import Reporter
+from optimizer.search.bands import fitting_schemes
+from optimizer.spec import ModelSpec
+from optimizer.stages.study_name import study_name
+from optimizer.targets import TargetStages, offered_schemes, open_target, target_layout
+from optimizer.transforms import Rotation, refuse_what_cannot_fold, transformed
+from optimizer.weights.prepared_weights import record_sha256, scaled_plan
+from optimizer.weights.quantized_store import QuantizedStore
+from search_spaces.schema import SearchSpace
+from search_spaces.space import device, load_space
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that stages have in common. Records are the specification's, and say themselves what they depend on."""
+
+    spec: ModelSpec
+    space: SearchSpace
+    source: Source
+    """The checkpoint, or shapes alone, with the sampling that the specification states."""
+    sources: Mapping[str, str]
+    """File of the source -> sha256."""
+    base: Source
+    """What is scaled and rounded: the source, or it rotated, whose head is a layer group of its own."""
+    offered: Mapping[str, tuple[Scheme, ...]]
+    """Kind of layer group -> the schemes that it is searched over."""
+    scaled: Plan
+    """Layer group -> the scheme under which its scales are searched; empty where none are."""
+    baseline: Plan
+    """The unquantized model: what holds the checkpoint without loss."""
+    lossless: Plan
+    """The same of what is searched over: a transformed bf16 weight is not representable in bf16 any more."""
+    original: QuantizedStore
+    """The checkpoint's own weights, which everything is compared with."""
+    target: TargetStages
+    study_name: str
+    folder: Path
+    """The study's: libraries, quantized weights, logits of the unquantized model, answers."""
+    ledger: Ledger
+    reporter: Reporter
+
+    @classmethod
+    def open(cls, spec: ModelSpec, workspace: Path, reporter: Reporter) -> Job:
+        """Opens the model and its target. ValueError, or a kind of it, for what does not go together."""
+        space = load_space(spec.search.space, device(spec.devices[0]).kind)
+        opened = open_source(spec.source) if spec.config is None else open_random(spec.config)
+        source = replace(opened, generation_config=spec.generation.over(opened.generation_config))
+        sources, quantization, base = source.sha256(), spec.quantization, source
+        if quantization.transform:
+            refuse_what_cannot_fold(source.architecture)
+        if quantization.rotates:
+            base = transformed(source, Rotation.random(source.architecture, seed=spec.seed))
+        shapes = base.architecture.linear_shapes()
+        kinds = dict.fromkeys(map(kind_of, shapes))
+        offered = fitting_schemes(shapes, offered_schemes(space, spec.devices, kinds, base.architecture))
+        scaled = scaled_plan(quantization.scales, shapes, offered) if quantization.scales else {}
+        study = study_name(spec, sources, space)
+        folder = workspace / study
+        folder.mkdir(parents=True, exist_ok=True)
+        ledger = Ledger(spec.search.storage or f"sqlite:///{workspace}/study.db", spec.name, reporter.say)
+        target = open_target(spec.devices, space, folder / "kernels", ledger, reporter)
+        return cls(
+            spec=spec,
+            space=space,
+            source=source,
+            sources=sources,
+            base=base,
+            offered=offered,
+            scaled=scaled,
+            baseline=dict.fromkeys(source.architecture.linear_shapes(), target.baseline(source.is_bf16)),
+            lossless=dict.fromkeys(shapes, target.baseline(source.is_bf16 and not quantization.transform)),
+            original=QuantizedStore(source, folder / "weights", target_layout(spec.devices)),
+            target=target,
+            study_name=study,
+            folder=folder,
+            ledger=ledger,
+            reporter=reporter,
+        )
+
+    @property
+    def baseline_scheme(self) -> Scheme:
+        return next(iter(self.baseline.values()))
+
+    @property
+    def schemes(self) -> list[Scheme]:
+        """The unquantized one, then every other that is offered to a kind."""
+        return list(dict.fromkeys([self.baseline_scheme, *(scheme for offered in self.offered.values() for scheme in offered)]))
+
+    @property
+    def base_folder(self) -> Path:
+        """Where what is made of `base` lies, so that weights of two rotations never mix."""
+        return self.folder / f"rotation-{record_sha256(self.base)[:16]}" if self.base is not self.source else self.folder
+
+    @property
+    def has_static_activations(self) -> bool:
+        """Whether a scheme is offered whose activations are rounded under a calibrated scale."""
+        return any(scheme.static_activations for schemes in self.offered.values() for scheme in schemes)
+
+    def unquantized(self, workbench: Workbench) -> tuple[Workbench, Plan]:
+        """The checkpoint's own weights on the kernels of `workbench`."""
+        return workbench.on(self.original), self.baseline

@@ -1,0 +1,117 @@
+"""Stage: trials of precision plans, each measured against the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from artifacts.architecture import kind_of
+from artifacts.precision import KvDtype, Plan, Scheme
+from optimizer.cost.provider import CostProvider
+from optimizer.evaluation import Gate
+from optimizer.measure.workbench import KvRangeError
+from optimizer.records.record_key import record_key
+from optimizer.search.accuracy import Judge, trial_score
+from optimizer.search.bands import Band, make_bands, plan_of
+from optimizer.search.knapsack import Knapsack, Shares, total
+from optimizer.search.kv_cache import USUAL_KL, KvLoss, lossless_enough
+from optimizer.search.precision import PrecisionSearch, Trial, TrialScore
+from optimizer.search.proof import NothingPasses
+from optimizer.search.refusal import explain
+from optimizer.search.sensitivity import Probes, Sensitivities, predict_kl
+from optimizer.search.warm_start import KV_CACHE, Assignment, kv_dtype_of, uniform_choices
+from optimizer.stages.job import Job
+
+
+@dataclass(frozen=True)
+class Searched:
+    """Every finished trial, one of them at least within the gate, and the bands that their choices are about."""
+
+    bands: tuple[Band, ...]
+    trials: list[Trial]
+
+
+@dataclass(frozen=True)
+class SearchStage:
+    """Searches over bands and KV caches; `judge` scores on the text of the search, `cost` says how long a plan takes."""
+
+    job: Job
+    judge: Judge
+    sensitivities: Sensitivities
+    kv_losses: Mapping[KvDtype, KvLoss]
+    cost: CostProvider
+
+    def run(self) -> Searched:
+        """NothingPasses where no trial is within the gate."""
+        job, judge, limits = self.job, self.judge, self.job.spec.search
+        gate, bands = Gate(**job.spec.gate.model_dump()), self._bands()
+
+        def score(plan: Plan, kv_dtype: KvDtype) -> TrialScore:
+            try:
+                return trial_score(gate, judge.on(kv_dtype).evaluate_until_hopeless(plan, gate))
+            except KvRangeError:
+                return TrialScore.refused()
+
+        latency = self._latency(bands)
+        kv_dtypes, study = list(self.kv_losses), self._study(bands, latency, gate)
+        search = PrecisionSearch(job.ledger, bands, self.cost.latency_ms, score, job.spec.seed, kv_dtypes, study)
+        trials = search.run(self._warm_starts(bands, latency), limits.trials, limits.timeout_s, job.reporter)
+        if not trials:
+            raise NothingPasses("no trial was finished; give the search more time")
+        if not any(trial.is_feasible for trial in trials):
+            best = min(trials, key=lambda trial: trial.violation)
+            clauses = explain(gate, judge.on(kv_dtype_of(best.choice)), plan_of(bands, best.choice))
+            raise NothingPasses(
+                f"none of {len(trials)} trials is within the gate; trial {best.number} came closest, with KL {best.kl:.4g}, "
+                f"and misses a limit by {best.violation:.0%} of it: {'; '.join(clauses)}"
+            )
+        return Searched(bands, trials)
+
+    def _bands(self) -> tuple[Band, ...]:
+        coarsest = {group: measured[self._probes(group).weights.name] for group, measured in self.sensitivities.items()}
+        return make_bands(self.job.base.architecture, coarsest, self.job.offered)
+
+    def _latency(self, bands: tuple[Band, ...]) -> Shares:
+        """What each choice adds to the latency of a plan, in ms."""
+        latency: dict[str, Mapping[str, float]] = {
+            band.name: {s.name: sum(self.cost.group_ms(group, s) for group in band.groups) for s in band.choices}
+            for band in bands
+        }
+        latency[KV_CACHE] = {str(dtype): self.cost.kv_ms(dtype) for dtype in self.kv_losses}
+        return latency
+
+    def _study(self, bands: tuple[Band, ...], latency: Shares, gate: Gate) -> str:
+        """What trials are kept under: all that their latency, KL and violation follow from, and what suggests the next."""
+        first = plan_of(bands, {band.name: band.choices[0].name for band in bands})
+        return record_key(
+            "precision",
+            bands=[(band.name, band.groups) for band in bands],
+            latency=latency,
+            latency_of_first=self.cost.latency_ms(first),
+            gate=asdict(gate),
+            seed=self.job.spec.seed,
+            **self.judge.depends_beside_plan({scheme for band in bands for scheme in band.choices}),
+        )
+
+    def _warm_starts(self, bands: tuple[Band, ...], latency: Shares) -> list[Assignment]:
+        """Uniform plans and those of least predicted KL within a latency, likely ones first: from the middle of the gate."""
+        allowed_kl, reporter = self.job.spec.gate.max_kl or USUAL_KL, self.job.reporter
+        # Each group is quantized in each scheme here, unless it was before.
+        kl: dict[str, Mapping[str, float]] = {
+            band.name: {s.name: sum(self._predicted_kl(group, s) for group in band.groups) for s in band.choices}
+            for band in reporter.track(bands, "quantization errors of layer groups", len(bands))
+        }
+        kl[KV_CACHE] = {dtype: loss.kl for dtype, loss in self.kv_losses.items()}
+        kv_ms = {dtype: latency[KV_CACHE][dtype] for dtype in self.kv_losses}
+        uniform_on = {KV_CACHE: lossless_enough(self.kv_losses, kv_ms, allowed_kl)}
+        predicted = {}
+        for choice in [*(plan | uniform_on for plan in uniform_choices(bands)), *Knapsack(kl, latency).choices()]:
+            predicted[tuple(choice.items())] = abs(total(kl, choice) / allowed_kl - 0.5)
+        return [dict(items) for items in sorted(predicted, key=lambda items: predicted[items])]
+
+    def _predicted_kl(self, group: str, scheme: Scheme) -> float:
+        store = self.judge.workbench.store
+        return predict_kl(self.sensitivities[group], scheme, lambda s: store.relative_error(group, s), self._probes(group))
+
+    def _probes(self, group: str) -> Probes:
+        return Probes.among(self.job.offered[kind_of(group)])

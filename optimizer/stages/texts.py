@@ -1,0 +1,80 @@
+"""Stage: the sequences that accuracy is measured and weights are calibrated on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from optimizer.measure.workbench import Workbench
+from optimizer.records.plan_digest import plan_digest
+from optimizer.records.record_key import record_key
+from optimizer.search.texts import TextSets, Tokens, proof_texts, read_calibration, read_texts, sample_sequences
+from optimizer.stages.job import Job
+from runtime.prompts import Prompts
+
+SAMPLED = "sampled"
+_SAMPLING_SEQS = 32
+#: Calibration text is drawn from seeds that no evaluation text has, whatever the specification's seed (below 2^32).
+_CALIBRATION_SEED = 1 << 40
+
+
+@dataclass(frozen=True)
+class TextStage:
+    """Reads the user's files; without any, the unquantized model writes, on the kernels of `workbench`."""
+
+    job: Job
+    prompts: Prompts
+    workbench: Workbench
+
+    def run(self) -> TextSets:
+        """What the search sees, and what finalists are proved on."""
+        evaluation, tokenizer = self.job.spec.evaluation, self.prompts.tokenizer
+        proof = proof_texts(evaluation, tokenizer, self._prefix)
+        if evaluation.text:
+            texts = read_texts(evaluation, tokenizer, self._prefix)
+            return TextSets(texts.search, texts.proof | proof)
+        num_sequences, num_tokens = 2 * evaluation.num_sequences, evaluation.tokens_per_sequence
+        sequences = self._sampled("texts/sampled", num_sequences, num_tokens, self.job.spec.seed)
+        return TextSets({SAMPLED: sequences[0::2]}, {SAMPLED: sequences[1::2]} | proof)
+
+    def calibration(self) -> list[Tokens]:
+        """What the inputs of layer groups are calibrated on."""
+        spec, seed = self.job.spec.quantization.calibration, _CALIBRATION_SEED + self.job.spec.seed
+        if spec.text:
+            return read_calibration(spec, self.prompts.tokenizer, self._prefix)
+        return self._sampled("texts/calibration", spec.num_sequences, spec.tokens_per_sequence, seed)
+
+    def _sampled(self, name: str, num_sequences: int, num_tokens: int, seed: int) -> list[Tokens]:
+        bench, plan = self.job.unquantized(self.workbench)
+        num_tokens = min(num_tokens, bench.architecture.max_position)
+        start = self._prefix[0] if self._prefix else self._start_token()
+
+        def sample() -> list[Tokens]:
+            num_kv_tokens = _SAMPLING_SEQS * (num_tokens + bench.kv_block_size)
+            runner = bench.runner(plan, max(_SAMPLING_SEQS, 64), num_kv_tokens, _SAMPLING_SEQS)
+            return sample_sequences(runner, start, num_sequences, num_tokens, seed, self.job.reporter)
+
+        key = record_key(
+            name,
+            model=self.job.sources,
+            plan=plan_digest(plan, bench.kv_dtype),
+            numbers=bench.numbers,
+            start=start,
+            num_sequences=num_sequences,
+            num_tokens=num_tokens,
+            seed=seed,
+        )
+        return self.job.ledger.once(key, sample)
+
+    @property
+    def _prefix(self) -> list[int]:
+        """What the tokenizer begins every text with."""
+        return self.prompts.tokenizer.encode("").ids
+
+    def _start_token(self) -> int:
+        """What a text begins with for a model whose tokenizer adds nothing: its BOS, or its EOS, which separates texts."""
+        for key in ("bos_token_id", "eos_token_id"):
+            token = self.job.source.generation_config.get(key)
+            token = token[0] if isinstance(token, list) and token else token
+            if isinstance(token, int):
+                return token
+        return 0
