@@ -29,12 +29,16 @@ EXIT_NOTHING_PASSES = 3
     "--output",
     metavar="DIR",
     type=click.Path(path_type=Path),
-    help="Where the bundle goes; default: output in MODEL.YAML.",
+    help="Folder of the bundle; default: output in MODEL.YAML.",
 )
 @click.option(
-    "--trials", type=click.IntRange(min=1), help="Of the precision search, earlier runs' included; default: search.trials."
+    "--trials",
+    type=click.IntRange(min=1),
+    help="Trials of the precision search, including those of earlier runs; default: search.trials.",
 )
-@click.option("--timeout", metavar="T", help="Of the precision search, such as 90s, 8m or 90; default: search.timeout.")
+@click.option(
+    "--timeout", metavar="T", help="Time limit of the precision search, such as 90s, 8m or 90; default: search.timeout."
+)
 @click.option(
     "--storage", metavar="URL", help="Optuna storage of the study; default: search.storage, else SQLite beside the bundle."
 )
@@ -65,7 +69,7 @@ def optimize(
         except (ValueError, OSError, CompileFailed, SandboxUnavailable) as error:
             raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
-        click.echo("stopped; the same command goes on from here", err=True)
+        click.echo("stopped; run the same command to continue", err=True)
         sys.exit(130)
 
 
@@ -96,7 +100,7 @@ def verify(bundle: Path) -> None:
 @click.option(
     "--dtype",
     type=click.Choice(["float16", "bfloat16", "float32"]),
-    help="What readers of compressed-tensors compute in; default: float16, which keeps the scales of int4.",
+    help="Dtype in which readers of compressed-tensors compute; default: float16, which keeps the scales of int4.",
 )
 def export(bundle: Path, form: str, output: Path, dtype: Literal["float16", "bfloat16", "float32"] | None) -> None:
     """Write a bundle for another runtime: a folder for compressed-tensors (vLLM) and onnx, a file for gguf (llama.cpp).

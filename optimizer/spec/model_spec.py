@@ -89,8 +89,8 @@ def _plain_name(source: Path) -> str:
 def _not_yet(target_ms: object) -> None:
     if target_ms is not None:
         raise ValueError(
-            f"the search does not honour a time to first token yet, got {target_ms}; remove the key: itl_ms bounds the time of "
-            "a step, a prompt's steps as well"
+            f"the search does not support a time to first token yet, got {target_ms}; remove the key: itl_ms limits the time "
+            "of every step, also those of a prompt"
         )
 
 
@@ -204,7 +204,7 @@ class QuantizationSpec(_Section):
     def _calibration_is_used(self) -> Self:
         if "calibration" in self.model_fields_set and not self.is_calibrated:
             raise ValueError(
-                "rtn without clip looks at weights alone; remove calibration, or choose transform: awq or smoothquant, method: "
+                "rtn without clip uses only the weights; remove calibration, or choose transform: awq or smoothquant, method: "
                 "gptq or clip: true"
             )
         return self
@@ -306,7 +306,7 @@ class ModelSpec(_Section):
     def _calibration_is_not_judged_on(self) -> Self:
         if both := sorted(set(self.quantization.calibration.text) & set(self.evaluation.text)):
             raise ValueError(
-                f"text to calibrate on must not be text to evaluate on, which would flatter the result; {both[0]} is both"
+                f"calibration text must not be evaluation text, or the result would look better than it is; {both[0]} is both"
             )
         return self
 
