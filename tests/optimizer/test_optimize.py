@@ -103,7 +103,7 @@ def test_ctrl_c_ends_the_search_with_what_there_is_and_elsewhere_the_run(project
     made = project()
     code, said = signal_when(start(made), lambda: num_sensitivities(made.study_db) >= 3, signal.SIGINT)
     assert code == 130
-    assert said.endswith("stopped; the same command goes on from here\n")
+    assert said.endswith("stopped; run the same command to continue\n")
     assert "Traceback" not in said
 
     code, said = signal_when(start(made), lambda: num_trials(made.study_db) >= 3, signal.SIGINT)
@@ -127,7 +127,7 @@ def test_ctrl_c_while_it_starts(project: MakeProject) -> None:
         pytest.skip("/proc/PID/maps is Linux's")
     code, said = signal_when(process, lambda: "libtorch" in maps.read_text(), signal.SIGINT)
     assert code == 130, said
-    assert said == "stopped; the same command goes on from here\n"
+    assert said == "stopped; run the same command to continue\n"
 
 
 def test_more_trials_go_on_with_those_there_are(finished: Project, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import numpy as np
 import openai
 import pytest
 
+from tests.server.conftest import limits
+
 USER = [{"role": "user", "content": "Hi"}]
 
 
@@ -117,7 +119,7 @@ def test_413_with_and_without_a_length(run_server: Any) -> None:
 
 
 def test_429_when_the_queue_is_full(run_server: Any, wait: Any) -> None:
-    with run_server(max_num_waiting=1, runner_options={"max_num_seqs": 1, "step_time_s": 0.01}) as served:
+    with run_server(max_num_waiting=1, runner_options=limits(max_num_seqs=1) | {"step_time_s": 0.01}) as served:
         answers: list[Any] = []
         threads = [threading.Thread(target=lambda: answers.append(chat(served, max_tokens=40))) for _ in range(2)]
         threads[0].start()
@@ -136,7 +138,7 @@ def test_429_when_the_queue_is_full(run_server: Any, wait: Any) -> None:
 
 
 def test_n_is_all_or_none(run_server: Any, wait: Any) -> None:
-    with run_server(max_num_waiting=2, runner_options={"max_num_seqs": 1, "step_time_s": 0.01}) as served:
+    with run_server(max_num_waiting=2, runner_options=limits(max_num_seqs=1) | {"step_time_s": 0.01}) as served:
         threads = [threading.Thread(target=lambda: chat(served, max_tokens=40)) for _ in range(2)]
         for thread in threads:
             thread.start()
