@@ -38,11 +38,12 @@ from kernels.cpu.host import host
 from runtime.batch import Span, build_batch
 from runtime.loading import load_runner
 
-runner = load_runner(open_bundle(Path(sys.argv[1]), machine=host().machine, cpu_flags=host().flags, gpu_arch=lambda: None))
+bundle = open_bundle(Path(sys.argv[1]), machine=host().machine, cpu_flags=host().flags, gpu_arch=lambda: None)
+runner, block_size = load_runner(bundle), bundle.manifest.serving.kv_block_size
 for line in sys.stdin:
     num_tokens, context, repeats = map(int, line.split())
-    table = range((context + num_tokens) // runner.block_size + 1)
-    batch = build_batch([Span([7] * num_tokens, context, table, num_logits=1)], runner.block_size)
+    table = range((context + num_tokens) // block_size + 1)
+    batch = build_batch([Span([7] * num_tokens, context, table, num_logits=1)], block_size)
     begin = time.perf_counter()
     for _ in range(repeats):
         runner.run(batch)

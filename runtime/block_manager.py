@@ -11,7 +11,7 @@ from runtime.sequence import Sequence
 
 
 def chain_hash(parent: bytes, token_ids: list[int]) -> bytes:
-    """Identity of a full block: its tokens and all before them. 128 bits, so that a collision is no practical concern."""
+    """Identity of a full block: its tokens and all before them. 128 bits, so that a collision is not a practical concern."""
     return blake2b(parent + np.asarray(token_ids, np.int32).tobytes(), digest_size=16).digest()
 
 

@@ -23,8 +23,8 @@ def _at_most_all_cores(_: click.Context, __: click.Parameter, num_threads: int |
     num_cores = this_host().num_cores
     if num_threads is not None and num_threads > num_cores:
         raise click.BadParameter(
-            f"must be at most the {num_cores} cores that this process may use, got {num_threads}: more threads only wait for "
-            "each other; leave it out for the bundle's"
+            f"must be at most the {num_cores} cores that this process may use, got {num_threads}: more threads would only wait "
+            "for each other; leave it out to use the bundle's number"
         )
     return num_threads
 
@@ -36,12 +36,12 @@ def _at_most_all_cores(_: click.Context, __: click.Parameter, num_threads: int |
 @click.option(
     "--api-key", envvar=_API_KEY, show_envvar=True, help="Refuse requests without the header Authorization: Bearer API_KEY."
 )
-@click.option("--served-model-name", metavar="NAME", help="Default: the bundle's name.")
+@click.option("--served-model-name", metavar="NAME", help="Name of the model for clients. Default: the bundle's.")
 @click.option(
     "--num-threads",
     type=click.IntRange(min=1),
     callback=_at_most_all_cores,
-    help="At most the cores here. Default: the bundle's.",
+    help="Threads, at most one for each core. Default: the bundle's.",
 )
 @click.option(
     "--max-queue",
@@ -49,8 +49,8 @@ def _at_most_all_cores(_: click.Context, __: click.Parameter, num_threads: int |
     default=MAX_QUEUE,
     show_default=True,
     metavar="N",
-    help="Sequences that may wait beyond those that the bundle runs at once (a request with n = 4 is four). Further ones are "
-    "answered 429, with a Retry-After from the measured rate; a request of more than both together is answered 400.",
+    help="Sequences that may wait, beside those that run (a request with n = 4 counts as four). More are answered 429, with a "
+    "Retry-After from the measured rate; a single request for more than can run and wait is answered 400.",
 )
 @click.option(
     "--max-wait",
@@ -58,8 +58,8 @@ def _at_most_all_cores(_: click.Context, __: click.Parameter, num_threads: int |
     default=MAX_WAIT_S,
     show_default=True,
     metavar="SECONDS",
-    help="Longest wait in the queue. A request that would wait longer, by the measured rate, or has waited so long is answered "
-    "429; in a stream that has begun, by an error event.",
+    help="Longest wait in the queue. A request is answered 429 if it would wait longer, by the measured rate, or has waited so "
+    "long; a stream that has begun gets an error event.",
 )
 @click.option(
     "--drain-timeout",

@@ -48,14 +48,15 @@ class Engine:
     """
 
     def __init__(self, runner: ModelRunner, eos_token_ids: Iterable[int], max_num_waiting: int = MAX_QUEUE) -> None:
-        if runner.max_model_len > runner.num_blocks * runner.block_size:
+        limits = runner.limits
+        if limits.max_model_len > limits.num_kv_blocks * limits.kv_block_size:
             raise ValueError(
                 "the KV cache must hold one sequence of max_model_len: "
-                f"{runner.num_blocks} blocks of {runner.block_size} are fewer than {runner.max_model_len} tokens; "
+                f"{limits.num_kv_blocks} blocks of {limits.kv_block_size} are fewer than {limits.max_model_len} tokens; "
                 "raise num_kv_blocks or lower max_model_len"
             )
-        self.max_model_len = runner.max_model_len
-        self.max_num_seqs = runner.max_num_seqs
+        self.max_model_len = limits.max_model_len
+        self.max_num_seqs = limits.max_num_seqs
         self.max_num_waiting = max_num_waiting
         self.vocab_size = runner.vocab_size
         self.last_started: tuple[str, ...] = ()
@@ -66,8 +67,8 @@ class Engine:
         for token in self._eos_token_ids:
             if not 0 <= token < self.vocab_size:
                 raise ValueError(f"tokens that end a text must be between 0 and {self.vocab_size - 1}, got {token}")
-        self._blocks = BlockManager(runner.num_blocks, runner.block_size)
-        self._scheduler = Scheduler(self._blocks, runner.max_num_seqs, runner.max_num_batched_tokens)
+        self._blocks = BlockManager(limits.num_kv_blocks, limits.kv_block_size)
+        self._scheduler = Scheduler(self._blocks, limits.max_num_seqs, limits.max_num_batched_tokens)
         self._sequences: dict[str, Sequence] = {}
         self._num_cached_tokens = self._num_prompt_tokens = self._num_generated_tokens = self._num_ended = 0
 

@@ -1,4 +1,4 @@
-"""What the C library's heap keeps of memory that nobody uses."""
+"""Memory that is no longer used and that the C library's heap still keeps."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def load(folder: Path, num_threads: int | None = None, max_queue: int = MAX_QUEU
     config = _generation_config(bundle, runner.vocab_size)
     loaded = Loaded(
         manifest=bundle.manifest,
-        engine=Engine(runner, eos_token_ids(config), max_queue + runner.max_num_seqs),
+        engine=Engine(runner, eos_token_ids(config), max_queue + runner.limits.max_num_seqs),
         tokenizer=_tokenizer(bundle),
         chat_template=_chat_template(bundle, config),
         generation_config=config,

@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from artifacts.manifest import Limits
 from runtime.batch import Batch
 from runtime.decoder import StepProgram
 from runtime.draws import Draws
@@ -15,12 +16,8 @@ from runtime.draws import Draws
 class ModelRunner(Protocol):
     """Runs steps of one model over one KV cache."""
 
-    num_blocks: int
-    block_size: int
+    limits: Limits
     vocab_size: int
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    max_model_len: int
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
         """Compute `batch`, write its keys and values, and return logits [R, vocab_size], valid until the next call."""
@@ -52,12 +49,8 @@ class ProgramRunner:
     def __init__(self, step: StepProgram, executable: Executable) -> None:
         self.step = step
         self.executable = executable
-        self.num_blocks = step.limits.num_kv_blocks
-        self.block_size = step.limits.kv_block_size
+        self.limits = step.limits
         self.vocab_size = step.logits.shape[1]
-        self.max_num_seqs = step.limits.max_num_seqs
-        self.max_num_batched_tokens = step.limits.max_num_batched_tokens
-        self.max_model_len = step.limits.max_model_len
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
         self.fill(batch)

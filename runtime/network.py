@@ -51,7 +51,7 @@ class LayerBuilder(Protocol[Stream, Value]):
 
     @property
     def latents(self) -> Latents[Value] | None:
-        """None where there are no such ops: who builds refuses models that need them, by `check_dense`."""
+        """None if the builder has no such ops: `check_dense` then refuses models that need them."""
         ...
 
     @property

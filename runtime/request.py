@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -65,10 +65,13 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class Request:
-    """One sequence to generate. `id` is unique among the requests that an engine holds."""
+    """One sequence to generate. `id` is unique among the requests that an engine holds.
+
+    `prompt_token_ids` is kept, not copied: do not change it while the request is open.
+    """
 
     id: str
-    prompt_token_ids: tuple[int, ...]
+    prompt_token_ids: Sequence[int]
     params: SamplingParams = SamplingParams()
 
 

@@ -17,15 +17,15 @@ def score(runner: ModelRunner, token_ids: Sequence[int]) -> NDArray[np.float32]:
     Takes the first blocks of the runner's cache, so an engine must not hold it at the same time. ValueError if the text
     is longer than the runner's context.
     """
-    if len(token_ids) > runner.max_model_len:
-        raise ValueError(f"at most {runner.max_model_len} tokens can be scored here, got {len(token_ids)}")
+    if len(token_ids) > runner.limits.max_model_len:
+        raise ValueError(f"at most {runner.limits.max_model_len} tokens can be scored here, got {len(token_ids)}")
     logits = np.empty((len(token_ids), runner.vocab_size), np.float32)
-    block_table = range(-(-len(token_ids) // runner.block_size))
-    chunk = runner.max_num_batched_tokens
+    block_table = range(-(-len(token_ids) // runner.limits.kv_block_size))
+    chunk = runner.limits.max_num_batched_tokens
     for start in range(0, len(token_ids), chunk):
         tokens = token_ids[start : start + chunk]
         span = Span(tokens, start, block_table, num_logits=len(tokens))
-        logits[start : start + len(tokens)] = runner.run(build_batch([span], runner.block_size))
+        logits[start : start + len(tokens)] = runner.run(build_batch([span], runner.limits.kv_block_size))
     return logits
 
 
@@ -33,7 +33,7 @@ def score_together(
     runner: ModelRunner, texts: Sequence[Sequence[int]], num_logits: int | None = None
 ) -> list[NDArray[np.float32]]:
     """The logits of each of `texts`, or of its last `num_logits`, from one step over all: the runner must have room for it."""
-    return split_together(runner.run(batch_together(texts, runner.block_size, num_logits)), texts, num_logits)
+    return split_together(runner.run(batch_together(texts, runner.limits.kv_block_size, num_logits)), texts, num_logits)
 
 
 def batch_together(texts: Sequence[Sequence[int]], block_size: int, num_logits: int | None = None) -> Batch:

@@ -1,4 +1,4 @@
-"""What a server allows where its operator says nothing. Light: the command line shows these without loading a server."""
+"""A server's default limits. Light: the command line shows these without loading a server."""
 
 MAX_QUEUE = 1024
 """Sequences that may wait beyond those that run."""

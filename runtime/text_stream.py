@@ -42,7 +42,7 @@ class Vocabulary:
         return not is_skipped and self.tokenizer.id_to_token(token_id) is not None
 
     def special_ids(self, texts: Iterable[str]) -> frozenset[int]:
-        """The special tokens among `texts`: as stops they end a text by their ids, for they need not show in it."""
+        """The special tokens among `texts`: as stops they end a text by their ids, because they need not appear in it."""
         return frozenset(self._special[text] for text in texts if text in self._special)
 
     def decode(self, token_ids: Sequence[int]) -> str:

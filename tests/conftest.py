@@ -16,7 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 _ROOT = Path(__file__).resolve().parent.parent
 #: what takes longest goes first, so that no worker is left alone with it at the end
 _LONGEST = (
-    "runtime/test_engine.py",
+    "runtime/test_company.py",
     "optimizer/test_optimize.py",
     "optimizer/transforms/test_scale_search.py",
     "kernels/test_invariance.py",

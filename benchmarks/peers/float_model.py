@@ -75,7 +75,7 @@ def random_model(tokenizer: Path, folder: Path, shape: dict[str, int] | None = N
 def degridded(tensors: Tensors, config: dict[str, Any], seed: int) -> Tensors:
     """The same function in weights that lie on no quantizer's grid, fp32.
 
-    A checkpoint that was 4-bit once is nearly lossless under the scheme it came from, which would favour whoever uses that
+    A checkpoint that was 4-bit once is nearly lossless under the scheme it came from, which would favour engines that use that
     scheme. Each linear's input channels are scaled by exp(N(0, 0.5)), and what makes those channels is divided by the same:
     gains of norms, rows of `up`, rows of V (one factor for all query heads that share them).
     """

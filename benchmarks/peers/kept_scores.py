@@ -14,7 +14,7 @@ from benchmarks.peers.worker_process import ADAPTERS
 def score_key(
     model: str, adapter: str, engine: Sequence[str], settings: Sequence[object], sequences: Sequence[Sequence[int]]
 ) -> str:
-    """sha256 of all that a score hangs on: what is loaded (content, and what follows its #), the engine's packages and
+    """sha256 of all that a score depends on: what is loaded (content, and what follows its #), the engine's packages and
     adapter, the threads and the processor in `settings`, the token ids. The float weights are those of the folder that the
     scores are kept in.
     """

@@ -15,7 +15,7 @@ _FOLDERS = re.compile(r"(?<![\w.~-])/(?:[^/\s]+/)*")
 
 
 def without_folders(text: str) -> str:
-    """`text` with absolute paths cut to their last part: a result says nothing about where one machine keeps things."""
+    """`text` with absolute paths cut to their last part: a result does not show where a machine keeps its files."""
     return _FOLDERS.sub("", text)
 
 

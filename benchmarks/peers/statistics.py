@@ -17,7 +17,8 @@ class Ratio:
     """How many times as fast one engine is as another, over the rounds in which both had a turn.
 
     `low` and `high` bound the ratio of medians at 95 % (percentile bootstrap over rounds); `worst` and `best` are the
-    extremes of the rounds' own ratios: with n rounds, the median ratio lies between them but for one chance in 2^(n - 1).
+    extremes of the rounds' own ratios: with n rounds, the median ratio lies between them with
+    a probability of 1 - 2^(1 - n).
     """
 
     value: float

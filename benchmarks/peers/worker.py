@@ -83,7 +83,7 @@ class Commands:
         for tokens in sequences:
             end = start + len(tokens) - 1
             logits = np.asarray(self._adapter.logits(tokens), np.float32)
-            # Some engines pad the vocabulary: what lies beyond it is no token.
+            # Some engines pad the vocabulary: ids beyond it are not tokens.
             scores.append(vars(compare(tokens, stored[start:end], logits[:-1, : stored.shape[1]])))
             start = end
         return {"scores": scores}

@@ -161,7 +161,7 @@ class _Worker:
             self._process = self._spawn()
             shutil.rmtree(folder, ignore_errors=True)
         if status == -signal.SIGKILL:
-            raise CompilerKilled("the compiler was killed twice, most likely for want of memory; use fewer jobs")
+            raise CompilerKilled("the compiler was killed twice, most likely because memory ran out; use fewer jobs")
         return f"the compiler crashed (exit status {status})"
 
     def _ask(self, job: str) -> str:

@@ -68,7 +68,7 @@ class Cubin:
 
 def _parse(image: bytes) -> Cubin:
     if image[:7] != b"\x7fELF\x02\x01\x01":
-        raise ImageMalformed("an image must be a little-endian 64-bit ELF file; this is none")
+        raise ImageMalformed("an image must be a little-endian 64-bit ELF file; this one is not")
     os_abi, abi = image[7], image[8]
     (flags,) = struct.unpack_from("<I", image, 0x30)
     sections = dict(_sections(image))

@@ -29,12 +29,16 @@ EXIT_NOTHING_PASSES = 3
     "--output",
     metavar="DIR",
     type=click.Path(path_type=Path),
-    help="Where the bundle goes; default: output in MODEL.YAML.",
+    help="Folder of the bundle; default: output in MODEL.YAML.",
 )
 @click.option(
-    "--trials", type=click.IntRange(min=1), help="Of the precision search, earlier runs' included; default: search.trials."
+    "--trials",
+    type=click.IntRange(min=1),
+    help="Trials of the precision search, including those of earlier runs; default: search.trials.",
 )
-@click.option("--timeout", metavar="T", help="Of the precision search, such as 90s, 8m or 90; default: search.timeout.")
+@click.option(
+    "--timeout", metavar="T", help="Time limit of the precision search, such as 90s, 8m or 90; default: search.timeout."
+)
 @click.option(
     "--storage", metavar="URL", help="Optuna storage of the study; default: search.storage, else SQLite beside the bundle."
 )
@@ -62,7 +66,7 @@ def optimize(
             click.echo(f"nothing passes the gate, so no bundle was written: {error}", err=True)
             sys.exit(EXIT_NOTHING_PASSES)
     except KeyboardInterrupt:
-        click.echo("stopped; the same command goes on from here", err=True)
+        click.echo("stopped; run the same command to continue", err=True)
         sys.exit(130)
 
 
@@ -95,7 +99,7 @@ def verify(bundle: Path) -> None:
 @click.option(
     "--dtype",
     type=click.Choice(["float16", "bfloat16", "float32"]),
-    help="What readers of compressed-tensors compute in; default: float16, which keeps the scales of int4.",
+    help="Dtype in which readers of compressed-tensors compute; default: float16, which keeps the scales of int4.",
 )
 @shown_to_user()
 def export(bundle: Path, form: str, output: Path, dtype: Literal["float16", "bfloat16", "float32"] | None) -> None:

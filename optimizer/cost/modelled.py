@@ -43,7 +43,7 @@ class ModelledCost:
         return self._weighted(*([call for call in calls if kind_of(call.label) in OF_KV_CACHE] for calls in steps))
 
     def group_ms(self, group: str, scheme: Scheme) -> float:
-        # Layer groups of a kind have one shape, but for those of layers that are dense among layers with experts.
+        # Layer groups of a kind have one shape, except those of dense layers in a model with experts.
         key = (f"{kind_of(group)} {self._linear_shapes[group]}", scheme.name)
         if key not in self._group_ms:
             steps = self._steps({**self._baseline, group: scheme})

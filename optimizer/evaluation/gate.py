@@ -1,4 +1,4 @@
-"""The accuracy gate: limits on text and non-inferiority on items, each read at the unfavourable end of its interval."""
+"""The accuracy gate: limits on text and non-inferiority on items, the worse end of each interval must meet the limit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Check:
 
     @property
     def bound(self) -> float:
-        """The end of the interval that the limit is held against: the low one for an agreement, else the high one."""
+        """The worse end of the interval, which must meet the limit: the low one for an agreement, else the high one."""
         return self.estimate.low if self.metric == "top1_agreement" else self.estimate.high
 
     @property
@@ -180,7 +180,7 @@ class Gate:
         return replace(self, max_perplexity_increase=min(limits, default=None))
 
     def judge(self, evaluation: Evaluation) -> Verdict:
-        """Hold each limit against the unfavourable end of the metric's 95 % interval."""
+        """A check for each limit: the worse end of the metric's 95 % confidence interval must meet it."""
         return Verdict(self._checks(evaluation))
 
     def is_hopeless(self, evaluation: Evaluation) -> bool:

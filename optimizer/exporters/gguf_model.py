@@ -77,7 +77,7 @@ def _check(a: Architecture, record: ExportRecord) -> None:
     if a.family not in _ARCHITECTURES:
         raise ExportError(f"a model can be exported of the families {', '.join(_ARCHITECTURES)}, got {a.family!r}")
     if a.layer_windows and a.family != "mistral":
-        raise ExportError(f"GGUF cannot say in which layers a {a.family} model has a sliding window; export it as onnx")
+        raise ExportError(f"GGUF cannot express in which layers a {a.family} model has a sliding window; export it as onnx")
     if a.qkv_bias and a.family == "qwen3":
         raise ExportError("llama.cpp's qwen3 has no biases, and this model has; export it as compressed-tensors or onnx")
     if a.rope.attention_factor is not None:

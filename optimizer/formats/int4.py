@@ -51,7 +51,7 @@ def _kept(stored: StoredMatrix, scheme: Scheme) -> QuantizedMatrix | Misfit:
     with np.errstate(over="ignore"):
         halves = stored.scales.astype(np.float16)
     if not np.array_equal(halves.astype(np.float32), stored.scales):
-        return Misfit("scales are not all fp16 numbers")
+        return Misfit("not all scales are representable in fp16")
     scales, spread = stored.spread(halves, 1, scheme.group_size), stored.spread(zeros, 1, scheme.group_size)
     if scales is None or spread is None:
         return Misfit(f"a scale is for {stored.columns} columns, no multiple of {scheme.group_size}")

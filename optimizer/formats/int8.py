@@ -32,7 +32,7 @@ def _kept(stored: StoredMatrix, scheme: Scheme) -> QuantizedMatrix | Misfit:
         return Misfit(f"a scale is for {stored.columns} columns, not for a whole row")
     centred = stored.codes.astype(np.int16) - zeros.astype(np.int16)
     if centred.size and (centred.min() < -128 or centred.max() > 127):
-        return Misfit("codes less their zero points go beyond int8")
+        return Misfit("codes minus their zero points do not fit into int8")
     return QuantizedMatrix(scheme, {"codes": centred.astype(np.int8), "scales": scales[:, 0]})
 
 

@@ -11,7 +11,7 @@ from optimizer.importers.gguf_splits import Split
 
 
 def byte_level_tokenizer(vocab: dict[str, int], merges: Iterable[str], split: Split) -> Tokenizer:
-    """Of equal merges the first counts. DamagedFile where they are no pairs, or not of the vocabulary."""
+    """Of equal merges the first counts. DamagedFile if they are not pairs, or not in the vocabulary."""
     pairs = list(dict.fromkeys(_halves(merge) for merge in merges))
     try:
         model = models.BPE(vocab=vocab, merges=pairs, ignore_merges=split.ignores_merges)

@@ -204,7 +204,7 @@ _REFUSED = {
     "granite-embed-multi-311m": "merges raw text with its spaces replaced",
     "sarvam-moe": "merges raw text with its spaces replaced",
     "whitespace": "merges raw text and drops its spaces",
-    "afmoe": "counts digits in llama.cpp's own code, which is no pattern",
+    "afmoe": "counts digits in llama.cpp's own code, and not by a pattern",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ _INDEX = "model.safetensors.index.json"
 FLOATS = ("F32", "F16", "BF16")
 _DTYPES = (*FLOATS, "F8_E4M3", "I8", "U8", "I32", "I64")
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_BASE_MODEL = re.compile(r"(embed_tokens|layers|norm)\.")
 #: tables that old checkpoints carry and every engine computes from the config
 _TABLE = re.compile(r"(.*\.)?(rotary_emb\.(inv_freq|cos_cached|sin_cached)|rope\.freqs|masked_bias)")
 
@@ -34,10 +35,10 @@ class SafetensorsCheckpoint:
     _headers: dict[str, tuple[str, tuple[int, ...]]]
     """Type and shape."""
     _unread: dict[str, str] = field(default_factory=dict)
-    """Why there is no place for it and it has no effect, for each tensor of which that is so."""
+    """Tensors that are not read, each with the reason why it has no effect."""
     _remarks: tuple[str, ...] = ()
     _stored_names: dict[str, str] = field(default_factory=dict)
-    """Where a tensor's is another one."""
+    """What a tensor is called in its file, where that is another name."""
 
     @classmethod
     def open(cls, folder: Path) -> SafetensorsCheckpoint:
@@ -54,8 +55,12 @@ class SafetensorsCheckpoint:
         for path in files:
             for name, header in _read_headers(path).items():
                 shards[name], headers[name] = path, header
+        names = _full_names({**shards, **headers})
+        shards = {names[name]: path for name, path in shards.items()}
+        headers = {names[name]: header for name, header in headers.items()}
+        renamed = {full: name for name, full in names.items() if full != name}
         tables = {name: "every engine computes it from the config" for name in headers if _TABLE.fullmatch(name)}
-        return cls(folder, files if single.exists() else (index, *files), shards, headers, tables)
+        return cls(folder, files if single.exists() else (index, *files), shards, headers, tables, _stored_names=renamed)
 
     def without_layers(self, start: int, stop: int) -> SafetensorsCheckpoint:
         """Layers `start` to `stop` draft tokens ahead; the model without them gives the same logits."""
@@ -65,13 +70,14 @@ class SafetensorsCheckpoint:
         return replace(self, _unread=self._unread | drafts)
 
     def with_tied_head(self) -> tuple[SafetensorsCheckpoint, bool]:
-        """Whether the head is the embedding where the config says so: not if another is stored, as transformers 5 has it."""
+        """Whether the head really is the embedding, as the config says: not if another one is stored, as in transformers 5."""
         if _HEAD not in self._headers:
             return self, True
         if _EMBEDDING not in self._headers:
             headers = {_EMBEDDING if name == _HEAD else name: header for name, header in self._headers.items()}
             shards = self._shards | {_EMBEDDING: self._shards[_HEAD]}
-            return replace(self, _headers=headers, _shards=shards, _stored_names={_EMBEDDING: _HEAD}), True
+            names = self._stored_names | {_EMBEDDING: _HEAD}
+            return replace(self, _headers=headers, _shards=shards, _stored_names=names), True
         if self._headers[_HEAD] == self._headers[_EMBEDDING] and torch.equal(self.read(_HEAD), self.read(_EMBEDDING)):
             return replace(self, _headers={name: header for name, header in self._headers.items() if name != _HEAD}), True
         remark = f"config.json says tie_word_embeddings, but {self.where(_HEAD)} is not {_EMBEDDING}: both are used"
@@ -100,7 +106,7 @@ class SafetensorsCheckpoint:
         return self.dtype(name) == "BF16"
 
     def where(self, name: str) -> str:
-        return f"{name} in {self._shards.get(name, self.folder)}"
+        return f"{self._stored_names.get(name, name)} in {self._shards.get(name, self.folder)}"
 
     def read(self, name: str) -> torch.Tensor:
         with safe_open(self._shards[name], framework="pt") as file:
@@ -129,6 +135,13 @@ def _no_weights(folder: Path) -> MissingFile | PickleCheckpoint:
         f"{folder} has its weights as pickle only ({pickles[0]}), which runs code when it is loaded; convert it where you "
         "trust it: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)"
     )
+
+
+def _full_names(names: Iterable[str]) -> dict[str, str]:
+    """Stored name -> name in the whole model: a base model saved alone leaves out `model.`, and transformers puts it back."""
+    names = list(names)
+    is_base = not any(name.startswith("model.") for name in names)
+    return {name: f"model.{name}" if is_base and _BASE_MODEL.match(name) else name for name in names}
 
 
 def _read_index(index: Path) -> dict[str, Path]:

@@ -18,7 +18,7 @@ class Ledger:
     """Records (key -> JSON value) and studies of one run, all under names that begin with `name`.
 
     `name` comes from the digest of the inputs, so that another model, space or seed never meets these records. A storage that
-    is locked, or gone for a while, is waited for at most `patience_s` seconds, and `say` hears of it: what was measured
+    is locked, or gone for a while, is waited for at most `patience_s` seconds, and `say` is told: what was measured
     meanwhile is not lost. Raises as `open_patient`, whenever the storage is used.
     """
 
@@ -38,7 +38,7 @@ class Ledger:
         )
 
     def once(self, key: str, measure: Callable[[], T]) -> T:
-        """What `key` says; if it says nothing, `measure()`, recorded. Values must survive a trip through JSON."""
+        """The record under `key`; if there is none, `measure()`, recorded. Values must be JSON."""
         if key not in self._records:
             self._records[key] = measure()
             self._records_study.set_user_attr(key, self._records[key])

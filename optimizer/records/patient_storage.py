@@ -71,7 +71,7 @@ class _Patient:
             except (SQLAlchemyError, StorageInternalError) as error:
                 raise StorageUnavailable(
                     f"the study's storage must stay readable and writable; {self._shown!r}: {_reason(error)}; {_fix(error)}; "
-                    "the same command goes on from what is recorded"
+                    "run the same command to continue from what is recorded"
                 ) from error
 
         return ask

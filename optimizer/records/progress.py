@@ -14,7 +14,7 @@ from rich.text import Text
 
 T = TypeVar("T")
 _SECONDS_BETWEEN_LINES = 10.0
-#: A step that took less than this share of the longest was known already, and says nothing about those to come.
+#: A step that took less than this share of the longest was known already. It tells nothing about the next ones.
 _KNOWN_SHARE = 0.05
 
 

@@ -72,7 +72,7 @@ def latency_colour(index: int) -> str:
 
 
 def interval_bar(value: float, low: float, high: float, limit: float, *, is_ceiling: bool) -> Markup:
-    """An interval, its value and the limit it is held against, on an axis from zero (or, for a floor, up to one)."""
+    """An interval, its value and the limit that its worse end must meet, on an axis from zero (or, for a floor, up to one)."""
     ends = (min(0.0, low), 1.15 * max(high, limit)) if is_ceiling else (min(low, limit) - 0.15 * (1 - min(low, limit)), 1.0)
     scale = Scale(ends[0], ends[1] if ends[1] > ends[0] else ends[0] + 1.0, False)
     at = scale.position

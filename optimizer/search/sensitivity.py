@@ -67,7 +67,7 @@ def predict_kl(
     """KL of one group alone at `scheme`, from its probes.
 
     To second order the loss is quadratic in the weight error, so KL scales with its square; rounded activations add what
-    their probe measured. Only the order of candidates hangs on this: each plan that is tried is measured.
+    their probe measured. Only the order of candidates depends on this: each plan that is tried is measured.
     """
     measured = sensitivity.get(scheme.name)
     if measured is not None:

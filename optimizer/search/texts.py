@@ -47,7 +47,7 @@ def sample_sequences(
                 sequences[int(output.request_id)].append(output.token_id)
             yield
 
-    waves = -(-num_sequences // runner.max_num_seqs)
+    waves = -(-num_sequences // runner.limits.max_num_seqs)
     for _ in reporter.track(steps(), "sampling text from the unquantized model", waves * (num_tokens - 1)):
         pass
     return sequences

@@ -1,4 +1,4 @@
-"""`generation` of a model.yaml: how requests that say nothing themselves are sampled."""
+"""`generation` of a model.yaml: sampling of requests that set none."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ _HUB_NAME = re.compile(rf"(?:https?:/+(?:www\.)?huggingface\.co/|hf:/+)({_NAME})
 
 
 def advice_on(source: str) -> str:
-    """How to get what `source`, which is no path that exists, may name on the hub; empty where it can be no name of it."""
+    """How to get the model that `source`, which is not a path here, may name on the hub; empty if it cannot be such a name."""
     match = _HUB_NAME.fullmatch(source)
     if match is None:
         return ""

@@ -24,6 +24,7 @@ from pydantic import (
     ValidationInfo,
     model_validator,
 )
+from pydantic_core import PydanticKnownError
 
 from artifacts.errors import UserError
 from optimizer.spec.generation_spec import GenerationSpec
@@ -89,8 +90,8 @@ def _plain_name(source: Path) -> str:
 def _not_yet(target_ms: object) -> None:
     if target_ms is not None:
         raise ValueError(
-            f"the search does not honour a time to first token yet, got {target_ms}; remove the key: itl_ms bounds the time of "
-            "a step, a prompt's steps as well"
+            f"the search does not support a time to first token yet, got {target_ms}; remove the key: itl_ms limits the time "
+            "of every step, also those of a prompt"
         )
 
 
@@ -103,7 +104,7 @@ class _Section(BaseModel):
 
 
 #: format of a set -> the options that it takes beside name, margin and max_items
-_SET_OPTIONS = {
+SET_OPTIONS = {
     "text": {"path"},
     "multiple_choice": {"path", "metric", "num_fewshot"},
     "gsm8k": {"path", "metric", "num_fewshot", "chat", "max_tokens"},
@@ -113,13 +114,20 @@ _SET_OPTIONS = {
 }
 
 
+def _set_format(name: str) -> str:
+    if name not in SET_OPTIONS:
+        *others, last = map(repr, SET_OPTIONS)
+        raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
+    return name
+
+
 class SetSpec(_Section):
     """A set that finalists are proved on, against the unquantized model: `margin` below it is what the gate lets pass.
 
     Of a `text` the margin is a perplexity increase, and items are sequences; of `chat_template` all must be right.
     """
 
-    format: Literal["text", "multiple_choice", "gsm8k", "humaneval", "retrieval", "chat_template"]
+    format: Annotated[str, AfterValidator(_set_format)]
     path: ExistingPath | None = None
     name: str = Field(
         default_factory=lambda given: given["path"].stem if given.get("path") else given.get("format", "set"),
@@ -135,7 +143,7 @@ class SetSpec(_Section):
 
     @model_validator(mode="after")
     def _options_belong_to_the_format(self) -> Self:
-        options = _SET_OPTIONS[self.format]
+        options = SET_OPTIONS[self.format]
         limits = set() if self.format == "chat_template" else {"margin", "max_items"}
         if unknown := sorted(self.model_fields_set - options - limits - {"format", "name"}):
             raise ValueError(f"a set of format {self.format} takes {', '.join(sorted(options | limits))}; got {unknown[0]}")
@@ -197,7 +205,7 @@ class QuantizationSpec(_Section):
     def _calibration_is_used(self) -> Self:
         if "calibration" in self.model_fields_set and not self.is_calibrated:
             raise ValueError(
-                "rtn without clip looks at weights alone; remove calibration, or choose transform: awq or smoothquant, method: "
+                "rtn without clip uses only the weights; remove calibration, or choose transform: awq or smoothquant, method: "
                 "gptq or clip: true"
             )
         return self
@@ -218,7 +226,7 @@ class QuantizationSpec(_Section):
 
 
 class GateSpec(_Section):
-    """Limits on the unfavourable end of each metric's 95 % interval; None sets none. KL in nats per token."""
+    """Limits that the worse end of each metric's 95 % confidence interval must meet; None sets none. KL in nats per token."""
 
     max_kl: PositiveFloat | None = None
     max_perplexity_increase: Annotated[Fraction, Field(gt=0, le=1)] | None = None
@@ -299,7 +307,7 @@ class ModelSpec(_Section):
     def _calibration_is_not_judged_on(self) -> Self:
         if both := sorted(set(self.quantization.calibration.text) & set(self.evaluation.text)):
             raise ValueError(
-                f"text to calibrate on must not be text to evaluate on, which would flatter the result; {both[0]} is both"
+                f"calibration text must not be evaluation text, or the result would look better than it is; {both[0]} is both"
             )
         return self
 

@@ -32,5 +32,5 @@ class WeightStage:
         job.reporter.say(f"weights by {', then '.join([*transforms, store.method.name])}")
         if store.architecture.tie_embeddings != job.source.architecture.tie_embeddings:
             more = prod(store.architecture.linear_shapes()["head"])
-            job.reporter.say(f"the head is no longer the embedding's: {more:,} weights more than the checkpoint has")
+            job.reporter.say(f"the head is no longer tied to the embedding: {more:,} more weights than in the checkpoint")
         return store

@@ -65,11 +65,11 @@ class TargetStages(Protocol):
         ...
 
     def baseline(self, is_bf16: bool) -> Scheme:
-        """The unquantized scheme, for a checkpoint that is in bf16 or is not."""
+        """The unquantized scheme, for a checkpoint in bf16 or in another dtype."""
         ...
 
     def workbench(self, store: QuantizedStore) -> Workbench:
-        """Runs any plan, on kernels that nobody has tuned yet."""
+        """Runs any plan, on kernels that are not tuned yet."""
         ...
 
     def tune(

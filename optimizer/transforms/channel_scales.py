@@ -32,7 +32,7 @@ _NORM_OF = {"qkv": "attn_norm", "gate_up": "mlp_norm"}
 
 
 def num_factors(architecture: Architecture, group: str) -> int:
-    """How many factors `group`'s input channels have: one each, but for `o` one for each channel of V.
+    """How many factors `group`'s input channels have: one each, except for `o`: one for each channel of V.
 
     Raises UntransformableModelError for groups that have none.
     """

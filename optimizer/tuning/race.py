@@ -30,14 +30,14 @@ class Standings:
         return max(_LEAST_NOISE, sum(self.self_differences) / passes / sqrt(passes))
 
     def remaining(self, running: Sequence[int]) -> list[int]:
-        """Those of `running` that are within the near-tie of the fastest, or may be but for noise."""
+        """Those of `running` that are within the near-tie of the fastest, or could be without the noise."""
         slack = self.noise if self._is_repeated else max(self.noise, _CLEAR)
         limit = min(self.ms) * (1 + NEAR_TIE) * (1 + slack)
         return [candidate for candidate in running if self.ms[candidate] <= limit]
 
     def is_decided(self, running: Sequence[int]) -> bool:
         """Whether the first that remains is the winner, even if noise has favoured it; one pass can only confirm the order's
-        first, or leave nobody else."""
+        first, or leave no other."""
         first = running[0]
         is_tied = self.ms[first] * (1 + self.noise) <= min(self.ms) * (1 + NEAR_TIE)
         return len(running) == 1 or (is_tied and (first == 0 or self._is_repeated))

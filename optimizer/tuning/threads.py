@@ -1,7 +1,7 @@
 """How many threads run a step: a choice for good, so that one moment does not make it.
 
 What the cores do for others changes in seconds, and slows many threads more than few. So the candidates meet in several moments
-that are apart from each other, and whoever is not the first in the space's order must win in all of them.
+that are apart from each other, and a number that is not the first in the space's order must win in all of them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from statistics import median
 
 from optimizer.tuning.winner import NEAR_TIE
 
-#: so much of its time a thread of ours may have waited for others before a moment says nothing
+#: if a thread of ours waited for others for more than this part of its time, the moment does not count
 MOST_DISTURBED = 0.1
 #: undisturbed moments without which the first candidate stands
 LEAST_MOMENTS = 3

@@ -61,7 +61,7 @@ def decode_bound(
 ) -> DecodeBound:
     """Bytes and FLOPs of a decode step against `peaks`.
 
-    `groups` maps layer groups to scheme names (`manifest.precision.groups`). All weights are read once per step, but for an
+    `groups` maps layer groups to scheme names (`manifest.precision.groups`). All weights are read once per step, except an
     untied embedding, of which each token reads one row; every sequence reads its keys and values and writes one token's.
     Groups with integer activations compute at int8_gops, those of 16 bits twice, everything else at float_gflops.
     """

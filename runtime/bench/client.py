@@ -140,7 +140,7 @@ async def run_load(
     load: ClosedLoop | OpenLoop,
     on_answer: Callable[[Answer], None] = lambda _: None,
 ) -> Run:
-    """Send one request per prompt under `load`; `on_answer` hears of each as it ends."""
+    """Send one request per prompt under `load`; `on_answer` is called with each as it ends."""
     answers: list[Answer | None] = [None] * len(prompts)
 
     async def ask(index: int) -> None:

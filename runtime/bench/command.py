@@ -62,8 +62,8 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.command()
 @click.argument("url", required=False)
 @click.option("--prompt-tokens", type=_Numbers(), default="128,512", show_default=True, help="Prompt lengths.")
-@click.option("--concurrency", type=_Numbers(), default="1,4", show_default=True, help="Clients at once: closed loop.")
-@click.option("--rate", type=_Positive(), metavar="PER_S", help="Poisson arrivals: open loop.")
+@click.option("--concurrency", type=_Numbers(), default="1,4", show_default=True, help="Concurrent clients (closed loop).")
+@click.option("--rate", type=_Positive(), metavar="PER_S", help="Poisson arrivals (open loop).")
 @click.option("--output-tokens", type=click.IntRange(1), metavar="N", default=64, show_default=True, help="Tokens per answer.")
 @click.option(
     "--requests",
@@ -71,18 +71,28 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     metavar="N",
     default=16,
     show_default=True,
-    help="Per cell; one for each client at least.",
+    help="Requests in each cell; at least one for each client.",
 )
 @click.option("--ttft-ms", type=_Positive(), metavar="MS", help="Goodput counts answers whose TTFT is at most this.")
 @click.option("--itl-ms", type=_Positive(), metavar="MS", help="Goodput counts answers whose TPOT is at most this.")
-@click.option("--bundle", type=_FOLDER, metavar="DIR", help="What URL serves, on this machine: what bounds its decode?")
-@click.option("--profile", type=_FOLDER, metavar="DIR", help="No URL: where a step of this bundle spends its time, by kernel.")
+@click.option(
+    "--bundle",
+    type=_FOLDER,
+    metavar="DIR",
+    help="The bundle that URL serves on this machine: also show what limits its decode.",
+)
+@click.option("--profile", type=_FOLDER, metavar="DIR", help="Instead of a URL: profile a step of this bundle, by kernel.")
 @click.option("--model", metavar="NAME", help="Default: the first that the server lists.")
 @click.option("--api-key", envvar="OPENAI_API_KEY", metavar="KEY", show_envvar=True)
 @click.option(
-    "--seed", type=int, metavar="N", help="Of prompts and arrivals; default: a new one, so that no cache knows the prompts."
+    "--seed",
+    type=int,
+    metavar="N",
+    help="Seed of prompts and arrivals; default: a new one, so that no prefix cache holds the prompts.",
 )
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write every figure here.")
+@click.option(
+    "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write all results to this file."
+)
 @click.pass_context
 @shown_to_user()
 def bench(

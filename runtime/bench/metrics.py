@@ -73,7 +73,7 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class Targets:
-    """A latency objective; None is no target."""
+    """Latency targets; None means that there is none."""
 
     ttft_ms: float | None = None
     itl_ms: float | None = None

@@ -84,16 +84,16 @@ def profile_decode(runner: ProgramRunner, context_len: int, peaks: Peaks) -> Pro
 
 def profile_prefill(runner: ProgramRunner, num_tokens: int, peaks: Peaks) -> Profile:
     """A prompt's first `num_tokens` tokens, or as many of them as one step takes. ValueError as `profile_decode`."""
-    num_tokens = min(num_tokens, runner.max_num_batched_tokens)
+    num_tokens = min(num_tokens, runner.limits.max_num_batched_tokens)
     return _profile("prefill", runner, num_tokens, num_tokens, peaks)
 
 
 def _profile(phase: str, runner: ProgramRunner, num_tokens: int, context_len: int, peaks: Peaks) -> Profile:
-    if context_len > runner.max_model_len:
-        raise UserError(f"the bundle serves contexts of at most {runner.max_model_len} tokens, got {context_len}")
-    blocks = range(-(-context_len // runner.block_size))
+    if context_len > runner.limits.max_model_len:
+        raise UserError(f"the bundle serves contexts of at most {runner.limits.max_model_len} tokens, got {context_len}")
+    blocks = range(-(-context_len // runner.limits.kv_block_size))
     span = Span([0] * num_tokens, context_len - num_tokens, blocks, num_logits=1)
-    batch = build_batch([span], runner.block_size)
+    batch = build_batch([span], runner.limits.kv_block_size)
     runner.fill(batch)
     call_ms = _typical_ms(runner)
     program = runner.step.program

@@ -46,8 +46,8 @@ async def measure_surface(
     """Every prompt length under every load, one after the other, each with prompts of its own.
 
     Prompts differ within a cell and between cells, and between seeds, so that no prefix cache answers for the model: a server
-    that has seen a seed knows its prompts. `on_cell` hears of each cell before it starts, `on_answer` of each request as it
-    ends.
+    that has seen a seed knows its prompts. `on_cell` is called with each cell before it starts, `on_answer` with each
+    request as it ends.
     """
     points: list[Point] = []
     num_cells = len(prompt_lengths) * len(loads)

@@ -18,13 +18,9 @@ class Emulator:
     """A `ModelRunner` for machines without the GPU: every call through its reference, rounding where the kernel rounds."""
 
     def __init__(self, program: GpuProgram) -> None:
-        limits = program.limits
         self.program = program
-        self.num_blocks, self.block_size = limits.num_kv_blocks, limits.kv_block_size
+        self.limits = program.limits
         self.vocab_size = program.logits.shape[1]
-        self.max_num_seqs = limits.max_num_seqs
-        self.max_num_batched_tokens = limits.max_num_batched_tokens
-        self.max_model_len = limits.max_model_len
         self._inputs = Upload({f.name: getattr(program.inputs, f.name) for f in fields(program.inputs)})
 
     def run(self, batch: Batch) -> NDArray[np.float32]:

@@ -61,7 +61,7 @@ def load_gpu_runner(bundle: Bundle) -> GpuRunner:
         made.capture()
         return made
 
-    # Graphs and lazy loads take memory that nobody can foresee: captured once over the smallest cache, they are measured.
+    # The memory of graphs and lazy loads is not known in advance: captured once over the smallest cache, it is measured.
     limits = manifest.serving
     least = -(-limits.max_model_len // limits.kv_block_size)
     dry = runner(limits.model_copy(update={"num_kv_blocks": least}))

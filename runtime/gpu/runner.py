@@ -46,14 +46,10 @@ class GpuRunner:
     """A `ModelRunner` that can also draw tokens on the device."""
 
     def __init__(self, program: GpuProgram, planner: Planner) -> None:
-        limits, device = program.limits, program.logits.device
         self.program, self._planner = program, planner
-        self.num_blocks, self.block_size = limits.num_kv_blocks, limits.kv_block_size
+        self.limits = program.limits
         self.vocab_size = program.logits.shape[1]
-        self.max_num_seqs = limits.max_num_seqs
-        self.max_num_batched_tokens = limits.max_num_batched_tokens
-        self.max_model_len = limits.max_model_len
-        draws = DrawBuffers(program.max_num_logits, device)
+        draws = DrawBuffers(program.max_num_logits, program.logits.device)
         self._token_ids = draws.token_ids
         self._inputs = Upload(inputs_of(program.inputs))
         self._rows = Upload({"logit_rows": program.inputs.logit_rows})
@@ -92,8 +88,8 @@ class GpuRunner:
 
     def capture(self, on_captured: Callable[[int], object] = lambda num_seqs: None, recorder: Recorder | None = None) -> None:
         """Records a graph of a decode step for every bucket of sequences, largest first, so that they share memory."""
-        graphs = recorder or CudaGraphs()
-        for size in sorted({min(size, self.max_num_seqs) for size in buckets(self.max_num_seqs)}, reverse=True):
+        graphs, most = recorder or CudaGraphs(), self.limits.max_num_seqs
+        for size in sorted({min(size, most) for size in buckets(most)}, reverse=True):
             count = self._rounded_rows(size)
             steps = self._body(size, size, 1) + self._head(count) + self._draw(count)
             self._graphs[size] = _Graph(graphs.record(partial(self._launch, steps)), steps)
@@ -105,7 +101,7 @@ class GpuRunner:
         query_len = 1
         if not self._decodes(batch):
             # How long a query is at most decides no launch beyond whether it is one token.
-            query_len = num_tokens = min(rounded_up(batch.token_ids.size), self.max_num_batched_tokens)
+            query_len = num_tokens = min(rounded_up(batch.token_ids.size), self.limits.max_num_batched_tokens)
         self._inputs.put(inputs_of(padded(batch, num_tokens, num_seqs)))
         return num_tokens, num_seqs, query_len
 
@@ -120,7 +116,7 @@ class GpuRunner:
         return max_query_len(batch) == 1 and batch.token_ids.size == batch.seq_lens.size
 
     def _rounded_seqs(self, batch: Batch) -> int:
-        return min(bucket(batch.seq_lens.size), self.max_num_seqs)
+        return min(bucket(batch.seq_lens.size), self.limits.max_num_seqs)
 
     def _rounded_rows(self, count: int) -> int:
         return min(bucket(count), self.program.max_num_logits)
@@ -129,7 +125,7 @@ class GpuRunner:
         return self._steps("body", num_tokens, num_seqs, 0, query_len)
 
     def _head(self, num_logits: int) -> list[Runnable]:
-        return self._steps("head", self.max_num_batched_tokens, 0, num_logits, 0)
+        return self._steps("head", self.limits.max_num_batched_tokens, 0, num_logits, 0)
 
     def _draw(self, num_logits: int) -> list[Runnable]:
         return self._steps("draw", 0, 0, num_logits, 0)

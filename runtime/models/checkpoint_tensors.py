@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from artifacts.architecture import Architecture, Mla, Moe
@@ -61,9 +62,11 @@ class Part:
         return part if self.gain is None else self.gain.of(part)
 
 
-def checkpoint_tensors(architecture: Architecture) -> Parts:
-    """Canonical name -> the tensors to join along their rows; families share these names but for their experts'.
+@lru_cache(maxsize=8)
+def checkpoint_tensors(architecture: Architecture) -> Mapping[str, tuple[Part, ...]]:
+    """Canonical name -> the tensors to join along their rows; families share these names, except those of experts.
 
+    The table is made once for an architecture: every read of a tensor asks for it.
     Covers `<group>.weight` of every group in `linear_shapes()` and every tensor in `float_shapes()`.
     """
     a = architecture

@@ -14,7 +14,7 @@ class Qwen2Config(HfConfig):
     max_position_embeddings: PositiveInt = 32768
     use_sliding_window: bool = False
     sliding_window: NonNegativeInt | None = 4096
-    """0 and None are no window."""
+    """0 and None mean that there is no window."""
     max_window_layers: NonNegativeInt = 28
     layer_types: list[Literal["full_attention", "sliding_attention"]] | None = None
 

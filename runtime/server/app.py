@@ -17,24 +17,17 @@ from runtime.engine import Engine
 from runtime.heap import return_freed_memory
 from runtime.prompts import Prompts
 from runtime.request import RequestError
+from runtime.server import chat_route, completion_route, token_routes
 from runtime.server.admission import Admission, Overloaded
 from runtime.server.api_key import ApiKey
 from runtime.server.async_engine import AsyncEngine
 from runtime.server.bodies import BodyReader, BodyRoute
-from runtime.server.chat_route import create_chat_completion
-from runtime.server.completion_route import create_completion
 from runtime.server.errors import on_engine_failure, on_failure, on_http_error, on_overload, on_request_error
-from runtime.server.json_text import json_pieces
 from runtime.server.metrics import ServerMetrics
-from runtime.server.prompts import render_chat
-from runtime.server.protocol_chat import ChatCompletionBody
-from runtime.server.protocol_completion import CompletionBody
-from runtime.server.protocol_generation import to_json
-from runtime.server.protocol_tokens import DetokenizeBody, DetokenizedText, TokenizeBody, TokenizeTextBody, Tokens
 from runtime.server.request_guard import RequestGuard
 from runtime.server.sampling import GenerationDefaults
 from runtime.server.service import Service
-from runtime.server.streaming import ClientDisconnected, json_response
+from runtime.server.streaming import ClientDisconnected
 from runtime.server.text_bounds import largest_body, text_bound
 from runtime.server.token_stream import EngineFailure
 from runtime.server.workers import Workers
@@ -44,6 +37,8 @@ from runtime.text_stream import Vocabulary
 _BODY_TIMEOUT_S = 30.0
 _KEEP_ALIVE_S = 5.0
 _CLIENT_CLOSED_REQUEST = 499
+#: what adds the routes whose requests have a body
+ROUTES: tuple[Callable[[APIRouter, Service], None], ...] = (completion_route.add, chat_route.add, token_routes.add)
 
 
 def create_app(
@@ -92,7 +87,7 @@ def create_app(
         await async_engine.close()
         workers.close()
 
-    app = FastAPI(title="Coldforge", version=version, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Coldforge", version=version, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = service
     app.state.bodies = BodyReader(workers, metrics)
     app.add_middleware(
@@ -109,50 +104,11 @@ def create_app(
     app.add_exception_handler(ClientDisconnected, _on_disconnect)
     app.add_exception_handler(Exception, on_failure)
     with_bodies = APIRouter(route_class=BodyRoute)
-    _add_generation_routes(with_bodies, service)
-    _add_token_routes(with_bodies, service)
+    for add in ROUTES:
+        add(with_bodies, service)
     app.include_router(with_bodies)
     _add_status_routes(app, service)
     return app
-
-
-def _add_generation_routes(router: APIRouter, service: Service) -> None:
-    @router.post("/v1/completions")
-    async def completions(body: CompletionBody, http: Request) -> Response:
-        return await create_completion(service, body, http)
-
-    @router.post("/v1/chat/completions")
-    async def chat_completions(body: ChatCompletionBody, http: Request) -> Response:
-        return await create_chat_completion(service, body, http)
-
-
-def _add_token_routes(router: APIRouter, service: Service) -> None:
-    @router.post("/tokenize", response_model=Tokens)
-    async def tokenize(body: TokenizeBody, http: Request) -> Response:
-        service.check_model(body.model)
-
-        def answer() -> str:
-            text = body.prompt if isinstance(body, TokenizeTextBody) else render_chat(service.prompts, body)
-            tokens = service.prompts.encode(text, body.add_special_tokens)
-            whole = Tokens(tokens=tokens, count=len(tokens), max_model_len=service.engine.max_model_len)
-            return "".join(json_pieces(whole))
-
-        return await _answered(service, http, answer)
-
-    @router.post("/detokenize", response_model=DetokenizedText)
-    async def detokenize(body: DetokenizeBody, http: Request) -> Response:
-        service.check_model(body.model)
-
-        def answer() -> str:
-            visible = service.vocabulary.visible(body.tokens, skip_special_tokens=False)
-            return to_json(DetokenizedText(prompt=service.vocabulary.decode(visible)))
-
-        return await _answered(service, http, answer)
-
-
-async def _answered(service: Service, http: Request, answer: Callable[[], str]) -> Response:
-    work = service.workers.run(http.state.num_body_bytes, answer)
-    return await json_response(http.receive, work, close=lambda: None)
 
 
 def _add_status_routes(app: FastAPI, service: Service) -> None:

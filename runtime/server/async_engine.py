@@ -218,7 +218,7 @@ class AsyncEngine:
 
     def _post(self, callback: Callable[[], None]) -> None:
         assert self._loop is not None
-        with suppress(RuntimeError):  # the loop has closed: nobody is left to tell
+        with suppress(RuntimeError):  # the loop has closed: no client is left
             self._loop.call_soon_threadsafe(callback)
 
 

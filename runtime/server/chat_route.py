@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
 
-from fastapi import Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from runtime.request import FinishReason
@@ -29,6 +29,14 @@ from runtime.server.protocol_chat import (
 from runtime.server.protocol_generation import StreamOptions, Usage, to_json
 from runtime.server.service import Service
 from runtime.server.streaming import EventStream, json_response
+
+
+def add(router: APIRouter, service: Service) -> None:
+    """Put the route on `router`."""
+
+    @router.post("/v1/chat/completions")
+    async def chat_completions(body: ChatCompletionBody, http: Request) -> Response:
+        return await create_chat_completion(service, body, http)
 
 
 async def create_chat_completion(service: Service, body: ChatCompletionBody, http: Request) -> Response:

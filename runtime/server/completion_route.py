@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
-from fastapi import Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from runtime.request import Logprobs
@@ -20,6 +20,14 @@ from runtime.server.service import Service
 from runtime.server.streaming import EventStream, json_response
 
 _DEFAULT_MAX_TOKENS = 16
+
+
+def add(router: APIRouter, service: Service) -> None:
+    """Put the route on `router`."""
+
+    @router.post("/v1/completions")
+    async def completions(body: CompletionBody, http: Request) -> Response:
+        return await create_completion(service, body, http)
 
 
 async def create_completion(service: Service, body: CompletionBody, http: Request) -> Response:

@@ -127,7 +127,7 @@ async def start(
         requests: list[Request] = []
         prompts = encode()
         for prompt in prompts:
-            token_ids = tuple(prompt.token_ids)
+            token_ids = prompt.token_ids
             room = service.engine.max_model_len - len(token_ids)
             if room < (0 if max_tokens == 0 else 1):
                 raise too_long(len(token_ids), service.engine.max_model_len)

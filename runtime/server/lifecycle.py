@@ -94,7 +94,7 @@ class Server(uvicorn.Server):
             )
         )
         if not drain_timeout_s >= 0:
-            raise ValueError(f"drain_timeout must be at least 0 seconds, got {drain_timeout_s}")
+            raise UserError(f"drain_timeout must be at least 0 seconds, got {drain_timeout_s}")
         self._drain_timeout_s = drain_timeout_s
         self._drain_deadline_s = 0.0
         self._is_cut = False

@@ -46,7 +46,7 @@ ModelName = Annotated[str | None, AfterValidator(lambda name: name or None)]
 
 
 class JsonObject(BaseModel):
-    """A part of a request. Fields that nobody here knows are accepted."""
+    """A part of a request. Unknown fields are accepted."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 

@@ -93,7 +93,7 @@ class _Body:
         return message
 
     async def drop(self) -> None:
-        """Takes in what still comes, for a while."""
+        """Reads and drops what still comes, for a while."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_LINGER_S):
                 while not self._is_whole:

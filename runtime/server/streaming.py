@@ -8,19 +8,21 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from runtime.server.admission import Overloaded
 from runtime.server.errors import error_body
 from runtime.server.token_stream import EngineFailure
+from runtime.server.workers import Workers
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
 class ClientDisconnected(Exception):
-    """Nobody waits for the answer any more."""
+    """The client has left before its answer."""
 
 
 async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
@@ -49,6 +51,11 @@ async def json_response(receive: Receive, work: Coroutine[Any, Any, str], close:
         return Response(await unless_disconnected(receive, work), media_type="application/json")
     finally:
         close()
+
+
+async def json_from_worker(workers: Workers, http: Request, answer: Callable[[], str]) -> Response:
+    """What `answer` returns, which is JSON, worked out by a thread in the lane of the request's size."""
+    return await json_response(http.receive, workers.run(http.state.num_body_bytes, answer), close=lambda: None)
 
 
 class EventStream(Response):

@@ -52,16 +52,16 @@ class Refusal:
 
 
 _TOOLS = "tools are not supported, describe them in a message"
-_FORM = "answers follow no grammar or schema, ask for the form in a message and check what comes"
-_CHOICE = "tokens are ruled in or out by logit_bias"
-_FORMAT = "answers have OpenAI's fields alone"
+_FORM = "answers cannot be constrained by a grammar or schema, ask for the form in a message and check the answer"
+_CHOICE = "use logit_bias to allow or forbid tokens"
+_FORMAT = "answers have only OpenAI's fields"
 _SERVED_ALONE = "this server computes every request itself"
 
 REFUSED: Mapping[str, Refusal] = {
     "allowed_token_ids": Refusal(_CHOICE),
     "audio": Refusal("answers are text"),
     "bad_words": Refusal(_CHOICE),
-    "cache_salt": Refusal("all requests share one prefix cache, run a server for each group that must not"),
+    "cache_salt": Refusal("all requests share one prefix cache, run one server for each group that must not share it"),
     "chat_template": Refusal("the bundle's own template is used, render another one yourself and use /v1/completions"),
     "custom_logit_processor": Refusal(_CHOICE),
     "ebnf": Refusal(_FORM),
@@ -79,7 +79,7 @@ REFUSED: Mapping[str, Refusal] = {
     "logits_processors": Refusal(_CHOICE),
     "logprob_token_ids": Refusal("the most likely tokens are scored, use top_logprobs"),
     "modalities": Refusal("answers are text, ask for ['text']", (*_EMPTY, ["text"])),
-    "moderation": Refusal("neither prompts nor answers are judged"),
+    "moderation": Refusal("prompts and answers are not moderated"),
     "prompt_embeds": Refusal("prompts are text or token ids"),
     "prompt_logprobs": Refusal("prompts are scored by /v1/completions with echo and logprobs"),
     "regex": Refusal(_FORM),
@@ -100,5 +100,5 @@ REFUSED: Mapping[str, Refusal] = {
     "vllm_xargs": Refusal("there are no extensions here"),
     "watermarking": Refusal("answers carry no watermark"),
     # For OpenAI an empty object asks for a search.
-    "web_search_options": Refusal("nothing is searched, put what is known into a message", (None, False)),
+    "web_search_options": Refusal("there is no web search, put the information into a message", (None, False)),
 }

@@ -16,7 +16,7 @@ def shown(value: object) -> str:
     if isinstance(value, Mapping):
         return f"an object of {len(value)}"
     if isinstance(value, str):
-        # repr escapes what is no printable character: line breaks, terminal codes, halves of surrogate pairs.
+        # repr escapes what is not printable: line breaks, terminal codes, halves of surrogate pairs.
         return repr(value) if len(value) <= _LONGEST else f"{value[:_LONGEST]!r}... ({len(value)} characters)"
     if isinstance(value, Sequence):
         return f"a list of {len(value)}"

@@ -24,7 +24,7 @@ class Workers:
         self._long = ThreadPoolExecutor(_NUM_LONG, "long")
 
     async def run(self, num_bytes: int, work: Callable[[], T]) -> T:
-        """`work`'s result or exception. It begins in vain for nobody: cancelled while it waits for its turn, it never runs."""
+        """`work`'s result or exception. If it is cancelled while it waits for its turn, it never runs."""
         loop = asyncio.get_running_loop()
         if num_bytes <= _LONG_BYTES:
             return await loop.run_in_executor(self._quick, work)

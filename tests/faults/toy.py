@@ -9,44 +9,25 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import processors
+from transformers import LlamaForCausalLM
 
-SPECIAL_TOKENS = ["<s>", "</s>", "<|user|>", "<|assistant|>"]
-TEMPLATE = "<s>{% for m in messages %}<|{{ m.role }}|>{{ m.content }}</s>{% endfor %}<|assistant|>"
+from tests.tiny_models import SPECIAL_TOKENS, TEMPLATE, byte_tokenizer, random_llama, save_tiny
+
 _NUM_SYMBOLS, _NOISE, _STEPS = 16, 0.15, 250
 
 
 def save_toy(folder: Path) -> Path:
     """A trained checkpoint with a byte-level tokenizer that begins texts with <s>, and a chat template."""
-    config = LlamaConfig(
-        vocab_size=260,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config)
+    model = random_llama(260)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("norm.weight"):
                 parameter.copy_(torch.exp(0.4 * torch.randn_like(parameter)))  # no two gains alike, as in a real model
     _train(model)
-    model.save_pretrained(folder)
-    pieces = [*SPECIAL_TOKENS, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(SPECIAL_TOKENS)
+    tokenizer = byte_tokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
-    return folder
+    return save_tiny(folder, model, tokenizer, f"<s>{TEMPLATE}")
 
 
 def _train(model: LlamaForCausalLM) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-_SPECIAL_TOKENS = ["<s>", "</s>", "<|user|>", "<|assistant|>"]
+from tests.tiny_models import byte_tokenizer
+
 _VOCAB, _HIDDEN, _INTERMEDIATE, _LAYERS, _HEADS, _KV_HEADS, _HEAD_DIM = 320, 128, 256, 2, 4, 2, 32
 
 
@@ -39,12 +39,7 @@ def save_tiny_llama(folder: Path) -> Path:
     (folder / "config.json").write_text(json.dumps(config))
     torch.manual_seed(0)
     save_file({name: _random(*shape) for name, shape in _shapes()}, folder / "model.safetensors")
-    pieces = [*_SPECIAL_TOKENS, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(_SPECIAL_TOKENS)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    byte_tokenizer().save(str(folder / "tokenizer.json"))
     return folder
 
 

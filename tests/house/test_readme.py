@@ -20,6 +20,7 @@ from tests.house.test_words import ROOT
 DOCS = (
     "README.md",
     "CONTRIBUTING.md",
+    "docs/adding.md",
     "docs/architecture.md",
     "docs/gpu.md",
     "docs/optimize.md",

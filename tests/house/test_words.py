@@ -11,7 +11,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("artifacts", "search_spaces", "kernels", "runtime", "optimizer", "tests", "benchmarks", "examples")
 SHIPPED = FOLDERS[:5]
-MAX_LINES = 400
+MAX_LINES = 350
+#: longer ones, and why
+LONGER = {
+    "kernels/cpu/vec.h": "one set of vector types for each instruction set",
+    "kernels/quant_matmul/triton.py": "one kernel over int8 and int4 is one file",
+    "kernels/paged_attention/triton.py": "one online softmax for decode and prefill is one file",
+    "kernels/scaled_matmul/triton.py": "one kernel for all dtypes and one for 4-bit floats share their parts",
+}
 VAGUE = {"util", "utils", "helper", "helpers", "misc", "common"}
 
 #: `page` is the operating system's word and the browser's; a piece of the KV cache is a block.
@@ -55,9 +62,10 @@ def test_a_file_can_be_read_at_a_sitting() -> None:
     found = [
         f"{path.relative_to(ROOT)}: {length} lines, at most {MAX_LINES}; split it by concept"
         for path, length in lengths.items()
-        if length > MAX_LINES
+        if length > MAX_LINES and str(path.relative_to(ROOT)) not in LONGER
     ]
     assert not found, "\n".join(found)
+    assert all(MAX_LINES < lengths[ROOT / name] <= 450 for name in LONGER), "a file that is short enough needs no reason"
 
 
 def test_a_piece_of_the_kv_cache_is_a_block() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -15,6 +15,8 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+
+from tests.tiny_models import byte_tokenizer
 
 SIZES = {
     "vocab_size": 96,
@@ -50,11 +52,7 @@ def random_model(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -
 
 def tokenizer() -> Tokenizer:
     """Byte-level, one token per byte, two special tokens."""
-    vocab = {"<s>": 0, "</s>": 1} | {c: i + 2 for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    result = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    result.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    result.add_special_tokens(["<s>", "</s>"])
-    return result
+    return byte_tokenizer(("<s>", "</s>"))
 
 
 def save_folder(model: PreTrainedModel, folder: Path, **options: object) -> Path:

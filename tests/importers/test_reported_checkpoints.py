@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from artifacts.architecture import Architecture
-from optimizer.importers import Source, UnexpectedTensor, UnsupportedDtype, open_source
+from optimizer.importers import MissingTensor, ShapeMismatch, Source, UnexpectedTensor, UnsupportedDtype, open_source
 from runtime.models import UnsupportedModel, architecture, checkpoint_tensors
 from tests.importers.prequantized_writing import (
     change_config,
@@ -115,6 +115,35 @@ def test_a_tied_head_alone_is_the_embedding_too(tmp_path: Path) -> None:
     change_tensor(tmp_path, EMBEDDING, None)
     change_config(tmp_path, tie_word_embeddings=True)
     assert same_logits(tmp_path).architecture.tie_embeddings
+
+
+def drop_prefix(folder: Path) -> None:
+    """Names as they are where the base model (LlamaModel) was saved, not the model with its head."""
+    path = folder / "model.safetensors"
+    save_file({name.removeprefix("model."): tensor for name, tensor in load_file(path).items()}, path)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_base_model_leaves_out_the_prefix(tied: bool, tmp_path: Path) -> None:
+    saved(tmp_path, LlamaConfig(**SIZES, tie_word_embeddings=tied))
+    drop_prefix(tmp_path)
+    assert same_logits(tmp_path).architecture.tie_embeddings is tied
+
+
+def test_a_base_model_has_no_head_of_its_own(tmp_path: Path) -> None:
+    saved(tmp_path)
+    drop_prefix(tmp_path)
+    change_tensor(tmp_path, HEAD, None)
+    with pytest.raises(MissingTensor, match=r"lm_head\.weight"):
+        open_source(tmp_path)
+
+
+def test_a_tensor_is_named_as_it_is_stored(tmp_path: Path) -> None:
+    saved(tmp_path)
+    drop_prefix(tmp_path)
+    change_tensor(tmp_path, "norm.weight", torch.ones(31))
+    with pytest.raises(ShapeMismatch, match=r"^norm\.weight in .*model\.safetensors has shape \[31\]"):
+        open_source(tmp_path)
 
 
 TABLES = {

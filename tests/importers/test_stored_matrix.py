@@ -118,6 +118,6 @@ def test_int8_holds_what_is_128_below_its_zero_point_and_127_above(code: int, ze
     codes, zeros = np.full((1, 32), code, np.uint8), np.full((1, 1), zero, np.uint8)
     found = kept_in(Scheme.parse("int8"), StoredMatrix("uint8", codes, np.ones((1, 1), np.float32), 1, 32, zeros))
     if value is None:
-        assert found == Misfit("codes less their zero points go beyond int8")
+        assert found == Misfit("codes minus their zero points do not fit into int8")
     else:
         assert isinstance(found, QuantizedMatrix) and (found.codes == value).all()

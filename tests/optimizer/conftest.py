@@ -15,51 +15,27 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from optimizer.cli import optimize
 from optimizer.measure import paired_speed
 from optimizer.measure.timing import interleaved_ms
 from search_spaces.space import load_space
+from tests.tiny_models import random_llama, save_tiny
 
 SCRIPTS = Path(sys.executable).parent
 SCHEMES = ["int4-g32-asym-a8", "int8", "fp32"]
 KINDS = ("embed", "head", "qkv", "o", "gate_up", "down")
 NUM_TRIALS = 10
-SPECIAL_TOKENS = ["<s>", "</s>", "<|user|>", "<|assistant|>"]
-TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}</s>{% endfor %}<|assistant|>"
 
 
 def save_tiny_llama(folder: Path, hidden_size: int = 64) -> Path:
     """Two layers and 300 tokens of a random llama; a byte-level tokenizer and a chat template."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=300,
-        hidden_size=hidden_size,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config)
+    model = random_llama(300, hidden_size=hidden_size)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:
                 parameter.mul_(4)  # logits of an untrained model are near 0, and nothing done to it costs any KL
-    model.save_pretrained(folder)
-    pieces = [*SPECIAL_TOKENS, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(SPECIAL_TOKENS)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
-    return folder
+    return save_tiny(folder, model)
 
 
 def small_space(schemes: list[str]) -> dict[str, Any]:

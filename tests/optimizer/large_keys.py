@@ -1,14 +1,13 @@
-"""Tiny models whose keys are large, as those of popular models are, beside the tokenizer and template of `save_tiny_llama`."""
+"""Tiny models whose keys are large, as those of popular models are."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from tests.optimizer.conftest import save_tiny_llama
+from tests.tiny_models import SIZES, byte_tokenizer, save_tiny
 
 #: of the residual, in which a token that is to have large keys is massive
 _CHANNEL, _MASSIVE = 7, 1000.0
@@ -20,19 +19,7 @@ def save_model(folder: Path, *, key_bias: float = 0.0, at: str | None = None) ->
     `key_bias` is about what the channels of a key that rotate least are off by: as in Qwen2.5 all keys, which a softmax does
     not see, or those of the token `at` alone: "<s>", as in models with massive activations at the first token, or a character.
     """
-    save_tiny_llama(folder)
-    config = Qwen2Config(
-        vocab_size=300,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        bos_token_id=0,
-        eos_token_id=1,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-    )
+    config = Qwen2Config(vocab_size=300, **SIZES, rope_parameters={"rope_type": "default", "rope_theta": 1e6})
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(config)
     with torch.no_grad():
@@ -50,7 +37,6 @@ def save_model(folder: Path, *, key_bias: float = 0.0, at: str | None = None) ->
                 # A norm makes of one massive channel the root of the width.
                 keys.weight[:, _CHANNEL] = offsets.flatten() / 64**0.5
         if at is not None:
-            token = Tokenizer.from_file(str(folder / "tokenizer.json")).token_to_id(at)
+            token = byte_tokenizer().token_to_id(at)
             model.model.embed_tokens.weight[token, _CHANNEL] = _MASSIVE
-    model.save_pretrained(folder)
-    return folder
+    return save_tiny(folder, model)

@@ -110,7 +110,7 @@ def test_a_lock_that_stays_is_one_line(tmp_path: Path) -> None:
     message = str(refused.value)
     assert "\n" not in message and message.startswith("the study's storage must stay readable and writable; ")
     assert "database is locked; end the process that holds it, or name another storage" in message
-    assert message.endswith("the same command goes on from what is recorded")
+    assert message.endswith("run the same command to continue from what is recorded")
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ def test_what_is_no_duration(text: str) -> None:
         ("source: hf\nsearch: {timeout: 1e999}\n", 2, "finite"),
         ("source: hf\ngate: {max_kl: 1e999}\n", 2, "finite"),
         ("source: hf\nsearch: {storage: ''}\n", 2, "at least 1 character"),
-        ("source: hf\nworkload:\n  ttft_ms: 300\n", 3, "ttft_ms: the search does not honour .* got 300; remove the key"),
+        ("source: hf\nworkload:\n  ttft_ms: 300\n", 3, "ttft_ms: the search does not support .* got 300; remove the key"),
         ("source: hf\ngeneration: {temprature: 0.2}\n", 2, "did you mean 'temperature'"),
         ("source: hf\ngeneration: {temperature: -1}\n", 2, "temperature must be at least 0, got -1"),
         ("source: hf\ngeneration: {top_p: 1.5}\n", 2, "top_p must be above 0 and at most 1, got 1.5"),
@@ -140,11 +140,11 @@ def test_what_is_no_duration(text: str) -> None:
         ("source: hf\nquantization: {transform: [awq, rotation]}\n", 2, "rotation and then one of the others"),
         ("source: hf\nquantization: {transform: [awq, smoothquant]}\n", 2, "rotation and then one of the others"),
         ("source: hf\nquantization: {transform: rotation, calibration: {num_sequences: 8}}\n", 2, "remove calibration"),
-        ("source: hf\nquantization: {calibration: {num_sequences: 8}}\n", 2, "rtn without clip looks at weights alone"),
+        ("source: hf\nquantization: {calibration: {num_sequences: 8}}\n", 2, "rtn without clip uses only the weights"),
         (
             "source: hf\nevaluation: {text: [text.txt]}\nquantization: {method: gptq, calibration: {text: [text.txt]}}\n",
             1,
-            "must not be text to evaluate on",
+            "calibration text must not be evaluation text",
         ),
     ],
 )

@@ -1,165 +1,21 @@
-"""The engine over real kernels: company, chunking, preemption and cached prefixes change nothing; and what ends a request."""
+"""The engine over real kernels: what it generates, scores and counts, and what ends or refuses a request."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from itertools import count
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
-from artifacts.manifest import Limits
-from artifacts.precision import KvDtype
 from kernels.cpu.library import Library
 from runtime.engine import Engine, QueueFull
 from runtime.model_runner import ProgramRunner
-from runtime.request import Logprobs, Request, SamplingParams, TokenOutput
+from runtime.request import Request, SamplingParams
 from runtime.scoring import score
 from tests.runtime.conftest import Tiny, limits
-
-GREEDY = SamplingParams(temperature=0, max_tokens=8, logprobs=2)
-PREFIX = tuple(np.random.default_rng(1).integers(0, 203, 64).tolist())  # what prompts may have in common
-
-
-def prompt_of(num_shared: int, num_own: int, seed: int) -> tuple[int, ...]:
-    return PREFIX[:num_shared] + tuple(np.random.default_rng(seed).integers(0, 203, num_own).tolist())
-
-
-def finish(engine: Engine, arrivals: Mapping[int, list[Request]]) -> dict[str, list[TokenOutput]]:
-    """Every output by request, requests arriving before the steps that are their keys."""
-    outputs: dict[str, list[TokenOutput]] = {}
-    for step in count():
-        for request in arrivals.get(step, []):
-            engine.add(request)
-        if not engine.has_work() and step >= max(arrivals):
-            return outputs
-        assert step < 2000, "the engine makes no progress"
-        for output in engine.step():
-            outputs.setdefault(output.request_id, []).append(output)
-    raise AssertionError
-
-
-def generate(engine: Engine, prompt: tuple[int, ...], params: SamplingParams = GREEDY) -> list[TokenOutput]:
-    return finish(engine, {0: [Request("r", prompt, params)]})["r"]
-
-
-def token_ids(outputs: list[TokenOutput]) -> list[int]:
-    return [output.token_id for output in outputs if output.token_id is not None]
-
-
-def results(
-    outputs: list[TokenOutput],
-) -> tuple[list[int | None], list[Logprobs | None], tuple[Logprobs, ...] | None, str | None]:
-    """What must not depend on company: all but how much was cached. Log-probabilities are compared as they are, to the bit."""
-    last = outputs[-1].finish_reason
-    return [o.token_id for o in outputs], [o.logprobs for o in outputs], outputs[0].prompt_logprobs, last
-
-
-@dataclass(frozen=True)
-class Arrival:
-    step: int
-    num_shared: int
-    num_own: int
-    num_output: int
-    temperature: float
-    scores_prompt: bool
-
-    def request(self, index: int) -> Request:
-        prompt = prompt_of(self.num_shared, self.num_own, seed=self.num_own)
-        return Request(
-            str(index),
-            prompt,
-            SamplingParams(
-                temperature=self.temperature,
-                seed=index,
-                max_tokens=self.num_output,
-                logprobs=2,
-                prompt_logprobs=self.scores_prompt,
-            ),
-        )
-
-
-ARRIVALS = st.builds(
-    Arrival,
-    step=st.integers(0, 12),
-    num_shared=st.sampled_from([0, 0, 15, 16, 33, 48, 64]),
-    num_own=st.integers(1, 24),
-    num_output=st.integers(1, 24),
-    temperature=st.sampled_from([0.0, 0.0, 1.0]),
-    scores_prompt=st.sampled_from([False, False, False, True]),
-)
-#: Seven blocks of 16 for four sequences of up to 111 tokens that share a prefix: all of it happens, and the test below says so.
-CROWDED = [Arrival(i // 3, 48, 5 + i, 24, 0.0, i == 3) for i in range(8)]
-CROWD_LIMITS = {"num_kv_blocks": 7, "max_num_seqs": 4, "max_num_batched_tokens": 13, "max_model_len": 112}
-
-#: model, scheme, KV dtype: windows in all layers and in some, biases, QK-norm, every kind of weight and of activation
-MODELS: list[tuple[str, str, KvDtype]] = [
-    ("mistral, tied, yarn", "fp32", "fp32"),
-    ("qwen3", "bf16", "bf16"),
-    ("qwen2, tied, window", "int8", "fp32"),
-    ("qwen2", "int8-a8", "bf16"),
-    ("llama, tied, biased, llama3", "int4-g32-sym", "fp32"),
-    ("qwen2", "int4-g32-asym-a8", "fp32"),
-]
-
-
-@pytest.mark.parametrize(("name", "scheme", "kv_dtype"), MODELS)
-def test_company_changes_nothing(
-    tiny: Callable[[str], Tiny], library: Library, name: str, scheme: str, kv_dtype: KvDtype
-) -> None:
-    model = tiny(name)
-
-    def engine_of(room: Limits) -> Engine:
-        return Engine(model.runner(library, scheme, room, kv_dtype), [])
-
-    @settings(max_examples=40, deadline=None)
-    @given(
-        arrivals=st.lists(ARRIVALS, min_size=2, max_size=8),
-        num_blocks=st.integers(7, 14),
-        max_num_seqs=st.integers(1, 6),
-        extra_tokens=st.integers(0, 40),
-        num_threads=st.sampled_from([1, 2]),
-    )
-    @example(arrivals=CROWDED, num_blocks=7, max_num_seqs=4, extra_tokens=9, num_threads=2)
-    def check(arrivals: list[Arrival], num_blocks: int, max_num_seqs: int, extra_tokens: int, num_threads: int) -> None:
-        room = limits(
-            num_kv_blocks=num_blocks,
-            max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max_num_seqs + extra_tokens,
-            max_model_len=112,
-            num_threads=num_threads,
-        )
-        requests = [arrival.request(index) for index, arrival in enumerate(arrivals)]
-        by_step = {a.step: [r for b, r in zip(arrivals, requests, strict=True) if b.step == a.step] for a in arrivals}
-        engine = engine_of(room)
-        together = finish(engine, by_step)
-        for request in requests:
-            # Alone: one prompt in one step, another block size, one thread, nothing cached.
-            alone = engine_of(limits(max_num_batched_tokens=112, max_model_len=112, kv_block_size=32, num_kv_blocks=4))
-            assert results(together[request.id]) == results(finish(alone, {0: [request]})[request.id])
-        stats = engine.stats()
-        assert stats.num_free_blocks == num_blocks
-        assert (stats.num_running, stats.num_waiting) == (0, 0)
-
-    check()
-
-
-def test_a_crowd_is_preempted_chunked_and_finds_cached_prefixes(tiny: Callable[[str], Tiny], library: Library) -> None:
-    """What `test_company_changes_nothing` relies on."""
-    engine = Engine(tiny("qwen2").runner(library, "fp32", limits(**CROWD_LIMITS)), [])
-    requests = [arrival.request(index) for index, arrival in enumerate(CROWDED)]
-    outputs = finish(engine, {0: requests[:3], 1: requests[3:6], 2: requests[6:]})
-    stats = engine.stats()
-    assert stats.num_preemptions > 0
-    assert stats.num_cached_tokens > 0
-    assert all(len(r.prompt_token_ids) > CROWD_LIMITS["max_num_batched_tokens"] for r in requests)
-    assert stats.num_cached_tokens == sum(outputs[r.id][0].num_cached_tokens for r in requests)
-    assert stats.num_prompt_tokens == sum(len(r.prompt_token_ids) for r in requests)
-    assert stats.num_generated_tokens == sum(len(outputs[r.id]) for r in requests)
+from tests.runtime.generating import GREEDY, PREFIX, finish, generate, prompt_of, results, token_ids
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "qwen3"])
@@ -365,13 +221,6 @@ def test_an_id_may_be_used_again_once_its_request_is_over(runner: ProgramRunner,
 
 def test_a_cache_smaller_than_the_context_is_refused(runner: ProgramRunner) -> None:
     small = ProgramRunner(runner.step, runner.executable)
-    small.num_blocks = 5
+    small.limits = runner.limits.model_copy(update={"num_kv_blocks": 5})
     with pytest.raises(ValueError, match="5 blocks of 16 are fewer than 96 tokens"):
         Engine(small, [])
-
-
-@pytest.mark.parametrize("scheme", ["fp32", "int8", "int8-a8", "int4-g32-sym", "int4-g32-asym-a8"])
-def test_the_number_of_threads_changes_no_bit(tiny: Callable[[str], Tiny], library: Library, scheme: str) -> None:
-    model = tiny("qwen2")
-    one, two, three = (score(model.runner(library, scheme, limits(num_threads=n)), PREFIX).tobytes() for n in (1, 2, 3))
-    assert one == two == three

@@ -116,7 +116,7 @@ def next_logits(runner: ProgramRunner, prompts: Sequence[Tokens], texts: Sequenc
         for prompt, text in zip(prompts[first : first + TOGETHER], texts[first : first + TOGETHER], strict=True):
             blocks = range(3 * len(spans), 3 * len(spans) + 3)
             spans.append(Span([*prompt, *text[:-1]], 0, blocks, NUM_TOKENS))
-        rows = runner.run(build_batch(spans, runner.block_size))
+        rows = runner.run(build_batch(spans, runner.limits.kv_block_size))
         logits += np.split(rows.copy(), len(spans))
     return logits
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from artifacts.manifest import Limits
 from runtime.batch import Batch
 from runtime.draws import draws_of
 from runtime.engine import Engine
@@ -17,6 +18,7 @@ from runtime.sequence import Sequence
 
 VOCAB = 16
 POISON = 13
+LIMITS = Limits(kv_block_size=16, num_kv_blocks=32, max_num_seqs=4, max_num_batched_tokens=64, max_model_len=64, num_threads=1)
 GREEDY = SamplingParams(temperature=0, max_tokens=6)
 DRAWN = SamplingParams(temperature=1.0, seed=3, max_tokens=6)
 
@@ -26,12 +28,8 @@ class Runner:
     """Logits that depend on the last token alone; after POISON they are `poisoned`."""
 
     poisoned: float = np.nan
-    num_blocks: int = 32
-    block_size: int = 16
+    limits: Limits = LIMITS
     vocab_size: int = VOCAB
-    max_num_seqs: int = 4
-    max_num_batched_tokens: int = 64
-    max_model_len: int = 64
 
     def run(self, batch: Batch) -> np.ndarray[Any, np.dtype[np.float32]]:
         last = np.asarray(batch.token_ids)[batch.logit_rows]

@@ -14,6 +14,7 @@ import openai
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
+from artifacts.manifest import Limits
 from runtime.batch import Batch
 from runtime.chat import ChatTemplate
 from runtime.engine import Engine
@@ -24,6 +25,12 @@ TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+LIMITS = Limits(kv_block_size=16, num_kv_blocks=64, max_num_seqs=8, max_num_batched_tokens=64, max_model_len=512, num_threads=1)
+
+
+def limits(**changes: int) -> dict[str, Any]:
+    """Options of a runner with other limits."""
+    return {"limits": LIMITS.model_copy(update=changes)}
 
 
 def make_tokenizer() -> Tokenizer:
@@ -50,17 +57,13 @@ class RecitingRunner:
 
     vocab_size: int
     recital: list[int]
-    num_blocks: int = 64
-    block_size: int = 16
-    max_num_seqs: int = 8
-    max_num_batched_tokens: int = 64
-    max_model_len: int = 512
+    limits: Limits = LIMITS
     step_time_s: float = 0.0
     failure: Exception | None = None
     eos_at: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._cache = np.zeros(self.num_blocks * self.block_size, np.int64)
+        self._cache = np.zeros(self.limits.num_kv_blocks * self.limits.kv_block_size, np.int64)
 
     def run(self, batch: Batch) -> np.ndarray[Any, np.dtype[np.float32]]:
         time.sleep(self.step_time_s)
@@ -71,8 +74,9 @@ class RecitingRunner:
         for row, token_row in enumerate(batch.logit_rows):
             sequence = int(np.searchsorted(batch.cu_seqlens_q, token_row, side="right")) - 1
             num_tokens = int(batch.positions[token_row]) + 1
-            blocks = batch.block_tables[sequence, : -(-num_tokens // self.block_size)]
-            slots = (blocks[:, None] * self.block_size + np.arange(self.block_size)).ravel()[:num_tokens]
+            size = self.limits.kv_block_size
+            blocks = batch.block_tables[sequence, : -(-num_tokens // size)]
+            slots = (blocks[:, None] * size + np.arange(size)).ravel()[:num_tokens]
             seed = hash(tuple(self._cache[slots].tolist())) & (2**63 - 1)
             logits[row] = np.random.default_rng(seed).standard_normal(self.vocab_size)
             logits[row, self.eos_at.get(num_tokens, self.recital[num_tokens % len(self.recital)])] = 9.0

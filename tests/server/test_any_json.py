@@ -15,14 +15,16 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from tests.server.conftest import limits
+
 MAX_ANSWER_S = 10.0
 MAX_HEALTH_S = 0.2
 NUM_CASES = 5000
 ROOT = Path(__file__).parents[2]
 _SERVER = """
 import sys
-from tests.server.conftest import running
-with running(runner_options={"max_model_len": 256}) as served:
+from tests.server.conftest import limits, running
+with running(runner_options=limits(max_model_len=256)) as served:
     print(served.url, flush=True)
     sys.stdin.read()
 """
@@ -59,7 +61,7 @@ values = st.recursive(
 @pytest.fixture(scope="module")
 def small(run_server: Any) -> Iterator[Any]:
     """A context of 256, and one client whose connections stay open."""
-    with run_server(runner_options={"max_model_len": 256}) as served, httpx.Client(timeout=MAX_ANSWER_S) as client:
+    with run_server(runner_options=limits(max_model_len=256)) as served, httpx.Client(timeout=MAX_ANSWER_S) as client:
         served.http = client
         yield served
 

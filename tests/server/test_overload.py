@@ -11,8 +11,10 @@ import httpx
 import openai
 import pytest
 
+from tests.server.conftest import limits
+
 BODY = {"model": "tiny", "prompt": "Hi", "temperature": 0, "max_tokens": 30}
-SLOW = {"max_num_seqs": 1, "step_time_s": 0.01}
+SLOW = limits(max_num_seqs=1) | {"step_time_s": 0.01}
 
 
 def complete(served: Any, **options: Any) -> httpx.Response:
@@ -34,7 +36,7 @@ def metric(served: Any, name: str) -> float:
     ("options", "asked"), [({"n": 7}, "1 prompts x n = 7"), ({"prompt": ["a"] * 4, "n": 2}, "4 prompts x n = 2")]
 )
 def test_what_can_never_fit_is_400_on_an_idle_server(run_server: Any, options: dict[str, Any], asked: str) -> None:
-    with run_server(max_queue=4, runner_options={"max_num_seqs": 2}) as served:
+    with run_server(max_queue=4, runner_options=limits(max_num_seqs=2)) as served:
         answer = complete(served, **options)
         assert answer.status_code == 400
         assert f"at most 6 sequences here, got {asked}" in answer.json()["error"]["message"]
@@ -119,7 +121,7 @@ def test_a_client_that_leaves_the_queue_is_not_waited_for(run_server: Any, wait:
 
 def test_twice_the_capacity(run_server: Any) -> None:
     """For seconds here. Nobody waits longer than was promised, and the server does as much as it can."""
-    with run_server(max_queue=6, max_wait_s=1.0, runner_options={"max_num_seqs": 2, "step_time_s": 0.01}) as served:
+    with run_server(max_queue=6, max_wait_s=1.0, runner_options=limits(max_num_seqs=2) | {"step_time_s": 0.01}) as served:
         until_s = time.monotonic() + 1.5
         answers: list[tuple[int, float, str]] = []
 

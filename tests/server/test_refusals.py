@@ -7,8 +7,11 @@ import threading
 from typing import Any
 
 import httpx
+import numpy as np
 import openai
 import pytest
+
+from tests.server.conftest import limits
 
 USER = [{"role": "user", "content": "Hi"}]
 
@@ -116,7 +119,7 @@ def test_413_with_and_without_a_length(run_server: Any) -> None:
 
 
 def test_429_when_the_queue_is_full(run_server: Any, wait: Any) -> None:
-    with run_server(max_num_waiting=1, runner_options={"max_num_seqs": 1, "step_time_s": 0.01}) as served:
+    with run_server(max_num_waiting=1, runner_options=limits(max_num_seqs=1) | {"step_time_s": 0.01}) as served:
         answers: list[Any] = []
         threads = [threading.Thread(target=lambda: answers.append(chat(served, max_tokens=40))) for _ in range(2)]
         threads[0].start()
@@ -135,7 +138,7 @@ def test_429_when_the_queue_is_full(run_server: Any, wait: Any) -> None:
 
 
 def test_n_is_all_or_none(run_server: Any, wait: Any) -> None:
-    with run_server(max_num_waiting=2, runner_options={"max_num_seqs": 1, "step_time_s": 0.01}) as served:
+    with run_server(max_num_waiting=2, runner_options=limits(max_num_seqs=1) | {"step_time_s": 0.01}) as served:
         threads = [threading.Thread(target=lambda: chat(served, max_tokens=40)) for _ in range(2)]
         for thread in threads:
             thread.start()
@@ -157,3 +160,12 @@ def test_the_templates_own_refusal(run_server: Any) -> None:
     template = "{{ raise_exception('roles must alternate') }}"
     with run_server(template=template) as served, pytest.raises(openai.BadRequestError, match="roles must alternate"):
         chat(served)
+
+
+def test_a_bug_is_no_fault_of_the_request(run_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """numpy's own ValueError, where a request is prepared, is a 500 of the server and not a 400 of the client."""
+    monkeypatch.setattr("runtime.prompts.Prompts.encode", lambda *_, **__: np.zeros(3) + np.zeros(4))
+    with run_server() as served:
+        answer = httpx.post(f"{served.url}/v1/completions", json={"prompt": "a"})
+    assert answer.status_code == 500
+    assert answer.json()["error"]["type"] == "server_error" and "ValueError" in answer.json()["error"]["message"]

@@ -161,7 +161,7 @@ def _instructions(problem: AttentionProblem, tile: AttentionTile, gpu: GpuFacts)
     elements = 2 * tile.block_n * problem.head_dim
     kv_size = BYTES[problem.kv]
     loads = 4 * elements * kv_size / (_LOAD_BYTES * gpu.lanes * tile.num_warps)
-    # Warps that divide rows read all keys each; 16 rows are divided by nobody, then warps divide keys.
+    # Where warps share out rows, each reads all keys; 16 rows are not shared out, and then warps share out keys.
     readers = max(1, min(tile.num_warps, tile.block_m // 16))
     fragments = elements * 2 * readers / (_LOAD_BYTES * gpu.lanes * tile.num_warps)
     per_lane = tile.block_m * tile.block_n / (gpu.lanes * tile.num_warps)

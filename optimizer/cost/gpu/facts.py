@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from artifacts.errors import UserError
+from kernels.compile.occupancy import multiprocessor
 from search_spaces.schema import Device, Figure
 
 #: with an asynchronous matrix unit that Triton 3.9 uses: wgmma on sm_90, tcgen05 on the others (sm_120 has mma.sync only)
@@ -29,7 +30,7 @@ class GpuFacts:
     @property
     def lanes(self) -> int:
         """Lanes of a warp."""
-        return 64 if self.is_amd else 32
+        return multiprocessor(self.arch).warp_size
 
     @property
     def is_amd(self) -> bool:
@@ -38,11 +39,11 @@ class GpuFacts:
     @property
     def max_registers(self) -> int:
         """That one lane can address; on AMD vector and accumulation registers together."""
-        return 512 if self.is_amd else 255
+        return multiprocessor(self.arch).max_registers
 
     @property
     def max_warps_per_sm(self) -> int:
-        return {"sm_86": 48, "sm_89": 48, "sm_120": 48}.get(self.arch, 32 if self.is_amd else 64)
+        return multiprocessor(self.arch).max_warps
 
     @property
     def has_warpgroup_mma(self) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from optimizer.evaluation.sets.item_set import ItemSet, Marked, Question, Reply
+from optimizer.spec import SetSpec
 from runtime.prompts import Prompts
 from runtime.request import RequestError
 
@@ -39,6 +40,10 @@ class ChatFidelity(ItemSet):
     format: ClassVar[str] = "chat_template"
     metrics: ClassVar[tuple[str, ...]] = ("exact",)
     is_exact: ClassVar[bool] = True
+
+    @classmethod
+    def open(cls, spec: SetSpec, reference: Prompts, seed: int) -> ChatFidelity:
+        return cls(spec.name, cls.conversations(), margin=spec.margin, metric=spec.metric, reference=reference)
 
     @classmethod
     def conversations(cls) -> list[dict[str, Any]]:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from artifacts.errors import UserError
-from optimizer.evaluation.sets.item_set import Completion, ItemSet, Marked, Question, Reply, completion_prompt
+from optimizer.evaluation.sets.item_set import Completion, ItemSet, Marked, Question, Reply, completion_prompt, dealt, path_of
 from optimizer.evaluation.sets.jsonl import read_items
+from optimizer.spec import SetSpec
 from runtime.prompts import Prompts
 
 _STOP = ("Question:", "</s>", "<|im_end|>")
@@ -31,6 +32,20 @@ class Gsm8k(ItemSet):
     max_tokens: int = field(kw_only=True, default=256)
     format: ClassVar[str] = "gsm8k"
     metrics: ClassVar[tuple[str, ...]] = ("strict", "flexible")
+
+    @classmethod
+    def open(cls, spec: SetSpec, reference: Prompts, seed: int) -> Gsm8k:
+        """The first `num_fewshot` items of the file are examples and are not asked."""
+        items, n = cls.read(path_of(spec)), spec.num_fewshot
+        return cls(
+            spec.name,
+            dealt(items[n:], spec, seed),
+            margin=spec.margin,
+            metric=spec.metric,
+            examples=items[:n],
+            chat=spec.chat,
+            max_tokens=spec.max_tokens or cls.max_tokens,
+        )
 
     @classmethod
     def read(cls, path: Path) -> list[dict[str, Any]]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from optimizer.evaluation.sandbox import SandboxLimits, run_sandboxed
-from optimizer.evaluation.sets.item_set import Completion, ItemSet, Marked, Question, Reply, completion_prompt
+from optimizer.evaluation.sets.item_set import Completion, ItemSet, Marked, Question, Reply, completion_prompt, dealt, path_of
 from optimizer.evaluation.sets.jsonl import read_items
+from optimizer.spec import SetSpec
 from runtime.prompts import Prompts
 
 _FUNCTION_ENDS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
@@ -30,6 +31,12 @@ class HumanEval(ItemSet):
     def __post_init__(self) -> None:
         super().__post_init__()
         run_sandboxed("")  # a system that cannot isolate programs refuses now, not after hours of search
+
+    @classmethod
+    def open(cls, spec: SetSpec, reference: Prompts, seed: int) -> HumanEval:
+        items = dealt(cls.read(path_of(spec)), spec, seed)
+        max_tokens = spec.max_tokens or cls.max_tokens
+        return cls(spec.name, items, margin=spec.margin, metric=spec.metric, chat=spec.chat, max_tokens=max_tokens)
 
     @classmethod
     def read(cls, path: Path) -> list[dict[str, Any]]:

@@ -7,9 +7,13 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
 
 from artifacts.errors import UserError
+from optimizer.spec import SetSpec
 from runtime.prompts import Prompts
 
 
@@ -73,6 +77,11 @@ class ItemSet(ABC):
             raise UserError(f"{self.name}: metric must be one of {', '.join(self.metrics)}, got {self.metric!r}")
         object.__setattr__(self, "metric", self.metric or self.metrics[0])
 
+    @classmethod
+    @abstractmethod
+    def open(cls, spec: SetSpec, reference: Prompts, seed: int) -> Self:
+        """The set that `spec` names; `reference` encodes as the source of the model says. ValueError for a bad file."""
+
     @abstractmethod
     def questions(self, item: Mapping[str, Any], prompts: Prompts) -> list[Question]:
         """What a model that encodes its prompts like this is asked. ValueError where the item cannot be asked."""
@@ -85,6 +94,18 @@ class ItemSet(ABC):
         """Identifies the item, its prompts and how it is marked: a result under this key need not be asked for again."""
         content = [self.format, dict(item), [asdict(question) for question in questions]]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def path_of(spec: SetSpec) -> Path:
+    """The file of a set whose format takes `path`."""
+    assert spec.path is not None, "the specification asks for it"
+    return spec.path
+
+
+def dealt(items: Sequence[dict[str, Any]], spec: SetSpec, seed: int) -> list[dict[str, Any]]:
+    """Shuffled, and cut to `max_items`: a larger cut begins with the smaller one, whose results it reuses."""
+    order = np.random.default_rng(seed).permutation(len(items))
+    return [items[i] for i in order[: spec.max_items]]
 
 
 def completion_prompt(prompts: Prompts, text: str, *, chat: bool, answer_begins: str = "") -> tuple[int, ...]:

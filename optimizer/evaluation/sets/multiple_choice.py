@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from artifacts.errors import UserError
-from optimizer.evaluation.sets.item_set import ItemSet, Likelihood, Marked, Question, Reply
+from optimizer.evaluation.sets.item_set import ItemSet, Likelihood, Marked, Question, Reply, dealt, path_of
 from optimizer.evaluation.sets.jsonl import read_items
+from optimizer.spec import SetSpec
 from runtime.prompts import Prompts
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -27,6 +28,12 @@ class MultipleChoice(ItemSet):
     examples: Sequence[Mapping[str, Any]] = field(kw_only=True, default=())
     format: ClassVar[str] = "multiple_choice"
     metrics: ClassVar[tuple[str, ...]] = ("acc_norm", "acc", "acc_bytes")
+
+    @classmethod
+    def open(cls, spec: SetSpec, reference: Prompts, seed: int) -> MultipleChoice:
+        """The first `num_fewshot` items of the file are examples and are not asked."""
+        items, n = cls.read(path_of(spec)), spec.num_fewshot
+        return cls(spec.name, dealt(items[n:], spec, seed), margin=spec.margin, metric=spec.metric, examples=items[:n])
 
     @classmethod
     def read(cls, path: Path) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from artifacts.errors import UserError
 from optimizer.evaluation.sets.item_set import Completion, ItemSet, Marked, Question, Reply, completion_prompt
+from optimizer.spec import SetSpec
 from runtime.prompts import Prompts
 
 _FILLER = (
@@ -35,6 +36,11 @@ class Retrieval(ItemSet):
     chat: bool = field(kw_only=True, default=False)
     format: ClassVar[str] = "retrieval"
     metrics: ClassVar[tuple[str, ...]] = ("exact_match",)
+
+    @classmethod
+    def open(cls, spec: SetSpec, reference: Prompts, seed: int) -> Retrieval:
+        items = cls.generate(spec.context_tokens, spec.max_items or 100, seed)
+        return cls(spec.name, items, margin=spec.margin, metric=spec.metric, chat=spec.chat)
 
     @classmethod
     def generate(cls, lengths: Sequence[int], num_items: int, seed: int) -> list[dict[str, Any]]:

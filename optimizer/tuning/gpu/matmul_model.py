@@ -58,7 +58,7 @@ class MatmulCall:
 
     @classmethod
     def of(cls, problem: Problem) -> MatmulCall:
-        """ValueError if the call is no matrix product."""
+        """ValueError if the call is not a matrix product."""
         x = problem["x" if "x" in problem else "x_codes"]
         weight = problem["weight" if "weight" in problem else "codes"]
         moved = sum(tensor.nbytes for tensor in problem.tensors.values())

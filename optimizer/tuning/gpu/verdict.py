@@ -30,7 +30,7 @@ class Verdict:
 
 def static_facts(record: StaticRecord, launch: Launch) -> StaticFacts:
     """A record as the time models take it. Instructions are those of the loop that streams, or of all where there is no loop;
-    where a loop does not say how much it streams, nobody knows how often it runs."""
+    if a loop does not say how much it streams, it is unknown how often it runs."""
     mix = record.hot_loop.mix if record.hot_loop else record.mix
     counted = bool(launch.streamed_bytes) == bool(record.hot_loop)
     return StaticFacts(

@@ -58,7 +58,6 @@ def _calls() -> dict[str, tuple[str, dict[str, object]]]:
     norm = {"x": _rows(8), "weight": torch.ones(8), "eps": 1e-5}
     form = QUANTIZED[0]
     codes = {name: torch.from_numpy(array) for name, array in form.buffers(3, 8).items()}
-    penalties = {f"{name}_penalties": torch.full((3,), 1.5) for name in ("repetition", "frequency", "presence")}
     return {
         "gpu_gather_rows": ("gather_rows", {"x": _rows(8), "rows": last, "out": torch.zeros(3, 8).half()}),
         "gpu_embedding_w16": ("embedding", {"weight": _rows(8), "token_ids": last, "out": torch.zeros(3, 8).half()}),
@@ -70,17 +69,6 @@ def _calls() -> dict[str, tuple[str, dict[str, object]]]:
         "gpu_rms_norm_int8": ("rms_norm", {**norm, "residual": _rows(8), **codes}),
         "gpu_silu_and_mul": ("silu_and_mul", {"x": _rows(16), "out": torch.zeros(3, 8).half()}),
         "gpu_softcap": ("softcap", {"x": _rows(8, torch.float32), "softcap": 30.0}),
-        "gpu_process_logits": (
-            "process_logits",
-            {
-                "logits": _rows(8, torch.float32),
-                "slots": last,
-                "seen": _rows(8, torch.int32).abs(),
-                **penalties,
-                "bias_ids": torch.zeros(3, 1, dtype=torch.int32),
-                "biases": torch.ones(3, 1),
-            },
-        ),
         "gpu_sample": (
             "sampling",
             {

@@ -15,7 +15,7 @@ def evaluation(kl: Estimate, increase: Estimate, agreement: Estimate) -> Evaluat
 GOOD = evaluation(Estimate(0.02, 0.015, 0.03), Estimate(0.004, -0.001, 0.009), Estimate(0.95, 0.93, 0.97))
 
 
-def test_the_unfavourable_end_decides() -> None:
+def test_the_worse_end_decides() -> None:
     """Values within every limit fail where the interval is not."""
     verdict = Gate(max_kl=0.025, max_perplexity_increase=0.005, min_top1_agreement=0.94).judge(GOOD)
     assert [check.passed for check in verdict.checks] == [False, False, False]

@@ -3,19 +3,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer
 
 from optimizer.search.texts import read_texts
 from optimizer.spec import EvaluationSpec
+from tests.tiny_models import byte_tokenizer
 
 
 @pytest.fixture
 def tokenizer() -> Tokenizer:
     """One token for each byte."""
-    pieces = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, []))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return made
+    return byte_tokenizer(())
 
 
 def spec(*paths: Path) -> EvaluationSpec:

@@ -7,6 +7,10 @@ from artifacts.kv_cache import kv_bytes_per_token
 from artifacts.manifest import Limits
 from optimizer.measure.workload import Workload
 from optimizer.tuning.limits import StepTime, choose_size, tune_limits
+from runtime.block_manager import BlockManager
+from runtime.request import Request, SamplingParams
+from runtime.scheduler import Scheduler
+from runtime.sequence import Sequence
 from search_spaces.schema import ServingSpace
 
 ARCHITECTURE = Architecture(
@@ -36,11 +40,34 @@ def tuned(memory_bytes: int) -> tuple[Limits, list[StepTime]]:
     )  # fmt: skip
 
 
-def test_cache_has_room_for_the_workload_twice() -> None:
+def serve(scheduler: Scheduler, prompts: list[int]) -> list[Sequence]:
+    """The workload's requests, all at once: a prompt of 100 tokens for each of `prompts`, and 100 tokens after it."""
+    params = SamplingParams(max_tokens=100)
+    served = [Sequence.from_request(Request(f"{n}", range(100 * n, 100 * n + 100), params)) for n in prompts]
+    for sequence in served:
+        scheduler.add(sequence)
+    while scheduler.running or scheduler.waiting:
+        for scheduled in scheduler.schedule():
+            sequence = scheduled.sequence
+            sequence.num_computed_tokens += scheduled.num_new_tokens
+            scheduler.blocks.publish(sequence)
+            if sequence.num_uncomputed_tokens == 0:
+                sequence.token_ids.append(-1)
+                if sequence.num_generated_tokens == 100:
+                    scheduler.remove(sequence)
+    return served
+
+
+def test_the_workload_is_served_without_preemption_and_its_prefixes_outlive_another_batch() -> None:
     limits, surface = tuned(1 << 30)
-    assert limits.num_kv_blocks * 16 == 8 * 200 * 2
     assert limits.max_model_len == 1024 and limits.max_num_seqs == 8 and limits.num_threads == 3
     assert len(surface) == 5
+    blocks = BlockManager(limits.num_kv_blocks, limits.kv_block_size)
+    scheduler = Scheduler(blocks, limits.max_num_seqs, limits.max_num_batched_tokens)
+    first, other, again = list(range(8)), list(range(8, 16)), list(range(8))
+    assert all(sequence.num_cached_tokens == 0 for prompts in (first, other) for sequence in serve(scheduler, prompts))
+    assert all(sequence.num_cached_tokens >= 80 for sequence in serve(scheduler, again)), "all but a block or two"
+    assert scheduler.num_preemptions == 0
 
 
 def test_little_memory_shortens_what_can_be_served() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.tuning.race import MOST_PASSES, Finish, Standings, race
-from optimizer.tuning.winner import NEAR_TIE
+from tests.optimizer.tuning.candidates import clear_candidates
 
 Passes = list[list[int]]
 
@@ -25,11 +25,11 @@ def scripted(times: Sequence[float], self_difference: float = 0.0) -> tuple[Fini
     return race(len(times), measure), passes
 
 
-@given(st.lists(st.floats(1.0, 100.0), min_size=1, max_size=12))
-def test_without_noise_the_winner_is_the_first_of_the_near_tied(times: list[float]) -> None:
+@given(clear_candidates())
+def test_without_noise_the_first_of_the_fastest_wins(candidates: tuple[list[float], int]) -> None:
+    times, first = candidates
     finish, passes = scripted(times)
-    assert times[finish.winner] <= min(times) * (1 + NEAR_TIE)
-    assert all(time > min(times) * (1 + NEAR_TIE) for time in times[: finish.winner])
+    assert finish.winner == first
     assert finish.ms == tuple(times)
     assert 1 <= len(passes) <= MOST_PASSES
 

@@ -1,4 +1,4 @@
-"""How many logits a program penalizes, and how many warps share them."""
+"""How many columns a program has."""
 
 from __future__ import annotations
 
@@ -9,21 +9,17 @@ from kernels.gpu.rows import NUM_WARPS, row_refusal, row_warps
 from kernels.gpu.target import Target
 from kernels.gpu.tuning import GpuTuning, Point
 
-_DEFAULT_BLOCK = 1024
-
 
 def _parameters(symbol: str) -> Mapping[str, tuple[int, ...]]:
-    return {} if symbol == "gpu_count_tokens" else {"block": (512, 1024, 2048, 4096), "num_warps": NUM_WARPS}
+    return {"block": (128, 256), "num_warps": NUM_WARPS}
 
 
 def _refusal(problem: Problem, point: Point, target: Target) -> str | None:
-    return row_refusal(point["block"], point["num_warps"], target) if point else None
+    return row_refusal(point["block"], point["num_warps"], target)
 
 
 def _default(problem: Problem, target: Target) -> Point:
-    if problem.symbol == "gpu_count_tokens":
-        return {}
-    return {"block": _DEFAULT_BLOCK, "num_warps": row_warps(_DEFAULT_BLOCK, target)}
+    return {"block": 128, "num_warps": row_warps(128, target)}
 
 
 TUNING = GpuTuning(_parameters, _refusal, _default)
