@@ -20,7 +20,7 @@ from runtime.prompts import Prompts
 def open_set(spec: SetSpec, reference: Prompts, seed: int) -> ItemSet:
     """The set that `spec` names; `reference` encodes as the source of the model says.
 
-    The first `num_fewshot` items of a file are examples and are not asked. Raises ValueError for a file that cannot be read
+    The first `num_fewshot` items of a file are examples and are not asked. Raises UserError for a file that cannot be read
     as its format, a chat without a template; SandboxUnavailable where code cannot be run safely.
     """
     if (spec.chat or spec.format == "chat_template") and reference.chat_template is None:
