@@ -166,7 +166,7 @@ class EvaluationSpec(_Section):
     def _names_differ(self) -> Self:
         names = [*(path.stem for path in self.text), *(one.name for one in self.sets)]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"sets and texts must have different names, got {twice[0]!r} twice; give one a name of its own")
+            raise ValueError(f"sets and texts must have different names, got {twice[0]!r} twice; rename one")
         return self
 
 
@@ -294,7 +294,7 @@ class ModelSpec(_Section):
     def _source_is_a_model(self) -> Self:
         if self.is_planning != (self.config is not None):
             raise ValueError(
-                "source: random plans for shapes alone and needs config, the path of a config.json"
+                "source: random plans only for shapes and needs config, the path of a config.json"
                 if self.is_planning
                 else "config is for source: random; a real source has its own, remove the key"
             )
@@ -315,7 +315,7 @@ class ModelSpec(_Section):
         idle = self.model_fields_set & {"evaluation", "quantization", "gate", "generation", "seed"}
         if self.is_planning and idle:
             raise ValueError(
-                f"source: random plans for shapes alone: nothing is evaluated, quantized or sampled; remove {min(idle)}"
+                f"source: random plans only for shapes: nothing is evaluated, quantized or sampled; remove {min(idle)}"
             )
         return self
 
