@@ -1,11 +1,19 @@
-"""What can be wrong with a bundle: one class per rule of FORMAT.md."""
+"""What a user can put right, and what can be wrong with a bundle: one class per rule of FORMAT.md."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 
-class BundleError(ValueError):
+class UserError(ValueError):
+    """What a user gave, or a file of theirs, breaks a rule. The text says the rule, the value and the fix.
+
+    A command shows this text alone, as it does of `kernels.refusal.Refusal` and OSError. Any other exception is a bug and shows
+    its traceback.
+    """
+
+
+class BundleError(UserError):
     """A bundle, or a folder given as one, breaks a rule of FORMAT.md. `path` is the file at fault, if there is one."""
 
     def __init__(self, message: str, path: str | Path | None = None) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
+from artifacts.errors import UserError
 from artifacts.weight_formats import WEIGHT_FORMATS, Activations, Granularity, WeightFormat
 
 KvDtype = Literal["fp32", "bf16", "fp16", "int8", "fp8"]
@@ -30,11 +31,11 @@ class Scheme:
 
     @classmethod
     def parse(cls, name: str) -> Scheme:
-        """The scheme called `name`; ValueError names the rule and the value."""
+        """The scheme called `name`; UserError names the rule and the value."""
         found = next((scheme for scheme in cls.every() if scheme.name == name), None)
         if found is None:
             *spelled, last = (row.spelled for row in WEIGHT_FORMATS.values())
-            raise ValueError(f"a scheme is {', '.join(spelled)} or {last}; got {name!r}")
+            raise UserError(f"a scheme is {', '.join(spelled)} or {last}; got {name!r}")
         return found
 
     @classmethod

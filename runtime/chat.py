@@ -7,7 +7,9 @@ from typing import Any
 
 import jinja2
 
-from runtime.messages import ContentForm, Message, normalized
+from artifacts.errors import UserError
+from runtime.messages import ContentForm, Message, normalized, refused
+from runtime.request import RequestError
 from runtime.template_sandbox import MAX_STEPS, TemplateEnvironment, mentioned
 
 __all__ = ["ChatTemplate", "Message", "special_tokens"]
@@ -24,7 +26,7 @@ class ChatTemplate:
     Of normalized messages (`runtime.messages`) it makes the text that `apply_chat_template` of transformers makes. Special
     tokens are variables of the template by their names, and undefined where the model has none. The rendered prompt holds them
     as text, the beginning of sequence included if the template wants one: encode it with add_special_tokens=False.
-    Raises ValueError if `source` is not a valid template.
+    Raises UserError if `source` is not a valid template.
     """
 
     def __init__(self, source: str, bos_token: str | None = None, eos_token: str | None = None, **special_tokens: str) -> None:
@@ -33,9 +35,9 @@ class ChatTemplate:
             self._template = self._environment.from_string(source)
             self._mentioned = mentioned(source, self._environment)
         except jinja2.TemplateSyntaxError as error:
-            raise ValueError(f"the chat template is not valid Jinja: line {error.lineno}: {error.message}") from error
+            raise UserError(f"the chat template is not valid Jinja: line {error.lineno}: {error.message}") from error
         except (SyntaxError, RecursionError) as error:  # of the Python that Jinja makes of it
-            raise ValueError(f"the chat template is not valid Jinja: {error}") from error
+            raise UserError(f"the chat template is not valid Jinja: {error}") from error
         named = {"bos_token": bos_token, "eos_token": eos_token, **special_tokens}
         self._special_tokens = {name: token for name, token in named.items() if token is not None}
         self._content_forms: dict[str, ContentForm] = {}
@@ -69,16 +71,16 @@ class ChatTemplate:
         """The prompt for `messages`, whose contents are strings or lists of text parts.
 
         `continue_final_message` ends the prompt inside the last message, so that the model goes on with it; `variables` are
-        further ones that the template may read. Raises ValueError on what the template, or this server, refuses.
+        further ones that the template may read. Raises RequestError on what the template, or this server, refuses.
         """
         if not messages:
-            raise ValueError("messages must hold at least one message, got none")
+            raise refused("messages must hold at least one message, got none")
         if add_generation_prompt and continue_final_message:
-            raise ValueError("add_generation_prompt and continue_final_message exclude each other; got both true")
+            raise refused("add_generation_prompt and continue_final_message exclude each other; got both true")
         variables = variables or {}
         own = {"messages", "add_generation_prompt", "bos_token", "eos_token", *self._special_tokens}
         if taken := sorted(own & variables.keys()):
-            raise ValueError(f"chat_template_kwargs may not set {', '.join(taken)}: the server sets them")
+            raise refused(f"chat_template_kwargs may not set {', '.join(taken)}: the server sets them")
         normal = normalized(messages, self)
         if not continue_final_message:
             return self._rendered(normal, add_generation_prompt, variables)
@@ -97,7 +99,7 @@ class ChatTemplate:
         try:
             return self._environment.render(self._template, {**known, **self._special_tokens, **variables}, max_steps)
         except Exception as error:  # a template is foreign code, and may raise what it likes
-            raise ValueError(f"the chat template refused the messages: {error or type(error).__name__}") from error
+            raise refused(f"the chat template refused the messages: {error or type(error).__name__}") from error
 
     def _probed(self, role: str, content: object) -> str:
         message: Message = {"role": role, "content": content}
@@ -106,7 +108,7 @@ class ChatTemplate:
         chat = [message] if role == "user" else [message, question] if role == "system" else [question, message]
         try:
             return self._rendered(chat, True, {}, _PROBE_STEPS)
-        except ValueError:
+        except RequestError:
             return ""
 
 
@@ -122,13 +124,13 @@ def _marked(content: object) -> tuple[object, str]:
     if isinstance(content, list) and content:
         *before, last = content
         return [*before, {**last, "text": last["text"] + _END_MARK}], last["text"]
-    raise ValueError("continue_final_message needs a last message with content to continue, got none")
+    raise refused("continue_final_message needs a last message with content to continue, got none")
 
 
 def _cut_at_mark(prompt: str, text: str) -> str:
     """`prompt` up to the mark; a template that trims contents keeps no space before it either, as in transformers."""
     mark = _END_MARK.rstrip()
     if mark not in prompt or text.strip() not in prompt:
-        raise ValueError("continue_final_message needs a last message whose text the chat template keeps; it does not appear")
+        raise refused("continue_final_message needs a last message whose text the chat template keeps; it does not appear")
     before, _, after = prompt.rpartition(mark)
     return before if after.startswith(" ") else before.rstrip()

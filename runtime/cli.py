@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from artifacts.errors import UserError
 from kernels.cpu.host import host as this_host
 from runtime.serving_limits import DRAIN_TIMEOUT_S, MAX_QUEUE, MAX_WAIT_S
+from runtime.user_errors import shown_to_user
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -67,6 +69,7 @@ def _at_most_all_cores(_: click.Context, __: click.Parameter, num_threads: int |
     metavar="SECONDS",
     help="After SIGTERM or SIGINT, how long open requests may take to end. A second signal ends the server at once.",
 )
+@shown_to_user()
 def serve(
     bundle: Path,
     host: str,
@@ -79,9 +82,6 @@ def serve(
     drain_timeout: float,
 ) -> None:
     """Serve BUNDLE at /v1 of HOST:PORT. It is verified first; nothing is compiled or tuned."""
-    from artifacts.errors import BundleError
-    from kernels.cpu.library import LibraryRefused
-
     try:
         from runtime.server.api_key import ApiKey
         from runtime.server.lifecycle import serve as serve_app
@@ -92,7 +92,7 @@ def serve(
     if api_key is not None:
         try:
             ApiKey(api_key)
-        except ValueError as error:
+        except UserError as error:
             raise click.BadParameter(str(error), param_hint=f"--api-key or {_API_KEY}") from error
 
     def build() -> FastAPI:
@@ -117,7 +117,4 @@ def serve(
         click.echo(f"serving {name} at http://{host}:{port}/v1", err=True)
         return app
 
-    try:
-        serve_app(build, host, port, drain_timeout)
-    except (BundleError, LibraryRefused, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+    serve_app(build, host, port, drain_timeout)

@@ -13,7 +13,7 @@ from runtime.batch import Span, build_batch
 from runtime.block_manager import BlockManager
 from runtime.draws import draws_of, is_plain
 from runtime.model_runner import DrawingRunner, ModelRunner
-from runtime.request import FinishReason, Logprobs, Request, TokenOutput
+from runtime.request import FinishReason, Logprobs, Request, RequestError, TokenOutput
 from runtime.sampler import logprobs_of, sample
 from runtime.scheduler import Scheduled, Scheduler
 from runtime.sequence import Sequence
@@ -73,21 +73,23 @@ class Engine:
         self._num_cached_tokens = self._num_prompt_tokens = self._num_generated_tokens = self._num_ended = 0
 
     def add(self, request: Request) -> None:
-        """Queue `request`. ValueError if it can never run; QueueFull if too many wait."""
+        """Queue `request`. RequestError if it can never run; QueueFull if too many wait."""
         prompt, params = request.prompt_token_ids, request.params
         # A request that generates nothing may fill the context; any other needs room for one token.
         room = self.max_model_len - (1 if params.max_tokens else 0)
         if not 1 <= len(prompt) <= room:
-            raise ValueError(f"a prompt must have between 1 and {room} tokens here, got {len(prompt)}")
-        if min(prompt) < 0 or max(prompt) >= self.vocab_size:
-            raise ValueError(f"prompt token ids must be between 0 and {self.vocab_size - 1}, got {min(prompt)}..{max(prompt)}")
+            raise RequestError(f"a prompt must have between 1 and {room} tokens here, got {len(prompt)}")
+        least, most = min(prompt), max(prompt)
+        if least < 0 or most >= self.vocab_size:
+            raise RequestError(f"prompt token ids must be between 0 and {self.vocab_size - 1}, got {least}..{most}")
         for token in params.logit_bias.keys() | params.stop_token_ids:
             if not 0 <= token < self.vocab_size:
-                raise ValueError(f"logit_bias and stop token ids must be between 0 and {self.vocab_size - 1}, got {token}")
+                raise RequestError(f"logit_bias and stop token ids must be between 0 and {self.vocab_size - 1}, got {token}")
         if params.min_tokens and len(self._eos_token_ids | params.stop_token_ids) == self.vocab_size:
-            raise ValueError(
+            raise RequestError(
                 "min_tokens needs a token that does not end the text; stop_token_ids and the model's own leave none of "
-                f"{self.vocab_size}"
+                f"{self.vocab_size}",
+                "min_tokens",
             )
         if request.id in self._sequences:
             raise ValueError(f"request ids must be unique among open requests, got {request.id!r} twice")

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from runtime.request import SamplingParams
+from artifacts.errors import UserError
+from runtime.request import RequestError, SamplingParams
 
 _FLOATS = ("temperature", "top_p", "min_p", "repetition_penalty")
 _COUNTS = {"top_k": -1, "max_new_tokens": 1}
@@ -23,10 +24,10 @@ def eos_token_ids(config: Mapping[str, Any]) -> list[int]:
 def check_generation_config(config: object, vocab_size: int) -> dict[str, Any]:
     """`config` if a server can do what it says, for a model of `vocab_size` tokens; null is as good as absent.
 
-    Fields that are not read here may hold anything. Raises ValueError that names the field, the rule and the value.
+    Fields that are not read here may hold anything. Raises UserError that names the field, the rule and the value.
     """
     if not isinstance(config, dict):
-        raise ValueError(f"generation_config.json must hold an object, got {config!r:.100}")
+        raise UserError(f"generation_config.json must hold an object, got {config!r:.100}")
     for token in eos_token_ids(config):
         if not _is_integer(token) or not 0 <= token < vocab_size:
             raise _fault("eos_token_id", f"a token id between 0 and {vocab_size - 1}, or a list of such", token)
@@ -42,8 +43,8 @@ def check_generation_config(config: object, vocab_size: int) -> dict[str, Any]:
             raise _fault(name, "a finite number", value)
     try:
         replace(SamplingParams(), **{name: present[name] for name in _FLOATS if name in present})
-    except ValueError as error:
-        raise ValueError(f"generation_config.json: {error}") from error
+    except RequestError as error:
+        raise UserError(f"generation_config.json: {error}") from error
     return config
 
 
@@ -51,5 +52,5 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _fault(name: str, rule: str, value: object) -> ValueError:
-    return ValueError(f"generation_config.json: {name} must be {rule}; got {value!r:.100}")
+def _fault(name: str, rule: str, value: object) -> UserError:
+    return UserError(f"generation_config.json: {name} must be {rule}; got {value!r:.100}")

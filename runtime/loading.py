@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from artifacts.errors import ContentError, ManifestError
+from artifacts.errors import ContentError, ManifestError, UserError
 from artifacts.manifest import Limits, Manifest
 from artifacts.precision import Scheme
 from artifacts.reader import Bundle, open_bundle
@@ -47,12 +47,12 @@ class Loaded:
 def load(folder: Path, num_threads: int | None = None, max_queue: int = MAX_QUEUE) -> Loaded:
     """Load the bundle at `folder`. BundleError or LibraryRefused if it does not fit.
 
-    `num_threads` overrides the bundle's own, of which no more are used than there are cores here. ValueError for threads of a
+    `num_threads` overrides the bundle's own, of which no more are used than there are cores here. UserError for threads of a
     bundle that runs on a GPU. `max_queue` sequences may wait beside those that run.
     """
     bundle = open_bundle(folder, machine=host().machine, cpu_flags=host().flags, gpu_arch=_gpu_arch)
     if bundle.manifest.target.archs and num_threads is not None:
-        raise ValueError(f"threads are for bundles that run on a CPU, this one runs on a GPU; got {num_threads}, leave it out")
+        raise UserError(f"threads are for bundles that run on a CPU, this one runs on a GPU; got {num_threads}, leave it out")
     runner = _load_gpu_runner(bundle) if bundle.manifest.target.archs else load_runner(bundle, num_threads)
     config = _generation_config(bundle, runner.vocab_size)
     loaded = Loaded(
@@ -122,7 +122,7 @@ def _generation_config(bundle: Bundle, vocab_size: int) -> dict[str, Any]:
         raise ContentError(f"{name} must be JSON: {error}; {_REBUILD}", name) from error
     try:
         return check_generation_config(config, vocab_size)
-    except ValueError as error:
+    except UserError as error:
         raise ContentError(f"{error}; correct the model's file and {_REBUILD}", name) from error
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
+from runtime.request import RequestError
+
 Message = Mapping[str, Any]
 #: what a template reads a message's content as; "either" where it tells strings from lists of parts
 ContentForm = Literal["text", "parts", "either"]
@@ -33,9 +35,14 @@ def normalized(messages: Sequence[Message], reader: Reader) -> list[Message]:
       list for those that read lists alone, and stays as it is for those that tell the two apart. A part that is a refusal
       is a text.
 
-    All else is as it was, and in its order. ValueError for a part that is no text.
+    All else is as it was, and in its order. RequestError for a part that is no text.
     """
     return [_normalized(message, reader) for message in messages]
+
+
+def refused(message: str) -> RequestError:
+    """What a template, or this server, does not take of a chat."""
+    return RequestError(message, "messages")
 
 
 def _normalized(message: Message, reader: Reader) -> dict[str, Any]:
@@ -59,7 +66,7 @@ def _content(content: object, form: ContentForm) -> str | list[dict[str, Any]]:
     if isinstance(content, str):
         return [{"type": "text", "text": content}] if form == "parts" else content
     if not isinstance(content, list | tuple):
-        raise ValueError(f"content must be a string or a list of parts, got {type(content).__name__}")
+        raise refused(f"content must be a string or a list of parts, got {type(content).__name__}")
     parts = [_text_part(part) for part in content]
     return "\n".join(part["text"] for part in parts) if form == "text" else parts
 
@@ -71,4 +78,4 @@ def _text_part(part: object) -> dict[str, Any]:
         if part.get("type") == "refusal" and isinstance(part.get("refusal"), str):
             return {"type": "text", "text": part["refusal"]}
         part = part.get("type")
-    raise ValueError(f"content parts must be of type 'text', got {part!r}: only text is supported here")
+    raise refused(f"content parts must be of type 'text', got {part!r}: only text is supported here")

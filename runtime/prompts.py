@@ -8,6 +8,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from runtime.chat import ChatTemplate, Message
+from runtime.messages import refused
 
 
 class Prompts:
@@ -44,10 +45,10 @@ class Prompts:
     ) -> str:
         """The prompt's text; `add_generation_prompt` left open means: unless the last message is continued.
 
-        ValueError without a chat template, or on what it refuses.
+        RequestError without a chat template, or on what it refuses.
         """
         if self.chat_template is None:
-            raise ValueError("this model has no chat template; use /v1/completions")
+            raise refused("this model has no chat template; use /v1/completions")
         if add_generation_prompt is None:
             add_generation_prompt = not continue_final_message
         return self.chat_template.render(

@@ -6,7 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from artifacts.errors import UserError
+
 FinishReason = Literal["stop", "length", "abort"]
+
+
+class RequestError(UserError):
+    """A request asks for what is not to be had. `param` is the field of it that is at fault, None for the whole."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 @dataclass(frozen=True)
@@ -15,7 +25,7 @@ class SamplingParams:
 
     Order of application, as in vLLM: logit_bias, penalties, min_tokens, temperature, min_p, top_k, top_p.
     `top_k` 0 means off. `logprobs` None means none wanted; k means the sampled token's and the k most likely ones',
-    of the distribution before temperature and truncation. Raises ValueError on a value out of range.
+    of the distribution before temperature and truncation. Raises RequestError on a value out of range.
     """
 
     temperature: float = 1.0
@@ -50,7 +60,7 @@ class SamplingParams:
         )
         for name, holds, rule in rules:
             if not holds:
-                raise ValueError(f"{name} must be {rule}, got {getattr(self, name)!r}")
+                raise RequestError(f"{name} must be {rule}, got {getattr(self, name)!r}", name)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from artifacts.errors import UserError
+
 Keys = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)
 
@@ -32,7 +34,7 @@ class Place:
         return f"{self.file}:{self.line}"
 
 
-class LocatedError(ValueError):
+class LocatedError(UserError):
     """A YAML file is not what it must be. Each line of the message is `file:line: key: rule, value, fix`."""
 
     def __init__(self, faults: Sequence[tuple[Place, str]]) -> None:

@@ -6,6 +6,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
+from artifacts.errors import UserError
 from search_spaces.located_yaml import Document
 from search_spaces.schema import Device, DeviceKind, SearchSpace
 
@@ -29,7 +30,7 @@ def load_space(overrides: Path | None = None, kind: DeviceKind = "cpu") -> Searc
 def device(name: str) -> Device:
     """The device called `name`; ValueError lists those that are known."""
     if name not in device_names():
-        raise ValueError(f"a device is one of {', '.join(device_names())}; got {name!r}")
+        raise UserError(f"a device is one of {', '.join(device_names())}; got {name!r}")
     return _shipped(f"devices/{name}.yaml").validate(Device)
 
 

@@ -24,13 +24,14 @@ from kernels.compile.toolchain import assembler, assembler_version
 from kernels.cpu.host import host
 from kernels.gpu.binary import BinaryMetadata
 from kernels.gpu.kernel_source import KernelSource
+from kernels.refusal import Refusal
 from kernels.registry import ROOT
 
 _REPOSITORY = ROOT.parent
 _IMPORT = re.compile(r"^from kernels\.(\w+)\.triton import", re.MULTILINE)
 
 
-class NoTriton(Exception):
+class NoTriton(Refusal):
     """Triton is not installed."""
 
 

@@ -10,8 +10,10 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from kernels.refusal import Refusal
 
-class ToolchainMissing(Exception):
+
+class ToolchainMissing(Refusal):
     """The tools that read machine code are not here."""
 
 

@@ -16,18 +16,19 @@ from kernels import registry
 from kernels.cpu.abi import ABI_VERSION, header
 from kernels.cpu.host import host
 from kernels.cpu.isa import Isa
+from kernels.refusal import Refusal
 
-_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread", "-ffp-contract=fast", "-fno-math-errno",
+_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread", "-ffp-contract=off", "-fno-math-errno",
           "-fno-trapping-math", "-Wall", "-Wextra")  # fmt: skip
 _LINK_FLAGS = ("-shared", "-pthread", "-s", "-Wl,--build-id=none", "-static-libstdc++", "-static-libgcc")
 HEADERS = ("exp.h", "int8.h", "integers.h", "team.h", "tiles.h", "vec.h", "waiting.h", "weights.h")
 
 
-class NoCompiler(Exception):
+class NoCompiler(Refusal):
     """This machine has no C++ compiler."""
 
 
-class CompileFailed(Exception):
+class CompileFailed(Refusal):
     """The compiler refused a source; the message ends with what it said."""
 
 

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from kernels import registry
 from kernels.cpu.abi import ABI_VERSION, Bound, bind
 from kernels.cpu.host import Host, host
+from kernels.refusal import Refusal
 from kernels.spec import Arguments, Call, Program
 
 
-class LibraryRefused(Exception):
+class LibraryRefused(Refusal):
     """A kernel library does not suit this machine or this version of the code."""
 
 
@@ -33,7 +34,7 @@ class Team:
         self._destroy = library.cf_team_destroy
         self.handle = library.cf_team_create(num_threads)
         if not self.handle:
-            raise RuntimeError(f"could not start {num_threads} threads; lower num_threads")
+            raise Refusal(f"could not start {num_threads} threads; lower num_threads")
 
     def __del__(self) -> None:
         if getattr(self, "handle", None):

@@ -7,6 +7,8 @@
 #include <cstring>
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
 #endif
 
 namespace cf {
@@ -50,10 +52,26 @@ inline i32x16 operator&(i32x16 a, i32x16 b) { CF_EACH a.part[p] &= b.part[p]; re
 inline i32x16 operator<<(i32x16 a, int n) { CF_EACH a.part[p] <<= n; return a; }
 inline i32x16 operator>>(i32x16 a, int n) { CF_EACH a.part[p] >>= n; return a; }
 
-// a * b + c, fused where the instruction set can (-ffp-contract=fast).
+// a * b + c, rounded once where the instruction set can, twice where not. Nothing else is fused (-ffp-contract=off), so every
+// compiler makes the same bits of the same source. (b before a: a product does not care, g++'s schedule of int4 decoding does.)
 inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
+#if defined(__AVX512F__)
+    c.part[0] = (vf)_mm512_fmadd_ps((__m512)b.part[0], (__m512)a.part[0], (__m512)c.part[0]);
+#elif defined(__FMA__)
+    CF_EACH c.part[p] = (vf)_mm256_fmadd_ps((__m256)b.part[p], (__m256)a.part[p], (__m256)c.part[p]);
+#elif defined(__ARM_FEATURE_FMA)
+    CF_EACH c.part[p] = (vf)vfmaq_f32((float32x4_t)c.part[p], (float32x4_t)a.part[p], (float32x4_t)b.part[p]);
+#else
     CF_EACH c.part[p] = a.part[p] * b.part[p] + c.part[p];
+#endif
     return c;
+}
+inline float fma(float a, float b, float c) {
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+    return __builtin_fmaf(a, b, c);
+#else
+    return a * b + c;
+#endif
 }
 inline f32x16 max(f32x16 a, f32x16 b) {
     CF_EACH a.part[p] = a.part[p] > b.part[p] ? a.part[p] : b.part[p];
@@ -280,10 +298,22 @@ inline void store_bytes(int8_t* x, i32x16 v) {
 #endif
 }
 
+#if defined(__AVX512F__)
+// What op makes of all lanes, in the order that `sum` says. The compilers' own reductions promise none.
+template <class Op>
+inline float reduce(f32x16 v, Op op) {
+    const auto halves = [&](__m512 other) { v = op(v, f32x16{{(vf)other}}); };
+    halves(_mm512_shuffle_f32x4((__m512)v.part[0], (__m512)v.part[0], 0x4e));
+    halves(_mm512_shuffle_f32x4((__m512)v.part[0], (__m512)v.part[0], 0xb1));
+    halves(_mm512_permute_ps((__m512)v.part[0], 0x4e));
+    halves(_mm512_permute_ps((__m512)v.part[0], 0xb1));
+    return v.part[0][0];
+}
+#endif
 // Lanes are added pairwise in one fixed order: the upper half to the lower, down to one.
 inline float sum(f32x16 v) {
 #if defined(__AVX512F__)
-    return _mm512_reduce_add_ps((__m512)v.part[0]);
+    return reduce(v, [](f32x16 a, f32x16 b) { return a + b; });
 #else
     float x[LANES];
     store(x, v);
@@ -304,7 +334,7 @@ inline int32_t sum(i32x16 v) {
 }
 inline float max(f32x16 v) {
 #if defined(__AVX512F__)
-    return _mm512_reduce_max_ps((__m512)v.part[0]);
+    return reduce(v, [](f32x16 a, f32x16 b) { return max(a, b); });
 #else
     float x[LANES];
     store(x, v);

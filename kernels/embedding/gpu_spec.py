@@ -12,8 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from kernels.quant_matmul.gpu_packing import GPU_VARIANTS, pack, packed_tensors
-from kernels.spec import Arguments, Array, Case, Cost, OpSpec, Tensor
+from kernels.quant_matmul.gpu_packing import GPU_VARIANTS, packed_tensors
+from kernels.quant_matmul.gpu_spec import random_weight
+from kernels.spec import Arguments, Case, Cost, OpSpec, Tensor
 
 _VARIANTS = ("w16", *GPU_VARIANTS)
 
@@ -26,22 +27,6 @@ def _tensors(variant: str) -> tuple[Tensor, ...]:
     return packed if variant == "int8" else tuple(replace(tensor, axes=("tiles", *tensor.axes[1:])) for tensor in packed)
 
 
-def _table(rng: np.random.Generator, variant: str, num_rows: int, width: int) -> Arguments:
-    if variant == "w16":
-        return {"weight": rng.standard_normal((num_rows, width), np.float32)}
-    if variant == "int8":
-        scales = rng.uniform(0.001, 0.02, num_rows).astype(np.float32)
-        return {"codes": rng.integers(-127, 128, (num_rows, width), np.int8), "scales": scales}
-    groups = width // 32
-    parts: dict[str, Array] = {
-        "codes": rng.integers(0, 16, (num_rows, width), np.uint8),
-        "scales": rng.uniform(0.01, 0.1, (num_rows, groups)).astype(np.float16),
-    }
-    if variant == "int4_asym":
-        parts["zeros"] = rng.integers(0, 16, (num_rows, groups), np.uint8)
-    return {**pack(parts, "int4")}
-
-
 def _spec(variant: str) -> OpSpec:
     def make_inputs(rng: np.random.Generator, case: Case) -> Arguments:
         t, h, v = (case.sizes[axis] for axis in "THV")
@@ -49,7 +34,10 @@ def _spec(variant: str) -> OpSpec:
         # Padding, and an id that is past the end.
         token_ids[1:3] = [-1, -(-v // 16) * 16][: len(token_ids[1:3])]
         out = np.full((t, h + 8), 7, np.float32)[:, :h]
-        return {"token_ids": token_ids, **_table(rng, variant, v, h), "out": out}
+        table = (
+            {"weight": rng.standard_normal((v, h), np.float32)} if variant == "w16" else random_weight(rng, variant, v, h, 32)
+        )
+        return {"token_ids": token_ids, **table, "out": out}
 
     def cost(sizes: Mapping[str, int]) -> Cost:
         return Cost(sizes["T"] * sizes["H"] * ({"w16": 2, "int8": 1}.get(variant, 0.5) + 2), 0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from kernels.refusal import Refusal
 
-class KernelRefused(ValueError):
+
+class KernelRefused(Refusal):
     """A frozen kernel, or a call of one, does not suit this device, this driver or its own signature."""
 
 

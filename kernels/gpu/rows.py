@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kernels.gpu.target import Target
+from kernels.refusal import Refusal
 
 MAX_THREADS = 1024
 #: Elements of a row that a thread may hold in fp32; more of them, with what is computed from them, would spill.
@@ -33,5 +34,5 @@ def row_warps(block: int, target: Target) -> int:
     """Warps for a block: eight elements of two bytes a thread, which are its widest load, until there are 16 warps."""
     legal = [warps for warps in NUM_WARPS if row_refusal(block, warps, target) is None]
     if not legal:
-        raise ValueError(f"a row of {block} columns does not fit into the registers of one program on {target.arch.name}")
+        raise Refusal(f"a row of {block} columns does not fit into the registers of one program on {target.arch.name}")
     return next((warps for warps in legal if block <= 8 * warps * target.arch.warp_size), legal[-1])

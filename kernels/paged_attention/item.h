@@ -138,10 +138,10 @@ void join(Part before, Part chunk, int64_t rows, int64_t D) {
             const float* more = chunk.out + (at + r) * chunk.stride;
             const f32x16 of_old = broadcast(old[r]), of_fresh = broadcast(fresh[r]);
             int64_t d = 0;
-            for (; d + LANES <= D; d += LANES) store(out + d, fma(load(more + d), of_fresh, load(out + d) * of_old));
+            for (; d + LANES <= D; d += LANES) store(out + d, fma(load(out + d), of_old, load(more + d) * of_fresh));
             if (const int m = int(D - d); m > 0)
-                store_first(out + d, fma(load_first(more + d, m), of_fresh, load_first(out + d, m) * of_old), m);
-            before.sum[at + r] = before.sum[at + r] * old[r] + chunk.sum[at + r] * fresh[r];
+                store_first(out + d, fma(load_first(out + d, m), of_old, load_first(more + d, m) * of_fresh), m);
+            before.sum[at + r] = fma(before.sum[at + r], old[r], chunk.sum[at + r] * fresh[r]);
         }
         store_first(before.most + at, most, n);
     }

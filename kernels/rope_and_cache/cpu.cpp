@@ -12,8 +12,8 @@ namespace {
 void rotate(float* x, const float* cos, const float* sin, int64_t half) {
     for (int64_t i = 0; i < half; ++i) {
         const float a = x[i], b = x[i + half];
-        x[i] = a * cos[i] - b * sin[i];
-        x[i + half] = b * cos[i] + a * sin[i];
+        x[i] = fma(a, cos[i], -(b * sin[i]));
+        x[i + half] = fma(b, cos[i], a * sin[i]);
     }
 }
 

@@ -20,6 +20,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.refusal import Refusal
+
 E4M3_MAX = 448.0
 E2M1_MAX = 6.0
 #: The exponent of the largest power of two that e2m1 holds, 4.
@@ -62,7 +64,7 @@ def encode_mxfp4(values: Floats) -> tuple[Bytes, Bytes]:
     """
     rows, width = values.shape
     if width % MX_WIDTH:
-        raise ValueError(
+        raise Refusal(
             f"a scale of MXFP4 covers {MX_WIDTH} values: K must be a multiple of it, got {width}; pad K or choose int4"
         )
     groups = values.reshape(rows, width // MX_WIDTH, MX_WIDTH)
@@ -110,7 +112,7 @@ def pack_mxfp4(codes: Bytes, scales: Bytes) -> tuple[Words, Words]:
     ValueError where a scale is larger than 2, or NaN: a weight that needs one is larger than 8.
     """
     if scales.size and scales.max() > _MAX_SCALE_CODE:
-        raise ValueError(
+        raise Refusal(
             f"a scale of MXFP4 must be at most {_MAX_SCALE_CODE} (2.0), got {scales.max()}; leave such a matrix unquantized"
         )
     # [tile, row / 8, row % 8, chunk, k / 32]
@@ -149,7 +151,7 @@ def pack_nvfp4(codes: Bytes, scales: Bytes) -> tuple[Words, Words]:
     Codes under a scale of zero become zero, as their values are. ValueError where a scale is negative or NaN.
     """
     if scales.size and scales.max() > _E4M3_MAX_CODE:
-        raise ValueError(
+        raise Refusal(
             f"a scale of NVFP4 must be a number from 0 to 448, got the e4m3 code {scales.max():#x}; leave such a matrix "
             "unquantized"
         )

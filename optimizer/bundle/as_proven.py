@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from artifacts.architecture import Architecture
+from artifacts.errors import UserError
 from artifacts.precision import KvDtype, Plan
 from artifacts.reader import Bundle
 from artifacts.weights import Array
@@ -18,7 +19,7 @@ from optimizer.importers import Source
 _CHUNK_BYTES = 1 << 24
 
 
-class NotAsProvenError(ValueError):
+class NotAsProvenError(UserError):
     """A bundle is, or computes, something else than the plan that was proved: a fault came in between, whatever it costs."""
 
     def __init__(self, difference: str) -> None:

@@ -102,12 +102,17 @@ def evaluation_record(forged: Forged) -> dict[str, object]:
 
 
 def trials_jsonl(forged: Forged) -> str:
-    """One line for each trial: scheme of each band, KV cache, latency in ms per output token, KL in nats, gate violation."""
+    """One line for each trial: scheme of each band, KV cache, latency in ms per output token, KL in nats, gate violation.
+
+    A trial without a score has its failure, too.
+    """
     front = {trial.number for trial in pareto_front(forged.searched.trials)}
     lines = []
     for trial in forged.searched.trials:
         bands = {name: scheme for name, scheme in trial.choice.items() if name != KV_CACHE}
         of_trial = asdict(trial) | {"choice": bands, "kv_cache": kv_dtype_of(trial.choice)}
+        if not trial.failure:
+            del of_trial["failure"]
         chosen = {"on_front": trial.number in front, "chosen": trial == forged.proven.trial}
         lines.append(json.dumps(of_trial | chosen, sort_keys=True) + "\n")
     return "".join(lines)

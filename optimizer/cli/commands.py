@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +11,7 @@ import click
 from optimizer.cli.kernels import kernels
 from runtime.bench.command import bench
 from runtime.cli import serve
+from runtime.user_errors import shown_to_user
 
 EXIT_NOTHING_PASSES = 3
 
@@ -42,6 +42,7 @@ EXIT_NOTHING_PASSES = 3
 @click.option(
     "--storage", metavar="URL", help="Optuna storage of the study; default: search.storage, else SQLite beside the bundle."
 )
+@shown_to_user()
 def optimize(
     spec_path: Path,
     target: str | None,
@@ -56,8 +57,6 @@ def optimize(
     Exit code 3: no plan is within the accuracy gate, and no bundle is written.
     """
     try:
-        from kernels.cpu.build import CompileFailed
-        from optimizer.evaluation import SandboxUnavailable
         from optimizer.run.command import Overrides, run_optimize
         from optimizer.search.proof import NothingPasses
 
@@ -66,8 +65,6 @@ def optimize(
         except NothingPasses as error:
             click.echo(f"nothing passes the gate, so no bundle was written: {error}", err=True)
             sys.exit(EXIT_NOTHING_PASSES)
-        except (ValueError, OSError, CompileFailed, SandboxUnavailable) as error:
-            raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         click.echo("stopped; run the same command to continue", err=True)
         sys.exit(130)
@@ -75,20 +72,22 @@ def optimize(
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
+@shown_to_user()
 def inspect(bundle: Path) -> None:
     """Show what a bundle holds, after checking its manifest."""
     from optimizer.bundle.inspection import describe
 
-    _checked(lambda: describe(bundle))
+    describe(bundle)
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
+@shown_to_user()
 def verify(bundle: Path) -> None:
     """Check every byte of a bundle against its manifest."""
     from optimizer.bundle.inspection import verify_and_report
 
-    _checked(lambda: verify_and_report(bundle))
+    verify_and_report(bundle)
 
 
 @click.command()
@@ -102,26 +101,17 @@ def verify(bundle: Path) -> None:
     type=click.Choice(["float16", "bfloat16", "float32"]),
     help="Dtype in which readers of compressed-tensors compute; default: float16, which keeps the scales of int4.",
 )
+@shown_to_user()
 def export(bundle: Path, form: str, output: Path, dtype: Literal["float16", "bfloat16", "float32"] | None) -> None:
     """Write a bundle for another runtime: a folder for compressed-tensors (vLLM) and onnx, a file for gguf (llama.cpp).
 
     Codes and scales stay as they are wherever the format can say them; what it cannot is listed, here and in the export.
     """
 
-    def write() -> None:
-        from optimizer.exporters import export_bundle
+    from optimizer.exporters import export_bundle
 
-        for line in export_bundle(bundle, form, output, dtype).lines():
-            click.echo(line)
-
-    _checked(write)
-
-
-def _checked(action: Callable[[], None]) -> None:
-    try:
-        action()
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+    for line in export_bundle(bundle, form, output, dtype).lines():
+        click.echo(line)
 
 
 @click.group()

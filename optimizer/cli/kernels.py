@@ -7,6 +7,8 @@ from difflib import get_close_matches
 
 import click
 
+from runtime.user_errors import shown_to_user
+
 
 @click.group()
 def kernels() -> None:
@@ -21,6 +23,7 @@ def kernels() -> None:
     "--tokens", metavar="N", type=click.IntRange(min=1), multiple=True, help="Tokens of a step; default: 1, 16, 64 and 2048."
 )
 @click.option("--jobs", metavar="N", type=click.IntRange(min=1), help="Compilers at once; default: one for each core.")
+@shown_to_user()
 def inspect(op: str, device_name: str, symbols: tuple[str, ...], tokens: tuple[int, ...], jobs: int | None) -> None:
     """Compile OP at its default points and show registers, spills, occupancy and hot loops.
 
@@ -30,7 +33,7 @@ def inspect(op: str, device_name: str, symbols: tuple[str, ...], tokens: tuple[i
     from rich.console import Console
 
     from kernels import registry
-    from kernels.compile.cross_compile import CrossCompiler, NoTriton
+    from kernels.compile.cross_compile import CrossCompiler
     from optimizer.cli.kernel_table import inspection_table
     from optimizer.records.progress import Reporter
     from optimizer.tuning.gpu.default_records import default_records
@@ -42,11 +45,8 @@ def inspect(op: str, device_name: str, symbols: tuple[str, ...], tokens: tuple[i
     own = [symbol for symbol, found in registry.specs("gpu").items() if found.op == op]
     for symbol in symbols:
         _among(symbol, own, f"an entry point of {op}")
-    try:
-        with CrossCompiler(jobs=jobs) as compiler:
-            found = default_records(symbols or own, device(device_name), tokens or TOKENS, compiler, Reporter())
-    except NoTriton as error:
-        raise click.ClickException(str(error)) from error
+    with CrossCompiler(jobs=jobs) as compiler:
+        found = default_records(symbols or own, device(device_name), tokens or TOKENS, compiler, Reporter())
     console = Console(width=None if Console().is_terminal else 200)
     console.print(inspection_table(found.records))
     for name, reason in found.refused.items():

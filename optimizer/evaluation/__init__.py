@@ -5,7 +5,7 @@ from optimizer.evaluation.comparison import Comparison, compare_all, compare_on
 from optimizer.evaluation.confidence import Estimate
 from optimizer.evaluation.evaluation import Evaluation, Score, evaluate
 from optimizer.evaluation.gate import Check, Fidelity, Gate, Metric, NonInferiority, Verdict
-from optimizer.evaluation.metrics import NonFiniteLogitsError, SequenceScore, compare
+from optimizer.evaluation.metrics import NonFiniteLogitsError, NoScore, SequenceScore, compare
 from optimizer.evaluation.paired import Paired, least_items
 from optimizer.evaluation.sandbox import SandboxUnavailable
 from optimizer.evaluation.sets import ItemSet, open_set
@@ -22,6 +22,7 @@ __all__ = [
     "Gate",
     "ItemSet",
     "Metric",
+    "NoScore",
     "NonFiniteLogitsError",
     "NonInferiority",
     "Paired",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from artifacts.errors import UserError
 from optimizer.evaluation.metrics import Logits
 
 
@@ -27,7 +28,7 @@ class BaselineStore:
         self._rows = list(accumulate((len(ids) - 1 for ids in sequences), initial=0))
         self._logits = np.load(path, mmap_mode="r")
         if len(self._logits) != self._rows[-1]:
-            raise ValueError(
+            raise UserError(
                 f"{path} must hold {self._rows[-1]} rows of logits, got {len(self._logits)}; delete it to score again"
             )
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from artifacts.errors import UserError
+
 MIN_SEQUENCES = 4
 _SE_FLOOR = 0.25
 """Of the sample's standard error. A resample that misses the only unusual sequence has a standard error of zero; the
@@ -43,7 +45,7 @@ def ratio_of_sums(
     """
     x, n = np.asarray(numerators, np.float64), np.asarray(weights, np.float64)
     if len(x) < MIN_SEQUENCES:
-        raise ValueError(
+        raise UserError(
             f"a confidence interval needs at least {MIN_SEQUENCES} sequences, got {len(x)}; score more or shorter ones"
         )
     ratio = float(x.sum() / n.sum())

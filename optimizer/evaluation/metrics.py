@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from artifacts.errors import UserError
 from kernels.cpu.host import host
 
 Logits = NDArray[np.float32]
@@ -18,7 +19,11 @@ _CHUNK_ELEMENTS = 1 << 17
 """Rows are scored a few at a time, in the same four arrays: what a core works on stays in its cache, and no page is fetched."""
 
 
-class NonFiniteLogitsError(ValueError):
+class NoScore(UserError):
+    """What a plan computes cannot be scored; another plan's may be."""
+
+
+class NonFiniteLogitsError(NoScore):
     """Logits hold NaN or infinity: the model that gave them is broken."""
 
 
@@ -42,7 +47,8 @@ def compare(token_ids: Sequence[int], baseline: Logits, candidate: Logits) -> Se
     The KL of a row is sum p (z_p - z_q) - log sum exp z_p + log sum exp z_q over logits z shifted by their maximum:
     close logits cancel before they are weighed, so fp32 exponentials with fp64 sums are within 1e-8 nats of fp64.
 
-    Raises NonFiniteLogitsError, and ValueError where shapes disagree or there is nothing to predict.
+    Raises NonFiniteLogitsError, UserError where the baseline's logits are not finite, and ValueError where shapes disagree or
+    there is nothing to predict.
     """
     num_tokens = len(token_ids) - 1
     if num_tokens < 1:
@@ -100,7 +106,8 @@ def _shift(name: str, logits: Logits, shifted: Logits, exponentials: Logits) -> 
     """Writes logits less their row maximum, and the exponentials of those; returns the rows' sums of exponentials."""
     highest = logits.max(axis=1, keepdims=True)
     if not np.isfinite(highest).all():
-        raise NonFiniteLogitsError(f"{name} logits must be finite, got NaN or infinity")
+        fault = f"{name} logits must be finite, got NaN or infinity"
+        raise UserError(fault) if name == "baseline" else NonFiniteLogitsError(fault)
     np.exp(np.subtract(logits, highest, out=shifted), out=exponentials)
     sums: NDArray[np.float64] = exponentials.sum(axis=1, dtype=np.float64)
     return sums

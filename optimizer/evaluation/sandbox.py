@@ -23,13 +23,15 @@ from selectors import EVENT_READ, DefaultSelector
 from tempfile import TemporaryDirectory
 from typing import Literal
 
+from artifacts.errors import UserError
+
 Ending = Literal["exited", "timed out", "too much output"]
 
 _LAUNCHER = Path(__file__).with_name("sandbox_launcher.py")
 _GRACE_S = 5.0
 
 
-class SandboxUnavailable(RuntimeError):
+class SandboxUnavailable(UserError):
     """This system cannot isolate a program, so none is run; the message says what was refused and what would allow it."""
 
 

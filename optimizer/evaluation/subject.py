@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from artifacts.errors import UserError
 from optimizer.evaluation.asking import ask
 from optimizer.evaluation.sets.item_set import ItemSet, Marked, Question
 from runtime.engine import Engine
@@ -59,7 +60,7 @@ class Subject:
         if self._engine is None or longest > self._room:
             self._engine, self._room = self._open_engine(longest), longest
         if longest > self._engine.max_model_len:
-            raise ValueError(
+            raise UserError(
                 f"an item needs {longest} tokens with its answer, and the model's context has {self._engine.max_model_len}; "
                 "lower num_fewshot, max_tokens or context_tokens"
             )

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from artifacts.errors import UserError
+from artifacts.text_file import read_text
+
 
 def text_sequences(
     paths: Sequence[Path],
@@ -20,25 +23,18 @@ def text_sequences(
     counts into its length. The end of a file that fills no sequence is left out. When the files give more than
     `max_sequences`, evenly spaced ones are taken, so that all parts of the text are heard.
 
-    Raises ValueError where a file cannot be read as text or all together are too short for one sequence.
+    Raises UserError where a file cannot be read as text or all together are too short for one sequence.
     """
     num_new = num_tokens - len(prefix)
     if num_new < 2:
-        raise ValueError(f"num_tokens must be at least {len(prefix) + 2}, got {num_tokens}")
+        raise UserError(f"num_tokens must be at least {len(prefix) + 2}, got {num_tokens}")
     sequences: list[list[int]] = []
     for path in paths:
-        ids = encode(_read(path))
+        ids = encode(read_text(path, "evaluation text"))
         starts = range(0, len(ids) - num_new + 1, num_new)
         sequences += [[*prefix, *ids[start : start + num_new]] for start in starts]
     if not sequences:
         names = ", ".join(map(str, paths))
-        raise ValueError(f"evaluation text must fill one sequence of {num_tokens} tokens; {names} is too short")
+        raise UserError(f"evaluation text must fill one sequence of {num_tokens} tokens; {names} is too short")
     num_kept = min(max_sequences, len(sequences))
     return [sequences[i * len(sequences) // num_kept] for i in range(num_kept)]
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"evaluation text must be a readable UTF-8 file; {path}: {error}") from error

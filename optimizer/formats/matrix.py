@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from artifacts.errors import UserError
 from artifacts.precision import Scheme
 from artifacts.weight_formats import FP8_BLOCK
 from kernels.formats.format import Parts
@@ -21,7 +22,7 @@ _SLAB_ELEMENTS = 1 << 18
 """Of errors, which are summed in fp64: so many elements at a time stay in the caches."""
 
 
-class QuantizationError(ValueError):
+class QuantizationError(UserError):
     """A tensor that cannot take a scheme. The message names the tensor."""
 
 

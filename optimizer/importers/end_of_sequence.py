@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection, Sequence
 
 from runtime.prompts import Prompts
+from runtime.request import RequestError
 
 #: Special tokens that end a turn, or a message to a tool, by their names: those of llama.cpp that end no whole text, and mean
 #: nothing else in any vocabulary (`<|end|>` also ends a part of a reply).
@@ -82,7 +83,7 @@ def _around_reply(prompts: Prompts) -> tuple[str, str]:
     chat = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _REPLY}]
     try:
         text = prompts.render_chat(chat, add_generation_prompt=False)
-    except ValueError:  # it refuses them, or there is no template
+    except RequestError:  # it refuses them, or there is no template
         return "", ""
     before, reply, after = text.rpartition(_REPLY)
     return (before.rpartition(_QUESTION)[2].strip(), after.strip()) if reply else ("", "")

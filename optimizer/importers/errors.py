@@ -1,7 +1,9 @@
 """Why a source cannot be imported. A config's own problems are `runtime.models.UnsupportedModel`."""
 
+from artifacts.errors import UserError
 
-class SourceError(ValueError):
+
+class SourceError(UserError):
     """A model source that cannot be imported; the message says what was found, what was expected and what to do."""
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from artifacts.errors import UserError
 from optimizer.importers.end_of_sequence import completed, doubts
 from optimizer.importers.errors import DamagedFile, MissingFile
 from optimizer.importers.gguf_model import open_gguf
@@ -28,7 +29,7 @@ def open_source(path: Path) -> Source:
     source = open_hf_folder(path) if path.is_dir() else open_gguf(path)
     try:
         return _with_ends(source)
-    except ValueError as error:
+    except UserError as error:
         raise DamagedFile(f"{path}: {error}") from error
 
 
@@ -41,7 +42,7 @@ def _with_ends(source: Source) -> Source:
     prompts = Prompts(Tokenizer.from_str(source.tokenizer_json), template)
     stated = eos_token_ids(source.generation_config)
     if not all(isinstance(token, int) and 0 <= token < 1 << 31 for token in stated):
-        raise ValueError(f"eos_token_id must be a token id, or a list of them, got {stated}")
+        raise UserError(f"eos_token_id must be a token id, or a list of them, got {stated}")
     ends = completed(prompts, stated)
     config = source.generation_config if ends == stated else {**source.generation_config, "eos_token_id": ends}
     return replace(source, generation_config=config, notes=(*source.notes, *doubts(prompts, stated)))

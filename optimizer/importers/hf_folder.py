@@ -8,6 +8,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from artifacts.architecture import Architecture
+from artifacts.text_file import read_text
 from optimizer.importers.errors import DamagedFile
 from optimizer.importers.hf_tokenizer import read_tokenizer, tokenizer_files
 from optimizer.importers.json_file import read_json
@@ -84,7 +85,7 @@ def _chat_templates(folder: Path, tokenizer_config: dict[str, Any]) -> dict[str,
     """By name, from where transformers has them: files, else tokenizer_config.json, else the file of a processor."""
     own, further, of_processor = (sorted(folder.glob(pattern)) for pattern in _TEMPLATES)
     files = {**dict.fromkeys(own, "default"), **{path: path.stem for path in further}}
-    stated: Any = {name: path.read_text(encoding="utf-8") for path, name in files.items()}
+    stated: Any = {name: read_text(path, "a chat template") for path, name in files.items()}
     stated = stated or tokenizer_config.get("chat_template")
     if stated is None and of_processor:
         stated = read_json(of_processor[0]).get("chat_template")

@@ -8,6 +8,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
+from artifacts.text_file import read_text
 from optimizer.importers.byte_level import byte_level_tokenizer
 from optimizer.importers.errors import DamagedFile, MissingTokenizer
 from optimizer.importers.gguf_splits import named_split
@@ -56,7 +57,7 @@ def _from_vocabulary(folder: Path) -> Tokenizer:
             "this tokenizer (from tokenizer.model, say), write it with "
             "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
         )
-    lines = (folder / _MERGES).read_text(encoding="utf-8").split("\n")
+    lines = read_text(folder / _MERGES, _MERGES).split("\n")
     merges = [line for line in lines if line and not line.startswith("#version")]
     tokenizer = byte_level_tokenizer(read_json(folder / _VOCAB), merges, named_split(_SPLITS[name]))
     for token in _added_tokens(folder, config):

@@ -15,7 +15,7 @@ from artifacts.precision import KvDtype, Plan
 from kernels.cpu.library import Library
 from kernels.reference import ReferenceProgram
 from kernels.spec import Array
-from optimizer.evaluation import Score
+from optimizer.evaluation import NoScore, Score
 from optimizer.evaluation.metrics import Logits
 from optimizer.measure.layer_states import LayerStates
 from optimizer.measure.machine import Machine
@@ -30,7 +30,7 @@ SCORING_CHUNK_TOKENS = 256
 FP16_ROOM = 32752
 
 
-class KvRangeError(ValueError):
+class KvRangeError(NoScore):
     """Keys or values are beyond half of fp16's range, or no numbers: on other text the cache would saturate, unseen."""
 
     def __init__(self, largest: float) -> None:

@@ -10,6 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from statistics import fmean
 
+from artifacts.errors import UserError
+from artifacts.text_file import read_text
 from optimizer.spec import WorkloadSpec
 from runtime.batch import Span
 
@@ -52,14 +54,14 @@ def resolve_workload(spec: WorkloadSpec, request_seconds: Callable[[int, int], f
 
 def read_trace(path: Path) -> Trace:
     """A trace as CSV (TIMESTAMP, ContextTokens, GeneratedTokens: Azure's) or JSONL (timestamp in ms, input_length,
-    output_length: Mooncake's). ValueError names the line that is neither."""
+    output_length: Mooncake's). UserError names the line that is neither."""
     rows = list(_jsonl_rows(path) if path.suffix == ".jsonl" else _csv_rows(path))
     if len(rows) < 2:
-        raise ValueError(f"{path}: a trace needs at least 2 requests to have a rate, got {len(rows)}")
+        raise UserError(f"{path}: a trace needs at least 2 requests to have a rate, got {len(rows)}")
     times = [seconds for seconds, _, _ in rows]
     span = max(times) - min(times)
     if span <= 0:
-        raise ValueError(f"{path}: all {len(rows)} requests have the same timestamp, so the trace has no rate")
+        raise UserError(f"{path}: all {len(rows)} requests have the same timestamp, so the trace has no rate")
     return Trace(
         prompt_tokens=max(1, round(fmean(prompt for _, prompt, _ in rows))),
         output_tokens=max(1, round(fmean(output for _, _, output in rows))),
@@ -81,27 +83,26 @@ def prefill_spans(num_tokens: int, block_size: int) -> list[Span]:
 
 def _csv_rows(path: Path) -> list[tuple[float, int, int]]:
     rows = []
-    with path.open(newline="") as file:
-        for number, row in enumerate(csv.DictReader(file), start=2):
-            try:
-                # Azure writes seven fractional digits; datetime reads six.
-                moment = datetime.fromisoformat(row["TIMESTAMP"][:26])
-                rows.append((moment.timestamp(), int(row["ContextTokens"]), int(row["GeneratedTokens"])))
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(
-                    f"{path}:{number}: a request needs TIMESTAMP (ISO 8601), ContextTokens and GeneratedTokens, got {row}"
-                ) from error
+    for number, row in enumerate(csv.DictReader(read_text(path, "a trace").splitlines()), start=2):
+        try:
+            # Azure writes seven fractional digits; datetime reads six.
+            moment = datetime.fromisoformat(row["TIMESTAMP"][:26])
+            rows.append((moment.timestamp(), int(row["ContextTokens"]), int(row["GeneratedTokens"])))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path}:{number}: a request needs TIMESTAMP (ISO 8601), ContextTokens and GeneratedTokens, got {row}"
+            ) from error
     return rows
 
 
 def _jsonl_rows(path: Path) -> list[tuple[float, int, int]]:
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(read_text(path, "a trace").splitlines(), start=1):
         try:
             row = json.loads(line)
             rows.append((float(row["timestamp"]) / 1000, int(row["input_length"]), int(row["output_length"])))
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
+            raise UserError(
                 f"{path}:{number}: a request needs timestamp (ms), input_length and output_length, got {line[:80]}"
             ) from error
     return rows

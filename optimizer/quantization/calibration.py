@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from artifacts.errors import UserError
 from optimizer.importers import Source
 from optimizer.quantization.decoder_layer import DecoderLayer, check_calibrated, normed_for_head
 from optimizer.quantization.input_statistics import InputAccumulator, InputStatistics
@@ -40,7 +41,7 @@ class Calibration:
         check_calibrated(source.architecture)
         longest = max(map(len, sequences), default=0)
         if not 0 < longest <= source.architecture.max_position or not all(sequences):
-            raise ValueError(
+            raise UserError(
                 "calibration needs sequences of 1 to "
                 f"{source.architecture.max_position} tokens, got {len(sequences)} of up to {longest}"
             )

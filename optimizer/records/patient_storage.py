@@ -13,6 +13,8 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
+from artifacts.errors import UserError
+
 T = TypeVar("T")
 #: how long a record waits for the storage before the run gives up
 PATIENCE_S = 120.0
@@ -32,7 +34,7 @@ _FIXES = {
 _PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
 
 
-class StorageUnavailable(ValueError):
+class StorageUnavailable(UserError):
     """The storage cannot be read or written any more; the message is one line: the rule, what happened, what to do."""
 
 
@@ -46,7 +48,7 @@ def open_patient(url: str, say: Callable[[str], None], patience_s: float = PATIE
     try:
         storage = _patiently(partial(optuna.storages.get_storage, url), shown, say, patience_s, _is_passing_lock)
     except Exception as error:  # each backend raises its own kind
-        raise ValueError(
+        raise UserError(
             f"storage must be a URL that Optuna can open, such as sqlite:///study.db; got {shown!r}: {_reason(error)}"
             f"; {_fix(error)}"
         ) from error

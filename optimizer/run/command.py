@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from artifacts.errors import UserError
 from kernels.cpu.host import host
 from kernels.reference import limit_threads
 from optimizer.bundle.admission import admit
@@ -35,14 +36,14 @@ class Overrides:
 
 
 def run_optimize(spec_path: Path, overrides: Overrides, reporter: Reporter | None = None) -> Path:
-    """Make the bundle and return its folder. Raises NothingPasses, ValueError (and its kinds: LocatedError, SourceError)."""
+    """Make the bundle and return its folder. Raises NothingPasses and UserError."""
     reporter = reporter or Reporter()
     keep_freed_memory()
     spec = apply(load_spec(spec_path), overrides)
     if unknown := [name for name in spec.devices if not device(name).buildable]:
-        raise ValueError(f"bundles cannot be built for {unknown[0]!r} yet; --gpu can be {', '.join(buildable_names())}")
+        raise UserError(f"bundles cannot be built for {unknown[0]!r} yet; --gpu can be {', '.join(buildable_names())}")
     if spec.is_planning and spec.devices == ("cpu",):
-        raise ValueError("source: random plans for a GPU: a CPU is measured with the real model; set target, or give --gpu")
+        raise UserError("source: random plans for a GPU: a CPU is measured with the real model; set target, or give --gpu")
     workspace = spec.output.with_name(spec.output.name + ".work")
     workspace.mkdir(parents=True, exist_ok=True)
     limit_threads(host().num_cores)
@@ -67,7 +68,7 @@ def apply(spec: ModelSpec, overrides: Overrides) -> ModelSpec:
     search = _search_options(overrides)
     if spec.is_planning and (idle := {"trials", "timeout_s"} & search.keys()):
         option = "--" + min(idle).removesuffix("_s")
-        raise ValueError(f"source: random plans only for shapes: nothing is searched by layer; leave out {option}")
+        raise UserError(f"source: random plans only for shapes: nothing is searched by layer; leave out {option}")
     return spec.model_copy(update={**changes, "search": spec.search.model_copy(update=search)})
 
 
@@ -79,7 +80,7 @@ def _search_options(overrides: Overrides) -> dict[str, object]:
     except ValidationError as error:
         fault = error.errors()[0]
         got = "" if fault["type"] == "value_error" else f", got {options[str(fault['loc'][0])]!r}"
-        raise ValueError(f"--{fault['loc'][0]} {rule_of(fault)}{got}") from error
+        raise UserError(f"--{fault['loc'][0]} {rule_of(fault)}{got}") from error
     return search.model_dump(exclude_unset=True)
 
 

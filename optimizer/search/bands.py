@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from artifacts.architecture import Architecture, kind_of
+from artifacts.errors import UserError
 from artifacts.precision import Scheme
 
 NUM_BANDS = 3
@@ -54,7 +55,7 @@ def fitting_schemes(
         if not fitting[kind]:
             shape = min(own)
             reasons = "; ".join(f"{s.name}: {s.refusal(*shape)}" for s in offered[kind])
-            raise ValueError(f"no scheme offered for {kind!r} fits its shape {shape} ({reasons}); offer another one")
+            raise UserError(f"no scheme offered for {kind!r} fits its shape {shape} ({reasons}); offer another one")
     return fitting
 
 

@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from artifacts.precision import KvDtype
-from optimizer.evaluation import Evaluation
-from optimizer.measure.workbench import KvRangeError
+from optimizer.evaluation import Evaluation, NoScore
 from optimizer.records.ledger import Ledger
 from optimizer.records.progress import Reporter
 from optimizer.records.record_key import record_key
@@ -39,7 +38,7 @@ class KvLoss:
         """On `judge`'s workbench, over the whole of all sequences."""
         try:
             scores = judge.scores(judge.baseline)
-        except KvRangeError as error:
+        except NoScore as error:
             return cls(refusal=str(error))
         sequences = {
             f"sequence {number} of {len(found)} of {name}": score.kl / score.num_tokens

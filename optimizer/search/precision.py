@@ -23,31 +23,36 @@ from optimizer.search.warm_start import KV_CACHE, Assignment, kv_dtype_of
 
 STAGE = "precision"
 DIRECTIONS: tuple[Direction, Direction] = ("minimize", "minimize")  # latency, KL
-_GATE = "gate"
+_GATE, _FAILURE = "gate", "failure"
 
 
 @dataclass(frozen=True)
 class TrialScore:
-    """Mean KL in nats, and by what part of its limit the worst gated metric misses (0 or less: within the gate)."""
+    """Mean KL in nats, and by what part of its limit the worst gated metric misses (0 or less: within the gate).
+
+    `failure` says why a plan has none.
+    """
 
     kl: float
     violation: float
+    failure: str = ""
 
     @classmethod
-    def refused(cls) -> TrialScore:
+    def refused(cls, why: str) -> TrialScore:
         """Of a plan that cannot be had, further from the gate than any that can; finite, as samplers need it."""
-        return cls(1e6, 1e6)
+        return cls(1e6, 1e6, why)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A finished trial. `latency_ms` is the cost provider's time per output token."""
+    """A finished trial. `latency_ms` is the cost provider's time per output token; `failure` says why it has no score."""
 
     number: int
     choice: Assignment
     latency_ms: float
     kl: float
     violation: float
+    failure: str = ""
 
     @property
     def is_feasible(self) -> bool:
@@ -117,7 +122,7 @@ class PrecisionSearch:
             chosen = self._chosen(choice)
             latency_ms, score = self._latency_ms(*chosen), self._score(*chosen)
             # Only finished trials enter the storage: a process that is killed leaves nothing half-done behind.
-            self._study().add_trial(self._frozen(choice, latency_ms, score.kl, score.violation))
+            self._study().add_trial(self._frozen(choice, latency_ms, score))
             yield
 
     def _chosen(self, choice: Assignment) -> tuple[Plan] | tuple[Plan, KvDtype]:
@@ -137,7 +142,7 @@ class PrecisionSearch:
     def _sampled(self, done: Sequence[Trial]) -> Assignment:
         sampler = optuna.samplers.TPESampler(seed=self._seed + len(done), multivariate=True, n_startup_trials=0)
         study = optuna.create_study(directions=DIRECTIONS, sampler=sampler)
-        study.add_trials([self._frozen(t.choice, t.latency_ms, t.kl, t.violation) for t in done])
+        study.add_trials([self._frozen(t.choice, t.latency_ms, TrialScore(t.kl, t.violation)) for t in done])
         return {name: str(value) for name, value in study.ask(self._space).params.items()}
 
     def _untried_neighbour(self, done: Sequence[Trial], known: Sequence[Assignment]) -> Assignment | None:
@@ -151,12 +156,13 @@ class PrecisionSearch:
                     return choice
         return None
 
-    def _frozen(self, choice: Assignment, latency_ms: float, kl: float, violation: float) -> FrozenTrial:
+    def _frozen(self, choice: Assignment, latency_ms: float, score: TrialScore) -> FrozenTrial:
         return create_trial(
             params=dict(choice),
             distributions=self._space,
-            values=[latency_ms, kl],
-            constraints={_GATE: violation},
+            values=[latency_ms, score.kl],
+            constraints={_GATE: score.violation},
+            user_attrs={_FAILURE: score.failure} if score.failure else None,
         )
 
     def _study(self) -> optuna.Study:
@@ -174,7 +180,7 @@ def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
 
 def _trial(number: int, frozen: FrozenTrial) -> Trial:
     latency_ms, kl = frozen.values
-    return Trial(number, dict(frozen.params), latency_ms, kl, frozen.constraints[_GATE])
+    return Trial(number, dict(frozen.params), latency_ms, kl, frozen.constraints[_GATE], frozen.user_attrs.get(_FAILURE, ""))
 
 
 @contextmanager

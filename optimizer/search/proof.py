@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from optimizer.evaluation import Comparison, Evaluation, Gate, Verdict
-from optimizer.measure.workbench import KvRangeError
+from optimizer.evaluation import Comparison, Evaluation, Gate, NoScore, Verdict
 from optimizer.search.accuracy import judge_all
 from optimizer.search.precision import Trial, pareto_front
 
@@ -60,7 +59,7 @@ def prove(
     for trial in candidates:
         try:
             evaluations = evaluate(trial)
-        except KvRangeError as error:
+        except NoScore as error:
             refused = f"trial {trial.number}: {error}"
             continue
         comparisons: dict[str, Comparison] = {}

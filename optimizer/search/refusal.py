@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from artifacts.precision import Plan
-from optimizer.evaluation import Check, Evaluation, Gate, Metric, SequenceScore, Verdict
-from optimizer.measure.workbench import KvRangeError
+from optimizer.evaluation import Check, Evaluation, Gate, Metric, NoScore, SequenceScore, Verdict
 from optimizer.search.accuracy import Judge, judge_all
 
 
@@ -35,7 +34,7 @@ def explain(gate: Gate, judge: Judge, plan: Plan, margins: Mapping[str, float] =
 def _measured(gate: Gate, judge: Judge, plan: Plan, margins: Mapping[str, float]) -> tuple[bool, str]:
     try:
         evaluations = _evaluations(judge, judge.scores(plan))
-    except KvRangeError as error:
+    except NoScore as error:
         return False, f"no result: {error}"
     kl = max((evaluation.kl for evaluation in evaluations.values()), key=lambda estimate: estimate.value)
     passes = all(verdict.passed for verdict in judge_all(gate, evaluations, margins).values())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from artifacts.errors import UserError
 from optimizer.evaluation import text_sequences
 from optimizer.evaluation.confidence import MIN_SEQUENCES
 from optimizer.records.progress import Reporter
@@ -61,7 +62,7 @@ def read_texts(spec: EvaluationSpec, tokenizer: Tokenizer, prefix: Sequence[int]
     for path in spec.text:
         sequences = _sequences(spec, [path], 2 * spec.num_sequences, tokenizer, prefix)
         if len(sequences) < 2 * MIN_SEQUENCES:
-            raise ValueError(
+            raise UserError(
                 f"{path}: {2 * MIN_SEQUENCES} sequences of {spec.tokens_per_sequence} tokens are needed, half of them to "
                 f"search with and half to prove with; got {len(sequences)}: give a longer text or lower tokens_per_sequence"
             )
@@ -78,7 +79,7 @@ def proof_texts(spec: EvaluationSpec, tokenizer: Tokenizer, prefix: Sequence[int
         assert one.path is not None, "the specification asks for it"
         texts[one.name] = _sequences(spec, [one.path], one.max_items or spec.num_sequences, tokenizer, prefix)
         if len(texts[one.name]) < MIN_SEQUENCES:
-            raise ValueError(
+            raise UserError(
                 f"{one.path}: {MIN_SEQUENCES} sequences of {spec.tokens_per_sequence} tokens are needed, got "
                 f"{len(texts[one.name])}: give a longer text, raise max_items or lower tokens_per_sequence"
             )

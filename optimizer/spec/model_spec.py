@@ -26,6 +26,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticKnownError
 
+from artifacts.errors import UserError
 from optimizer.spec.generation_spec import GenerationSpec
 from optimizer.spec.hub_names import advice_on
 from optimizer.spec.units import Fraction, Seconds
@@ -76,9 +77,9 @@ def known_devices(names: str) -> str:
     """One device, or several GPUs separated by commas."""
     found = [device(name.strip()) for name in names.split(",")]
     if len(found) > 1 and any(one.kind != "gpu" for one in found):
-        raise ValueError(f"a bundle is for one device or for several GPUs, got {names!r}")
+        raise UserError(f"a bundle is for one device or for several GPUs, got {names!r}")
     if len({one.arch for one in found}) < len(found):
-        raise ValueError(f"devices of a bundle must differ in architecture, got {names!r}; build a bundle for each")
+        raise UserError(f"devices of a bundle must differ in architecture, got {names!r}; build a bundle for each")
     return ",".join(one.name for one in found)
 
 

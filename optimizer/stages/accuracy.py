@@ -18,7 +18,8 @@ from optimizer.stages.job import Job
 
 def judge_on(job: Job, workbench: Workbench, sets: Mapping[str, Sequence[Tokens]]) -> Judge:
     """Of plans on `workbench`, against the checkpoint's own weights on the same kernels."""
-    folder, model = job.folder / "baseline", repr(sorted(job.sources.items()))
+    # Its logits depend on no plan, so studies share them.
+    folder, model = job.folder.parent / "baseline", repr(sorted(job.sources.items()))
     judge = Judge.make(*job.unquantized(workbench), sets, folder, model, job.spec.seed, job.reporter)
     return replace(judge, workbench=workbench, baseline=job.lossless)
 

@@ -48,7 +48,7 @@ class Job:
     target: TargetStages
     study_name: str
     folder: Path
-    """The study's: libraries, quantized weights, logits of the unquantized model, answers."""
+    """The study's, in the workspace: libraries, quantized weights, answers."""
     ledger: Ledger
     reporter: Reporter
 

@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from artifacts.architecture import kind_of
 from artifacts.precision import KvDtype, Plan, Scheme
 from optimizer.cost.provider import CostProvider
-from optimizer.evaluation import Gate
-from optimizer.measure.workbench import KvRangeError
+from optimizer.evaluation import Gate, NoScore
 from optimizer.records.record_key import record_key
 from optimizer.search.accuracy import Judge, trial_score
 from optimizer.search.bands import Band, make_bands, plan_of
@@ -49,8 +48,8 @@ class SearchStage:
         def score(plan: Plan, kv_dtype: KvDtype) -> TrialScore:
             try:
                 return trial_score(gate, judge.on(kv_dtype).evaluate_until_hopeless(plan, gate))
-            except KvRangeError:
-                return TrialScore.refused()
+            except NoScore as error:
+                return TrialScore.refused(str(error))
 
         latency = self._latency(bands)
         kv_dtypes, study = list(self.kv_losses), self._study(bands, latency, gate)
@@ -60,6 +59,8 @@ class SearchStage:
             raise NothingPasses("no trial was finished; give the search more time")
         if not any(trial.is_feasible for trial in trials):
             best = min(trials, key=lambda trial: trial.violation)
+            if best.failure:
+                raise NothingPasses(f"none of {len(trials)} trials has a score; trial {best.number}: {best.failure}")
             clauses = explain(gate, judge.on(kv_dtype_of(best.choice)), plan_of(bands, best.choice))
             raise NothingPasses(
                 f"none of {len(trials)} trials is within the gate; trial {best.number} came closest, with KL {best.kl:.4g}, "

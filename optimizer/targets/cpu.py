@@ -10,6 +10,7 @@ from platform import machine
 from typing import Any, get_args
 
 from artifacts.architecture import Architecture
+from artifacts.errors import UserError
 from artifacts.manifest import Kernels, Limits, Platform
 from artifacts.precision import KvDtype, Plan, Scheme
 from kernels.cpu import kv_cache
@@ -211,7 +212,7 @@ def _check_offered(space: SearchSpace) -> None:
     names = {scheme.name for kind in type(groups).model_fields for scheme in groups.of(kind) if scheme.variant not in products}
     names |= set(space.precision.kv_cache) - set(kv_cache.STORAGE)
     if names:
-        raise ValueError(f"there are no CPU kernels for {', '.join(sorted(names))}; remove it from the search space")
+        raise UserError(f"there are no CPU kernels for {', '.join(sorted(names))}; remove it from the search space")
 
 
 def _own(workbench: Workbench) -> CpuWorkbench:

@@ -7,6 +7,7 @@ from dataclasses import astuple
 from pathlib import Path
 
 from artifacts.architecture import Architecture
+from artifacts.errors import UserError
 from artifacts.precision import Scheme
 from kernels.gpu.target import ARCHS
 from optimizer.measure.machine import this_machine
@@ -59,7 +60,7 @@ def offered_schemes(
         offered[kind] = tuple(scheme for scheme in schemes if scheme.name not in refused)
         if not offered[kind]:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
-            raise ValueError(
+            raise UserError(
                 f"no scheme offered for {kind!r} has kernels on {', '.join(devices)} ({reasons}); offer another one"
             )
     return offered

@@ -32,7 +32,7 @@ class EmulatedWorkbench(Workbench):
 
     @property
     def numbers(self) -> object:
-        return self.act, gpu_sources_digest()
+        return self.act, self.kv_block_size, gpu_sources_digest()
 
     def exact(self) -> Self:
         return replace(self, kv_dtype="bf16")

@@ -15,6 +15,7 @@ import numpy as np
 
 from artifacts.architecture import Architecture, kind_of
 from artifacts.canonical import canonical_json
+from artifacts.errors import UserError
 from artifacts.manifest import Kernels, Limits, Platform
 from artifacts.precision import KvDtype, Plan, Scheme, plan_bytes
 from kernels.compile.cross_compile import Compiled, CrossCompiler, gpu_sources_digest
@@ -85,7 +86,7 @@ class GpuTarget:
         possible = self.possible_kv_dtypes(architecture)
         left = tuple(dtype for dtype in self._space.precision.kv_cache if dtype in possible)
         if not left:
-            raise ValueError(
+            raise UserError(
                 f"no KV cache of {', '.join(self._space.precision.kv_cache)} has kernels for this model on {self.title}; "
                 "offer bf16"
             )

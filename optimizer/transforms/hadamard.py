@@ -14,11 +14,13 @@ from functools import cache, reduce
 import torch
 from torch import Tensor
 
+from artifacts.errors import UserError
+
 _LARGEST_FACTOR = 64
 """Powers of two are split into factors of at most this order: applying them is then a few small matrix products."""
 
 
-class NoHadamardMatrixError(ValueError):
+class NoHadamardMatrixError(UserError):
     """No Hadamard matrix of this order exists, or none is constructed here."""
 
 

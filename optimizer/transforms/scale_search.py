@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from artifacts.errors import UserError
 from artifacts.precision import Plan, Scheme
 from artifacts.weight_formats import FP8_BLOCK
 from kernels.quantize_activations.gpu_reference import quantize_blocks, quantize_rows, quantize_with
@@ -210,7 +211,7 @@ def _read(path: Path, asked: Mapping[str, object]) -> tuple[dict[str, Tensor], d
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         if json.loads(metadata["asked"]) != asked:
-            raise ValueError(
+            raise UserError(
                 f"a folder of scales must be of one search; {path} holds that of {metadata['asked']}, asked for is "
                 f"{json.dumps(asked)}: give another folder, or remove this one"
             )

@@ -8,11 +8,12 @@ from typing import Protocol
 from torch import Tensor
 
 from artifacts.architecture import Architecture
+from artifacts.errors import UserError
 from artifacts.precision import Scheme
 from optimizer.importers import Source
 
 
-class UntransformableModelError(ValueError):
+class UntransformableModelError(UserError):
     """A model, or a part of one, through which a transform cannot be folded."""
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import create_trial
 
+from artifacts.errors import UserError
 from artifacts.precision import Plan, Scheme
 from kernels import registry
 from kernels.cpu.isa import Isa
@@ -224,7 +225,7 @@ def legal_candidates(op: str, space: KernelSpace, isa: Isa) -> list[Constants]:
     combinations = (dict(zip(names, values, strict=True)) for values in product(*space.constants.values()))
     candidates = [c for c in combinations if tuning.refusal({**tuning.default(isa), **c}, isa) is None]
     if not candidates:
-        raise ValueError(f"the search space of {op} has no combination that is legal on {isa.name}; widen {names}")
+        raise UserError(f"the search space of {op} has no combination that is legal on {isa.name}; widen {names}")
     return candidates
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from artifacts.architecture import Architecture
+from artifacts.errors import UserError
 from artifacts.kv_cache import kv_bytes_per_token
 from artifacts.manifest import Limits
 from artifacts.precision import KvDtype
@@ -60,7 +61,7 @@ def tune_limits(
     affordable = cache_bytes // kv_bytes_per_token(architecture, kv_dtype)
     max_model_len = min(architecture.max_position, affordable // kv_block_size * kv_block_size)
     if max_model_len < kv_block_size:
-        raise ValueError(
+        raise UserError(
             f"what the KV cache may take of the target's memory ({cache_bytes / 2**30:.1f} GiB) holds {max(0, affordable)} "
             f"tokens of this model, less than one block of {kv_block_size}; a device with more memory is needed"
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from artifacts.architecture import kind_of
 from artifacts.canonical import canonical_json
+from artifacts.errors import UserError
 from artifacts.precision import Plan, Scheme
 from optimizer.importers import Source
 from optimizer.quantization import (
@@ -43,7 +44,7 @@ def scaled_plan(transform: str, groups: Iterable[str], offered: Mapping[str, Seq
                 plan[group] = min(schemes, key=lambda s: (s.bits_per_weight, s.quantized_activations))
     if not plan:
         what = "a scheme that quantizes activations, such as int8-a8" if for_activations else "a scheme that quantizes weights"
-        raise ValueError(f"transform: {transform} needs {what}, the search space offers none; offer one, or remove transform")
+        raise UserError(f"transform: {transform} needs {what}, the search space offers none; offer one, or remove transform")
     return plan
 
 

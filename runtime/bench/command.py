@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from runtime.user_errors import shown_to_user
+
 if TYPE_CHECKING:
     from artifacts.reader import Bundle
     from runtime.bench.bound import Peaks
@@ -92,6 +94,7 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write all results to this file."
 )
 @click.pass_context
+@shown_to_user()
 def bench(
     ctx: click.Context,
     url: str | None,
@@ -214,17 +217,14 @@ def _profiled(folder: Path, prompt_tokens: tuple[int, ...]) -> dict[str, Any]:
     click.echo(f"{bundle.manifest.name} at {num_threads_here(bundle.manifest.serving)} threads; {peaks_text(peaks)}")
     runner = load_runner(bundle)
     profiles: list[Profile] = []
-    try:
-        for profile_phase in (profile_decode, profile_prefill):
-            for num_tokens in prompt_tokens:
-                profile = profile_phase(runner, num_tokens, peaks)
-                same_step = [(p.phase, p.num_tokens, p.context_len) for p in profiles]
-                if (profile.phase, profile.num_tokens, profile.context_len) in same_step:
-                    continue  # a prompt longer than a step holds is cut to what it holds
-                profiles.append(profile)
-                click.echo("\n" + profile_text(profile))
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
+    for profile_phase in (profile_decode, profile_prefill):
+        for num_tokens in prompt_tokens:
+            profile = profile_phase(runner, num_tokens, peaks)
+            same_step = [(p.phase, p.num_tokens, p.context_len) for p in profiles]
+            if (profile.phase, profile.num_tokens, profile.context_len) in same_step:
+                continue  # a prompt longer than a step holds is cut to what it holds
+            profiles.append(profile)
+            click.echo("\n" + profile_text(profile))
     return {
         "model": bundle.manifest.name,
         "num_threads": num_threads_here(bundle.manifest.serving),
@@ -234,15 +234,10 @@ def _profiled(folder: Path, prompt_tokens: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _open_here(folder: Path, when: str) -> tuple[Bundle, Peaks]:
-    from artifacts.errors import BundleError
-    from kernels.cpu.library import LibraryRefused
     from runtime.bench.roofline import open_here
 
     click.echo(f"measuring this machine's peaks, {when}: a few seconds", err=True)
-    try:
-        return open_here(folder)
-    except (BundleError, LibraryRefused, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+    return open_here(folder)
 
 
 def _write(path: Path | None, figures: dict[str, Any]) -> None:

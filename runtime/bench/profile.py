@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from artifacts.errors import UserError
 from kernels import registry
 from kernels.spec import Cost, CpuCall
 from runtime.batch import Batch, Span, build_batch
@@ -89,7 +90,7 @@ def profile_prefill(runner: ProgramRunner, num_tokens: int, peaks: Peaks) -> Pro
 
 def _profile(phase: str, runner: ProgramRunner, num_tokens: int, context_len: int, peaks: Peaks) -> Profile:
     if context_len > runner.limits.max_model_len:
-        raise ValueError(f"the bundle serves contexts of at most {runner.limits.max_model_len} tokens, got {context_len}")
+        raise UserError(f"the bundle serves contexts of at most {runner.limits.max_model_len} tokens, got {context_len}")
     blocks = range(-(-context_len // runner.limits.kv_block_size))
     span = Span([0] * num_tokens, context_len - num_tokens, blocks, num_logits=1)
     batch = build_batch([span], runner.limits.kv_block_size)

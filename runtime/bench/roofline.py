@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from artifacts.errors import UserError
 from artifacts.manifest import Manifest
 from artifacts.reader import Bundle, open_bundle, read_manifest
 from kernels.cpu.host import host
@@ -64,11 +65,11 @@ def open_here(folder: Path) -> tuple[Bundle, Peaks]:
     Raises BundleError or LibraryRefused if the bundle does not fit, ValueError if it has no compiled kernels or runs on a GPU.
     """
     if read_manifest(folder).target.archs:
-        raise ValueError(
+        raise UserError(
             f"peaks are measured of a CPU, and {folder} runs on a GPU; python -m benchmarks.gpu_roofline is for its kernels"
         )
     bundle = open_bundle(folder, machine=host().machine, cpu_flags=host().flags)
     (kernels,) = bundle.manifest.kernels
     if kernels.library is None:
-        raise ValueError(f"{folder} has no compiled kernels to measure arithmetic with; build it where there is a compiler")
+        raise UserError(f"{folder} has no compiled kernels to measure arithmetic with; build it where there is a compiler")
     return bundle, measure_peaks(Library(bundle.path(kernels.library)), num_threads_here(bundle.manifest.serving))

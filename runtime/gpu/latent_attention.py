@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from artifacts.architecture import Mla
+from artifacts.errors import UserError
 from runtime.gpu.builder import ATTENTION, GpuBuilder, Operand
 
 
@@ -13,7 +14,7 @@ class LatentAttention:
 
     def __init__(self, build: GpuBuilder, mla: Mla) -> None:
         if build.kv_dtype != "bf16":
-            raise ValueError(
+            raise UserError(
                 f"the cache of latent attention has kernels for bf16, got {build.kv_dtype}; choose bf16 for kv_cache"
             )
         self._build, self._mla = build, mla

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from artifacts.architecture import Moe
+from artifacts.errors import UserError
 from artifacts.weight_formats import FP8_BLOCK
 from kernels.gpu.points import bucket
 from kernels.moe_matmul.gpu_tuning import BLOCK_MS, default_block_m
@@ -52,7 +53,7 @@ class Mixture:
         num_rows = build.architecture.linear_shapes()[group][0] // experts
         form = form_of(build.plan[group])
         if form == "e4m3_block" and num_rows % FP8_BLOCK:
-            raise ValueError(
+            raise UserError(
                 f"{group} cannot take fp8-block: an expert's {num_rows} rows must be a multiple of {FP8_BLOCK}, or a block of "
                 "weights spans two experts; choose fp8"
             )

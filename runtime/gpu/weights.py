@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from artifacts.architecture import Architecture
+from artifacts.errors import UserError
 from artifacts.precision import Plan, Scheme
 from artifacts.weight_formats import FP8_BLOCK
 from kernels.formats.format import GpuPacking
@@ -21,10 +22,10 @@ _TRANSPOSED_TENSORS = ("k_up.weight", "v_up.weight")
 
 
 def gpu_packing_of(scheme: Scheme) -> GpuPacking:
-    """How a matrix lies under `scheme`; ValueError where GPUs have no kernels for it."""
+    """How a matrix lies under `scheme`; UserError where GPUs have no kernels for it."""
     packing = gpu_packing(scheme.variant)
     if packing is None:
-        raise ValueError(f"there are no GPU kernels for {scheme.name}; choose another scheme")
+        raise UserError(f"there are no GPU kernels for {scheme.name}; choose another scheme")
     return packing
 
 

@@ -1,7 +1,9 @@
 """Why a model cannot be run."""
 
+from artifacts.errors import UserError
 
-class UnsupportedModel(ValueError):
+
+class UnsupportedModel(UserError):
     """A model's config lacks a key, has a wrong value, or asks for something that the runtime does not do."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+from artifacts.errors import UserError
 from runtime.engine import EngineStats
 
 _MEMORY_S = 60.0
@@ -32,7 +33,7 @@ class Admission:
 
     def __init__(self, num_seats: int, max_queue: int, max_wait_s: float) -> None:
         if max_queue < 0 or not max_wait_s > 0:
-            raise ValueError(f"max_queue must be at least 0 and max_wait above 0, got {max_queue} and {max_wait_s}")
+            raise UserError(f"max_queue must be at least 0 and max_wait above 0, got {max_queue} and {max_wait_s}")
         self.num_seats = num_seats
         self.max_queue = max_queue
         self.max_wait_s = max_wait_s

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hmac
 
+from artifacts.errors import UserError
+
 
 class ApiKey:
     """A bearer token. Raises ValueError, which does not tell the key, unless it is one that can be sent (RFC 6750)."""
 
     def __init__(self, key: str) -> None:
         if not key:
-            raise ValueError("an API key must have at least one character, got none; leave it out to let everyone in")
+            raise UserError("an API key must have at least one character, got none; leave it out to let everyone in")
         if not all("!" <= character <= "~" for character in key):
-            raise ValueError(
+            raise UserError(
                 "an API key must be visible ASCII characters without spaces, got one with others; "
                 "look for a space or a line break in it"
             )

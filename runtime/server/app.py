@@ -16,12 +16,13 @@ from runtime.chat import ChatTemplate
 from runtime.engine import Engine
 from runtime.heap import return_freed_memory
 from runtime.prompts import Prompts
+from runtime.request import RequestError
 from runtime.server import chat_route, completion_route, token_routes
 from runtime.server.admission import Admission, Overloaded
 from runtime.server.api_key import ApiKey
 from runtime.server.async_engine import AsyncEngine
 from runtime.server.bodies import BodyReader, BodyRoute
-from runtime.server.errors import on_engine_failure, on_failure, on_http_error, on_overload
+from runtime.server.errors import on_engine_failure, on_failure, on_http_error, on_overload, on_request_error
 from runtime.server.metrics import ServerMetrics
 from runtime.server.request_guard import RequestGuard
 from runtime.server.sampling import GenerationDefaults
@@ -86,7 +87,7 @@ def create_app(
         await async_engine.close()
         workers.close()
 
-    app = FastAPI(title="Coldforge", version=version, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Coldforge", version=version, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = service
     app.state.bodies = BodyReader(workers, metrics)
     app.add_middleware(
@@ -98,6 +99,7 @@ def create_app(
     )
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(EngineFailure, on_engine_failure)
+    app.add_exception_handler(RequestError, on_request_error)
     app.add_exception_handler(Overloaded, on_overload)
     app.add_exception_handler(ClientDisconnected, _on_disconnect)
     app.add_exception_handler(Exception, on_failure)

@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from runtime.request import RequestError
 from runtime.server.admission import Overloaded
 from runtime.server.wording import shown, shown_name
 
@@ -78,6 +79,12 @@ def _no_such_route(request: Request) -> str:
     hint = f"did you mean {methods[near[0]]} {near[0]}? " if near else ""
     routes = ", ".join(f"{method} {known}" for known, method in methods.items())
     return f"there is no route {shown_name(request.method)} {shown(path)}; {hint}There are {routes}"
+
+
+async def on_request_error(_: Request, error: Exception) -> JSONResponse:
+    """400 with the field at fault."""
+    assert isinstance(error, RequestError)
+    return JSONResponse(error_body(400, str(error), error.param), 400)
 
 
 async def on_overload(_: Request, error: Exception) -> JSONResponse:

@@ -163,8 +163,6 @@ async def start(
     choices, requests, prompt_lengths = await service.workers.run(num_bytes, prepare)
     try:
         stream = await service.engine.submit(requests)
-    except ValueError as error:
-        raise invalid(str(error)) from error
     except EngineFailure as error:
         raise ApiError(503, str(error)) from error
     return Generation(id, service.model_name, choices, stream, prompt_lengths)

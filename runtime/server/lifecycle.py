@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
+from artifacts.errors import UserError
 from runtime.server.connections import TimedProtocol
 from runtime.server.errors import error_body
 from runtime.server.service import Service
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 _FLUSH_TIMEOUT_S = 5
 
 
-class CannotListen(ValueError):
+class CannotListen(UserError):
     """The address or the port is not to be had."""
 
 
@@ -93,7 +94,7 @@ class Server(uvicorn.Server):
             )
         )
         if not drain_timeout_s >= 0:
-            raise ValueError(f"drain_timeout must be at least 0 seconds, got {drain_timeout_s}")
+            raise UserError(f"drain_timeout must be at least 0 seconds, got {drain_timeout_s}")
         self._drain_timeout_s = drain_timeout_s
         self._drain_deadline_s = 0.0
         self._is_cut = False

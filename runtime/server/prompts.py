@@ -1,23 +1,19 @@
-"""What a request asks to be encoded -> token ids; refusals are ApiError 400."""
+"""What a request asks to be encoded -> token ids; refusals are RequestError."""
 
 from __future__ import annotations
 
 from runtime.prompts import Prompts
-from runtime.server.errors import invalid
 from runtime.server.protocol_chat import ChatPrompt
 
 
 def render_chat(prompts: Prompts, chat: ChatPrompt) -> str:
     """The text of the rendered template; it brings its own special tokens."""
-    try:
-        return prompts.render_chat(
-            [message.model_dump(exclude_unset=True) for message in chat.messages],
-            add_generation_prompt=chat.add_generation_prompt,
-            continue_final_message=chat.continue_final_message,
-            variables=chat.template_variables,
-        )
-    except ValueError as error:
-        raise invalid(str(error), "messages") from error
+    return prompts.render_chat(
+        [message.model_dump(exclude_unset=True) for message in chat.messages],
+        add_generation_prompt=chat.add_generation_prompt,
+        continue_final_message=chat.continue_final_message,
+        variables=chat.template_variables,
+    )
 
 
 def truncate(token_ids: list[int], limit: int | None, max_model_len: int, num_answer_tokens: int) -> list[int]:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from artifacts.errors import UserError
 from runtime.request import SamplingParams
 from runtime.server.errors import invalid
 from runtime.server.faults import explain
@@ -31,11 +32,11 @@ class GenerationDefaults(BaseModel):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> GenerationDefaults:
-        """Raises ValueError that names the field."""
+        """Raises UserError that names the field."""
         try:
             return cls.model_validate(config)
         except ValidationError as error:
-            raise ValueError(f"generation_config.json: {explain(error, config)[0]}") from error
+            raise UserError(f"generation_config.json: {explain(error, config)[0]}") from error
 
 
 def sampling_params(
@@ -62,26 +63,23 @@ def sampling_params(
             "max_tokens",
             "context_length_exceeded",
         )
-    try:
-        return SamplingParams(
-            temperature=_first(body.temperature, defaults.temperature, 1.0),
-            top_p=_first(body.top_p, defaults.top_p, 1.0),
-            top_k=max(_first(body.top_k, defaults.top_k, 0), 0),  # -1 is also off, as in other servers
-            min_p=_first(body.min_p, defaults.min_p, 0.0),
-            seed=secrets.randbits(63) if body.seed is None else body.seed + choice,
-            max_tokens=max_tokens,
-            min_tokens=body.min_tokens,
-            stop_token_ids=frozenset(body.stop_token_ids or ()),
-            ignore_eos=body.ignore_eos,
-            presence_penalty=body.presence_penalty or 0.0,
-            frequency_penalty=body.frequency_penalty or 0.0,
-            repetition_penalty=_first(body.repetition_penalty, defaults.repetition_penalty, 1.0),
-            logit_bias=body.logit_bias or {},
-            logprobs=logprobs,
-            prompt_logprobs=prompt_logprobs,
-        )
-    except ValueError as error:
-        raise invalid(str(error), str(error).split()[0]) from error
+    return SamplingParams(
+        temperature=_first(body.temperature, defaults.temperature, 1.0),
+        top_p=_first(body.top_p, defaults.top_p, 1.0),
+        top_k=max(_first(body.top_k, defaults.top_k, 0), 0),  # -1 is also off, as in other servers
+        min_p=_first(body.min_p, defaults.min_p, 0.0),
+        seed=secrets.randbits(63) if body.seed is None else body.seed + choice,
+        max_tokens=max_tokens,
+        min_tokens=body.min_tokens,
+        stop_token_ids=frozenset(body.stop_token_ids or ()),
+        ignore_eos=body.ignore_eos,
+        presence_penalty=body.presence_penalty or 0.0,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        repetition_penalty=_first(body.repetition_penalty, defaults.repetition_penalty, 1.0),
+        logit_bias=body.logit_bias or {},
+        logprobs=logprobs,
+        prompt_logprobs=prompt_logprobs,
+    )
 
 
 def _first(*values: T | None) -> T:

@@ -57,6 +57,10 @@ def test_the_three_tables_have_the_same_formats() -> None:
         assert Scheme.parse(scheme.name) == scheme
         assert scheme.variant in kernel_table.cpu_products() or kernel_table.gpu_packing(scheme.variant)
         assert CODECS[scheme.weights].colours[scheme.weight_only.name]
+        if scheme.variant in kernel_table.cpu_products():
+            packing = kernel_table.cpu_packing(scheme.variant)
+            assert packing is kernel_table.cpu_packing(scheme.storage.variant)
+            assert packing.bits(scheme.group_size) == scheme.bits_per_weight
 
 
 def comparisons(path: Path) -> Iterator[str]:

@@ -40,15 +40,17 @@ def other_tiles(tmp_path_factory: pytest.TempPathFactory, object_cache: Path) ->
     return Library(build(constants, tmp_path_factory.mktemp("tiles") / "kernels.so", isa, object_cache))
 
 
+@pytest.mark.parametrize("has_bias", [False, True])
 @pytest.mark.parametrize("variant", cpu_products())
-def test_matmul_row_is_the_same_in_every_batch(library: Library, other_tiles: Library, variant: str) -> None:
+def test_matmul_row_is_the_same_in_every_batch(library: Library, other_tiles: Library, variant: str, has_bias: bool) -> None:
     rng = np.random.default_rng(1)
     t, n, k = 21, 168, 192
     weight = random_weight(rng, variant, n, k, 64)
     x = rng.standard_normal((t, k), np.float32)
+    bias = rng.standard_normal(n).astype(np.float32) if has_bias else None
 
     def product(library: Library, rows: Array, threads: int) -> Array:
-        arguments: Arguments = {**weight, "bias": None, "out": np.zeros((len(rows), n), np.float32)}
+        arguments: Arguments = {**weight, "bias": bias, "out": np.zeros((len(rows), n), np.float32)}
         if variant.endswith(("a8", "a16")):
             symbol, each = ("quantize_activations_a16", 2) if variant.endswith("a16") else ("quantize_activations", 1)
             quantized = quantized_buffers(len(rows), k, each)

@@ -15,7 +15,10 @@ from typing import Any
 
 import pytest
 
+from artifacts.precision import Plan
 from artifacts.reader import verify_bundle
+from optimizer.evaluation import Evaluation, Gate, NonFiniteLogitsError
+from optimizer.search.accuracy import Judge
 from tests.optimizer.conftest import NUM_TRIALS, SCRIPTS, MakeProject, Project, num_sensitivities, num_trials
 from tests.server.serving_process import ask, serving
 
@@ -227,3 +230,21 @@ def test_without_a_compiler_the_references_make_a_bundle_that_serves(project: Ma
     compiled = verify_bundle(made.bundle)
     assert compiled.kernels[0].backend == "cpu"
     assert compiled.provenance.study != manifest.provenance.study, "the references' times are not the kernels'"
+
+
+def test_a_trial_without_a_score_does_not_end_the_search(project: MakeProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate, plans = Judge.evaluate_until_hopeless, []
+
+    def broken_once(judge: Judge, plan: Plan, gate: Gate) -> dict[str, Evaluation]:
+        plans.append(plan)
+        if len(plans) == 1:
+            raise NonFiniteLogitsError("candidate logits must be finite, got NaN or infinity")
+        return evaluate(judge, plan, gate)
+
+    monkeypatch.setattr(Judge, "evaluate_until_hopeless", broken_once)
+    made = project()
+    result = made.optimize()
+    assert result.exit_code == 0, result.output
+    first, *others = map(json.loads, trial_lines(made))
+    assert first["failure"] == "candidate logits must be finite, got NaN or infinity" and not first["chosen"]
+    assert len(others) == NUM_TRIALS - 1 and not any("failure" in trial for trial in others)

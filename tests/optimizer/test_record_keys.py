@@ -53,7 +53,7 @@ CHANGES: dict[str, tuple[dict[str, Any], set[str]]] = {
     "search.choice": ({"search": {"choice": "most_accurate"}}, set()),
     "output": ({"output": "elsewhere/out"}, set()),
 }
-FAST = {"quantization.method", "workload.itl_ms"}
+FAST = {"quantization.method"}
 
 
 def records(study_db: Path) -> dict[str, set[str]]:

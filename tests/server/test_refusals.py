@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import httpx
+import numpy as np
 import openai
 import pytest
 
@@ -159,3 +160,12 @@ def test_the_templates_own_refusal(run_server: Any) -> None:
     template = "{{ raise_exception('roles must alternate') }}"
     with run_server(template=template) as served, pytest.raises(openai.BadRequestError, match="roles must alternate"):
         chat(served)
+
+
+def test_a_bug_is_no_fault_of_the_request(run_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """numpy's own ValueError, where a request is prepared, is a 500 of the server and not a 400 of the client."""
+    monkeypatch.setattr("runtime.prompts.Prompts.encode", lambda *_, **__: np.zeros(3) + np.zeros(4))
+    with run_server() as served:
+        answer = httpx.post(f"{served.url}/v1/completions", json={"prompt": "a"})
+    assert answer.status_code == 500
+    assert answer.json()["error"]["type"] == "server_error" and "ValueError" in answer.json()["error"]["message"]

@@ -21,6 +21,8 @@ HTTP = httpx.Client(timeout=20)
         ("GET", "/v1/v1/models", "GET /v1/models"),
         ("POST", "/v1/chat/completions/chat/completions", "POST /v1/chat/completions"),
         ("POST", "/v1/chat/completion", "POST /v1/chat/completions"),
+        ("POST", "/v1/completions/", "POST /v1/completions"),
+        ("GET", "/health/", "GET /health"),
         ("POST", "/v1/tokenize", "POST /tokenize"),
         ("GET", "/v1/health", "GET /health"),
         ("POST", "/v1/embeddings", None),

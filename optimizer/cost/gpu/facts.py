@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from artifacts.errors import UserError
 from kernels.compile.occupancy import multiprocessor
 from search_spaces.schema import Device, Figure
 
@@ -65,13 +66,13 @@ def gpu_facts(device: Device) -> GpuFacts:
     def stated(field: str) -> float:
         figure: Figure | None = getattr(device, field)
         if figure is None:
-            raise ValueError(
+            raise UserError(
                 f"the time model needs {field} of a device; {device.name} does not state it, add it with its source"
             )
         return figure.value
 
     if device.arch is None:
-        raise ValueError(
+        raise UserError(
             f"the time model needs the arch of a device; {device.name} does not state it, add it (as sm_90 or gfx942)"
         )
     num_sms, clock_ghz = int(stated("num_sms")), stated("boost_clock_mhz") / 1e3

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from optimizer.evaluation.sets.item_set import ItemSet, Marked, Question, Reply
 from optimizer.spec import SetSpec
 from runtime.prompts import Prompts
+from runtime.request import RequestError
 
 _U, _A, _S = "user", "assistant", "system"
 _CONVERSATIONS: dict[str, list[tuple[str, str]]] = {
@@ -67,11 +68,11 @@ class ChatFidelity(ItemSet):
         else:
             try:
                 text = self.reference.render_chat(item["messages"])
-            except ValueError as error:
+            except RequestError as error:
                 return _refusal(item, served, str(error))
             try:
                 rendered, ids = served.render_chat(item["messages"]), served.encode_chat(item["messages"])
-            except ValueError as error:
+            except RequestError as error:
                 return f"{item['id']}: the source's template renders it, the served one does not: {error}"
             if rendered != text:
                 return f"{item['id']}: rendered as {_around(rendered, text)}, the source renders {_around(text, rendered)}"
@@ -87,7 +88,7 @@ def _refusal(item: Mapping[str, Any], served: Prompts, reason: str) -> str:
     """A template may refuse a conversation, such as one with a system message; then the served one must, too."""
     try:
         served.render_chat(item["messages"])
-    except ValueError:
+    except RequestError:
         return ""
     return f"{item['id']}: the source's template refuses it ({reason}), the served one does not"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from artifacts.errors import UserError
 from optimizer.evaluation.sets.chat_template import ChatFidelity
 from optimizer.evaluation.sets.gsm8k import Gsm8k
 from optimizer.evaluation.sets.humaneval import HumanEval
@@ -22,5 +23,5 @@ def open_set(spec: SetSpec, reference: Prompts, seed: int) -> ItemSet:
     SandboxUnavailable where code cannot be run safely.
     """
     if (spec.chat or spec.format == ChatFidelity.format) and reference.chat_template is None:
-        raise ValueError(f"set {spec.name}: this model has no chat template; remove chat, or the set")
+        raise UserError(f"set {spec.name}: this model has no chat template; remove chat, or the set")
     return FORMATS[spec.format].open(spec, reference, seed)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from artifacts.errors import UserError
 from optimizer.evaluation.sets.item_set import Completion, ItemSet, Marked, Question, Reply, completion_prompt, dealt, path_of
 from optimizer.evaluation.sets.jsonl import read_items
 from optimizer.spec import SetSpec
@@ -51,7 +52,7 @@ class Gsm8k(ItemSet):
         items = read_items(path, {"question": str, "answer": str})
         for item in items:
             if "####" not in item["answer"]:
-                raise ValueError(f"{path}, item {item['id']}: answer must end in '#### N', got {item['answer'][-40:]!r}")
+                raise UserError(f"{path}, item {item['id']}: answer must end in '#### N', got {item['answer'][-40:]!r}")
         return items
 
     def questions(self, item: Mapping[str, Any], prompts: Prompts) -> list[Question]:

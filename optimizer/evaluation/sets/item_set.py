@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from artifacts.errors import UserError
 from optimizer.spec import SetSpec
 from runtime.prompts import Prompts
 
@@ -71,9 +72,9 @@ class ItemSet(ABC):
 
     def __post_init__(self) -> None:
         if not self.items:
-            raise ValueError(f"{self.name}: a set must have at least one item, got none")
+            raise UserError(f"{self.name}: a set must have at least one item, got none")
         if self.metric and self.metric not in self.metrics:
-            raise ValueError(f"{self.name}: metric must be one of {', '.join(self.metrics)}, got {self.metric!r}")
+            raise UserError(f"{self.name}: metric must be one of {', '.join(self.metrics)}, got {self.metric!r}")
         object.__setattr__(self, "metric", self.metric or self.metrics[0])
 
     @classmethod

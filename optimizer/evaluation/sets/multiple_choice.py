@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from artifacts.errors import UserError
 from optimizer.evaluation.sets.item_set import ItemSet, Likelihood, Marked, Question, Reply, dealt, path_of
 from optimizer.evaluation.sets.jsonl import read_items
 from optimizer.spec import SetSpec
@@ -49,7 +50,7 @@ class MultipleChoice(ItemSet):
         for choice in item["choices"]:
             token_ids = tuple(prompts.encode(f"{context} {choice}"))
             if len(token_ids) <= num_context_tokens:
-                raise ValueError(f"{self.name}, item {item['id']}: choice {choice!r} has no tokens of its own; remove the item")
+                raise UserError(f"{self.name}, item {item['id']}: choice {choice!r} has no tokens of its own; remove the item")
             questions.append(Likelihood(token_ids, num_context_tokens))
         return list(questions)
 
@@ -72,7 +73,7 @@ def _context(item: Mapping[str, Any]) -> str:
 def _answer_index(path: Path, item: Mapping[str, Any]) -> int:
     choices, answer = item["choices"], item.get("answer")
     if len(choices) < 2 or not all(isinstance(choice, str) and choice for choice in choices):
-        raise ValueError(f"{path}, item {item['id']}: choices must be at least two texts, got {choices!r:.80}")
+        raise UserError(f"{path}, item {item['id']}: choices must be at least two texts, got {choices!r:.80}")
     if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
         return answer
     if isinstance(answer, str):
@@ -80,7 +81,7 @@ def _answer_index(path: Path, item: Mapping[str, Any]) -> int:
             return int(choices.index(answer))
         if len(answer) == 1 and answer in _LETTERS[: len(choices)]:
             return _LETTERS.index(answer)
-    raise ValueError(
+    raise UserError(
         f"{path}, item {item['id']}: answer must be an index from 0 to {len(choices) - 1}, a letter or one of the choices, "
         f"got {answer!r}"
     )

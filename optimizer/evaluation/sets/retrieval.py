@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from artifacts.errors import UserError
 from optimizer.evaluation.sets.item_set import Completion, ItemSet, Marked, Question, Reply, completion_prompt
 from optimizer.spec import SetSpec
 from runtime.prompts import Prompts
@@ -45,7 +46,7 @@ class Retrieval(ItemSet):
     def generate(cls, lengths: Sequence[int], num_items: int, seed: int) -> list[dict[str, Any]]:
         """`num_items` items, their lengths in turn; ValueError for a length with no room for a text."""
         if min(lengths) < _LEAST_TOKENS:
-            raise ValueError(f"context_tokens must be at least {_LEAST_TOKENS}, got {min(lengths)}")
+            raise UserError(f"context_tokens must be at least {_LEAST_TOKENS}, got {min(lengths)}")
         rng = np.random.default_rng(seed)
         return [
             {

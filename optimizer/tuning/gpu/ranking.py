@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from artifacts.errors import UserError
 from kernels.gpu.launch import Problem
 from kernels.gpu.target import Target
 from kernels.gpu.tuning import Point
@@ -119,16 +120,16 @@ def quantized(times: Array) -> Array:
 def _check(op: str, space: KernelSpace) -> None:
     """ValueError for a parameter, or a value of one, that no kernel of `op` has."""
     if op not in ops("gpu"):
-        raise ValueError(f"kernels of a GPU's search space are of one of {', '.join(ops('gpu'))}; got {op!r}")
+        raise UserError(f"kernels of a GPU's search space are of one of {', '.join(ops('gpu'))}; got {op!r}")
     known: dict[str, set[int]] = {}
     for symbol in (symbol for symbol, found in specs("gpu").items() if found.op == op):
         for name, values in gpu_tuning(op).parameters(symbol).items():
             known.setdefault(name, set()).update(values)
     for name, offered in space.constants.items():
         if name not in known:
-            raise ValueError(f"{op} is tuned by {', '.join(known) or 'nothing'}; its search space has {name!r}, remove it")
+            raise UserError(f"{op} is tuned by {', '.join(known) or 'nothing'}; its search space has {name!r}, remove it")
         if wrong := sorted(set(offered) - known[name]):
-            raise ValueError(f"{name} of {op} is one of {sorted(known[name])}; its search space has {wrong[0]}, remove it")
+            raise UserError(f"{name} of {op} is one of {sorted(known[name])}; its search space has {wrong[0]}, remove it")
 
 
 _NOTHING = KernelSpace(constants={})

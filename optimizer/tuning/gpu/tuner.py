@@ -8,6 +8,7 @@ from functools import cache, partial
 from itertools import chain, islice
 from typing import Any
 
+from artifacts.errors import UserError
 from kernels.compile.cross_compile import CrossCompiler, KernelCompileFailed, compiler_versions, gpu_sources_digest
 from kernels.compile.static_record import StaticRecord
 from kernels.gpu.kernel_source import kernel_sources
@@ -33,7 +34,7 @@ from search_spaces.schema import Device, KernelSpace
 _ROUNDS = 4
 
 
-class NoKernelFits(ValueError):
+class NoKernelFits(UserError):
     """A call that no point of the search space serves: none is legal, or none that was compiled is fit to run."""
 
 

@@ -48,6 +48,20 @@ def fastest_within_the_gate() -> float:
     return min(latency_ms(plan) for plan in plans if score(plan).violation <= 0)
 
 
+def test_a_plan_without_a_score_is_a_failed_trial_and_the_search_goes_on(tmp_path: Path) -> None:
+    def mostly(plan: Plan) -> TrialScore:
+        if plan["group0"].name == "int4-g32-asym":
+            return TrialScore.refused("candidate logits must be finite, got NaN or infinity")
+        return score(plan)
+
+    search = PrecisionSearch(Ledger(f"sqlite:///{tmp_path}/study.db", "toy"), BANDS, latency_ms, mostly, 0)
+    trials = search.run(uniform_choices(BANDS), 40, None, Reporter())
+    failed = [trial for trial in trials if trial.failure]
+    assert len(trials) == 40 and failed and not any(trial.is_feasible for trial in failed)
+    assert all(trial.choice["band0"] == "int4-g32-asym" and "must be finite" in trial.failure for trial in failed)
+    assert not set(trial.number for trial in failed) & set(trial.number for trial in pareto_front(trials))
+
+
 def test_it_finds_the_optimum_that_enumeration_finds(tmp_path: Path) -> None:
     trials = search_in(tmp_path).run(uniform_choices(BANDS), 60, None, Reporter())
     assert len(trials) == 60
