@@ -29,7 +29,7 @@ _FIXES = {
     sqlite3.SQLITE_CANTOPEN: "make its folder there and writable",
     sqlite3.SQLITE_IOERR: "check its disk",
     sqlite3.SQLITE_CORRUPT: "the file is damaged, move it away",
-    sqlite3.SQLITE_NOTADB: "the file is no SQLite database",
+    sqlite3.SQLITE_NOTADB: "the file is not an SQLite database",
 }
 _PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
 
