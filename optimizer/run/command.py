@@ -59,7 +59,7 @@ def run_optimize(spec_path: Path, overrides: Overrides, reporter: Reporter | Non
 
 
 def apply(spec: ModelSpec, overrides: Overrides) -> ModelSpec:
-    """`spec` as the command line changes it. ValueError names the option at fault."""
+    """`spec` as the command line changes it. UserError names the option at fault."""
     changes: dict[str, object] = {}
     if overrides.target is not None:
         changes["target"] = known_devices(overrides.target)

@@ -26,7 +26,7 @@ _NUM_SEQS = 8
 
 
 def source_prompts(source: Source) -> Prompts:
-    """Prompts as the source says, which are those of a bundle made from it. ValueError if no such bundle could be served."""
+    """Prompts as the source says, which are those of a bundle made from it. UserError if no such bundle could be served."""
     check_generation_config(source.generation_config, source.architecture.vocab_size)
     template = chat_template_of(source.chat_template, source.generation_config)
     return Prompts(Tokenizer.from_str(source.tokenizer_json), template)

@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from artifacts.errors import UserError
+from artifacts.file_digest import file_sha256
 from optimizer.spec.evaluation_spec import EvaluationSpec
 from optimizer.spec.generation_spec import GenerationSpec
 from optimizer.spec.hub_names import advice_on
@@ -249,14 +250,9 @@ class ModelSpec(Section):
         """
         left_out = {"name", "source", "config", "output", "search", "generation"}
         content = self.model_dump(mode="json", exclude=dict.fromkeys(left_out, True) | {"evaluation": {"sets"}})
-        content["evaluation"]["text"] = [_sha256(path) for path in self.evaluation.text]
-        content["quantization"]["calibration"]["text"] = [_sha256(path) for path in self.quantization.calibration.text]
-        content["workload"]["trace"] = self.workload.trace and _sha256(self.workload.trace)
-        content["space"] = self.search.space and _sha256(self.search.space)
+        content["evaluation"]["text"] = [file_sha256(path) for path in self.evaluation.text]
+        content["quantization"]["calibration"]["text"] = [file_sha256(path) for path in self.quantization.calibration.text]
+        content["workload"]["trace"] = self.workload.trace and file_sha256(self.workload.trace)
+        content["space"] = self.search.space and file_sha256(self.search.space)
         content["sources"] = dict(sources)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -207,7 +207,7 @@ def _thread_counts(shares: Sequence[ThreadShare]) -> list[int]:
 
 
 def _check_offered(space: SearchSpace) -> None:
-    """ValueError for a scheme or a KV dtype that there are no CPU kernels for."""
+    """UserError for a scheme or a KV dtype that there are no CPU kernels for."""
     groups, products = space.precision.groups, cpu_products()
     names = {scheme.name for kind in type(groups).model_fields for scheme in groups.of(kind) if scheme.variant not in products}
     names |= set(space.precision.kv_cache) - set(kv_cache.STORAGE)
