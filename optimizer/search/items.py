@@ -40,7 +40,7 @@ def open_sets(spec: EvaluationSpec, prompts: Prompts, seed: int, reporter: Repor
         if num_items < needed and not item_set.is_exact:
             reporter.say(
                 f"set {item_set.name}: {num_items} items cannot show a margin of {item_set.margin:.2%}, so the verdict will be "
-                f"inconclusive; {needed} items can, where both models agree on all of them, and more otherwise"
+                f"inconclusive; it takes {needed} items if both models agree on all of them, and more otherwise"
             )
     return sets
 

@@ -195,7 +195,7 @@ class CpuTarget:
             with self._reporter.task("compiling kernels", num_units()) as advance:
                 library = Library(build(constants, self._library_path, self._isa, on_compiled=advance))
         except NoCompiler as error:
-            self._reporter.say(f"{error}. Going on with the portable references, which are slow and need torch to serve.")
+            self._reporter.say(f"{error}. Continuing with the portable references, which are slow and need torch to serve.")
             return bench
         return replace(bench, library=library, constants=resolve_constants(constants, self._isa))
 
