@@ -154,7 +154,7 @@ def test_mxfp4_is_ggmls_and_nvfp4_is_widened(tiny: Callable[[str], Tiny], tmp_pa
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("qwen2, tied, window", "cannot say in which layers a qwen2 model has a sliding window; export it as onnx"),
+        ("qwen2, tied, window", "cannot express in which layers a qwen2 model has a sliding window; export it as onnx"),
         ("qwen3, tied, biased, yarn", "qwen3 has no biases"),
     ],
 )

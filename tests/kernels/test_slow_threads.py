@@ -105,11 +105,12 @@ def test_threads_that_cannot_start_are_an_error(object_cache: Path, tmp_path: Pa
 import resource, sys
 from pathlib import Path
 from kernels.cpu.library import Library
+from kernels.refusal import Refusal
 library = Library(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 try:
     library._team(5000)
-except RuntimeError as error:
+except Refusal as error:
     print(error)
 library._team(2)
 """
