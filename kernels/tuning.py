@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from kernels.cpu.isa import Isa
+from kernels.refusal import Refusal
 
 Constants = Mapping[str, int]
 
@@ -31,11 +32,11 @@ class Tuning:
         return [constants for constants in every if self.refusal(constants, isa) is None]
 
     def checked(self, constants: Constants, isa: Isa) -> dict[str, int]:
-        """The default, changed by those of `constants` that are this op's; ValueError where the outcome is not legal."""
+        """The default, changed by those of `constants` that are this op's; Refusal where the outcome is not legal."""
         chosen = {**self.default(isa), **{name: constants[name] for name in self.values if name in constants}}
         for name, value in chosen.items():
             if value not in self.values[name]:
-                raise ValueError(f"{name} must be one of {self.values[name]}, got {value}")
+                raise Refusal(f"{name} must be one of {self.values[name]}, got {value}")
         if reason := self.refusal(chosen, isa):
-            raise ValueError(f"{chosen} is not legal on {isa.name}: {reason}")
+            raise Refusal(f"{chosen} is not legal on {isa.name}: {reason}")
         return chosen

@@ -22,7 +22,7 @@ def eos_token_ids(config: Mapping[str, Any]) -> list[int]:
 
 
 def check_generation_config(config: object, vocab_size: int) -> dict[str, Any]:
-    """`config` if a server can do what it says, for a model of `vocab_size` tokens; null is as good as absent.
+    """`config` if a server can do what it says, for a model of `vocab_size` tokens; null means the same as absent.
 
     Fields that are not read here may hold anything. Raises UserError that names the field, the rule and the value.
     """

@@ -35,7 +35,7 @@ def normalized(messages: Sequence[Message], reader: Reader) -> list[Message]:
       list for those that read lists alone, and stays as it is for those that tell the two apart. A part that is a refusal
       is a text.
 
-    All else is as it was, and in its order. RequestError for a part that is no text.
+    All else stays as it is, in the same order. RequestError for a part that is not text.
     """
     return [_normalized(message, reader) for message in messages]
 

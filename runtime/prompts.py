@@ -12,7 +12,7 @@ from runtime.messages import refused
 
 
 class Prompts:
-    """Encodes texts and chats; `tokenizer` loses the limits of its training, for a prompt is cut only on request."""
+    """Encodes texts and chats; `tokenizer` loses the limits of its training, because a prompt is cut only on request."""
 
     def __init__(self, tokenizer: Tokenizer, chat_template: ChatTemplate | None) -> None:
         self.tokenizer = tokenizer

@@ -191,7 +191,7 @@ def _keys_at(model: type[BaseModel], keys: Keys) -> set[str]:
     models = [model]
     for key in keys:
         fields = [field for m in models for name, field in m.model_fields.items() if key in (name, field.alias)]
-        # A mapping's keys and a list's indices are no fields: there the same models stay in view.
+        # A mapping's keys and a list's indices are not fields: the models stay the same there.
         models = [m for field in fields for m in _models_in(field.annotation)] or models
     return {field.alias or name for m in models for name, field in m.model_fields.items()}
 

@@ -28,7 +28,7 @@ def load_space(overrides: Path | None = None, kind: DeviceKind = "cpu") -> Searc
 
 
 def device(name: str) -> Device:
-    """The device called `name`; ValueError lists those that are known."""
+    """The device called `name`; UserError lists those that are known."""
     if name not in device_names():
         raise UserError(f"a device is one of {', '.join(device_names())}; got {name!r}")
     return _shipped(f"devices/{name}.yaml").validate(Device)

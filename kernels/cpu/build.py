@@ -62,12 +62,12 @@ def default_cache() -> Path:
 def resolve_constants(constants: Mapping[str, int], isa: Isa) -> dict[str, int]:
     """Every tunable constant with its value: the defaults of `isa`, changed by `constants`.
 
-    ValueError on a name that no op has, a value it cannot take, or a combination that is not legal.
+    Refusal on a name that no op has, a value it cannot take, or a combination that is not legal.
     """
     tunings = registry.tunings()
     known = {name for tuning in tunings.values() for name in tuning.values}
     if unknown := sorted(constants.keys() - known):
-        raise ValueError(f"no op has the constant {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+        raise Refusal(f"no op has the constant {', '.join(unknown)}; there are {', '.join(sorted(known))}")
     return {name: value for op in sorted(tunings) for name, value in sorted(tunings[op].checked(constants, isa).items())}
 
 
@@ -96,7 +96,7 @@ def build(
     """Builds the library of every op for `isa` with `constants` (those left out keep their defaults) into `out`.
 
     An op is compiled again only if its source, its flags, its own constants or the compiler changed: objects are kept in
-    `cache`. `on_compiled` is called after each source, from any thread. Raises NoCompiler, CompileFailed, and ValueError
+    `cache`. `on_compiled` is called after each source, from any thread. Raises NoCompiler, CompileFailed, and Refusal
     as `resolve_constants` does.
     """
     resolved = resolve_constants(constants, isa)

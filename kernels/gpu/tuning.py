@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from kernels.gpu.launch import Problem
 from kernels.gpu.target import Target
+from kernels.refusal import Refusal
 
 #: parameter -> value; `num_warps` and `num_stages` are parameters like others
 Point: TypeAlias = Mapping[str, int]
@@ -35,13 +36,13 @@ class GpuTuning:
                 yield point
 
     def checked(self, problem: Problem, point: Point, target: Target) -> dict[str, int]:
-        """`point` if it is legal; ValueError with the rule that it breaks."""
+        """`point` if it is legal; Refusal with the rule that it breaks."""
         parameters = self.parameters(problem.symbol)
         if point.keys() != parameters.keys():
-            raise ValueError(f"{problem.symbol} is tuned by {', '.join(parameters)}; got {', '.join(point) or 'none of them'}")
+            raise Refusal(f"{problem.symbol} is tuned by {', '.join(parameters)}; got {', '.join(point) or 'none of them'}")
         for name, value in point.items():
             if value not in parameters[name]:
-                raise ValueError(f"{name} of {problem.symbol} must be one of {parameters[name]}, got {value}")
+                raise Refusal(f"{name} of {problem.symbol} must be one of {parameters[name]}, got {value}")
         if reason := self.refusal(problem, point, target):
-            raise ValueError(f"{dict(point)} is not legal for {problem.symbol} on {target.arch.name}: {reason}")
+            raise Refusal(f"{dict(point)} is not legal for {problem.symbol} on {target.arch.name}: {reason}")
         return dict(point)

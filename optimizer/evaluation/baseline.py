@@ -24,7 +24,7 @@ class BaselineStore:
     """
 
     def __init__(self, path: Path, sequences: Sequence[Sequence[int]]) -> None:
-        """Map the file at `path`; ValueError where it has another number of tokens than `sequences`."""
+        """Map the file at `path`; UserError where it has another number of tokens than `sequences`."""
         self._rows = list(accumulate((len(ids) - 1 for ids in sequences), initial=0))
         self._logits = np.load(path, mmap_mode="r")
         if len(self._logits) != self._rows[-1]:

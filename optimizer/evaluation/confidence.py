@@ -41,7 +41,7 @@ def ratio_of_sums(
     For KL per token the numerators are the sequences' sums of KL and the weights their numbers of tokens. Where every
     sequence has the same ratio the interval is that one point. Deterministic for a seed.
 
-    Raises ValueError with fewer than 4 sequences: they say too little about their spread.
+    Raises UserError with fewer than 4 sequences: they say too little about their spread.
     """
     x, n = np.asarray(numerators, np.float64), np.asarray(weights, np.float64)
     if len(x) < MIN_SEQUENCES:

@@ -32,7 +32,7 @@ class Evaluation:
 
     @classmethod
     def of(cls, scores: Iterable[SequenceScore], *, seed: int) -> Evaluation:
-        """Aggregate sequences' scores; `seed` is the bootstrap's. Raises ValueError with fewer than 4 sequences."""
+        """Aggregate sequences' scores; `seed` is the bootstrap's. Raises UserError with fewer than 4 sequences."""
         scores = tuple(scores)
         weights = [score.num_tokens for score in scores]
 

@@ -105,7 +105,7 @@ class NonInferiority:
             return "ended early, as hopeless" if self.is_stopped else "the interval excludes the margin"
         needed = self.paired.items_needed(self.margin)
         if needed is None:
-            return "inconclusive, and the score itself lies beyond the margin: more items would rather fail it"
+            return "inconclusive, and the score itself is beyond the margin: with more items it would probably fail"
         more = needed - self.paired.num_items
         return f"inconclusive: needs about {more} more items at this rate of disagreement; raise max_items, or the margin"
 

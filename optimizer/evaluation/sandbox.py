@@ -1,4 +1,4 @@
-"""Runs a program that nobody has read: no network, none of the host's files, bounded time, memory, processes and output.
+"""Runs a program that has not been reviewed: no network, none of the host's files, bounded time, memory, processes and output.
 
 A process of its own in new mount, process, network and IPC namespaces (as an unprivileged user also a user namespace). Its root
 is an empty tmpfs with the interpreter and the C library mounted read-only and a small /tmp; it has no capabilities and cannot

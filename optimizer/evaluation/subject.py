@@ -40,7 +40,7 @@ class Subject:
         return cls(Prompts(loaded.tokenizer, loaded.chat_template), lambda num_tokens: loaded.engine, answers)
 
     def results(self, item_set: ItemSet, items: Sequence[Mapping[str, Any]]) -> list[Marked]:
-        """One result for each item. ValueError where an item does not fit the model's context."""
+        """One result for each item. UserError where an item does not fit the model's context."""
         questions = [item_set.questions(item, self.prompts) for item in items]
         keys = [item_set.key(item, asked) for item, asked in zip(items, questions, strict=True)]
         missing = [i for i, key in enumerate(keys) if questions[i] and key not in self._known]

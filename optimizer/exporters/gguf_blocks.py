@@ -2,7 +2,7 @@
 
     type   block                                  value                  exact for
     Q4_0   d f16, 16 bytes                        d (q - 8)              int4 symmetric, all group sizes
-    Q4_1   d f16, m f16, 16 bytes                 d q + m                int4 asymmetric but for m = -scale zero, rounded to f16
+    Q4_1   d f16, m f16, 16 bytes                 d q + m                int4 asymmetric; m = -scale zero rounds to f16
     MXFP4  e u8, 16 bytes                         2^(e - 127) e2m1(q)    mxfp4
     Q8_0   d f16, 32 i8                           d q                    int8 where the channel's fp32 scale fits f16
 

@@ -82,7 +82,7 @@ def _check(a: Architecture, record: ExportRecord) -> None:
         raise ExportError("llama.cpp's qwen3 has no biases, and this model has; export it as compressed-tensors or onnx")
     if a.rope.attention_factor is not None:
         raise ExportError(
-            "a yarn attention_factor of its own cannot be exported as GGUF; export it as compressed-tensors or onnx"
+            "a model with its own yarn attention_factor cannot be exported as GGUF; export it as compressed-tensors or onnx"
         )
     if a.layer_windows:
         record.note(

@@ -43,7 +43,7 @@ def hf_config(architecture: Architecture, generation_config: Mapping[str, object
     if described != a:
         ours, theirs = a.model_dump(), described.model_dump()
         differing = [key for key in ours if ours[key] != theirs[key]]
-        raise ExportError(f"the config of a {a.family} model cannot say that {differing[0]} is {ours[differing[0]]!r}")
+        raise ExportError(f"the config of a {a.family} model cannot express that {differing[0]} is {ours[differing[0]]!r}")
     return config
 
 

@@ -131,6 +131,6 @@ def _rows(matrix: QuantizedMatrix, first: int, last: int) -> QuantizedMatrix:
     if matrix.scheme.granularity == "block" and first % FP8_BLOCK:
         raise ExportError(
             f"a fused matrix is cut at row {first}, within a block of {FP8_BLOCK} rows that share an fp8 scale: no format "
-            "can say that; forge the bundle with fp8 in place of fp8-block"
+            "can express that; build the bundle with fp8 instead of fp8-block"
         )
     return matrix.rows(first, last)

@@ -35,7 +35,7 @@ class Widened:
 
 @dataclass(frozen=True)
 class CompressedTensors:
-    """How the format of that name has the weights. `group` is a config group but for its targets."""
+    """How the format of that name has the weights. `group` is a config group without its targets."""
 
     group: Callable[[Scheme], dict[str, object]]
     tensors: Callable[[QuantizedMatrix], dict[str, torch.Tensor]]

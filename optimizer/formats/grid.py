@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
@@ -16,21 +16,9 @@ from kernels.scaled_matmul.packing import pair_nibbles
 from optimizer.formats.matrix import QuantizedMatrix, WeightRangeError
 
 
-class CodeBook(Protocol):
-    """The numbers that codes stand for, in units of a grid's spacing."""
-
-    def codes(self, scaled: Tensor, zeros: Tensor | None) -> Tensor:
-        """Codes of the nearest numbers, ties to even; `scaled` may be overwritten, `zeros` can be spread to its shape."""
-        ...
-
-    def units(self, codes: Tensor, zeros: Tensor | None) -> Tensor:
-        """fp32."""
-        ...
-
-
 @dataclass(frozen=True)
 class Integers:
-    """Codes from `lowest` to `highest`, less `zero` or a group's own zero point."""
+    """Codes from `lowest` to `highest`, less `zero` or a group's own zero point, in units of a grid's spacing."""
 
     lowest: int
     highest: int
@@ -38,15 +26,17 @@ class Integers:
     dtype: torch.dtype
 
     def codes(self, scaled: Tensor, zeros: Tensor | None) -> Tensor:
+        """Of the nearest numbers, ties to even; overwrites `scaled`. `zeros` can be spread to its shape."""
         return scaled.round_().add_(self.zero if zeros is None else zeros).clamp_(self.lowest, self.highest).to(self.dtype)
 
     def units(self, codes: Tensor, zeros: Tensor | None) -> Tensor:
+        """fp32."""
         return codes.to(torch.float32) - (self.zero if zeros is None else zeros.to(torch.float32))
 
 
 @dataclass(frozen=True)
 class Floats:
-    """Codes of a small float type."""
+    """Codes of a small float type, likewise."""
 
     encode: Callable[[NDArray[Any]], NDArray[Any]]
     decode: Callable[[NDArray[Any]], NDArray[Any]]
@@ -66,7 +56,8 @@ class Grid:
     """
 
     scheme: Scheme
-    book: CodeBook
+    book: Integers | Floats
+    """The numbers that codes stand for, in units of `spacing`."""
     parts: Mapping[str, Tensor]
     """All parts of the matrix but `codes`, as the scheme stores them."""
     spacing: Tensor

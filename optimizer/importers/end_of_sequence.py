@@ -34,13 +34,15 @@ def doubts(prompts: Prompts, stated: Sequence[int]) -> list[str]:
     tokenizer, added = prompts.tokenizer, prompts.tokenizer.get_added_tokens_decoder()
     found, said = _found(prompts, stated), []
     if not stated:
-        effect = "" if found else ", so that replies end by max_tokens or a stop alone"
+        effect = "" if found else ", so that replies end only by max_tokens or a stop"
         said.append(f"the source names no end of sequence{effect}; is eos_token_id missing?")
     for token in stated:
         if tokenizer.id_to_token(token) is None:
-            said.append(f"the end of sequence {token} is no token of the tokenizer, so that no reply ends by it")
+            said.append(f"the end of sequence {token} is not a token of the tokenizer, so that no reply ends by it")
         elif token not in added or not added[token].special:
-            said.append(f"the end of sequence {token}, {tokenizer.id_to_token(token)!r}, is no special token: text may hold it")
+            said.append(
+                f"the end of sequence {token}, {tokenizer.id_to_token(token)!r}, is not a special token: text may contain it"
+            )
     for token, reason in found.items():
         said.append(
             f"{reason} {tokenizer.id_to_token(token)!r}, token {token}, which is not among the ends of sequence "
@@ -49,7 +51,7 @@ def doubts(prompts: Prompts, stated: Sequence[int]) -> list[str]:
         )
     markup = _MARKUP.match(_around_reply(prompts)[1])
     if markup and len(prompts.encode(markup[0], add_special_tokens=False)) > 1:
-        said.append(f"after a reply the chat template writes {markup[0]!r}, which is no token, so that no reply ends by it")
+        said.append(f"after a reply the chat template writes {markup[0]!r}, which is not a token, so that no reply ends by it")
     return said
 
 

@@ -36,7 +36,7 @@ def open_source(path: Path) -> Source:
 def _with_ends(source: Source) -> Source:
     """`source`, whose replies also end where its chat template and vocabulary end turns.
 
-    ValueError for a template that is none, and for ends that are no tokens.
+    ValueError for an invalid template, and for ends that are not tokens.
     """
     template = chat_template_of(source.chat_template, source.generation_config)
     prompts = Prompts(Tokenizer.from_str(source.tokenizer_json), template)

@@ -89,7 +89,7 @@ class SafetensorsCheckpoint:
             if dtype not in FLOATS and name not in self._unread:
                 raise UnsupportedDtype(
                     f"{self.where(name)} has type {dtype}; only {', '.join(FLOATS)} can be imported where neither config.json "
-                    "(quantization_config) nor a file of its own (hf_quant_config.json) says how it was quantized"
+                    "(quantization_config) nor a separate file (hf_quant_config.json) says how it was quantized"
                 )
 
     def names(self) -> list[str]:

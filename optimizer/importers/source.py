@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Protocol
 import torch
 
 from artifacts.architecture import Architecture
+from artifacts.file_digest import file_sha256
 from artifacts.precision import Scheme
 from artifacts.weight_formats import FP8_BLOCK
 from optimizer.formats.matrix import QuantizedMatrix
@@ -136,8 +136,4 @@ class Source:
 
     def sha256(self) -> dict[str, str]:
         """File name -> hex digest of every file that was used, read as streams."""
-        digests = {}
-        for path in self.files:
-            with path.open("rb") as file:
-                digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-        return digests
+        return {path.name: file_sha256(path) for path in self.files}

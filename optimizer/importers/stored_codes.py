@@ -22,7 +22,7 @@ def describe_stored_codes(source: Source, plan: Plan) -> list[str]:
             again.setdefault(f"{scheme.name}: {found.reason}", []).append(group)
         elif found is not None:
             kept.append(group)
-    lines = [f"codes and scales kept as the checkpoint has them: {', '.join(kept)}"] if kept else []
+    lines = [f"codes and scales kept as in the checkpoint: {', '.join(kept)}"] if kept else []
     return lines + [f"quantized again to {reason}: {_named(groups)}" for reason, groups in again.items()]
 
 

@@ -34,7 +34,7 @@ class Calibration:
     Memory: the fp32 weights and the K x K sums of one layer, the hidden states (num_tokens x hidden_size fp32) twice, and
     the attention scores of one sequence; before the first layer, the embedding as it is stored. Disk: 4 K^2 bytes a group.
 
-    Raises UnsupportedModel for experts and latent attention, ValueError for no sequences or ones longer than the model's.
+    Raises UnsupportedModel for experts and latent attention, UserError for no sequences or ones longer than the model's.
     """
 
     def __init__(self, source: Source, sequences: Sequence[Sequence[int]], folder: Path) -> None:

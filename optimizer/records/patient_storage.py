@@ -29,7 +29,7 @@ _FIXES = {
     sqlite3.SQLITE_CANTOPEN: "make its folder there and writable",
     sqlite3.SQLITE_IOERR: "check its disk",
     sqlite3.SQLITE_CORRUPT: "the file is damaged, move it away",
-    sqlite3.SQLITE_NOTADB: "the file is no SQLite database",
+    sqlite3.SQLITE_NOTADB: "the file is not an SQLite database",
 }
 _PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
 
@@ -41,7 +41,7 @@ class StorageUnavailable(UserError):
 def open_patient(url: str, say: Callable[[str], None], patience_s: float = PATIENCE_S) -> optuna.storages.BaseStorage:
     """The storage at `url`. What is asked of it is asked again, for `patience_s` seconds, while its fault may pass.
 
-    `say` hears when waiting begins and when it has ended. Raises ValueError for what Optuna cannot open; a server that does
+    `say` is told when waiting begins and when it has ended. Raises UserError for what Optuna cannot open; a server that does
     not answer when it is opened is not waited for. Whatever is asked later raises StorageUnavailable.
     """
     shown = _without_password(url)

@@ -59,7 +59,7 @@ def run_optimize(spec_path: Path, overrides: Overrides, reporter: Reporter | Non
 
 
 def apply(spec: ModelSpec, overrides: Overrides) -> ModelSpec:
-    """`spec` as the command line changes it. ValueError names the option at fault."""
+    """`spec` as the command line changes it. UserError names the option at fault."""
     changes: dict[str, object] = {}
     if overrides.target is not None:
         changes["target"] = known_devices(overrides.target)
@@ -68,7 +68,7 @@ def apply(spec: ModelSpec, overrides: Overrides) -> ModelSpec:
     search = _search_options(overrides)
     if spec.is_planning and (idle := {"trials", "timeout_s"} & search.keys()):
         option = "--" + min(idle).removesuffix("_s")
-        raise UserError(f"source: random plans for shapes alone: nothing is searched by layer; leave out {option}")
+        raise UserError(f"source: random plans only for shapes: nothing is searched by layer; leave out {option}")
     return spec.model_copy(update={**changes, "search": spec.search.model_copy(update=search)})
 
 

@@ -47,7 +47,7 @@ def make_bands(
 def fitting_schemes(
     shapes: Mapping[str, tuple[int, int]], offered: Mapping[str, Sequence[Scheme]]
 ) -> dict[str, tuple[Scheme, ...]]:
-    """Of the schemes offered to each kind, those that all its layer groups can take. ValueError where none is left."""
+    """Of the schemes offered to each kind, those that all its layer groups can take. UserError where none is left."""
     fitting: dict[str, tuple[Scheme, ...]] = {}
     for kind in dict.fromkeys(map(kind_of, shapes)):
         own = {shape for group, shape in shapes.items() if kind_of(group) == kind}

@@ -26,7 +26,7 @@ _NUM_SEQS = 8
 
 
 def source_prompts(source: Source) -> Prompts:
-    """Prompts as the source says, which are those of a bundle made from it. ValueError if no such bundle could be served."""
+    """Prompts as the source says, which are those of a bundle made from it. UserError if no such bundle could be served."""
     check_generation_config(source.generation_config, source.architecture.vocab_size)
     template = chat_template_of(source.chat_template, source.generation_config)
     return Prompts(Tokenizer.from_str(source.tokenizer_json), template)
@@ -40,7 +40,7 @@ def open_sets(spec: EvaluationSpec, prompts: Prompts, seed: int, reporter: Repor
         if num_items < needed and not item_set.is_exact:
             reporter.say(
                 f"set {item_set.name}: {num_items} items cannot show a margin of {item_set.margin:.2%}, so the verdict will be "
-                f"inconclusive; {needed} items can, where both models agree on all of them, and more otherwise"
+                f"inconclusive; it takes {needed} items if both models agree on all of them, and more otherwise"
             )
     return sets
 

@@ -192,7 +192,7 @@ def _interruptible(reporter: Reporter) -> Iterator[threading.Event]:
         if interrupted.is_set():
             raise KeyboardInterrupt
         interrupted.set()
-        reporter.say("stopping after this trial, then choosing from what there is; Ctrl-C again to quit at once")
+        reporter.say("stopping after this trial, then choosing from the trials so far; Ctrl-C again quits at once")
 
     if threading.current_thread() is not threading.main_thread():
         yield interrupted

@@ -56,7 +56,7 @@ def sample_sequences(
 def read_texts(spec: EvaluationSpec, tokenizer: Tokenizer, prefix: Sequence[int]) -> TextSets:
     """The user's files as sets, each cut into sequences that begin with `prefix`, dealt to search and proof in turn.
 
-    ValueError for a file too short for both halves.
+    UserError for a file too short for both halves.
     """
     sets = TextSets({}, {})
     for path in spec.text:
@@ -71,7 +71,7 @@ def read_texts(spec: EvaluationSpec, tokenizer: Tokenizer, prefix: Sequence[int]
 
 
 def proof_texts(spec: EvaluationSpec, tokenizer: Tokenizer, prefix: Sequence[int]) -> dict[str, list[Tokens]]:
-    """The sets of format `text`, which the search never sees: ValueError for one too short for an interval."""
+    """The sets of format `text`, which the search never sees: UserError for one too short for an interval."""
     texts = {}
     for one in spec.sets:
         if one.format != "text":

@@ -1,12 +1,11 @@
 """model.yaml, checked."""
 
+from optimizer.spec.evaluation_spec import EvaluationSpec, SetSpec
 from optimizer.spec.model_spec import (
     CalibrationSpec,
-    EvaluationSpec,
     ModelSpec,
     QuantizationSpec,
     SearchSpec,
-    SetSpec,
     WorkloadSpec,
     known_devices,
     load_spec,

@@ -14,9 +14,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     PositiveFloat,
@@ -24,11 +22,13 @@ from pydantic import (
     ValidationInfo,
     model_validator,
 )
-from pydantic_core import PydanticKnownError
 
 from artifacts.errors import UserError
+from artifacts.file_digest import file_sha256
+from optimizer.spec.evaluation_spec import EvaluationSpec
 from optimizer.spec.generation_spec import GenerationSpec
 from optimizer.spec.hub_names import advice_on
+from optimizer.spec.section import AnyPath, ExistingPath, Section, existing
 from optimizer.spec.units import Fraction, Seconds
 from search_spaces.located_yaml import Document
 from search_spaces.space import device
@@ -49,23 +49,11 @@ def _several(names: object) -> object:
     return tuple(names) if isinstance(names, list) else names
 
 
-def _resolved(path: Path, info: ValidationInfo) -> Path:
-    assert info.context is not None, "a specification is read by load_spec"
-    folder: Path = info.context["folder"]
-    return (folder / path.expanduser()).resolve()
-
-
-def _existing(path: Path) -> Path:
-    if not path.exists():
-        raise ValueError(f"must be a path that exists, got {path}; relative paths start at the folder of this file")
-    return path
-
-
 def _source(path: Path, info: ValidationInfo) -> Path:
     if path.name == RANDOM:
         return path
     try:
-        return _existing(path)
+        return existing(path)
     except ValueError as error:
         assert info.context is not None
         folder: Path = info.context["folder"]
@@ -95,83 +83,7 @@ def _not_yet(target_ms: object) -> None:
         )
 
 
-AnyPath = Annotated[Path, AfterValidator(_resolved)]
-ExistingPath = Annotated[AnyPath, AfterValidator(_existing)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True, allow_inf_nan=False)
-
-
-#: format of a set -> the options that it takes beside name, margin and max_items
-SET_OPTIONS = {
-    "text": {"path"},
-    "multiple_choice": {"path", "metric", "num_fewshot"},
-    "gsm8k": {"path", "metric", "num_fewshot", "chat", "max_tokens"},
-    "humaneval": {"path", "chat", "max_tokens"},
-    "retrieval": {"chat", "context_tokens"},
-    "chat_template": set[str](),
-}
-
-
-def _set_format(name: str) -> str:
-    if name not in SET_OPTIONS:
-        *others, last = map(repr, SET_OPTIONS)
-        raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
-    return name
-
-
-class SetSpec(_Section):
-    """A set that finalists are proved on, against the unquantized model: `margin` below it is what the gate lets pass.
-
-    Of a `text` the margin is a perplexity increase, and items are sequences; of `chat_template` all must be right.
-    """
-
-    format: Annotated[str, AfterValidator(_set_format)]
-    path: ExistingPath | None = None
-    name: str = Field(
-        default_factory=lambda given: given["path"].stem if given.get("path") else given.get("format", "set"),
-        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$",
-    )
-    margin: Annotated[Fraction, Field(gt=0, lt=1)] = 0.02
-    max_items: PositiveInt | None = None
-    metric: str = ""
-    num_fewshot: Annotated[int, Field(ge=0)] = 0
-    chat: bool = False
-    max_tokens: PositiveInt | None = None
-    context_tokens: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (512, 1024, 2048)
-
-    @model_validator(mode="after")
-    def _options_belong_to_the_format(self) -> Self:
-        options = SET_OPTIONS[self.format]
-        limits = set() if self.format == "chat_template" else {"margin", "max_items"}
-        if unknown := sorted(self.model_fields_set - options - limits - {"format", "name"}):
-            raise ValueError(f"a set of format {self.format} takes {', '.join(sorted(options | limits))}; got {unknown[0]}")
-        if "path" in options and self.path is None:
-            raise ValueError(f"a set of format {self.format} needs path, its file")
-        return self
-
-
-class EvaluationSpec(_Section):
-    """What accuracy is measured on. Without `text`, on sequences sampled from the unquantized model itself.
-
-    The search sees half of the text; finalists are proved on the other half and on `sets`.
-    """
-
-    text: tuple[ExistingPath, ...] = ()
-    num_sequences: Annotated[int, Field(ge=4)] = 32
-    tokens_per_sequence: Annotated[int, Field(ge=16)] = 256
-    sets: tuple[SetSpec, ...] = ()
-
-    @model_validator(mode="after")
-    def _names_differ(self) -> Self:
-        names = [*(path.stem for path in self.text), *(one.name for one in self.sets)]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"sets and texts must have different names, got {twice[0]!r} twice; give one a name of its own")
-        return self
-
-
-class CalibrationSpec(_Section):
+class CalibrationSpec(Section):
     """What a quantization method looks at activations on. Without `text`, on sequences sampled from the unquantized model."""
 
     text: tuple[ExistingPath, ...] = ()
@@ -179,7 +91,7 @@ class CalibrationSpec(_Section):
     tokens_per_sequence: Annotated[int, Field(ge=16)] = 256
 
 
-class QuantizationSpec(_Section):
+class QuantizationSpec(Section):
     """How weights find their codes, in whatever scheme the search gives them."""
 
     transform: Annotated[
@@ -225,7 +137,7 @@ class QuantizationSpec(_Section):
         return next((name for name in self.transform if name != "rotation"), None)
 
 
-class GateSpec(_Section):
+class GateSpec(Section):
     """Limits that the worse end of each metric's 95 % confidence interval must meet; None sets none. KL in nats per token."""
 
     max_kl: PositiveFloat | None = None
@@ -239,7 +151,7 @@ class GateSpec(_Section):
         return self
 
 
-class WorkloadSpec(_Section):
+class WorkloadSpec(Section):
     """The use to be fast for: at most one of `concurrency`, `arrival_rate_rps` and `trace`; without any, one stream."""
 
     prompt_tokens: PositiveInt = 256
@@ -262,7 +174,7 @@ class WorkloadSpec(_Section):
         return self
 
 
-class SearchSpec(_Section):
+class SearchSpec(Section):
     """How long to search, where to keep the study, and which of the plans within the gate to take."""
 
     trials: PositiveInt = 48
@@ -274,7 +186,7 @@ class SearchSpec(_Section):
     """Changes to the shipped search space, as `search_spaces.space.load_space` takes them."""
 
 
-class ModelSpec(_Section):
+class ModelSpec(Section):
     """A model.yaml. `name` defaults to the source's, `output` to bundles/<name>."""
 
     source: Annotated[AnyPath, AfterValidator(_source)]
@@ -295,7 +207,7 @@ class ModelSpec(_Section):
     def _source_is_a_model(self) -> Self:
         if self.is_planning != (self.config is not None):
             raise ValueError(
-                "source: random plans for shapes alone and needs config, the path of a config.json"
+                "source: random plans only for shapes and needs config, the path of a config.json"
                 if self.is_planning
                 else "config is for source: random; a real source has its own, remove the key"
             )
@@ -316,7 +228,7 @@ class ModelSpec(_Section):
         idle = self.model_fields_set & {"evaluation", "quantization", "gate", "generation", "seed"}
         if self.is_planning and idle:
             raise ValueError(
-                f"source: random plans for shapes alone: nothing is evaluated, quantized or sampled; remove {min(idle)}"
+                f"source: random plans only for shapes: nothing is evaluated, quantized or sampled; remove {min(idle)}"
             )
         return self
 
@@ -338,14 +250,9 @@ class ModelSpec(_Section):
         """
         left_out = {"name", "source", "config", "output", "search", "generation"}
         content = self.model_dump(mode="json", exclude=dict.fromkeys(left_out, True) | {"evaluation": {"sets"}})
-        content["evaluation"]["text"] = [_sha256(path) for path in self.evaluation.text]
-        content["quantization"]["calibration"]["text"] = [_sha256(path) for path in self.quantization.calibration.text]
-        content["workload"]["trace"] = self.workload.trace and _sha256(self.workload.trace)
-        content["space"] = self.search.space and _sha256(self.search.space)
+        content["evaluation"]["text"] = [file_sha256(path) for path in self.evaluation.text]
+        content["quantization"]["calibration"]["text"] = [file_sha256(path) for path in self.quantization.calibration.text]
+        content["workload"]["trace"] = self.workload.trace and file_sha256(self.workload.trace)
+        content["space"] = self.search.space and file_sha256(self.search.space)
         content["sources"] = dict(sources)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

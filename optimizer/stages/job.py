@@ -54,7 +54,7 @@ class Job:
 
     @classmethod
     def open(cls, spec: ModelSpec, workspace: Path, reporter: Reporter) -> Job:
-        """Opens the model and its target. ValueError, or a kind of it, for what does not go together."""
+        """Opens the model and its target. UserError, or a kind of it, for what does not go together."""
         space = load_space(spec.search.space, device(spec.devices[0]).kind)
         opened = open_source(spec.source) if spec.config is None else open_random(spec.config)
         source = replace(opened, generation_config=spec.generation.over(opened.generation_config))

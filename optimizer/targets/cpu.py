@@ -195,7 +195,7 @@ class CpuTarget:
             with self._reporter.task("compiling kernels", num_units()) as advance:
                 library = Library(build(constants, self._library_path, self._isa, on_compiled=advance))
         except NoCompiler as error:
-            self._reporter.say(f"{error}. Going on with the portable references, which are slow and need torch to serve.")
+            self._reporter.say(f"{error}. Continuing with the portable references, which are slow and need torch to serve.")
             return bench
         return replace(bench, library=library, constants=resolve_constants(constants, self._isa))
 
@@ -207,7 +207,7 @@ def _thread_counts(shares: Sequence[ThreadShare]) -> list[int]:
 
 
 def _check_offered(space: SearchSpace) -> None:
-    """ValueError for a scheme or a KV dtype that there are no CPU kernels for."""
+    """UserError for a scheme or a KV dtype that there are no CPU kernels for."""
     groups, products = space.precision.groups, cpu_products()
     names = {scheme.name for kind in type(groups).model_fields for scheme in groups.of(kind) if scheme.variant not in products}
     names |= set(space.precision.kv_cache) - set(kv_cache.STORAGE)

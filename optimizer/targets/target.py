@@ -57,7 +57,7 @@ class TargetStages(Protocol):
         ...
 
     def kv_dtypes(self, architecture: Architecture) -> tuple[KvDtype, ...]:
-        """What the space offers for the KV cache of such a model, less what has no kernels. ValueError if nothing is left."""
+        """What the space offers for the KV cache of such a model, less what has no kernels. UserError if nothing is left."""
         ...
 
     def possible_kv_dtypes(self, architecture: Architecture) -> tuple[KvDtype, ...]:

@@ -74,7 +74,7 @@ def search_scales(
     the embedding keep their channels. Each layer's result stays in `folder`, which belongs to this source; a killed search goes
     on at its layer.
 
-    Memory: one group's weights and statistics. Raises UntransformableModelError, and ValueError for a folder in which another
+    Memory: one group's weights and statistics. Raises UntransformableModelError, and UserError for a folder in which another
     search left its results.
     """
     refuse_what_cannot_fold(source.architecture)

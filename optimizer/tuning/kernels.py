@@ -220,7 +220,7 @@ def _variants(op: str, candidates: Sequence[Constants], workload: Workload) -> t
 
 
 def legal_candidates(op: str, space: KernelSpace, isa: Isa) -> list[Constants]:
-    """The combinations of `space` that are legal on `isa`, in order of preference. ValueError if there is none."""
+    """The combinations of `space` that are legal on `isa`, in order of preference. UserError if there is none."""
     tuning, names = registry.tunings()[op], list(space.constants)
     combinations = (dict(zip(names, values, strict=True)) for values in product(*space.constants.values()))
     candidates = [c for c in combinations if tuning.refusal({**tuning.default(isa), **c}, isa) is None]

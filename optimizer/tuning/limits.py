@@ -52,7 +52,7 @@ def tune_limits(
     measure: Callable[[int, bool], StepTime],
 ) -> tuple[Limits, list[StepTime]]:
     """Limits, and the surface they were read from. `measure` times a step of so many sequences, or of a prompt of so many
-    tokens; `cache_bytes` is what the KV cache may take. ValueError if it cannot hold even one block-sized context."""
+    tokens; `cache_bytes` is what the KV cache may take. UserError if it cannot hold even one block-sized context."""
     decodes = [measure(num_seqs, True) for num_seqs in space.max_num_seqs]
     prefills = [measure(num_tokens, False) for num_tokens in space.max_num_batched_tokens]
     max_num_seqs = choose_size(space.max_num_seqs, [step.ms for step in decodes], itl_ms)

@@ -63,7 +63,7 @@ def prepared_weights(
     `has_static_activations`: a scheme is offered whose activations are rounded under a calibrated scale.
     A rotation that `spec` names is done already: it looks at no text.
 
-    `folder` keeps statistics, scales and weights; a killed run goes on at its layer. What hangs on the transform has a folder
+    `folder` keeps statistics, scales and weights; a killed run goes on at its layer. What depends on the transform has a folder
     named after its record, so gains and weights of two never mix.
     """
     calibration = Calibration(source, sequences, folder / "calibration")

@@ -78,12 +78,12 @@ class Profile:
 
 
 def profile_decode(runner: ProgramRunner, context_len: int, peaks: Peaks) -> Profile:
-    """One token at a context of `context_len` tokens, itself included. ValueError if that is longer than the bundle serves."""
+    """One token at a context of `context_len` tokens, itself included. UserError if that is longer than the bundle serves."""
     return _profile("decode", runner, 1, context_len, peaks)
 
 
 def profile_prefill(runner: ProgramRunner, num_tokens: int, peaks: Peaks) -> Profile:
-    """A prompt's first `num_tokens` tokens, or as many of them as one step takes. ValueError as `profile_decode`."""
+    """A prompt's first `num_tokens` tokens, or as many of them as one step takes. UserError as `profile_decode`."""
     num_tokens = min(num_tokens, runner.limits.max_num_batched_tokens)
     return _profile("prefill", runner, num_tokens, num_tokens, peaks)
 

@@ -62,7 +62,7 @@ class Roofline:
 def open_here(folder: Path) -> tuple[Bundle, Peaks]:
     """A bundle for this machine, and this machine's peaks through its kernels at its number of threads.
 
-    Raises BundleError or LibraryRefused if the bundle does not fit, ValueError if it has no compiled kernels or runs on a GPU.
+    Raises BundleError or LibraryRefused if the bundle does not fit, UserError if it has no compiled kernels or runs on a GPU.
     """
     if read_manifest(folder).target.archs:
         raise UserError(

@@ -19,7 +19,7 @@ def kv_block_bytes(architecture: Architecture, kv_dtype: KvDtype, block_size: in
 
 
 def affordable_blocks(free_bytes: int, block_bytes: int, reserve_bytes: int, wanted: int, least: int) -> int:
-    """Blocks, `wanted` at most, that fit in `free_bytes` with `reserve_bytes` left over; ValueError if fewer than `least`."""
+    """Blocks, `wanted` at most, that fit in `free_bytes` with `reserve_bytes` left over; UserError if fewer than `least`."""
     affordable = max(0, free_bytes - reserve_bytes) // block_bytes
     if affordable < least:
         raise UserError(

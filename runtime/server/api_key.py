@@ -8,7 +8,7 @@ from artifacts.errors import UserError
 
 
 class ApiKey:
-    """A bearer token. Raises ValueError, which does not tell the key, unless it is one that can be sent (RFC 6750)."""
+    """A bearer token. Raises UserError, which does not tell the key, unless it is one that can be sent (RFC 6750)."""
 
     def __init__(self, key: str) -> None:
         if not key:

@@ -60,7 +60,7 @@ def create_app(
 
     `generation_config` is the content of generation_config.json. At most `max_queue` sequences wait beyond those that run,
     and none longer than `max_wait_s`. `max_body_bytes` None is what a prompt that fills the model's context can need.
-    `app.state.service` is the `Service`: set its `draining` to refuse new work. Raises ValueError on a malformed
+    `app.state.service` is the `Service`: set its `draining` to refuse new work. Raises UserError on a malformed
     generation_config, and as `ApiKey` does.
     """
     metrics = ServerMetrics(lambda: async_engine.stats)

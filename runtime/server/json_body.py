@@ -24,9 +24,9 @@ _FIXES = {
     "hex escape": r"escapes are \u and four digits, and half of a surrogate pair (\ud800 to \udfff) needs its other half",
     "unicode": _ENCODING,
     "out of range": "numbers have at most 4300 digits",
-    "recursion": "lists and objects may lie in each other 200 deep",
+    "recursion": "lists and objects may be nested at most 200 deep",
     "number": "numbers are finite and written as in 1, -1.5 and 2e3",
-    "expected value": "NaN, Infinity, None, single quotes and comments are no JSON",
+    "expected value": "NaN, Infinity, None, single quotes and comments are not JSON",
 }
 
 

@@ -18,7 +18,7 @@ FILES = {
     path: FileRecord(sha256=hashlib.sha256(path.encode()).hexdigest(), size=len(path))
     for path in ("kernels/cpu.so", "tokenizer.json", "weights/model.safetensors")
 }
-GOLDEN_DIGEST = "91b357902e94b8319eed6fb754aaec3e1a65c205ea7995307dc0026304a85268"
+GOLDEN_DIGEST = "ac932f70b790e5b77ea807badd5750e4188b98ebae3998b9c0282112a98a726d"
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_golden_bytes(parts: Any) -> None:
     _, data = Manifest.seal(parts.deployment, FILES)
     lines = data.decode("ascii").splitlines(keepends=True)
     assert lines[0] == "{\n" and lines[-1] == "}\n"
-    assert '  "format_version": "1.3",\n' in lines
+    assert '  "format_version": "1.4",\n' in lines
     assert json.loads(data)["digest"] == GOLDEN_DIGEST
 
 
@@ -48,7 +48,16 @@ def test_a_manifest_of_version_1_0_keeps_its_meaning(parts: Any) -> None:
     added = {
         "": ("evaluated", "purpose"),
         "target": ("archs",),
-        "architecture": ("moe", "mla"),
+        "architecture": (
+            "moe",
+            "mla",
+            "activation",
+            "post_norms",
+            "embedding_scale",
+            "query_scalar",
+            "attention_softcap",
+            "logit_softcap",
+        ),
         "provenance": ("quantization",),
     }
     for section, names in added.items():
@@ -57,7 +66,7 @@ def test_a_manifest_of_version_1_0_keeps_its_meaning(parts: Any) -> None:
     for kernels in content["kernels"]:
         del kernels["table"], kernels["activations"]
     old = Manifest.parse(sealed({**content, "format_version": "1.0"}))
-    assert old.model_copy(update={"format_version": "1.3", "digest": manifest.digest}) == manifest
+    assert old.model_copy(update={"format_version": "1.4", "digest": manifest.digest}) == manifest
 
 
 def test_parse_is_the_inverse_of_seal(parts: Any) -> None:

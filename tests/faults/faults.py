@@ -242,17 +242,17 @@ IN_BUNDLE = (
 
 #: in what judges
 IN_JUDGING = (
-    Fault("set of items cut in a line", items_file(lambda lines: "".join(lines)[:-20]), "ValueError"),
+    Fault("set of items cut in a line", items_file(lambda lines: "".join(lines)[:-20]), "UserError"),
     Fault("set of items cut between lines", items_file(lambda lines: "".join(lines[:5])), "acc_norm, inconclusive"),
     Fault(
         "answers beyond the choices",
         items_file(lambda lines: "".join(lines).replace('"answer": 1', '"answer": 2')),
-        "ValueError",
+        "UserError",
     ),
-    Fault("set of items empty", items_file(lambda lines: ""), "ValueError"),
-    Fault("text cut to three sequences", _fewer_sequences, "ValueError"),
+    Fault("set of items empty", items_file(lambda lines: ""), "UserError"),
+    Fault("text cut to three sequences", _fewer_sequences, "UserError"),
     Fault("baseline's logits are another model's", _logits_of_another_model, "kl"),
-    Fault("baseline's logits cut", _logits_of_fewer_tokens, "ValueError"),
+    Fault("baseline's logits cut", _logits_of_fewer_tokens, "UserError"),
 )
 
 FAULTS = (*IN_BUNDLE, *IN_JUDGING)

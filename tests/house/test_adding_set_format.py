@@ -13,7 +13,7 @@ from optimizer.evaluation import Subject, compare_on
 from optimizer.evaluation.sets import ItemSet, Likelihood, Marked, Question, Reply, formats, open_set
 from optimizer.evaluation.sets.item_set import dealt, path_of
 from optimizer.evaluation.sets.jsonl import read_items
-from optimizer.spec.model_spec import SET_OPTIONS, EvaluationSpec, SetSpec
+from optimizer.spec.evaluation_spec import SET_OPTIONS, EvaluationSpec, SetSpec
 from runtime.engine import Engine
 from runtime.prompts import Prompts
 from search_spaces.located_yaml import Document, LocatedError
@@ -61,7 +61,7 @@ def test_the_recipe_is_three_files() -> None:
     assert files_of("A set format") == [
         "optimizer/evaluation/sets/NAME.py",
         "optimizer/evaluation/sets/formats.py",
-        "optimizer/spec/model_spec.py",
+        "optimizer/spec/evaluation_spec.py",
     ]
 
 

@@ -32,15 +32,10 @@ from runtime.decoder import stored_parts
 from runtime.gpu.weights import refusal
 from runtime.stored_tensors import tensor_shapes
 from tests.artifacts.conftest import ARCHITECTURE
+from tests.house.recipes import RECIPES
 from tests.house.test_imports import MAY_IMPORT, ROOT, modules
 
-RECIPE = (ROOT / "docs" / "adding.md").read_text(encoding="utf-8").split("## A weight format\n")[1].split("\n## ")[0]
-
-
-def test_every_file_of_the_recipe_is_like_one_that_is_there() -> None:
-    paths = re.findall(r"`((?:\w+/)+[\w.*]+)`", RECIPE)
-    assert len(paths) >= 8
-    assert not [path for path in paths if not list(ROOT.glob(re.sub("[A-Z]{2,}", "*", path)))]
+RECIPE = RECIPES["A weight format"]
 
 
 def test_every_name_of_the_recipe_is_in_its_files() -> None:

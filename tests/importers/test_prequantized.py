@@ -89,7 +89,7 @@ COMPRESSED: dict[str, tuple[dict[str, Any], dict[str, Any] | None, str | None, t
     "w8a8": ({"num_bits": 8, "strategy": "channel"}, TOKENS, "int-quantized", ("int8", "int8-a8"), "fp8", "uint8"),
     "w8a8 of tensors": ({"num_bits": 8, "strategy": "tensor"}, TOKENS, "int-quantized", ("int8-a8",), "fp8-block", "uint8"),
     "w8a8 asymmetric": (
-        {"num_bits": 8, "strategy": "channel", "symmetric": False}, TOKENS, "int-quantized", (), "int8", "beyond int8",
+        {"num_bits": 8, "strategy": "channel", "symmetric": False}, TOKENS, "int-quantized", (), "int8", "fit into int8",
     ),
     "fp8 of tensors": ({"num_bits": 8, "type": "float", "strategy": "tensor"}, {"num_bits": 8, "type": "float", **TOKENS},
                        "float-quantized", ("fp8", "fp8-block"), "int8", "e4m3"),
@@ -318,7 +318,7 @@ def test_what_became_of_the_codes_is_told(tmp_path: Path) -> None:
         "layers.0.down": "bf16",
     }
     assert describe_stored_codes(source, {group: Scheme.parse(name) for group, name in plan.items()}) == [
-        "codes and scales kept as the checkpoint has them: layers.0.qkv, layers.0.gate_up",
+        "codes and scales kept as in the checkpoint: layers.0.qkv, layers.0.gate_up",
         "quantized again to int8: a scale is for 64 columns, not for a whole row: layers.0.o",
     ]
 

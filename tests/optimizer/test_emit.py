@@ -19,7 +19,8 @@ from artifacts.precision import Scheme
 from artifacts.reader import verify_bundle
 from kernels.cpu.build import find_compiler
 from optimizer.importers import open_source
-from tests.optimizer.conftest import NUM_TRIALS, SCHEMES, TEMPLATE, Project, num_records
+from tests.optimizer.conftest import NUM_TRIALS, SCHEMES, Project, num_records
+from tests.tiny_models import TEMPLATE
 
 
 def contents(bundle: Path) -> dict[str, bytes]:

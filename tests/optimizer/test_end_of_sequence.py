@@ -64,8 +64,8 @@ def test_an_end_of_turn_that_does_not_end_a_reply() -> None:
 def test_ends_that_no_reply_can_have_or_any_text_can() -> None:
     assert "names no end of sequence" in doubts(prompts(CHATML), [])[0]
     unknown, plain = doubts(prompts(None), [999, PLAIN])
-    assert "999 is no token" in unknown
-    assert "'<|plain|>', is no special token" in plain
+    assert "999 is not a token" in unknown
+    assert "'<|plain|>', is not a special token" in plain
 
 
 #: what turns are written as, with R for the role and T for the text; public reports of chats that ran on
@@ -141,4 +141,4 @@ def test_ends_that_templates_and_names_add(name: str) -> None:
 def test_an_end_that_is_no_token_is_said() -> None:
     chats = prompts("{% for m in messages %}{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}")
     (doubt,) = doubts(chats, [END_OF_TEXT])
-    assert "writes '<|im_end|>', which is no token" in doubt
+    assert "writes '<|im_end|>', which is not a token" in doubt

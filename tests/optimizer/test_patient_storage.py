@@ -149,12 +149,12 @@ def test_a_file_that_may_only_be_read(tmp_path: Path) -> None:
 def test_a_file_that_breaks_while_it_is_used(tmp_path: Path) -> None:
     ledger = Ledger(url(tmp_path / "study.db"), "a")
     (tmp_path / "study.db").write_bytes(b"no database at all " * 1000)
-    with pytest.raises(StorageUnavailable, match="not a database; the file is no SQLite database"):
+    with pytest.raises(StorageUnavailable, match="not a database; the file is not an SQLite database"):
         ledger.once("key", lambda: 7)
 
 
 @pytest.mark.parametrize(("content", "reason"), [
-    (b"not a database " * 500, "not a database; the file is no SQLite database"),
+    (b"not a database " * 500, "not a database; the file is not an SQLite database"),
     (b"SQLite format 3\0" + bytes(2000), "database"),
 ])  # fmt: skip
 def test_a_file_that_is_no_study(tmp_path: Path, content: bytes, reason: str) -> None:

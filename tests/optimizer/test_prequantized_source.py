@@ -55,6 +55,6 @@ def test_a_bundle_has_the_codes_of_its_source(project: MakeProject) -> None:
         np.testing.assert_array_equal(parts["codes"], np.concatenate([written.codes[name] for name in names]))
         np.testing.assert_array_equal(parts["scales"], np.concatenate([written.scales[name] for name in names]))
 
-    told = re.search(r"codes and scales kept as the checkpoint has them: (.*)", result.output)
+    told = re.search(r"codes and scales kept as in the checkpoint: (.*)", result.output)
     assert told and sorted(told[1].split(", ")) == sorted(kept)
-    assert "kept as the checkpoint has them" in (made.bundle / "report.html").read_text()
+    assert "kept as in the checkpoint" in (made.bundle / "report.html").read_text()

@@ -61,7 +61,7 @@ class GpuFacts:
 
 
 def gpu_facts(device: Device) -> GpuFacts:
-    """The facts of `device`; ValueError names a figure that its file does not state."""
+    """The facts of `device`; UserError names a figure that its file does not state."""
 
     def stated(field: str) -> float:
         figure: Figure | None = getattr(device, field)

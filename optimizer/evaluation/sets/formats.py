@@ -19,7 +19,7 @@ FORMATS: dict[str, type[ItemSet]] = {one.format: one for one in (ChatFidelity, G
 def open_set(spec: SetSpec, reference: Prompts, seed: int) -> ItemSet:
     """The set that `spec` names; `reference` encodes as the source of the model says.
 
-    Raises ValueError for a file that cannot be read as its format, and for a chat where the model has no template;
+    Raises UserError for a file that cannot be read as its format, and for a chat where the model has no template;
     SandboxUnavailable where code cannot be run safely.
     """
     if (spec.chat or spec.format == ChatFidelity.format) and reference.chat_template is None:

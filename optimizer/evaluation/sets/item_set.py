@@ -84,7 +84,7 @@ class ItemSet(ABC):
 
     @abstractmethod
     def questions(self, item: Mapping[str, Any], prompts: Prompts) -> list[Question]:
-        """What a model that encodes its prompts like this is asked. ValueError where the item cannot be asked."""
+        """What a model that encodes its prompts like this is asked. UserError where the item cannot be asked."""
 
     @abstractmethod
     def mark(self, item: Mapping[str, Any], replies: Sequence[Reply], prompts: Prompts) -> Marked:

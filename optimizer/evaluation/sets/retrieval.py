@@ -44,7 +44,7 @@ class Retrieval(ItemSet):
 
     @classmethod
     def generate(cls, lengths: Sequence[int], num_items: int, seed: int) -> list[dict[str, Any]]:
-        """`num_items` items, their lengths in turn; ValueError for a length with no room for a text."""
+        """`num_items` items, their lengths in turn; UserError for a length with no room for a text."""
         if min(lengths) < _LEAST_TOKENS:
             raise UserError(f"context_tokens must be at least {_LEAST_TOKENS}, got {min(lengths)}")
         rng = np.random.default_rng(seed)

@@ -9,6 +9,7 @@ from kernels.compile.cross_compile import CrossCompiler, KernelCompileFailed
 from kernels.compile.static_record import StaticRecord
 from kernels.gpu.kernel_source import KernelSource, kernel_sources
 from kernels.gpu.target import Target
+from kernels.refusal import Refusal
 from kernels.registry import plan_call
 from optimizer.cost.gpu.facts import gpu_facts
 from optimizer.records.progress import Reporter
@@ -38,7 +39,7 @@ def default_records(
         for call in representatives(symbol, tokens):
             try:
                 plan = plan_call(call.problem, target)
-            except ValueError as error:
+            except Refusal as error:
                 refused[f"{symbol}, {call.name}"] = str(error)
                 continue
             for source in kernel_sources(plan, call.problem, gpu.arch):

@@ -118,7 +118,7 @@ def quantized(times: Array) -> Array:
 
 
 def _check(op: str, space: KernelSpace) -> None:
-    """ValueError for a parameter, or a value of one, that no kernel of `op` has."""
+    """UserError for a parameter, or a value of one, that no kernel of `op` has."""
     if op not in ops("gpu"):
         raise UserError(f"kernels of a GPU's search space are of one of {', '.join(ops('gpu'))}; got {op!r}")
     known: dict[str, set[int]] = {}
