@@ -8,6 +8,8 @@
 //
 // A row's arithmetic depends on its own position alone: masked positions add exact zeros and chunks that it does not see are
 // left out, so neither the rows it shares a tile with, nor the block size, nor the team can change a bit of it.
+#include <cstddef>
+
 #include "../cpu/team.h"
 #include "args.h"
 #include "item.h"
@@ -168,13 +170,28 @@ void run(const Args* a, Work* work) {
     work->each(items, 1, [&](Range range) { attend_to_items<Kv>(engine, a, range); });
 }
 
+// Runs what caps no scores as what does, by nothing: one engine for both. The fields of both are the same in the same order, but
+// for softcap.
+template <class Kv, class Capped, class Args>
+void run_uncapped(const Args* a, Work* work) {
+    static_assert(sizeof(Capped) == sizeof(Args) + sizeof(Capped::softcap));
+    Capped with;
+    constexpr size_t before = offsetof(Capped, softcap), behind = before + sizeof(with.softcap);
+    std::memcpy(&with, a, before);
+    with.softcap = 0;
+    std::memcpy((char*)&with + behind, (const char*)a + before, sizeof(Capped) - behind);
+    run<Kv>(&with, work);
+}
+
 }  // namespace
 
-void paged_attention_fp32(const paged_attention_fp32_args* a, Work* work) { run<float>(a, work); }
-void paged_attention_bf16(const paged_attention_bf16_args* a, Work* work) { run<bf16>(a, work); }
-void paged_attention_fp16(const paged_attention_fp16_args* a, Work* work) { run<f16>(a, work); }
-void paged_attention_int8(const paged_attention_int8_args* a, Work* work) { run<int8_t>(a, work); }
-void paged_attention_capped_fp32(const paged_attention_capped_fp32_args* a, Work* work) { run<float>(a, work); }
-void paged_attention_capped_bf16(const paged_attention_capped_bf16_args* a, Work* work) { run<bf16>(a, work); }
-void paged_attention_capped_fp16(const paged_attention_capped_fp16_args* a, Work* work) { run<f16>(a, work); }
-void paged_attention_capped_int8(const paged_attention_capped_int8_args* a, Work* work) { run<int8_t>(a, work); }
+#define ENTRY(KV, TYPE)                                                                                             \
+    void paged_attention_##KV(const paged_attention_##KV##_args* a, Work* work) {                                   \
+        run_uncapped<TYPE, paged_attention_capped_##KV##_args>(a, work);                                            \
+    }                                                                                                               \
+    void paged_attention_capped_##KV(const paged_attention_capped_##KV##_args* a, Work* work) { run<TYPE>(a, work); }
+ENTRY(fp32, float)
+ENTRY(bf16, bf16)
+ENTRY(fp16, f16)
+ENTRY(int8, int8_t)
+#undef ENTRY

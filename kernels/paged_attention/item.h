@@ -82,17 +82,13 @@ struct Softmax<bf16> {
     static f32x16 factor(f32x16 x) { return exp(x * broadcast(1 / UNIT)); }
 };
 
-// Whether scores are capped by these arguments, and how: score and result are in units of Softmax<Kv>.
-template <class Args, class = void>
-struct Capping {
-    static constexpr bool CAPS = false;
-    static f32x16 of(const Args*, f32x16 score, float) { return score; }
-};
-template <class Args>
-struct Capping<Args, std::void_t<decltype(Args::softcap)>> {
-    static constexpr bool CAPS = true;
-    static f32x16 of(const Args* a, f32x16 score, float unit) { return capped(score, float(a->softcap) * unit); }
-};
+// Caps `count` scores, in whole vectors, which are in units of Softmax<Kv>.
+template <class Kv, class Args>
+void cap(const Args* a, float* scores, int64_t count) {
+    if (a->softcap == 0) return;
+    const float bound = float(a->softcap) * Softmax<Kv>::UNIT;
+    for (int64_t i = 0; i < count; i += LANES) store(scores + i, capped(load(scores + i), bound));
+}
 
 // Working memory of a thread, kept from call to call: `count` elements in whole cache lines.
 template <class T>

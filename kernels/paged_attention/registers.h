@@ -76,8 +76,7 @@ private:
         }
         for (int v = 0; v < V; ++v) {
             const f32x16 scale = item.key_scales(at + v * LANES) * broadcast(float(item.a->scale) * Softmax<Kv>::UNIT);
-            for (int r = 0; r < R; ++r)
-                store(scores + r * CHUNK + v * LANES, Capping<Args>::of(item.a, acc[r][v] * scale, Softmax<Kv>::UNIT));
+            for (int r = 0; r < R; ++r) store(scores + r * CHUNK + v * LANES, acc[r][v] * scale);
         }
     }
 
@@ -91,6 +90,7 @@ private:
     void weigh(int64_t row, int64_t at, int64_t end, float* s, Part part) {
         const f32x16 unseen = broadcast(-__builtin_inff());
         const int64_t first = item.first(row) - at, last = item.last(row) - at;
+        cap<Kv>(item.a, s, end - at);
         f32x16 most = unseen;
         for (int64_t i = 0; i < end - at; i += LANES) {
             const f32x16 seen = where(lanes(first - i, last - i), load(s + i), unseen);

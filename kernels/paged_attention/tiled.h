@@ -141,10 +141,12 @@ private:
         f32x16 units = broadcast(float(item.a->scale) * Softmax<bf16>::UNIT);
         const f32x16 unseen = broadcast(-__builtin_inff());
         const int64_t end_of_steps = (count + DEPTH - 1) / DEPTH * DEPTH;
-        if constexpr (Capping<Args>::CAPS) {
-            for (int64_t r = 0; r < rows; ++r)
-                for (float* s = scores + r * CHUNK; s < scores + r * CHUNK + end_of_steps; s += LANES)
-                    store(s, Capping<Args>::of(item.a, load(s) * units, Softmax<bf16>::UNIT));
+        if (item.a->softcap != 0) {
+            for (int64_t r = 0; r < rows; ++r) {
+                float* s = scores + r * CHUNK;
+                for (int64_t i = 0; i < end_of_steps; i += LANES) store(s + i, load(s + i) * units);
+                cap<bf16>(item.a, s, end_of_steps);
+            }
             units = broadcast(1.0f);
         }
         const bool all_seen = item.first(row + rows - 1) <= begin && item.last(row) >= begin + end_of_steps - 1;
