@@ -24,7 +24,7 @@ struct Instruction {
 
 // Within a run the last pieces of a call take less: who waits longer waits for a thread that does not run, and falling asleep and
 // waking take about half of it. Between runs a step that follows at once comes within that time.
-constexpr std::chrono::microseconds WITHIN_A_RUN{100}, NAP{600}, BETWEEN_RUNS{300};
+constexpr std::chrono::microseconds WITHIN_A_RUN{100}, BETWEEN_RUNS{300};
 
 int64_t now_ns() {
     auto now = std::chrono::steady_clock::now().time_since_epoch();
@@ -57,7 +57,7 @@ public:
         for (int rank = 0; rank < world; ++rank) claims[rank].reset(run.first - 1);
         open.store(&run);
         turn.advance();
-        for (uint32_t now; (now = turn.value()) - run.first < count; turn.wait(now, WITHIN_A_RUN, NAP)) take_part(run, now, 0);
+        for (uint32_t now; (now = turn.value()) - run.first < count; turn.wait(now, WITHIN_A_RUN)) take_part(run, now, 0);
         open.store(nullptr);
         // Whoever looked at this run before that may still be about to find its calls done.
         for (int rank = 1; rank < world; ++rank)
@@ -85,10 +85,7 @@ private:
             const bool is_under_way = run && now - run->first < run->count;
             if (is_under_way) take_part(*run, now, rank);
             seat.store(false, std::memory_order_release);
-            if (is_under_way)
-                turn.wait(now, WITHIN_A_RUN, NAP);
-            else
-                turn.wait(now, BETWEEN_RUNS);
+            turn.wait(now, is_under_way ? WITHIN_A_RUN : BETWEEN_RUNS);
         }
     }
 

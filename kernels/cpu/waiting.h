@@ -4,7 +4,6 @@
 #include <chrono>
 #include <climits>
 #include <cstdint>
-#include <ctime>
 #include <thread>
 #if defined(__linux__)
 #include <linux/futex.h>
@@ -33,16 +32,13 @@ public:
         if (sleepers.load()) wake();
     }
 
-    // Returns once the counter is not at `seen`; stays awake for `patience` before it sleeps, `nap` at a time where it is given.
-    //
-    // Whoever falls asleep leaves a core idle, and then Linux brings a thread that stands ready behind another one there,
-    // but only one that has not run for 500 us (sched_migration_cost_ns). So who waits for a thread that lost its core asks again.
-    void wait(uint32_t seen, std::chrono::microseconds patience, std::chrono::microseconds nap = {}) {
+    // Returns once the counter is not at `seen`; stays awake for `patience` before it sleeps.
+    void wait(uint32_t seen, std::chrono::microseconds patience) {
         if (has_left(seen)) return;
         for (auto until = std::chrono::steady_clock::now() + patience; std::chrono::steady_clock::now() < until;)
             if (has_left(seen)) return;
         sleepers.fetch_add(1);
-        while (counter.load() == seen) sleep(seen, nap);
+        while (counter.load() == seen) sleep(seen);
         sleepers.fetch_sub(1);
     }
 
@@ -56,13 +52,10 @@ private:
     // Whoever counts on sees the sleeper, or the sleeper sees the count: both are sequentially consistent.
 #if defined(__linux__)
     static_assert(sizeof(std::atomic<uint32_t>) == sizeof(uint32_t));
-    void sleep(uint32_t seen, std::chrono::microseconds nap) {
-        const timespec most{0, long(std::chrono::nanoseconds(nap).count())};
-        syscall(SYS_futex, &counter, FUTEX_WAIT_PRIVATE, seen, nap.count() ? &most : nullptr, nullptr, 0);
-    }
+    void sleep(uint32_t seen) { syscall(SYS_futex, &counter, FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0); }
     void wake() { syscall(SYS_futex, &counter, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0); }
 #else
-    void sleep(uint32_t, std::chrono::microseconds) { std::this_thread::sleep_for(std::chrono::microseconds(50)); }
+    void sleep(uint32_t) { std::this_thread::sleep_for(std::chrono::microseconds(50)); }
     void wake() {}
 #endif
 
