@@ -234,7 +234,7 @@ IN_BUNDLE = (
     ),
     Fault(
         "kernel: running sum not rescaled",
-        mutated_kernel("paged_attention", "before.sum[at + r] * old[r]", "before.sum[at + r]"),
+        mutated_kernel("paged_attention", "fma(before.sum[at + r], old[r], ", "(before.sum[at + r] + "),
         "kl",
         True,
     ),
