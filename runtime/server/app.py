@@ -13,7 +13,7 @@ from starlette.responses import Response
 from tokenizers import Tokenizer
 
 from runtime.chat import ChatTemplate
-from runtime.engine import Engine
+from runtime.engine_core import EngineCore
 from runtime.heap import return_freed_memory
 from runtime.prompts import Prompts
 from runtime.request import RequestError
@@ -42,7 +42,7 @@ ROUTES: tuple[Callable[[APIRouter, Service], None], ...] = (completion_route.add
 
 
 def create_app(
-    engine: Engine,
+    engine: EngineCore,
     tokenizer: Tokenizer,
     *,
     model_name: str,
