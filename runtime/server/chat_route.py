@@ -10,9 +10,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from runtime.request import FinishReason
+from runtime.server.chat_generation import start_chat
 from runtime.server.choice import Increment, ScoredToken
-from runtime.server.encoding import encode_chat
-from runtime.server.generation import Generation, Prompt, start
+from runtime.server.generation import Generation
 from runtime.server.json_text import json_text
 from runtime.server.protocol_chat import (
     AnswerMessage,
@@ -43,17 +43,7 @@ async def create_chat_completion(service: Service, body: ChatCompletionBody, htt
     """The assistant's next message: JSON, or server-sent events."""
     service.check_model(body.model)
     service.check_accepting()
-    generation = await start(
-        service,
-        body,
-        1,
-        lambda: [Prompt(encode_chat(service, body))],
-        num_bytes=http.state.num_body_bytes,
-        id_prefix="chatcmpl",
-        max_tokens=body.answer_limit,
-        default_max_tokens=None,
-        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-    )
+    generation = await start_chat(service, body, http, "chatcmpl")
     answer = _Answer(generation, service, wants_logprobs=body.logprobs)
     if body.stream:
         return EventStream(answer.chunks(body.stream_options), generation.close, service.keep_alive_s)
