@@ -1,0 +1,32 @@
+"""`{"name": ..., "arguments": {...}}` and nothing else: what a model is asked for whose template knows no tools."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from runtime.answer.cursor import Cursor, Steps
+from runtime.tools.events_out import EventsOut
+from runtime.tools.functions import Functions, new_id
+from runtime.tools.lark import calls, json_object
+from runtime.tools.reading import read_bare_calls, read_marked
+
+
+class PlainJson:
+    name = "json"
+    markers: tuple[str, ...] = ()
+
+    def writes(self, template: str) -> bool:
+        return False
+
+    def new_id(self) -> str:
+        return new_id()
+
+    def fitted_id(self, id: str) -> str:
+        return id
+
+    def read(self, cursor: Cursor, out: EventsOut, functions: Functions) -> Steps[None]:
+        yield from read_bare_calls(cursor, out, functions)
+        yield from read_marked(cursor, out, {})
+
+    def lark(self, functions: Functions, special: Mapping[str, int]) -> str:
+        return calls(functions, json_object)
