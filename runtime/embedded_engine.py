@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runtime.generated import Delta, Generated
-    from runtime.server.in_process import OnAnswer
+    from runtime.server.in_process import InProcess, OnAnswer
 
 #: a text, or the ids of its tokens
 Prompt = str | Sequence[int]
@@ -55,13 +55,13 @@ class Engine:
         BundleError where it is damaged or made for another machine; ModuleNotFoundError without coldforge[serve].
         """
         try:
-            from runtime.server.in_process import InProcess
+            from runtime.server import in_process
         except ModuleNotFoundError as error:
             error.add_note(f"the engine needs {error.name}: pip install 'coldforge[serve]'")
             raise
         from runtime.loading import load
 
-        self._running: InProcess | None = InProcess(load(Path(bundle), num_threads))
+        self._running: InProcess | None = in_process.InProcess(load(Path(bundle), num_threads))
 
     def generate(self, prompts: Prompt | Sequence[Prompt], *, progress: bool = False, **options: Any) -> list[Generated]:
         """What follows each prompt, in their order; n answers each with `n`. `options` are those of /v1/completions.
@@ -93,9 +93,7 @@ class Engine:
     def __enter__(self) -> Engine:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
 
     def _open(self) -> InProcess:

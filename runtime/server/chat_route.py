@@ -44,7 +44,7 @@ async def create_chat_completion(service: Service, body: ChatCompletionBody, htt
     """The assistant's next message: JSON, or server-sent events."""
     service.check_model(body.model)
     service.check_accepting()
-    generation = await start_chat(service, body, http, "chatcmpl")
+    generation = await start_chat(service, body, http.state.num_body_bytes, "chatcmpl")
     answer = _Answer(generation, service, wants_logprobs=body.logprobs)
     if body.stream:
         return EventStream(answer.chunks(body.stream_options), generation.close, service.keep_alive_s)
