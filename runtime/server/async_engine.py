@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import queue
 import threading
 import time
@@ -104,7 +105,8 @@ class AsyncEngine:
         except BaseException:
             stream.close()
             raise
-        self._loop.call_later(self._admission.max_wait_s, self._inbox.put, _Expire(ids))
+        if math.isfinite(self._admission.max_wait_s):
+            self._loop.call_later(self._admission.max_wait_s, self._inbox.put, _Expire(ids))
         return stream
 
     def _abort(self, request_ids: Sequence[str]) -> None:

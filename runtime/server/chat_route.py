@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from runtime.request import FinishReason
+from runtime.answer.events import EndReason
+from runtime.answer.whole import Answer
 from runtime.server.chat_generation import start_chat
+from runtime.server.chat_words import delta, message
 from runtime.server.choice import Increment, ScoredToken
 from runtime.server.generation import Generation
 from runtime.server.json_text import json_text
 from runtime.server.protocol_chat import (
-    AnswerMessage,
     ChatChoice,
     ChatChunk,
     ChatChunkChoice,
@@ -48,6 +49,19 @@ async def create_chat_completion(service: Service, body: ChatCompletionBody, htt
     return await json_response(http.receive, answer.whole(), generation.close)
 
 
+def _parts(increment: Increment) -> Iterator[Increment]:
+    """One for each event: accumulators of clients take one thing at a time. The first has the scores, the last the end."""
+    if len(increment.events) < 2:
+        yield increment
+        return
+    *before, last = increment.events
+    tokens = increment.tokens
+    for event in before:
+        yield Increment((event,), tokens, None)
+        tokens = ()
+    yield Increment((last,), tokens, increment.finish_reason)
+
+
 class _Answer:
     def __init__(self, generation: Generation, service: Service, wants_logprobs: bool) -> None:
         self._generation = generation
@@ -66,7 +80,7 @@ class _Answer:
             choices.append(
                 ChatChoice(
                     index=index,
-                    message=AnswerMessage(role="assistant", content=whole.text),
+                    message=message(Answer.of(whole.events)),
                     logprobs=self._logprobs(whole.tokens),
                     finish_reason=whole.finish_reason,
                 )
@@ -88,14 +102,15 @@ class _Answer:
                 introduced.add(choice.index)
                 opening = Delta(role="assistant", content="")
                 yield to_json(self._chunk([self._part(choice.index, opening, (), None)], usage(options)))
-            build = partial(self._increment, choice.index, increment, usage(options))
-            yield await json_text(self._workers, build, len(increment.tokens))
+            for part in _parts(increment):
+                build = partial(self._increment, choice.index, part, usage(options))
+                yield await json_text(self._workers, build, len(part.tokens))
         if options.include_usage:
             yield to_json(self._chunk([], {"usage": self._generation.usage()}))
 
     def _increment(self, index: int, increment: Increment, usage: dict[str, Usage | None]) -> ChatChunk:
-        delta = Delta(content=increment.text) if increment.text else Delta()
-        return self._chunk([self._part(index, delta, increment.tokens, increment.finish_reason)], usage)
+        (event,) = increment.events or (None,)
+        return self._chunk([self._part(index, delta(event), increment.tokens, increment.finish_reason)], usage)
 
     def _chunk(self, choices: list[ChatChunkChoice], usage: dict[str, Usage | None]) -> ChatChunk:
         generation = self._generation
@@ -109,7 +124,7 @@ class _Answer:
         )
 
     def _part(
-        self, index: int, delta: Delta, tokens: Sequence[ScoredToken], finish_reason: FinishReason | None
+        self, index: int, delta: Delta, tokens: Sequence[ScoredToken], finish_reason: EndReason | None
     ) -> ChatChunkChoice:
         logprobs = self._logprobs(tokens) if tokens else None
         return ChatChunkChoice(index=index, delta=delta, logprobs=logprobs, finish_reason=finish_reason)
