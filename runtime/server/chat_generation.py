@@ -9,7 +9,10 @@ from runtime.server.service import Service
 
 
 async def start_chat(service: Service, body: ChatCompletionBody, num_bytes: int, id_prefix: str) -> Generation:
-    """The next message of a chat of `num_bytes`, begun; it fills the context unless it is limited. Raises as `start` does."""
+    """The assistant's next message, begun; the answer fills the context unless it is limited.
+
+    `num_bytes` is the size of what is encoded. Raises as `start` does.
+    """
     return await start(
         service,
         body,
