@@ -8,9 +8,11 @@ from typing import Any
 import jinja2
 
 from artifacts.errors import UserError
-from runtime.messages import ContentForm, Message, normalized, refused
+from runtime.messages import CallForm, ContentForm, Message, normalized, refused
 from runtime.request import RequestError
+from runtime.template_probe import TemplateProbe
 from runtime.template_sandbox import MAX_STEPS, TemplateEnvironment, mentioned
+from runtime.tools.described import in_words
 
 __all__ = ["ChatTemplate", "Message", "special_tokens"]
 
@@ -41,6 +43,23 @@ class ChatTemplate:
         named = {"bos_token": bos_token, "eos_token": eos_token, **special_tokens}
         self._special_tokens = {name: token for name, token in named.items() if token is not None}
         self._content_forms: dict[str, ContentForm] = {}
+        self._probe = TemplateProbe(self._probed_chat)
+        self.source = source
+
+    @property
+    def knows_tools(self) -> bool:
+        """Whether it writes tools into the prompt, found by rendering one."""
+        return self._probe.knows_tools
+
+    @property
+    def knows_calls(self) -> bool:
+        """Whether it writes tool calls of earlier turns."""
+        return self._probe.call_form is not None
+
+    @property
+    def call_form(self) -> CallForm:
+        """How it reads tool calls, found by rendering one in each way."""
+        return self._probe.call_form or CallForm()
 
     def mentions(self, name: str) -> bool:
         """Whether the template names this field of messages, or compares with this string."""
@@ -66,9 +85,12 @@ class ChatTemplate:
         *,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
         """The prompt for `messages`, whose contents are strings or lists of text parts.
+
+        `tools` are what the template writes as functions that the model may call; their JSON is as it is given.
 
         `continue_final_message` ends the prompt inside the last message, so that the model goes on with it; `variables` are
         further ones that the template may read. Raises RequestError on what the template, or this server, refuses.
@@ -79,9 +101,12 @@ class ChatTemplate:
             raise refused("add_generation_prompt and continue_final_message exclude each other; got both true")
         variables = variables or {}
         own = {"messages", "add_generation_prompt", "bos_token", "eos_token", *self._special_tokens}
+        own |= set() if tools is None else {"tools"}
         if taken := sorted(own & variables.keys()):
             raise refused(f"chat_template_kwargs may not set {', '.join(taken)}: the server sets them")
-        normal = normalized(messages, self)
+        if tools is not None:
+            variables = {**variables, "tools": tools}
+        normal = normalized(messages if self._reads_calls_of(messages) else in_words(messages), self)
         if not continue_final_message:
             return self._rendered(normal, add_generation_prompt, variables)
         content, text = _marked(normal[-1].get("content"))
@@ -101,6 +126,17 @@ class ChatTemplate:
         except Exception as error:  # a template is foreign code, and may raise what it likes
             raise refused(f"the chat template refused the messages: {error or type(error).__name__}") from error
 
+    def _reads_calls_of(self, messages: Sequence[Message]) -> bool:
+        return not any(message.get("tool_calls") for message in messages) or self.knows_calls
+
+    def _probed_chat(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> str:
+        is_of_parts = self.content_form("user") == "parts"
+        chat = [_in_parts(message) for message in messages] if is_of_parts else messages
+        try:
+            return self._rendered(chat, True, variables, _PROBE_STEPS)
+        except RequestError:
+            return ""
+
     def _probed(self, role: str, content: object) -> str:
         message: Message = {"role": role, "content": content}
         is_of_parts = role != "user" and self.content_form("user") == "parts"
@@ -115,6 +151,11 @@ class ChatTemplate:
 def special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
     """The texts of a model's special tokens by their names, as a generation_config.json of ours has them: `bos_token` ..."""
     return {name: token for name, token in config.items() if name.endswith("_token") and isinstance(token, str)}
+
+
+def _in_parts(message: Message) -> Message:
+    content = message.get("content")
+    return {**message, "content": [{"type": "text", "text": content}]} if content else message
 
 
 def _marked(content: object) -> tuple[object, str]:

@@ -41,6 +41,7 @@ class Prompts:
         *,
         add_generation_prompt: bool | None = None,
         continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
         """The prompt's text; `add_generation_prompt` left open means: unless the last message is continued.
@@ -55,6 +56,7 @@ class Prompts:
             messages,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
+            tools=tools,
             variables=variables,
         )
 

@@ -14,12 +14,10 @@ HARMLESS = frozenset(
         "guided_decoding_backend",
         "guided_whitespace_pattern",
         "include_obfuscation",
-        "include_reasoning",
         "length_penalty",
         "media_io_kwargs",
         "metadata",
         "mm_processor_kwargs",
-        "parallel_tool_calls",
         "prediction",
         "priority",
         "prompt_cache_key",
@@ -51,7 +49,7 @@ class Refusal:
     passes: tuple[object, ...] = _EMPTY
 
 
-_TOOLS = "tools are not supported, describe them in a message"
+_TOOLS = "functions are offered as tools, use tools and tool_choice"
 _FORM = "answers cannot be constrained by a grammar or schema, ask for the form in a message and check the answer"
 _CHOICE = "use logit_bias to allow or forbid tokens"
 _FORMAT = "answers have only OpenAI's fields"
@@ -92,8 +90,6 @@ REFUSED: Mapping[str, Refusal] = {
     "structured_outputs": Refusal(_FORM),
     "suffix": Refusal("a text is continued at its end, not filled in"),
     "thinking_token_budget": Refusal("use max_tokens", (*_EMPTY, -1)),
-    "tool_choice": Refusal(_TOOLS, (*_EMPTY, "none", "auto")),
-    "tools": Refusal(_TOOLS),
     "truncation_side": Refusal("a prompt keeps its end", (*_EMPTY, "left")),
     "use_beam_search": Refusal("answers are sampled, or greedy at temperature 0"),
     "verbosity": Refusal("the model has no such control, ask for it in a message", (*_EMPTY, "medium")),

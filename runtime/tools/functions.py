@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from runtime.request import RequestError
-
 #: what a function without `parameters` takes
 NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 _LETTERS = string.ascii_letters + string.digits
@@ -33,13 +31,6 @@ class Functions:
 
     def named(self, name: str) -> Function | None:
         return next((function for function in self.all if function.name == name), None)
-
-    def only(self, name: str) -> Functions:
-        """Just the one of this name; RequestError if there is none."""
-        function = self.named(name)
-        if function is None:
-            raise RequestError(f"tool_choice must name one of the tools, got {name!r:.100}; add it to tools", "tool_choice")
-        return Functions([function], 1)
 
 
 def new_id() -> str:
