@@ -109,7 +109,6 @@ def serve(
             model_name=name,
             version=version("coldforge"),
             chat_template=loaded.chat_template,
-            formats=loaded.formats,
             generation_config=loaded.generation_config,
             api_key=api_key,
             max_queue=max_queue,

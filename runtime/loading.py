@@ -18,7 +18,6 @@ from artifacts.precision import Scheme
 from artifacts.reader import Bundle, open_bundle
 from kernels.cpu.host import host
 from kernels.cpu.library import Library
-from runtime.answer.formats import AnswerFormats
 from runtime.chat import ChatTemplate, special_tokens
 from runtime.decoder import StepProgram, lay_out, stored_parts
 from runtime.engine_core import EngineCore
@@ -42,7 +41,6 @@ class Loaded:
     engine: EngineCore
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None
-    formats: AnswerFormats
     generation_config: dict[str, Any]
 
 
@@ -57,13 +55,11 @@ def load(folder: Path, num_threads: int | None = None, max_queue: int = MAX_QUEU
         raise UserError(f"threads are for bundles that run on a CPU, this one runs on a GPU; got {num_threads}, leave it out")
     runner = _load_gpu_runner(bundle) if bundle.manifest.target.archs else load_runner(bundle, num_threads)
     config = _generation_config(bundle, runner.vocab_size)
-    template = _chat_template(bundle, config)
     loaded = Loaded(
         manifest=bundle.manifest,
         engine=EngineCore(runner, eos_token_ids(config), max_queue + runner.limits.max_num_seqs),
         tokenizer=_tokenizer(bundle),
-        chat_template=template,
-        formats=AnswerFormats.of(template),
+        chat_template=_chat_template(bundle, config),
         generation_config=config,
     )
     return_freed_memory()

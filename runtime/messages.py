@@ -105,12 +105,12 @@ def _call(call: Mapping[str, Any], form: CallForm) -> dict[str, Any]:
     if form.arguments == "text":
         function["arguments"] = arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
     else:
-        function["arguments"] = _object(arguments)
+        function["arguments"] = arguments_object(arguments)
     ids = {"id": _short_id(call["id"])} if form.short_ids and isinstance(call.get("id"), str) else {}
     return {**call, **ids, "function": function}
 
 
-def _object(arguments: object) -> Mapping[str, Any]:
+def arguments_object(arguments: object) -> Mapping[str, Any]:
     """Clients send the text of an object; an empty one, or null, for none."""
     value = arguments or {}
     if isinstance(arguments, str) and arguments.strip():

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from runtime.answer import reasoning
 from runtime.answer.reasoning import ReasoningFormat
-from runtime.chat import ChatTemplate
 from runtime.tools import formats as tools
 from runtime.tools.tool_format import ToolFormat
 
@@ -20,23 +19,21 @@ class AnswerFormats:
 
     @classmethod
     def of(
-        cls, template: ChatTemplate | None, tools_name: str | None = None, reasoning_name: str | None = None
+        cls, template: str, knows_tools: bool, tools_name: str | None = None, reasoning_name: str | None = None
     ) -> AnswerFormats:
-        """Those named; where a name is None, what `template` shows. UserError if there is no format of a name."""
-        found = names_found(template)
+        """Those named; where a name is None, what the chat template's text shows. UserError if there is no format of a name.
+
+        `knows_tools` says whether it writes tools into prompts.
+        """
         return cls(
-            tools.named(found[0] if tools_name is None else tools_name),
-            reasoning.named(found[1] if reasoning_name is None else reasoning_name),
+            tools.named(tools.found_in(template, knows_tools) if tools_name is None else tools_name),
+            reasoning.named(reasoning.found_in(template) if reasoning_name is None else reasoning_name),
         )
 
     @property
-    def describes_tools(self) -> bool:
-        """Whether tools are described in a message: the chat template is not to write them."""
-        return self.tools is tools.PLAIN_JSON
-
-
-def names_found(template: ChatTemplate | None) -> tuple[str, str]:
-    """The names of the tool format and the reasoning format that the chat template shows, "none" for none."""
-    if template is None:
-        return tools.NONE, reasoning.NONE
-    return tools.found_in(template.source, template.knows_tools), reasoning.found_in(template.source)
+    def names(self) -> tuple[str, str]:
+        """Of tools and reasoning, "none" for none."""
+        return (
+            tools.NONE if self.tools is None else self.tools.name,
+            reasoning.NONE if self.reasoning is None else self.reasoning.name,
+        )

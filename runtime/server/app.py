@@ -12,7 +12,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from tokenizers import Tokenizer
 
-from runtime.answer.formats import AnswerFormats
 from runtime.chat import ChatTemplate
 from runtime.engine_core import EngineCore
 from runtime.request import RequestError
@@ -41,7 +40,6 @@ def create_app(
     model_name: str,
     version: str,
     chat_template: ChatTemplate | None = None,
-    formats: AnswerFormats | None = None,
     generation_config: Mapping[str, Any] | None = None,
     api_key: str | None = None,
     max_queue: int = MAX_QUEUE,
@@ -52,7 +50,7 @@ def create_app(
 ) -> FastAPI:
     """An ASGI application that serves `engine`, on a thread of its own between lifespan start and end.
 
-    `formats` None are those that the chat template shows. `generation_config` is the content of generation_config.json. At
+    `generation_config` is the content of generation_config.json. At
     most `max_queue` sequences wait beyond those that run, and none longer than `max_wait_s`. `max_body_bytes` None is what a
     prompt that fills the model's context can need. `app.state.service` is the `Service`: set its `draining` to refuse new
     work. Raises UserError on a malformed generation_config, and as `ApiKey` does.
@@ -62,7 +60,6 @@ def create_app(
         tokenizer,
         model_name=model_name,
         chat_template=chat_template,
-        formats=formats,
         generation_config=generation_config,
         max_queue=max_queue,
         max_wait_s=max_wait_s,

@@ -21,10 +21,10 @@ def encode_chat(service: Service, body: ChatCompletionBody) -> Prompt:
     cut = body.truncate_prompt_tokens
     if cut is None:
         _check(service, len(body.messages))
-    text = render_chat(service.prompts, service.formats, body)
+    text = render_chat(service.prompts, body)
     token_ids = encode_text(service, text, body.add_special_tokens, cut)
     kept = truncate(token_ids, cut, service.engine.max_model_len, body.num_answer_tokens)
-    return Prompt(kept, reading=answer_reading(service.formats, body, text))
+    return Prompt(kept, reading=answer_reading(service.prompts.formats, body, text))
 
 
 def _check(service: Service, min_num_tokens: int) -> None:

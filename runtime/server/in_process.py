@@ -44,7 +44,6 @@ class InProcess:
             loaded.tokenizer,
             model_name=loaded.manifest.name,
             chat_template=loaded.chat_template,
-            formats=loaded.formats,
             generation_config=loaded.generation_config,
             max_queue=MAX_QUEUE,
             max_wait_s=math.inf,

@@ -9,7 +9,6 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from runtime.answer.formats import AnswerFormats
 from runtime.chat import ChatTemplate
 from runtime.engine_core import EngineCore
 from runtime.heap import return_freed_memory
@@ -37,7 +36,6 @@ class Service:
     engine: AsyncEngine
     vocabulary: Vocabulary
     prompts: Prompts
-    formats: AnswerFormats
     defaults: GenerationDefaults
     metrics: ServerMetrics
     workers: Workers
@@ -54,7 +52,6 @@ class Service:
         *,
         model_name: str,
         chat_template: ChatTemplate | None,
-        formats: AnswerFormats | None = None,
         generation_config: Mapping[str, Any] | None,
         max_queue: int,
         max_wait_s: float,
@@ -62,7 +59,7 @@ class Service:
     ) -> Service:
         """`engine` behind asyncio, and what its requests need; `engine.start()` is left to the event loop that uses it.
 
-        `formats` None are those that the chat template shows. `generation_config` is the content of generation_config.json:
+        `generation_config` is the content of generation_config.json:
         UserError where it is malformed.
         """
         metrics = ServerMetrics(lambda: async_engine.stats)
@@ -74,7 +71,6 @@ class Service:
             engine=async_engine,
             vocabulary=Vocabulary(tokenizer),
             prompts=Prompts(tokenizer, chat_template),
-            formats=AnswerFormats.of(chat_template) if formats is None else formats,
             defaults=GenerationDefaults.from_config(generation_config or {}),
             metrics=metrics,
             workers=Workers(),

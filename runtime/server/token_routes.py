@@ -21,7 +21,7 @@ def add(router: APIRouter, service: Service) -> None:
         service.check_model(body.model)
 
         def answer() -> str:
-            text = body.prompt if isinstance(body, TokenizeTextBody) else render_chat(service.prompts, service.formats, body)
+            text = body.prompt if isinstance(body, TokenizeTextBody) else render_chat(service.prompts, body)
             tokens = service.prompts.encode(text, body.add_special_tokens)
             whole = Tokens(tokens=tokens, count=len(tokens), max_model_len=service.engine.max_model_len)
             return "".join(json_pieces(whole))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from runtime.answer.cursor import Cursor, Steps
 from runtime.tools.events_out import EventsOut
 from runtime.tools.functions import Function, Functions, new_id
 from runtime.tools.lark import calls, literal, marker
 from runtime.tools.reading import read_marked, skip_after_space, stream_arguments
+from runtime.tools.tool_format import WrittenCall
 
 _CALLS, _CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"  # noqa: RUF001 -- the model's own characters
 _CALL, _CALL_END = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"  # noqa: RUF001
@@ -26,8 +27,9 @@ class DeepSeek:
     def new_id(self) -> str:
         return new_id()
 
-    def fitted_id(self, id: str) -> str:
-        return id
+    def written(self, calls: Sequence[WrittenCall]) -> str:
+        lines = [f"{_CALL}function{_SEP}{name}\n```json\n{arguments}\n```{_CALL_END}" for name, arguments in calls]
+        return _CALLS + "\n".join(lines) + _CALLS_END
 
     def read(self, cursor: Cursor, out: EventsOut, functions: Functions) -> Steps[None]:
         def call() -> Steps[bool]:
@@ -68,6 +70,9 @@ class DeepSeekV31(DeepSeek):
 
     def writes(self, template: str) -> bool:
         return _CALL in template and "```json" not in template
+
+    def written(self, calls: Sequence[WrittenCall]) -> str:
+        return _CALLS + "".join(f"{_CALL}{name}{_SEP}{arguments}{_CALL_END}" for name, arguments in calls) + _CALLS_END
 
     def lark(self, functions: Functions, special: Mapping[str, int]) -> str:
         begin, sep, end = (marker(text, special) for text in (_CALL, _SEP, _CALL_END))

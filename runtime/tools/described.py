@@ -6,29 +6,31 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from runtime.messages import Message
+from runtime.messages import Message, arguments_object
+from runtime.tools.tool_format import ToolFormat, WrittenCall
 
 _INSTRUCTIONS = """\
 You can call functions. Each line between <tools> and </tools> describes one:
 <tools>
 {tools}
 </tools>
-To call a function, answer with nothing but a JSON object of its name and arguments, one on a line for each call:
-{{"name": "the function's name", "arguments": {{"an argument": "its value"}}}}
+To call a function, answer with nothing but its name and arguments, like this:
+{example}
 Call one only if you need it. Otherwise answer in plain text."""
+_EXAMPLE = ("the name of the function", '{"the name of an argument": "its value"}')
 
 
-def with_tools(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """`messages` with a system message that describes `tools`, in front of the chat's own if it has one."""
+def with_tools(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], format: ToolFormat) -> list[Message]:
+    """`messages` with a system message that describes `tools`, in front of the chat's own, and how to call them."""
     listed = "\n".join(json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in tools)
-    instructions = _INSTRUCTIONS.format(tools=listed)
+    instructions = _INSTRUCTIONS.format(tools=listed, example=format.written([_EXAMPLE]))
     first = messages[0] if messages else {}
     if first.get("role") not in ("system", "developer"):
         return [{"role": "system", "content": instructions}, *messages]
     return [{**first, "content": _joined(instructions, first.get("content"))}, *messages[1:]]
 
 
-def in_words(messages: Sequence[Message]) -> list[Message]:
+def in_words(messages: Sequence[Message], format: ToolFormat) -> list[Message]:
     """`messages` with calls as texts of the assistant, and their results as texts of the user: what any template takes."""
     said: list[Message] = []
     names: dict[str, str] = {}
@@ -42,19 +44,17 @@ def in_words(messages: Sequence[Message]) -> list[Message]:
             said.append({"role": "user", "content": result})
         elif calls := message.get("tool_calls"):
             names |= {str(call.get("id")): call["function"]["name"] for call in calls}
-            lines = "\n".join(_call(call["function"]) for call in calls)
+            written = format.written([_call(call["function"]) for call in calls])
             kept = {name: value for name, value in message.items() if name != "tool_calls"}
-            said.append({**kept, "content": _joined(message.get("content"), lines, "\n")})
+            said.append({**kept, "content": _joined(message.get("content"), written, "\n")})
         else:
             said.append(message)
         was_result = message.get("role") == "tool"
     return said
 
 
-def _call(function: Mapping[str, Any]) -> str:
-    arguments = function.get("arguments")
-    text = arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
-    return f'{{"name": {json.dumps(function["name"], ensure_ascii=False)}, "arguments": {text or "{}"}}}'
+def _call(function: Mapping[str, Any]) -> WrittenCall:
+    return function["name"], json.dumps(arguments_object(function.get("arguments")), ensure_ascii=False)
 
 
 def _joined(first: object, then: object, between: str = "\n\n") -> Any:

@@ -30,14 +30,13 @@ NAMES = (*(format.name for format in FORMATS), NONE)
 
 
 def found_in(template: str, knows_tools: bool) -> str:
-    """The name of the format that the chat template's text shows.
+    """The name of the format in which the chat template's text shows calls.
 
-    Of one that does not know tools it is plain JSON, which they are then described by; of one that knows them in a way that
-    is not among these, "none".
+    Where it shows none it is plain JSON, unless the template writes tools (`knows_tools`) and so has a format that is not
+    among these: "none".
     """
-    if not knows_tools:
-        return PLAIN_JSON.name
-    return next((format.name for format in FORMATS if format.writes(template)), NONE)
+    written = next((format.name for format in FORMATS if format.writes(template)), None)
+    return written or (NONE if knows_tools else PLAIN_JSON.name)
 
 
 def named(name: str) -> ToolFormat | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from runtime.answer.cursor import Cursor, Steps
 from runtime.tools.events_out import EventsOut
 from runtime.tools.functions import Functions, new_id
+from runtime.tools.json_calls import as_object
 from runtime.tools.lark import calls, json_object, marker
 from runtime.tools.reading import read_bare_calls, read_calls, read_marked, skip_after_space
+from runtime.tools.tool_format import WrittenCall
 
 _BEGIN, _END = "<tool_call>", "</tool_call>"
 
@@ -23,8 +25,8 @@ class Hermes:
     def new_id(self) -> str:
         return new_id()
 
-    def fitted_id(self, id: str) -> str:
-        return id
+    def written(self, calls: Sequence[WrittenCall]) -> str:
+        return "\n".join(f"{_BEGIN}\n{as_object(*call)}\n{_END}" for call in calls)
 
     def read(self, cursor: Cursor, out: EventsOut, functions: Functions) -> Steps[None]:
         """Small models, Qwen2.5-Coder among them, leave the markers out: an answer may begin with a call all the same."""

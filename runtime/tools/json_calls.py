@@ -17,6 +17,11 @@ _CLOSING = {"{": "}", "[": "]"}
 _OUTSIDE = frozenset("+-.:,eE0123456789truefalsnTN" + SPACE)
 
 
+def as_object(name: str, arguments: str, key: str = "arguments") -> str:
+    """A call as such an object; `arguments` is JSON."""
+    return f'{{"name": {json.dumps(name, ensure_ascii=False)}, "{key}": {arguments}}}'
+
+
 def read_call(cursor: Cursor, out: EventsOut, accepts: Callable[[str], bool]) -> Steps[bool]:
     """One call: `{"name": ..., "arguments": {...}}`, keys in any order, with or without an id and a type. False if it is none.
 

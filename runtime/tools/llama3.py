@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from runtime.answer.cursor import Cursor, Steps
 from runtime.tools.events_out import EventsOut
 from runtime.tools.functions import Functions, new_id
+from runtime.tools.json_calls import as_object
 from runtime.tools.lark import calls, json_object
 from runtime.tools.reading import read_bare_calls, read_calls, read_marked
+from runtime.tools.tool_format import WrittenCall
 
 _TAG = "<|python_tag|>"
 
@@ -24,8 +26,8 @@ class Llama3:
     def new_id(self) -> str:
         return new_id()
 
-    def fitted_id(self, id: str) -> str:
-        return id
+    def written(self, calls: Sequence[WrittenCall]) -> str:
+        return "; ".join(as_object(*call, "parameters") for call in calls)
 
     def read(self, cursor: Cursor, out: EventsOut, functions: Functions) -> Steps[None]:
         """Without the tag only an answer that begins with a call of a known function is one: any JSON looks like it."""

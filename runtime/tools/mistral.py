@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from runtime.answer.cursor import Cursor, Steps
 from runtime.tools.events_out import EventsOut
 from runtime.tools.functions import Functions, random_letters
+from runtime.tools.json_calls import as_object
 from runtime.tools.lark import calls, json_object, literal, marker
 from runtime.tools.reading import read_calls, read_marked, skip_after_space, stream_arguments
+from runtime.tools.tool_format import WrittenCall
 
 _BEGIN, _ARGS, _ID = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
 _LONGEST_NAME = 256
 _ID_LENGTH = 9
-_FITTING_ID = re.compile(r"[A-Za-z0-9]{9}")
 
 
 class Mistral:
@@ -28,9 +27,8 @@ class Mistral:
     def new_id(self) -> str:
         return random_letters(_ID_LENGTH)
 
-    def fitted_id(self, id: str) -> str:
-        """Its templates take nine letters and digits alone."""
-        return id if _FITTING_ID.fullmatch(id) else hashlib.sha256(id.encode(errors="replace")).hexdigest()[:_ID_LENGTH]
+    def written(self, calls: Sequence[WrittenCall]) -> str:
+        return f"{_BEGIN}[{', '.join(as_object(*call) for call in calls)}]"
 
     def read(self, cursor: Cursor, out: EventsOut, functions: Functions) -> Steps[None]:
         def after_marker() -> Steps[bool]:
@@ -59,6 +57,9 @@ class MistralV11(Mistral):
 
     def writes(self, template: str) -> bool:
         return _BEGIN in template and _ARGS in template
+
+    def written(self, calls: Sequence[WrittenCall]) -> str:
+        return "".join(f"{_BEGIN}{name}{_ARGS}{arguments}" for name, arguments in calls)
 
     def lark(self, functions: Functions, special: Mapping[str, int]) -> str:
         begin, args = marker(_BEGIN, special), marker(_ARGS, special)

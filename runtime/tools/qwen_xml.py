@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runtime.answer.cursor import Cursor, Steps, open_end
@@ -11,6 +11,7 @@ from runtime.tools.events_out import EventsOut
 from runtime.tools.functions import Function, Functions, new_id
 from runtime.tools.lark import calls, json_object, marker
 from runtime.tools.reading import read_calls, read_marked, skip_after_space
+from runtime.tools.tool_format import WrittenCall
 
 _BEGIN, _END = "<tool_call>", "</tool_call>"
 _FUNCTION, _FUNCTION_END = "<function=", "</function>"
@@ -37,8 +38,8 @@ class QwenXml:
     def new_id(self) -> str:
         return new_id()
 
-    def fitted_id(self, id: str) -> str:
-        return id
+    def written(self, calls: Sequence[WrittenCall]) -> str:
+        return "\n".join(f"{_BEGIN}\n{_in_tags(*call)}\n{_END}" for call in calls)
 
     def read(self, cursor: Cursor, out: EventsOut, functions: Functions) -> Steps[None]:
         """Values become JSON by the types of their schemas. The first marker may be missing; a call may be JSON, as Hermes'."""
@@ -67,6 +68,14 @@ class QwenXml:
         """As JSON: that a text between tags fits any schema of strings cannot be said in a grammar."""
         begin, end = marker(_BEGIN, special), marker(_END, special)
         return calls(functions, lambda function, arguments: f'{begin} "\\n" {json_object(function, arguments)} "\\n" {end}')
+
+
+def _in_tags(name: str, arguments: str) -> str:
+    lines = [f"{_FUNCTION}{name}>"]
+    for key, value in json.loads(arguments).items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        lines.append(f"{_PARAMETER}{key}>\n{text}\n{_PARAMETER_END}")
+    return "\n".join([*lines, _FUNCTION_END])
 
 
 def _read_parameters(cursor: Cursor, out: EventsOut, function: Function) -> Steps[None]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from runtime.answer.cursor import Cursor, Steps
 from runtime.tools.events_out import EventsOut
 from runtime.tools.functions import Functions
+
+WrittenCall = tuple[str, str]
+"""A function's name, and the text of a JSON object, its arguments."""
 
 
 class ToolFormat(Protocol):
@@ -31,8 +34,8 @@ class ToolFormat(Protocol):
         """What a call is answered under."""
         ...
 
-    def fitted_id(self, id: str) -> str:
-        """`id`, which may be another server's, as the family's templates take it."""
+    def written(self, calls: Sequence[WrittenCall]) -> str:
+        """The text of an answer with `calls`, names and texts of arguments, as the family's templates have it."""
         ...
 
     def read(self, cursor: Cursor, out: EventsOut, functions: Functions) -> Steps[None]:
