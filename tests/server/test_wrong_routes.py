@@ -27,7 +27,7 @@ HTTP = httpx.Client(timeout=20)
         ("GET", "/v1/health", "GET /health"),
         ("POST", "/v1/embeddings", None),
         ("POST", "/v1/responses", None),
-        ("GET", "/", None),
+        ("GET", "/index.html", None),
         ("PURGE", "/nothing", None),
         ("GET", "/%ff%00%0a", None),
         ("GET", "/" + "x" * 5000, None),
