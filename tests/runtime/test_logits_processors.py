@@ -10,7 +10,7 @@ import pytest
 
 from kernels.cpu.library import Library
 from runtime.draws import is_plain
-from runtime.engine import Engine
+from runtime.engine_core import EngineCore
 from runtime.logits.processor import LogitsProcessor, Row
 from runtime.model_runner import ProgramRunner
 from runtime.reasoning import Reasoning, ReasoningProgress
@@ -90,7 +90,7 @@ def runner(tiny: Callable[[str], Tiny], library: Library) -> ProgramRunner:
 def test_a_constraint_is_prepared_before_each_token_and_ends_what_ignores_ends(runner: ProgramRunner) -> None:
     constraint = Only((5, 6, 4, EOS))
     params = SamplingParams(max_tokens=20, min_tokens=20, ignore_eos=True, seed=1)
-    outputs = finish(Engine(runner, [EOS]), {0: [Request("r", prompt_of(0, 70, seed=1), params, constraint)]})["r"]
+    outputs = finish(EngineCore(runner, [EOS]), {0: [Request("r", prompt_of(0, 70, seed=1), params, constraint)]})["r"]
     assert token_ids(outputs) == [5, 6, 4, EOS]
     assert outputs[-1].finish_reason == "stop"
     assert constraint.prepared == constraint.called == [0, 1, 2, 3], "chunks of a prompt sample nothing"
@@ -98,7 +98,7 @@ def test_a_constraint_is_prepared_before_each_token_and_ends_what_ignores_ends(r
 
 def test_a_constraint_survives_preemption(tiny: Callable[[str], Tiny], library: Library) -> None:
     small = tiny("llama").runner(library, "fp32", limits(num_kv_blocks=6, kv_block_size=16, max_model_len=96))
-    engine = Engine(small, [])
+    engine = EngineCore(small, [])
     wanted = [tuple(np.random.default_rng(seed).integers(10, 200, 40).tolist()) for seed in range(3)]
     params = replace(GREEDY, max_tokens=40)
     requests = [Request(f"{i}", prompt_of(0, 20, seed=i), params, Only(tokens)) for i, tokens in enumerate(wanted)]
@@ -108,11 +108,11 @@ def test_a_constraint_survives_preemption(tiny: Callable[[str], Tiny], library: 
 
 
 def test_a_processor_that_fails_ends_its_own_request(runner: ProgramRunner) -> None:
-    engine = Engine(runner, [])
+    engine = EngineCore(runner, [])
     requests = [Request("a", (1, 2), GREEDY, Only((5,))), Request("b", (1, 2), GREEDY)]
     outputs = finish(engine, {0: requests})
     assert isinstance(outputs["a"][-1].error, IndexError)
-    assert token_ids(outputs["b"]) == token_ids(generate(Engine(runner, []), (1, 2)))
+    assert token_ids(outputs["b"]) == token_ids(generate(EngineCore(runner, []), (1, 2)))
 
 
 def phases(reasoning: Reasoning, tokens: list[int]) -> list[str]:
