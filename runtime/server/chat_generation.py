@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from fastapi import Request
-
 from runtime.server.encoding import encode_chat
 from runtime.server.generation import Generation, Prompt, start
 from runtime.server.protocol_chat import ChatCompletionBody
 from runtime.server.service import Service
 
 
-async def start_chat(service: Service, body: ChatCompletionBody, http: Request, id_prefix: str) -> Generation:
-    """The assistant's next message, begun; the answer fills the context unless it is limited. Raises as `start` does."""
+async def start_chat(service: Service, body: ChatCompletionBody, num_bytes: int, id_prefix: str) -> Generation:
+    """The assistant's next message, begun; the answer fills the context unless it is limited.
+
+    `num_bytes` is the size of what is encoded. Raises as `start` does.
+    """
     return await start(
         service,
         body,
         1,
         lambda: [Prompt(encode_chat(service, body))],
-        num_bytes=http.state.num_body_bytes,
+        num_bytes=num_bytes,
         id_prefix=id_prefix,
         max_tokens=body.answer_limit,
         default_max_tokens=None,

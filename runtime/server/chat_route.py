@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
-from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -24,12 +23,11 @@ from runtime.server.protocol_chat import (
     ChatCompletionBody,
     ChatLogprobs,
     Delta,
-    TokenLogprob,
-    TopLogprob,
 )
 from runtime.server.protocol_generation import StreamOptions, Usage, to_json
 from runtime.server.service import Service
 from runtime.server.streaming import EventStream, json_response
+from runtime.server.token_logprobs import token_logprobs
 
 
 def add(router: APIRouter, service: Service) -> None:
@@ -44,7 +42,7 @@ async def create_chat_completion(service: Service, body: ChatCompletionBody, htt
     """The assistant's next message: JSON, or server-sent events."""
     service.check_model(body.model)
     service.check_accepting()
-    generation = await start_chat(service, body, http, "chatcmpl")
+    generation = await start_chat(service, body, http.state.num_body_bytes, "chatcmpl")
     answer = _Answer(generation, service, wants_logprobs=body.logprobs)
     if body.stream:
         return EventStream(answer.chunks(body.stream_options), generation.close, service.keep_alive_s)
@@ -134,13 +132,4 @@ class _Answer:
     def _logprobs(self, tokens: Sequence[ScoredToken]) -> ChatLogprobs | None:
         if not self._wants_logprobs:
             return None
-        content = []
-        for token in tokens:
-            assert token.logprobs is not None, "a chat does not score its prompt"
-            top = [TopLogprob(**self._entry(token_id, logprob)) for token_id, logprob in token.logprobs.top]
-            content.append(TokenLogprob(**self._entry(token.token_id, token.logprobs.logprob), top_logprobs=top))
-        return ChatLogprobs(content=content)
-
-    def _entry(self, token_id: int, logprob: float) -> dict[str, Any]:
-        as_bytes = self._vocabulary.token_bytes(token_id)
-        return {"token": as_bytes.decode(errors="replace"), "logprob": logprob, "bytes": list(as_bytes)}
+        return ChatLogprobs(content=token_logprobs(self._vocabulary, tokens))
