@@ -58,7 +58,7 @@ class Choice:
         self.request_id = request_id
         self.finish_reason: FinishReason | None = None
         self.stop_string: str | None = None
-        self.num_generated_tokens = 0
+        self.token_ids: list[int] = []
         self.num_reasoning_tokens = 0
         self.num_cached_tokens = 0
         self.clock = clock
@@ -73,6 +73,10 @@ class Choice:
         self._reader = reader or PlainReader()
         self._text_length = 0
         self._scored_tokens: list[ScoredToken] = []
+
+    @property
+    def num_generated_tokens(self) -> int:
+        return len(self.token_ids)
 
     def push(self, output: TokenOutput) -> Increment | None:
         """Take the next engine output. None if its text is held back for now; its scores then come with that text.
@@ -109,7 +113,7 @@ class Choice:
     def _new_text(self, output: TokenOutput) -> str:
         text = ""
         if output.token_id is not None:
-            self.num_generated_tokens += 1
+            self.token_ids.append(output.token_id)
             self.clock.token()
             if output.logprobs is not None:
                 self._scored_tokens.append(ScoredToken(output.token_id, output.logprobs, self._text_length))
