@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from runtime.chat import ChatTemplate
 from runtime.engine_core import EngineCore
 from runtime.request import RequestError
-from runtime.server import chat_route, completion_route, page_route, token_routes
+from runtime.server import chat_route, completion_route, messages_route, page_route, responses_route, token_routes
 from runtime.server.admission import Overloaded
 from runtime.server.api_key import ApiKey
 from runtime.server.bodies import BodyReader, BodyRoute
@@ -30,7 +30,13 @@ from runtime.serving_limits import KEEP_ALIVE_S, MAX_QUEUE, MAX_WAIT_S
 _BODY_TIMEOUT_S = 30.0
 _CLIENT_CLOSED_REQUEST = 499
 #: what adds the routes whose requests have a body
-ROUTES: tuple[Callable[[APIRouter, Service], None], ...] = (completion_route.add, chat_route.add, token_routes.add)
+ROUTES: tuple[Callable[[APIRouter, Service], None], ...] = (
+    completion_route.add,
+    chat_route.add,
+    responses_route.add,
+    messages_route.add,
+    token_routes.add,
+)
 
 
 def create_app(
