@@ -62,6 +62,7 @@ class Refusal:
 
 
 _TOOLS = "functions are offered as tools, use tools and tool_choice"
+_CHATS = "tools are for chats, use /v1/chat/completions"
 _FORM = "answers cannot be constrained by a grammar or schema, ask for the form in a message and check the answer"
 _CHOICE = "use logit_bias to allow or forbid tokens"
 _FORMAT = "answers have only OpenAI's fields"
@@ -107,6 +108,8 @@ REFUSED: Mapping[str, Refusal] = {
     "structured_outputs": Refusal(_FORM),
     "suffix": Refusal("a text is continued at its end, not filled in"),
     "thinking_token_budget": Refusal("use max_tokens", (*_EMPTY, -1)),
+    "tool_choice": Refusal(_CHATS, (None, "none", "auto")),
+    "tools": Refusal(_CHATS, (None, [])),
     "truncation_side": Refusal("a prompt keeps its end", (*_EMPTY, "left")),
     "use_beam_search": Refusal("answers are sampled, or greedy at temperature 0"),
     "verbosity": Refusal("the model has no such control, ask for it in a message", (*_EMPTY, "medium")),
