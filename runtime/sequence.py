@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from runtime.logits.order import processors_of
+from runtime.logits.processor import LogitsProcessor
 from runtime.request import Logprobs, Request
 
 
@@ -11,6 +13,7 @@ from runtime.request import Logprobs, Request
 class Sequence:
     """`token_ids` is the prompt and what was generated after it; the first `num_computed_tokens` of them have their keys and
     values in `block_table`'s blocks, in order. `block_hashes` identify the full blocks among those (see `BlockManager`).
+    `processors` change its logits, in this order; they outlive its blocks.
     """
 
     request: Request
@@ -21,6 +24,10 @@ class Sequence:
     num_cached_tokens: int = 0
     was_preempted: bool = False
     prompt_logprobs: list[Logprobs] = field(default_factory=list)
+    processors: tuple[LogitsProcessor, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.processors = processors_of(self.request)
 
     @classmethod
     def from_request(cls, request: Request) -> Sequence:
