@@ -67,12 +67,16 @@ class SamplingParams:
 class Request:
     """One sequence to generate. `id` is unique among the requests that an engine holds.
 
-    `prompt_token_ids` is kept, not copied: do not change it while the request is open.
+    `prompt_token_ids` is kept, not copied: do not change it while the request is open. Lower `priority` goes first, as in
+    vLLM; within one, `client`s share the engine fairly. Only requests with the same `cache_salt` share cached blocks.
     """
 
     id: str
     prompt_token_ids: Sequence[int]
     params: SamplingParams = SamplingParams()
+    priority: int = 0
+    client: str = ""
+    cache_salt: str = ""
 
 
 @dataclass(frozen=True)
