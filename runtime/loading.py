@@ -20,7 +20,7 @@ from kernels.cpu.host import host
 from kernels.cpu.library import Library
 from runtime.chat import ChatTemplate, special_tokens
 from runtime.decoder import StepProgram, lay_out, stored_parts
-from runtime.engine import Engine
+from runtime.engine_core import EngineCore
 from runtime.generation_config import check_generation_config, eos_token_ids
 from runtime.heap import return_freed_memory
 from runtime.model_runner import Executable, ModelRunner, ProgramRunner
@@ -38,7 +38,7 @@ class Loaded:
     """A served model: its engine, and what turns text into its tokens and back."""
 
     manifest: Manifest
-    engine: Engine
+    engine: EngineCore
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None
     generation_config: dict[str, Any]
@@ -57,7 +57,7 @@ def load(folder: Path, num_threads: int | None = None, max_queue: int = MAX_QUEU
     config = _generation_config(bundle, runner.vocab_size)
     loaded = Loaded(
         manifest=bundle.manifest,
-        engine=Engine(runner, eos_token_ids(config), max_queue + runner.limits.max_num_seqs),
+        engine=EngineCore(runner, eos_token_ids(config), max_queue + runner.limits.max_num_seqs),
         tokenizer=_tokenizer(bundle),
         chat_template=_chat_template(bundle, config),
         generation_config=config,

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from optimizer.evaluation.metrics import NonFiniteLogitsError
 from optimizer.evaluation.sets.item_set import Completion, Question, Reply
-from runtime.engine import Engine
+from runtime.engine_core import EngineCore
 from runtime.request import Request, SamplingParams, TokenOutput
 from runtime.sampler import NoToken
 from runtime.text_stream import StopStrings, TextStream, Vocabulary
 
 
-def ask(engine: Engine, vocabulary: Vocabulary, questions: Sequence[Question]) -> list[Reply]:
+def ask(engine: EngineCore, vocabulary: Vocabulary, questions: Sequence[Question]) -> list[Reply]:
     """The reply to each question. ValueError if one does not fit the engine's context; NonFiniteLogitsError.
 
     The engine must be idle, and is idle again afterwards. Replies do not depend on what is asked together (decision 0002).

@@ -12,7 +12,7 @@ from typing import Any
 from artifacts.errors import UserError
 from optimizer.evaluation.asking import ask
 from optimizer.evaluation.sets.item_set import ItemSet, Marked, Question
-from runtime.engine import Engine
+from runtime.engine_core import EngineCore
 from runtime.loading import Loaded
 from runtime.prompts import Prompts
 from runtime.text_stream import Vocabulary
@@ -25,11 +25,11 @@ class Subject:
     `answers` does not hold. That file, a line per result, is appended to as results come: what was killed loses one batch.
     """
 
-    def __init__(self, prompts: Prompts, open_engine: Callable[[int], Engine], answers: Path | None = None) -> None:
+    def __init__(self, prompts: Prompts, open_engine: Callable[[int], EngineCore], answers: Path | None = None) -> None:
         self.prompts = prompts
         self._open_engine = open_engine
         self._vocabulary = Vocabulary(prompts.tokenizer)
-        self._engine: Engine | None = None
+        self._engine: EngineCore | None = None
         self._room = 0
         self._answers = answers
         self._known = {} if answers is None else _read(answers)

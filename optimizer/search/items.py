@@ -16,7 +16,7 @@ from optimizer.measure.workbench import SCORING_CHUNK_TOKENS, Workbench
 from optimizer.records.plan_digest import plan_digest
 from optimizer.records.progress import Reporter
 from optimizer.spec import EvaluationSpec
-from runtime.engine import Engine
+from runtime.engine_core import EngineCore
 from runtime.generation_config import check_generation_config, eos_token_ids
 from runtime.loading import chat_template_of
 from runtime.prompts import Prompts
@@ -50,10 +50,10 @@ def subject_on(
 ) -> Subject:
     """The model under `plan` as `workbench` runs it, in an engine with room for what is asked."""
 
-    def open_engine(num_tokens: int) -> Engine:
+    def open_engine(num_tokens: int) -> EngineCore:
         block_size = workbench.kv_block_size
         room = -(-num_tokens // block_size) * block_size
-        return Engine(workbench.runner(plan, SCORING_CHUNK_TOKENS, _NUM_SEQS * room, _NUM_SEQS), eos_ids)
+        return EngineCore(workbench.runner(plan, SCORING_CHUNK_TOKENS, _NUM_SEQS * room, _NUM_SEQS), eos_ids)
 
     return Subject(prompts, open_engine, answers)
 

@@ -13,7 +13,7 @@ from optimizer.evaluation import text_sequences
 from optimizer.evaluation.confidence import MIN_SEQUENCES
 from optimizer.records.progress import Reporter
 from optimizer.spec import CalibrationSpec, EvaluationSpec
-from runtime.engine import Engine
+from runtime.engine_core import EngineCore
 from runtime.model_runner import ModelRunner
 from runtime.request import Request, SamplingParams
 
@@ -32,7 +32,7 @@ def sample_sequences(
     runner: ModelRunner, start_token: int, num_sequences: int, num_tokens: int, seed: int, reporter: Reporter
 ) -> list[Tokens]:
     """Sequences of `num_tokens` tokens drawn from the model at temperature 1, each from its own seed, `start_token` first."""
-    engine = Engine(runner, eos_token_ids=())
+    engine = EngineCore(runner, eos_token_ids=())
     sequences: list[Tokens] = [[start_token] for _ in range(num_sequences)]
     for index in range(num_sequences):
         params = SamplingParams(temperature=1.0, seed=seed * num_sequences + index, max_tokens=num_tokens - 1)

@@ -6,6 +6,9 @@ Readers (`runtime/answer/`) make events of a model's text; each API words them i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+from runtime.request import FinishReason
 
 
 @dataclass(frozen=True)
@@ -40,3 +43,5 @@ class CallDelta:
 
 
 AnswerEvent = TextDelta | ReasoningDelta | CallStart | CallDelta
+#: why an answer ended; "tool_calls" if it ended by itself and called
+EndReason = FinishReason | Literal["tool_calls"]

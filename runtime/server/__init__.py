@@ -1,4 +1,4 @@
-"""OpenAI-compatible HTTP server over an `Engine`."""
+"""OpenAI-compatible HTTP server over an `EngineCore`."""
 
 from runtime.server.app import create_app
 from runtime.server.lifecycle import Server, serve

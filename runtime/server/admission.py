@@ -6,7 +6,7 @@ import math
 from typing import Literal
 
 from artifacts.errors import UserError
-from runtime.engine import EngineStats
+from runtime.engine_core import EngineStats
 
 _MEMORY_S = 60.0
 _MAX_RETRY_AFTER_S = 3600

@@ -13,36 +13,28 @@ from starlette.responses import Response
 from tokenizers import Tokenizer
 
 from runtime.chat import ChatTemplate
-from runtime.engine import Engine
-from runtime.heap import return_freed_memory
-from runtime.prompts import Prompts
+from runtime.engine_core import EngineCore
 from runtime.request import RequestError
 from runtime.server import chat_route, completion_route, token_routes
-from runtime.server.admission import Admission, Overloaded
+from runtime.server.admission import Overloaded
 from runtime.server.api_key import ApiKey
-from runtime.server.async_engine import AsyncEngine
 from runtime.server.bodies import BodyReader, BodyRoute
 from runtime.server.errors import on_engine_failure, on_failure, on_http_error, on_overload, on_request_error
-from runtime.server.metrics import ServerMetrics
 from runtime.server.request_guard import RequestGuard
-from runtime.server.sampling import GenerationDefaults
 from runtime.server.service import Service
 from runtime.server.streaming import ClientDisconnected
-from runtime.server.text_bounds import largest_body, text_bound
+from runtime.server.text_bounds import largest_body
 from runtime.server.token_stream import EngineFailure
-from runtime.server.workers import Workers
-from runtime.serving_limits import MAX_QUEUE, MAX_WAIT_S
-from runtime.text_stream import Vocabulary
+from runtime.serving_limits import KEEP_ALIVE_S, MAX_QUEUE, MAX_WAIT_S
 
 _BODY_TIMEOUT_S = 30.0
-_KEEP_ALIVE_S = 5.0
 _CLIENT_CLOSED_REQUEST = 499
 #: what adds the routes whose requests have a body
 ROUTES: tuple[Callable[[APIRouter, Service], None], ...] = (completion_route.add, chat_route.add, token_routes.add)
 
 
 def create_app(
-    engine: Engine,
+    engine: EngineCore,
     tokenizer: Tokenizer,
     *,
     model_name: str,
@@ -54,7 +46,7 @@ def create_app(
     max_wait_s: float = MAX_WAIT_S,
     max_body_bytes: int | None = None,
     body_timeout_s: float = _BODY_TIMEOUT_S,
-    keep_alive_s: float = _KEEP_ALIVE_S,
+    keep_alive_s: float = KEEP_ALIVE_S,
 ) -> FastAPI:
     """An ASGI application that serves `engine`, on a thread of its own between lifespan start and end.
 
@@ -63,39 +55,32 @@ def create_app(
     `app.state.service` is the `Service`: set its `draining` to refuse new work. Raises UserError on a malformed
     generation_config, and as `ApiKey` does.
     """
-    metrics = ServerMetrics(lambda: async_engine.stats)
-    async_engine = AsyncEngine(engine, Admission(engine.max_num_seqs, max_queue, max_wait_s), metrics)
-    workers = Workers()
-    bound = text_bound(tokenizer)
-    return_freed_memory()  # of the vocabulary, which was looked through
-    service = Service(
+    service = Service.over(
+        engine,
+        tokenizer,
         model_name=model_name,
-        engine=async_engine,
-        vocabulary=Vocabulary(tokenizer),
-        prompts=Prompts(tokenizer, chat_template),
-        defaults=GenerationDefaults.from_config(generation_config or {}),
-        metrics=metrics,
-        workers=workers,
-        text_bound=bound,
+        chat_template=chat_template,
+        generation_config=generation_config,
+        max_queue=max_queue,
+        max_wait_s=max_wait_s,
         keep_alive_s=keep_alive_s,
     )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async_engine.start()
+        service.engine.start()
         yield
-        await async_engine.close()
-        workers.close()
+        await service.close()
 
     app = FastAPI(title="Coldforge", version=version, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = service
-    app.state.bodies = BodyReader(workers, metrics)
+    app.state.bodies = BodyReader(service.workers, service.metrics)
     app.add_middleware(
         RequestGuard,
         api_key=None if api_key is None else ApiKey(api_key),
-        max_body_bytes=max_body_bytes or largest_body(bound, engine.max_model_len),
+        max_body_bytes=max_body_bytes or largest_body(service.text_bound, engine.max_model_len),
         body_timeout_s=body_timeout_s,
-        metrics=metrics,
+        metrics=service.metrics,
     )
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(EngineFailure, on_engine_failure)

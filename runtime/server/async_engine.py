@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import queue
 import threading
 import time
@@ -12,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from runtime.engine import Engine, EngineStats, QueueFull
+from runtime.engine_core import EngineCore, EngineStats, QueueFull
 from runtime.request import Request, TokenOutput
 from runtime.server.admission import Admission, Overloaded
 from runtime.server.metrics import ServerMetrics
@@ -41,14 +42,14 @@ class _Expire:
 
 
 class AsyncEngine:
-    """Runs `Engine.step` in a loop on one thread, which alone touches the engine; everything else posts to its inbox.
+    """Runs `EngineCore.step` in a loop on one thread, which alone touches the engine; everything else posts to its inbox.
 
     What a single request makes a step raise ends that request. An exception of the step itself fails every open request with
     EngineFailure and the loop goes on. If the engine cannot be cleaned up after that, or fails with nothing open, it is
     `broken` and refuses new requests. `max_num_sequences` is what one request may ever ask for.
     """
 
-    def __init__(self, engine: Engine, admission: Admission, metrics: ServerMetrics) -> None:
+    def __init__(self, engine: EngineCore, admission: Admission, metrics: ServerMetrics) -> None:
         self.max_model_len = engine.max_model_len
         self.max_num_sequences = min(engine.max_num_waiting, admission.num_seats + admission.max_queue)
         self.stats: EngineStats = engine.stats()
@@ -87,7 +88,7 @@ class AsyncEngine:
             raise
 
     async def submit(self, requests: Sequence[Request]) -> TokenStream:
-        """Add all of `requests` or none. Raises what `Engine.add` raises, but Overloaded for its QueueFull; EngineFailure.
+        """Add all of `requests` or none. Raises what `EngineCore.add` raises, but Overloaded for its QueueFull; EngineFailure.
 
         Those that have not begun when the longest wait is over fail with Overloaded.
         """
@@ -104,7 +105,8 @@ class AsyncEngine:
         except BaseException:
             stream.close()
             raise
-        self._loop.call_later(self._admission.max_wait_s, self._inbox.put, _Expire(ids))
+        if math.isfinite(self._admission.max_wait_s):
+            self._loop.call_later(self._admission.max_wait_s, self._inbox.put, _Expire(ids))
         return stream
 
     def _abort(self, request_ids: Sequence[str]) -> None:

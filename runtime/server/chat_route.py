@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
-from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from runtime.request import FinishReason
+from runtime.answer.events import EndReason
+from runtime.answer.whole import Answer
+from runtime.server.chat_generation import start_chat
+from runtime.server.chat_words import delta, message
 from runtime.server.choice import Increment, ScoredToken
-from runtime.server.encoding import encode_chat
-from runtime.server.generation import Generation, Prompt, start
+from runtime.server.generation import Generation
 from runtime.server.json_text import json_text
 from runtime.server.protocol_chat import (
-    AnswerMessage,
     ChatChoice,
     ChatChunk,
     ChatChunkChoice,
@@ -23,12 +23,11 @@ from runtime.server.protocol_chat import (
     ChatCompletionBody,
     ChatLogprobs,
     Delta,
-    TokenLogprob,
-    TopLogprob,
 )
 from runtime.server.protocol_generation import StreamOptions, Usage, to_json
 from runtime.server.service import Service
 from runtime.server.streaming import EventStream, json_response
+from runtime.server.token_logprobs import token_logprobs
 
 
 def add(router: APIRouter, service: Service) -> None:
@@ -43,21 +42,24 @@ async def create_chat_completion(service: Service, body: ChatCompletionBody, htt
     """The assistant's next message: JSON, or server-sent events."""
     service.check_model(body.model)
     service.check_accepting()
-    generation = await start(
-        service,
-        body,
-        1,
-        lambda: [Prompt(encode_chat(service, body))],
-        num_bytes=http.state.num_body_bytes,
-        id_prefix="chatcmpl",
-        max_tokens=body.answer_limit,
-        default_max_tokens=None,
-        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-    )
+    generation = await start_chat(service, body, http.state.num_body_bytes, "chatcmpl")
     answer = _Answer(generation, service, wants_logprobs=body.logprobs)
     if body.stream:
         return EventStream(answer.chunks(body.stream_options), generation.close, service.keep_alive_s)
     return await json_response(http.receive, answer.whole(), generation.close)
+
+
+def _parts(increment: Increment) -> Iterator[Increment]:
+    """One for each event: accumulators of clients take one thing at a time. The first has the scores, the last the end."""
+    if len(increment.events) < 2:
+        yield increment
+        return
+    *before, last = increment.events
+    tokens = increment.tokens
+    for event in before:
+        yield Increment((event,), tokens, None)
+        tokens = ()
+    yield Increment((last,), tokens, increment.finish_reason)
 
 
 class _Answer:
@@ -78,7 +80,7 @@ class _Answer:
             choices.append(
                 ChatChoice(
                     index=index,
-                    message=AnswerMessage(role="assistant", content=whole.text),
+                    message=message(Answer.of(whole.events)),
                     logprobs=self._logprobs(whole.tokens),
                     finish_reason=whole.finish_reason,
                 )
@@ -100,14 +102,15 @@ class _Answer:
                 introduced.add(choice.index)
                 opening = Delta(role="assistant", content="")
                 yield to_json(self._chunk([self._part(choice.index, opening, (), None)], usage(options)))
-            build = partial(self._increment, choice.index, increment, usage(options))
-            yield await json_text(self._workers, build, len(increment.tokens))
+            for part in _parts(increment):
+                build = partial(self._increment, choice.index, part, usage(options))
+                yield await json_text(self._workers, build, len(part.tokens))
         if options.include_usage:
             yield to_json(self._chunk([], {"usage": self._generation.usage()}))
 
     def _increment(self, index: int, increment: Increment, usage: dict[str, Usage | None]) -> ChatChunk:
-        delta = Delta(content=increment.text) if increment.text else Delta()
-        return self._chunk([self._part(index, delta, increment.tokens, increment.finish_reason)], usage)
+        (event,) = increment.events or (None,)
+        return self._chunk([self._part(index, delta(event), increment.tokens, increment.finish_reason)], usage)
 
     def _chunk(self, choices: list[ChatChunkChoice], usage: dict[str, Usage | None]) -> ChatChunk:
         generation = self._generation
@@ -121,7 +124,7 @@ class _Answer:
         )
 
     def _part(
-        self, index: int, delta: Delta, tokens: Sequence[ScoredToken], finish_reason: FinishReason | None
+        self, index: int, delta: Delta, tokens: Sequence[ScoredToken], finish_reason: EndReason | None
     ) -> ChatChunkChoice:
         logprobs = self._logprobs(tokens) if tokens else None
         return ChatChunkChoice(index=index, delta=delta, logprobs=logprobs, finish_reason=finish_reason)
@@ -129,13 +132,4 @@ class _Answer:
     def _logprobs(self, tokens: Sequence[ScoredToken]) -> ChatLogprobs | None:
         if not self._wants_logprobs:
             return None
-        content = []
-        for token in tokens:
-            assert token.logprobs is not None, "a chat does not score its prompt"
-            top = [TopLogprob(**self._entry(token_id, logprob)) for token_id, logprob in token.logprobs.top]
-            content.append(TokenLogprob(**self._entry(token.token_id, token.logprobs.logprob), top_logprobs=top))
-        return ChatLogprobs(content=content)
-
-    def _entry(self, token_id: int, logprob: float) -> dict[str, Any]:
-        as_bytes = self._vocabulary.token_bytes(token_id)
-        return {"token": as_bytes.decode(errors="replace"), "logprob": logprob, "bytes": list(as_bytes)}
+        return ChatLogprobs(content=token_logprobs(self._vocabulary, tokens))

@@ -1,10 +1,12 @@
-"""One choice of a response: its tokens become text, its stop strings end it."""
+"""One choice of a response: its tokens become text, its stop strings end it, its text becomes events."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from runtime.answer.events import AnswerEvent, EndReason, TextDelta
+from runtime.answer.reader import AnswerReader, PlainReader
 from runtime.request import FinishReason, Logprobs, SamplingParams, TokenOutput
 from runtime.server.metrics import SequenceClock
 from runtime.server.protocol_generation import GenerationBody
@@ -22,11 +24,16 @@ class ScoredToken:
 
 @dataclass(frozen=True)
 class Increment:
-    """Text that a choice gained, the scores of the tokens it came from, and its end if this is it."""
+    """What a choice gained, the scores of the tokens it came from, and its end if this is it."""
 
-    text: str
+    events: tuple[AnswerEvent, ...]
     tokens: tuple[ScoredToken, ...]
-    finish_reason: FinishReason | None
+    finish_reason: EndReason | None
+
+    @property
+    def text(self) -> str:
+        """The text among the events."""
+        return "".join(event.text for event in self.events if isinstance(event, TextDelta))
 
 
 class Choice:
@@ -45,11 +52,13 @@ class Choice:
         body: GenerationBody,
         clock: SequenceClock,
         echo_text: str = "",
+        reader: AnswerReader | None = None,
     ) -> None:
         self.index = index
         self.request_id = request_id
         self.finish_reason: FinishReason | None = None
-        self.num_generated_tokens = 0
+        self.token_ids: list[int] = []
+        self.num_reasoning_tokens = 0
         self.num_cached_tokens = 0
         self.clock = clock
         self._vocabulary = vocabulary
@@ -59,13 +68,18 @@ class Choice:
         self._text = TextStream(vocabulary, prompt_token_ids, body.skip_special_tokens)
         self._stops = StopStrings(body.stop or (), body.include_stop_str_in_output)
         self._echo_text = echo_text
+        self._reader = reader or PlainReader()
         self._text_length = 0
         self._scored_tokens: list[ScoredToken] = []
+
+    @property
+    def num_generated_tokens(self) -> int:
+        return len(self.token_ids)
 
     def push(self, output: TokenOutput) -> Increment | None:
         """Take the next engine output. None if its text is held back for now; its scores then come with that text.
 
-        Sets `finish_reason` if it ends the choice, be it by a stop string.
+        Sets `finish_reason` if it ends the choice, be it by a stop string or because all is said.
         """
         assert output.finish_reason != "abort", "the stream of an aborted request has ended"
         self.num_cached_tokens = output.num_cached_tokens
@@ -74,17 +88,30 @@ class Choice:
         self._text_length += len(self._echo_text)
         text = self._echo_text + self._cut_at_stop(self._new_text(output), output.finish_reason)
         self._echo_text = ""
+        events = self._read(text, is_token=output.token_id is not None)
         if self.finish_reason is not None:
             self.clock.end(self.finish_reason)
-        elif not text:
+        elif not events:
             return None
         tokens, self._scored_tokens = tuple(self._scored_tokens), []
-        return Increment(text, tokens, self.finish_reason)
+        return Increment(tuple(events), tokens, self._end_reason())
+
+    def _read(self, text: str, is_token: bool) -> list[AnswerEvent]:
+        was_reasoning = self._reader.is_reasoning
+        events = self._reader.push(text)
+        if is_token and (was_reasoning or self._reader.is_reasoning):
+            self.num_reasoning_tokens += 1
+        if self.finish_reason is None and self._reader.is_complete:
+            self.finish_reason = "stop"
+        return events if self.finish_reason is None else events + self._reader.flush()
+
+    def _end_reason(self) -> EndReason | None:
+        return "tool_calls" if self.finish_reason == "stop" and self._reader.num_calls else self.finish_reason
 
     def _new_text(self, output: TokenOutput) -> str:
         text = ""
         if output.token_id is not None:
-            self.num_generated_tokens += 1
+            self.token_ids.append(output.token_id)
             self.clock.token()
             if output.logprobs is not None:
                 self._scored_tokens.append(ScoredToken(output.token_id, output.logprobs, self._text_length))

@@ -10,16 +10,13 @@ from starlette.responses import Response
 
 from runtime.request import Logprobs
 from runtime.server.choice import Increment, ScoredToken
-from runtime.server.encoding import encode_text
-from runtime.server.generation import Generation, Prompt, start
+from runtime.server.completion_generation import start_completion
+from runtime.server.generation import Generation
 from runtime.server.json_text import json_text
-from runtime.server.prompts import truncate
 from runtime.server.protocol_completion import Completion, CompletionBody, CompletionChoice, CompletionLogprobs
 from runtime.server.protocol_generation import StreamOptions, Usage, to_json
 from runtime.server.service import Service
 from runtime.server.streaming import EventStream, json_response
-
-_DEFAULT_MAX_TOKENS = 16
 
 
 def add(router: APIRouter, service: Service) -> None:
@@ -34,34 +31,11 @@ async def create_completion(service: Service, body: CompletionBody, http: Reques
     """The text that follows each prompt: JSON, or server-sent events."""
     service.check_model(body.model)
     service.check_accepting()
-    given = body.prompts
-    generation = await start(
-        service,
-        body,
-        len(given),
-        lambda: [_encode(service, body, prompt) for prompt in given],
-        num_bytes=http.state.num_body_bytes,
-        id_prefix="cmpl",
-        max_tokens=body.max_tokens,
-        default_max_tokens=_DEFAULT_MAX_TOKENS,
-        logprobs=body.logprobs,
-    )
+    generation = await start_completion(service, body, http.state.num_body_bytes)
     answer = _Answer(generation, service, wants_logprobs=body.logprobs is not None)
     if body.stream:
         return EventStream(answer.chunks(body.stream_options), generation.close, service.keep_alive_s)
     return await json_response(http.receive, answer.whole(), generation.close)
-
-
-def _encode(service: Service, body: CompletionBody, given: str | list[int]) -> Prompt:
-    cut = body.truncate_prompt_tokens
-    whole = encode_text(service, given, body.add_special_tokens, cut) if isinstance(given, str) else given
-    prompt = truncate(whole, cut, service.engine.max_model_len, body.num_answer_tokens)
-    if not body.echo:
-        return Prompt(prompt)
-    if isinstance(given, str) and prompt == whole:
-        return Prompt(prompt, given)
-    vocabulary = service.vocabulary
-    return Prompt(prompt, vocabulary.decode(vocabulary.visible(prompt, skip_special_tokens=True)))
 
 
 class _Answer:

@@ -1,4 +1,4 @@
-"""What clients are told when something is refused or fails: OpenAI's error body, one type for all of it."""
+"""What clients are told when something is refused or fails: in OpenAI's error body, or in Anthropic's on its routes."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ _TYPES = {
     429: "rate_limit_error",
     503: "service_unavailable_error",
 }
+_ANTHROPIC_PATHS = "/v1/messages"
+_ANTHROPIC_TYPES = _TYPES | {413: "request_too_large", 503: "overloaded_error"}
 _LONGEST_MESSAGE = 2000
 
 
@@ -47,23 +49,29 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
     return ApiError(400, message, param=param, code=code)
 
 
-def error_body(status_code: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, object]:
-    """`{"error": {message, type, param, code}}`."""
-    kind = _TYPES.get(status_code, "server_error" if status_code >= 500 else "invalid_request_error")
+def error_body(
+    status_code: int, message: str, param: str | None = None, code: str | None = None, *, path: str = ""
+) -> dict[str, object]:
+    """`{"error": {message, type, param, code}}`, or `{"type": "error", "error": {type, message}}` if `path` is Anthropic's."""
     if len(message) > _LONGEST_MESSAGE:  # a chat template may say what it was given
         message = f"{message[:_LONGEST_MESSAGE]}..."
+    if path.startswith(_ANTHROPIC_PATHS):
+        kind = _ANTHROPIC_TYPES.get(status_code, "api_error" if status_code >= 500 else "invalid_request_error")
+        return {"type": "error", "error": {"type": kind, "message": message}}
+    kind = _TYPES.get(status_code, "server_error" if status_code >= 500 else "invalid_request_error")
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 async def on_http_error(request: Request, error: Exception) -> JSONResponse:
     """Handler of `ApiError` and of the router's own 404 and 405."""
     assert isinstance(error, HTTPException)
+    path = request.url.path
     if isinstance(error, ApiError):
-        body = error_body(error.status_code, error.detail, error.param, error.code)
+        body = error_body(error.status_code, error.detail, error.param, error.code, path=path)
     elif error.status_code in (404, 405):
-        body = error_body(error.status_code, _no_such_route(request), code="unknown_url")
+        body = error_body(error.status_code, _no_such_route(request), code="unknown_url", path=path)
     else:
-        body = error_body(error.status_code, error.detail)
+        body = error_body(error.status_code, error.detail, path=path)
     return JSONResponse(body, error.status_code, error.headers)
 
 
@@ -81,24 +89,24 @@ def _no_such_route(request: Request) -> str:
     return f"there is no route {shown_name(request.method)} {shown(path)}; {hint}There are {routes}"
 
 
-async def on_request_error(_: Request, error: Exception) -> JSONResponse:
+async def on_request_error(request: Request, error: Exception) -> JSONResponse:
     """400 with the field at fault."""
     assert isinstance(error, RequestError)
-    return JSONResponse(error_body(400, str(error), error.param), 400)
+    return JSONResponse(error_body(400, str(error), error.param, path=request.url.path), 400)
 
 
-async def on_overload(_: Request, error: Exception) -> JSONResponse:
+async def on_overload(request: Request, error: Exception) -> JSONResponse:
     """429 with the time after which to come back."""
     assert isinstance(error, Overloaded)
-    body = error_body(429, str(error), code=error.reason)
+    body = error_body(429, str(error), code=error.reason, path=request.url.path)
     return JSONResponse(body, 429, {"Retry-After": str(error.retry_after_s)})
 
 
-async def on_engine_failure(_: Request, error: Exception) -> JSONResponse:
+async def on_engine_failure(request: Request, error: Exception) -> JSONResponse:
     """500 with what the engine said."""
-    return JSONResponse(error_body(500, str(error)), 500)
+    return JSONResponse(error_body(500, str(error), path=request.url.path), 500)
 
 
-async def on_failure(_: Request, error: Exception) -> JSONResponse:
+async def on_failure(request: Request, error: Exception) -> JSONResponse:
     """Anything unforeseen: 500. The server's log has the traceback."""
-    return JSONResponse(error_body(500, f"the server failed: {type(error).__name__}"), 500)
+    return JSONResponse(error_body(500, f"the server failed: {type(error).__name__}", path=request.url.path), 500)

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
+from runtime.answer.reader import AnswerReader, PlainReader
 from runtime.request import Request
 from runtime.server.admission import Overloaded
 from runtime.server.choice import Choice, Increment
@@ -53,7 +54,9 @@ class Generation:
         async for choice, increment in self.increments():
             parts[choice.index].append(increment)
         return [
-            Increment("".join(i.text for i in own), tuple(t for i in own for t in i.tokens), own[-1].finish_reason)
+            Increment(
+                tuple(event for i in own for event in i.events), tuple(t for i in own for t in i.tokens), own[-1].finish_reason
+            )
             for own in parts.values()
         ]
 
@@ -70,6 +73,7 @@ class Generation:
             sum(self._prompt_lengths),
             sum(choice.num_generated_tokens for choice in self.choices),
             sum(choice.num_cached_tokens for choice in self.choices[::num_choices]),
+            sum(choice.num_reasoning_tokens for choice in self.choices),
         )
 
     def chunk_usage(self, options: StreamOptions) -> dict[str, Usage | None]:
@@ -81,10 +85,14 @@ class Generation:
 
 @dataclass(frozen=True)
 class Prompt:
-    """`echo_text`, if the prompt is to be echoed, begins its choices' texts, and their logprobs then cover it too."""
+    """`echo_text`, if the prompt is to be echoed, begins its choices' texts, and their logprobs then cover it too.
+
+    `reader` makes what reads the answer of a choice.
+    """
 
     token_ids: list[int]
     echo_text: str | None = None
+    reader: Callable[[], AnswerReader] = PlainReader
 
 
 def too_long(num_tokens: int | str, max_model_len: int) -> ApiError:
@@ -155,6 +163,7 @@ async def start(
                         body=body,
                         clock=SequenceClock(service.metrics, arrival_s),
                         echo_text=prompt.echo_text or "",
+                        reader=prompt.reader(),
                     )
                 )
                 requests.append(request)

@@ -48,7 +48,7 @@ class LoadingApp:
         if scope["type"] == "lifespan":
             await self._run_lifespan(receive, send)
         elif self.app is None:
-            response = JSONResponse(error_body(503, "the model is loading"), 503, {"Retry-After": "1"})
+            response = JSONResponse(error_body(503, "the model is loading", path=scope["path"]), 503, {"Retry-After": "1"})
             await response(scope, receive, send)
         else:
             await self.app(scope, receive, send)

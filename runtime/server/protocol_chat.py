@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from runtime.request import FinishReason
+from runtime.answer.events import EndReason
 from runtime.server.protocol_generation import Body, GenerationBody, Integer, Usage
 from runtime.server.wording import shown
 
@@ -89,16 +89,34 @@ class ChatLogprobs(BaseModel):
     content: list[TokenLogprob]
 
 
+class CalledFunction(BaseModel):
+    """`arguments` is the text of a JSON object; in a stream a piece of it."""
+
+    name: str | None = None
+    arguments: str
+
+
+class AnswerCall(BaseModel):
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class AnswerMessage(BaseModel):
+    """`reasoning` is `reasoning_content` under the name that other clients read."""
+
     role: Literal["assistant"]
-    content: str
+    content: str | None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[AnswerCall] | None = None
 
 
 class ChatChoice(BaseModel):
     index: int
     message: AnswerMessage
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason
+    finish_reason: EndReason
 
 
 class ChatCompletion(BaseModel):
@@ -110,16 +128,28 @@ class ChatCompletion(BaseModel):
     usage: Usage
 
 
+class CallPart(BaseModel):
+    """The first of a call has its id, type and name, each later one a piece of its arguments."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: CalledFunction
+
+
 class Delta(BaseModel):
     role: Literal["assistant"] | None = None
     content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[CallPart] | None = None
 
 
 class ChatChunkChoice(BaseModel):
     index: int
     delta: Delta
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason | None
+    finish_reason: EndReason | None
 
 
 class ChatChunk(BaseModel):

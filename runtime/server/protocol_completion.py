@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
-from runtime.request import FinishReason
+from runtime.answer.events import EndReason
 from runtime.server.protocol_generation import GenerationBody, Integer, TokenId, Usage
 from runtime.server.wording import shown
 
@@ -58,7 +58,7 @@ class CompletionChoice(BaseModel):
     index: int
     text: str
     logprobs: CompletionLogprobs | None
-    finish_reason: FinishReason | None
+    finish_reason: EndReason | None
 
 
 class Completion(BaseModel):

@@ -58,14 +58,23 @@ class RequestGuard:
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         headers = Headers(scope=scope)
         key = None if scope["path"] in _OPEN_PATHS else self._api_key
-        if key is not None and not key.is_in(headers.get("authorization", "")):
-            message = "the API key is missing or wrong; send it as Authorization: Bearer KEY"
-            return JSONResponse(error_body(401, message, code="invalid_api_key"), 401, {"WWW-Authenticate": "Bearer"})
+        if key is not None and not any(key.is_in(shown) for shown in _shown(headers)):
+            message = "the API key is missing or wrong; send it as Authorization: Bearer KEY, or as x-api-key: KEY"
+            return JSONResponse(
+                error_body(401, message, code="invalid_api_key", path=scope["path"]), 401, {"WWW-Authenticate": "Bearer"}
+            )
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._max_body_bytes:
             # The body is not read, so the connection cannot be used again.
-            return JSONResponse(error_body(413, _too_large(self._max_body_bytes)), 413, {"Connection": "close"})
+            return JSONResponse(
+                error_body(413, _too_large(self._max_body_bytes), path=scope["path"]), 413, {"Connection": "close"}
+            )
         return None
+
+
+def _shown(headers: Headers) -> tuple[str, str]:
+    """The keys that a request shows, as `Authorization` has them: Anthropic's clients have a header of their own."""
+    return headers.get("authorization", ""), f"Bearer {headers.get('x-api-key', '')}"
 
 
 class _Body:

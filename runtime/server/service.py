@@ -1,18 +1,27 @@
-"""A served model: what the routes share."""
+"""A served model: what the routes share, and `runtime.Engine` with them."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from tokenizers import Tokenizer
+
+from runtime.chat import ChatTemplate
+from runtime.engine_core import EngineCore
+from runtime.heap import return_freed_memory
 from runtime.prompts import Prompts
+from runtime.server.admission import Admission
 from runtime.server.async_engine import AsyncEngine
 from runtime.server.errors import ApiError
 from runtime.server.metrics import ServerMetrics
 from runtime.server.sampling import GenerationDefaults
-from runtime.server.text_bounds import TextBound
+from runtime.server.text_bounds import TextBound, text_bound
 from runtime.server.wording import shown
 from runtime.server.workers import Workers
+from runtime.serving_limits import KEEP_ALIVE_S
 from runtime.text_stream import Vocabulary
 
 
@@ -34,6 +43,44 @@ class Service:
     keep_alive_s: float
     created: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False
+
+    @classmethod
+    def over(
+        cls,
+        engine: EngineCore,
+        tokenizer: Tokenizer,
+        *,
+        model_name: str,
+        chat_template: ChatTemplate | None,
+        generation_config: Mapping[str, Any] | None,
+        max_queue: int,
+        max_wait_s: float,
+        keep_alive_s: float = KEEP_ALIVE_S,
+    ) -> Service:
+        """`engine` behind asyncio, and what its requests need; `engine.start()` is left to the event loop that uses it.
+
+        `generation_config` is the content of generation_config.json: UserError where it is malformed.
+        """
+        metrics = ServerMetrics(lambda: async_engine.stats)
+        async_engine = AsyncEngine(engine, Admission(engine.max_num_seqs, max_queue, max_wait_s), metrics)
+        bound = text_bound(tokenizer)
+        return_freed_memory()  # of the vocabulary, which was looked through
+        return cls(
+            model_name=model_name,
+            engine=async_engine,
+            vocabulary=Vocabulary(tokenizer),
+            prompts=Prompts(tokenizer, chat_template),
+            defaults=GenerationDefaults.from_config(generation_config or {}),
+            metrics=metrics,
+            workers=Workers(),
+            text_bound=bound,
+            keep_alive_s=keep_alive_s,
+        )
+
+    async def close(self) -> None:
+        """End the engine's thread and the workers; requests still open fail."""
+        await self.engine.close()
+        self.workers.close()
 
     def check_model(self, name: str | None) -> None:
         """404 unless the request means this model; one that names none does."""

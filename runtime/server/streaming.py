@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -58,21 +59,48 @@ async def json_from_worker(workers: Workers, http: Request, answer: Callable[[],
     return await json_response(http.receive, workers.run(http.state.num_body_bytes, answer), close=lambda: None)
 
 
-class EventStream(Response):
-    """`data: <chunk>` for each chunk, then `data: [DONE]`; a failure on the way is a last chunk `{"error": ...}`.
+@dataclass(frozen=True)
+class StreamForm:
+    """How an API words a stream: a chunk, a failure on the way (status, message, code), a sign of life, the end."""
 
-    A comment says that the stream lives whenever it has had nothing else to say for a while.
-    """
+    chunk: Callable[[str], str]
+    failure: Callable[[int, str, str | None], str]
+    alive: str = ": keep-alive\n\n"
+    end: str = ""
+
+
+def _data(chunk: str) -> str:
+    return f"data: {chunk}\n\n"
+
+
+def named_event(name: str, data: str) -> str:
+    """An event with its name before its data, as the APIs have it that name their events."""
+    return f"event: {name}\ndata: {data}\n\n"
+
+
+#: `data: <chunk>` for each chunk, then `data: [DONE]`; a failure is a chunk `{"error": ...}`
+DATA = StreamForm(
+    chunk=_data,
+    failure=lambda status, message, code: _data(json.dumps(error_body(status, message, code=code))),
+    end=_data("[DONE]"),
+)
+
+
+class EventStream(Response):
+    """Server-sent events. A comment says that the stream lives whenever it has had nothing else to say for a while."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, chunks: AsyncIterator[str], close: Callable[[], None], keep_alive_s: float) -> None:
+    def __init__(
+        self, chunks: AsyncIterator[str], close: Callable[[], None], keep_alive_s: float, form: StreamForm = DATA
+    ) -> None:
         """`close` is called once the stream has ended, in whatever way."""
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._chunks = chunks
         self._close = close
         self._keep_alive_s = keep_alive_s
+        self._form = form
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -89,18 +117,18 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _events(self) -> AsyncIterator[str]:
-        data = self._data()
+        said = self._said()
         coming: asyncio.Future[str] | None = None
         try:
             while True:
-                coming = coming or asyncio.ensure_future(anext(data))
+                coming = coming or asyncio.ensure_future(anext(said))
                 await asyncio.wait((coming,), timeout=self._keep_alive_s)
                 if not coming.done():
-                    yield ": keep-alive\n\n"
+                    yield self._form.alive
                     continue
                 done, coming = coming, None
                 try:
-                    yield f"data: {done.result()}\n\n"
+                    yield done.result()
                 except StopAsyncIteration:
                     return
         finally:
@@ -108,15 +136,16 @@ class EventStream(Response):
                 coming.cancel()
                 await asyncio.gather(coming, return_exceptions=True)
 
-    async def _data(self) -> AsyncIterator[str]:
+    async def _said(self) -> AsyncIterator[str]:
         try:
             async for chunk in self._chunks:
-                yield chunk
+                yield self._form.chunk(chunk)
         except Overloaded as error:
-            yield json.dumps(error_body(503, str(error), code=error.reason))
+            yield self._form.failure(503, str(error), error.reason)
         except EngineFailure as error:
-            yield json.dumps(error_body(500, str(error)))
+            yield self._form.failure(500, str(error), None)
         except Exception as error:
             logger.exception("a stream failed")
-            yield json.dumps(error_body(500, f"the server failed: {type(error).__name__}"))
-        yield "[DONE]"
+            yield self._form.failure(500, f"the server failed: {type(error).__name__}", None)
+        if self._form.end:
+            yield self._form.end

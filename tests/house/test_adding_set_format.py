@@ -14,7 +14,7 @@ from optimizer.evaluation.sets import ItemSet, Likelihood, Marked, Question, Rep
 from optimizer.evaluation.sets.item_set import dealt, path_of
 from optimizer.evaluation.sets.jsonl import read_items
 from optimizer.spec.evaluation_spec import SET_OPTIONS, EvaluationSpec, SetSpec
-from runtime.engine import Engine
+from runtime.engine_core import EngineCore
 from runtime.prompts import Prompts
 from search_spaces.located_yaml import Document, LocatedError
 from tests.house.recipes import files_of
@@ -83,8 +83,8 @@ def test_a_registered_format_is_read_and_compared(tmp_path: Path) -> None:
     assert isinstance(opened, YesOrNo) and len(opened.items) == 30 and opened.margin == 0.1
     asked = prompts()
 
-    def engine(_: int) -> Engine:
-        return Engine(RecitingRunner(asked.tokenizer.get_vocab_size(), asked.encode("yes")), [])
+    def engine(_: int) -> EngineCore:
+        return EngineCore(RecitingRunner(asked.tokenizer.get_vocab_size(), asked.encode("yes")), [])
 
     comparison = compare_on(opened, Subject(asked, engine), Subject(asked, engine), seed=0)
     assert comparison.baseline == comparison.candidate and {marked.answer for marked in comparison.candidate} == {"yes", "no"}

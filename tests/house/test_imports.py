@@ -128,7 +128,7 @@ def test_the_rules_see_every_form_of_import(tmp_path: Path, monkeypatch: pytest.
         "from optimizer import spec\n"
         "def f():\n    import optuna\n"
         "if TYPE_CHECKING:\n    from search_spaces.space import device\n"
-        "from . import engine\nfrom runtime.engine import Engine\nimport kernels.spec\n"
+        "from . import engine_core\nfrom runtime.engine_core import EngineCore\nimport kernels.spec\n"
     )
     assert [fault.split(" imports")[0] for fault in faults("runtime")] == [f"runtime/bad.py:{line}" for line in (1, 2, 4, 6)]
 

@@ -38,6 +38,23 @@ def test_the_contract_is_light(names: tuple[str, ...]) -> None:
     assert not loaded_by(*names) & {"torch", "optuna", "transformers", "safetensors", "kernels", "runtime", "fastapi"}
 
 
+def test_the_name_of_the_engine_costs_nothing() -> None:
+    """`from runtime import Engine` loads what Python brings along; an engine that is made loads the rest."""
+    loaded = loaded_by("runtime")
+    assert not loaded & {
+        "torch",
+        "numpy",
+        "pydantic",
+        "fastapi",
+        "uvicorn",
+        "tokenizers",
+        "jinja2",
+        "rich",
+        "artifacts",
+        "kernels",
+    }
+
+
 def test_optimize_answers_before_a_user_wonders() -> None:
     if find_spec("optimizer.cli") is None:
         pytest.skip("the command line does not exist yet")

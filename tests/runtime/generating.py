@@ -7,7 +7,7 @@ from itertools import count
 
 import numpy as np
 
-from runtime.engine import Engine
+from runtime.engine_core import EngineCore
 from runtime.request import Logprobs, Request, SamplingParams, TokenOutput
 
 GREEDY = SamplingParams(temperature=0, max_tokens=8, logprobs=2)
@@ -18,7 +18,7 @@ def prompt_of(num_shared: int, num_own: int, seed: int) -> tuple[int, ...]:
     return PREFIX[:num_shared] + tuple(np.random.default_rng(seed).integers(0, 203, num_own).tolist())
 
 
-def finish(engine: Engine, arrivals: Mapping[int, list[Request]]) -> dict[str, list[TokenOutput]]:
+def finish(engine: EngineCore, arrivals: Mapping[int, list[Request]]) -> dict[str, list[TokenOutput]]:
     """Every output by request, requests arriving before the steps that are their keys."""
     outputs: dict[str, list[TokenOutput]] = {}
     for step in count():
@@ -32,7 +32,7 @@ def finish(engine: Engine, arrivals: Mapping[int, list[Request]]) -> dict[str, l
     raise AssertionError
 
 
-def generate(engine: Engine, prompt: tuple[int, ...], params: SamplingParams = GREEDY) -> list[TokenOutput]:
+def generate(engine: EngineCore, prompt: tuple[int, ...], params: SamplingParams = GREEDY) -> list[TokenOutput]:
     return finish(engine, {0: [Request("r", prompt, params)]})["r"]
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from artifacts.manifest import Limits
 from artifacts.precision import KvDtype
 from kernels.cpu.library import Library
-from runtime.engine import Engine
+from runtime.engine_core import EngineCore
 from runtime.request import Request, SamplingParams
 from runtime.scoring import score
 from tests.runtime.conftest import Tiny, limits
@@ -73,8 +73,8 @@ def test_company_changes_nothing(
 ) -> None:
     model = tiny(name)
 
-    def engine_of(room: Limits) -> Engine:
-        return Engine(model.runner(library, scheme, room, kv_dtype), [])
+    def engine_of(room: Limits) -> EngineCore:
+        return EngineCore(model.runner(library, scheme, room, kv_dtype), [])
 
     @settings(max_examples=40, deadline=None)
     @given(
@@ -110,7 +110,7 @@ def test_company_changes_nothing(
 
 def test_a_crowd_is_preempted_chunked_and_finds_cached_prefixes(tiny: Callable[[str], Tiny], library: Library) -> None:
     """What `test_company_changes_nothing` relies on."""
-    engine = Engine(tiny("qwen2").runner(library, "fp32", limits(**CROWD_LIMITS)), [])
+    engine = EngineCore(tiny("qwen2").runner(library, "fp32", limits(**CROWD_LIMITS)), [])
     requests = [arrival.request(index) for index, arrival in enumerate(CROWDED)]
     outputs = finish(engine, {0: requests[:3], 1: requests[3:6], 2: requests[6:]})
     stats = engine.stats()

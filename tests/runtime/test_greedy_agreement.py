@@ -37,7 +37,7 @@ from optimizer.importers import Source, open_source
 from optimizer.weights.quantized_store import QuantizedStore
 from runtime.batch import Span, build_batch
 from runtime.decoder import StepProgram, lay_out
-from runtime.engine import Engine
+from runtime.engine_core import EngineCore
 from runtime.model_runner import ModelRunner, ProgramRunner
 from runtime.request import Request, SamplingParams
 from tests.runtime.conftest import limits
@@ -96,7 +96,7 @@ def prompts(model: Model, data_dir: Path) -> list[Tokens]:
 
 def greedy(runner: ModelRunner, prompts: Sequence[Tokens]) -> list[Tokens]:
     """NUM_TOKENS tokens after each prompt, decoded together as a server would."""
-    engine = Engine(runner, eos_token_ids=())
+    engine = EngineCore(runner, eos_token_ids=())
     params = SamplingParams(temperature=0, max_tokens=NUM_TOKENS)
     texts: dict[str, Tokens] = {str(i): [] for i in range(len(prompts))}
     for (name, _), prompt in zip(texts.items(), prompts, strict=True):

@@ -11,7 +11,7 @@ import pytest
 from artifacts.manifest import Limits
 from runtime.batch import Batch
 from runtime.draws import draws_of
-from runtime.engine import Engine
+from runtime.engine_core import EngineCore
 from runtime.request import Request, SamplingParams, TokenOutput
 from runtime.sampler import NoToken, logprobs_of
 from runtime.sequence import Sequence
@@ -39,7 +39,7 @@ class Runner:
         return logits
 
 
-def finish(engine: Engine, *requests: Request) -> dict[str, list[TokenOutput]]:
+def finish(engine: EngineCore, *requests: Request) -> dict[str, list[TokenOutput]]:
     outputs: dict[str, list[TokenOutput]] = {request.id: [] for request in requests}
     for request in requests:
         engine.add(request)
@@ -62,8 +62,8 @@ def finish(engine: Engine, *requests: Request) -> dict[str, list[TokenOutput]]:
 )
 def test_logits_that_are_no_numbers_end_one_request(poisoned: float, params: SamplingParams) -> None:
     neighbours = [Request("a", (1, 2), GREEDY), Request("b", (3,), DRAWN)]
-    expected = [finish(Engine(Runner(), []), request)[request.id] for request in neighbours]
-    engine = Engine(Runner(poisoned), [])
+    expected = [finish(EngineCore(Runner(), []), request)[request.id] for request in neighbours]
+    engine = EngineCore(Runner(poisoned), [])
     outputs = finish(engine, neighbours[0], Request("poisoned", (5, POISON), params), neighbours[1])
     assert [outputs["a"], outputs["b"]] == expected
     (output,) = outputs["poisoned"]
@@ -83,14 +83,14 @@ def test_logits_that_are_no_numbers_end_one_request(poisoned: float, params: Sam
     ],
 )
 def test_whatever_parameters_raise_ends_one_request(params: SamplingParams) -> None:
-    expected = finish(Engine(Runner(), []), Request("a", (1, 2), DRAWN))["a"]
-    outputs = finish(Engine(Runner(), []), Request("a", (1, 2), DRAWN), Request("bad", (1, 4), params))
+    expected = finish(EngineCore(Runner(), []), Request("a", (1, 2), DRAWN))["a"]
+    outputs = finish(EngineCore(Runner(), []), Request("a", (1, 2), DRAWN), Request("bad", (1, 4), params))
     assert outputs["a"] == expected
     assert outputs["bad"][-1].finish_reason in ("abort", "length")
 
 
 def test_stop_ids_that_leave_no_token_are_refused_before_they_run() -> None:
-    engine = Engine(Runner(), [0])
+    engine = EngineCore(Runner(), [0])
     everything = frozenset(range(1, VOCAB))
     with pytest.raises(ValueError, match="min_tokens needs a token that does not end the text"):
         engine.add(Request("r", (1,), SamplingParams(max_tokens=4, min_tokens=1, stop_token_ids=everything)))
@@ -100,7 +100,7 @@ def test_stop_ids_that_leave_no_token_are_refused_before_they_run() -> None:
 
 def test_an_end_of_sequence_outside_the_vocabulary_is_refused() -> None:
     with pytest.raises(ValueError, match=f"between 0 and {VOCAB - 1}, got {VOCAB}"):
-        Engine(Runner(), [2, VOCAB])
+        EngineCore(Runner(), [2, VOCAB])
 
 
 def test_more_logprobs_than_tokens_are_all_of_them() -> None:

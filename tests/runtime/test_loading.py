@@ -27,7 +27,7 @@ from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
 from kernels.cpu.library import Library, LibraryRefused
 from runtime.decoder import stored_parts
-from runtime.engine import Engine
+from runtime.engine_core import EngineCore
 from runtime.loading import load
 from runtime.request import Request, SamplingParams
 from runtime.stored_tensors import tensor_shapes
@@ -39,7 +39,7 @@ LIMITS = limits(num_kv_blocks=8)
 PROMPT = tuple(range(20, 60))
 
 
-def generate(engine: Engine) -> list[object]:
+def generate(engine: EngineCore) -> list[object]:
     """Greedy tokens after PROMPT, with their log-probabilities."""
     engine.add(Request("r", PROMPT, SamplingParams(temperature=0, max_tokens=12, logprobs=2)))
     outputs = []
@@ -100,7 +100,7 @@ def parts(tiny: Callable[[str], Tiny], kernels_path: Path) -> Parts:
 @pytest.fixture
 def expected(parts: Parts, library: Library) -> list[object]:
     """What the runner says without a bundle."""
-    return generate(Engine(parts.model.runner(library, parts.groups, LIMITS, KV_DTYPE), [1]))
+    return generate(EngineCore(parts.model.runner(library, parts.groups, LIMITS, KV_DTYPE), [1]))
 
 
 @pytest.mark.parametrize("num_threads", [None, 2])

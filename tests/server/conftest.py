@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from artifacts.manifest import Limits
 from runtime.batch import Batch
 from runtime.chat import ChatTemplate
-from runtime.engine import Engine
+from runtime.engine_core import EngineCore
 from runtime.server import Server, create_app
 
 RECITAL = "The quick 你好 brown 😀 fox jumps over the lazy dog. "
@@ -89,7 +89,7 @@ class Served:
 
     url: str
     runner: RecitingRunner
-    engine: Engine
+    engine: EngineCore
     tokenizer: Tokenizer
     server: Server
 
@@ -125,7 +125,7 @@ def running(
     served_tokenizer.enable_truncation(8)  # a trap that tokenizer.json files set
     recital = tokenizer.encode(RECITAL, add_special_tokens=False).ids
     runner = RecitingRunner(tokenizer.get_vocab_size(), recital, **(runner_options or {}))
-    engine = Engine(runner, [tokenizer.token_to_id("</s>")], max_num_waiting=max_num_waiting)
+    engine = EngineCore(runner, [tokenizer.token_to_id("</s>")], max_num_waiting=max_num_waiting)
     chat_template = None if template is None else ChatTemplate(template, bos_token="<s>", eos_token="</s>")
 
     def build() -> Any:

@@ -58,7 +58,7 @@ def _wait(server: RecitingProcess, status: int) -> None:
 
 def _main(port: int, load_s: float, step_time_s: float, drain_timeout_s: float) -> None:
     from runtime.chat import ChatTemplate
-    from runtime.engine import Engine
+    from runtime.engine_core import EngineCore
     from runtime.server import create_app, serve
     from tests.server.conftest import RECITAL, TEMPLATE, RecitingRunner, make_tokenizer
 
@@ -68,7 +68,7 @@ def _main(port: int, load_s: float, step_time_s: float, drain_timeout_s: float) 
         recital = tokenizer.encode(RECITAL, add_special_tokens=False).ids
         runner = RecitingRunner(tokenizer.get_vocab_size(), recital, step_time_s=step_time_s)
         template = ChatTemplate(TEMPLATE, bos_token="<s>", eos_token="</s>")
-        return create_app(Engine(runner, []), tokenizer, model_name="tiny", version="1", chat_template=template)
+        return create_app(EngineCore(runner, []), tokenizer, model_name="tiny", version="1", chat_template=template)
 
     serve(build, "127.0.0.1", port, drain_timeout_s)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from runtime.engine import EngineStats
+from runtime.engine_core import EngineStats
 from runtime.server.admission import Admission, Overloaded
 
 STATS = EngineStats(

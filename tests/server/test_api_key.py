@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from click.testing import CliRunner
 
@@ -69,3 +70,17 @@ def test_headers_byte_for_byte(guarded: Any, header: bytes | None, status: int) 
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(b"GET /v1/models HTTP/1.1\r\nHost: a\r\nConnection: close\r\n" + line + b"\r\n")
         assert connection.recv(100).startswith(f"HTTP/1.1 {status}".encode())
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"x-api-key": "sesame"}, 200),
+        ({"X-Api-Key": "sesame", "Authorization": "Bearer other"}, 200),
+        ({"x-api-key": "other", "Authorization": "Bearer sesame"}, 200),
+        ({"x-api-key": "other"}, 401),
+        ({"x-api-key": ""}, 401),
+    ],
+)
+def test_the_header_of_anthropics_clients_carries_it_too(guarded: Any, headers: dict[str, str], status: int) -> None:
+    assert httpx.get(f"{guarded.url}/v1/models", headers=headers).status_code == status

@@ -14,7 +14,13 @@ from runtime.server.protocol_completion import Completion
 from runtime.server.protocol_generation import to_json
 
 SCORED = {"token": 'a"\n你', "logprob": -0.1, "bytes": [97]}
-USAGE = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3, "prompt_tokens_details": {"cached_tokens": 0}}
+USAGE = {
+    "prompt_tokens": 1,
+    "completion_tokens": 2,
+    "total_tokens": 3,
+    "prompt_tokens_details": {"cached_tokens": 0},
+    "completion_tokens_details": {"reasoning_tokens": 0},
+}
 HEAD = {"id": "x", "created": 1, "model": "m", "usage": USAGE}
 
 

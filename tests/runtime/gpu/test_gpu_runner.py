@@ -19,7 +19,7 @@ from kernels.gpu.launch import OpPlan
 from kernels.gpu.target import Target
 from runtime.batch import Batch, Span, build_batch
 from runtime.draws import Draws
-from runtime.engine import Engine
+from runtime.engine_core import EngineCore
 from runtime.gpu.emulator import Emulator
 from runtime.gpu.execution import Planner, Runnable
 from runtime.gpu.program import Counts, GpuCall, GpuProgram, bound
@@ -269,7 +269,7 @@ def test_rounding_up_adds_an_eighth_at_most(num_tokens: int) -> None:
     assert rounded_up(rounded) == rounded
 
 
-def finish(engine: Engine) -> dict[str, list[TokenOutput]]:
+def finish(engine: EngineCore) -> dict[str, list[TokenOutput]]:
     outputs: dict[str, list[TokenOutput]] = {}
     while engine.has_work():
         for output in engine.step():
@@ -291,7 +291,7 @@ def test_an_engine_that_draws_says_what_one_that_samples_says(program: Callable[
     for runner in (Emulator(program(room)), runner_of(program(room))[0]):
         if isinstance(runner, GpuRunner):
             runner.capture(recorder=Recorder())
-        engine = Engine(runner, [])
+        engine = EngineCore(runner, [])
         for i, wanted in enumerate(params):
             engine.add(Request(str(i), tuple(TEXT[3 * i : 9 + 5 * i]), wanted))
         spoken.append({name: [output.token_id for output in outputs] for name, outputs in finish(engine).items()})

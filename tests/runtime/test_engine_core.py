@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kernels.cpu.library import Library
-from runtime.engine import Engine, QueueFull
+from runtime.engine_core import EngineCore, QueueFull
 from runtime.model_runner import ProgramRunner
 from runtime.request import Request, SamplingParams
 from runtime.scoring import score
@@ -22,7 +22,7 @@ from tests.runtime.generating import GREEDY, PREFIX, finish, generate, prompt_of
 def test_greedy_tokens_are_transformers(tiny: Callable[[str], Tiny], library: Library, name: str) -> None:
     model = tiny(name)
     prompts = [prompt_of(shared, own, seed=own) for shared, own in ((0, 3), (20, 7), (40, 1), (0, 30))]
-    engine = Engine(model.runner(library, "fp32", limits()), [])
+    engine = EngineCore(model.runner(library, "fp32", limits()), [])
     params = replace(GREEDY, max_tokens=30)
     outputs = finish(engine, {i: [Request(str(i), prompt, params)] for i, prompt in enumerate(prompts)})
     for i, prompt in enumerate(prompts):
@@ -44,24 +44,24 @@ PROMPT = prompt_of(0, 20, seed=8)
 @pytest.fixture(scope="module")
 def tokens(runner: ProgramRunner) -> list[int]:
     """What the model says after PROMPT, greedily."""
-    said = token_ids(generate(Engine(runner, []), PROMPT))
+    said = token_ids(generate(EngineCore(runner, []), PROMPT))
     assert said[3] not in said[:3]
     return said
 
 
 def test_max_tokens_ends_a_request(runner: ProgramRunner) -> None:
-    outputs = generate(Engine(runner, []), PROMPT)
+    outputs = generate(EngineCore(runner, []), PROMPT)
     assert [output.finish_reason for output in outputs] == [None] * 7 + ["length"]
 
 
 def test_stop_tokens_end_a_request_and_are_its_last(runner: ProgramRunner, tokens: list[int]) -> None:
-    outputs = generate(Engine(runner, []), PROMPT, replace(GREEDY, stop_token_ids=frozenset({tokens[3], 202})))
+    outputs = generate(EngineCore(runner, []), PROMPT, replace(GREEDY, stop_token_ids=frozenset({tokens[3], 202})))
     assert token_ids(outputs) == tokens[:4]
     assert outputs[-1].finish_reason == "stop"
 
 
 def test_eos_ends_a_request_unless_ignored(runner: ProgramRunner, tokens: list[int]) -> None:
-    engine = Engine(runner, [tokens[3]])
+    engine = EngineCore(runner, [tokens[3]])
     outputs = generate(engine, PROMPT)
     assert token_ids(outputs) == tokens[:4]
     assert outputs[-1].finish_reason == "stop"
@@ -72,18 +72,18 @@ def test_eos_ends_a_request_unless_ignored(runner: ProgramRunner, tokens: list[i
 
 def test_ignoring_eos_leaves_stop_tokens_in_force(runner: ProgramRunner, tokens: list[int]) -> None:
     params = replace(GREEDY, ignore_eos=True, stop_token_ids=frozenset({tokens[3]}))
-    assert token_ids(generate(Engine(runner, [tokens[3]]), PROMPT, params)) == tokens[:4]
+    assert token_ids(generate(EngineCore(runner, [tokens[3]]), PROMPT, params)) == tokens[:4]
 
 
 def test_no_eos_before_min_tokens(runner: ProgramRunner, tokens: list[int]) -> None:
-    outputs = generate(Engine(runner, [tokens[3]]), PROMPT, replace(GREEDY, min_tokens=6))
+    outputs = generate(EngineCore(runner, [tokens[3]]), PROMPT, replace(GREEDY, min_tokens=6))
     assert token_ids(outputs)[:3] == tokens[:3]
     assert tokens[3] not in token_ids(outputs)[:6]
 
 
 def test_the_context_ends_a_request(runner: ProgramRunner) -> None:
     prompt = prompt_of(0, 90, seed=3)
-    outputs = generate(Engine(runner, []), prompt, replace(GREEDY, max_tokens=50))
+    outputs = generate(EngineCore(runner, []), prompt, replace(GREEDY, max_tokens=50))
     assert len(outputs) == 6
     assert outputs[-1].finish_reason == "length"
 
@@ -95,7 +95,7 @@ def log_softmax(logits: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> to
 @pytest.mark.parametrize("num_tokens", [1, 33, 96])
 def test_a_scored_prompt_has_the_log_softmax_of_its_logits(runner: ProgramRunner, num_tokens: int) -> None:
     prompt = prompt_of(0, num_tokens, seed=5)  # 96 fills the context: nothing is generated, so it may
-    engine = Engine(runner, [])
+    engine = EngineCore(runner, [])
     generate(engine, prompt[:80])  # a prefix that is cached now, and must not cut the scores
     (output,) = generate(engine, prompt, SamplingParams(max_tokens=0, prompt_logprobs=True, logprobs=3))
     assert output.token_id is None
@@ -113,7 +113,7 @@ def test_a_scored_prompt_has_the_log_softmax_of_its_logits(runner: ProgramRunner
 
 
 def test_generated_tokens_have_the_log_softmax_of_their_logits(runner: ProgramRunner) -> None:
-    outputs = generate(Engine(runner, []), PROMPT)
+    outputs = generate(EngineCore(runner, []), PROMPT)
     expected = log_softmax(score(runner, [*PROMPT, *token_ids(outputs)]))[len(PROMPT) - 1 :]
     for output, row in zip(outputs, expected, strict=False):
         assert output.logprobs is not None
@@ -123,7 +123,7 @@ def test_generated_tokens_have_the_log_softmax_of_their_logits(runner: ProgramRu
 
 
 def test_tokens_of_a_cached_prefix_are_counted_and_not_computed(runner: ProgramRunner) -> None:
-    engine = Engine(runner, [])
+    engine = EngineCore(runner, [])
     first, second = (generate(engine, prompt_of(40, 9, seed=1)) for _ in range(2))
     third = generate(engine, prompt_of(40, 5, seed=2))
     assert [outputs[0].num_cached_tokens for outputs in (first, second, third)] == [0, 48, 32]
@@ -132,7 +132,7 @@ def test_tokens_of_a_cached_prefix_are_counted_and_not_computed(runner: ProgramR
 
 
 def test_a_prompt_of_whole_blocks_computes_its_last_token(runner: ProgramRunner) -> None:
-    engine = Engine(runner, [])
+    engine = EngineCore(runner, [])
     first, second = (generate(engine, PREFIX[:48]) for _ in range(2))
     assert second[0].num_cached_tokens == 32
     assert results(first) == results(second)
@@ -141,7 +141,7 @@ def test_a_prompt_of_whole_blocks_computes_its_last_token(runner: ProgramRunner)
 def test_work_found_again_after_a_preemption_is_no_cached_prompt(tiny: Callable[[str], Tiny], library: Library) -> None:
     """The younger of two distinct prompts is preempted in the middle of its prompt, and later finds its own blocks."""
     room = limits(num_kv_blocks=6, max_num_seqs=2, max_num_batched_tokens=2, max_model_len=96)
-    engine = Engine(tiny("llama").runner(library, "fp32", room), [])
+    engine = EngineCore(tiny("llama").runner(library, "fp32", room), [])
     old = Request("old", prompt_of(0, 16, seed=1), replace(GREEDY, max_tokens=40))
     young = Request("young", prompt_of(0, 64, seed=2), GREEDY)
     outputs = finish(engine, {0: [old], 1: [young]})
@@ -151,7 +151,7 @@ def test_work_found_again_after_a_preemption_is_no_cached_prompt(tiny: Callable[
 
 
 def test_abort_frees_blocks_at_once(runner: ProgramRunner) -> None:
-    engine = Engine(runner, [])
+    engine = EngineCore(runner, [])
     for name in ("running", "other", "waiting"):
         engine.add(Request(name, prompt_of(0, 20, seed=len(name))))
         if name != "waiting":
@@ -172,7 +172,7 @@ def test_abort_frees_blocks_at_once(runner: ProgramRunner) -> None:
 
 
 def test_blocks_of_an_aborted_request_serve_the_next_with_the_same_prompt(runner: ProgramRunner, tokens: list[int]) -> None:
-    engine = Engine(runner, [])
+    engine = EngineCore(runner, [])
     engine.add(Request("r", PROMPT, GREEDY))
     engine.step()
     engine.abort("r")
@@ -182,7 +182,7 @@ def test_blocks_of_an_aborted_request_serve_the_next_with_the_same_prompt(runner
 
 
 def test_the_queue_has_an_end(runner: ProgramRunner) -> None:
-    engine = Engine(runner, [], max_num_waiting=2)
+    engine = EngineCore(runner, [], max_num_waiting=2)
     engine.add(Request("a", PROMPT))
     engine.add(Request("b", prompt_of(0, 20, seed=9)))  # another prompt: the same one would wait for a block of "a"
     with pytest.raises(QueueFull, match="2 requests are waiting"):
@@ -207,7 +207,7 @@ REFUSED: dict[str, tuple[Request, str]] = {
 @pytest.mark.parametrize("kind", REFUSED)
 def test_refused(runner: ProgramRunner, kind: str) -> None:
     request, message = REFUSED[kind]
-    engine = Engine(runner, [])
+    engine = EngineCore(runner, [])
     engine.add(Request("open", PROMPT))
     with pytest.raises(ValueError, match=message):
         engine.add(request)
@@ -215,7 +215,7 @@ def test_refused(runner: ProgramRunner, kind: str) -> None:
 
 
 def test_an_id_may_be_used_again_once_its_request_is_over(runner: ProgramRunner, tokens: list[int]) -> None:
-    engine = Engine(runner, [])
+    engine = EngineCore(runner, [])
     assert token_ids(generate(engine, PROMPT)) == token_ids(generate(engine, PROMPT)) == tokens
 
 
@@ -223,4 +223,4 @@ def test_a_cache_smaller_than_the_context_is_refused(runner: ProgramRunner) -> N
     small = ProgramRunner(runner.step, runner.executable)
     small.limits = runner.limits.model_copy(update={"num_kv_blocks": 5})
     with pytest.raises(ValueError, match="5 blocks of 16 are fewer than 96 tokens"):
-        Engine(small, [])
+        EngineCore(small, [])

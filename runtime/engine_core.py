@@ -41,7 +41,7 @@ class EngineStats:
     num_ended: int
 
 
-class Engine:
+class EngineCore:
     """Continuous batching over a `ModelRunner`. Not thread-safe: one thread owns it.
 
     `last_started` are the requests that left the queue in the last step.
