@@ -87,7 +87,7 @@ class BlockManager:
         return max(0, self.num_blocks_for(sequence.num_tokens) - len(sequence.block_table))
 
     def can_hold(self, num_tokens: int, shared: list[int], num_promised: int = 0) -> bool:
-        """Whether a sequence of `num_tokens` tokens fits, given the cached blocks it would share and those promised to others."""
+        """Whether a sequence of `num_tokens` tokens fits, given the cached blocks it would share; others were promised some."""
         newly_taken = sum(1 for block in shared if self._ref_counts[block] == 0)
         return self.num_blocks_for(num_tokens) - len(shared) + newly_taken + num_promised <= self.num_free_blocks
 

@@ -1,4 +1,4 @@
-"""Who was served how much: the virtual token counters of Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024."""
+"""Who was served how much: virtual token counters (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024)."""
 
 from __future__ import annotations
 

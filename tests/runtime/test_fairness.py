@@ -78,9 +78,7 @@ def test_lower_priorities_go_first_and_equal_ones_by_arrival() -> None:
 
 
 @pytest.mark.parametrize(("priorities", "victim"), [((0, 0, 0), 2), ((0, 7, 0), 1), ((9, 7, 0), 0), ((7, 0, 7), 2)])
-def test_the_victim_has_the_lowest_priority_and_is_the_youngest_of_these(
-    priorities: tuple[int, int, int], victim: int
-) -> None:
+def test_the_victim_has_the_lowest_priority_and_is_the_youngest_of_these(priorities: tuple[int, int, int], victim: int) -> None:
     simulation = Simulation.of(num_blocks=8)
     sequences = [sequence_of(i, 7, 20, priority=priority) for i, priority in enumerate(priorities)]
     for sequence in sequences:  # one after the other, so that age is the order here
@@ -166,7 +164,7 @@ def jain(shares: list[float]) -> float:
 
 
 def test_clients_get_equal_shares_however_much_they_ask_for() -> None:
-    """One sends ten requests for another's one, one sends long prompts, one asks for long answers. All want more than there is."""
+    """One sends ten requests for another's one, one long prompts, one wants long answers; all ask for more than there is."""
     simulation = Simulation.of(max_num_seqs=4, budget=32, num_blocks=20_000)
     asks: dict[str, tuple[int, int, int]] = {"many": (10, 8, 8), "few": (1, 8, 8), "long": (1, 60, 4), "chatty": (1, 4, 40)}
     name = 0
@@ -233,7 +231,7 @@ def test_choices_of_a_prompt_compute_it_once(end: str) -> None:
         num_blocks.append(scheduler.blocks.num_blocks - scheduler.blocks.num_free_blocks)
     num_left = 9 if end == "abort" else 10
     assert max(num_blocks) <= 10 + num_left
-    # 8 more full blocks than the two steps computed (or 1, if they had computed 32 of 40 tokens), 3 own tokens, and a second token.
+    # What the two steps left of 40 tokens in full blocks; for each choice the 3 after these, and its first answer token.
     assert sum(simulation.num_tokens) - num_before == 8 + num_left * 4
     own = choices[1:] if end == "abort" else choices
     assert [choice.num_cached_tokens for choice in own] == ([32] if end == "abort" else [0]) + [40] * (len(own) - 1)
