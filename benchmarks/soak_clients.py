@@ -7,6 +7,7 @@ import json
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 from time import monotonic
 from typing import Any
 
@@ -21,7 +22,10 @@ TOOL = {
         "parameters": {"type": "object", "properties": {"city": {"enum": ["Oslo", "Rome"]}}, "required": ["city"]},
     },
 }
-SCHEMA = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object", "properties": {"a": {"type": "boolean"}}}}}
+SCHEMA = {
+    "type": "json_schema",
+    "json_schema": {"name": "n", "schema": {"type": "object", "properties": {"a": {"type": "boolean"}}}},
+}
 
 
 @dataclass
@@ -136,4 +140,4 @@ async def token_gaps(http: httpx.AsyncClient, key: str, num_tokens: int, token_i
         async for line in answer.aiter_lines():
             if line.startswith("data: {"):
                 times.append(monotonic())
-    return [after - before for before, after in zip(times, times[1:], strict=False)]
+    return [after - before for before, after in pairwise(times)]

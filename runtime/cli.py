@@ -153,6 +153,7 @@ def serve(
             version=version("coldforge"),
             chat_template=loaded.chat_template,
             generation_config=loaded.generation_config,
+            report=loaded.report,
             api_key=api_key,
             api_keys=api_keys,
             max_queue=max_queue,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from runtime.logits.order import processors_of
+from runtime.logits.processor import LogitsProcessor
 from runtime.request import Logprobs, Request
 
 
 @dataclass(eq=False)
 class Sequence:
     """`token_ids` is the prompt and what was generated after it; the first `num_computed_tokens` of them have their keys and
-    values in `block_table`'s blocks, in order.
+    values in `block_table`'s blocks, in order. `processors` change its logits, in this order; they outlive its blocks.
 
     `block_hashes` identify full blocks of tokens from the first on, as many as were asked for, computed or not; the first
     `num_published_blocks` of the table can be found by others (see `BlockManager`).
@@ -25,6 +27,10 @@ class Sequence:
     num_cached_tokens: int = 0
     was_preempted: bool = False
     prompt_logprobs: list[Logprobs] = field(default_factory=list)
+    processors: tuple[LogitsProcessor, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.processors = processors_of(self.request)
 
     @classmethod
     def from_request(cls, request: Request) -> Sequence:

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from runtime.chat import ChatTemplate
 from runtime.engine_core import EngineCore
 from runtime.request import RequestError
-from runtime.server import chat_route, completion_route, token_routes
+from runtime.server import chat_route, completion_route, messages_route, page_route, responses_route, token_routes
 from runtime.server.admission import Overloaded
 from runtime.server.api_key import ApiKeys
 from runtime.server.bodies import BodyReader, BodyRoute
@@ -31,7 +31,13 @@ from runtime.serving_limits import KEEP_ALIVE_S, MAX_QUEUE, MAX_WAIT_S
 _BODY_TIMEOUT_S = 30.0
 _CLIENT_CLOSED_REQUEST = 499
 #: what adds the routes whose requests have a body
-ROUTES: tuple[Callable[[APIRouter, Service], None], ...] = (completion_route.add, chat_route.add, token_routes.add)
+ROUTES: tuple[Callable[[APIRouter, Service], None], ...] = (
+    completion_route.add,
+    chat_route.add,
+    responses_route.add,
+    messages_route.add,
+    token_routes.add,
+)
 
 
 def create_app(
@@ -42,6 +48,7 @@ def create_app(
     version: str,
     chat_template: ChatTemplate | None = None,
     generation_config: Mapping[str, Any] | None = None,
+    report: bytes | None = None,
     api_key: str | None = None,
     api_keys: Path | None = None,
     max_queue: int = MAX_QUEUE,
@@ -52,10 +59,10 @@ def create_app(
 ) -> FastAPI:
     """An ASGI application that serves `engine`, on a thread of its own between lifespan start and end.
 
-    `generation_config` is the content of generation_config.json. At most `max_queue` sequences wait beyond those that run,
-    and none longer than `max_wait_s`. `max_body_bytes` None is what a prompt that fills the model's context can need.
-    `app.state.service` is the `Service`: set its `draining` to refuse new work. Raises UserError on a malformed
-    generation_config, and as `ApiKeys` does.
+    `generation_config` is the content of generation_config.json, `report` that of report.html. At most `max_queue` sequences
+    wait beyond those that run, and none longer than `max_wait_s`. `max_body_bytes` None is what a prompt that fills the
+    model's context can need. `app.state.service` is the `Service`: set its `draining` to refuse new work. Raises UserError
+    on a malformed generation_config, and as `ApiKeys` does.
     """
     service = Service.over(
         engine,
@@ -94,6 +101,7 @@ def create_app(
     for add in ROUTES:
         add(with_bodies, service)
     app.include_router(with_bodies)
+    page_route.add(app.router, report)
     _add_status_routes(app, service)
     return app
 

@@ -18,7 +18,7 @@ from runtime.server.caller import CALLER, Caller
 from runtime.server.errors import ApiError, error_body
 from runtime.server.metrics import ServerMetrics
 
-_OPEN_PATHS = frozenset({"/health", "/ready", "/metrics", "/version"})
+_OPEN_PATHS = frozenset({"/", "/health", "/ready", "/metrics", "/version"})
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
 #: How long the rest of a refused body is taken in and dropped, in all and while nothing comes. A socket that is closed
