@@ -33,9 +33,8 @@ class Draws:
 def is_plain(sequence: Sequence) -> bool:
     """Whether the next token needs neither the logits on the host nor what the sequence has said before."""
     params = sequence.request.params
-    penalized = params.presence_penalty or params.frequency_penalty or params.repetition_penalty != 1
-    waits = sequence.num_generated_tokens < params.min_tokens
-    return not (penalized or params.logit_bias or waits or params.prompt_logprobs) and params.logprobs is None
+    is_scored = params.logprobs is not None or params.prompt_logprobs
+    return not is_scored and not any(processor.applies(sequence) for processor in sequence.processors)
 
 
 def draws_of(sequences: Items[Sequence]) -> Draws:

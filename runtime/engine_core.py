@@ -143,6 +143,7 @@ class EngineCore:
             tokens = iter(self._drawing_runner.draw(batch, draws_of(drawing)).tolist())
             outputs = [self._advance(scheduled, next(tokens) if scheduled.reaches_end else None) for scheduled in plan]
         else:
+            self._prepare(plan)
             logits = self._runner.run(batch)
             ends = np.cumsum([span.num_logits for span in spans])
             outputs = [
@@ -150,6 +151,13 @@ class EngineCore:
                 for scheduled, span, end in zip(plan, spans, ends, strict=True)
             ]
         return [output for output in outputs if output is not None]
+
+    def _prepare(self, plan: Iterable[Scheduled]) -> None:
+        """Let the processors of those that will sample begin, so that they work while the step runs."""
+        for scheduled in plan:
+            if scheduled.reaches_end:
+                for processor in scheduled.sequence.processors:
+                    processor.prepare(scheduled.sequence)
 
     def _advance(self, scheduled: Scheduled, result: NDArray[np.float32] | int | None) -> TokenOutput | None:
         try:
@@ -217,7 +225,8 @@ class EngineCore:
         params = sequence.request.params
         if token is not None and token in params.stop_token_ids:
             return "stop"
-        if token is not None and token in self._eos_token_ids and not params.ignore_eos:
+        ends_anyway = sequence.request.constraint is not None  # nothing can follow what it lets end
+        if token is not None and token in self._eos_token_ids and (ends_anyway or not params.ignore_eos):
             return "stop"
         if sequence.num_generated_tokens >= params.max_tokens or sequence.num_tokens >= self.max_model_len:
             return "length"

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from artifacts.errors import UserError
+from runtime.logits.constraint import Constraint
+from runtime.reasoning import Reasoning
 
 FinishReason = Literal["stop", "length", "abort"]
 
@@ -23,9 +25,10 @@ class RequestError(UserError):
 class SamplingParams:
     """How the next token is chosen. Defaults are plain sampling; temperature 0 is greedy.
 
-    Order of application, as in vLLM: logit_bias, penalties, min_tokens, temperature, min_p, top_k, top_p.
+    Order of application, as in vLLM: the request's grammar, logit_bias, penalties, min_tokens, reasoning_budget (all in
+    `runtime.logits`), temperature, min_p, top_k, top_p. `reasoning_budget` is how many tokens may be thought, None any number.
     `top_k` 0 means off. `logprobs` None means none wanted; k means the sampled token's and the k most likely ones',
-    of the distribution before temperature and truncation. Raises RequestError on a value out of range.
+    of the distribution before all of these. Raises RequestError on a value out of range.
     """
 
     temperature: float = 1.0
@@ -41,6 +44,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    reasoning_budget: int | None = None
     logprobs: int | None = None
     prompt_logprobs: bool = False
     """Also score the prompt: each prompt token's logprob (and top ones) given those before it."""
@@ -53,6 +57,7 @@ class SamplingParams:
             ("min_p", 0 <= self.min_p <= 1, "between 0 and 1"),
             ("max_tokens", self.max_tokens >= 0, "at least 0"),
             ("min_tokens", 0 <= self.min_tokens <= self.max_tokens, "between 0 and max_tokens"),
+            ("reasoning_budget", (self.reasoning_budget or 0) >= 0, "at least 0"),
             ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
             ("presence_penalty", -2 <= self.presence_penalty <= 2, "between -2 and 2"),
             ("frequency_penalty", -2 <= self.frequency_penalty <= 2, "between -2 and 2"),
@@ -67,12 +72,19 @@ class SamplingParams:
 class Request:
     """One sequence to generate. `id` is unique among the requests that an engine holds.
 
-    `prompt_token_ids` is kept, not copied: do not change it while the request is open.
+    `prompt_token_ids` is kept, not copied: do not change it while the request is open. The answer is held to `constraint`;
+    with `reasoning`, only what comes after it. Lower `priority` goes first, as in vLLM; within one, `client`s share the
+    engine fairly. Only requests with the same `cache_salt` share cached blocks.
     """
 
     id: str
     prompt_token_ids: Sequence[int]
     params: SamplingParams = SamplingParams()
+    constraint: Constraint | None = None
+    reasoning: Reasoning | None = None
+    priority: int = 0
+    client: str = ""
+    cache_salt: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.logits.processor import Row
 from runtime.request import Logprobs, SamplingParams
 from runtime.sequence import Sequence
-
-Row = NDArray[np.float32]
 
 
 class NoToken(ArithmeticError):
@@ -22,15 +21,15 @@ def sample(logits: Row, sequence: Sequence, eos_token_ids: frozenset[int]) -> tu
     Raises NoToken.
     """
     params = sequence.request.params
-    adjusted = _adjust(logits, sequence, eos_token_ids)
-    likeliest = int(np.argmax(adjusted))
-    if not np.isfinite(adjusted[likeliest]):  # NaN counts as the largest
-        raise NoToken(f"the largest of the logits must be finite, got {adjusted[likeliest]}: no token can be chosen")
+    processed = _processed(logits, sequence, eos_token_ids)
+    likeliest = int(np.argmax(processed))
+    if not np.isfinite(processed[likeliest]):  # NaN counts as the largest
+        raise NoToken(f"the largest of the logits must be finite, got {processed[likeliest]}: no token can be chosen")
     if params.temperature == 0:
         token = likeliest
     else:
         uniform = _uniform(params.seed or 0, sequence.num_tokens)
-        token = _draw(adjusted, params, uniform)
+        token = _draw(processed, params, uniform)
     return token, None if params.logprobs is None else logprobs_of(logits, token, params.logprobs)
 
 
@@ -50,25 +49,15 @@ def logprobs_of(logits: Row, token: int, num_top: int) -> Logprobs:
     )
 
 
-def _adjust(logits: Row, sequence: Sequence, eos_token_ids: frozenset[int]) -> Row:
-    """Bias, penalties and min_tokens; the input is left alone."""
-    params = sequence.request.params
-    must_go_on = sequence.num_generated_tokens < params.min_tokens
-    penalized = params.presence_penalty or params.frequency_penalty or params.repetition_penalty != 1
-    if not (params.logit_bias or penalized or must_go_on):
+def _processed(logits: Row, sequence: Sequence, eos_token_ids: frozenset[int]) -> Row:
+    """What the sequence's processors make of `logits`; the input is left alone."""
+    applying = [processor for processor in sequence.processors if processor.applies(sequence)]
+    if not applying:
         return logits
-    adjusted = logits.copy()
-    for token, bias in params.logit_bias.items():
-        adjusted[token] += bias
-    if penalized:
-        seen = np.unique(np.asarray(sequence.token_ids))
-        above = adjusted[seen] > 0
-        adjusted[seen] = np.where(above, adjusted[seen] / params.repetition_penalty, adjusted[seen] * params.repetition_penalty)
-        generated, counts = np.unique(np.asarray(sequence.token_ids[sequence.num_prompt_tokens :], int), return_counts=True)
-        adjusted[generated] -= params.frequency_penalty * counts + params.presence_penalty
-    if must_go_on:
-        adjusted[list(eos_token_ids | params.stop_token_ids)] = -np.inf
-    return adjusted
+    processed = logits.copy()
+    for processor in applying:
+        processor(processed, sequence, eos_token_ids)
+    return processed
 
 
 def _uniform(seed: int, position: int) -> float:

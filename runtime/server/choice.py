@@ -37,7 +37,7 @@ class Increment:
 
 
 class Choice:
-    """State of one choice while its tokens come; `finish_reason` is set at its end.
+    """State of one choice while its tokens come; `finish_reason` is set at its end, and `stop_string` if one ended it.
 
     With `echo`, its text begins with `echo_text` and, if scores are asked for, its tokens with the prompt's.
     """
@@ -57,6 +57,7 @@ class Choice:
         self.index = index
         self.request_id = request_id
         self.finish_reason: FinishReason | None = None
+        self.stop_string: str | None = None
         self.token_ids: list[int] = []
         self.num_reasoning_tokens = 0
         self.num_cached_tokens = 0
@@ -67,6 +68,7 @@ class Choice:
         self._includes_stop = body.include_stop_str_in_output
         self._text = TextStream(vocabulary, prompt_token_ids, body.skip_special_tokens)
         self._stops = StopStrings(body.stop or (), body.include_stop_str_in_output)
+        self._special_stops = vocabulary.special_ids(body.stop or ())
         self._echo_text = echo_text
         self._reader = reader or PlainReader()
         self._text_length = 0
@@ -116,6 +118,8 @@ class Choice:
             if output.logprobs is not None:
                 self._scored_tokens.append(ScoredToken(output.token_id, output.logprobs, self._text_length))
             # The engine itself stops at end-of-sequence and stop ids alone, and these are not part of the text.
+            if output.finish_reason == "stop" and output.token_id in self._special_stops:
+                self.stop_string = self._vocabulary.token_text(output.token_id)
             if output.finish_reason != "stop" or self._includes_stop:
                 text = self._text.push([output.token_id])
         if output.finish_reason is not None:
@@ -129,7 +133,7 @@ class Choice:
             return text
         text = self._stops.push(text)
         if self._stops.matched is not None:
-            self.finish_reason = "stop"
+            self.finish_reason, self.stop_string = "stop", self._stops.matched
         elif reason is not None:
             text += self._stops.flush()
         return text

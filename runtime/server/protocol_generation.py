@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticKnownError
@@ -119,6 +119,8 @@ class GenerationBody(Body):
     skip_special_tokens: bool = True
     truncate_prompt_tokens: Annotated[Integer, Field(ge=-1)] | None = None
     response_format: ResponseFormat | None = None
+    priority: Annotated[Integer, Field(ge=-(2**31), le=_LARGEST)] = 0
+    cache_salt: Annotated[str, Field(max_length=256)] = ""
     user: str | None = None
 
     @model_validator(mode="after")
@@ -142,6 +144,13 @@ class GenerationBody(Body):
     def num_answer_tokens(self) -> int:
         """What a prompt that is cut to the model's context leaves for the answer, in tokens."""
         return _LEAST_ANSWER if self.answer_limit is None else self.answer_limit
+
+
+class Said(BaseModel):
+    """A part of an answer of which every field is said, also those that have their default."""
+
+    def model_post_init(self, _: Any) -> None:
+        self.model_fields_set.update(type(self).model_fields)
 
 
 class PromptTokensDetails(BaseModel):

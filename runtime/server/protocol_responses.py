@@ -169,6 +169,7 @@ class ResponsesBody(Body):
     input: str | Annotated[list[InputItem], Field(min_length=1, fail_fast=True)]
     model: ModelName = None
     instructions: str | None = None
+    prompt: None = None
     previous_response_id: str | None = None
     store: bool = True
     stream: bool = False

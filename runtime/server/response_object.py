@@ -7,16 +7,9 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from runtime.server.protocol_chat import TokenLogprob
-from runtime.server.protocol_generation import Usage
+from runtime.server.protocol_generation import Said, Usage
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
-
-
-class Said(BaseModel):
-    """A part of an answer of which every field is said, also those that have their default."""
-
-    def model_post_init(self, _: Any) -> None:
-        self.model_fields_set.update(type(self).model_fields)
 
 
 class OutputText(Said):
@@ -85,7 +78,7 @@ class ResponseUsage(Said):
             input_tokens=usage.prompt_tokens,
             input_tokens_details=InputTokensDetails(cached_tokens=usage.prompt_tokens_details.cached_tokens),
             output_tokens=usage.completion_tokens,
-            output_tokens_details=OutputTokensDetails(reasoning_tokens=0),
+            output_tokens_details=OutputTokensDetails(reasoning_tokens=usage.completion_tokens_details.reasoning_tokens),
             total_tokens=usage.total_tokens,
         )
 
@@ -100,8 +93,6 @@ class IncompleteDetails(Said):
 
 
 class Response(Said):
-    """Fields that say again what was asked for come from `asked_for` in `responses_route`."""
-
     id: str
     object: Literal["response"] = "response"
     created_at: int

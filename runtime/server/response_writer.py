@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any
 
-from runtime.answer.events import AnswerEvent, CallStart, ReasoningDelta, TextDelta
-from runtime.request import FinishReason
+from runtime.answer.events import AnswerEvent, CallStart, EndReason, ReasoningDelta, TextDelta
 from runtime.server.protocol_chat import TokenLogprob
 from runtime.server.response_object import (
     IncompleteDetails,
@@ -64,7 +63,7 @@ class ResponseWriter:
         else:
             yield self._grown("response.function_call_arguments.delta", event.arguments)
 
-    def finish(self, reason: FinishReason, usage: ResponseUsage) -> Iterator[ResponseEvent]:
+    def finish(self, reason: EndReason, usage: ResponseUsage) -> Iterator[ResponseEvent]:
         """The response's end. A response without any item has an empty message, so that clients find a text."""
         if not self.response.output:
             yield from self.push(TextDelta(""))

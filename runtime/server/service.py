@@ -17,6 +17,7 @@ from runtime.server.admission import Admission
 from runtime.server.async_engine import AsyncEngine
 from runtime.server.errors import ApiError
 from runtime.server.metrics import ServerMetrics
+from runtime.server.response_store import ResponseStore
 from runtime.server.sampling import GenerationDefaults
 from runtime.server.text_bounds import TextBound, text_bound
 from runtime.server.wording import shown
@@ -43,6 +44,7 @@ class Service:
     keep_alive_s: float
     created: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False
+    responses: ResponseStore = field(default_factory=ResponseStore)
 
     @classmethod
     def over(

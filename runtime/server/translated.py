@@ -42,12 +42,11 @@ def named(names: Names) -> Iterator[None]:
 
 
 def _renamed(message: str, param: str | None, names: Names) -> tuple[str, str | None]:
-    if param is None:
-        return message, None
-    chat_name, _, rest = param.partition(".")
+    subject = param or message.partition(" ")[0]
+    chat_name, _, rest = subject.partition(".")
     if chat_name not in names:
         return message, param
     name = names[chat_name]
-    # Where in the chat it is says nothing to the client, unless it is a place in what was handed on as it came.
+    # Where in the messages it is says nothing to the client, who sent other ones; what else has parts is handed on as it is.
     path = f"{name}.{rest}" if rest and chat_name != "messages" else name
-    return message.replace(param, path, 1) if message.startswith(param) else message, path
+    return path + message[len(subject) :] if message.startswith(subject) else message, path

@@ -19,6 +19,7 @@ from runtime.batch import Batch
 from runtime.chat import ChatTemplate
 from runtime.engine_core import EngineCore
 from runtime.server import Server, create_app
+from tests.server.speaking import SpeakingRunner
 
 RECITAL = "The quick 你好 brown 😀 fox jumps over the lazy dog. "
 TEMPLATE = (
@@ -113,6 +114,7 @@ class Served:
 def running(
     *,
     runner_options: dict[str, Any] | None = None,
+    speak: Callable[[str], str] | None = None,
     max_num_waiting: int = 64,
     template: str | None = TEMPLATE,
     before_load: Callable[[], object] = lambda: None,
@@ -120,11 +122,13 @@ def running(
     drain_timeout_s: float = 10.0,
     **app_options: Any,
 ) -> Iterator[Served]:
-    """A server in a thread; drained, and its thread joined, at the end."""
+    """A server in a thread; drained, and its thread joined, at the end. With `speak` its model is a `SpeakingRunner`."""
     tokenizer, served_tokenizer = make_tokenizer(), make_tokenizer()
     served_tokenizer.enable_truncation(8)  # a trap that tokenizer.json files set
     recital = tokenizer.encode(RECITAL, add_special_tokens=False).ids
-    runner = RecitingRunner(tokenizer.get_vocab_size(), recital, **(runner_options or {}))
+    runner: Any = RecitingRunner(tokenizer.get_vocab_size(), recital, **(runner_options or {}))
+    if speak is not None:
+        runner = SpeakingRunner(tokenizer, speak, **(runner_options or {}))
     engine = EngineCore(runner, [tokenizer.token_to_id("</s>")], max_num_waiting=max_num_waiting)
     chat_template = None if template is None else ChatTemplate(template, bos_token="<s>", eos_token="</s>")
 
