@@ -110,6 +110,7 @@ def serve(
             version=version("coldforge"),
             chat_template=loaded.chat_template,
             generation_config=loaded.generation_config,
+            report=loaded.report,
             api_key=api_key,
             max_queue=max_queue,
             max_wait_s=max_wait,

@@ -31,6 +31,7 @@ from runtime.threads import num_threads_here
 logger = logging.getLogger(__name__)
 
 _REBUILD = "build the bundle again"
+_REPORT = "report.html"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Loaded:
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None
     generation_config: dict[str, Any]
+    report: bytes | None
 
 
 def load(folder: Path, num_threads: int | None = None, max_queue: int = MAX_QUEUE) -> Loaded:
@@ -61,6 +63,7 @@ def load(folder: Path, num_threads: int | None = None, max_queue: int = MAX_QUEU
         tokenizer=_tokenizer(bundle),
         chat_template=_chat_template(bundle, config),
         generation_config=config,
+        report=bundle.read(_REPORT) if _REPORT in bundle.manifest.files else None,
     )
     return_freed_memory()
     return loaded

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from runtime.chat import ChatTemplate
 from runtime.engine_core import EngineCore
 from runtime.request import RequestError
-from runtime.server import chat_route, completion_route, messages_route, responses_route, token_routes
+from runtime.server import chat_route, completion_route, messages_route, page_route, responses_route, token_routes
 from runtime.server.admission import Overloaded
 from runtime.server.api_key import ApiKey
 from runtime.server.bodies import BodyReader, BodyRoute
@@ -47,6 +47,7 @@ def create_app(
     version: str,
     chat_template: ChatTemplate | None = None,
     generation_config: Mapping[str, Any] | None = None,
+    report: bytes | None = None,
     api_key: str | None = None,
     max_queue: int = MAX_QUEUE,
     max_wait_s: float = MAX_WAIT_S,
@@ -56,10 +57,10 @@ def create_app(
 ) -> FastAPI:
     """An ASGI application that serves `engine`, on a thread of its own between lifespan start and end.
 
-    `generation_config` is the content of generation_config.json. At most `max_queue` sequences wait beyond those that run,
-    and none longer than `max_wait_s`. `max_body_bytes` None is what a prompt that fills the model's context can need.
-    `app.state.service` is the `Service`: set its `draining` to refuse new work. Raises UserError on a malformed
-    generation_config, and as `ApiKey` does.
+    `generation_config` is the content of generation_config.json, `report` that of report.html. At most `max_queue` sequences
+    wait beyond those that run, and none longer than `max_wait_s`. `max_body_bytes` None is what a prompt that fills the
+    model's context can need. `app.state.service` is the `Service`: set its `draining` to refuse new work. Raises UserError
+    on a malformed generation_config, and as `ApiKey` does.
     """
     service = Service.over(
         engine,
@@ -98,6 +99,7 @@ def create_app(
     for add in ROUTES:
         add(with_bodies, service)
     app.include_router(with_bodies)
+    page_route.add(app.router, report)
     _add_status_routes(app, service)
     return app
 

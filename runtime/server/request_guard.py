@@ -13,7 +13,7 @@ from runtime.server.api_key import ApiKey
 from runtime.server.errors import ApiError, error_body
 from runtime.server.metrics import ServerMetrics
 
-_OPEN_PATHS = frozenset({"/health", "/metrics", "/version"})
+_OPEN_PATHS = frozenset({"/", "/health", "/metrics", "/version"})
 
 #: How long the rest of a refused body is taken in and dropped, in all and while nothing comes. A socket that is closed
 #: with bytes unread is reset, and a reset can overtake the answer.

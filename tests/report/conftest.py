@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 
 from optimizer.evaluation import Estimate, Evaluation, Gate, SequenceScore
 from optimizer.report import Headline, KernelWinner, ReportData, SetAccuracy, StepLatency, TrialPoint
+from tests.chromium import chromium
 
 Browser = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -20,13 +19,7 @@ Browser = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Browser:
     """Runs headless Chromium on a file: `browser(path, *flags)`. Absent it skips, unless CI=true."""
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    binary = os.environ.get("COLDFORGE_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    if binary is None:
-        reason = f"no Chromium: none of {', '.join(names)} is on PATH and COLDFORGE_CHROMIUM is not set"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    binary = chromium()
     profile = tmp_path_factory.mktemp("chromium")
 
     def run(page: Path, *flags: str) -> subprocess.CompletedProcess[str]:

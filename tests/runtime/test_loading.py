@@ -150,6 +150,13 @@ def test_eos_may_be_none_one_or_several(parts: Parts, tmp_path: Path, expected: 
     assert len(generate(load(tmp_path / "bundle").engine)) == (len(said) if eos is None else said.index(said[2]) + 1)
 
 
+def test_the_report_is_loaded_as_it_was_verified(parts: Parts, tmp_path: Path) -> None:
+    parts.write(tmp_path / "without")
+    assert load(tmp_path / "without").report is None
+    parts.write(tmp_path / "with", files=parts.files | {"report.html": b"<!DOCTYPE html>"})
+    assert load(tmp_path / "with").report == b"<!DOCTYPE html>"
+
+
 def test_a_bundle_without_kernels_is_served_by_the_references(parts: Parts, expected: list[Any], tmp_path: Path) -> None:
     files = {name: content for name, content in parts.files.items() if name != "kernels/cpu.so"}
     kernels = Kernels(symbols=tuple(registry.specs()), backend="reference")

@@ -41,7 +41,8 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., li
     def load(*arguments: Any, **named: Any) -> Any:
         heard.append(("load", arguments, named))
         manifest = SimpleNamespace(name="tiny")
-        return SimpleNamespace(manifest=manifest, engine=None, tokenizer=None, chat_template=None, generation_config={})
+        parts = dict.fromkeys(("engine", "tokenizer", "chat_template", "generation_config", "report"))
+        return SimpleNamespace(manifest=manifest, **parts)
 
     def create_app(*arguments: Any, **named: Any) -> None:
         heard.append(("app", arguments, named))

@@ -78,9 +78,11 @@ def test_usage_counts_the_cache_apart(served: Served) -> None:
         ({"system": [{"type": "text", "text": "Be"}, {"type": "text", "text": "brief."}]},
          [{"role": "system", "content": [{"type": "text", "text": "Be"}, {"type": "text", "text": "brief."}]}, *USER]),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]}, USER),
-        ({"messages": [{"role": "system", "content": "Be brief."}, *USER]}, [{"role": "system", "content": "Be brief."}, *USER]),
-        ({"messages": [*USER, {"role": "assistant", "content": [{"type": "text", "text": "Yes"}, {"type": "text", "text": "?"}]},
-                       *USER]}, [*USER, {"role": "assistant", "content": "Yes?"}, *USER]),
+        ({"messages": [{"role": "system", "content": "Be brief."}, *USER]},
+         [{"role": "system", "content": "Be brief."}, *USER]),
+        ({"messages": [*USER, {"role": "assistant", "content": [{"type": "text", "text": "Yes"},
+                                                               {"type": "text", "text": "?"}]}, *USER]},
+         [*USER, {"role": "assistant", "content": "Yes?"}, *USER]),
         ({"messages": [*USER, {"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm.", "signature": "s"},
                                                                {"type": "text", "text": "Yes?"}]}, *USER]},
          [*USER, {"role": "assistant", "reasoning_content": "Hm.", "content": "Yes?"}, *USER]),
@@ -91,30 +93,6 @@ def test_usage_counts_the_cache_apart(served: Served) -> None:
 )  # fmt: skip
 def test_turns_are_the_messages_of_a_chat(served: Served, body: dict[str, Any], chat: list[Any]) -> None:
     assert input_of(answered(served, **body)) == prompt_of(served, chat)
-
-
-def test_a_call_and_its_result_come_back(served: Served) -> None:
-    use = {"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": {"city": "Zürich"}}
-    result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "21"}
-    turns = [
-        {"role": "user", "content": "The weather?"},
-        {"role": "assistant", "content": [{"type": "text", "text": "Let me look."}, use]},
-        {"role": "user", "content": [result]},
-    ]
-    function = {"name": "get_weather", "arguments": '{"city": "Zürich"}'}
-    calls = [{"id": "toolu_1", "type": "function", "function": function}]
-    chat = [
-        turns[0],
-        {"role": "assistant", "content": "Let me look.", "tool_calls": calls},
-        {"role": "tool", "tool_call_id": "toolu_1", "content": "21"},
-    ]
-    message = answered(served, messages=turns)
-    assert text_of(message) == "It is 21 degrees." and input_of(message) == prompt_of(served, chat)
-    blocks = {"type": "tool_result", "tool_use_id": "toolu_1", "content": [{"type": "text", "text": "21"}], "is_error": False}
-    assert input_of(answered(served, messages=[*turns[:2], {"role": "user", "content": [blocks]}])) == prompt_of(served, chat)
-    more = [{"role": "user", "content": [result, {"type": "text", "text": "emoji"}]}]
-    message = answered(served, messages=[*turns[:2], *more])
-    assert input_of(message) == prompt_of(served, [*chat, {"role": "user", "content": "emoji"}])
 
 
 def test_a_last_turn_of_the_assistant_is_gone_on_with(served: Served) -> None:

@@ -87,7 +87,6 @@ def test_what_was_asked_for_is_said_again(served: Served) -> None:
         "store": False,
         "truncation": "disabled",
         "user": "somebody",
-        "tools": [WEATHER | {"strict": True}],
         "tool_choice": "none",
         "text": {"format": {"type": "text"}, "verbosity": "medium"},
         "top_logprobs": 0,
@@ -145,23 +144,6 @@ def test_items_are_the_messages_of_a_chat(served: Served, items: list[Any], chat
 def test_instructions_are_the_systems(served: Served) -> None:
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     assert answered(served, input="Hi", instructions="Be brief.")["usage"]["input_tokens"] == prompt_of(served, chat)
-
-
-def test_a_call_and_its_result_come_back(served: Served) -> None:
-    call = {"type": "function_call", "id": "fc_1", "call_id": "c1", "name": "get_weather", "arguments": '{"city": "Paris"}'}
-    result = {"type": "function_call_output", "call_id": "c1", "output": "21"}
-    function = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
-    chat = [
-        {"role": "user", "content": "The weather?"},
-        {"role": "assistant", "content": None, "tool_calls": [{"id": "c1", "type": "function", "function": function}]},
-        {"role": "tool", "tool_call_id": "c1", "content": "21"},
-    ]
-    items = [{"role": "user", "content": "The weather?"}, call, result]
-    response = answered(served, input=items)
-    assert text_of(response) == "It is 21 degrees."
-    assert response["usage"]["input_tokens"] == prompt_of(served, chat)
-    parts = answered(served, input=[*items[:2], result | {"output": [{"type": "input_text", "text": "21"}]}])
-    assert parts["usage"]["input_tokens"] == prompt_of(served, chat)
 
 
 def test_reasoning_comes_back_within_its_turn(served: Served) -> None:

@@ -18,7 +18,11 @@ from tests.server.conftest import Served, running
 from tests.server.speaking import HERMES_TEMPLATE, keyed
 
 HTTP = httpx.Client(timeout=20)
-WEATHER = {"type": "function", "name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
+WEATHER = {
+    "type": "function",
+    "name": "get_weather",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+}
 BEGIN = ["response.created", "response.in_progress"]
 TEXT = [
     "response.output_item.added",

@@ -26,7 +26,7 @@ HTTP = httpx.Client(timeout=20)
         ("POST", "/v1/tokenize", "POST /tokenize"),
         ("GET", "/v1/health", "GET /health"),
         ("POST", "/v1/embeddings", None),
-        ("GET", "/", None),
+        ("GET", "/index.html", None),
         ("PURGE", "/nothing", None),
         ("GET", "/%ff%00%0a", None),
         ("GET", "/" + "x" * 5000, None),
