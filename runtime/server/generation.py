@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from runtime.answer.reader import AnswerReader, PlainReader
 from runtime.request import Request
 from runtime.server.admission import Overloaded
+from runtime.server.caller import CALLER
 from runtime.server.choice import Choice, Increment
 from runtime.server.errors import ApiError, invalid
 from runtime.server.metrics import SequenceClock
@@ -129,6 +130,7 @@ async def start(
     service.engine.check_room(num_sequences)
     id = f"{id_prefix}-{uuid.uuid4().hex}"
     arrival_s = time.perf_counter()
+    client = CALLER.get().client
 
     def prepare() -> tuple[list[Choice], list[Request], list[int]]:
         choices: list[Choice] = []
@@ -152,7 +154,14 @@ async def start(
                 )
                 stops = params.stop_token_ids | service.vocabulary.special_ids(body.stop or ())
                 params = replace(params, stop_token_ids=stops)
-                request = Request(f"{id}-{len(requests)}", token_ids, params)
+                request = Request(
+                    f"{id}-{len(requests)}",
+                    token_ids,
+                    params,
+                    priority=body.priority,
+                    client=client,
+                    cache_salt=body.cache_salt,
+                )
                 choices.append(
                     Choice(
                         index=len(requests),

@@ -119,6 +119,8 @@ class GenerationBody(Body):
     skip_special_tokens: bool = True
     truncate_prompt_tokens: Annotated[Integer, Field(ge=-1)] | None = None
     response_format: ResponseFormat | None = None
+    priority: Annotated[Integer, Field(ge=-(2**31), le=_LARGEST)] = 0
+    cache_salt: Annotated[str, Field(max_length=256)] = ""
     user: str | None = None
 
     @model_validator(mode="after")

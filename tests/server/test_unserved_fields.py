@@ -76,7 +76,6 @@ def test_a_field_is_decided_on_once() -> None:
         {"suffix": "end"},
         {"verbosity": "low"},
         {"truncation_side": "right"},
-        {"cache_salt": "secret"},
         {"return_token_ids": True},
         {"thinking_token_budget": 5},
     ],
@@ -111,7 +110,6 @@ def test_harmless_fields_pass_in_silence(served: Any, caplog: pytest.LogCaptureF
         "safety_identifier": "b",
         "parallel_tool_calls": False,
         "verbosity": "medium",
-        "priority": 0,
     }
     assert chat(served, **harmless).status_code == 200
     assert chat(served, **{name: {"any": ["thing"]} for name in HARMLESS - {"user"}}).status_code == 200
