@@ -18,6 +18,12 @@ WALKED_IN = {
     "evaluate": "tests/optimizer/assessment/test_every_evaluate_option_counts.py",
     "serve": "tests/server/test_every_serve_option_counts.py",
     "bench": "tests/bench/test_every_bench_option_counts.py",
+    "registry list": "tests/artifacts/test_registry_commands.py",
+    "registry show": "tests/artifacts/test_registry_commands.py",
+    "registry promote": "tests/artifacts/test_registry_commands.py",
+    "registry rollback": "tests/artifacts/test_registry_commands.py",
+    "registry prune": "tests/artifacts/test_registry_commands.py",
+    "registry verify": "tests/artifacts/test_registry_commands.py",
 }
 
 

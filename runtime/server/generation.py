@@ -7,9 +7,9 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
-from runtime.answer.reader import AnswerReader, PlainReader
 from runtime.request import Request
 from runtime.server.admission import Overloaded
+from runtime.server.answer_reading import PLAIN, AnswerReading
 from runtime.server.caller import CALLER
 from runtime.server.choice import Choice, Increment
 from runtime.server.errors import ApiError, invalid
@@ -88,12 +88,12 @@ class Generation:
 class Prompt:
     """`echo_text`, if the prompt is to be echoed, begins its choices' texts, and their logprobs then cover it too.
 
-    `reader` makes what reads the answer of a choice.
+    `reading` says how its answers are read.
     """
 
     token_ids: list[int]
     echo_text: str | None = None
-    reader: Callable[[], AnswerReader] = PlainReader
+    reading: AnswerReading = PLAIN
 
 
 def too_long(num_tokens: int | str, max_model_len: int) -> ApiError:
@@ -172,7 +172,7 @@ async def start(
                         body=body,
                         clock=SequenceClock(service.metrics, arrival_s),
                         echo_text=prompt.echo_text or "",
-                        reader=prompt.reader(),
+                        reading=prompt.reading,
                     )
                 )
                 requests.append(request)

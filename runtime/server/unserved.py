@@ -21,14 +21,12 @@ HARMLESS = frozenset(
         "guided_decoding_backend",
         "guided_whitespace_pattern",
         "include_obfuscation",
-        "include_reasoning",
         "inference_geo",
         "length_penalty",
         "max_tool_calls",
         "media_io_kwargs",
         "metadata",
         "mm_processor_kwargs",
-        "parallel_tool_calls",
         "prediction",
         "prompt_cache_key",
         "prompt_cache_options",
@@ -62,7 +60,8 @@ class Refusal:
     passes: tuple[object, ...] = _EMPTY
 
 
-_TOOLS = "tools are not supported, describe them in a message"
+_TOOLS = "functions are offered as tools, use tools and tool_choice"
+_CHATS = "tools are for chats, use /v1/chat/completions"
 _FORM = "answers cannot be constrained by a grammar or schema, ask for the form in a message and check the answer"
 _CHOICE = "use logit_bias to allow or forbid tokens"
 _FORMAT = "answers have only OpenAI's fields"
@@ -107,8 +106,8 @@ REFUSED: Mapping[str, Refusal] = {
     "structured_outputs": Refusal(_FORM),
     "suffix": Refusal("a text is continued at its end, not filled in"),
     "thinking_token_budget": Refusal("use max_tokens", (*_EMPTY, -1)),
-    "tool_choice": Refusal(_TOOLS, (*_EMPTY, "none", "auto")),
-    "tools": Refusal(_TOOLS),
+    "tool_choice": Refusal(_CHATS, (None, "none", "auto")),
+    "tools": Refusal(_CHATS, (None, [])),
     "truncation_side": Refusal("a prompt keeps its end", (*_EMPTY, "left")),
     "use_beam_search": Refusal("answers are sampled, or greedy at temperature 0"),
     "verbosity": Refusal("the model has no such control, ask for it in a message", (*_EMPTY, "medium")),
