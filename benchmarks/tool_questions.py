@@ -93,12 +93,13 @@ def _conversion(draw: random.Random) -> Asked:
 
 def _search(draw: random.Random) -> Asked:
     topic, count = draw.choice(TOPICS), draw.randint(2, 12)
+    queries = dict.fromkeys((topic, topic.removeprefix("the ")))
     forms = (
         f"Search the web for {topic} and give me the first {count} results.",
         f"Find {count} pages about {topic} on the web.",
         f"Look up {topic} on the internet, {count} results.",
     )
-    return Asked(draw.choice(forms), {"query": [topic, topic.removeprefix("the ")], "num_results": [count]})
+    return Asked(draw.choice(forms), {"query": list(queries), "num_results": [count]})
 
 
 def _translation(draw: random.Random) -> Asked:

@@ -7,9 +7,9 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
+from runtime.answer.reading import PLAIN, AnswerReading
 from runtime.request import Request
 from runtime.server.admission import Overloaded
-from runtime.server.answer_reading import PLAIN, AnswerReading
 from runtime.server.caller import CALLER
 from runtime.server.choice import Choice, Increment
 from runtime.server.errors import ApiError, invalid

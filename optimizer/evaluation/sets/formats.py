@@ -14,7 +14,9 @@ from optimizer.spec import SetSpec
 from runtime.prompts import Prompts
 
 #: by the name that model.yaml gives a format
-FORMATS: dict[str, type[ItemSet]] = {one.format: one for one in (ChatFidelity, Gsm8k, HumanEval, MultipleChoice, Retrieval, Tools)}
+FORMATS: dict[str, type[ItemSet]] = {
+    one.format: one for one in (ChatFidelity, Gsm8k, HumanEval, MultipleChoice, Retrieval, Tools)
+}
 
 
 def open_set(spec: SetSpec, reference: Prompts, seed: int) -> ItemSet:

@@ -57,9 +57,9 @@ class Tools(ItemSet):
         if expected is None:
             scores = dict.fromkeys(self.metrics, float(not calls))
         else:
-            only = calls[0] if len(calls) == 1 else {"name": None, "arguments": "null"}
-            function = only["name"] == expected["name"]
-            arguments = _are_right(only["arguments"], expected["arguments"])
+            # Of several calls none is the answer.
+            name, written = (calls[0]["name"], calls[0]["arguments"]) if len(calls) == 1 else ("", "")
+            function, arguments = name == expected["name"], _are_right(written, expected["arguments"])
             scores = {"call": float(function and arguments), "function": float(function), "arguments": float(arguments)}
         return Marked(item["id"], scores, reply)
 
