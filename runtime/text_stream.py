@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
 from tokenizers import Tokenizer
@@ -40,6 +40,11 @@ class Vocabulary:
     def _is_visible(self, token_id: int, skip_special_tokens: bool) -> bool:
         is_skipped = skip_special_tokens and token_id in self._special_ids
         return not is_skipped and self.tokenizer.id_to_token(token_id) is not None
+
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """The ids of special tokens by their texts."""
+        return self._special
 
     def special_ids(self, texts: Iterable[str]) -> frozenset[int]:
         """The special tokens among `texts`: as stops they end a text by their ids, because they need not appear in it."""
