@@ -7,11 +7,11 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
-from runtime.answer.reader import AnswerReader, PlainReader
 from runtime.grammar import Grammar
 from runtime.reasoning import Reasoning
 from runtime.request import Request
 from runtime.server.admission import Overloaded
+from runtime.server.answer_reading import PLAIN, AnswerReading
 from runtime.server.caller import CALLER
 from runtime.server.choice import Choice, Increment
 from runtime.server.errors import ApiError, invalid
@@ -91,13 +91,13 @@ class Generation:
 class Prompt:
     """`echo_text`, if the prompt is to be echoed, begins its choices' texts, and their logprobs then cover it too.
 
-    `reader` makes what reads the answer of a choice. The answer is held to `grammar`; with `reasoning`, what comes after it.
-    A grammar here counts instead of one that the body asks for.
+    `reading` says how its answers are read. They are held to `grammar`; with `reasoning`, what comes after it. A grammar here
+    counts instead of one that the body asks for.
     """
 
     token_ids: list[int]
     echo_text: str | None = None
-    reader: Callable[[], AnswerReader] = PlainReader
+    reading: AnswerReading = PLAIN
     grammar: Grammar | None = None
     reasoning: Reasoning | None = None
 
@@ -183,7 +183,7 @@ async def start(
                         body=body,
                         clock=SequenceClock(service.metrics, arrival_s),
                         echo_text=prompt.echo_text or "",
-                        reader=prompt.reader(),
+                        reading=prompt.reading,
                     )
                 )
                 requests.append(request)

@@ -63,7 +63,8 @@ class Service:
     ) -> Service:
         """`engine` behind asyncio, and what its requests need; `engine.start()` is left to the event loop that uses it.
 
-        `generation_config` is the content of generation_config.json: UserError where it is malformed.
+        `generation_config` is the content of generation_config.json:
+        UserError where it is malformed.
         """
         metrics = ServerMetrics(lambda: async_engine.stats)
         async_engine = AsyncEngine(engine, Admission(engine.max_num_seqs, max_queue, max_wait_s), metrics)

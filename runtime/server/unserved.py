@@ -20,14 +20,12 @@ HARMLESS = frozenset(
         "early_stopping",
         "guided_decoding_backend",
         "include_obfuscation",
-        "include_reasoning",
         "inference_geo",
         "length_penalty",
         "max_tool_calls",
         "media_io_kwargs",
         "metadata",
         "mm_processor_kwargs",
-        "parallel_tool_calls",
         "prediction",
         "prompt_cache_key",
         "prompt_cache_options",
@@ -61,7 +59,8 @@ class Refusal:
     passes: tuple[object, ...] = _EMPTY
 
 
-_TOOLS = "tools are not supported, describe them in a message"
+_TOOLS = "functions are offered as tools, use tools and tool_choice"
+_CHATS = "tools are for chats, use /v1/chat/completions"
 _CHOICE = "use logit_bias to allow or forbid tokens"
 _FORMAT = "answers have only OpenAI's fields"
 _SERVED_ALONE = "this server computes every request itself"
@@ -95,8 +94,8 @@ REFUSED: Mapping[str, Refusal] = {
     "return_tokens_as_token_ids": Refusal(_FORMAT),
     "structural_tag": Refusal("use guided_grammar"),
     "suffix": Refusal("a text is continued at its end, not filled in"),
-    "tool_choice": Refusal(_TOOLS, (*_EMPTY, "none", "auto")),
-    "tools": Refusal(_TOOLS),
+    "tool_choice": Refusal(_CHATS, (None, "none", "auto")),
+    "tools": Refusal(_CHATS, (None, [])),
     "truncation_side": Refusal("a prompt keeps its end", (*_EMPTY, "left")),
     "use_beam_search": Refusal("answers are sampled, or greedy at temperature 0"),
     "verbosity": Refusal("the model has no such control, ask for it in a message", (*_EMPTY, "medium")),

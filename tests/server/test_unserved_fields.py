@@ -59,8 +59,6 @@ def test_a_field_is_decided_on_once() -> None:
         {"web_search_options": {"search_context_size": "low"}},
         {"functions": [{"name": "f"}]},
         {"function_call": {"name": "f"}},
-        {"tools": [{"type": "function", "function": {"name": "f"}}]},
-        {"tool_choice": {"type": "function", "function": {"name": "f"}}},
         {"prompt_embeds": "AAAA"},
         {"use_beam_search": True},
         {"logits_processors": ["f"]},
@@ -103,7 +101,6 @@ def test_harmless_fields_pass_in_silence(served: Any, caplog: pytest.LogCaptureF
         "service_tier": "auto",
         "prompt_cache_key": "a",
         "safety_identifier": "b",
-        "parallel_tool_calls": False,
         "verbosity": "medium",
     }
     assert chat(served, **harmless).status_code == 200
