@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.server.answer_reading import answer_reading
+from runtime.server.answer_reading import answer_reading, reasoning_in
 from runtime.server.generation import Prompt, too_long
 from runtime.server.prompts import render_chat, truncate
 from runtime.server.protocol_chat import ChatCompletionBody
@@ -24,7 +24,9 @@ def encode_chat(service: Service, body: ChatCompletionBody) -> Prompt:
     text = render_chat(service.prompts, body)
     token_ids = encode_text(service, text, body.add_special_tokens, cut)
     kept = truncate(token_ids, cut, service.engine.max_model_len, body.num_answer_tokens)
-    return Prompt(kept, reading=answer_reading(service.prompts.formats, body, text))
+    formats = service.prompts.formats
+    reasoning = reasoning_in(formats, body, text, service.vocabulary)
+    return Prompt(kept, reading=answer_reading(formats, body, text), reasoning=reasoning)
 
 
 def _check(service: Service, min_num_tokens: int) -> None:
