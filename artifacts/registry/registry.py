@@ -23,7 +23,7 @@ from artifacts.registry.names import RegistryError, check_name, is_digest
 
 FORMAT_VERSION = "1"
 _MARK = "registry.json"
-_INCOMING, _PRUNED = ".incoming", ".pruned"
+_INCOMING, _PRUNED, _WRITING = ".incoming", ".pruned", ".writing"
 
 
 class Registry:
@@ -60,12 +60,11 @@ class Registry:
         """The registry at `root`, made if there is none; RegistryError if something else is there."""
         if (root / _MARK).exists():
             return cls.open(root)
-        if root.exists() and any(path.name != ".lock" for path in root.iterdir()):
-            raise RegistryError(f"{root} must be a registry, an empty folder or not exist yet, and holds other files")
+        _check_unused(root)
         root.mkdir(parents=True, exist_ok=True)
         registry = cls(root)
         with registry._locked():
-            if not (root / _MARK).exists():  # the mark comes last: what a killed maker leaves is made again
+            if not (root / _MARK).exists():
                 for folder in (registry._bundles, registry._evidence):
                     folder.mkdir(exist_ok=True)
                 registry._history.path.touch()
@@ -191,7 +190,8 @@ class Registry:
             for digest in removed:
                 # Renamed first: a bundle that is half gone never lies under its name.
                 (self._bundles / digest).rename(self._bundles / f"{_PRUNED}{digest}")
-            for path in self._bundles.glob(f"{_PRUNED}*"):
+            left = (self._bundles.glob(f"{_PRUNED}*"), self.root.glob(f"{_WRITING}*"), self._evidence.glob(f"{_WRITING}*"))
+            for path in (path for paths in left for path in paths):
                 shutil.rmtree(path)
             for path in self._bundles.glob(f"{_INCOMING}*"):
                 _remove_unless_held(path)
@@ -243,9 +243,17 @@ class Registry:
             yield
 
 
+def _check_unused(root: Path) -> None:
+    """RegistryError unless all that is at `root` is what another maker, at work or killed, puts there before the mark."""
+    ours = {".lock", "bundles", "evidence", "history.jsonl", _MARK}
+    others = [path.name for path in root.iterdir() if path.name not in ours] if root.exists() else []
+    if any(not name.startswith(_WRITING) for name in others):
+        raise RegistryError(f"{root} must be a registry, an empty folder or not exist yet, and holds {sorted(others)[0]}")
+
+
 def _put(path: Path, data: bytes) -> None:
     """A new file under its name, whole or not at all."""
-    folder = Path(tempfile.mkdtemp(prefix=".writing", dir=path.parent))
+    folder = Path(tempfile.mkdtemp(prefix=_WRITING, dir=path.parent))
     try:
         with created(folder / path.name) as file:
             file.write(data)

@@ -8,6 +8,7 @@ from typing import Literal
 
 import click
 
+from optimizer.cli.evaluate import evaluate
 from optimizer.cli.kernels import kernels
 from optimizer.cli.registry import registry
 from runtime.bench.command import bench
@@ -121,5 +122,5 @@ def coldforge() -> None:
     """Forge a model into a frozen deployment bundle, then serve it."""
 
 
-for command in (optimize, serve, bench, inspect, verify, export, kernels, registry):
+for command in (optimize, serve, bench, evaluate, inspect, verify, export, kernels, registry):
     coldforge.add_command(command)
