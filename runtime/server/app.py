@@ -74,6 +74,7 @@ def create_app(
         max_wait_s=max_wait_s,
         keep_alive_s=keep_alive_s,
     )
+    service.grammars.get_ready()  # now, not beside the first requests: other threads have to wait for it
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
