@@ -1,7 +1,7 @@
 // npm's ai with @ai-sdk/openai-compatible: texts, streams, tools in several steps, objects, reasoning.
 import assert from "node:assert/strict";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
-import { Output, generateText, isStepCount, stepCountIs, streamText, tool } from "ai";
+import { Output, generateText, stepCountIs, streamText, tool } from "ai";
 import { z } from "zod";
 
 const [url, name, kind] = process.argv.slice(2);
@@ -30,7 +30,7 @@ const get_weather = tool({
   inputSchema: z.object({ city: z.string() }),
   execute: async ({ city }) => (cities.push(city), "21"),
 });
-const stopWhen = (stepCountIs ?? isStepCount)(3);
+const stopWhen = stepCountIs(3);
 const called = await generateText({ ...common, prompt: "The weather?", tools: { get_weather }, stopWhen });
 assert.equal(called.text, "It is 21 degrees.");
 assert.deepEqual(cities, ["Paris"]);

@@ -58,13 +58,15 @@ def by_agents():
     from openai import AsyncOpenAI
 
     set_tracing_disabled(True)
-    client = AsyncOpenAI(base_url=f"{url}/v1")
-    for kind in (OpenAIResponsesModel, OpenAIChatCompletionsModel):
-        settings = ModelSettings(temperature=0, max_tokens=24)
-        agent = Agent(
-            name="a", instructions="Be brief.", model=kind(model=model, openai_client=client), model_settings=settings
-        )
-        yield asyncio.run(Runner.run(agent, QUESTION)).final_output
+    settings = ModelSettings(temperature=0, max_tokens=24)
+
+    async def both():
+        client = AsyncOpenAI(base_url=f"{url}/v1")
+        models = [kind(model=model, openai_client=client) for kind in (OpenAIResponsesModel, OpenAIChatCompletionsModel)]
+        agents = [Agent(name="a", instructions="Be brief.", model=served, model_settings=settings) for served in models]
+        return [(await Runner.run(agent, QUESTION)).final_output for agent in agents]
+
+    yield from asyncio.run(both())
 
 
 answers = list({name: value for name, value in globals().items() if name.startswith("by_")}[f"by_{client}"]())
