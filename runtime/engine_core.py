@@ -164,7 +164,8 @@ class EngineCore:
             return self._account(scheduled, result)
         except Exception as error:
             sequence = scheduled.sequence
-            logger.exception("request %s cannot go on", sequence.request.id)
+            if not isinstance(error, RequestError):  # of this server's making, not of the client's
+                logger.exception("request %s cannot go on", sequence.request.id)
             self._end(sequence)
             return TokenOutput(sequence.request.id, None, finish_reason="abort", error=error)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from runtime.logits.processor import Row
 from runtime.reasoning import Reasoning, ReasoningProgress
+from runtime.request import RequestError
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -25,8 +26,8 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_NUM_THREADS, "masks")
 
 
-class GrammarFailure(RuntimeError):
-    """A grammar needs more work or memory for a token than it may, or was not followed."""
+class GrammarFailure(RequestError):
+    """A grammar needs more work or memory for a token than it may."""
 
 
 class GrammarMask:
@@ -96,6 +97,7 @@ class GrammarMask:
         if not matcher.is_error():
             matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         if matcher.is_error():
-            raise GrammarFailure(f"the answer's grammar cannot go on: {matcher.get_error()[:200]}")
+            reason = matcher.get_error().splitlines()[0][:200]
+            raise GrammarFailure(f"the answer cannot be held to its grammar any further: {reason}; make it simpler")
         allowed = np.unpackbits(self._bits.view(np.uint8), count=self._vocab_size, bitorder="little")
         return np.equal(allowed, 0)

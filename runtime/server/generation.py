@@ -7,11 +7,11 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
+from runtime.answer.reading import PLAIN, AnswerReading
 from runtime.grammar import Grammar
 from runtime.reasoning import Reasoning
-from runtime.request import Request
+from runtime.request import Request, RequestError
 from runtime.server.admission import Overloaded
-from runtime.server.answer_reading import PLAIN, AnswerReading
 from runtime.server.caller import CALLER
 from runtime.server.choice import Choice, Increment
 from runtime.server.errors import ApiError, invalid
@@ -38,7 +38,7 @@ class Generation:
         self._reason_if_unfinished = "abort"
 
     async def increments(self) -> AsyncIterator[tuple[Choice, Increment]]:
-        """What the choices gain, as it comes. Raises EngineFailure, and Overloaded if they waited too long."""
+        """What the choices gain, as it comes. Raises EngineFailure, RequestError, and Overloaded if they waited too long."""
         by_request_id = {choice.request_id: choice for choice in self.choices}
         try:
             async for output in self._stream:
@@ -48,7 +48,7 @@ class Generation:
                     self._stream.abort(choice.request_id)  # a stop string may end it before the engine does
                 if increment is not None:
                     yield choice, increment
-        except (EngineFailure, Overloaded):
+        except (EngineFailure, Overloaded, RequestError):
             self._reason_if_unfinished = "error"
             raise
 
