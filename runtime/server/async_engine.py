@@ -140,6 +140,8 @@ class AsyncEngine:
             except Exception as error:
                 self._recover(error)
                 continue
+            end_s = time.monotonic()
+            self._metrics.work.observe(end_s, end_s - begin_s, self._engine.last_work)
             for request_id in self._engine.last_started:
                 self._metrics.queue_wait.observe(begin_s - self._arrival_s_in_engine[request_id])
             for output in outputs:
