@@ -54,10 +54,7 @@ def load(folder: Path, num_threads: int | None = None, max_queue: int = MAX_QUEU
     `num_threads` overrides the bundle's own, of which no more are used than there are cores here. UserError for threads of a
     bundle that runs on a GPU. `max_queue` sequences may wait beside those that run.
     """
-    bundle = open_bundle(folder, machine=host().machine, cpu_flags=host().flags, gpu_arch=_gpu_arch)
-    if bundle.manifest.target.archs and num_threads is not None:
-        raise UserError(f"threads are for bundles that run on a CPU, this one runs on a GPU; got {num_threads}, leave it out")
-    runner = _load_gpu_runner(bundle) if bundle.manifest.target.archs else load_runner(bundle, num_threads)
+    bundle, runner = open_runner(folder, num_threads)
     config = _generation_config(bundle, runner.vocab_size)
     loaded = Loaded(
         manifest=bundle.manifest,
@@ -75,6 +72,14 @@ def load(folder: Path, num_threads: int | None = None, max_queue: int = MAX_QUEU
 def _step_cost(manifest: Manifest) -> StepCost | None:
     precision = manifest.precision
     return StepCost.of(manifest.architecture, precision.groups, precision.kv_cache, manifest.serving.max_model_len)
+
+
+def open_runner(folder: Path, num_threads: int | None = None) -> tuple[Bundle, ModelRunner]:
+    """The bundle at `folder`, verified, and its step program, ready to run. Raises as `load` does."""
+    bundle = open_bundle(folder, machine=host().machine, cpu_flags=host().flags, gpu_arch=_gpu_arch)
+    if bundle.manifest.target.archs and num_threads is not None:
+        raise UserError(f"threads are for bundles that run on a CPU, this one runs on a GPU; got {num_threads}, leave it out")
+    return bundle, _load_gpu_runner(bundle) if bundle.manifest.target.archs else load_runner(bundle, num_threads)
 
 
 def _gpu_arch() -> str | None:

@@ -8,7 +8,9 @@ from typing import Literal
 
 import click
 
+from optimizer.cli.evaluate import evaluate
 from optimizer.cli.kernels import kernels
+from optimizer.cli.registry import registry
 from runtime.bench.command import bench
 from runtime.cli import serve
 from runtime.user_errors import shown_to_user
@@ -120,5 +122,5 @@ def coldforge() -> None:
     """Forge a model into a frozen deployment bundle, then serve it."""
 
 
-for command in (optimize, serve, bench, inspect, verify, export, kernels):
+for command in (optimize, serve, bench, evaluate, inspect, verify, export, kernels, registry):
     coldforge.add_command(command)

@@ -25,6 +25,7 @@ from runtime.server.translated import as_chat
 NAMES = {
     "chat_template_kwargs": "thinking",
     "max_completion_tokens": "max_tokens",
+    "messages": "messages",
     "reasoning_effort": "output_config.effort",
     "response_format": "output_config.format",
     "stop": "stop_sequences",

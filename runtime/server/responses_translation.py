@@ -33,12 +33,12 @@ NAMES = {
 }
 
 
-def to_chat(body: ResponsesBody, earlier: Sequence[InputItem] = ()) -> ChatCompletionBody:
-    """`earlier` is the conversation that `previous_response_id` goes on with. Raises ApiError 400 in this API's words."""
+def to_chat(body: ResponsesBody, items: Sequence[InputItem]) -> ChatCompletionBody:
+    """`items` are the whole conversation: what was kept of it, and the request's own. ApiError 400 in this API's words."""
     instructions = [] if body.instructions is None else [{"role": "system", "content": body.instructions}]
     fields: dict[str, Any] = {
         **body.chat_fields,
-        "messages": [*instructions, *messages([*earlier, *input_items(body)])],
+        "messages": [*instructions, *messages(items)],
         "model": body.model,
         "stream": body.stream,
         "max_completion_tokens": body.max_output_tokens,
@@ -122,7 +122,8 @@ def tool_fields(body: ResponsesBody) -> Mapping[str, Any]:
     if not tools:
         if isinstance(choice, str) and choice != "required":
             return {}
-        raise invalid(f"tool_choice needs tools, got {shown(choice if isinstance(choice, str) else choice.type)} without any")
+        kind = choice if isinstance(choice, str) else choice.type
+        raise invalid(f"tool_choice needs tools, got {shown(kind)} without any", "tool_choice")
     if isinstance(choice, AllowedTools):
         allowed = {tool.name for tool in choice.tools}
         if unknown := allowed - {tool.name for tool in tools}:

@@ -2,7 +2,7 @@
 
 The picker reads `vllm:num_requests_waiting`, `vllm:num_requests_running`, `vllm:kv_cache_usage_perc` and, of
 `vllm:cache_config_info`, the labels `block_size` and `num_gpu_blocks`. Units and meanings are vLLM's (V1): usage is a share of
-1, the prefix cache is counted in tokens. Labels are vLLM's too: the model's name, and the number of the engine, which is the only one.
+1, the prefix cache is counted in tokens. Labels are vLLM's too: the model's name, and the number of the only engine.
 """
 
 from __future__ import annotations

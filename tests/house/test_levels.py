@@ -16,7 +16,7 @@ LEVELS = (
     {"tuning"},
     {"targets", "search"},
     {"stages"},
-    {"bundle"},
+    {"bundle", "assessment"},
     {"run"},
     {"cli"},
 )
