@@ -119,6 +119,10 @@ class EngineCore:
         sequence = self._sequences.get(request_id)
         return sequence is not None and not sequence.has_started
 
+    def num_waiting_of(self, client: str) -> int:
+        """How many of the waiting sequences are `client`'s."""
+        return self._scheduler.waiting.num_of(client)
+
     def has_work(self) -> bool:
         return bool(self._sequences)
 
