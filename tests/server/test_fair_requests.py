@@ -1,4 +1,4 @@
-"""Over HTTP: priorities, fair shares of keys, short prompts beside long ones, choices that share their prompt, salted caches."""
+"""Over HTTP: priorities, fair shares of keys, short prompts beside long ones, choices that share a prompt, salted caches."""
 
 from __future__ import annotations
 

@@ -47,8 +47,16 @@ def status(served: Any, key: str | None, path: str = "/v1/models") -> int:
 
 @pytest.mark.parametrize(
     ("key", "expected"),
-    [("sesame", 200), ("open", 200), ("own", 200), ("Sesame", 401), ("alice", 401), (None, 401)]
-    + [(sha256(b"sesame").hexdigest(), 401), ("sesameopen", 401)],
+    [
+        ("sesame", 200),
+        ("open", 200),
+        ("own", 200),
+        ("Sesame", 401),
+        ("alice", 401),
+        (None, 401),
+        (sha256(b"sesame").hexdigest(), 401),
+        ("sesameopen", 401),
+    ],
 )
 def test_keys_of_a_file_and_the_one_of_the_command_line(guarded: Any, key: str | None, expected: int) -> None:
     assert status(guarded, key) == expected
