@@ -14,6 +14,7 @@ WALKED_IN = {
     "kernels inspect": "tests/optimizer/test_every_option_counts.py",
     "inspect": "tests/optimizer/test_every_option_counts.py",
     "verify": "tests/optimizer/test_every_option_counts.py",
+    "diff": "tests/optimizer/difference/test_difference.py",
     "export": "tests/exporters/test_every_export_option_counts.py",
     "evaluate": "tests/optimizer/assessment/test_every_evaluate_option_counts.py",
     "serve": "tests/server/test_every_serve_option_counts.py",

@@ -80,6 +80,7 @@ def create_app(
         step_cost=step_cost,
         peaks=peaks,
     )
+    service.grammars.get_ready()  # now, not beside the first requests: other threads have to wait for it
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -19,16 +19,13 @@ HARMLESS = frozenset(
         "diagnostics",
         "early_stopping",
         "guided_decoding_backend",
-        "guided_whitespace_pattern",
         "include_obfuscation",
-        "include_reasoning",
         "inference_geo",
         "length_penalty",
         "max_tool_calls",
         "media_io_kwargs",
         "metadata",
         "mm_processor_kwargs",
-        "parallel_tool_calls",
         "prediction",
         "prompt_cache_key",
         "prompt_cache_options",
@@ -62,8 +59,8 @@ class Refusal:
     passes: tuple[object, ...] = _EMPTY
 
 
-_TOOLS = "tools are not supported, describe them in a message"
-_FORM = "answers cannot be constrained by a grammar or schema, ask for the form in a message and check the answer"
+_TOOLS = "functions are offered as tools, use tools and tool_choice"
+_CHATS = "tools are for chats, use /v1/chat/completions"
 _CHOICE = "use logit_bias to allow or forbid tokens"
 _FORMAT = "answers have only OpenAI's fields"
 _SERVED_ALONE = "this server computes every request itself"
@@ -77,18 +74,11 @@ REFUSED: Mapping[str, Refusal] = {
     "container": Refusal("this server runs no code"),
     "conversation": Refusal("conversations are not kept, go on with previous_response_id"),
     "custom_logit_processor": Refusal(_CHOICE),
-    "ebnf": Refusal(_FORM),
     "ec_transfer_params": Refusal(_SERVED_ALONE),
     "echo": Refusal("prompts are echoed by /v1/completions"),
     "function_call": Refusal(_TOOLS, (*_EMPTY, "none", "auto")),
     "functions": Refusal(_TOOLS),
-    "grammar": Refusal(_FORM),
-    "guided_choice": Refusal(_FORM),
-    "guided_grammar": Refusal(_FORM),
-    "guided_json": Refusal(_FORM),
-    "guided_regex": Refusal(_FORM),
     "image": Refusal("prompts are text"),
-    "json_schema": Refusal(_FORM),
     "kv_transfer_params": Refusal(_SERVED_ALONE),
     "logits_processors": Refusal(_CHOICE),
     "logprob_token_ids": Refusal("the most likely tokens are scored, use top_logprobs"),
@@ -97,18 +87,15 @@ REFUSED: Mapping[str, Refusal] = {
     "moderation": Refusal("prompts and answers are not moderated"),
     "prompt_embeds": Refusal("prompts are text or token ids"),
     "prompt_logprobs": Refusal("prompts are scored by /v1/completions with echo and logprobs"),
-    "regex": Refusal(_FORM),
     "repetition_detection": Refusal("use frequency_penalty or repetition_penalty"),
     "return_prompt_text": Refusal(_FORMAT),
     "return_token_ids": Refusal(_FORMAT),
     "return_token_strs": Refusal(_FORMAT),
     "return_tokens_as_token_ids": Refusal(_FORMAT),
-    "structural_tag": Refusal(_FORM),
-    "structured_outputs": Refusal(_FORM),
+    "structural_tag": Refusal("use guided_grammar"),
     "suffix": Refusal("a text is continued at its end, not filled in"),
-    "thinking_token_budget": Refusal("use max_tokens", (*_EMPTY, -1)),
-    "tool_choice": Refusal(_TOOLS, (*_EMPTY, "none", "auto")),
-    "tools": Refusal(_TOOLS),
+    "tool_choice": Refusal(_CHATS, (None, "none", "auto")),
+    "tools": Refusal(_CHATS, (None, [])),
     "truncation_side": Refusal("a prompt keeps its end", (*_EMPTY, "left")),
     "use_beam_search": Refusal("answers are sampled, or greedy at temperature 0"),
     "verbosity": Refusal("the model has no such control, ask for it in a message", (*_EMPTY, "medium")),

@@ -16,7 +16,7 @@ LEVELS = (
     {"tuning"},
     {"targets", "search"},
     {"stages"},
-    {"bundle", "assessment"},
+    {"bundle", "difference", "assessment"},
     {"run"},
     {"cli"},
 )

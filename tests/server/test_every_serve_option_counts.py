@@ -32,6 +32,8 @@ SERVE = {
     "--http-keep-alive": ("1", "2"),
     "--log-format": ("text", "json"),
     "--peaks": ("one.json", "other.json"),
+    "--tool-format": ("hermes", "none"),
+    "--reasoning-format": ("think", "none"),
 }
 
 
