@@ -150,12 +150,9 @@ def serve(
     stream_keep_alive: float,
     http_keep_alive: int,
     log_format: str,
-<<<<<<< HEAD
     peaks: Path | None,
-=======
     tool_format: str | None,
     reasoning_format: str | None,
->>>>>>> main
 ) -> None:
     """Serve BUNDLE at /v1 of HOST:PORT. It is verified first; nothing is compiled or tuned."""
     try:
