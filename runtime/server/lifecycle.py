@@ -68,8 +68,6 @@ class LoadingApp:
         try:
             app = await asyncio.to_thread(self._build)
             await self._lifespan.enter_async_context(app.router.lifespan_context(app))
-            # What is loaded stays. Looking through it again and again would stop every stream for a tenth of a second.
-            gc.freeze()
             self.app = app
         except Exception as error:  # raised again by `serve`, where there is somebody to catch it
             self.failure = error
@@ -162,8 +160,15 @@ def serve(
 
     Raises what `build` raises, and CannotListen, before anything is loaded.
     """
+
+    def build_to_stay() -> FastAPI:
+        app = build()
+        # To look through what is loaded again and again would stop every stream for a tenth of a second each time.
+        gc.freeze()
+        return app
+
     listener = listen(host, port)
-    server = Server(build, host, port, drain_timeout_s, http_keep_alive_s=http_keep_alive_s, logs_as_json=logs_as_json)
+    server = Server(build_to_stay, host, port, drain_timeout_s, http_keep_alive_s=http_keep_alive_s, logs_as_json=logs_as_json)
     server.run([listener])
     if server.loading.failure is not None:
         raise server.loading.failure
