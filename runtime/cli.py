@@ -31,6 +31,18 @@ def _at_most_all_cores(_: click.Context, __: click.Parameter, num_threads: int |
     return num_threads
 
 
+def _known_format(_: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
+    if name is not None:
+        from runtime.answer import reasoning
+        from runtime.tools import formats
+
+        try:
+            (formats.named if parameter.name == "tool_format" else reasoning.named)(name)
+        except UserError as error:
+            raise click.BadParameter(str(error)) from error
+    return name
+
+
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True)
@@ -102,6 +114,20 @@ def _at_most_all_cores(_: click.Context, __: click.Parameter, num_threads: int |
     show_default=True,
     help="json: a line for each request too, with its x-request-id and its key's name; never a prompt or an answer.",
 )
+@click.option(
+    "--tool-format",
+    metavar="NAME",
+    callback=_known_format,
+    help="How the model writes tool calls: hermes, qwen-xml, llama3, mistral, mistral-v11, deepseek, deepseek-v3.1, json or "
+    "none. Default: the bundle's, which is found from its chat template.",
+)
+@click.option(
+    "--reasoning-format",
+    metavar="NAME",
+    callback=_known_format,
+    help="How it marks what it thinks before it answers: think, mistral, seed, cohere, thinking, reasoning or none. Default: "
+    "the bundle's.",
+)
 @shown_to_user()
 def serve(
     bundle: Path,
@@ -117,6 +143,8 @@ def serve(
     stream_keep_alive: float,
     http_keep_alive: int,
     log_format: str,
+    tool_format: str | None,
+    reasoning_format: str | None,
 ) -> None:
     """Serve BUNDLE at /v1 of HOST:PORT. It is verified first; nothing is compiled or tuned."""
     try:
@@ -141,10 +169,11 @@ def serve(
     def build() -> FastAPI:
         from importlib.metadata import version
 
+        from artifacts.manifest import Answers
         from runtime.loading import load
         from runtime.server.app import create_app
 
-        loaded = load(bundle, num_threads, max_queue)
+        loaded = load(bundle, num_threads, max_queue, Answers(tools=tool_format, reasoning=reasoning_format))
         name = served_model_name or loaded.manifest.name
         app = create_app(
             loaded.engine,

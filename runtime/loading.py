@@ -13,7 +13,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from artifacts.errors import ContentError, ManifestError, UserError
-from artifacts.manifest import Limits, Manifest
+from artifacts.manifest import Answers, Limits, Manifest
 from artifacts.precision import Scheme
 from artifacts.reader import Bundle, open_bundle
 from kernels.cpu.host import host
@@ -46,11 +46,12 @@ class Loaded:
     report: bytes | None
 
 
-def load(folder: Path, num_threads: int | None = None, max_queue: int = MAX_QUEUE) -> Loaded:
+def load(folder: Path, num_threads: int | None = None, max_queue: int = MAX_QUEUE, answers: Answers | None = None) -> Loaded:
     """Load the bundle at `folder`. BundleError or LibraryRefused if it does not fit.
 
     `num_threads` overrides the bundle's own, of which no more are used than there are cores here. UserError for threads of a
-    bundle that runs on a GPU. `max_queue` sequences may wait beside those that run.
+    bundle that runs on a GPU. `max_queue` sequences may wait beside those that run. `answers`
+    names formats that count instead of the bundle's.
     """
     bundle, runner = open_runner(folder, num_threads)
     config = _generation_config(bundle, runner.vocab_size)
@@ -58,7 +59,7 @@ def load(folder: Path, num_threads: int | None = None, max_queue: int = MAX_QUEU
         manifest=bundle.manifest,
         engine=EngineCore(runner, eos_token_ids(config), max_queue + runner.limits.max_num_seqs),
         tokenizer=_tokenizer(bundle),
-        chat_template=_chat_template(bundle, config),
+        chat_template=_chat_template(bundle, config, answers),
         generation_config=config,
         report=bundle.read(_REPORT) if _REPORT in bundle.manifest.files else None,
     )
@@ -142,16 +143,23 @@ def _tokenizer(bundle: Bundle) -> Tokenizer:
         raise ContentError(f"{name} must be a tokenizer: {error}; {_REBUILD}", name) from error
 
 
-def chat_template_of(source: str | None, config: Mapping[str, Any]) -> ChatTemplate | None:
-    """The template with the special tokens that a generation_config.json names."""
-    return None if source is None else ChatTemplate(source, **special_tokens(config))
+def chat_template_of(source: str | None, config: Mapping[str, Any], answers: Answers | None = None) -> ChatTemplate | None:
+    """The template with the special tokens that a generation_config.json names, and the formats of `answers`."""
+    if source is None:
+        return None
+    answers = answers or Answers()
+    return ChatTemplate(source, tool_format=answers.tools, reasoning_format=answers.reasoning, **special_tokens(config))
 
 
-def _chat_template(bundle: Bundle, config: Mapping[str, Any]) -> ChatTemplate | None:
+def _chat_template(bundle: Bundle, config: Mapping[str, Any], named: Answers | None) -> ChatTemplate | None:
     name = "chat_template.jinja"
     if name not in bundle.manifest.files:
         return None
+    answers = bundle.manifest.answers.model_copy(update={} if named is None else named.model_dump(exclude_none=True))
     try:
-        return chat_template_of(bundle.read(name).decode(), config)
+        template = chat_template_of(bundle.read(name).decode(), config, answers)
     except (ValueError, RecursionError, SyntaxError) as error:  # Jinja compiles to Python, which has limits of its own
         raise ContentError(f"{name}: {error}; correct the model's file and {_REBUILD}", name) from error
+    if template is not None:
+        logger.info("tool calls are read as %s, thoughts as %s", *template.formats.names)
+    return template

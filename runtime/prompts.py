@@ -66,6 +66,13 @@ class Prompts:
             variables=variables,
         )
 
-    def encode_chat(self, messages: Sequence[Message], *, continue_final_message: bool = False) -> list[int]:
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> list[int]:
         """Ids of the rendered template, which brings its own special tokens. Raises as `render_chat` does."""
-        return self.encode(self.render_chat(messages, continue_final_message=continue_final_message), add_special_tokens=False)
+        text = self.render_chat(messages, continue_final_message=continue_final_message, tools=tools)
+        return self.encode(text, add_special_tokens=False)

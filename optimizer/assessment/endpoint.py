@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from optimizer.assessment import contender
 from optimizer.assessment.endpoint_prompts import AskedChat, asked, endpoint_prompts
 from optimizer.evaluation import ItemSet
 from optimizer.evaluation.sets import Completion, Marked, Question, Reply
-from optimizer.evaluation.sets.item_set import Likelihood
+from optimizer.evaluation.sets.item_set import Calls, Likelihood
 
 _NUM_AT_ONCE = 8
 _TIMEOUT_S = 600.0
@@ -71,9 +72,10 @@ class EndpointContender:
             assert isinstance(what, str), "chats are not scored"
             context = asked(self.prompts, question.token_ids[: question.num_context_tokens])
             return self._continuation(what, len(str(context)))
-        if isinstance(what, str):
-            return self._completion(what, question)
-        return self._chat(what, question)
+        if isinstance(what, AskedChat):
+            return self._chat(what, question)
+        assert not isinstance(question, Calls), "tools are offered in chats"
+        return self._completion(what, question)
 
     def _continuation(self, text: str, num_context_characters: int) -> float:
         """Log-probability of the tokens that end behind the context."""
@@ -106,19 +108,26 @@ class EndpointContender:
             )
         return answer.choices[0].text
 
-    def _chat(self, chat: AskedChat, question: Completion) -> str:
+    def _chat(self, chat: AskedChat, question: Completion | Calls) -> str:
+        more: dict[str, Any] = {"tools": chat.tools} if chat.tools else {}
+        if isinstance(question, Completion) and question.stop:
+            more["stop"] = list(question.stop)
         extra = {"continue_final_message": True, "add_generation_prompt": False} if chat.is_continued else {}
-        messages: Any = chat.messages
+        messages: Any = [_with_texts(message) for message in chat.messages]
         with self._faults_named("POST /v1/chat/completions"):
             answer = self._client.chat.completions.create(
                 model=self._model,
                 messages=messages,
                 max_tokens=question.max_tokens,
                 temperature=0,
-                stop=list(question.stop) or openai.omit,
                 extra_body=extra,
+                **more,
             )
-        return answer.choices[0].message.content or ""
+        message = answer.choices[0].message
+        if isinstance(question, Completion):
+            return message.content or ""
+        called = [call.function for call in message.tool_calls or () if call.type == "function"]
+        return json.dumps([{"name": function.name, "arguments": function.arguments} for function in called])
 
     @contextmanager
     def _faults_named(self, route: str) -> Iterator[None]:
@@ -139,3 +148,15 @@ class EndpointContender:
 
     def _no_api(self, route: str, got: str) -> UserError:
         return UserError(f"{self.label} is no OpenAI-compatible endpoint: {route} was answered with {got}; check the URL")
+
+
+def _with_texts(message: Mapping[str, Any]) -> dict[str, Any]:
+    """`message` with the arguments of its calls as APIs have them, the text of an object."""
+    if not message.get("tool_calls"):
+        return dict(message)
+    calls = []
+    for call in message["tool_calls"]:
+        arguments = call["function"].get("arguments")
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments or {})
+        calls.append({**call, "function": {**call["function"], "arguments": text}})
+    return {"content": None, **message, "tool_calls": calls}

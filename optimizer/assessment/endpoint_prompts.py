@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from runtime.chat import ChatTemplate
 from runtime.prompts import Prompts
+from runtime.tools.formats import PLAIN_JSON
 
 #: of Unicode's private use, so that they stand in no text
 _MESSAGE, _CONTENT, _ANSWER, _TOOLS = "\ue000", "\ue001", "\ue002", "\ue003"
@@ -40,7 +41,7 @@ def endpoint_prompts() -> Prompts:
     tokenizer = Tokenizer(models.BPE({byte: i for i, byte in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return Prompts(tokenizer, ChatTemplate(_TEMPLATE))
+    return Prompts(tokenizer, ChatTemplate(_TEMPLATE, tool_format=PLAIN_JSON.name))
 
 
 def asked(prompts: Prompts, token_ids: Sequence[int]) -> str | AskedChat:

@@ -1,42 +1,18 @@
-"""How the answers to a prompt are read: by which reader, and which special tokens it has to see."""
+"""How the answers to a request are read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 from runtime.answer.formats import AnswerFormats
-from runtime.answer.reader import AnswerReader, PlainReader
-from runtime.answer.reasoning import ReasoningReader
+from runtime.answer.reading import AnswerReading, reading_of
 from runtime.reasoning import Reasoning
 from runtime.server.protocol_chat import ChatCompletionBody
 from runtime.text_stream import Vocabulary
-from runtime.tools.reading import ToolReader
-
-
-@dataclass(frozen=True)
-class AnswerReading:
-    """`new_reader` makes one for each choice; `markers` are texts that it has to see, special tokens or not."""
-
-    new_reader: Callable[[], AnswerReader]
-    markers: tuple[str, ...] = ()
-
-
-PLAIN = AnswerReading(PlainReader)
 
 
 def answer_reading(formats: AnswerFormats, body: ChatCompletionBody, prompt: str) -> AnswerReading:
-    """Of answers to `body`, whose prompt is `prompt`: calls if tools are offered, thoughts if the model marks them."""
-    tools, reasoning, functions = formats.tools, formats.reasoning, body.offer.functions
-    reads_calls = tools is not None and bool(functions.all)
-    is_open = reasoning is not None and _is_open(formats, body, prompt)
-
-    def new_reader() -> AnswerReader:
-        reader = ToolReader(tools, functions) if tools is not None and reads_calls else PlainReader()
-        return reader if reasoning is None else ReasoningReader(reasoning, reader, is_open, body.include_reasoning)
-
-    of_tools = tools.markers if tools is not None and reads_calls else ()
-    return AnswerReading(new_reader, of_tools if reasoning is None else (*of_tools, *reasoning.markers))
+    """Of answers to `body`, whose prompt is `prompt`."""
+    is_open = formats.reasoning is not None and _is_open(formats, body, prompt)
+    return reading_of(formats, body.offer.functions, begins_in_thought=is_open, shows_thought=body.include_reasoning)
 
 
 def reasoning_in(formats: AnswerFormats, body: ChatCompletionBody, prompt: str, vocabulary: Vocabulary) -> Reasoning | None:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runtime.answer.events import AnswerEvent, EndReason, TextDelta
+from runtime.answer.reading import PLAIN, AnswerReading
 from runtime.request import FinishReason, Logprobs, SamplingParams, TokenOutput
-from runtime.server.answer_reading import PLAIN, AnswerReading
 from runtime.server.metrics import SequenceClock
 from runtime.server.protocol_generation import GenerationBody
 from runtime.text_stream import StopStrings, TextStream, Vocabulary

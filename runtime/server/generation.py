@@ -7,11 +7,11 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
+from runtime.answer.reading import PLAIN, AnswerReading
 from runtime.grammar import Grammar
 from runtime.reasoning import Reasoning
 from runtime.request import Request, RequestError
 from runtime.server.admission import Overloaded
-from runtime.server.answer_reading import PLAIN, AnswerReading
 from runtime.server.caller import CALLER
 from runtime.server.choice import Choice, Increment
 from runtime.server.errors import ApiError, invalid

@@ -32,7 +32,7 @@ from tests.importers.random_models import random_model as make_random
 from tests.importers.random_models import save_folder
 from tests.json_schemas import schemas
 from tests.runtime.conftest import SIZES, Tiny, moderate
-from tests.smollm2_bundle import write_smollm2_bundle
+from tests.server.smollm2_bundle import write_smollm2_bundle
 
 MAX_TOKENS = 512
 MIN_SHARE_ENDED = 0.95
@@ -144,7 +144,7 @@ def random_model(library: Library, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def smollm2(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    loaded = load(write_smollm2_bundle(tmp_path_factory.mktemp("smollm2"), smollm2_gguf))
+    loaded = load(write_smollm2_bundle(smollm2_gguf, tmp_path_factory.mktemp("smollm2")))
     ends = eos_token_ids(loaded.generation_config)
     encode = Prompts(loaded.tokenizer, loaded.chat_template).encode_chat
 

@@ -30,6 +30,8 @@ SERVE = {
     "--stream-keep-alive": ("1", "2"),
     "--http-keep-alive": ("1", "2"),
     "--log-format": ("text", "json"),
+    "--tool-format": ("hermes", "none"),
+    "--reasoning-format": ("think", "none"),
 }
 
 

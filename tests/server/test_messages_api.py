@@ -170,7 +170,7 @@ def user(*blocks: Any) -> list[Any]:
         ({"system": [{"type": "image"}]}, ("system.0", "'image'")),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, ("tools.0.type", "'web_search_20250305'")),
         ({"tools": [{"name": "f"}]}, ("tools.0.input_schema is required",)),
-        ({"tool_choice": {"type": "any"}}, ("tool_choice needs tools",)),
+        ({"tool_choice": {"type": "any"}}, ("tool_choice 'any' needs tools",)),
         ({"tool_choice": {"type": "tool"}, "tools": [WEATHER]}, ("tool_choice must have a name",)),
         ({"tool_choice": {"type": "some"}, "tools": [WEATHER]}, ("tool_choice.type", "'some'")),
         ({"stop_sequences": [""]}, ("stop_sequences.0",)),

@@ -51,9 +51,9 @@ def text_of(response: dict[str, Any]) -> str:
     return str(part["text"])
 
 
-def prompt_of(served: Served, messages: list[dict[str, Any]]) -> int:
+def prompt_of(served: Served, messages: list[dict[str, Any]], **fields: Any) -> int:
     """How many tokens the same chat has by /tokenize."""
-    return int(HTTP.post(f"{served.url}/tokenize", json={"messages": messages}).json()["count"])
+    return int(HTTP.post(f"{served.url}/tokenize", json={"messages": messages, **fields}).json()["count"])
 
 
 def test_a_text_in_and_a_message_out(served: Served) -> None:
@@ -221,10 +221,10 @@ def test_the_context_may_be_cut(served: Served) -> None:
         ({"input": "Hi", "tools": [{"type": "mcp", "server_url": "a"}]}, "tools.0.type", "'mcp'"),
         ({"input": "Hi", "tools": [{"type": "function"}]}, "tools.0.name", "required"),
         ({"input": "Hi", "tool_choice": "required"}, "tool_choice", "needs tools"),
-        ({"input": "Hi", "tool_choice": {"type": "function", "name": "f"}}, "tool_choice", "needs tools"),
+        ({"input": "Hi", "tool_choice": {"type": "function", "name": "f"}}, "tool_choice", "'f'"),
         ({"input": "Hi", "tool_choice": "perhaps", "tools": [WEATHER]}, "tool_choice", "'required'"),
         ({"input": "Hi", "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]},
-          "tools": [WEATHER]}, "tool_choice.tools", "must be among"),
+          "tools": [WEATHER]}, "tool_choice", "must name one"),
         ({"input": "Hi", "max_output_tokens": 0}, "max_output_tokens", "greater than or equal to 1"),
         ({"input": "Hi", "max_output_tokens": 99_999}, "max_output_tokens", "must fit"),
         ({"input": "Hi", "temperature": -1}, "temperature", "at least 0"),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.server.serving_process import ServingProcess, ask, serving
-from tests.smollm2_bundle import write_smollm2_bundle
+from tests.server.smollm2_bundle import write_smollm2_bundle
 
 TIME_TO_FIRST_TOKEN_S = 5.0
 QUESTION = "What is the capital of France?"
@@ -20,7 +20,7 @@ QUESTION = "What is the capital of France?"
 @pytest.fixture(scope="module")
 def bundle(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2 in int8 throughout: nothing is searched."""
-    return write_smollm2_bundle(tmp_path_factory.mktemp("smollm2"), smollm2_gguf)
+    return write_smollm2_bundle(smollm2_gguf, tmp_path_factory.mktemp("smollm2"))
 
 
 @pytest.fixture(scope="module")

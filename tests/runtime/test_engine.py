@@ -16,7 +16,8 @@ import openai
 import pytest
 
 from optimizer.importers import open_source
-from runtime import Engine, embedded_engine
+from runtime import Engine
+from runtime import engine as engine_module
 from runtime.loading import load
 from runtime.request import RequestError
 from runtime.server import Server, create_app
@@ -68,7 +69,7 @@ def client(bundle: Path) -> Iterator[openai.OpenAI]:
 
 
 def test_the_examples_of_the_docstrings(bundle: Path) -> None:
-    results = doctest.testmod(embedded_engine, extraglobs={"bundle": bundle}, optionflags=doctest.IGNORE_EXCEPTION_DETAIL)
+    results = doctest.testmod(engine_module, extraglobs={"bundle": bundle}, optionflags=doctest.IGNORE_EXCEPTION_DETAIL)
     assert results.attempted >= 9 and not results.failed
 
 

@@ -1,4 +1,4 @@
-"""SmolLM2 in int8 throughout, as a bundle: nothing is searched."""
+"""A bundle of SmolLM2 for tests of the server: int8 throughout, so that nothing is searched."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ LIMITS = Limits(
 )
 
 
-def write_smollm2_bundle(folder: Path, gguf: Path, limits: Limits = LIMITS) -> Path:
-    """`folder`/bundle, which is made."""
-    source = open_source(gguf)
+def write_smollm2_bundle(smollm2_gguf: Path, folder: Path) -> Path:
+    """The bundle's folder, within `folder`."""
+    source = open_source(smollm2_gguf)
     plan = dict.fromkeys(source.architecture.linear_shapes(), Scheme("int8"))
     library = Library(build({}, folder / "cpu.so", best_isa(host())))
     store = QuantizedStore(source, folder / "weights")
-    workbench = CpuWorkbench(source.architecture, store, "bf16", limits.kv_block_size, library, limits.num_threads)
+    workbench = CpuWorkbench(source.architecture, store, "bf16", LIMITS.kv_block_size, library, LIMITS.num_threads)
     deployment = Deployment(
         name="smollm2",
         architecture=source.architecture,
@@ -42,7 +42,7 @@ def write_smollm2_bundle(folder: Path, gguf: Path, limits: Limits = LIMITS) -> P
                 compiler=find_compiler().version,
             ),
         ),
-        serving=limits,
+        serving=LIMITS,
         provenance=Provenance(sources=source.sha256(), tool_version="0.1.0", libraries={}, seed=0, study="none"),
     )
     assert source.chat_template is not None
