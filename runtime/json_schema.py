@@ -23,6 +23,9 @@ _SILENT = frozenset(
     {"title", "description", "default", "examples", "example", "$comment", "$defs", "definitions", "$schema", "$id"}
 )
 
+#: Beyond it integers are not the same to all who read JSON (RFC 7493, 2.2).
+_LARGEST_INTEGER = 2**53 - 1
+
 Schema = dict[str, Any] | bool
 
 
@@ -39,7 +42,8 @@ def constraining(schema: object, path: str) -> Schema:
 
     Objects that name properties have no others, unless additionalProperties allows them: a small model would go on adding
     some for ever. This narrows what is allowed. Where schemas are joined (allOf, or a keyword beside anyOf, oneOf, $ref), an
-    object may have to satisfy several, and is left as it is.
+    object may have to satisfy several, and is left as it is. An integer without bounds has those of RFC 7493, for digits
+    without end have the same reason.
     """
     checked = _copied(schema, path)
     parts = list(_parts(checked, path))
@@ -48,6 +52,7 @@ def constraining(schema: object, path: str) -> Schema:
             _close(part)
     for place, part in parts:
         _drop_implied_counts(part, place)
+        _bound_integer(part)
     return checked
 
 
@@ -132,3 +137,14 @@ def _drop_implied_counts(part: dict[str, Any], path: str) -> None:
             raise UnsupportedSchema(
                 f"{path}.{key}", "is supported only where all properties are required; require them, or leave it out"
             )
+
+
+def _bound_integer(part: dict[str, Any]) -> None:
+    if part.get("type") != "integer" or part.keys() & {"enum", "const"}:
+        return
+    low = part.get("minimum", part.get("exclusiveMinimum"))
+    high = part.get("maximum", part.get("exclusiveMaximum"))
+    if high is None and (low is None or (isinstance(low, int | float) and low < _LARGEST_INTEGER)):
+        part["maximum"] = _LARGEST_INTEGER
+    if low is None and (high is None or (isinstance(high, int | float) and high > -_LARGEST_INTEGER)):
+        part["minimum"] = -_LARGEST_INTEGER
