@@ -9,6 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from runtime.bench.bound import Peaks
 from runtime.chat import ChatTemplate
 from runtime.engine_core import EngineCore
 from runtime.grammars import Grammars
@@ -22,8 +23,10 @@ from runtime.server.response_store import ResponseStore
 from runtime.server.sampling import GenerationDefaults
 from runtime.server.text_bounds import TextBound, text_bound
 from runtime.server.wording import shown
+from runtime.server.work_meter import WorkMeter
 from runtime.server.workers import Workers
 from runtime.serving_limits import KEEP_ALIVE_S
+from runtime.step_cost import StepCost
 from runtime.text_stream import Vocabulary
 
 
@@ -60,13 +63,15 @@ class Service:
         max_queue: int,
         max_wait_s: float,
         keep_alive_s: float = KEEP_ALIVE_S,
+        step_cost: StepCost | None = None,
+        peaks: Peaks | None = None,
     ) -> Service:
         """`engine` behind asyncio, and what its requests need; `engine.start()` is left to the event loop that uses it.
 
         `generation_config` is the content of generation_config.json:
         UserError where it is malformed.
         """
-        metrics = ServerMetrics(lambda: async_engine.stats)
+        metrics = ServerMetrics(lambda: async_engine.stats, model_name, WorkMeter(step_cost, peaks))
         async_engine = AsyncEngine(engine, Admission(engine.max_num_seqs, max_queue, max_wait_s), metrics)
         bound = text_bound(tokenizer)
         return_freed_memory()  # of the vocabulary, which was looked through
