@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -83,11 +84,12 @@ def create_app(
         peaks=peaks,
         request_log=request_log,
     )
-    service.grammars.get_ready()  # now, not beside the first requests: other threads have to wait for it
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.engine.start()
+        # Requests without a form need not wait for it, and whoever asks for one first should not have to.
+        threading.Thread(target=service.grammars.get_ready, name="grammars", daemon=True).start()
         yield
         await service.close()
 

@@ -84,7 +84,7 @@ def keyed(prompt: str) -> str:
         "weather": CALL % "Paris",
         "think and call": "<think>I need a tool.</think>" + CALL % "Paris",
         "think": "<think>Two and two.</think>Four.",
-        "person": '{"name": "Ada", "age": 36}',
+        "person": PERSON if '"Person"' in prompt.partition("</tools>")[0] else '{"name": "Ada", "age": 36}',
         "count": "one two three four five six seven",
         "emoji": "你好 😀!",
         "nothing": "",
@@ -92,4 +92,5 @@ def keyed(prompt: str) -> str:
     return next((answer for word, answer in answers.items() if word in last), "Hello there.")
 
 
+PERSON = '<tool_call>\n{"name": "Person", "arguments": {"name": "Ada", "age": 36}}\n</tool_call>'
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "%s"}}\n</tool_call>'
