@@ -16,6 +16,7 @@ from functools import partial
 from runtime.engine_core import EngineCore, EngineStats, QueueFull
 from runtime.request import Request, TokenOutput
 from runtime.server.admission import Admission, Overloaded
+from runtime.server.api_key import has_share
 from runtime.server.metrics import ServerMetrics
 from runtime.server.token_stream import EngineFailure, TokenStream
 
@@ -140,6 +141,8 @@ class AsyncEngine:
             except Exception as error:
                 self._recover(error)
                 continue
+            end_s = time.monotonic()
+            self._metrics.work.observe(end_s, end_s - begin_s, self._engine.last_work)
             for request_id in self._engine.last_started:
                 self._metrics.queue_wait.observe(begin_s - self._arrival_s_in_engine[request_id])
             for output in outputs:
@@ -176,7 +179,9 @@ class AsyncEngine:
         failure: Exception | None = EngineFailure("the engine has failed; restart the server") if self.broken else None
         try:
             if failure is None:
-                self._admission.check(len(message.requests), self._engine.stats())
+                client = message.requests[0].client
+                num_own = self._engine.num_waiting_of(client) if has_share(client) else None
+                self._admission.check(len(message.requests), self._engine.stats(), num_own)
                 for request in message.requests:
                     self._engine.add(request)
                     added.append(request.id)
