@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from kernels.cpu.build import build
+from kernels.cpu.build import build, default_cache
 from kernels.cpu.host import host
 from kernels.cpu.isa import Isa, best_isa
 from kernels.cpu.library import Library
@@ -16,9 +16,9 @@ from tests.kernels.claiming import Claiming
 
 
 @pytest.fixture(scope="session")
-def object_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For builds that are themselves what is tested."""
-    return tmp_path_factory.mktemp("objects")
+def object_cache() -> Path:
+    """The user's: what a source gives under some flags is compiled once, whichever worker and test asks for it."""
+    return default_cache()
 
 
 @pytest.fixture(scope="session")

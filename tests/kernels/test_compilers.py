@@ -41,9 +41,8 @@ def written(library: Library, spec: OpSpec, case: Case) -> dict[str, Array]:
     return {t.name: np.asarray(arguments[t.name]) for t in spec.tensors if t.is_output and arguments[t.name] is not None}
 
 
-@pytest.mark.parametrize(
-    "isa", [BEST, *(pytest.param(isa, marks=pytest.mark.slow) for isa in (EMULATED_TILES, *LESSER))], ids=lambda isa: isa.name
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", (BEST, EMULATED_TILES, *LESSER), ids=lambda isa: isa.name)
 def test_clang_makes_the_bits_that_gcc_makes(isa: Isa, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gcc, clang = (built_by(command, isa, tmp_path, monkeypatch) for command in ("g++", "clang++"))
     for spec in registry.specs().values():
