@@ -24,6 +24,7 @@ from runtime.server.api_key import ApiKeys
 from runtime.server.bodies import BodyReader, BodyRoute
 from runtime.server.errors import on_engine_failure, on_failure, on_http_error, on_overload, on_request_error
 from runtime.server.request_guard import RequestGuard
+from runtime.server.request_log import RequestLog
 from runtime.server.service import Service
 from runtime.server.streaming import ClientDisconnected
 from runtime.server.text_bounds import largest_body
@@ -61,6 +62,7 @@ def create_app(
     keep_alive_s: float = KEEP_ALIVE_S,
     step_cost: StepCost | None = None,
     peaks: Peaks | None = None,
+    request_log: RequestLog | None = None,
 ) -> FastAPI:
     """An ASGI application that serves `engine`, on a thread of its own between lifespan start and end.
 
@@ -80,6 +82,7 @@ def create_app(
         keep_alive_s=keep_alive_s,
         step_cost=step_cost,
         peaks=peaks,
+        request_log=request_log,
     )
 
     @asynccontextmanager

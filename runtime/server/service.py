@@ -19,6 +19,7 @@ from runtime.server.admission import Admission
 from runtime.server.async_engine import AsyncEngine
 from runtime.server.errors import ApiError
 from runtime.server.metrics import ServerMetrics
+from runtime.server.request_log import RequestLog
 from runtime.server.response_store import ResponseStore
 from runtime.server.sampling import GenerationDefaults
 from runtime.server.text_bounds import TextBound, text_bound
@@ -47,6 +48,7 @@ class Service:
     grammars: Grammars
     text_bound: TextBound | None
     keep_alive_s: float
+    request_log: RequestLog | None = None
     created: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False
     responses: ResponseStore = field(default_factory=ResponseStore)
@@ -65,6 +67,7 @@ class Service:
         keep_alive_s: float = KEEP_ALIVE_S,
         step_cost: StepCost | None = None,
         peaks: Peaks | None = None,
+        request_log: RequestLog | None = None,
     ) -> Service:
         """`engine` behind asyncio, and what its requests need; `engine.start()` is left to the event loop that uses it.
 
@@ -87,12 +90,15 @@ class Service:
             grammars=Grammars(vocabulary, engine.vocab_size, engine.eos_token_ids),
             text_bound=bound,
             keep_alive_s=keep_alive_s,
+            request_log=request_log,
         )
 
     async def close(self) -> None:
         """End the engine's thread and the workers; requests still open fail."""
         await self.engine.close()
         self.workers.close()
+        if self.request_log is not None:
+            self.request_log.close()
 
     def check_model(self, name: str | None) -> None:
         """404 unless the request means this model; one that names none does."""

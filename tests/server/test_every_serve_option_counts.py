@@ -31,6 +31,7 @@ SERVE = {
     "--stream-keep-alive": ("1", "2"),
     "--http-keep-alive": ("1", "2"),
     "--log-format": ("text", "json"),
+    "--log-requests": ("one.jsonl", "other.jsonl"),
     "--peaks": ("one.json", "other.json"),
     "--tool-format": ("hermes", "none"),
     "--reasoning-format": ("think", "none"),
