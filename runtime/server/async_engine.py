@@ -132,6 +132,18 @@ class AsyncEngine:
     # Everything below runs on the engine's thread.
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:  # a fault beside the steps; a library's panic need not be an Exception
+            logger.exception("the engine's thread has failed: all open requests fail, and no more are taken")
+            self.broken = True
+            failure = EngineFailure(f"the engine failed: {type(error).__name__}: {error}")
+            self._post(lambda: self._fail(tuple(self._streams), failure))
+            while (message := self._inbox.get()) is not None:
+                if isinstance(message, _Add):
+                    self._post(partial(_answer, message.reply, failure))
+
+    def _work(self) -> None:
         while self._take_messages():
             if self.broken or not self._engine.has_work():
                 continue
