@@ -15,7 +15,7 @@ from artifacts.canonical import canonical_json, check_path
 from artifacts.errors import BundleError, FormatVersionError, ManifestDigestError, ManifestError
 from artifacts.precision import KvDtype, Scheme
 
-FORMAT_VERSION = "1.4"
+FORMAT_VERSION = "1.5"
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
 WEIGHTS_FOLDER = "weights"
@@ -124,6 +124,13 @@ class Provenance(_Record):
     quantization: Quantization = Quantization()
 
 
+class Answers(_Record):
+    """The names of the formats in which the model writes tool calls and thoughts; None: those that its chat template shows."""
+
+    tools: Line | None = None
+    reasoning: Line | None = None
+
+
 class Deployment(_Record):
     """A manifest before its files are written: everything that the maker of a bundle decides."""
 
@@ -134,6 +141,7 @@ class Deployment(_Record):
     kernels: Annotated[tuple[Kernels, ...], Field(min_length=1)]
     serving: Limits
     provenance: Provenance
+    answers: Answers = Answers()
     evaluated: Literal["served", "emulated"] = "served"
     """Whether accuracy is that of the kernels that serve, or of an exact emulation of their numerics."""
     purpose: Literal["serving", "planning"] = "serving"

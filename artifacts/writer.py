@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from artifacts.canonical import check_path
+from artifacts.durable import created, sync_folder, sync_tree
 from artifacts.errors import DestinationError
 from artifacts.manifest import MANIFEST_NAME, WEIGHTS_FOLDER, Deployment, FileRecord, Manifest
 from artifacts.weights import SHARD_BYTES, Array, shard_names, shard_tensors, write_shard
@@ -65,30 +64,17 @@ def _fill(
     shards = shard_tensors(tensors, shard_bytes) if tensors else []
     for name, shard in zip(shard_names(len(shards)), shards, strict=True):
         path = f"{WEIGHTS_FOLDER}/{name}"
-        with _created(root / path) as file:
+        with created(root / path) as file:
             sha256, size = write_shard(file, shard)
         records[path] = FileRecord(sha256=sha256, size=size)
     for path, source in files.items():
-        with _created(root / path) as file:
+        with created(root / path) as file:
             records[path] = _copy(source, file)
     manifest, data = Manifest.seal(deployment, records)
-    with _created(root / MANIFEST_NAME) as file:
+    with created(root / MANIFEST_NAME) as file:
         file.write(data)
-    for folder in (root, *(path for path in root.rglob("*") if path.is_dir())):
-        folder.chmod(0o755)
-        _sync_folder(folder)
+    sync_tree(root)
     return manifest
-
-
-@contextmanager
-def _created(path: Path) -> Iterator[BinaryIO]:
-    """A new file, mode 0644 whatever the umask, on disk when the block ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("xb") as file:
-        yield file
-        os.fchmod(file.fileno(), 0o644)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _copy(source: bytes | Path, file: BinaryIO) -> FileRecord:
@@ -118,7 +104,7 @@ def _install(temporary: Path, destination: Path) -> None:
     _check_replaceable(destination)
     if not destination.exists():
         temporary.rename(destination)
-        _sync_folder(destination.parent)
+        sync_folder(destination.parent)
         return
     retired = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", suffix=".retired", dir=destination.parent))
     destination.rename(retired)
@@ -127,13 +113,5 @@ def _install(temporary: Path, destination: Path) -> None:
     except BaseException:
         retired.rename(destination)
         raise
-    _sync_folder(destination.parent)
+    sync_folder(destination.parent)
     shutil.rmtree(retired, ignore_errors=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,6 +15,11 @@ def chain_hash(parent: bytes, token_ids: list[int]) -> bytes:
     return blake2b(parent + np.asarray(token_ids, np.int32).tobytes(), digest_size=16).digest()
 
 
+def _root(cache_salt: str) -> bytes:
+    """What the first block of a sequence follows: those with different salts have no block in common."""
+    return blake2b(cache_salt.encode(), digest_size=16, person=b"cache salt").digest() if cache_salt else b""
+
+
 class BlockManager:
     """Which blocks are free, which are referenced and by how many, and which hold a known prefix.
 
@@ -40,29 +45,53 @@ class BlockManager:
         """Blocks that hold `num_tokens` tokens."""
         return -(-num_tokens // self.block_size)
 
-    def cached_prefix(self, token_ids: list[int]) -> tuple[list[int], list[bytes]]:
-        """Blocks, and their hashes, that already hold a prefix of `token_ids`.
+    def cached_prefix(self, sequence: Sequence) -> list[int]:
+        """Blocks that already hold a prefix of `sequence`'s tokens.
 
         At least the last token stays out, since its logits must be computed.
         """
         blocks: list[int] = []
-        hashes: list[bytes] = []
-        parent = b""
-        for start in range(0, len(token_ids) - self.block_size, self.block_size):
-            parent = chain_hash(parent, token_ids[start : start + self.block_size])
-            block = self._block_of.get(parent)
+        for index in range(self.num_sharable_blocks(sequence)):
+            block = self._block_of.get(self._identity(sequence, index))
             if block is None:
                 break
             blocks.append(block)
-            hashes.append(parent)
-        return blocks, hashes
+        return blocks
 
-    def can_hold(self, num_tokens: int, shared: list[int]) -> bool:
-        """Whether a sequence of `num_tokens` tokens fits, given the cached blocks it would share."""
+    def num_sharable_blocks(self, sequence: Sequence) -> int:
+        """Full blocks of its tokens that another could have computed: all but the one of the last token."""
+        return (sequence.num_tokens - 1) // self.block_size if sequence.shares_blocks else 0
+
+    def is_computing(self, sequence: Sequence, other: Sequence, index: int) -> bool:
+        """Whether `sequence`, which runs, has yet to compute what `other` needs in its block `index`."""
+        size, end = self.block_size, (index + 1) * self.block_size
+        return (
+            sequence.num_computed_tokens < end <= sequence.num_tokens
+            and index < self.num_sharable_blocks(other)
+            and sequence.request.cache_salt == other.request.cache_salt
+            # Most differ in this block already; only those that do not are compared from the beginning.
+            and sequence.token_ids[index * size : end] == other.token_ids[index * size : end]
+            and sequence.token_ids[: index * size] == other.token_ids[: index * size]
+        )
+
+    def _identity(self, sequence: Sequence, index: int) -> bytes:
+        """The chain hash of a full block of `sequence`'s tokens, computed once."""
+        hashes, size = sequence.block_hashes, self.block_size
+        for i in range(len(hashes), index + 1):
+            parent = hashes[-1] if i else _root(sequence.request.cache_salt)
+            hashes.append(chain_hash(parent, sequence.token_ids[i * size : (i + 1) * size]))
+        return hashes[index]
+
+    def num_missing(self, sequence: Sequence) -> int:
+        """Blocks that `sequence` lacks for the tokens it has."""
+        return max(0, self.num_blocks_for(sequence.num_tokens) - len(sequence.block_table))
+
+    def can_hold(self, num_tokens: int, shared: list[int], num_promised: int = 0) -> bool:
+        """Whether a sequence of `num_tokens` tokens fits, given the cached blocks it would share; others were promised some."""
         newly_taken = sum(1 for block in shared if self._ref_counts[block] == 0)
-        return self.num_blocks_for(num_tokens) - len(shared) + newly_taken <= self.num_free_blocks
+        return self.num_blocks_for(num_tokens) - len(shared) + newly_taken + num_promised <= self.num_free_blocks
 
-    def share(self, sequence: Sequence, blocks: list[int], hashes: list[bytes]) -> None:
+    def share(self, sequence: Sequence, blocks: list[int]) -> None:
         """Start an empty `sequence` on cached blocks."""
         assert not sequence.block_table
         for block in blocks:
@@ -70,7 +99,7 @@ class BlockManager:
                 del self._free[block]
             self._ref_counts[block] += 1
         sequence.block_table = list(blocks)
-        sequence.block_hashes = list(hashes)
+        sequence.num_published_blocks = len(blocks)
         sequence.num_computed_tokens = len(blocks) * self.block_size
         if not sequence.was_preempted:  # after a preemption it finds its own work again: that was no cached prompt
             sequence.num_cached_tokens = sequence.num_computed_tokens
@@ -89,15 +118,13 @@ class BlockManager:
 
     def publish(self, sequence: Sequence) -> None:
         """Make the full blocks that `sequence` has computed so far findable by others."""
-        size = self.block_size
-        for index in range(len(sequence.block_hashes), sequence.num_computed_tokens // size):
-            parent = sequence.block_hashes[-1] if index else b""
-            identity = chain_hash(parent, sequence.token_ids[index * size : (index + 1) * size])
-            sequence.block_hashes.append(identity)
+        for index in range(sequence.num_published_blocks, sequence.num_computed_tokens // self.block_size):
+            identity = self._identity(sequence, index)
             if identity not in self._block_of:
                 block = sequence.block_table[index]
                 self._block_of[identity] = block
                 self._hash_of[block] = identity
+            sequence.num_published_blocks = index + 1
 
     def release(self, sequence: Sequence) -> None:
         """Drop all of `sequence`'s references; it is as if it had not been computed."""
@@ -107,7 +134,7 @@ class BlockManager:
             if self._ref_counts[block] == 0:
                 self._free[block] = None
         sequence.block_table = []
-        sequence.block_hashes = []
+        sequence.num_published_blocks = 0
         sequence.num_computed_tokens = 0
 
     def _forget(self, block: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,12 +11,13 @@ import click
 
 from artifacts.errors import UserError
 from kernels.cpu.host import host as this_host
-from runtime.serving_limits import DRAIN_TIMEOUT_S, MAX_QUEUE, MAX_WAIT_S
+from runtime.serving_limits import DRAIN_TIMEOUT_S, HTTP_KEEP_ALIVE_S, KEEP_ALIVE_S, MAX_QUEUE, MAX_WAIT_S
 from runtime.user_errors import shown_to_user
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+logger = logging.getLogger(__name__)
 _API_KEY = "COLDFORGE_API_KEY"
 
 
@@ -29,12 +31,32 @@ def _at_most_all_cores(_: click.Context, __: click.Parameter, num_threads: int |
     return num_threads
 
 
+def _known_format(_: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
+    if name is not None:
+        from runtime.answer import reasoning
+        from runtime.tools import formats
+
+        try:
+            (formats.named if parameter.name == "tool_format" else reasoning.named)(name)
+        except UserError as error:
+            raise click.BadParameter(str(error)) from error
+    return name
+
+
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
 @click.option(
     "--api-key", envvar=_API_KEY, show_envvar=True, help="Refuse requests without the header Authorization: Bearer API_KEY."
+)
+@click.option(
+    "--api-keys",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Refuse requests without a key of FILE, whose lines are NAME:SHA256, the second as printf %s KEY | sha256sum prints "
+    "it. Keys must be random. Names stand in the log, and those of several keys share the server fairly. A changed file counts "
+    "within a second; replace it by renaming a whole one.",
 )
 @click.option("--served-model-name", metavar="NAME", help="Name of the model for clients. Default: the bundle's.")
 @click.option(
@@ -69,6 +91,43 @@ def _at_most_all_cores(_: click.Context, __: click.Parameter, num_threads: int |
     metavar="SECONDS",
     help="After SIGTERM or SIGINT, how long open requests may take to end. A second signal ends the server at once.",
 )
+@click.option(
+    "--stream-keep-alive",
+    type=click.FloatRange(min=0, min_open=True),
+    default=KEEP_ALIVE_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="After how long a stream that has nothing to say sends a comment, so that proxies leave it open.",
+)
+@click.option(
+    "--http-keep-alive",
+    type=click.IntRange(min=0),
+    default=HTTP_KEEP_ALIVE_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long an idle connection stays open for the client's next request. A proxy in front should close its own earlier.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="json: a line for each request too, with its x-request-id and its key's name; never a prompt or an answer.",
+)
+@click.option(
+    "--tool-format",
+    metavar="NAME",
+    callback=_known_format,
+    help="How the model writes tool calls: hermes, qwen-xml, llama3, mistral, mistral-v11, deepseek, deepseek-v3.1, json or "
+    "none. Default: the bundle's, which is found from its chat template.",
+)
+@click.option(
+    "--reasoning-format",
+    metavar="NAME",
+    callback=_known_format,
+    help="How it marks what it thinks before it answers: think, mistral, seed, cohere, thinking, reasoning or none. Default: "
+    "the bundle's.",
+)
 @shown_to_user()
 def serve(
     bundle: Path,
@@ -80,10 +139,17 @@ def serve(
     max_queue: int,
     max_wait: float,
     drain_timeout: float,
+    api_keys: Path | None,
+    stream_keep_alive: float,
+    http_keep_alive: int,
+    log_format: str,
+    tool_format: str | None,
+    reasoning_format: str | None,
 ) -> None:
     """Serve BUNDLE at /v1 of HOST:PORT. It is verified first; nothing is compiled or tuned."""
     try:
-        from runtime.server.api_key import ApiKey
+        from runtime.server.access_log import log_as_json
+        from runtime.server.api_key import digest, read_keys
         from runtime.server.lifecycle import serve as serve_app
     except ModuleNotFoundError as error:
         raise click.ClickException(f"serving needs {error.name}: pip install 'coldforge[serve]'") from error
@@ -91,17 +157,23 @@ def serve(
         api_key = os.environ.get(_API_KEY)  # click takes a variable that is set and empty for one that is not set
     if api_key is not None:
         try:
-            ApiKey(api_key)
+            digest(api_key)
         except UserError as error:
             raise click.BadParameter(str(error), param_hint=f"--api-key or {_API_KEY}") from error
+
+    if api_keys is not None:
+        read_keys(api_keys)
+    if log_format == "json":
+        log_as_json()
 
     def build() -> FastAPI:
         from importlib.metadata import version
 
+        from artifacts.manifest import Answers
         from runtime.loading import load
         from runtime.server.app import create_app
 
-        loaded = load(bundle, num_threads, max_queue)
+        loaded = load(bundle, num_threads, max_queue, Answers(tools=tool_format, reasoning=reasoning_format))
         name = served_model_name or loaded.manifest.name
         app = create_app(
             loaded.engine,
@@ -112,10 +184,16 @@ def serve(
             generation_config=loaded.generation_config,
             report=loaded.report,
             api_key=api_key,
+            api_keys=api_keys,
             max_queue=max_queue,
             max_wait_s=max_wait,
+            keep_alive_s=stream_keep_alive,
         )
-        click.echo(f"serving {name} at http://{host}:{port}/v1", err=True)
+        line = f"serving {name} at http://{host}:{port}/v1"
+        if log_format == "json":
+            logger.info(line)
+        else:
+            click.echo(line, err=True)
         return app
 
-    serve_app(build, host, port, drain_timeout)
+    serve_app(build, host, port, drain_timeout, http_keep_alive_s=http_keep_alive, logs_as_json=log_format == "json")

@@ -63,8 +63,8 @@ class EngineCore:
         self._runner = runner
         # Asked once: looking through a protocol's members is too slow for every step.
         self._drawing_runner = runner if isinstance(runner, DrawingRunner) else None
-        self._eos_token_ids = frozenset(eos_token_ids)
-        for token in self._eos_token_ids:
+        self.eos_token_ids = frozenset(eos_token_ids)
+        for token in self.eos_token_ids:
             if not 0 <= token < self.vocab_size:
                 raise ValueError(f"tokens that end a text must be between 0 and {self.vocab_size - 1}, got {token}")
         self._blocks = BlockManager(limits.num_kv_blocks, limits.kv_block_size)
@@ -85,7 +85,7 @@ class EngineCore:
         for token in params.logit_bias.keys() | params.stop_token_ids:
             if not 0 <= token < self.vocab_size:
                 raise RequestError(f"logit_bias and stop token ids must be between 0 and {self.vocab_size - 1}, got {token}")
-        if params.min_tokens and len(self._eos_token_ids | params.stop_token_ids) == self.vocab_size:
+        if params.min_tokens and len(self.eos_token_ids | params.stop_token_ids) == self.vocab_size:
             raise RequestError(
                 "min_tokens needs a token that does not end the text; stop_token_ids and the model's own leave none of "
                 f"{self.vocab_size}",
@@ -164,7 +164,8 @@ class EngineCore:
             return self._account(scheduled, result)
         except Exception as error:
             sequence = scheduled.sequence
-            logger.exception("request %s cannot go on", sequence.request.id)
+            if not isinstance(error, RequestError):  # of this server's making, not of the client's
+                logger.exception("request %s cannot go on", sequence.request.id)
             self._end(sequence)
             return TokenOutput(sequence.request.id, None, finish_reason="abort", error=error)
 
@@ -187,7 +188,7 @@ class EngineCore:
         logprobs: Logprobs | None = None
         if params.max_tokens:
             if isinstance(result, np.ndarray):
-                token, logprobs = sample(result[-1], sequence, self._eos_token_ids)
+                token, logprobs = sample(result[-1], sequence, self.eos_token_ids)
             else:
                 token = result
             assert token is not None
@@ -226,7 +227,7 @@ class EngineCore:
         if token is not None and token in params.stop_token_ids:
             return "stop"
         ends_anyway = sequence.request.constraint is not None  # nothing can follow what it lets end
-        if token is not None and token in self._eos_token_ids and (ends_anyway or not params.ignore_eos):
+        if token is not None and token in self.eos_token_ids and (ends_anyway or not params.ignore_eos):
             return "stop"
         if sequence.num_generated_tokens >= params.max_tokens or sequence.num_tokens >= self.max_model_len:
             return "length"

@@ -13,7 +13,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from artifacts.errors import ContentError, ManifestError, UserError
-from artifacts.manifest import Limits, Manifest
+from artifacts.manifest import Answers, Limits, Manifest
 from artifacts.precision import Scheme
 from artifacts.reader import Bundle, open_bundle
 from kernels.cpu.host import host
@@ -46,27 +46,33 @@ class Loaded:
     report: bytes | None
 
 
-def load(folder: Path, num_threads: int | None = None, max_queue: int = MAX_QUEUE) -> Loaded:
+def load(folder: Path, num_threads: int | None = None, max_queue: int = MAX_QUEUE, answers: Answers | None = None) -> Loaded:
     """Load the bundle at `folder`. BundleError or LibraryRefused if it does not fit.
 
     `num_threads` overrides the bundle's own, of which no more are used than there are cores here. UserError for threads of a
-    bundle that runs on a GPU. `max_queue` sequences may wait beside those that run.
+    bundle that runs on a GPU. `max_queue` sequences may wait beside those that run. `answers`
+    names formats that count instead of the bundle's.
     """
-    bundle = open_bundle(folder, machine=host().machine, cpu_flags=host().flags, gpu_arch=_gpu_arch)
-    if bundle.manifest.target.archs and num_threads is not None:
-        raise UserError(f"threads are for bundles that run on a CPU, this one runs on a GPU; got {num_threads}, leave it out")
-    runner = _load_gpu_runner(bundle) if bundle.manifest.target.archs else load_runner(bundle, num_threads)
+    bundle, runner = open_runner(folder, num_threads)
     config = _generation_config(bundle, runner.vocab_size)
     loaded = Loaded(
         manifest=bundle.manifest,
         engine=EngineCore(runner, eos_token_ids(config), max_queue + runner.limits.max_num_seqs),
         tokenizer=_tokenizer(bundle),
-        chat_template=_chat_template(bundle, config),
+        chat_template=_chat_template(bundle, config, answers),
         generation_config=config,
         report=bundle.read(_REPORT) if _REPORT in bundle.manifest.files else None,
     )
     return_freed_memory()
     return loaded
+
+
+def open_runner(folder: Path, num_threads: int | None = None) -> tuple[Bundle, ModelRunner]:
+    """The bundle at `folder`, verified, and its step program, ready to run. Raises as `load` does."""
+    bundle = open_bundle(folder, machine=host().machine, cpu_flags=host().flags, gpu_arch=_gpu_arch)
+    if bundle.manifest.target.archs and num_threads is not None:
+        raise UserError(f"threads are for bundles that run on a CPU, this one runs on a GPU; got {num_threads}, leave it out")
+    return bundle, _load_gpu_runner(bundle) if bundle.manifest.target.archs else load_runner(bundle, num_threads)
 
 
 def _gpu_arch() -> str | None:
@@ -137,16 +143,23 @@ def _tokenizer(bundle: Bundle) -> Tokenizer:
         raise ContentError(f"{name} must be a tokenizer: {error}; {_REBUILD}", name) from error
 
 
-def chat_template_of(source: str | None, config: Mapping[str, Any]) -> ChatTemplate | None:
-    """The template with the special tokens that a generation_config.json names."""
-    return None if source is None else ChatTemplate(source, **special_tokens(config))
+def chat_template_of(source: str | None, config: Mapping[str, Any], answers: Answers | None = None) -> ChatTemplate | None:
+    """The template with the special tokens that a generation_config.json names, and the formats of `answers`."""
+    if source is None:
+        return None
+    answers = answers or Answers()
+    return ChatTemplate(source, tool_format=answers.tools, reasoning_format=answers.reasoning, **special_tokens(config))
 
 
-def _chat_template(bundle: Bundle, config: Mapping[str, Any]) -> ChatTemplate | None:
+def _chat_template(bundle: Bundle, config: Mapping[str, Any], named: Answers | None) -> ChatTemplate | None:
     name = "chat_template.jinja"
     if name not in bundle.manifest.files:
         return None
+    answers = bundle.manifest.answers.model_copy(update={} if named is None else named.model_dump(exclude_none=True))
     try:
-        return chat_template_of(bundle.read(name).decode(), config)
+        template = chat_template_of(bundle.read(name).decode(), config, answers)
     except (ValueError, RecursionError, SyntaxError) as error:  # Jinja compiles to Python, which has limits of its own
         raise ContentError(f"{name}: {error}; correct the model's file and {_REBUILD}", name) from error
+    if template is not None:
+        logger.info("tool calls are read as %s, thoughts as %s", *template.formats.names)
+    return template

@@ -7,6 +7,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from runtime.answer.formats import AnswerFormats
 from runtime.chat import ChatTemplate, Message
 from runtime.messages import refused
 
@@ -19,6 +20,11 @@ class Prompts:
         self.chat_template = chat_template
         tokenizer.no_truncation()
         tokenizer.no_padding()
+
+    @property
+    def formats(self) -> AnswerFormats:
+        """How answers to chats are written."""
+        return AnswerFormats() if self.chat_template is None else self.chat_template.formats
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Ids of `text`. A beginning of sequence that the text already has is not added again."""
@@ -41,6 +47,7 @@ class Prompts:
         *,
         add_generation_prompt: bool | None = None,
         continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
         """The prompt's text; `add_generation_prompt` left open means: unless the last message is continued.
@@ -55,9 +62,17 @@ class Prompts:
             messages,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
+            tools=tools,
             variables=variables,
         )
 
-    def encode_chat(self, messages: Sequence[Message], *, continue_final_message: bool = False) -> list[int]:
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> list[int]:
         """Ids of the rendered template, which brings its own special tokens. Raises as `render_chat` does."""
-        return self.encode(self.render_chat(messages, continue_final_message=continue_final_message), add_special_tokens=False)
+        text = self.render_chat(messages, continue_final_message=continue_final_message, tools=tools)
+        return self.encode(text, add_special_tokens=False)

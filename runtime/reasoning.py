@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from runtime.text_stream import Vocabulary
+
 Phase = Literal["undecided", "reasoning", "answer"]
 
 
@@ -24,11 +26,19 @@ class Reasoning:
     token_bytes: Callable[[int], bytes]
     is_open: bool = False
 
+    @classmethod
+    def between(cls, begin: str, end: str, vocabulary: Vocabulary, is_open: bool) -> Reasoning:
+        """The reasoning that stands between two texts."""
+        encode = vocabulary.tokenizer.encode_batch_fast
+        begin_ids, end_ids = (tuple(e.ids) for e in encode([begin, end], add_special_tokens=False))
+        return cls(begin_ids, end_ids, end.encode(), vocabulary.token_bytes, is_open)
+
 
 class ReasoningProgress:
     """Follows an answer token by token. `num_tokens` is how many were thought, marks not counted.
 
-    `phase` "undecided" lasts while the answer may still turn out to begin with the first mark.
+    `num_before_answer` is how many tokens come before the answer, once it has begun. `phase` "undecided" lasts while it may
+    still turn out to begin with the first mark.
     """
 
     def __init__(self, reasoning: Reasoning) -> None:
@@ -36,6 +46,7 @@ class ReasoningProgress:
         self.phase: Phase = "reasoning" if reasoning.is_open else "undecided"
         self.num_tokens = 0
         self.num_seen = 0
+        self.num_before_answer = 0
         self._tail = b""
 
     def follow(self, token_ids: Sequence[int], num_prompt_tokens: int) -> None:
@@ -59,6 +70,7 @@ class ReasoningProgress:
             self.num_tokens += 1
             if self.reasoning.end in self._tail:
                 self.phase = "answer"
+                self.num_before_answer = self.num_seen + 1
         self.num_seen += 1
 
 

@@ -73,7 +73,8 @@ class Request:
     """One sequence to generate. `id` is unique among the requests that an engine holds.
 
     `prompt_token_ids` is kept, not copied: do not change it while the request is open. The answer is held to `constraint`;
-    with `reasoning`, only what comes after it.
+    with `reasoning`, only what comes after it. Lower `priority` goes first, as in vLLM; within one, `client`s share the
+    engine fairly. Only requests with the same `cache_salt` share cached blocks.
     """
 
     id: str
@@ -81,6 +82,9 @@ class Request:
     params: SamplingParams = SamplingParams()
     constraint: Constraint | None = None
     reasoning: Reasoning | None = None
+    priority: int = 0
+    client: str = ""
+    cache_salt: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import insort
 from dataclasses import dataclass
+from itertools import islice
 
 from runtime.block_manager import BlockManager
+from runtime.fair_share import FairShare
+from runtime.prefill_split import split
 from runtime.sequence import Sequence
+from runtime.waiting_queue import WaitingQueue
+
+#: How many of the queue a step looks at, so that a long queue costs no more than a short one.
+_MAX_LOOKED_AT = 32
 
 
 @dataclass(frozen=True)
@@ -24,12 +31,16 @@ class Scheduled:
 
 
 class Scheduler:
-    """Continuous batching with chunked prefill and preemption by recompute.
+    """Continuous batching with chunked prefill, fair admission and preemption by recompute.
 
-    A step has a budget of `max_num_batched_tokens`. Running sequences come first, oldest first: a decoding one takes one
-    token, one in prefill takes a chunk of what it lacks. Then waiting ones are admitted, first come first served, while budget,
-    `max_num_seqs` and blocks last. When a running sequence finds no free block, the youngest one gives its blocks back and
-    waits at the head of the queue; its tokens are kept and computed again.
+    A step has a budget of `max_num_batched_tokens`: no step, and so no wait for a next token, is longer than that, whatever
+    prompts come. Every running sequence gets a token of it; what is left is split among prompts (`prefill_split`). Waiting
+    ones are admitted in the order of `WaitingQueue` while seats (`max_num_seqs`) and blocks last, if the split gives them
+    anything: a short prompt beside a long one, a long one after it. One whose next block a running sequence is about to
+    compute waits for that block, and then shares it: that is how the n choices of a prompt compute it once.
+
+    `running` is in order of priority, then age. When a sequence finds no free block, the last one of them gives its blocks
+    back and waits before all others of its priority; its tokens are kept and computed again.
     """
 
     def __init__(self, blocks: BlockManager, max_num_seqs: int, max_num_batched_tokens: int) -> None:
@@ -41,12 +52,13 @@ class Scheduler:
         self.blocks = blocks
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
-        self.waiting: deque[Sequence] = deque()
+        self.shares = FairShare()
+        self.waiting = WaitingQueue(self.shares)
         self.running: list[Sequence] = []
         self.num_preemptions = 0
 
     def add(self, sequence: Sequence) -> None:
-        self.waiting.append(sequence)
+        self.waiting.add(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a finished or aborted sequence and free its blocks."""
@@ -58,48 +70,85 @@ class Scheduler:
 
     def schedule(self) -> list[Scheduled]:
         """The next step's work; blocks for it are reserved. Empty only if nothing waits or runs."""
-        plan: list[Scheduled] = []
-        # Each running sequence behind the current one is owed at least one token, so that prefill never starves decode.
-        budget = self.max_num_batched_tokens
-        index = 0
-        while index < len(self.running):
-            sequence = self.running[index]
-            num_behind = len(self.running) - index - 1
-            num_new = min(sequence.num_uncomputed_tokens, budget - num_behind)
-            if not self._make_room(sequence, sequence.num_computed_tokens + num_new):
-                continue  # `sequence` itself was the youngest and has been preempted; `index` now is past the end.
-            plan.append(Scheduled(sequence, num_new))
-            budget -= num_new
-            index += 1
-        while budget and self.waiting and len(self.running) < self.max_num_seqs:
-            scheduled = self._admit(self.waiting[0], budget)
-            if scheduled is None:
-                break
-            self.running.append(self.waiting.popleft())
-            plan.append(scheduled)
-            budget -= scheduled.num_new_tokens
+        num_preemptions = self.num_preemptions
+        plan = self._advance_running()
+        if self.num_preemptions == num_preemptions:  # otherwise there is no room for anybody new
+            starting = self._admit()
+            if starting:
+                # Those that are admitted only take from what the others would have got, whose blocks are reserved already.
+                plan = self._advance_running(starting)
         assert plan or not (self.running or self.waiting), "a lone sequence always fits: the engine checks its length"
+        for scheduled in plan:
+            self._charge(scheduled)
         return plan
+
+    def _advance_running(self, starting: frozenset[Sequence] = frozenset()) -> list[Scheduled]:
+        counts = self._split()
+        plan: list[Scheduled] = []
+        for sequence, num_new in counts.items():
+            if not self._make_room(sequence, sequence.num_computed_tokens + num_new):
+                break  # it was the last one itself, and has been preempted
+            plan.append(Scheduled(sequence, num_new, starts=sequence in starting and not sequence.was_preempted))
+            if len(plan) == len(self.running):
+                break  # those behind it have been preempted
+        return plan
+
+    def _split(self) -> dict[Sequence, int]:
+        """The tokens that each running sequence computes next, in order: one is owed to each."""
+        counts = dict.fromkeys(self.running, 1)
+        prompts = self._prompts()
+        lacks = [sequence.num_uncomputed_tokens - 1 for sequence in prompts]
+        for sequence, more in zip(prompts, split(self.max_num_batched_tokens - len(self.running), lacks), strict=True):
+            counts[sequence] += more
+        return counts
+
+    def _num_for_newcomer(self, num_lacking: int) -> int:
+        """The tokens that the split would give to one more prompt, to which nothing is owed yet."""
+        lacks = [sequence.num_uncomputed_tokens - 1 for sequence in self._prompts()]
+        return split(self.max_num_batched_tokens - len(self.running), [*lacks, num_lacking])[-1]
+
+    def _prompts(self) -> list[Sequence]:
+        """Those that compute more than the token that they generated last."""
+        return [sequence for sequence in self.running if sequence.num_uncomputed_tokens > 1]
 
     def _make_room(self, sequence: Sequence, num_tokens: int) -> bool:
         while not self.blocks.reserve(sequence, num_tokens):
             victim = self.running.pop()
             self.blocks.release(victim)
             victim.was_preempted = True
-            self.waiting.appendleft(victim)
+            self.waiting.put_back(victim)
             self.num_preemptions += 1
             if victim is sequence:
                 return False
         return True
 
-    def _admit(self, sequence: Sequence, budget: int) -> Scheduled | None:
-        # A request that wants its prompt scored needs the logits of every prompt token, so nothing of it may be skipped.
-        shared, hashes = ([], []) if sequence.request.params.prompt_logprobs else self.blocks.cached_prefix(sequence.token_ids)
-        # All of the prompt must fit, not only its first chunk: otherwise two long prompts could evict each other for ever.
-        if not self.blocks.can_hold(sequence.num_tokens, shared):
-            return None
-        self.blocks.share(sequence, shared, hashes)
-        num_new = min(sequence.num_uncomputed_tokens, budget)
-        reserved = self.blocks.reserve(sequence, sequence.num_computed_tokens + num_new)
-        assert reserved
-        return Scheduled(sequence, num_new, starts=not sequence.was_preempted)
+    def _admit(self) -> frozenset[Sequence]:
+        """Move those that may start from the queue to the running; they have blocks for their first token."""
+        if not self.waiting or len(self.running) >= self.max_num_seqs:
+            return frozenset()
+        # All of a prompt must fit beside what the prompts that run still need: otherwise they would evict each other.
+        num_promised = sum(self.blocks.num_missing(sequence) for sequence in self.running)
+        admitted: list[Sequence] = []
+        for sequence in list(islice(self.waiting, _MAX_LOOKED_AT)):
+            if len(self.running) == min(self.max_num_seqs, self.max_num_batched_tokens):
+                break
+            shared = self.blocks.cached_prefix(sequence)
+            if any(self.blocks.is_computing(other, sequence, len(shared)) for other in self.running):
+                continue
+            if not self.blocks.can_hold(sequence.num_tokens, shared, num_promised):
+                break  # it has the first claim to the next blocks
+            if not self._num_for_newcomer(sequence.num_tokens - len(shared) * self.blocks.block_size):
+                continue
+            self.blocks.share(sequence, shared)
+            reserved = self.blocks.reserve(sequence, sequence.num_computed_tokens + 1)
+            assert reserved
+            num_promised += self.blocks.num_missing(sequence)
+            self.waiting.remove(sequence)
+            insort(self.running, sequence, key=lambda running: running.request.priority)
+            admitted.append(sequence)
+        return frozenset(admitted)
+
+    def _charge(self, scheduled: Scheduled) -> None:
+        sequence = scheduled.sequence
+        num_prompt_tokens = sequence.num_prompt_tokens - sequence.num_cached_tokens if scheduled.starts else 0
+        self.shares.charge(sequence.request.client, num_prompt_tokens, int(scheduled.reaches_end))

@@ -12,14 +12,17 @@ from runtime.request import Logprobs, Request
 @dataclass(eq=False)
 class Sequence:
     """`token_ids` is the prompt and what was generated after it; the first `num_computed_tokens` of them have their keys and
-    values in `block_table`'s blocks, in order. `block_hashes` identify the full blocks among those (see `BlockManager`).
-    `processors` change its logits, in this order; they outlive its blocks.
+    values in `block_table`'s blocks, in order. `processors` change its logits, in this order; they outlive its blocks.
+
+    `block_hashes` identify full blocks of tokens from the first on, as many as were asked for, computed or not; the first
+    `num_published_blocks` of the table can be found by others (see `BlockManager`).
     """
 
     request: Request
     token_ids: list[int]
     block_table: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
+    num_published_blocks: int = 0
     num_computed_tokens: int = 0
     num_cached_tokens: int = 0
     was_preempted: bool = False
@@ -53,3 +56,8 @@ class Sequence:
     @property
     def num_uncomputed_tokens(self) -> int:
         return self.num_tokens - self.num_computed_tokens
+
+    @property
+    def shares_blocks(self) -> bool:
+        """Whether it may begin on blocks that others computed. A scored prompt needs the logits of all its tokens."""
+        return not self.request.params.prompt_logprobs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
 from tokenizers import Tokenizer
@@ -28,18 +28,25 @@ class Vocabulary:
                 if token_id is not None:
                     self._bytes_by_id[token_id] = bytes([byte])
 
-    def visible(self, token_ids: Iterable[int], skip_special_tokens: bool) -> list[int]:
-        """The ids that decode to text: those in the vocabulary, without special ones if these are skipped."""
-        return [token_id for token_id in token_ids if self._is_visible(token_id, skip_special_tokens)]
+    def visible(self, token_ids: Iterable[int], skip_special_tokens: bool, kept: frozenset[int] = frozenset()) -> list[int]:
+        """The ids that decode to text: those in the vocabulary, without special ones but `kept` if these are skipped."""
+        return [token_id for token_id in token_ids if self._is_visible(token_id, skip_special_tokens, kept)]
 
-    def last_visible(self, token_ids: Sequence[int], skip_special_tokens: bool, count: int) -> list[int]:
+    def last_visible(
+        self, token_ids: Sequence[int], skip_special_tokens: bool, count: int, kept: frozenset[int] = frozenset()
+    ) -> list[int]:
         """The last `count` of `visible`, without looking at the others."""
-        backwards = (token_id for token_id in reversed(token_ids) if self._is_visible(token_id, skip_special_tokens))
+        backwards = (token_id for token_id in reversed(token_ids) if self._is_visible(token_id, skip_special_tokens, kept))
         return list(islice(backwards, count))[::-1]
 
-    def _is_visible(self, token_id: int, skip_special_tokens: bool) -> bool:
-        is_skipped = skip_special_tokens and token_id in self._special_ids
+    def _is_visible(self, token_id: int, skip_special_tokens: bool, kept: frozenset[int]) -> bool:
+        is_skipped = skip_special_tokens and token_id in self._special_ids and token_id not in kept
         return not is_skipped and self.tokenizer.id_to_token(token_id) is not None
+
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """The ids of special tokens by their texts."""
+        return self._special
 
     def special_ids(self, texts: Iterable[str]) -> frozenset[int]:
         """The special tokens among `texts`: as stops they end a text by their ids, because they need not appear in it."""
@@ -79,18 +86,26 @@ class TextStream:
 
     The deltas and the final `flush` concatenate to what `context + tokens` decodes to, beyond what `context` alone decodes
     to. A character is given out once it is whole: nothing that a later token could still change leaves the stream. `context`
-    (the prompt) matters to decoders that drop the space at the very start of a text.
+    (the prompt) matters to decoders that drop the space at the very start of a text. Special tokens among `markers` are text
+    even where others are skipped.
     """
 
-    def __init__(self, vocabulary: Vocabulary, context: Sequence[int] = (), skip_special_tokens: bool = True) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        context: Sequence[int] = (),
+        skip_special_tokens: bool = True,
+        markers: Iterable[str] = (),
+    ) -> None:
         self._vocabulary = vocabulary
         self._skip_special_tokens = skip_special_tokens
-        self._window = vocabulary.last_visible(context, skip_special_tokens, _NUM_CONTEXT_TOKENS)
+        self._kept = vocabulary.special_ids(markers)
+        self._window = vocabulary.last_visible(context, skip_special_tokens, _NUM_CONTEXT_TOKENS, self._kept)
         self._given = vocabulary.decode(self._window)  # the window's text that has left, or belongs to the context
 
     def push(self, token_ids: Iterable[int]) -> str:
         """The text that became certain with these tokens; often empty."""
-        self._window += self._vocabulary.visible(token_ids, self._skip_special_tokens)
+        self._window += self._vocabulary.visible(token_ids, self._skip_special_tokens, self._kept)
         num_open = self._vocabulary.num_trailing_bytes(self._window)
         text = self._vocabulary.decode(self._window[: len(self._window) - num_open])
         settled = text.removesuffix(REPLACEMENT)  # a byte-level decoder shows an unfinished character as one of these

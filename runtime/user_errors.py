@@ -14,12 +14,15 @@ _A_BUG = "This is a bug in coldforge, not in what you gave it: please report the
 
 
 @contextmanager
-def shown_to_user() -> Iterator[None]:
-    """A command's work: what its user can put right ends it with one line, a bug with its traceback and a note."""
+def shown_to_user(shown: type[click.ClickException] = click.ClickException) -> Iterator[None]:
+    """A command's work: what its user can put right ends it with one line, a bug with its traceback and a note.
+
+    `shown` has the exit code.
+    """
     try:
         yield
     except (UserError, Refusal, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise shown(str(error)) from error
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
     except Exception as error:

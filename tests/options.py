@@ -14,9 +14,17 @@ WALKED_IN = {
     "kernels inspect": "tests/optimizer/test_every_option_counts.py",
     "inspect": "tests/optimizer/test_every_option_counts.py",
     "verify": "tests/optimizer/test_every_option_counts.py",
+    "diff": "tests/optimizer/difference/test_difference.py",
     "export": "tests/exporters/test_every_export_option_counts.py",
+    "evaluate": "tests/optimizer/assessment/test_every_evaluate_option_counts.py",
     "serve": "tests/server/test_every_serve_option_counts.py",
     "bench": "tests/bench/test_every_bench_option_counts.py",
+    "registry list": "tests/artifacts/test_registry_commands.py",
+    "registry show": "tests/artifacts/test_registry_commands.py",
+    "registry promote": "tests/artifacts/test_registry_commands.py",
+    "registry rollback": "tests/artifacts/test_registry_commands.py",
+    "registry prune": "tests/artifacts/test_registry_commands.py",
+    "registry verify": "tests/artifacts/test_registry_commands.py",
 }
 
 

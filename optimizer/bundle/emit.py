@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from artifacts.canonical import canonical_json
-from artifacts.manifest import Deployment, Manifest, Precision, Provenance, Quantization
+from artifacts.manifest import Answers, Deployment, Manifest, Precision, Provenance, Quantization
 from artifacts.writer import write_bundle
 from optimizer.bundle.forged import Forged
 from optimizer.importers import Source
@@ -17,6 +17,7 @@ from optimizer.report import Headline, KernelWinner, ReportData, SetAccuracy, Se
 from optimizer.search.precision import Trial, pareto_front
 from optimizer.search.warm_start import KV_CACHE, kv_dtype_of
 from optimizer.weights.prepared_weights import record_sha256
+from runtime.loading import chat_template_of
 
 _LIBRARIES = ("numpy", "optuna", "torch")
 
@@ -56,6 +57,7 @@ def deployment(forged: Forged) -> Deployment:
         kernels=frozen.kernels,
         evaluated=forged.job.target.evaluated,
         serving=forged.serving,
+        answers=_answers(forged),
         provenance=Provenance(
             sources=forged.job.sources,
             tool_version=version("coldforge"),
@@ -70,6 +72,16 @@ def deployment(forged: Forged) -> Deployment:
             ),
         ),
     )
+
+
+def _answers(forged: Forged) -> Answers:
+    """The formats that model.yaml names, else those that the chat template shows."""
+    stated, source = forged.job.spec.answers, forged.source
+    template = chat_template_of(source.chat_template, source.generation_config, Answers(**stated.model_dump()))
+    if template is None:
+        return Answers()
+    tools, reasoning = template.formats.names
+    return Answers(tools=tools, reasoning=reasoning)
 
 
 def evaluation_record(forged: Forged) -> dict[str, object]:

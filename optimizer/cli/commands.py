@@ -8,7 +8,9 @@ from typing import Literal
 
 import click
 
+from optimizer.cli.evaluate import evaluate
 from optimizer.cli.kernels import kernels
+from optimizer.cli.registry import registry
 from runtime.bench.command import bench
 from runtime.cli import serve
 from runtime.user_errors import shown_to_user
@@ -114,11 +116,29 @@ def export(bundle: Path, form: str, output: Path, dtype: Literal["float16", "bfl
         click.echo(line)
 
 
+@click.command()
+@click.argument("left", metavar="A", type=click.Path(path_type=Path))
+@click.argument("right", metavar="B", type=click.Path(path_type=Path))
+@click.option("--html", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="Also write a page of it.")
+@shown_to_user()
+def diff(left: Path, right: Path, html: Path | None) -> None:
+    """Show two bundles side by side: plan, kernels, limits, accuracy, speed, evidence. Both are verified first."""
+    from optimizer.difference import Facts, difference_of
+    from optimizer.difference.page import render_difference
+    from optimizer.difference.terminal import show
+
+    difference = difference_of(Facts.read(left), Facts.read(right))
+    show(difference)
+    if html is not None:
+        html.write_text(render_difference(difference), encoding="utf-8")
+        click.echo(f"wrote {html}")
+
+
 @click.group()
 @click.version_option(package_name="coldforge")
 def coldforge() -> None:
     """Forge a model into a frozen deployment bundle, then serve it."""
 
 
-for command in (optimize, serve, bench, inspect, verify, export, kernels):
+for command in (optimize, serve, bench, evaluate, inspect, verify, diff, export, kernels, registry):
     coldforge.add_command(command)

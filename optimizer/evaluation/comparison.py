@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 from optimizer.evaluation.evaluation import rounded
 from optimizer.evaluation.gate import Fidelity, NonInferiority, Verdict
 from optimizer.evaluation.paired import Paired
 from optimizer.evaluation.sequential import Hopelessness
 from optimizer.evaluation.sets.item_set import ItemSet, Marked
-from optimizer.evaluation.subject import Subject
 
 #: items that are asked together, and between two looks of the sequential test
 BATCH_ITEMS = 16
+
+
+class Asked(Protocol):
+    """A model that answers items: a `Subject`, or what stands behind an endpoint."""
+
+    def results(self, item_set: ItemSet, items: Sequence[Mapping[str, Any]]) -> list[Marked]:
+        """One result for each item."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -83,8 +91,8 @@ class Comparison:
 
 def compare_on(
     item_set: ItemSet,
-    baseline: Subject,
-    candidate: Subject,
+    baseline: Asked,
+    candidate: Asked,
     *,
     seed: int,
     on_item: Callable[[], object] = lambda: None,
@@ -110,7 +118,7 @@ def compare_on(
 
 
 def compare_all(
-    sets: Sequence[ItemSet], baseline: Subject, candidate: Subject, *, seed: int, on_item: Callable[[], object] = lambda: None
+    sets: Sequence[ItemSet], baseline: Asked, candidate: Asked, *, seed: int, on_item: Callable[[], object] = lambda: None
 ) -> dict[str, Comparison]:
     """Set name -> comparison, up to the first set that is not passed: its candidate has failed, whatever the others say."""
     comparisons: dict[str, Comparison] = {}

@@ -64,7 +64,7 @@ class Subject:
                 f"an item needs {longest} tokens with its answer, and the model's context has {self._engine.max_model_len}; "
                 "lower num_fewshot, max_tokens or context_tokens"
             )
-        return ask(self._engine, self._vocabulary, questions)
+        return ask(self._engine, self._vocabulary, self.prompts.formats, questions)
 
     def _keep(self, key: str, marked: Marked) -> None:
         self._known[key] = marked

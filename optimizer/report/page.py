@@ -54,8 +54,8 @@ class ItemRow:
     passed: bool | None
 
 
-def render_report(data: ReportData) -> str:
-    """report.html of `data`: one self-contained page (no script, no request), the same bytes for the same data."""
+def report_environment() -> Environment:
+    """What the pages of this folder are rendered in: everything is escaped, and numbers have filters."""
     environment = Environment(
         loader=PackageLoader("optimizer.report", "."),
         autoescape=True,
@@ -65,15 +65,24 @@ def render_report(data: ReportData) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"figures": figures, "byte_size": byte_size, "percentage": percentage}
-    return environment.get_template("report.html.jinja").render(
-        data=data,
-        charts=charts,
-        maps=maps,
-        accuracy_rows=[(accuracy, _accuracy_rows(accuracy)) for accuracy in data.accuracy],
-        item_rows=[row for one in data.items for row in _item_rows(one)],
-        front=sorted((trial for trial in data.trials if trial.on_front), key=lambda t: (t.latency_ms, t.number)),
-        surface=_surface(data.step_latencies),
-        heat_steps=range(maps.HEAT_STEPS),
+    return environment
+
+
+def render_report(data: ReportData) -> str:
+    """report.html of `data`: one self-contained page (no script, no request), the same bytes for the same data."""
+    return (
+        report_environment()
+        .get_template("report.html.jinja")
+        .render(
+            data=data,
+            charts=charts,
+            maps=maps,
+            accuracy_rows=[(accuracy, _accuracy_rows(accuracy)) for accuracy in data.accuracy],
+            item_rows=[row for one in data.items for row in _item_rows(one)],
+            front=sorted((trial for trial in data.trials if trial.on_front), key=lambda t: (t.latency_ms, t.number)),
+            surface=_surface(data.step_latencies),
+            heat_steps=range(maps.HEAT_STEPS),
+        )
     )
 
 

@@ -18,6 +18,7 @@ from optimizer.records.progress import Reporter
 from optimizer.run.forge import forge
 from optimizer.run.freed_memory import keep_freed_memory
 from optimizer.run.planning import plan_for_shapes
+from optimizer.run.workspace import held, workspace_of
 from optimizer.spec import ModelSpec, SearchSpec, known_devices, load_spec
 from optimizer.stages.job import Job
 from search_spaces.located_yaml import rule_of
@@ -36,7 +37,7 @@ class Overrides:
 
 
 def run_optimize(spec_path: Path, overrides: Overrides, reporter: Reporter | None = None) -> Path:
-    """Make the bundle and return its folder. Raises NothingPasses and UserError."""
+    """Make the bundle and return its folder. Raises NothingPasses and UserError, WorkspaceHeld among them."""
     reporter = reporter or Reporter()
     keep_freed_memory()
     spec = apply(load_spec(spec_path), overrides)
@@ -44,18 +45,22 @@ def run_optimize(spec_path: Path, overrides: Overrides, reporter: Reporter | Non
         raise UserError(f"bundles cannot be built for {unknown[0]!r} yet; --gpu can be {', '.join(buildable_names())}")
     if spec.is_planning and spec.devices == ("cpu",):
         raise UserError("source: random plans for a GPU: a CPU is measured with the real model; set target, or give --gpu")
-    workspace = spec.output.with_name(spec.output.name + ".work")
-    workspace.mkdir(parents=True, exist_ok=True)
     limit_threads(host().num_cores)
-    job = Job.open(spec, workspace, reporter)
-    if spec.is_planning:
-        plan_for_shapes(job)
-        return spec.output
-    forged = forge(job)
-    reporter.say("writing the bundle")
-    emit(forged, spec.output, partial(admit, forged=forged, ledger=job.ledger, reporter=reporter))
-    _conclude(forged, reporter)
+    workspace = workspace_of(spec.output)
+    with held(workspace):
+        _make(Job.open(spec, workspace, reporter))
     return spec.output
+
+
+def _make(job: Job) -> None:
+    """The bundle of `job`, on disk."""
+    if job.spec.is_planning:
+        plan_for_shapes(job)
+        return
+    forged = forge(job)
+    job.reporter.say("writing the bundle")
+    emit(forged, job.spec.output, partial(admit, forged=forged, ledger=job.ledger, reporter=job.reporter))
+    _conclude(forged, job.reporter)
 
 
 def apply(spec: ModelSpec, overrides: Overrides) -> ModelSpec:

@@ -17,6 +17,7 @@ SET_OPTIONS = {
     "gsm8k": {"path", "metric", "num_fewshot", "chat", "max_tokens"},
     "humaneval": {"path", "chat", "max_tokens"},
     "retrieval": {"chat", "context_tokens"},
+    "tools": {"path", "metric", "max_tokens"},
     "chat_template": set[str](),
 }
 

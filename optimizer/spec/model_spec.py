@@ -25,6 +25,7 @@ from pydantic import (
 
 from artifacts.errors import UserError
 from artifacts.file_digest import file_sha256
+from optimizer.spec.answers_spec import AnswersSpec
 from optimizer.spec.evaluation_spec import EvaluationSpec
 from optimizer.spec.generation_spec import GenerationSpec
 from optimizer.spec.hub_names import advice_on
@@ -199,6 +200,7 @@ class ModelSpec(Section):
     gate: GateSpec = GateSpec(max_kl=0.05, max_perplexity_increase=0.01)
     workload: WorkloadSpec = WorkloadSpec()
     generation: GenerationSpec = GenerationSpec()
+    answers: AnswersSpec = AnswersSpec()
     search: SearchSpec = SearchSpec()
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     output: AnyPath = Field(default_factory=lambda spec: f"bundles/{spec['name']}", validate_default=True)
@@ -225,7 +227,7 @@ class ModelSpec(Section):
 
     @model_validator(mode="after")
     def _planning_needs_only_shapes(self) -> Self:
-        idle = self.model_fields_set & {"evaluation", "quantization", "gate", "generation", "seed"}
+        idle = self.model_fields_set & {"evaluation", "quantization", "gate", "generation", "answers", "seed"}
         if self.is_planning and idle:
             raise ValueError(
                 f"source: random plans only for shapes: nothing is evaluated, quantized or sampled; remove {min(idle)}"
@@ -246,9 +248,10 @@ class ModelSpec(Section):
         """sha256 of all that determines a measurement or a suggestion: the name of the study that a rerun goes on with.
 
         `sources` maps the model's files to their sha256. Files count by content, wherever they lie; how long to search,
-        where to keep it, which plan to take, what to prove it on, how a server samples and where to write it do not count.
+        where to keep it, which plan to take, what to prove it on, how a server samples, how it reads answers and where to
+        write it do not count.
         """
-        left_out = {"name", "source", "config", "output", "search", "generation"}
+        left_out = {"name", "source", "config", "output", "search", "generation", "answers"}
         content = self.model_dump(mode="json", exclude=dict.fromkeys(left_out, True) | {"evaluation": {"sets"}})
         content["evaluation"]["text"] = [file_sha256(path) for path in self.evaluation.text]
         content["quantization"]["calibration"]["text"] = [file_sha256(path) for path in self.quantization.calibration.text]

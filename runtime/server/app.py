@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -17,7 +18,7 @@ from runtime.engine_core import EngineCore
 from runtime.request import RequestError
 from runtime.server import chat_route, completion_route, messages_route, page_route, responses_route, token_routes
 from runtime.server.admission import Overloaded
-from runtime.server.api_key import ApiKey
+from runtime.server.api_key import ApiKeys
 from runtime.server.bodies import BodyReader, BodyRoute
 from runtime.server.errors import on_engine_failure, on_failure, on_http_error, on_overload, on_request_error
 from runtime.server.request_guard import RequestGuard
@@ -49,6 +50,7 @@ def create_app(
     generation_config: Mapping[str, Any] | None = None,
     report: bytes | None = None,
     api_key: str | None = None,
+    api_keys: Path | None = None,
     max_queue: int = MAX_QUEUE,
     max_wait_s: float = MAX_WAIT_S,
     max_body_bytes: int | None = None,
@@ -60,7 +62,7 @@ def create_app(
     `generation_config` is the content of generation_config.json, `report` that of report.html. At most `max_queue` sequences
     wait beyond those that run, and none longer than `max_wait_s`. `max_body_bytes` None is what a prompt that fills the
     model's context can need. `app.state.service` is the `Service`: set its `draining` to refuse new work. Raises UserError
-    on a malformed generation_config, and as `ApiKey` does.
+    on a malformed generation_config, and as `ApiKeys` does.
     """
     service = Service.over(
         engine,
@@ -72,6 +74,7 @@ def create_app(
         max_wait_s=max_wait_s,
         keep_alive_s=keep_alive_s,
     )
+    service.grammars.get_ready()  # now, not beside the first requests: other threads have to wait for it
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -84,7 +87,7 @@ def create_app(
     app.state.bodies = BodyReader(service.workers, service.metrics)
     app.add_middleware(
         RequestGuard,
-        api_key=None if api_key is None else ApiKey(api_key),
+        api_keys=None if api_key is None and api_keys is None else ApiKeys(api_key, api_keys),
         max_body_bytes=max_body_bytes or largest_body(service.text_bound, engine.max_model_len),
         body_timeout_s=body_timeout_s,
         metrics=service.metrics,
@@ -126,6 +129,11 @@ def _add_status_routes(app: FastAPI, service: Service) -> None:
     async def health() -> dict[str, str]:
         service.check_accepting()
         return {"status": "ok"}
+
+    @app.get("/ready")
+    async def ready() -> dict[str, str]:
+        service.check_accepting()
+        return {"status": "ready"}
 
     @app.get("/version")
     async def version() -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runtime.server.encoding import encode_chat
-from runtime.server.generation import Generation, Prompt, start
+from runtime.server.generation import Generation, start
 from runtime.server.protocol_chat import ChatCompletionBody
 from runtime.server.service import Service
 
@@ -17,7 +17,7 @@ async def start_chat(service: Service, body: ChatCompletionBody, num_bytes: int,
         service,
         body,
         1,
-        lambda: [Prompt(encode_chat(service, body))],
+        lambda: [encode_chat(service, body)],
         num_bytes=num_bytes,
         id_prefix=id_prefix,
         max_tokens=body.answer_limit,

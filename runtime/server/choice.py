@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runtime.answer.events import AnswerEvent, EndReason, TextDelta
-from runtime.answer.reader import AnswerReader, PlainReader
+from runtime.answer.reading import PLAIN, AnswerReading
 from runtime.request import FinishReason, Logprobs, SamplingParams, TokenOutput
 from runtime.server.metrics import SequenceClock
 from runtime.server.protocol_generation import GenerationBody
@@ -52,7 +52,7 @@ class Choice:
         body: GenerationBody,
         clock: SequenceClock,
         echo_text: str = "",
-        reader: AnswerReader | None = None,
+        reading: AnswerReading = PLAIN,
     ) -> None:
         self.index = index
         self.request_id = request_id
@@ -66,11 +66,11 @@ class Choice:
         self._prompt_token_ids = prompt_token_ids
         self._min_tokens = params.min_tokens
         self._includes_stop = body.include_stop_str_in_output
-        self._text = TextStream(vocabulary, prompt_token_ids, body.skip_special_tokens)
+        self._text = TextStream(vocabulary, prompt_token_ids, body.skip_special_tokens, reading.markers)
         self._stops = StopStrings(body.stop or (), body.include_stop_str_in_output)
         self._special_stops = vocabulary.special_ids(body.stop or ())
         self._echo_text = echo_text
-        self._reader = reader or PlainReader()
+        self._reader = reading.new_reader()
         self._text_length = 0
         self._scored_tokens: list[ScoredToken] = []
 

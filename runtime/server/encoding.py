@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from runtime.server.generation import too_long
+from runtime.server.answer_reading import answer_reading, reasoning_in
+from runtime.server.generation import Prompt, too_long
 from runtime.server.prompts import render_chat, truncate
 from runtime.server.protocol_chat import ChatCompletionBody
 from runtime.server.service import Service
@@ -15,13 +16,17 @@ def encode_text(service: Service, text: str, add_special_tokens: bool, cut: int 
     return service.prompts.encode(text, add_special_tokens)
 
 
-def encode_chat(service: Service, body: ChatCompletionBody) -> list[int]:
-    """Ids of the chat. Raises ApiError 400 as `encode_text` does; a message is at least one token."""
+def encode_chat(service: Service, body: ChatCompletionBody) -> Prompt:
+    """The chat, and what reads answers to it. Raises ApiError 400 as `encode_text` does; a message is at least one token."""
     cut = body.truncate_prompt_tokens
     if cut is None:
         _check(service, len(body.messages))
-    token_ids = encode_text(service, render_chat(service.prompts, body), body.add_special_tokens, cut)
-    return truncate(token_ids, cut, service.engine.max_model_len, body.num_answer_tokens)
+    text = render_chat(service.prompts, body)
+    token_ids = encode_text(service, text, body.add_special_tokens, cut)
+    kept = truncate(token_ids, cut, service.engine.max_model_len, body.num_answer_tokens)
+    formats = service.prompts.formats
+    reasoning = reasoning_in(formats, body, text, service.vocabulary)
+    return Prompt(kept, reading=answer_reading(formats, body, text), reasoning=reasoning)
 
 
 def _check(service: Service, min_num_tokens: int) -> None:

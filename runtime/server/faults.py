@@ -53,12 +53,14 @@ def _path(loc: Sequence[int | str], body: object, kind: str) -> tuple[int | str,
     """`loc` without what pydantic adds for the forms of a field: the parts that lead through `body`."""
     place: Any = body
     parts: list[int | str] = []
+    leads_on = False
     for part in loc:
         leads_on = isinstance(part, int) if isinstance(place, list) else isinstance(place, dict) and part in place
         if leads_on:
             place = place[part]
             parts.append(part)
-    return (*parts, loc[-1]) if kind == "missing" else tuple(parts)
+    is_absent = kind == "missing" and not leads_on  # what is null is there
+    return (*parts, loc[-1]) if is_absent else tuple(parts)
 
 
 def _sentence(path: str, faults: Sequence[ErrorDetails]) -> str:

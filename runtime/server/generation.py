@@ -7,15 +7,19 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
-from runtime.answer.reader import AnswerReader, PlainReader
-from runtime.request import Request
+from runtime.answer.reading import PLAIN, AnswerReading
+from runtime.grammar import Grammar
+from runtime.reasoning import Reasoning
+from runtime.request import Request, RequestError
 from runtime.server.admission import Overloaded
+from runtime.server.caller import CALLER
 from runtime.server.choice import Choice, Increment
 from runtime.server.errors import ApiError, invalid
 from runtime.server.metrics import SequenceClock
 from runtime.server.protocol_generation import GenerationBody, StreamOptions, Usage
 from runtime.server.sampling import sampling_params
 from runtime.server.service import Service
+from runtime.server.structured import asked_grammar
 from runtime.server.token_stream import EngineFailure, TokenStream
 
 
@@ -34,7 +38,7 @@ class Generation:
         self._reason_if_unfinished = "abort"
 
     async def increments(self) -> AsyncIterator[tuple[Choice, Increment]]:
-        """What the choices gain, as it comes. Raises EngineFailure, and Overloaded if they waited too long."""
+        """What the choices gain, as it comes. Raises EngineFailure, RequestError, and Overloaded if they waited too long."""
         by_request_id = {choice.request_id: choice for choice in self.choices}
         try:
             async for output in self._stream:
@@ -44,7 +48,7 @@ class Generation:
                     self._stream.abort(choice.request_id)  # a stop string may end it before the engine does
                 if increment is not None:
                     yield choice, increment
-        except (EngineFailure, Overloaded):
+        except (EngineFailure, Overloaded, RequestError):
             self._reason_if_unfinished = "error"
             raise
 
@@ -87,12 +91,15 @@ class Generation:
 class Prompt:
     """`echo_text`, if the prompt is to be echoed, begins its choices' texts, and their logprobs then cover it too.
 
-    `reader` makes what reads the answer of a choice.
+    `reading` says how its answers are read. They are held to `grammar`; with `reasoning`, what comes after it. A grammar here
+    counts instead of one that the body asks for.
     """
 
     token_ids: list[int]
     echo_text: str | None = None
-    reader: Callable[[], AnswerReader] = PlainReader
+    reading: AnswerReading = PLAIN
+    grammar: Grammar | None = None
+    reasoning: Reasoning | None = None
 
 
 def too_long(num_tokens: int | str, max_model_len: int) -> ApiError:
@@ -129,16 +136,20 @@ async def start(
     service.engine.check_room(num_sequences)
     id = f"{id_prefix}-{uuid.uuid4().hex}"
     arrival_s = time.perf_counter()
+    client = CALLER.get().client
 
     def prepare() -> tuple[list[Choice], list[Request], list[int]]:
         choices: list[Choice] = []
         requests: list[Request] = []
+        asked = asked_grammar(body)
         prompts = encode()
         for prompt in prompts:
             token_ids = prompt.token_ids
             room = service.engine.max_model_len - len(token_ids)
             if room < (0 if max_tokens == 0 else 1):
                 raise too_long(len(token_ids), service.engine.max_model_len)
+            grammar = prompt.grammar or asked
+            constraint = None if grammar is None else service.grammars.compile(grammar)
             for i in range(body.n):
                 params = sampling_params(
                     body,
@@ -152,7 +163,16 @@ async def start(
                 )
                 stops = params.stop_token_ids | service.vocabulary.special_ids(body.stop or ())
                 params = replace(params, stop_token_ids=stops)
-                request = Request(f"{id}-{len(requests)}", token_ids, params)
+                request = Request(
+                    f"{id}-{len(requests)}",
+                    token_ids,
+                    params,
+                    constraint,
+                    prompt.reasoning,
+                    priority=body.priority,
+                    client=client,
+                    cache_salt=body.cache_salt,
+                )
                 choices.append(
                     Choice(
                         index=len(requests),
@@ -163,7 +183,7 @@ async def start(
                         body=body,
                         clock=SequenceClock(service.metrics, arrival_s),
                         echo_text=prompt.echo_text or "",
-                        reader=prompt.reader(),
+                        reading=prompt.reading,
                     )
                 )
                 requests.append(request)

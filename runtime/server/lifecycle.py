@@ -21,7 +21,7 @@ from artifacts.errors import UserError
 from runtime.server.connections import TimedProtocol
 from runtime.server.errors import error_body
 from runtime.server.service import Service
-from runtime.serving_limits import DRAIN_TIMEOUT_S
+from runtime.serving_limits import DRAIN_TIMEOUT_S, HTTP_KEEP_ALIVE_S
 
 logger = logging.getLogger(__name__)
 _FLUSH_TIMEOUT_S = 5
@@ -79,7 +79,17 @@ class Server(uvicorn.Server):
     A second signal, or one while the model loads, ends the process at once, by that signal.
     """
 
-    def __init__(self, build: Callable[[], FastAPI], host: str, port: int, drain_timeout_s: float = DRAIN_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        build: Callable[[], FastAPI],
+        host: str,
+        port: int,
+        drain_timeout_s: float = DRAIN_TIMEOUT_S,
+        *,
+        http_keep_alive_s: int = HTTP_KEEP_ALIVE_S,
+        logs_as_json: bool = False,
+    ) -> None:
+        """`logs_as_json`: the process's own log takes uvicorn's lines too."""
         self.loading = LoadingApp(build, self._exit)
         super().__init__(
             uvicorn.Config(
@@ -89,7 +99,9 @@ class Server(uvicorn.Server):
                 http=TimedProtocol,
                 lifespan="on",
                 access_log=False,
+                log_config=None if logs_as_json else uvicorn.config.LOGGING_CONFIG,
                 log_level="warning",
+                timeout_keep_alive=http_keep_alive_s,
                 timeout_graceful_shutdown=_FLUSH_TIMEOUT_S,
             )
         )
@@ -134,13 +146,21 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(build: Callable[[], FastAPI], host: str, port: int, drain_timeout_s: float = DRAIN_TIMEOUT_S) -> None:
-    """Listen at once, load with `build`, serve until told to stop.
+def serve(
+    build: Callable[[], FastAPI],
+    host: str,
+    port: int,
+    drain_timeout_s: float = DRAIN_TIMEOUT_S,
+    *,
+    http_keep_alive_s: int = HTTP_KEEP_ALIVE_S,
+    logs_as_json: bool = False,
+) -> None:
+    """Listen at once, load with `build`, serve until told to stop. Options as `Server` has them.
 
     Raises what `build` raises, and CannotListen, before anything is loaded.
     """
     listener = listen(host, port)
-    server = Server(build, host, port, drain_timeout_s)
+    server = Server(build, host, port, drain_timeout_s, http_keep_alive_s=http_keep_alive_s, logs_as_json=logs_as_json)
     server.run([listener])
     if server.loading.failure is not None:
         raise server.loading.failure

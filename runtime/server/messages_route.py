@@ -46,7 +46,7 @@ def add(router: APIRouter, service: Service) -> None:
 def counted(service: Service, body: CountTokensBody) -> TokenCount:
     """How long the prompt would be. Raises ApiError 400, RequestError."""
     with named(NAMES):
-        return TokenCount(input_tokens=len(encode_chat(service, to_chat(body))))
+        return TokenCount(input_tokens=len(encode_chat(service, to_chat(body)).token_ids))
 
 
 async def create_message(service: Service, body: MessagesBody, http: Request) -> Response:

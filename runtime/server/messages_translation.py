@@ -25,10 +25,13 @@ from runtime.server.translated import as_chat
 NAMES = {
     "chat_template_kwargs": "thinking",
     "max_completion_tokens": "max_tokens",
+    "messages": "messages",
     "reasoning_effort": "output_config.effort",
     "response_format": "output_config.format",
     "stop": "stop_sequences",
     "thinking_token_budget": "thinking.budget_tokens",
+    "tool_choice": "tool_choice",
+    "tools": "tools",
 }
 
 
@@ -100,13 +103,11 @@ def _text(content: str | Sequence[Block]) -> str | list[dict[str, str]]:
 
 def tool_fields(body: CountTokensBody) -> dict[str, Any]:
     """The chat's `tools`, `tool_choice`, `parallel_tool_calls`."""
-    choice = body.tool_choice
-    if not body.tools:
-        if choice is not None and choice.type in ("any", "tool"):
-            raise invalid(f"tool_choice needs tools, got {choice.type!r} without any", "tool_choice")
-        return {}
     fields: dict[str, Any] = {"tools": [_tool(tool) for tool in body.tools]}
+    choice = body.tool_choice
     if choice is not None:
+        if not body.tools and choice.type in ("any", "tool"):
+            raise invalid(f"tool_choice {choice.type!r} needs tools, got none; add tools or leave it out", "tool_choice")
         named = {"type": "function", "function": {"name": choice.name}}
         fields["tool_choice"] = named if choice.type == "tool" else "required" if choice.type == "any" else choice.type
         fields["parallel_tool_calls"] = not choice.disable_parallel_tool_use

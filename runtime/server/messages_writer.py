@@ -29,7 +29,7 @@ class MessageWriter:
         self._pieces: list[str] = []
 
     def begin(self) -> Iterator[MessageEvent]:
-        yield MessageEvent(type="message_start", message=self.message.model_copy())
+        yield MessageEvent(type="message_start", message=self.message.model_copy(update={"content": []}))
 
     def push(self, event: AnswerEvent) -> Iterator[MessageEvent]:
         if isinstance(event, CallStart):

@@ -12,6 +12,7 @@ def render_chat(prompts: Prompts, chat: ChatPrompt) -> str:
         [message.model_dump(exclude_unset=True) for message in chat.messages],
         add_generation_prompt=chat.add_generation_prompt,
         continue_final_message=chat.continue_final_message,
+        tools=chat.offer.tools or None,
         variables=chat.template_variables,
     )
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from runtime.answer.events import EndReason
 from runtime.server.protocol_generation import Body, GenerationBody, Integer, Usage
+from runtime.server.protocol_tools import MadeCall, Offer, ToolChoice, Tools
 from runtime.server.wording import shown
 
 
@@ -31,12 +32,15 @@ class ChatMessage(BaseModel):
 
     role: str
     content: str | Annotated[list[ContentPart], Field(fail_fast=True)] | None = None
+    tool_calls: Annotated[list[MadeCall], Field(fail_fast=True)] | None = None
+    tool_call_id: str | None = None
 
     @model_validator(mode="after")
-    def _refuse_tools_and_audio(self) -> ChatMessage:
-        for name in ("tool_calls", "function_call", "audio"):
+    def _refuse_what_is_not_text(self) -> ChatMessage:
+        reasons = {"function_call": "use tool_calls", "audio": "only text is supported here"}
+        for name, reason in reasons.items():
             if value := (self.model_extra or {}).get(name):
-                raise ValueError(f"must not have {name}, got {shown(value)}: only text is supported here")
+                raise ValueError(f"must not have {name}, got {shown(value)}: {reason}")
         return self
 
 
@@ -50,6 +54,20 @@ class ChatPrompt(Body):
     chat_template_kwargs: dict[str, Any] | None = None
     documents: list[dict[str, Any]] | None = None
     reasoning_effort: str | None = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool = True
+    _offer: Offer = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _tools_agree(self) -> ChatPrompt:
+        self._offer = Offer(self.tools, self.tool_choice, self.parallel_tool_calls)
+        return self
+
+    @property
+    def offer(self) -> Offer:
+        """The functions that the model may call."""
+        return self._offer
 
     @property
     def template_variables(self) -> dict[str, Any]:
@@ -59,6 +77,9 @@ class ChatPrompt(Body):
 
 
 class ChatCompletionBody(GenerationBody, ChatPrompt):
+    """Thoughts are left out of the answer unless `include_reasoning`; the model thinks all the same."""
+
+    include_reasoning: bool = True
     max_tokens: Annotated[Integer, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[Integer, Field(ge=1)] | None = None
     logprobs: bool = False

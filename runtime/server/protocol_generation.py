@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticKnownError
@@ -87,8 +87,45 @@ class StreamOptions(JsonObject):
     continuous_usage_stats: bool = False
 
 
+class JsonSchemaFormat(JsonObject):
+    """`strict` changes nothing: an answer is always held to the schema. Name and description are for the client."""
+
+    name: str | None = None
+    description: str | None = None
+    schema_: dict[str, Any] | bool | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
 class ResponseFormat(JsonObject):
-    type: str = "text"
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: JsonSchemaFormat | None = None
+    schema_: dict[str, Any] | bool | None = Field(None, alias="schema")
+
+
+#: Lists, objects and texts of which one is wanted are not empty.
+Pattern = Annotated[str, Field(min_length=1)]
+Choices = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, fail_fast=True)]
+JsonSchema = dict[str, Any] | bool | str
+
+
+class StructuredOutputs(JsonObject):
+    """vLLM's field: one of the first five."""
+
+    json_: JsonSchema | None = Field(None, alias="json")
+    json_object: bool = False
+    regex: Pattern | None = None
+    choice: Choices | None = None
+    grammar: Pattern | None = None
+    whitespace_pattern: str | None = None
+    disable_any_whitespace: bool = False
+    disable_fallback: bool = False
+    disable_additional_properties: bool = False
+
+    @model_validator(mode="after")
+    def _refuse_tags(self) -> StructuredOutputs:
+        if tag := (self.model_extra or {}).get("structural_tag"):
+            raise ValueError(f"structural_tag is not supported here, got {shown(tag)}: use grammar")
+        return self
 
 
 class GenerationBody(Body):
@@ -119,14 +156,23 @@ class GenerationBody(Body):
     skip_special_tokens: bool = True
     truncate_prompt_tokens: Annotated[Integer, Field(ge=-1)] | None = None
     response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: JsonSchema | None = None
+    guided_regex: Pattern | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: Pattern | None = None
+    guided_whitespace_pattern: str | None = None
+    json_schema: JsonSchema | None = None
+    regex: Pattern | None = None
+    grammar: Pattern | None = None
+    ebnf: Pattern | None = None
+    thinking_token_budget: Annotated[Integer, Field(ge=-1, le=_LARGEST)] | None = None
+    priority: Annotated[Integer, Field(ge=-(2**31), le=_LARGEST)] = 0
+    cache_salt: Annotated[str, Field(max_length=256)] = ""
     user: str | None = None
 
     @model_validator(mode="after")
     def _fields_agree(self) -> GenerationBody:
-        if self.response_format is not None and self.response_format.type != "text":
-            raise ValueError(
-                f"response_format must be of type 'text', got {shown(self.response_format.type)}: others are not supported here"
-            )
         if (self.stream_options.include_usage or self.stream_options.continuous_usage_stats) and not self.stream:
             raise ValueError("stream_options needs stream to be true")
         if self.truncate_prompt_tokens == 0:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import time
+import uuid
 from contextlib import suppress
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from runtime.server.api_key import ApiKey
+from runtime.server.access_log import log_access
+from runtime.server.api_key import ApiKeys
+from runtime.server.caller import CALLER, Caller
 from runtime.server.errors import ApiError, error_body
 from runtime.server.metrics import ServerMetrics
 
-_OPEN_PATHS = frozenset({"/", "/health", "/metrics", "/version"})
+_OPEN_PATHS = frozenset({"/", "/health", "/ready", "/metrics", "/version"})
+_REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
 #: How long the rest of a refused body is taken in and dropped, in all and while nothing comes. A socket that is closed
 #: with bytes unread is reset, and a reset can overtake the answer.
@@ -22,13 +28,16 @@ _LINGER_IDLE_S = 1.0
 
 
 class RequestGuard:
-    """401 without the key, 413 for a body over the limit, 408 for one that is not whole in time. `api_key` None lets all in."""
+    """401 without a key, 413 for a body over the limit, 408 for one that is not whole in time. `api_keys` None lets all in.
+
+    From here on `CALLER` says who asks. Every answer has the request's x-request-id: the client's own, or a new one.
+    """
 
     def __init__(
-        self, app: ASGIApp, *, api_key: ApiKey | None, max_body_bytes: int, body_timeout_s: float, metrics: ServerMetrics
+        self, app: ASGIApp, *, api_keys: ApiKeys | None, max_body_bytes: int, body_timeout_s: float, metrics: ServerMetrics
     ) -> None:
         self._app = app
-        self._api_key = api_key
+        self._api_keys = api_keys
         self._max_body_bytes = max_body_bytes
         self._body_timeout_s = body_timeout_s
         self._metrics = metrics
@@ -39,26 +48,42 @@ class RequestGuard:
             return
 
         body = _Body(receive, self._max_body_bytes, self._body_timeout_s)
+        headers = Headers(scope=scope)
+        client = self._client(headers)
+        caller = Caller(_request_id(headers), client or "")
+        CALLER.set(caller)
+        begin_s = time.monotonic()
+        status: int | None = None
         closing = False
 
         async def checked_send(message: Message) -> None:
-            nonlocal closing
+            nonlocal closing, status
             if message["type"] == "http.response.start":
                 route = getattr(scope.get("route"), "path", "other")  # never the raw path: clients choose that
                 self._metrics.responses.labels(route, message["status"]).inc()
                 closing = Headers(raw=message["headers"]).get("connection") == "close"
+                status = message["status"]
+                message = {**message, "headers": [*message["headers"], (b"x-request-id", caller.request_id.encode())]}
             elif closing and not message.get("more_body", False):
                 await send({**message, "more_body": True})
                 await body.drop()
                 message = {"type": "http.response.body"}
             await send(message)
 
-        await (self._refusal(scope) or self._app)(scope, body.receive, checked_send)
+        try:
+            await (self._refusal(scope, headers, client) or self._app)(scope, body.receive, checked_send)
+        finally:
+            log_access(scope, status, time.monotonic() - begin_s)
 
-    def _refusal(self, scope: Scope) -> JSONResponse | None:
-        headers = Headers(scope=scope)
-        key = None if scope["path"] in _OPEN_PATHS else self._api_key
-        if key is not None and not any(key.is_in(shown) for shown in _shown(headers)):
+    def _client(self, headers: Headers) -> str | None:
+        """The name of the request's key, "" where none is needed; None if it has none and needs one."""
+        if self._api_keys is None:
+            return ""
+        names = (self._api_keys.name_of(shown) for shown in _shown(headers))
+        return next((name for name in names if name is not None), None)
+
+    def _refusal(self, scope: Scope, headers: Headers, client: str | None) -> JSONResponse | None:
+        if client is None and scope["path"] not in _OPEN_PATHS:
             message = "the API key is missing or wrong; send it as Authorization: Bearer KEY, or as x-api-key: KEY"
             return JSONResponse(
                 error_body(401, message, code="invalid_api_key", path=scope["path"]), 401, {"WWW-Authenticate": "Bearer"}
@@ -70,6 +95,12 @@ class RequestGuard:
                 error_body(413, _too_large(self._max_body_bytes), path=scope["path"]), 413, {"Connection": "close"}
             )
         return None
+
+
+def _request_id(headers: Headers) -> str:
+    """The client's own if it can stand in a log and a header."""
+    given = headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def _shown(headers: Headers) -> tuple[str, str]:

@@ -40,8 +40,8 @@ class ResponseWriter:
         self._logprobs: list[TokenLogprob] = []
 
     def begin(self) -> Iterator[ResponseEvent]:
-        yield self._event("response.created", response=self.response.model_copy())
-        yield self._event("response.in_progress", response=self.response.model_copy())
+        for state in ("created", "in_progress"):
+            yield self._event(f"response.{state}", response=self.response.model_copy(update={"output": []}))
 
     def push(self, event: AnswerEvent, logprobs: Sequence[TokenLogprob] = ()) -> Iterator[ResponseEvent]:
         """`logprobs` are those of the tokens of a text."""

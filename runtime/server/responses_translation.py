@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from runtime.server.errors import invalid
 from runtime.server.protocol_chat import ChatCompletionBody
 from runtime.server.protocol_responses import (
     AllowedTools,
@@ -21,7 +20,6 @@ from runtime.server.protocol_responses import (
     TextFormat,
 )
 from runtime.server.translated import as_chat
-from runtime.server.wording import listed, shown
 
 #: what a field of the chat is called here
 NAMES = {
@@ -30,15 +28,17 @@ NAMES = {
     "max_tokens": "max_output_tokens",
     "response_format": "text.format",
     "reasoning_effort": "reasoning.effort",
+    "tool_choice": "tool_choice",
+    "tools": "tools",
 }
 
 
-def to_chat(body: ResponsesBody, earlier: Sequence[InputItem] = ()) -> ChatCompletionBody:
-    """`earlier` is the conversation that `previous_response_id` goes on with. Raises ApiError 400 in this API's words."""
+def to_chat(body: ResponsesBody, items: Sequence[InputItem]) -> ChatCompletionBody:
+    """`items` are the whole conversation: what was kept of it, and the request's own. ApiError 400 in this API's words."""
     instructions = [] if body.instructions is None else [{"role": "system", "content": body.instructions}]
     fields: dict[str, Any] = {
         **body.chat_fields,
-        "messages": [*instructions, *messages([*earlier, *input_items(body)])],
+        "messages": [*instructions, *messages(items)],
         "model": body.model,
         "stream": body.stream,
         "max_completion_tokens": body.max_output_tokens,
@@ -117,23 +117,23 @@ def response_format(format: TextFormat) -> dict[str, Any] | None:
 
 
 def tool_fields(body: ResponsesBody) -> Mapping[str, Any]:
-    """The chat's `tools`, `tool_choice`, `parallel_tool_calls`. Of allowed tools the model sees no others."""
-    tools, choice = body.tools, body.tool_choice
-    if not tools:
-        if isinstance(choice, str) and choice != "required":
-            return {}
-        raise invalid(f"tool_choice needs tools, got {shown(choice if isinstance(choice, str) else choice.type)} without any")
+    """The chat's `tools`, `tool_choice`, `parallel_tool_calls`."""
+    choice = body.tool_choice
+    chosen: Any = choice
     if isinstance(choice, AllowedTools):
-        allowed = {tool.name for tool in choice.tools}
-        if unknown := allowed - {tool.name for tool in tools}:
-            raise invalid(f"tool_choice.tools must be among the tools, got {listed(sorted(unknown))}", "tool_choice.tools")
-        tools, choice = [tool for tool in tools if tool.name in allowed], choice.mode
-    named = {"type": "function", "function": {"name": choice.name}} if isinstance(choice, NamedTool) else choice
+        allowed = {"mode": choice.mode, "tools": [_named(tool) for tool in choice.tools]}
+        chosen = {"type": "allowed_tools", "allowed_tools": allowed}
+    elif isinstance(choice, NamedTool):
+        chosen = _named(choice)
     return {
-        "tools": [_tool(tool) for tool in tools],
-        "tool_choice": named,
+        "tools": [_tool(tool) for tool in body.tools],
+        "tool_choice": chosen if "tool_choice" in body.model_fields_set else None,
         "parallel_tool_calls": body.parallel_tool_calls,
     }
+
+
+def _named(tool: NamedTool) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": tool.name}}
 
 
 def _tool(tool: FunctionTool) -> dict[str, Any]:

@@ -77,6 +77,7 @@ def sampling_params(
         frequency_penalty=body.frequency_penalty or 0.0,
         repetition_penalty=_first(body.repetition_penalty, defaults.repetition_penalty, 1.0),
         logit_bias=body.logit_bias or {},
+        reasoning_budget=None if body.thinking_token_budget in (None, -1) else body.thinking_token_budget,
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
     )

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from runtime.chat import ChatTemplate
 from runtime.engine_core import EngineCore
+from runtime.grammars import Grammars
 from runtime.heap import return_freed_memory
 from runtime.prompts import Prompts
 from runtime.server.admission import Admission
@@ -40,6 +41,7 @@ class Service:
     defaults: GenerationDefaults
     metrics: ServerMetrics
     workers: Workers
+    grammars: Grammars
     text_bound: TextBound | None
     keep_alive_s: float
     created: int = field(default_factory=lambda: int(time.time()))
@@ -61,20 +63,23 @@ class Service:
     ) -> Service:
         """`engine` behind asyncio, and what its requests need; `engine.start()` is left to the event loop that uses it.
 
-        `generation_config` is the content of generation_config.json: UserError where it is malformed.
+        `generation_config` is the content of generation_config.json:
+        UserError where it is malformed.
         """
         metrics = ServerMetrics(lambda: async_engine.stats)
         async_engine = AsyncEngine(engine, Admission(engine.max_num_seqs, max_queue, max_wait_s), metrics)
         bound = text_bound(tokenizer)
         return_freed_memory()  # of the vocabulary, which was looked through
+        vocabulary = Vocabulary(tokenizer)
         return cls(
             model_name=model_name,
             engine=async_engine,
-            vocabulary=Vocabulary(tokenizer),
+            vocabulary=vocabulary,
             prompts=Prompts(tokenizer, chat_template),
             defaults=GenerationDefaults.from_config(generation_config or {}),
             metrics=metrics,
             workers=Workers(),
+            grammars=Grammars(vocabulary, engine.vocab_size, engine.eos_token_ids),
             text_bound=bound,
             keep_alive_s=keep_alive_s,
         )

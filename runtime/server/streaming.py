@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from runtime.request import RequestError
 from runtime.server.admission import Overloaded
 from runtime.server.errors import error_body
 from runtime.server.token_stream import EngineFailure
@@ -142,6 +143,8 @@ class EventStream(Response):
                 yield self._form.chunk(chunk)
         except Overloaded as error:
             yield self._form.failure(503, str(error), error.reason)
+        except RequestError as error:
+            yield self._form.failure(400, str(error), None)
         except EngineFailure as error:
             yield self._form.failure(500, str(error), None)
         except Exception as error:

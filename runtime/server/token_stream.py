@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from runtime.request import TokenOutput
+from runtime.request import RequestError, TokenOutput
 from runtime.server.admission import Overloaded
 
 
@@ -26,7 +26,10 @@ class TokenStream:
         self._outputs: asyncio.Queue[TokenOutput | EngineFailure | Overloaded] = asyncio.Queue()
 
     async def __aiter__(self) -> AsyncIterator[TokenOutput]:
-        """Yields until every request has finished or been aborted. Raises EngineFailure; Overloaded if none was ever begun."""
+        """Yields until every request has finished or been aborted.
+
+        Raises EngineFailure; Overloaded if none was ever begun; RequestError if one asks for more than can be done.
+        """
         while self._open:
             output = await self._outputs.get()
             if isinstance(output, EngineFailure | Overloaded):
@@ -36,6 +39,8 @@ class TokenStream:
                 continue
             if output.finish_reason is not None:
                 self._open.discard(output.request_id)
+            if isinstance(output.error, RequestError):
+                raise output.error
             if output.error is not None:
                 raise RequestFailure(f"the request failed: {type(output.error).__name__}: {output.error}") from output.error
             yield output

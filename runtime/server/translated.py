@@ -13,6 +13,9 @@ from runtime.server.errors import ApiError, invalid
 from runtime.server.faults import explain
 from runtime.server.protocol_chat import ChatCompletionBody
 
+#: a chat's field -> the object in it that the other APIs do without
+_WRAPPERS = {"tools": "function", "tool_choice": "function", "response_format": "json_schema"}
+
 Names = Mapping[str, str]
 """A chat's field -> the field that says the same in another API."""
 
@@ -46,6 +49,8 @@ def _renamed(message: str, param: str | None, names: Names) -> tuple[str, str | 
     chat_name, _, rest = subject.partition(".")
     if chat_name not in names:
         return message, param
+    wrapper = _WRAPPERS.get(chat_name)
+    rest = ".".join(part for part in rest.split(".") if part != wrapper)
     name = names[chat_name]
     # Where in the messages it is says nothing to the client, who sent other ones; what else has parts is handed on as it is.
     path = f"{name}.{rest}" if rest and chat_name != "messages" else name

@@ -124,3 +124,12 @@ def parts() -> Parts:
 def bundle(tmp_path: Path, parts: Parts) -> Path:
     parts.write(tmp_path / "bundle")
     return tmp_path / "bundle"
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory, parts: Parts) -> list[Path]:
+    """Four bundles that differ in one file."""
+    root = tmp_path_factory.mktemp("bundles")
+    for index in range(4):
+        parts.but(files={**parts.files, "evaluation.json": f"{index}\n".encode()}).write(root / str(index))
+    return [root / str(index) for index in range(4)]

@@ -18,7 +18,7 @@ FILES = {
     path: FileRecord(sha256=hashlib.sha256(path.encode()).hexdigest(), size=len(path))
     for path in ("kernels/cpu.so", "tokenizer.json", "weights/model.safetensors")
 }
-GOLDEN_DIGEST = "ac932f70b790e5b77ea807badd5750e4188b98ebae3998b9c0282112a98a726d"
+GOLDEN_DIGEST = "2bb7369059cdd19cf9f1ec301a4f86c8cc585dd5c33e3321e107f091ac3c784b"
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_golden_bytes(parts: Any) -> None:
     _, data = Manifest.seal(parts.deployment, FILES)
     lines = data.decode("ascii").splitlines(keepends=True)
     assert lines[0] == "{\n" and lines[-1] == "}\n"
-    assert '  "format_version": "1.4",\n' in lines
+    assert '  "format_version": "1.5",\n' in lines
     assert json.loads(data)["digest"] == GOLDEN_DIGEST
 
 
@@ -46,7 +46,7 @@ def test_a_manifest_of_version_1_0_keeps_its_meaning(parts: Any) -> None:
     manifest, data = Manifest.seal(parts.deployment, FILES)
     content = json.loads(data)
     added = {
-        "": ("evaluated", "purpose"),
+        "": ("answers", "evaluated", "purpose"),
         "target": ("archs",),
         "architecture": (
             "moe",
@@ -66,7 +66,7 @@ def test_a_manifest_of_version_1_0_keeps_its_meaning(parts: Any) -> None:
     for kernels in content["kernels"]:
         del kernels["table"], kernels["activations"]
     old = Manifest.parse(sealed({**content, "format_version": "1.0"}))
-    assert old.model_copy(update={"format_version": "1.4", "digest": manifest.digest}) == manifest
+    assert old.model_copy(update={"format_version": "1.5", "digest": manifest.digest}) == manifest
 
 
 def test_parse_is_the_inverse_of_seal(parts: Any) -> None:

@@ -16,7 +16,7 @@ LEVELS = (
     {"tuning"},
     {"targets", "search"},
     {"stages"},
-    {"bundle"},
+    {"bundle", "difference", "assessment"},
     {"run"},
     {"cli"},
 )

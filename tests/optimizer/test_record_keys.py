@@ -50,6 +50,7 @@ CHANGES: dict[str, tuple[dict[str, Any], set[str]]] = {
     "workload.concurrency": ({"workload": WORKLOAD | {"concurrency": 2}}, {"kernels", "cost", "precision"}),
     "workload.itl_ms": ({"workload": WORKLOAD | {"itl_ms": 1000}}, set()),
     "generation.temperature": ({"generation": {"temperature": 0.5}}, set()),
+    "answers.tools": ({"answers": {"tools": "hermes"}}, set()),
     "search.choice": ({"search": {"choice": "most_accurate"}}, set()),
     "output": ({"output": "elsewhere/out"}, set()),
 }

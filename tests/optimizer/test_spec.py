@@ -121,6 +121,8 @@ def test_what_is_no_duration(text: str) -> None:
         ("source: hf\ngeneration: {temprature: 0.2}\n", 2, "did you mean 'temperature'"),
         ("source: hf\ngeneration: {temperature: -1}\n", 2, "temperature must be at least 0, got -1"),
         ("source: hf\ngeneration: {top_p: 1.5}\n", 2, "top_p must be above 0 and at most 1, got 1.5"),
+        ("source: hf\nanswers: {tools: hermit}\n", 2, "a tool format must be one of"),
+        ("source: hf\nanswers: {reasoning: thinks}\n", 2, "a reasoning format must be one of"),
         ("source: hf\ngeneration: {max_new_tokens: 0}\n", 2, "greater than 0"),
         ("source: random\nconfig: hf/config.json\ngate: {max_kl: 0.1}\n", 1, "remove gate"),
         ("source: random\nconfig: hf/config.json\nseed: 3\n", 1, "remove seed"),

@@ -32,13 +32,13 @@ class BlockManagerMachine(RuleBasedStateMachine):
     @rule(tokens=st.lists(st.integers(0, 1), min_size=1, max_size=20))
     def start(self, tokens: list[int]) -> None:
         sequence = new_sequence(tokens)
-        shared, hashes = self.blocks.cached_prefix(sequence.token_ids)
+        shared = self.blocks.cached_prefix(sequence)
         assert len(shared) * BLOCK_SIZE < len(tokens), "the last token must be computed"
         for index, block in enumerate(shared):
             prefix = tuple(tokens[: (index + 1) * BLOCK_SIZE])
             assert self.contents[block] == prefix, "a shared block must hold exactly this prefix"
         if self.blocks.can_hold(len(tokens), shared):
-            self.blocks.share(sequence, shared, hashes)
+            self.blocks.share(sequence, shared)
             assert self.blocks.reserve(sequence, len(tokens))
             self.alive.append(sequence)
 
@@ -109,5 +109,5 @@ def test_free_blocks_are_reused_least_recently_freed_first() -> None:
     blocks.release(second)
     third = new_sequence([5, 6, 7, 8])
     assert blocks.reserve(third, 4)  # the never-used block, then `first`'s
-    assert blocks.cached_prefix([1, 2, 9])[0] == []
-    assert len(blocks.cached_prefix([3, 4, 9])[0]) == 1
+    assert blocks.cached_prefix(new_sequence([1, 2, 9])) == []
+    assert len(blocks.cached_prefix(new_sequence([3, 4, 9]))) == 1

@@ -184,7 +184,7 @@ def test_blocks_of_an_aborted_request_serve_the_next_with_the_same_prompt(runner
 def test_the_queue_has_an_end(runner: ProgramRunner) -> None:
     engine = EngineCore(runner, [], max_num_waiting=2)
     engine.add(Request("a", PROMPT))
-    engine.add(Request("b", PROMPT))
+    engine.add(Request("b", prompt_of(0, 20, seed=9)))  # another prompt: the same one would wait for a block of "a"
     with pytest.raises(QueueFull, match="2 requests are waiting"):
         engine.add(Request("c", PROMPT))
     engine.step()  # both run now

@@ -26,15 +26,23 @@ class RecitingProcess:
 @contextmanager
 def reciting(*, load_s: float = 0, step_time_s: float = 0, drain_timeout_s: float = 30) -> Iterator[RecitingProcess]:
     """Listening, and ready unless loading takes time; killed at the end."""
+    with process_of(
+        "tests.server.reciting_process", load_s, step_time_s, drain_timeout_s, status=503 if load_s else 200
+    ) as server:
+        yield server
+
+
+@contextmanager
+def process_of(module: str, *arguments: float, status: int = 200) -> Iterator[RecitingProcess]:
+    """`module` as a server: it is run with a port and `arguments`, and /health answers `status`. Killed at the end."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    arguments = map(str, (port, load_s, step_time_s, drain_timeout_s))
-    command = [sys.executable, "-m", "tests.server.reciting_process", *arguments]
+    command = [sys.executable, "-m", module, *map(str, (port, *arguments))]
     process = subprocess.Popen(command, cwd=_ROOT, stderr=subprocess.PIPE, text=True)
     server = RecitingProcess(f"http://127.0.0.1:{port}", process)
     try:
-        _wait(server, 503 if load_s else 200)
+        _wait(server, status)
         yield server
     finally:
         process.kill()

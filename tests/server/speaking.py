@@ -68,3 +68,24 @@ class SpeakingRunner:
             self._answers[prompt] = self._tokenizer.encode(text, add_special_tokens=False).ids
         answer, num_said = self._answers[prompt], len(token_ids) - begin
         return answer[num_said] if num_said < len(answer) else self._end
+
+
+def keyed(prompt: str) -> str:
+    """What the tests' model says: by a word of the last turn. Anything else is greeted."""
+    last = prompt.split("<|end|>")[-2]
+    answers = {
+        "<tool_response>": "It is 21 degrees.",
+        "two cities": CALL % "Paris" + "\n" + CALL % "Rome",
+        "say and call": "Let me look.\n" + CALL % "Paris",
+        "weather": CALL % "Paris",
+        "think and call": "<think>I need a tool.</think>" + CALL % "Paris",
+        "think": "<think>Two and two.</think>Four.",
+        "person": '{"name": "Ada", "age": 36}',
+        "count": "one two three four five six seven",
+        "emoji": "你好 😀!",
+        "nothing": "",
+    }
+    return next((answer for word, answer in answers.items() if word in last), "Hello there.")
+
+
+CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "%s"}}\n</tool_call>'

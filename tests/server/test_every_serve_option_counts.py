@@ -26,6 +26,12 @@ SERVE = {
     "--max-queue": ("1", "2"),
     "--max-wait": ("1", "2"),
     "--drain-timeout": ("1", "2"),
+    "--api-keys": ("one.keys", "other.keys"),
+    "--stream-keep-alive": ("1", "2"),
+    "--http-keep-alive": ("1", "2"),
+    "--log-format": ("text", "json"),
+    "--tool-format": ("hermes", "none"),
+    "--reasoning-format": ("think", "none"),
 }
 
 
@@ -51,6 +57,10 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., li
         build()
         heard.append(("serve", arguments, named))
 
+    monkeypatch.chdir(tmp_path)
+    for name in ("one.keys", "other.keys"):
+        Path(name).write_text(f"{name}:{'0' * 64}\n")
+    monkeypatch.setattr("runtime.server.access_log.log_as_json", lambda: heard.append("as json"))
     monkeypatch.setattr("runtime.loading.load", load)
     monkeypatch.setattr("runtime.server.app.create_app", create_app)
     monkeypatch.setattr("runtime.server.lifecycle.serve", serve)

@@ -120,10 +120,9 @@ CASES = [
         "stream_options needs stream",
         stream_options={"include_usage": True},
     ),
-    refused(
+    taken(
         "https://github.com/vllm-project/vllm/issues/11363",
         CHAT,
-        "response_format",
         response_format={"type": "json_object", "schema": {"type": "object"}},
     ),
     # Prompts beyond the context.

@@ -10,61 +10,17 @@ from typing import Any
 
 import pytest
 
-from artifacts.canonical import canonical_json
-from artifacts.manifest import Deployment, Kernels, Limits, Platform, Precision, Provenance
-from artifacts.precision import Scheme
-from artifacts.writer import write_bundle
-from kernels.cpu.build import build, find_compiler, resolve_constants
-from kernels.cpu.host import host
-from kernels.cpu.isa import best_isa
-from kernels.cpu.library import Library
-from optimizer.importers import open_source
-from optimizer.measure.workbench import CpuWorkbench
-from optimizer.weights.quantized_store import QuantizedStore
 from tests.server.serving_process import ServingProcess, ask, serving
+from tests.server.smollm2_bundle import write_smollm2_bundle
 
 TIME_TO_FIRST_TOKEN_S = 5.0
 QUESTION = "What is the capital of France?"
-LIMITS = Limits(
-    kv_block_size=32, num_kv_blocks=64, max_num_seqs=8, max_num_batched_tokens=256, max_model_len=2048, num_threads=2
-)
 
 
 @pytest.fixture(scope="module")
 def bundle(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2 in int8 throughout: nothing is searched."""
-    folder = tmp_path_factory.mktemp("smollm2")
-    source = open_source(smollm2_gguf)
-    plan = dict.fromkeys(source.architecture.linear_shapes(), Scheme("int8"))
-    library = Library(build({}, folder / "cpu.so", best_isa(host())))
-    store = QuantizedStore(source, folder / "weights")
-    workbench = CpuWorkbench(source.architecture, store, "bf16", LIMITS.kv_block_size, library, LIMITS.num_threads)
-    deployment = Deployment(
-        name="smollm2",
-        architecture=source.architecture,
-        target=Platform(device="cpu", machine=host().machine, isa=best_isa(host()).name, cpu_flags=library.cpu_flags),
-        precision=Precision(groups={group: scheme.name for group, scheme in plan.items()}, kv_cache="bf16"),
-        kernels=(
-            Kernels(
-                symbols=tuple(sorted(workbench.symbols(plan))),
-                backend="cpu",
-                library="kernels/cpu.so",
-                constants=resolve_constants({}, best_isa(host())),
-                compiler=find_compiler().version,
-            ),
-        ),
-        serving=LIMITS,
-        provenance=Provenance(sources=source.sha256(), tool_version="0.1.0", libraries={}, seed=0, study="none"),
-    )
-    assert source.chat_template is not None
-    files: dict[str, bytes | Path] = {
-        "tokenizer.json": source.tokenizer_json.encode(),
-        "chat_template.jinja": source.chat_template.encode(),
-        "generation_config.json": canonical_json(source.generation_config),
-        "kernels/cpu.so": folder / "cpu.so",
-    }
-    write_bundle(folder / "bundle", deployment, store.plan_tensors(plan), files)
-    return folder / "bundle"
+    return write_smollm2_bundle(smollm2_gguf, tmp_path_factory.mktemp("smollm2"))
 
 
 @pytest.fixture(scope="module")

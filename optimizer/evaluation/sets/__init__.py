@@ -1,6 +1,6 @@
 """The formats of evaluation sets: a small file each, all behind `ItemSet`."""
 
 from optimizer.evaluation.sets.formats import open_set
-from optimizer.evaluation.sets.item_set import Completion, ItemSet, Likelihood, Marked, Question, Reply
+from optimizer.evaluation.sets.item_set import Calls, Completion, ItemSet, Likelihood, Marked, Question, Reply
 
-__all__ = ["Completion", "ItemSet", "Likelihood", "Marked", "Question", "Reply", "open_set"]
+__all__ = ["Calls", "Completion", "ItemSet", "Likelihood", "Marked", "Question", "Reply", "open_set"]

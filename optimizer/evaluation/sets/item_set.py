@@ -42,7 +42,23 @@ class Completion:
         return len(self.token_ids) + self.max_tokens
 
 
-Question = Likelihood | Completion
+@dataclass(frozen=True)
+class Calls:
+    """Which of the functions in `tools` (JSON of a list as OpenAI's API has it) are called, greedily?
+
+    The reply is JSON: a list of {name, arguments}, arguments being the text that the model wrote.
+    """
+
+    token_ids: tuple[int, ...]
+    max_tokens: int
+    tools: str
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids) + self.max_tokens
+
+
+Question = Likelihood | Completion | Calls
 Reply = float | str
 
 

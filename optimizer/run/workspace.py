@@ -1,0 +1,54 @@
+"""The folder beside a bundle where a run keeps its work: one run at a time uses it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from artifacts.errors import UserError
+
+_HOLDER = "holder.json"
+
+
+class WorkspaceHeld(UserError):
+    """Another run uses the workspace."""
+
+
+def workspace_of(output: Path) -> Path:
+    """Where the run that makes the bundle at `output` keeps its work."""
+    return output.with_name(output.name + ".work")
+
+
+@contextmanager
+def held(workspace: Path) -> Iterator[None]:
+    """The workspace, made if there is none, for this process alone. WorkspaceHeld, which says who has it, if another does.
+
+    The lock goes with its holder, however that ends, so a run that is killed leaves nothing to clean up.
+    """
+    workspace.mkdir(parents=True, exist_ok=True)
+    with (workspace / _HOLDER).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WorkspaceHeld(
+                f"{workspace} is for one run at a time, and {_described(file.name)} uses it; wait for it to end, stop it, or "
+                "choose another output with -o"
+            ) from None
+        file.truncate(0)
+        since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        file.write(json.dumps({"pid": os.getpid(), "host": platform.node(), "since": since}) + "\n")
+        file.flush()
+        yield
+
+
+def _described(path: str) -> str:
+    with suppress(ValueError, KeyError, TypeError):
+        holder = json.loads(Path(path).read_text())
+        return f"process {holder['pid']} on {holder['host']}, since {holder['since']},"
+    return "another process"
