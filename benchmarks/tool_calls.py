@@ -9,9 +9,11 @@ calls that are valid: of a function that was offered, with arguments that its sc
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,9 @@ import click
 import jsonschema
 
 from benchmarks.tool_questions import questions, write_questions
-from optimizer.evaluation.sets.tools import Tools
+from optimizer.evaluation.sets.tools import are_right
 from runtime import Engine
-from runtime.loading import load
-from runtime.prompts import Prompts
+from runtime.answer.whole import Answer
 
 NUM_QUESTIONS = 100
 #: below the unquantized model's share; a hundred items show no less than about 4 %
@@ -45,17 +46,43 @@ def model_yaml(source: Path) -> dict[str, Any]:
     }
 
 
-def fault_of(answer: Any, tools: list[dict[str, Any]]) -> str:
+def fault_of(answer: Answer, tools: list[dict[str, Any]]) -> str:
     """What is invalid about an answer that had to call; empty if nothing is."""
-    if answer.finish_reason != "tool_calls" or not answer.tool_calls:
-        return f"ended by {answer.finish_reason} with {len(answer.tool_calls)} calls"
+    if not answer.calls:
+        return f"called nothing, said {answer.text!r:.80}"
     schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}
-    for call in answer.tool_calls:
+    for call in answer.calls:
         try:
             jsonschema.validate(json.loads(call.arguments), schemas[call.name])
         except (KeyError, ValueError, jsonschema.ValidationError) as error:
             return f"{call.name}({call.arguments}): {str(error).splitlines()[0]}"
     return ""
+
+
+async def required(engine: Engine, items: Sequence[dict[str, Any]]) -> list[Answer]:
+    """The answer to each question where one of its tools must be called, all side by side."""
+
+    async def answer(item: dict[str, Any]) -> Answer:
+        chat = [{"role": "user", "content": item["question"]}]
+        options: dict[str, Any] = {"tools": item["tools"], "tool_choice": "required", "temperature": 0, "max_tokens": 512}
+        return Answer.of([event async for delta in engine.stream_chat(chat, **options) for event in delta.events])
+
+    return await asyncio.gather(*map(answer, items))
+
+
+def report_required(bundle: Path, items: Sequence[dict[str, Any]]) -> None:
+    """How many of a bundle's calls are valid where it must call, and how many right."""
+    with Engine(bundle) as engine:
+        answers = asyncio.run(required(engine, items))
+    faults = [fault_of(answer, item["tools"]) for answer, item in zip(answers, items, strict=True)]
+    right = sum(
+        are_right([(call.name, call.arguments) for call in answer.calls], item["expected"])["call"]
+        for answer, item in zip(answers, items, strict=True)
+    )
+    click.echo(f"required: {faults.count('')} of {len(items)} answers are valid calls, {right:.0f} are the right one")
+    for number, fault in enumerate(faults):
+        if fault:
+            click.echo(f"question {number}: {fault}")
 
 
 @click.command()
@@ -75,22 +102,7 @@ def main(source: Path, folder: Path, seed: int) -> None:
             f"{metric}: unquantized {score['baseline']:.0%}, bundle {score['candidate']:.0%}, {score['num_worse']} worse, "
             f"{score['num_better']} better"
         )
-    items = questions(NUM_QUESTIONS, seed)
-    loaded = load(folder / "bundle")
-    marks = Tools("questions", items)
-    prompts = Prompts(loaded.tokenizer, loaded.chat_template)
-    faults, right = [], 0.0
-    with Engine(folder / "bundle") as engine:
-        for number, item in enumerate(items):
-            chat = [{"role": "user", "content": item["question"]}]
-            (answer,) = engine.chat(chat, tools=item["tools"], tool_choice="required", temperature=0, max_tokens=512)
-            if fault := fault_of(answer, item["tools"]):
-                faults.append(f"question {number}: {fault}")
-            calls = json.dumps([{"name": call.name, "arguments": call.arguments} for call in answer.tool_calls])
-            right += marks.mark({"id": str(number), **item}, [calls], prompts).scores["call"]
-    click.echo(f"required: {NUM_QUESTIONS - len(faults)} of {NUM_QUESTIONS} are valid, {right:.0f} are right")
-    for fault in faults:
-        click.echo(fault)
+    report_required(folder / "bundle", questions(NUM_QUESTIONS, seed))
 
 
 if __name__ == "__main__":

@@ -108,6 +108,20 @@ def _known_format(_: click.Context, parameter: click.Parameter, name: str | None
     help="How long an idle connection stays open for the client's next request. A proxy in front should close its own earlier.",
 )
 @click.option(
+    "--peaks",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="What this machine reaches, as coldforge bench --profile BUNDLE --json FILE measured it: /metrics then shows bytes/s "
+    "and operations/s as shares of it, and which of them bounds the steps now.",
+)
+@click.option(
+    "--log-requests",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Append a JSON line for each choice to FILE: arrival, tokens in and out, keyed hashes of the prompt's blocks of 512 "
+    "tokens, and no text. It is Mooncake's form of a trace: model.yaml's workload: trace: reads it.",
+)
+@click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
     default="text",
@@ -143,14 +157,18 @@ def serve(
     stream_keep_alive: float,
     http_keep_alive: int,
     log_format: str,
+    peaks: Path | None,
+    log_requests: Path | None,
     tool_format: str | None,
     reasoning_format: str | None,
 ) -> None:
     """Serve BUNDLE at /v1 of HOST:PORT. It is verified first; nothing is compiled or tuned."""
     try:
+        from runtime.bench.peaks_file import read_peaks
         from runtime.server.access_log import log_as_json
         from runtime.server.api_key import digest, read_keys
         from runtime.server.lifecycle import serve as serve_app
+        from runtime.server.request_log import RequestLog
     except ModuleNotFoundError as error:
         raise click.ClickException(f"serving needs {error.name}: pip install 'coldforge[serve]'") from error
     if api_key is None:
@@ -163,6 +181,8 @@ def serve(
 
     if api_keys is not None:
         read_keys(api_keys)
+    measured = None if peaks is None else read_peaks(peaks)
+    request_log = None if log_requests is None else RequestLog(log_requests)
     if log_format == "json":
         log_as_json()
 
@@ -188,6 +208,9 @@ def serve(
             max_queue=max_queue,
             max_wait_s=max_wait,
             keep_alive_s=stream_keep_alive,
+            step_cost=loaded.step_cost,
+            peaks=measured,
+            request_log=request_log,
         )
         line = f"serving {name} at http://{host}:{port}/v1"
         if log_format == "json":

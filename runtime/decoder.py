@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from artifacts.architecture import Architecture
+from artifacts.architecture import Architecture, Rope
 from artifacts.manifest import Limits
 from artifacts.precision import KvDtype, Plan, Scheme
 from kernels.cpu import kv_cache
@@ -92,8 +92,7 @@ class CpuBuilder:
         self.calls: list[CpuCall] = []
         self.inputs = Batch.zeros(limits, limits.max_num_batched_tokens, np.zeros)
         self.logits: NDArray[np.float32] = self._buffer("logits", a.vocab_size)
-        cos, sin = rope_tables(a.rope, a.head_dim, limits.max_model_len)
-        self._tables: Arguments = {"cos": cos, "sin": sin}
+        self._tables: dict[Rope, Arguments] = {}
         # Decoding is split over threads where few sequences run, so room for two of the longest is enough.
         scratch = scratch_shapes(a.num_q_heads, a.num_kv_heads, a.head_dim, 2 * limits.max_model_len, limits.max_num_seqs)
         dtypes = {"partials": np.float32, "arrived": np.int32}
@@ -143,13 +142,14 @@ class CpuBuilder:
         a, inputs, kv_dtype, name = self._architecture, self.inputs, self._kv_dtype, f"layers.{layer}"
         # What all keys have in common changes no softmax, but what a cap makes of their scores.
         bias = None if softcap else self._tensors.get(f"{name}.qkv.bias")
-        centre = {"k_centre": _key_centre(a, bias)} if kv_dtype == "int8" else {}
+        rope = a.rope_of(layer)
+        centre = {"k_centre": _key_centre(a, rope, bias)} if kv_dtype == "int8" else {}
         limits = self._limits
         caches = kv_cache.empty(
             kv_dtype, limits.num_kv_blocks, a.num_kv_heads, limits.kv_block_size, a.head_dim, self._cache_zeros
         )
         self._call(
-            f"rope_and_cache_{kv_dtype}", f"{name}.rope", q=q.x, k=k.x, v=v.x, **self._tables,
+            f"rope_and_cache_{kv_dtype}", f"{name}.rope", q=q.x, k=k.x, v=v.x, **self._rotation(rope),
             positions=inputs.positions, slot_mapping=inputs.slot_mapping, **caches, **centre,
         )  # fmt: skip
         out = self._buffer("attended", a.q_size)
@@ -184,6 +184,13 @@ class CpuBuilder:
         self._linear(group, x, self.logits)
         if softcap:
             self._call("softcap", group, LOGITS, x=self.logits, softcap=softcap)
+
+    def _rotation(self, rope: Rope) -> Arguments:
+        """The tables that positions turn by; layers that turn alike share them."""
+        if rope not in self._tables:
+            cos, sin = rope_tables(rope, self._architecture.head_dim, self._limits.max_model_len)
+            self._tables[rope] = {"cos": cos, "sin": sin}
+        return self._tables[rope]
 
     def _linear(self, group: str, x: Operand, out: Array) -> Operand:
         """out = x W^T + bias, x quantized first where the scheme wants it and x is not yet."""
@@ -240,7 +247,7 @@ def stored_parts(scheme: Scheme) -> tuple[Tensor, ...]:
     return cpu_packing(scheme.variant).tiled("tiles", "K")
 
 
-def _key_centre(a: Architecture, bias: Array | None) -> Array | None:
+def _key_centre(a: Architecture, rope: Rope, bias: Array | None) -> Array | None:
     """What rotated keys have in common by their bias, fp32 [num_kv_heads, head_dim]: its mean over the first positions.
 
     Channels that rotate slowly keep their bias, fast ones have none on average. None where keys have no bias of their own.
@@ -248,7 +255,7 @@ def _key_centre(a: Architecture, bias: Array | None) -> Array | None:
     if bias is None or a.qk_norm:
         return None
     first, second = np.split(bias[a.q_size : a.q_size + a.kv_size].reshape(a.num_kv_heads, a.head_dim), 2, axis=1)
-    cos, sin = (table.mean(axis=0) for table in rope_tables(a.rope, a.head_dim, min(a.max_position, _CENTRE_POSITIONS)))
+    cos, sin = (table.mean(axis=0) for table in rope_tables(rope, a.head_dim, min(a.max_position, _CENTRE_POSITIONS)))
     return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=1).astype(np.float32)
 
 

@@ -18,6 +18,7 @@ from runtime.sampler import logprobs_of, sample
 from runtime.scheduler import Scheduled, Scheduler
 from runtime.sequence import Sequence
 from runtime.serving_limits import MAX_QUEUE
+from runtime.step_work import StepWork
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +40,19 @@ class EngineStats:
     num_prompt_tokens: int
     num_generated_tokens: int
     num_ended: int
+    block_size: int = 1
+    max_num_seqs: int = 1
+
+    @property
+    def kv_usage(self) -> float:
+        """The share of the KV blocks that is in use."""
+        return 1 - self.num_free_blocks / self.num_blocks
 
 
 class EngineCore:
     """Continuous batching over a `ModelRunner`. Not thread-safe: one thread owns it.
 
-    `last_started` are the requests that left the queue in the last step.
+    `last_started` are the requests that left the queue in the last step, `last_work` is what it computed.
     """
 
     def __init__(self, runner: ModelRunner, eos_token_ids: Iterable[int], max_num_waiting: int = MAX_QUEUE) -> None:
@@ -60,6 +68,7 @@ class EngineCore:
         self.max_num_waiting = max_num_waiting
         self.vocab_size = runner.vocab_size
         self.last_started: tuple[str, ...] = ()
+        self.last_work = StepWork(0, 0, 0, 0)
         self._runner = runner
         # Asked once: looking through a protocol's members is too slow for every step.
         self._drawing_runner = runner if isinstance(runner, DrawingRunner) else None
@@ -110,6 +119,10 @@ class EngineCore:
         sequence = self._sequences.get(request_id)
         return sequence is not None and not sequence.has_started
 
+    def num_waiting_of(self, client: str) -> int:
+        """How many of the waiting sequences are `client`'s."""
+        return self._scheduler.waiting.num_of(client)
+
     def has_work(self) -> bool:
         return bool(self._sequences)
 
@@ -124,6 +137,8 @@ class EngineCore:
             num_prompt_tokens=self._num_prompt_tokens,
             num_generated_tokens=self._num_generated_tokens,
             num_ended=self._num_ended,
+            block_size=self._blocks.block_size,
+            max_num_seqs=self.max_num_seqs,
         )
 
     def step(self) -> list[TokenOutput]:
@@ -137,6 +152,7 @@ class EngineCore:
         if not plan:
             return []
         spans = [_span(scheduled) for scheduled in plan]
+        self.last_work = StepWork.of(spans)
         batch = build_batch(spans, self._blocks.block_size)
         if self._drawing_runner is not None and all(is_plain(scheduled.sequence) for scheduled in plan):
             drawing = [scheduled.sequence for scheduled in plan if scheduled.reaches_end]

@@ -23,6 +23,9 @@ _SILENT = frozenset(
     {"title", "description", "default", "examples", "example", "$comment", "$defs", "definitions", "$schema", "$id"}
 )
 
+#: Beyond it integers are not the same to all who read JSON (RFC 7493, 2.2).
+_LARGEST_INTEGER = 2**53 - 1
+
 Schema = dict[str, Any] | bool
 
 
@@ -39,12 +42,17 @@ def constraining(schema: object, path: str) -> Schema:
 
     Objects that name properties have no others, unless additionalProperties allows them: a small model would go on adding
     some for ever. This narrows what is allowed. Where schemas are joined (allOf, or a keyword beside anyOf, oneOf, $ref), an
-    object may have to satisfy several, and is left as it is.
+    object may have to satisfy several, and is left as it is. An integer without bounds has those of RFC 7493, for digits
+    without end have the same reason.
     """
     checked = _copied(schema, path)
-    if not any(_is_joined(part) for part in _parts(checked)):
-        for part in _parts(checked):
+    parts = list(_parts(checked, path))
+    if not any(_is_joined(part) for _, part in parts):
+        for _, part in parts:
             _close(part)
+    for place, part in parts:
+        _drop_implied_counts(part, place)
+        _bound_integer(part)
     return checked
 
 
@@ -79,22 +87,22 @@ def _shown(name: str) -> str:
     return name if re.fullmatch(r"[\w$-]{1,64}", name, re.ASCII) else repr(name[:64])
 
 
-def _parts(schema: Schema) -> Iterator[dict[str, Any]]:
-    """The schema and all schemas in it."""
+def _parts(schema: Schema, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The schema and all schemas in it, and where they are."""
     if isinstance(schema, bool):
         return
-    yield schema
+    yield path, schema
     for key in _OF_SCHEMAS:
         if isinstance(schema.get(key), dict):
-            for inner in schema[key].values():
-                yield from _parts(inner)
+            for name, inner in schema[key].items():
+                yield from _parts(inner, f"{path}.{key}.{_shown(name)}")
     for key in _LISTS:
         if isinstance(schema.get(key), list):
-            for inner in schema[key]:
-                yield from _parts(inner)
+            for index, inner in enumerate(schema[key]):
+                yield from _parts(inner, f"{path}.{key}.{index}")
     for key in _SCHEMAS:
         if isinstance(schema.get(key), dict):
-            yield from _parts(schema[key])
+            yield from _parts(schema[key], f"{path}.{key}")
 
 
 def _is_joined(part: Mapping[str, Any]) -> bool:
@@ -111,3 +119,32 @@ def _close(part: dict[str, Any]) -> None:
         least = part.get("minProperties", 0)
         if not isinstance(least, int | float) or least <= len(properties):
             part["additionalProperties"] = False
+
+
+def _drop_implied_counts(part: dict[str, Any], path: str) -> None:
+    """llguidance counts properties only where all that are named are required; where the others say enough, it need not."""
+    properties, required = part.get("properties"), part.get("required", [])
+    if not isinstance(properties, dict) or not isinstance(required, list) or all(name in required for name in properties):
+        return
+    least, most = part.get("minProperties"), part.get("maxProperties")
+    is_closed = part.get("additionalProperties") is False and not part.get("patternProperties")
+    if isinstance(least, int) and least <= len(set(required)):
+        del part["minProperties"]
+    if isinstance(most, int) and is_closed and most >= len(properties):
+        del part["maxProperties"]
+    for key in ("minProperties", "maxProperties"):
+        if key in part:
+            raise UnsupportedSchema(
+                f"{path}.{key}", "is supported only where all properties are required; require them, or leave it out"
+            )
+
+
+def _bound_integer(part: dict[str, Any]) -> None:
+    if part.get("type") != "integer" or part.keys() & {"enum", "const"}:
+        return
+    low = part.get("minimum", part.get("exclusiveMinimum"))
+    high = part.get("maximum", part.get("exclusiveMaximum"))
+    if high is None and (low is None or (isinstance(low, int | float) and low < _LARGEST_INTEGER)):
+        part["maximum"] = _LARGEST_INTEGER
+    if low is None and (high is None or (isinstance(high, int | float) and high > -_LARGEST_INTEGER)):
+        part["minimum"] = -_LARGEST_INTEGER

@@ -25,6 +25,7 @@ from runtime.generation_config import check_generation_config, eos_token_ids
 from runtime.heap import return_freed_memory
 from runtime.model_runner import Executable, ModelRunner, ProgramRunner
 from runtime.serving_limits import MAX_QUEUE
+from runtime.step_cost import StepCost
 from runtime.stored_tensors import check_tensors, tensor_shapes
 from runtime.threads import num_threads_here
 
@@ -43,6 +44,7 @@ class Loaded:
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None
     generation_config: dict[str, Any]
+    step_cost: StepCost | None
     report: bytes | None
 
 
@@ -61,10 +63,16 @@ def load(folder: Path, num_threads: int | None = None, max_queue: int = MAX_QUEU
         tokenizer=_tokenizer(bundle),
         chat_template=_chat_template(bundle, config, answers),
         generation_config=config,
+        step_cost=_step_cost(bundle.manifest),
         report=bundle.read(_REPORT) if _REPORT in bundle.manifest.files else None,
     )
     return_freed_memory()
     return loaded
+
+
+def _step_cost(manifest: Manifest) -> StepCost | None:
+    precision = manifest.precision
+    return StepCost.of(manifest.architecture, precision.groups, precision.kv_cache, manifest.serving.max_model_len)
 
 
 def open_runner(folder: Path, num_threads: int | None = None) -> tuple[Bundle, ModelRunner]:

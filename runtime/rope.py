@@ -13,30 +13,39 @@ Float32 = NDArray[np.float32]
 
 
 def rope_tables(rope: Rope, head_dim: int, max_position: int) -> tuple[Float32, Float32]:
-    """(cos, sin), each f32 [max_position, head_dim / 2]; under yarn both carry the attention factor.
+    """(cos, sin), each f32 [max_position, head_dim / 2]; under yarn and longrope both carry the attention factor.
 
-    Column i rotates dimensions i and i + head_dim / 2 of a head. Angles are the fp32 product of position and fp32
-    frequency, as transformers computes them: checkpoints were trained and evaluated with that rounding.
+    Column i rotates dimensions i and i + head_dim / 2 of a head. Those that do not turn have cos 1 and sin 0. Angles are the
+    fp32 product of position and fp32 frequency, as transformers computes them: checkpoints were trained and evaluated with
+    that rounding.
     """
     positions = np.arange(max_position, dtype=np.float32)
-    angles = positions[:, None] * inverse_frequencies(rope, head_dim)[None, :]
+    angles = positions[:, None] * inverse_frequencies(rope, head_dim, max_position)[None, :]
     scale = np.float32(_attention_factor(rope))
-    return np.cos(angles) * scale, np.sin(angles) * scale
+    cos, sin = np.ones((max_position, head_dim // 2), np.float32), np.zeros((max_position, head_dim // 2), np.float32)
+    num_turning = angles.shape[1]
+    cos[:, :num_turning], sin[:, :num_turning] = np.cos(angles) * scale, np.sin(angles) * scale
+    return cos, sin
 
 
-def inverse_frequencies(rope: Rope, head_dim: int) -> Float32:
-    """Radians per position of each pair of dimensions, f32 [head_dim / 2].
+def inverse_frequencies(rope: Rope, head_dim: int, max_position: int = 0) -> Float32:
+    """Radians per position of each pair of dimensions that turns, f32 [rotary_dim / 2]; of a table of `max_position` rows.
 
     Sources: Su et al. 2021 (none), Chen et al. 2023 (linear), Llama 3.1's reference code (llama3),
-    Peng et al. 2023, equations 22 and 23 (yarn).
+    Peng et al. 2023, equations 22 and 23 (yarn), Ding et al. 2024 (longrope).
     """
-    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    head_dim = rope.turning(head_dim)
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(max(head_dim, 1))
     # The power is rounded once from fp64: a fp32 power is one unit off in places that differ by library and instruction
     # set, and a late position multiplies that unit by thousands.
     powers = np.power(rope.theta, exponents.astype(np.float64)).astype(np.float32)
     frequencies: Float32 = np.float32(1.0) / powers
     if rope.scaling == "none":
         return frequencies
+    if rope.scaling == "longrope":
+        assert rope.original_max_position is not None  # Rope validates it
+        factors = rope.long_factors if max_position > rope.original_max_position else rope.short_factors
+        return np.float32(1.0) / (np.asarray(factors, np.float32) * powers)
     factor = np.float32(rope.factor)
     if rope.scaling == "linear":
         return frequencies / factor
@@ -73,7 +82,9 @@ def _yarn_kept(rope: Rope, head_dim: int) -> Float32:
 
 
 def _attention_factor(rope: Rope) -> float:
-    """Peng et al. 2023, equation 25, unless the checkpoint states its own."""
+    """Under yarn Peng et al. 2023, equation 25, unless the checkpoint states its own."""
+    if rope.scaling == "longrope":
+        return rope.attention_factor or 1.0
     if rope.scaling != "yarn":
         return 1.0
     if rope.attention_factor is not None:

@@ -12,8 +12,10 @@ from runtime.prefill_split import split
 from runtime.sequence import Sequence
 from runtime.waiting_queue import WaitingQueue
 
-#: How many of the queue a step looks at, so that a long queue costs no more than a short one.
-_MAX_LOOKED_AT = 32
+#: How many of the queue a step considers, so that a long queue costs no more than a short one: those that wait for another's
+#: blocks, such as the choices of a long prompt, hide nobody behind them up to the second bound.
+_MAX_CONSIDERED = 32
+_MAX_LOOKED_AT = 256
 
 
 @dataclass(frozen=True)
@@ -129,12 +131,14 @@ class Scheduler:
         # All of a prompt must fit beside what the prompts that run still need: otherwise they would evict each other.
         num_promised = sum(self.blocks.num_missing(sequence) for sequence in self.running)
         admitted: list[Sequence] = []
+        num_considered = 0
         for sequence in list(islice(self.waiting, _MAX_LOOKED_AT)):
-            if len(self.running) == min(self.max_num_seqs, self.max_num_batched_tokens):
+            if len(self.running) == min(self.max_num_seqs, self.max_num_batched_tokens) or num_considered == _MAX_CONSIDERED:
                 break
             shared = self.blocks.cached_prefix(sequence)
             if any(self.blocks.is_computing(other, sequence, len(shared)) for other in self.running):
                 continue
+            num_considered += 1
             if not self.blocks.can_hold(sequence.num_tokens, shared, num_promised):
                 break  # it has the first claim to the next blocks
             if not self._num_for_newcomer(sequence.num_tokens - len(shared) * self.blocks.block_size):

@@ -23,6 +23,7 @@ _TOOL = {
         },
     },
 }
+_SYSTEM: Message = {"role": "system", "content": "Be kind."}
 _USER: Message = {"role": "user", "content": "Hi"}
 _IDS = ("call_0123456789abcdef01234567", "a1B2c3D4e")
 _ARGUMENTS = {_KEY: _VALUE}
@@ -38,7 +39,8 @@ class TemplateProbe:
     @cached_property
     def knows_tools(self) -> bool:
         """Whether a function that is offered shows in the prompt."""
-        return _NAME in self._render([_USER], {"tools": [_TOOL]})
+        chats = ([_USER], [_SYSTEM, _USER])
+        return any(_NAME in self._render(chat, {"tools": [_TOOL]}) for chat in chats)
 
     @cached_property
     def call_form(self) -> CallForm | None:

@@ -46,6 +46,13 @@ def smollm2_gguf() -> Path:
 
 
 @pytest.fixture(scope="session")
+def template_wheels() -> Path:
+    """Wheels that carry chat templates of well-known models: $COLDFORGE_TEMPLATES, or where `make` puts them."""
+    default = _ROOT / "models" / "chat_templates"
+    return _present(Path(os.environ.get("COLDFORGE_TEMPLATES", default)), "`make models/chat_templates`")
+
+
+@pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Evaluation sets and traces: $COLDFORGE_DATA, or shared/data beside the repository."""
     default = _ROOT.parent / "shared" / "data"

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 LIMITS = Limits(kv_block_size=16, num_kv_blocks=64, max_num_seqs=4, max_num_batched_tokens=64, max_model_len=256, num_threads=1)
 
 
-def write_small_bundle(folder: Path, source: Source, store: Path, library: Path, scheme: str = "fp32") -> Path:
+def write_small_bundle(
+    folder: Path, source: Source, store: Path, library: Path, scheme: str = "fp32", limits: Limits = LIMITS
+) -> Path:
     """`source` with all weights in `scheme`; `store` is a folder for its codes, `library` the compiled kernels."""
     from optimizer.weights.quantized_store import QuantizedStore
 
@@ -34,7 +36,7 @@ def write_small_bundle(folder: Path, source: Source, store: Path, library: Path,
         kernels=(
             Kernels(symbols=tuple(registry.specs()), backend="cpu", library="kernels/cpu.so", compiler=find_compiler().version),
         ),
-        serving=LIMITS,
+        serving=limits,
         provenance=Provenance(sources={"model": "0" * 64}, tool_version="0", libraries={}, seed=0, study="tiny"),
     )
     plan = {group: Scheme.parse(name) for group, name in groups.items()}

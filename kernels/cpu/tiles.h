@@ -5,7 +5,8 @@
 #pragma once
 #include "vec.h"
 
-#if defined(__AMX_INT8__) || defined(CF_EMULATED_TILES)
+// Clang before 17 calls the macro __AMXINT8__.
+#if defined(__AMX_INT8__) || defined(__AMXINT8__) || defined(CF_EMULATED_TILES)
 #define CF_TILES 1
 
 namespace cf {

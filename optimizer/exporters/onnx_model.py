@@ -13,7 +13,7 @@ from pathlib import Path
 
 from onnx import TensorProto
 
-from artifacts.architecture import Architecture
+from artifacts.architecture import Architecture, Rope
 from kernels.formats.table import FORMATS
 from optimizer.exporters.errors import ExportError
 from optimizer.exporters.logical import LogicalBundle
@@ -61,8 +61,9 @@ class _OnnxBuilder:
         self.ids = graph.input("input_ids", TensorProto.INT64, "batch", "sequence")
         attention_mask = graph.input("attention_mask", TensorProto.INT64, "batch", "total")
         self.positions = graph.input("position_ids", TensorProto.INT64, "batch", "sequence")
-        cos, sin = rope_tables(self.a.rope, self.a.head_dim, self.a.max_position)
-        self.tables = graph.weight("rope.cos", cos), graph.weight("rope.sin", sin)
+        self.tables = [
+            self._rotation(rope, f"rope{index or ''}") for index, rope in enumerate((self.a.rope, *self.a.further_ropes))
+        ]
         self.masks = self._masks(attention_mask)
         self.table = Table(graph, logical.matrix("embed"))
 
@@ -91,7 +92,8 @@ class _OnnxBuilder:
     def attend(self, layer: int, q: Value, k: Value, v: Value, scale: float, window: int, softcap: float) -> Value:
         graph, a = self.graph, self.a
         q, k, v = (graph.op("Transpose", heads, perm=[0, 2, 1, 3]) for heads in (q, k, v))
-        q, k = (graph.op("RotaryEmbedding", heads, *self.tables, self.positions) for heads in (q, k))
+        tables = self.tables[a.layer_ropes[layer] if a.layer_ropes else 0]
+        q, k = (graph.op("RotaryEmbedding", heads, *tables, self.positions) for heads in (q, k))
         past, present = (
             tuple(f"{which}.{layer}.{part}" for part in ("key", "value")) for which in ("past_key_values", "present")
         )
@@ -125,6 +127,12 @@ class _OnnxBuilder:
             logits = graph.op("Mul", graph.op("Tanh", graph.op("Div", logits, cap)), cap)
         graph.output("logits", TensorProto.FLOAT, "batch", "sequence", self.a.vocab_size)
         graph.op("Identity", logits, out="logits")
+
+    def _rotation(self, rope: Rope, name: str) -> tuple[Value, Value]:
+        """Cosines and sines of all positions; under longrope of those that the bundle serves, which decide its factors."""
+        served = self.logical.manifest.serving.max_model_len
+        cos, sin = rope_tables(rope, self.a.head_dim, served if rope.scaling == "longrope" else self.a.max_position)
+        return self.graph.weight(f"{name}.cos", cos), self.graph.weight(f"{name}.sin", sin)
 
     def _masks(self, attention_mask: Value) -> dict[int, Value]:
         """For each window, whether a query sees a key: bool [batch, 1, sequence, total]. A padded query sees itself alone."""

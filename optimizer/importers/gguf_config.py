@@ -101,7 +101,7 @@ def _rope_parameters(file: GgufFile, keys: dict[str, Any], head_dim: int) -> dic
 def _llama3_scaling(file: GgufFile, theta: float, head_dim: int) -> dict[str, object]:
     """The llama3 parameters that give the file's factors; all published models share the three that are fixed here."""
     stored = file.read(ROPE_FACTORS)
-    scaling = {"factor": _decimal(stored.max()), "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    scaling: dict[str, Any] = {"factor": _decimal(stored.max()), "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     rope = Rope(theta=theta, scaling="llama3", original_max_position=8192, **scaling)
     implied = inverse_frequencies(Rope(theta=theta), head_dim) / inverse_frequencies(rope, head_dim)
     if stored.shape != implied.shape or not np.allclose(stored, implied, rtol=1e-4):

@@ -111,6 +111,8 @@ class Source:
         if scheme.is_float:
             return None
         parts = checkpoint_tensors(self.architecture)[f"{group}.weight"]
+        if any(part.rows for part in parts) and any(self.checkpoint.stored(part.name) for part in parts):
+            return Misfit("rows stand in another order here than in the checkpoint")
         fitted = [self._in_scheme(part.name, scheme) for part in parts]
         if not any(fitted):
             return None

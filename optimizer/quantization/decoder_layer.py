@@ -30,7 +30,7 @@ class DecoderLayer:
         self._architecture, self._index = architecture, index
         names = [*(f"{group}.weight" for group in architecture.linear_shapes()), *architecture.float_shapes()]
         self._tensors = {name: tensors(name).to(torch.float32) for name in names if name.startswith(f"layers.{index}.")}
-        cos, sin = rope_tables(architecture.rope, architecture.head_dim, num_positions)
+        cos, sin = rope_tables(architecture.rope_of(index), architecture.head_dim, num_positions)
         self._rotation = torch.from_numpy(cos), torch.from_numpy(sin)
 
     @torch.inference_mode()

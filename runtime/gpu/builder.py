@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from artifacts.architecture import Architecture
+from artifacts.architecture import Architecture, Rope
 from artifacts.kv_cache import scale_bytes
 from artifacts.manifest import Limits
 from artifacts.precision import KvDtype, Plan, Scheme
@@ -80,9 +80,7 @@ class GpuBuilder:
         self.num_body_calls = 0
         """How many of the calls come before the head's."""
         self._buffers: dict[tuple[str, tuple[int, ...]], torch.Tensor] = {}
-        rotated = architecture.mla.rope_head_dim if architecture.mla else architecture.head_dim
-        cos, sin = rope_tables(architecture.rope, rotated, limits.max_model_len)
-        self._rotation = {"cos": torch.from_numpy(cos).to(self.device), "sin": torch.from_numpy(sin).to(self.device)}
+        self._tables: dict[Rope, dict[str, torch.Tensor]] = {}
 
     def embed(self) -> Stream:
         scheme, out = self.plan["embed"], self.buffer("residual", self.architecture.hidden_size)
@@ -114,7 +112,7 @@ class GpuBuilder:
     def attend(self, layer: int, q: Operand, k: Operand, v: Operand, scale: float, window: int, softcap: float) -> Operand:
         caches, form = self._caches(), _CACHE_FORMS[self.kv_dtype]
         out = self.buffer("attended", *q.x.shape[1:])
-        self.call(f"gpu_rope_and_cache_{form}", f"layers.{layer}.rope", q=q.x, k=k.x, v=v.x, **self.rotation(), **caches)
+        self.call(f"gpu_rope_and_cache_{form}", f"layers.{layer}.rope", q=q.x, k=k.x, v=v.x, **self.rotation(layer), **caches)
         self.call(
             f"gpu_paged_attention_{form}", f"layers.{layer}.attention", ATTENTION, q=q.x, **caches, **self.tables(),
             out=out, scale=scale, window=window, softcap=softcap,
@@ -170,9 +168,16 @@ class GpuBuilder:
         inputs = self.inputs
         return {"block_tables": inputs.block_tables, "seq_lens": inputs.seq_lens, "cu_seqlens_q": inputs.cu_seqlens_q}
 
-    def rotation(self) -> dict[str, GpuArgument]:
-        """What rotary embedding reads, and where keys go."""
-        return {**self._rotation, "positions": self.inputs.positions, "slot_mapping": self.inputs.slot_mapping}
+    def rotation(self, layer: int) -> dict[str, GpuArgument]:
+        """What rotary embedding of `layer` reads, and where keys go. Layers that turn alike share their tables."""
+        a = self.architecture
+        rope = a.rope_of(layer)
+        if rope not in self._tables:
+            tables = rope_tables(rope, a.mla.rope_head_dim if a.mla else a.head_dim, self.limits.max_model_len)
+            self._tables[rope] = {
+                name: torch.from_numpy(table).to(self.device) for name, table in zip(("cos", "sin"), tables, strict=True)
+            }
+        return {**self._tables[rope], "positions": self.inputs.positions, "slot_mapping": self.inputs.slot_mapping}
 
     def _linear(self, group: str, x: Operand, out: torch.Tensor) -> Operand:
         """out = x W^T + bias, x rounded first where the scheme wants it and it is not yet."""

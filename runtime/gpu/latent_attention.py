@@ -31,7 +31,7 @@ class LatentAttention:
         cache = torch.zeros(shape, dtype=build.act, device=build.device)
         build.call(
             "gpu_mla_rope_and_cache", f"{name}.rope",
-            q=queries, kv=kv.x, **build.rotation(), q_latent=q_latent, cache=cache,
+            q=queries, kv=kv.x, **build.rotation(layer), q_latent=q_latent, cache=cache,
         )  # fmt: skip
         k_up, v_up = (build.tensors[f"{name}.{up}.weight"] for up in ("k_up", "v_up"))
         build.call("gpu_head_matmul", f"{name}.k_up", x=queries, weight=k_up, out=q_latent)

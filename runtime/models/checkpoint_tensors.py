@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,21 @@ class HeadRows:
 
 
 @dataclass(frozen=True)
+class HeadOrder:
+    """All rows, with those of each of the first `num_heads` heads in `order`: what turns together then stands as here."""
+
+    num_heads: int
+    order: tuple[int, ...]
+
+    def of(self, rows: Tensor) -> Tensor:
+        """The same shape."""
+        num_rows, ordered = self.num_heads * len(self.order), rows.clone()
+        heads = rows[:num_rows].reshape(self.num_heads, len(self.order), *rows.shape[1:])
+        ordered[:num_rows] = heads[:, list(self.order)].flatten(0, 1)
+        return ordered
+
+
+@dataclass(frozen=True)
 class Gain:
     """A norm's gain, made of what is stored: (stored + added) / divisor."""
 
@@ -47,19 +62,72 @@ class Gain:
 class Part:
     """A checkpoint's tensor: its name, the shape that the config implies, and the config keys that imply it.
 
-    `rows` says what of it is meant, where that is not all; `gain` how it is meant, where that is not as it is stored.
+    `rows` says which of it are meant and in which order, where that is not all as they are; `gain` how it is meant, where that
+    is not as it is stored.
     """
 
     name: str
     shape: tuple[int, ...]
     config_keys: str
-    rows: HeadRows | None = None
+    rows: HeadRows | HeadOrder | None = None
     gain: Gain | None = None
 
     def taken_from(self, stored: Tensor) -> Tensor:
         """What of the checkpoint's tensor `name` is meant."""
         part = stored if self.rows is None else self.rows.of(stored)
         return part if self.gain is None else self.gain.of(part)
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How a family's checkpoints name and store what the others have, too."""
+
+    norms: Mapping[str, str] = field(
+        default_factory=lambda: {"attn_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
+    )
+    """Canonical name -> the checkpoint's, of the norms of the residual stream and of branches."""
+    gains_less_one: bool = False
+    fused: bool = False
+    """Whether q, k and v are one tensor and gate and up are another."""
+    fused_gate_up: bool = False
+    neighbours_turn: bool = False
+    """Whether dimensions 2 i and 2 i + 1 of a head turn together, not i and i + rotary_dim / 2."""
+    mixture: tuple[str, str, str, str] = ("mlp", "gate_proj", "up_proj", "down_proj")
+    """Where a mixture stands in a layer, and what it calls an expert's gate, up and down projections."""
+    expert_size_key: str = "moe_intermediate_size"
+
+
+_GEMMA = Naming(
+    norms={
+        "attn_norm": "input_layernorm",
+        "attn_post_norm": "post_attention_layernorm",
+        "mlp_norm": "pre_feedforward_layernorm",
+        "mlp_post_norm": "post_feedforward_layernorm",
+    },
+    gains_less_one=True,
+)
+_USUAL = Naming()
+#: of families that do not name and store everything as llama does
+NAMINGS: Mapping[str, Naming] = {
+    "gemma2": _GEMMA,
+    "gemma3_text": _GEMMA,
+    "glm4": Naming(
+        norms={
+            "attn_norm": "input_layernorm",
+            "attn_post_norm": "post_self_attn_layernorm",
+            "mlp_norm": "post_attention_layernorm",
+            "mlp_post_norm": "post_mlp_layernorm",
+        },
+        fused_gate_up=True,
+        neighbours_turn=True,
+    ),
+    "mixtral": Naming(mixture=("block_sparse_moe", "w1", "w3", "w2"), expert_size_key="intermediate_size"),
+    "phi3": Naming(fused=True, fused_gate_up=True),
+}
+
+
+def _naming(a: Architecture) -> Naming:
+    return NAMINGS.get(a.family, _USUAL)
 
 
 @lru_cache(maxsize=8)
@@ -75,11 +143,11 @@ def checkpoint_tensors(architecture: Architecture) -> Mapping[str, tuple[Part, .
     for i in range(a.num_layers):
         ours, layer = f"layers.{i}", f"model.layers.{i}"
         tensors |= {f"{ours}.{name}": parts for name, parts in _norms(a, layer).items()}
-        attention = _grouped_query_attention(a, layer) if a.mla is None else _latent_attention(a, a.mla, layer)
+        attention = _grouped_query_attention(a, i, layer) if a.mla is None else _latent_attention(a, a.mla, layer)
         if a.moe is not None and a.is_moe(i):
             feed_forward = _experts(a, a.moe, layer)
         else:
-            feed_forward = _swiglu(f"{layer}.mlp", hidden, _Axis(a.intermediate_size, "intermediate_size"))
+            feed_forward = _swiglu(a, f"{layer}.mlp", hidden, _Axis(a.intermediate_size, "intermediate_size"))
         tensors |= {f"{ours}.{name}": parts for name, parts in {**attention, **feed_forward}.items()}
     tensors["final_norm.weight"] = (_gain(a, "model.norm.weight"),)
     if not a.tie_embeddings:
@@ -88,47 +156,61 @@ def checkpoint_tensors(architecture: Architecture) -> Mapping[str, tuple[Part, .
 
 
 def _norms(a: Architecture, layer: str) -> Parts:
-    if not a.post_norms:
-        return {
-            "attn_norm.weight": (_gain(a, f"{layer}.input_layernorm.weight"),),
-            "mlp_norm.weight": (_gain(a, f"{layer}.post_attention_layernorm.weight"),),
-        }
+    """Gains behind a branch are of a stream that is not scaled as embeddings are."""
     return {
-        "attn_norm.weight": (_gain(a, f"{layer}.input_layernorm.weight"),),
-        "attn_post_norm.weight": (_gain(a, f"{layer}.post_attention_layernorm.weight", a.embedding_scale),),
-        "mlp_norm.weight": (_gain(a, f"{layer}.pre_feedforward_layernorm.weight"),),
-        "mlp_post_norm.weight": (_gain(a, f"{layer}.post_feedforward_layernorm.weight", a.embedding_scale),),
+        f"{ours}.weight": (_gain(a, f"{layer}.{theirs}.weight", a.embedding_scale if "post" in ours else 1.0),)
+        for ours, theirs in _naming(a).norms.items()
     }
-
-
-#: families that store gains less one
-_LESS_ONE = ("gemma2",)
 
 
 def _gain(a: Architecture, name: str, divisor: float = 1.0) -> Part:
-    part = _part(name, _hidden(a))
-    added = 1.0 if a.family in _LESS_ONE else 0.0
+    return _as_meant(a, _part(name, _hidden(a)), divisor)
+
+
+def _as_meant(a: Architecture, part: Part, divisor: float = 1.0) -> Part:
+    added = 1.0 if _naming(a).gains_less_one else 0.0
     return replace(part, gain=Gain(added, divisor)) if added or divisor != 1.0 else part
 
 
-def _grouped_query_attention(a: Architecture, layer: str) -> Parts:
-    attention, hidden = f"{layer}.self_attn", _hidden(a)
+def _grouped_query_attention(a: Architecture, i: int, layer: str) -> Parts:
+    attention, hidden, order = f"{layer}.self_attn", _hidden(a), _order(a, i)
     q = _Axis(a.q_size, "num_attention_heads * head_dim")
     kv = _Axis(a.kv_size, "num_key_value_heads * head_dim")
     head_dim = _Axis(a.head_dim, "head_dim")
-    projections = (("q_proj", q), ("k_proj", kv), ("v_proj", kv))
+    #: checkpoint's name, its rows, and how many heads of them turn
+    projections = [("q_proj", q, a.num_q_heads), ("k_proj", kv, a.num_kv_heads), ("v_proj", kv, 0)]
+    if _naming(a).fused:
+        rows = _Axis(a.q_size + 2 * a.kv_size, "(num_attention_heads + 2 num_key_value_heads) * head_dim")
+        projections = [("qkv_proj", rows, a.num_q_heads + a.num_kv_heads)]
+
+    def turned(part: Part, num_heads: int) -> Part:
+        return replace(part, rows=HeadOrder(num_heads, order)) if order and num_heads else part
+
     tensors: Parts = {
-        "qkv.weight": tuple(_part(f"{attention}.{p}.weight", rows, hidden) for p, rows in projections),
+        "qkv.weight": tuple(turned(_part(f"{attention}.{p}.weight", rows, hidden), heads) for p, rows, heads in projections),
         "o.weight": (_part(f"{attention}.o_proj.weight", hidden, q),),
     }
     if a.qkv_bias:
-        tensors["qkv.bias"] = tuple(_part(f"{attention}.{p}.bias", rows) for p, rows in projections)
+        tensors["qkv.bias"] = tuple(turned(_part(f"{attention}.{p}.bias", rows), heads) for p, rows, heads in projections)
     if a.output_bias:
         tensors["o.bias"] = (_part(f"{attention}.o_proj.bias", hidden),)
     if a.qk_norm:
-        tensors["q_norm.weight"] = (_part(f"{attention}.q_norm.weight", head_dim),)
-        tensors["k_norm.weight"] = (_part(f"{attention}.k_norm.weight", head_dim),)
+        for name in ("q_norm", "k_norm"):
+            tensors[f"{name}.weight"] = (turned(_as_meant(a, _part(f"{attention}.{name}.weight", head_dim)), 1),)
     return tensors
+
+
+def _order(a: Architecture, i: int) -> tuple[int, ...]:
+    """Where the dimensions of a head of layer i stand in the checkpoint; empty where they stand as they do here.
+
+    Here i and i + head_dim / 2 turn together, those that turn coming first in each half.
+    """
+    turning, neighbours = a.rope_of(i).turning(a.head_dim), _naming(a).neighbours_turn
+    pairs = [(2 * j, 2 * j + 1) if neighbours else (j, j + turning // 2) for j in range(turning // 2)]
+    still = range(turning, a.head_dim)
+    firsts, seconds = [one for one, _ in pairs], [other for _, other in pairs]
+    order = (*firsts, *still[: len(still) // 2], *seconds, *still[len(still) // 2 :])
+    return () if order == tuple(range(a.head_dim)) else order
 
 
 def _latent_attention(a: Architecture, mla: Mla, layer: str) -> Parts:
@@ -163,23 +245,18 @@ def _latent_attention(a: Architecture, mla: Mla, layer: str) -> Parts:
     }
 
 
-def _swiglu(network: str, hidden: _Axis, size: _Axis) -> Parts:
-    return {
-        "gate_up.weight": tuple(_part(f"{network}.{p}.weight", size, hidden) for p in ("gate_proj", "up_proj")),
-        "down.weight": (_part(f"{network}.down_proj.weight", hidden, size),),
-    }
-
-
-#: family -> where its mixture stands in a layer, and what it calls an expert's projections
-_MIXTURES: Mapping[str, tuple[str, str, str, str]] = {"mixtral": ("block_sparse_moe", "w1", "w3", "w2")}
-_MIXTURE = ("mlp", "gate_proj", "up_proj", "down_proj")
+def _swiglu(a: Architecture, network: str, hidden: _Axis, size: _Axis) -> Parts:
+    gate_up: tuple[Part, ...] = tuple(_part(f"{network}.{p}.weight", size, hidden) for p in ("gate_proj", "up_proj"))
+    if _naming(a).fused_gate_up:
+        gate_up = (_part(f"{network}.gate_up_proj.weight", _Axis(2 * size.size, f"2 {size.config_key}"), hidden),)
+    return {"gate_up.weight": gate_up, "down.weight": (_part(f"{network}.down_proj.weight", hidden, size),)}
 
 
 def _experts(a: Architecture, moe: Moe, layer: str) -> Parts:
     """Expert after expert, each with its rows of gate before those of up."""
-    place, gate, up, down = _MIXTURES.get(a.family, _MIXTURE)
+    place, gate, up, down = _naming(a).mixture
     mixture, hidden = f"{layer}.{place}", _hidden(a)
-    size = _Axis(moe.intermediate_size, "intermediate_size" if a.family in _MIXTURES else "moe_intermediate_size")
+    size = _Axis(moe.intermediate_size, _naming(a).expert_size_key)
     count = _Axis(moe.num_experts, "the number of experts")
     experts = [f"{mixture}.experts.{expert}" for expert in range(moe.num_experts)]
     tensors: Parts = {
@@ -191,7 +268,7 @@ def _experts(a: Architecture, moe: Moe, layer: str) -> Parts:
         tensors["router.bias"] = (_part(f"{mixture}.gate.e_score_correction_bias", count),)
     if moe.shared_intermediate_size:
         shared = _Axis(moe.shared_intermediate_size, "n_shared_experts * moe_intermediate_size")
-        tensors |= _swiglu(f"{mixture}.shared_experts", hidden, shared)
+        tensors |= _swiglu(a, f"{mixture}.shared_experts", hidden, shared)
     return tensors
 
 

@@ -40,12 +40,14 @@ class Gemma2Config(HfConfig):
     def has_output_bias(self) -> bool:
         return self.attention_bias
 
-    def layer_windows(self) -> tuple[int, ...]:
-        """Every other layer has the window, the first one too, unless `layer_types` says otherwise."""
+    def kinds(self) -> list[str]:
+        """The type of each layer: every other has the window, the first one too, unless `layer_types` says otherwise."""
         layers = range(self.num_hidden_layers)
-        kinds = self.layer_types or ["full_attention" if i % 2 else "sliding_attention" for i in layers]
+        return self.layer_types or ["full_attention" if i % 2 else "sliding_attention" for i in layers]
+
+    def layer_windows(self) -> tuple[int, ...]:
         window = self.sliding_window or 0
-        windows = tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
+        windows = tuple(window if kind == "sliding_attention" else 0 for kind in self.kinds())
         return windows if any(windows) else ()
 
     def _refuse_what_is_unsupported(self) -> None:

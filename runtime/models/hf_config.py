@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 
-from artifacts.architecture import Architecture, Mla, Moe
+from artifacts.architecture import Architecture, Mla, Moe, Rope
 from runtime.models.hf_rope import read_rope
 from runtime.models.unsupported import UnsupportedModel
 
@@ -19,6 +22,9 @@ class HfConfig(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+    turns_partly: ClassVar[bool] = False
+    """Whether the family reads partial_rotary_factor."""
 
     model_type: str
     vocab_size: PositiveInt
@@ -52,7 +58,7 @@ class HfConfig(BaseModel):
             head_dim=self.attention_head_dim(),
             max_position=self.max_position_embeddings,
             rms_norm_eps=self.rms_norm_eps,
-            rope=read_rope(self.rope_parameters_given()),
+            rope=self.rope(self.rope_parameters_given()),
             tie_embeddings=self.tie_word_embeddings,
             qkv_bias=self.has_qkv_bias(),
             output_bias=self.has_output_bias(),
@@ -61,6 +67,15 @@ class HfConfig(BaseModel):
             moe=self.moe(),
             mla=self.mla(),
         )
+
+    def rope(self, parameters: Mapping[str, object]) -> Rope:
+        """The rotary embedding that `parameters` describe, in the form of transformers 5."""
+        found = read_rope(parameters, self.attention_head_dim(), self.max_position_embeddings)
+        if found.rotary_dim is not None and not self.turns_partly:
+            raise UnsupportedModel(
+                f"partial_rotary_factor must be 1 for {self.model_type}, got {parameters['partial_rotary_factor']}"
+            )
+        return found
 
     def attention_head_dim(self) -> int:
         return self.head_dim or self.hidden_size // self.num_attention_heads

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 
 from artifacts.architecture import Rope
 from runtime.models.unsupported import UnsupportedModel
 
-Scaling = Literal["none", "linear", "llama3", "yarn"]
+Scaling = Literal["none", "linear", "llama3", "yarn", "longrope"]
 
 _SCALINGS: dict[str, Scaling] = {
     "default": "none",
@@ -19,6 +19,7 @@ _SCALINGS: dict[str, Scaling] = {
     "linear": "linear",
     "llama3": "llama3",
     "yarn": "yarn",
+    "longrope": "longrope",
 }
 #: the keys that each scaling cannot do without
 _REQUIRED: dict[Scaling, tuple[str, ...]] = {
@@ -26,6 +27,7 @@ _REQUIRED: dict[Scaling, tuple[str, ...]] = {
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
     "yarn": ("factor",),
+    "longrope": ("short_factor", "long_factor"),
 }
 
 
@@ -37,7 +39,7 @@ class _RopeParameters(BaseModel):
     rope_theta: PositiveFloat
     original_max_position_embeddings: PositiveInt
     partial_rotary_factor: float
-    factor: PositiveFloat = 1.0
+    factor: PositiveFloat | None = None
     low_freq_factor: PositiveFloat = 1.0
     high_freq_factor: PositiveFloat = 4.0
     beta_fast: PositiveFloat = 32.0
@@ -46,10 +48,14 @@ class _RopeParameters(BaseModel):
     mscale: float = 0.0
     mscale_all_dim: float = 0.0
     truncate: bool = True
+    short_factor: tuple[PositiveFloat, ...] = ()
+    long_factor: tuple[PositiveFloat, ...] = ()
 
 
-def read_rope(parameters: Mapping[str, object]) -> Rope:
+def read_rope(parameters: Mapping[str, object], head_dim: int, max_position: int) -> Rope:
     """The rotary embedding of a config, from its rope parameters as transformers 5 standardizes them.
+
+    `head_dim` and `max_position` are the config's own.
 
     Raises UnsupportedModel for a scaling that the runtime does not do and for a key that the scaling lacks.
     """
@@ -64,40 +70,40 @@ def read_rope(parameters: Mapping[str, object]) -> Rope:
         raise UnsupportedModel(f"rope_type {kind!r} needs {', '.join(missing)}; the config gives none")
 
     given = _RopeParameters.model_validate(parameters)
-    if given.partial_rotary_factor != 1.0:
-        raise UnsupportedModel(f"partial_rotary_factor must be 1, got {given.partial_rotary_factor}")
     if not given.truncate:
         raise UnsupportedModel("yarn must have truncate: true, got false")
-    if scaling == "none":
-        return Rope(theta=given.rope_theta)
-    if scaling == "linear":
-        return Rope(theta=given.rope_theta, scaling=scaling, factor=given.factor)
+    fields: dict[str, Any] = {"theta": given.rope_theta, "scaling": scaling}
+    if given.partial_rotary_factor != 1.0:
+        fields["rotary_dim"] = int(head_dim * given.partial_rotary_factor)
+    if scaling != "none" and scaling != "longrope":
+        fields["factor"] = given.factor
+    if scaling in ("llama3", "yarn", "longrope"):
+        fields["original_max_position"] = given.original_max_position_embeddings
     if scaling == "llama3":
-        return Rope(
-            theta=given.rope_theta,
-            scaling=scaling,
-            factor=given.factor,
-            original_max_position=given.original_max_position_embeddings,
-            low_freq_factor=given.low_freq_factor,
-            high_freq_factor=given.high_freq_factor,
-        )
-    return Rope(
-        theta=given.rope_theta,
-        scaling=scaling,
-        factor=given.factor,
-        original_max_position=given.original_max_position_embeddings,
-        beta_fast=given.beta_fast,
-        beta_slow=given.beta_slow,
-        attention_factor=_yarn_attention_factor(given),
-    )
+        fields |= {"low_freq_factor": given.low_freq_factor, "high_freq_factor": given.high_freq_factor}
+    if scaling == "yarn":
+        fields |= {"beta_fast": given.beta_fast, "beta_slow": given.beta_slow}
+        fields["attention_factor"] = _yarn_attention_factor(given)
+    if scaling == "longrope":
+        fields |= {"short_factors": given.short_factor, "long_factors": given.long_factor}
+        fields["attention_factor"] = _longrope_attention_factor(given, max_position)
+    return Rope(**fields)
 
 
 def _yarn_attention_factor(given: _RopeParameters) -> float | None:
     """The stated factor, or the ratio that DeepSeek's pair of mscale keys implies, or None for yarn's own."""
     if given.attention_factor is not None or not (given.mscale and given.mscale_all_dim):
         return given.attention_factor
-    log_factor = math.log(max(given.factor, 1.0))
+    log_factor = math.log(max(given.factor or 1.0, 1.0))
     return (0.1 * given.mscale * log_factor + 1.0) / (0.1 * given.mscale_all_dim * log_factor + 1.0)
+
+
+def _longrope_attention_factor(given: _RopeParameters, max_position: int) -> float:
+    """The stated factor, or that of Ding et al. 2024 for the ratio of the two lengths."""
+    if given.attention_factor is not None:
+        return given.attention_factor
+    factor = given.factor or max_position / given.original_max_position_embeddings
+    return 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(given.original_max_position_embeddings))
 
 
 def score_factor(parameters: Mapping[str, object]) -> float:
@@ -106,4 +112,4 @@ def score_factor(parameters: Mapping[str, object]) -> float:
     given = _RopeParameters.model_validate(parameters)
     if not (scales and given.mscale_all_dim):
         return 1.0
-    return (0.1 * given.mscale_all_dim * math.log(max(given.factor, 1.0)) + 1.0) ** 2
+    return (0.1 * given.mscale_all_dim * math.log(max(given.factor or 1.0, 1.0)) + 1.0) ** 2

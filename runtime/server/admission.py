@@ -11,7 +11,7 @@ from runtime.engine_core import EngineStats
 _MEMORY_S = 60.0
 _MAX_RETRY_AFTER_S = 3600
 
-OverloadReason = Literal["queue_full", "queue_too_slow", "queue_timeout", "bodies"]
+OverloadReason = Literal["queue_full", "queue_share", "queue_too_slow", "queue_timeout", "bodies"]
 
 
 class Overloaded(RuntimeError):
@@ -27,8 +27,8 @@ class Admission:
     """Bounds the queue: `max_queue` sequences beyond those that there are seats for, and `max_wait_s` seconds.
 
     A queue moves when sequences end. Their number while others waited, over the seconds in which others waited, is its rate;
-    what lies further back than about a minute counts less and less. Until the first has ended the rate is unknown, and
-    refuses nobody.
+    what lies further back than about a minute counts less and less. Until as many have ended as there are seats the rate is
+    unknown, and refuses nobody: those that began together end together, and the first alone would make it far too low.
     """
 
     def __init__(self, num_seats: int, max_queue: int, max_wait_s: float) -> None:
@@ -40,6 +40,7 @@ class Admission:
         self._seen_s: float | None = None
         self._num_waiting = 0
         self._num_ended = 0
+        self._num_seen = 0
         self._recent_ended = 0.0
         self._recent_s = 0.0
 
@@ -50,6 +51,7 @@ class Admission:
         self._recent_ended *= kept
         if self._num_waiting:
             self._recent_s += _MEMORY_S * (1 - kept)
+            self._num_seen += stats.num_ended - self._num_ended
             self._recent_ended += stats.num_ended - self._num_ended
         self._seen_s = now_s
         self._num_waiting = stats.num_waiting
@@ -57,16 +59,27 @@ class Admission:
 
     def wait_s(self, num_ahead: int) -> float | None:
         """Seconds until one has a seat for whom that many must get theirs first; None while the rate is unknown."""
-        if not self._recent_ended or not self._recent_s:
+        if self._num_seen < self.num_seats or not self._recent_ended or not self._recent_s:
             return None
         return (num_ahead + 1) * self._recent_s / self._recent_ended
 
-    def check(self, num_new: int, stats: EngineStats) -> None:
-        """Raises Overloaded if `num_new` sequences of one request must not join the queue now."""
+    def check(self, num_new: int, stats: EngineStats, num_own: int | None = None) -> None:
+        """Raises Overloaded if `num_new` sequences of one request must not join the queue now.
+
+        `num_own` of those that wait are its client's, None if clients have no names. One client may take no more places than
+        it leaves free (a dynamic threshold: Choudhury and Hahne, 1998), so that whoever floods the queue leaves room in it.
+        """
         num_ahead = stats.num_waiting - max(0, self.num_seats - stats.num_running)
         num_excess = num_ahead + num_new - self.max_queue
         if num_excess > 0:
             raise self.full(num_excess, stats)
+        if num_own is not None and num_own + num_new > (num_free := self.max_queue - num_ahead):
+            raise Overloaded(
+                f"{num_own} of the sequences that wait are of this key, which may add no more than it leaves free: {num_free} "
+                "places; come back later",
+                "queue_share",
+                self._retry_after_s(num_own + num_new - num_free),
+            )
         wait_s = self.wait_s(num_ahead) if num_ahead >= 0 and stats.num_waiting else None
         if wait_s is not None and wait_s > self.max_wait_s:
             raise Overloaded(

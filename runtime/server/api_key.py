@@ -34,6 +34,11 @@ def digest(key: str) -> str:
     return sha256(key.encode()).hexdigest()
 
 
+def has_share(client: str) -> bool:
+    """Whether a client is one of several, as far as is known: its key stands in a file."""
+    return client not in ("", _ONLY)
+
+
 def read_keys(path: Path) -> dict[str, str]:
     """The digests of a file of keys, by name. UserError names the line that is not `NAME:SHA256`, and never quotes it."""
     keys: dict[str, str] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from tokenizers import Tokenizer
 
+from runtime.bench.bound import Peaks
 from runtime.chat import ChatTemplate
 from runtime.engine_core import EngineCore
 from runtime.request import RequestError
@@ -22,11 +24,13 @@ from runtime.server.api_key import ApiKeys
 from runtime.server.bodies import BodyReader, BodyRoute
 from runtime.server.errors import on_engine_failure, on_failure, on_http_error, on_overload, on_request_error
 from runtime.server.request_guard import RequestGuard
+from runtime.server.request_log import RequestLog
 from runtime.server.service import Service
 from runtime.server.streaming import ClientDisconnected
 from runtime.server.text_bounds import largest_body
 from runtime.server.token_stream import EngineFailure
 from runtime.serving_limits import KEEP_ALIVE_S, MAX_QUEUE, MAX_WAIT_S
+from runtime.step_cost import StepCost
 
 _BODY_TIMEOUT_S = 30.0
 _CLIENT_CLOSED_REQUEST = 499
@@ -56,6 +60,9 @@ def create_app(
     max_body_bytes: int | None = None,
     body_timeout_s: float = _BODY_TIMEOUT_S,
     keep_alive_s: float = KEEP_ALIVE_S,
+    step_cost: StepCost | None = None,
+    peaks: Peaks | None = None,
+    request_log: RequestLog | None = None,
 ) -> FastAPI:
     """An ASGI application that serves `engine`, on a thread of its own between lifespan start and end.
 
@@ -73,12 +80,16 @@ def create_app(
         max_queue=max_queue,
         max_wait_s=max_wait_s,
         keep_alive_s=keep_alive_s,
+        step_cost=step_cost,
+        peaks=peaks,
+        request_log=request_log,
     )
-    service.grammars.get_ready()  # now, not beside the first requests: other threads have to wait for it
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.engine.start()
+        # Requests without a form need not wait for it, and whoever asks for one first should not have to.
+        threading.Thread(target=service.grammars.get_ready, name="grammars", daemon=True).start()
         yield
         await service.close()
 

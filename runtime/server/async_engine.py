@@ -16,6 +16,7 @@ from functools import partial
 from runtime.engine_core import EngineCore, EngineStats, QueueFull
 from runtime.request import Request, TokenOutput
 from runtime.server.admission import Admission, Overloaded
+from runtime.server.api_key import has_share
 from runtime.server.metrics import ServerMetrics
 from runtime.server.token_stream import EngineFailure, TokenStream
 
@@ -131,6 +132,18 @@ class AsyncEngine:
     # Everything below runs on the engine's thread.
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:  # a fault beside the steps; a library's panic need not be an Exception
+            logger.exception("the engine's thread has failed: all open requests fail, and no more are taken")
+            self.broken = True
+            failure = EngineFailure(f"the engine failed: {type(error).__name__}: {error}")
+            self._post(lambda: self._fail(tuple(self._streams), failure))
+            while (message := self._inbox.get()) is not None:
+                if isinstance(message, _Add):
+                    self._post(partial(_answer, message.reply, failure))
+
+    def _work(self) -> None:
         while self._take_messages():
             if self.broken or not self._engine.has_work():
                 continue
@@ -140,6 +153,8 @@ class AsyncEngine:
             except Exception as error:
                 self._recover(error)
                 continue
+            end_s = time.monotonic()
+            self._metrics.work.observe(end_s, end_s - begin_s, self._engine.last_work)
             for request_id in self._engine.last_started:
                 self._metrics.queue_wait.observe(begin_s - self._arrival_s_in_engine[request_id])
             for output in outputs:
@@ -176,7 +191,9 @@ class AsyncEngine:
         failure: Exception | None = EngineFailure("the engine has failed; restart the server") if self.broken else None
         try:
             if failure is None:
-                self._admission.check(len(message.requests), self._engine.stats())
+                client = message.requests[0].client
+                num_own = self._engine.num_waiting_of(client) if has_share(client) else None
+                self._admission.check(len(message.requests), self._engine.stats(), num_own)
                 for request in message.requests:
                     self._engine.add(request)
                     added.append(request.id)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from runtime.reasoning import Reasoning
+from runtime.server.answer_grammar import answer_grammar
 from runtime.server.answer_reading import answer_reading, reasoning_in
 from runtime.server.generation import Prompt, too_long
 from runtime.server.prompts import render_chat, truncate
@@ -24,9 +26,17 @@ def encode_chat(service: Service, body: ChatCompletionBody) -> Prompt:
     text = render_chat(service.prompts, body)
     token_ids = encode_text(service, text, body.add_special_tokens, cut)
     kept = truncate(token_ids, cut, service.engine.max_model_len, body.num_answer_tokens)
-    formats = service.prompts.formats
-    reasoning = reasoning_in(formats, body, text, service.vocabulary)
-    return Prompt(kept, reading=answer_reading(formats, body, text), reasoning=reasoning)
+    formats, vocabulary = service.prompts.formats, service.vocabulary
+    grammar = answer_grammar(formats, body, vocabulary.special_tokens)
+    reasoning = reasoning_in(formats, body, text, vocabulary)
+    if grammar is not None and reasoning is not None and not _can_be_told_apart(reasoning):
+        reasoning = None
+    return Prompt(kept, reading=answer_reading(formats, body, text), grammar=grammar, reasoning=reasoning)
+
+
+def _can_be_told_apart(reasoning: Reasoning) -> bool:
+    """Whether the first token tells thoughts from a call: `<think>` in pieces begins as `<tool_call>` in pieces does."""
+    return reasoning.is_open or len(reasoning.begin_token_ids) == 1
 
 
 def _check(service: Service, min_num_tokens: int) -> None:

@@ -17,6 +17,7 @@ from runtime.server.choice import Choice, Increment
 from runtime.server.errors import ApiError, invalid
 from runtime.server.metrics import SequenceClock
 from runtime.server.protocol_generation import GenerationBody, StreamOptions, Usage
+from runtime.server.request_log import log_of
 from runtime.server.sampling import sampling_params
 from runtime.server.service import Service
 from runtime.server.structured import asked_grammar
@@ -27,14 +28,22 @@ class Generation:
     """Close it in every case: what has not finished by then is aborted."""
 
     def __init__(
-        self, id: str, model: str, choices: Sequence[Choice], stream: TokenStream, prompt_lengths: Sequence[int]
+        self,
+        id: str,
+        model: str,
+        choices: Sequence[Choice],
+        stream: TokenStream,
+        prompt_lengths: Sequence[int],
+        log: Callable[[Sequence[Choice]], None],
     ) -> None:
+        """`log` is called with the choices once, when the generation is closed."""
         self.id = id
         self.created = int(time.time())
         self.model = model
         self.choices = choices
         self._stream = stream
         self._prompt_lengths = prompt_lengths
+        self._log = log
         self._reason_if_unfinished = "abort"
 
     async def increments(self) -> AsyncIterator[tuple[Choice, Increment]]:
@@ -69,6 +78,7 @@ class Generation:
         for choice in self.choices:
             if choice.finish_reason is None:
                 choice.clock.end(self._reason_if_unfinished)
+        self._log(self.choices)
 
     def usage(self) -> Usage:
         """Counts so far. Of a prompt's choices, the first says how much of it was cached."""
@@ -138,7 +148,7 @@ async def start(
     arrival_s = time.perf_counter()
     client = CALLER.get().client
 
-    def prepare() -> tuple[list[Choice], list[Request], list[int]]:
+    def prepare() -> tuple[list[Choice], list[Request], list[int], Callable[[Sequence[Choice]], None]]:
         choices: list[Choice] = []
         requests: list[Request] = []
         asked = asked_grammar(body)
@@ -187,11 +197,12 @@ async def start(
                     )
                 )
                 requests.append(request)
-        return choices, requests, [len(prompt.token_ids) for prompt in prompts]
+        log = log_of(service.request_log, arrival_s, [prompt.token_ids for prompt in prompts])
+        return choices, requests, [len(prompt.token_ids) for prompt in prompts], log
 
-    choices, requests, prompt_lengths = await service.workers.run(num_bytes, prepare)
+    choices, requests, prompt_lengths, log = await service.workers.run(num_bytes, prepare)
     try:
         stream = await service.engine.submit(requests)
     except EngineFailure as error:
         raise ApiError(503, str(error)) from error
-    return Generation(id, service.model_name, choices, stream, prompt_lengths)
+    return Generation(id, service.model_name, choices, stream, prompt_lengths, log)

@@ -11,6 +11,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from runtime.engine_core import EngineStats
+from runtime.server.vllm_names import VllmNames
+from runtime.server.work_meter import WorkMeter
 
 _TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _ITL_BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2.5)
@@ -21,8 +23,10 @@ _E2E_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 class ServerMetrics:
     """Counters and histograms that the routes feed, and the engine's own counts beside them."""
 
-    def __init__(self, engine_stats: Callable[[], EngineStats]) -> None:
+    def __init__(self, engine_stats: Callable[[], EngineStats], model_name: str, work: WorkMeter) -> None:
+        self.work = work
         self.registry = CollectorRegistry()
+        self.registry.register(work)
         self.registry.register(_EngineCollector(engine_stats))
         self.responses = Counter(
             "coldforge_http_responses", "HTTP responses, by route and status.", ("route", "status"), registry=self.registry
@@ -58,6 +62,9 @@ class ServerMetrics:
             registry=self.registry,
         )
 
+        own = (self.finished, self.ttft, self.itl, self.e2e, self.queue_wait)
+        self.registry.register(VllmNames(model_name, engine_stats, own))
+
     def exposition(self) -> bytes:
         """Prometheus text format."""
         return generate_latest(self.registry)
@@ -92,12 +99,12 @@ class _EngineCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         stats = self._engine_stats()
-        used = 1 - stats.num_free_blocks / stats.num_blocks
         for name, help_text, value in (
             ("num_requests_running", "Sequences in the running batch.", stats.num_running),
             ("num_requests_waiting", "Sequences in the queue.", stats.num_waiting),
             ("kv_blocks", "KV cache blocks there are.", stats.num_blocks),
-            ("kv_blocks_usage_ratio", "Share of the KV cache blocks in use.", used),
+            ("kv_blocks_usage_ratio", "Share of the KV cache blocks in use.", stats.kv_usage),
+            ("max_num_seqs", "Sequences that may run at once.", stats.max_num_seqs),
         ):
             yield GaugeMetricFamily(f"coldforge_{name}", help_text, value=value)
         for name, help_text, value in (

@@ -33,6 +33,13 @@ class FunctionSpec(JsonObject):
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
+    @model_validator(mode="after")
+    def _takes_an_object(self) -> FunctionSpec:
+        kind = (self.parameters or {}).get("type", "object")
+        if kind != "object":
+            raise ValueError(f"parameters.type must be 'object', got {shown(kind)}")
+        return self
+
 
 class Tool(JsonObject):
     """`as_sent` is what the chat template gets: what it writes is what was trained on, in this order."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from runtime.bench.bound import Peaks
 from runtime.chat import ChatTemplate
 from runtime.engine_core import EngineCore
 from runtime.grammars import Grammars
@@ -18,12 +19,15 @@ from runtime.server.admission import Admission
 from runtime.server.async_engine import AsyncEngine
 from runtime.server.errors import ApiError
 from runtime.server.metrics import ServerMetrics
+from runtime.server.request_log import RequestLog
 from runtime.server.response_store import ResponseStore
 from runtime.server.sampling import GenerationDefaults
 from runtime.server.text_bounds import TextBound, text_bound
 from runtime.server.wording import shown
+from runtime.server.work_meter import WorkMeter
 from runtime.server.workers import Workers
 from runtime.serving_limits import KEEP_ALIVE_S
+from runtime.step_cost import StepCost
 from runtime.text_stream import Vocabulary
 
 
@@ -44,6 +48,7 @@ class Service:
     grammars: Grammars
     text_bound: TextBound | None
     keep_alive_s: float
+    request_log: RequestLog | None = None
     created: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False
     responses: ResponseStore = field(default_factory=ResponseStore)
@@ -60,13 +65,16 @@ class Service:
         max_queue: int,
         max_wait_s: float,
         keep_alive_s: float = KEEP_ALIVE_S,
+        step_cost: StepCost | None = None,
+        peaks: Peaks | None = None,
+        request_log: RequestLog | None = None,
     ) -> Service:
         """`engine` behind asyncio, and what its requests need; `engine.start()` is left to the event loop that uses it.
 
         `generation_config` is the content of generation_config.json:
         UserError where it is malformed.
         """
-        metrics = ServerMetrics(lambda: async_engine.stats)
+        metrics = ServerMetrics(lambda: async_engine.stats, model_name, WorkMeter(step_cost, peaks))
         async_engine = AsyncEngine(engine, Admission(engine.max_num_seqs, max_queue, max_wait_s), metrics)
         bound = text_bound(tokenizer)
         return_freed_memory()  # of the vocabulary, which was looked through
@@ -82,12 +90,15 @@ class Service:
             grammars=Grammars(vocabulary, engine.vocab_size, engine.eos_token_ids),
             text_bound=bound,
             keep_alive_s=keep_alive_s,
+            request_log=request_log,
         )
 
     async def close(self) -> None:
         """End the engine's thread and the workers; requests still open fail."""
         await self.engine.close()
         self.workers.close()
+        if self.request_log is not None:
+            self.request_log.close()
 
     def check_model(self, name: str | None) -> None:
         """404 unless the request means this model; one that names none does."""

@@ -11,6 +11,9 @@ from runtime.tools.functions import Function, Functions
 #: JSON as templates write it, so that a model meets what it was trained on
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
+#: that an answer must stop after: a small model that may go on with one more call does so for ever
+_MOST_CALLS = 16
+
 
 def literal(text: str) -> str:
     """`text` and nothing else."""
@@ -45,5 +48,5 @@ def calls(
     for index, function in enumerate(functions.all):
         rules += [f"call_{index}: {call(function, f'arguments_{index}')}", f"arguments_{index}: {schema(function)}"]
     alternatives = " | ".join(f"call_{index}" for index in range(len(functions.all)))
-    several = "call" if functions.max_calls == 1 else f"call ({between} call)*"
+    several = "call" if functions.max_calls == 1 else f"call ({between} call){{0,{_MOST_CALLS - 1}}}"
     return "\n".join([f"calls: {begin} {several} {end}", f"call: {alternatives}", *rules, ""])

@@ -18,7 +18,7 @@ FILES = {
     path: FileRecord(sha256=hashlib.sha256(path.encode()).hexdigest(), size=len(path))
     for path in ("kernels/cpu.so", "tokenizer.json", "weights/model.safetensors")
 }
-GOLDEN_DIGEST = "2bb7369059cdd19cf9f1ec301a4f86c8cc585dd5c33e3321e107f091ac3c784b"
+GOLDEN_DIGEST = "56d30fe5104f63e3fffef4282be0ec5eb2955d74d3b982d2542339d718b626e4"
 
 
 @pytest.fixture
@@ -57,6 +57,8 @@ def test_a_manifest_of_version_1_0_keeps_its_meaning(parts: Any) -> None:
             "query_scalar",
             "attention_softcap",
             "logit_softcap",
+            "further_ropes",
+            "layer_ropes",
         ),
         "provenance": ("quantization",),
     }

@@ -75,11 +75,14 @@ def test_the_request_is_accepted() -> None:
 def test_the_specification_has_only_known_keys(document: str, tmp_path: Path) -> None:
     """Its files need not be there."""
     from optimizer.spec import ModelSpec
+    from optimizer.spec.sets_spec import SetsSpec
 
-    (text,) = re.findall(r"```yaml\n(.*?)```", TEXT[document], re.DOTALL)
-    assert yaml.safe_load(text)["source"]
-    try:
-        Document.parse(text, document).validate(ModelSpec, context={"folder": tmp_path})
-    except LocatedError as error:
-        faults = str(error).splitlines()
-        assert all("must be a path that exists" in fault for fault in faults), faults
+    texts = re.findall(r"```yaml\n(.*?)```", TEXT[document], re.DOTALL)
+    assert [bool(yaml.safe_load(text).get("source")) for text in texts].count(True) == 1
+    for text in texts:
+        kind = ModelSpec if "source" in yaml.safe_load(text) else SetsSpec
+        try:
+            Document.parse(text, document).validate(kind, context={"folder": tmp_path})
+        except LocatedError as error:
+            faults = str(error).splitlines()
+            assert all("must be a path that exists" in fault for fault in faults), faults

@@ -117,7 +117,7 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
         {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
         "rope_type must be one of.*got 'dynamic'",
     ),
-    "longrope": ({"rope_parameters": {"rope_type": "longrope"}}, "got 'longrope'"),
+    "longrope": ({"rope_parameters": {"rope_type": "longrope"}}, "'longrope' needs short_factor, long_factor"),
     "old dynamic": ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "got 'dynamic'"),
     "factor": ({"rope_parameters": {"rope_type": "linear"}}, "'linear' needs factor"),
     "llama3 keys": ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor, high_freq_factor"),

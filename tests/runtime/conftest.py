@@ -9,7 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import Gemma2Config, LlamaConfig, MistralConfig, PreTrainedConfig, PreTrainedModel, Qwen2Config, Qwen3Config
+from transformers import (
+    Gemma2Config,
+    Gemma3TextConfig,
+    Glm4Config,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
+)
 
 from artifacts.architecture import Architecture
 from artifacts.manifest import Limits
@@ -45,6 +57,15 @@ LLAMA3 = {
 #: caps that scores and logits of these sizes meet, scores that are not divided by the root of head_dim
 GEMMA2 = {"head_dim": 24, "query_pre_attn_scalar": 40, "attn_logit_softcapping": 10.0, "final_logit_softcapping": 30.0}
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
+WINDOWS_BY_TURNS = ["sliding_attention", "full_attention", "sliding_attention"]
+#: of 8 dimensions of 16: no sequence here is longer than the original, so the short factors count
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "partial_rotary_factor": 0.5,
+    "short_factor": [1.0, 1.1, 1.5, 2.0],
+    "long_factor": [1.0, 2.0, 4.0, 8.0],
+}
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
 
 #: Between them: every family, tied and not, 1, 2, 3 and 4 queries to a key, heads narrower and wider than hidden / heads,
@@ -71,6 +92,19 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "gemma2, untied": Gemma2Config(
         **SIZES | GEMMA2, layer_types=["full_attention"] * 3, tie_word_embeddings=False, attention_bias=True
     ),
+    "gemma3": Gemma3TextConfig(
+        **SIZES,
+        head_dim=24,
+        query_pre_attn_scalar=40,
+        sliding_window=24,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+    ),
+    "glm4": Glm4Config(**SIZES, head_dim=24, pad_token_id=None),
+    "phi3": Phi3Config(**SIZES, sliding_window=24, pad_token_id=None),
+    "phi3, partial, longrope": Phi3Config(
+        **SIZES, pad_token_id=None, tie_word_embeddings=True, original_max_position_embeddings=128, rope_parameters=LONGROPE
+    ),
+    "smollm3": SmolLM3Config(**SIZES, no_rope_layers=[1, 0, 1], tie_word_embeddings=False, pad_token_id=None),
 }
 
 

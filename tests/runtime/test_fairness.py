@@ -237,6 +237,17 @@ def test_choices_of_a_prompt_compute_it_once(end: str) -> None:
     assert [choice.num_cached_tokens for choice in own] == ([32] if end == "abort" else [0]) + [40] * (len(own) - 1)
 
 
+def test_choices_that_wait_for_their_prompt_hide_nobody_behind_them() -> None:
+    simulation = Simulation.of(budget=32)
+    simulation.add(*(sequence_of(i, 400, prompt=0) for i in range(128)))
+    simulation.advance()
+    short = sequence_of(200, 8)
+    simulation.add(short)
+    simulation.advance()
+    assert short in simulation.first_token
+    simulation.finish()
+
+
 def preempt(simulation: Simulation) -> None:
     """As if it had found no block."""
     scheduler = simulation.scheduler

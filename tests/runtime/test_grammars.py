@@ -208,7 +208,7 @@ OBJECT = {"type": "object", "properties": {"a": {"type": "null"}}}
         (OBJECT | {"additionalProperties": True}, False),
         (OBJECT | {"patternProperties": {"^b": {"type": "null"}}}, False),
         (OBJECT | {"required": ["b"]}, False),
-        (OBJECT | {"minProperties": 2}, False),
+        (OBJECT | {"required": ["a"], "minProperties": 2}, False),
         ({"allOf": [OBJECT, {"properties": {"b": {"type": "null"}}}]}, False),
         ({"anyOf": [OBJECT], "properties": {"b": {"type": "null"}}}, False),
         ({"$defs": {"o": OBJECT}, "$ref": "#/$defs/o", "properties": {"b": {"type": "null"}}}, False),
@@ -223,3 +223,20 @@ def test_a_clients_own_options_of_the_library_do_not_count(made: Grammars, token
     given = {"enum": [[1, 2]], "x-guidance": {"item_separator": ";", "lenient": True}}
     text = generated(sequence_of(made, of_json_schema(constraining(given, "s"), whitespace="")), tokenizer)
     assert text == "[1,2]"
+
+
+@pytest.mark.parametrize(
+    ("given", "added"),
+    [
+        ({}, {"minimum": -(2**53 - 1), "maximum": 2**53 - 1}),
+        ({"minimum": 3}, {"maximum": 2**53 - 1}),
+        ({"exclusiveMaximum": 3}, {"minimum": -(2**53 - 1)}),
+        ({"minimum": 2**60}, {}),
+        ({"maximum": -(2**60)}, {}),
+        ({"minimum": 0, "maximum": 2**70}, {}),
+        ({"enum": [2**70]}, {}),
+    ],
+)
+def test_integers_have_the_bounds_that_all_readers_of_json_share(given: dict[str, object], added: dict[str, object]) -> None:
+    schema = {"type": "integer"} | given
+    assert constraining(schema, "s") == schema | added

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -117,6 +117,7 @@ def running(
     speak: Callable[[str], str] | None = None,
     max_num_waiting: int = 64,
     template: str | None = TEMPLATE,
+    special_tokens: Sequence[str] = (),
     before_load: Callable[[], object] = lambda: None,
     wait_until_loaded: bool = True,
     drain_timeout_s: float = 10.0,
@@ -124,6 +125,8 @@ def running(
 ) -> Iterator[Served]:
     """A server in a thread; drained, and its thread joined, at the end. With `speak` its model is a `SpeakingRunner`."""
     tokenizer, served_tokenizer = make_tokenizer(), make_tokenizer()
+    for one in (tokenizer, served_tokenizer):
+        one.add_special_tokens(list(special_tokens))
     served_tokenizer.enable_truncation(8)  # a trap that tokenizer.json files set
     recital = tokenizer.encode(RECITAL, add_special_tokens=False).ids
     runner: Any = RecitingRunner(tokenizer.get_vocab_size(), recital, **(runner_options or {}))

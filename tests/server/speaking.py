@@ -35,6 +35,8 @@ SPEAKING_LIMITS = Limits(
 class SpeakingRunner:
     """Each next token of `speak(prompt)` is by far the likeliest, and then the end of the sequence.
 
+    Where a grammar forbids it, the likeliest are the end and what ends parts of JSON: it says nothing of its own.
+
     A prompt ends with its last `<|assistant|>`; what follows it is of the answer, be it that the prompt begins it.
     """
 
@@ -45,10 +47,15 @@ class SpeakingRunner:
         self._speak = speak
         self._assistant = tokenizer.token_to_id("<|assistant|>")
         self._end = tokenizer.token_to_id("</s>")
+        self._endings = [self._end, tokenizer.token_to_id('"'), tokenizer.token_to_id("}")]
+        self.num_steps_left: int | None = None
         self._answers: dict[tuple[int, ...], list[int]] = {}
         self._cache = np.zeros(limits.num_kv_blocks * limits.kv_block_size, np.int64)
 
     def run(self, batch: Batch) -> np.ndarray[Any, np.dtype[np.float32]]:
+        if self.num_steps_left is not None:
+            self.num_steps_left -= 1
+            assert self.num_steps_left >= 0, "the model breaks"
         self._cache[batch.slot_mapping] = batch.token_ids
         logits = np.zeros((batch.logit_rows.size, self.vocab_size), np.float32)
         for row, token_row in enumerate(batch.logit_rows):
@@ -57,6 +64,7 @@ class SpeakingRunner:
             size = self.limits.kv_block_size
             blocks = batch.block_tables[sequence, : -(-num_tokens // size)]
             slots = (blocks[:, None] * size + np.arange(size)).ravel()[:num_tokens]
+            logits[row, self._endings] = (3.0, 2.0, 1.0)
             logits[row, self._next(self._cache[slots].tolist())] = 20.0
         return logits
 
@@ -80,7 +88,7 @@ def keyed(prompt: str) -> str:
         "weather": CALL % "Paris",
         "think and call": "<think>I need a tool.</think>" + CALL % "Paris",
         "think": "<think>Two and two.</think>Four.",
-        "person": '{"name": "Ada", "age": 36}',
+        "person": PERSON if '"Person"' in prompt.partition("</tools>")[0] else '{"name": "Ada", "age": 36}',
         "count": "one two three four five six seven",
         "emoji": "你好 😀!",
         "nothing": "",
@@ -88,4 +96,5 @@ def keyed(prompt: str) -> str:
     return next((answer for word, answer in answers.items() if word in last), "Hello there.")
 
 
+PERSON = '<tool_call>\n{"name": "Person", "arguments": {"name": "Ada", "age": 36}}\n</tool_call>'
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "%s"}}\n</tool_call>'

@@ -57,6 +57,37 @@ def test_nothing_is_known_and_nobody_refused_before_a_sequence_has_ended() -> No
     admission.check(1, replace(STATS, num_waiting=50))
 
 
+def test_the_first_of_those_that_began_together_says_nothing() -> None:
+    """Four began at once, and would end at once: the first alone would make a queue of 20 wait for 20 x 3 s."""
+    admission = Admission(num_seats=4, max_queue=1000, max_wait_s=30)
+    for tick in range(31):
+        admission.observe(tick / 10, replace(STATS, num_waiting=20))
+    admission.observe(3.1, replace(STATS, num_waiting=19, num_ended=1))
+    assert admission.wait_s(19) is None
+    admission.check(1, replace(STATS, num_waiting=19))
+    admission.observe(3.2, replace(STATS, num_waiting=16, num_ended=4))
+    assert admission.wait_s(15) == pytest.approx(16 * 3.2 / 4, rel=0.05)
+
+
+@given(num_floods=st.integers(1, 6), max_queue=st.integers(8, 200))
+def test_whoever_floods_the_queue_leaves_room_in_it(num_floods: int, max_queue: int) -> None:
+    """k clients that take all they get leave about 1 / (k + 1) of the queue."""
+    admission = Admission(num_seats=4, max_queue=max_queue, max_wait_s=1)
+    waiting = [0] * num_floods
+    refused: set[int] = set()
+    while len(refused) < num_floods:
+        for client in range(num_floods):
+            try:
+                admission.check(1, replace(STATS, num_waiting=sum(waiting)), waiting[client])
+                waiting[client] += 1
+            except Overloaded as error:
+                assert error.reason == "queue_share" and error.retry_after_s >= 1
+                refused.add(client)
+    left = max_queue - sum(waiting)
+    assert left >= max_queue // (num_floods + 1) - 1
+    admission.check(max(1, left // 2), replace(STATS, num_waiting=sum(waiting)), 0)
+
+
 def test_what_ends_while_nobody_waits_says_nothing_about_the_queue() -> None:
     admission = served(rate=2, seconds=100)
     before = admission.wait_s(3)

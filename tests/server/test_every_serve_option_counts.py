@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +31,8 @@ SERVE = {
     "--stream-keep-alive": ("1", "2"),
     "--http-keep-alive": ("1", "2"),
     "--log-format": ("text", "json"),
+    "--log-requests": ("one.jsonl", "other.jsonl"),
+    "--peaks": ("one.json", "other.json"),
     "--tool-format": ("hermes", "none"),
     "--reasoning-format": ("think", "none"),
 }
@@ -47,7 +50,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., li
     def load(*arguments: Any, **named: Any) -> Any:
         heard.append(("load", arguments, named))
         manifest = SimpleNamespace(name="tiny")
-        parts = dict.fromkeys(("engine", "tokenizer", "chat_template", "generation_config", "report"))
+        parts = dict.fromkeys(("engine", "tokenizer", "chat_template", "generation_config", "report", "step_cost"))
         return SimpleNamespace(manifest=manifest, **parts)
 
     def create_app(*arguments: Any, **named: Any) -> None:
@@ -60,6 +63,9 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., li
     monkeypatch.chdir(tmp_path)
     for name in ("one.keys", "other.keys"):
         Path(name).write_text(f"{name}:{'0' * 64}\n")
+    for value, name in enumerate(("one.json", "other.json"), start=1):
+        peaks = dict.fromkeys(("memory_gbps", "float_gflops", "int8_gops"), value)
+        Path(name).write_text(json.dumps({"peaks": peaks}))
     monkeypatch.setattr("runtime.server.access_log.log_as_json", lambda: heard.append("as json"))
     monkeypatch.setattr("runtime.loading.load", load)
     monkeypatch.setattr("runtime.server.app.create_app", create_app)

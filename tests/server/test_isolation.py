@@ -64,3 +64,24 @@ def test_a_text_that_cannot_be_decoded_ends_one_request(run_server: Any, monkeyp
         answer = httpx.post(f"{served.url}/v1/completions", json={"prompt": [served.encode("z")[-1]], "max_tokens": 4})
         assert answer.status_code == 500
         assert list(stream)[-1].choices[0].finish_reason == "length"
+
+
+class Panic(BaseException):
+    """As a library in another language may raise: no Exception."""
+
+
+def test_a_fault_beside_the_steps_fails_what_is_open_and_is_seen(run_server: Any, wait: Any) -> None:
+    """Nobody waits for a thread that is gone; /health says that the server must be started again."""
+    with run_server(runner_options={"step_time_s": 0.005}) as served:
+        stream = iter(served.client().completions.create(stream=True, **LONG))
+        next(stream)
+
+        def panic() -> Any:
+            raise Panic("out of order")
+
+        served.engine.stats = panic
+        with pytest.raises(openai.APIError, match="the engine failed: Panic: out of order"):
+            list(stream)
+        wait(lambda: httpx.get(f"{served.url}/health").status_code == 503)
+        answer = httpx.post(f"{served.url}/v1/completions", json={"prompt": "Hi"}, timeout=5)
+        assert answer.status_code == 503 and "restart the server" in answer.json()["error"]["message"]

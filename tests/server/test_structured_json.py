@@ -52,6 +52,7 @@ SCHEMAS: list[Any] = [
     {"type": "object", "properties": {"a": PERSON, "b": PEOPLE}, "required": ["a", "b"]},
     {"type": "object", "additionalProperties": False, "minProperties": 2, "maxProperties": 2,
      "patternProperties": {"^[a-w]{1,3}$": {"type": "boolean"}}, "properties": {"x": {"type": "null"}}, "required": ["x"]},
+    {"type": "object", "properties": {"a": NAME, "b": NAME}, "required": ["a"], "minProperties": 1, "maxProperties": 2},
     {"type": "integer", "minimum": -5, "maximum": 5},
     {"type": "integer", "exclusiveMinimum": 3, "exclusiveMaximum": 5},
     {"type": "integer", "multipleOf": 7, "minimum": 10, "maximum": 99},
@@ -138,6 +139,8 @@ def test_an_unsupported_keyword_is_refused_by_its_path(served: Any, keyword: str
         ({"patternProperties": {"^a": {"else": {}}}}, "patternProperties.'^a'.else"),
         ({"properties": {"a": {"format": "iri"}}}, "properties.a.format"),
         ({"properties": {"a": 3}}, "properties.a"),
+        ({"items": {"properties": {"a": {}, "b": {}}, "required": ["a"], "minProperties": 2}}, "items.minProperties"),
+        ({"properties": {"a": {}}, "additionalProperties": True, "maxProperties": 3}, "maxProperties"),
         ({"items": "x"}, "items"),
     ],
 )

@@ -53,15 +53,18 @@ class Tools(ItemSet):
 
     def mark(self, item: Mapping[str, Any], replies: Sequence[Reply], prompts: Prompts) -> Marked:
         reply = str(replies[0])
-        calls, expected = json.loads(reply), item["expected"]
-        if expected is None:
-            scores = dict.fromkeys(self.metrics, float(not calls))
-        else:
-            # Of several calls none is the answer.
-            name, written = (calls[0]["name"], calls[0]["arguments"]) if len(calls) == 1 else ("", "")
-            function, arguments = name == expected["name"], _are_right(written, expected["arguments"])
-            scores = {"call": float(function and arguments), "function": float(function), "arguments": float(arguments)}
-        return Marked(item["id"], scores, reply)
+        calls = [(call["name"], call["arguments"]) for call in json.loads(reply)]
+        return Marked(item["id"], are_right(calls, item["expected"]), reply)
+
+
+def are_right(calls: Sequence[tuple[str, str]], expected: Mapping[str, Any] | None) -> dict[str, float]:
+    """A score for each metric: of names and arguments, these as texts, against an item's `expected`."""
+    if expected is None:
+        return dict.fromkeys(Tools.metrics, float(not calls))
+    # Of several calls none is the answer.
+    name, written = calls[0] if len(calls) == 1 else ("", "")
+    function, arguments = name == expected["name"], _has_right_arguments(written, expected["arguments"])
+    return {"call": float(function and arguments), "function": float(function), "arguments": float(arguments)}
 
 
 def _fault(item: Mapping[str, Any]) -> str:
@@ -86,7 +89,7 @@ def _fault(item: Mapping[str, Any]) -> str:
     return ""
 
 
-def _are_right(written: str, expected: Mapping[str, Sequence[Any]]) -> bool:
+def _has_right_arguments(written: str, expected: Mapping[str, Sequence[Any]]) -> bool:
     try:
         arguments = json.loads(written)
     except ValueError:

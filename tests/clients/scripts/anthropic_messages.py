@@ -46,9 +46,9 @@ assert [block.input for block in final.content] == [{"city": "Paris"}, {"city": 
 assert "Paris" in pieces and "Rome" in pieces
 
 for choice in ({"type": "any"}, {"type": "tool", "name": "get_weather"}):
-    forced = client.messages.create(model=model, max_tokens=200, messages=user("Hi"), tools=[tool], tool_choice=choice)
-    assert all(isinstance(block.input["city"], str) for block in forced.content if block.type == "tool_use")
-    assert forced.stop_reason == "tool_use"
+    options = {"tools": [tool], "tool_choice": choice, **greedy}
+    forced = client.messages.create(model=model, max_tokens=200, messages=user("The weather?"), **options)
+    assert [block.input for block in forced.content] == [{"city": "Paris"}] and forced.stop_reason == "tool_use"
 
 with client.messages.stream(model=model, max_tokens=200, messages=user("think"), **greedy) as stream:
     thought = "".join(event.thinking for event in stream if event.type == "thinking")

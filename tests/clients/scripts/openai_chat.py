@@ -54,9 +54,10 @@ assert [event.parsed_arguments for event in done] == [{"city": "Paris"}, {"city"
 assert len({call.id for call in final.choices[0].message.tool_calls}) == 2
 
 for choice in ("required", {"type": "function", "function": {"name": "get_weather"}}):
-    forced = client.chat.completions.create(model=model, messages=user("Hi"), tools=[tool], tool_choice=choice, max_tokens=200)
-    for call in forced.choices[0].message.tool_calls:
-        assert isinstance(json.loads(call.function.arguments)["city"], str)
+    options = {"tools": [tool], "tool_choice": choice, "temperature": 0}
+    forced = client.chat.completions.create(model=model, messages=user("The weather?"), **options)
+    (call,) = forced.choices[0].message.tool_calls
+    assert json.loads(call.function.arguments) == {"city": "Paris"}
 
 parsed = client.chat.completions.parse(model=model, messages=user("A person"), response_format=Person, temperature=0)
 assert parsed.choices[0].message.parsed == Person(name="Ada", age=36), parsed

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -17,9 +16,7 @@ from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
 from optimizer.cli import coldforge
 from optimizer.importers import open_source
-from runtime.loading import load
-from runtime.server import Server, create_app
-from tests.server.conftest import wait_for
+from tests.server.serving_process import serving
 from tests.small_bundle import write_small_bundle
 from tests.tiny_models import random_llama, save_tiny
 
@@ -57,21 +54,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def url(folder: Path) -> Iterator[str]:
-    """The good bundle, served."""
-    loaded = load(folder / "good")
-
-    def app() -> Any:
-        config, template = loaded.generation_config, loaded.chat_template
-        options: dict[str, Any] = {"chat_template": template, "generation_config": config}
-        return create_app(loaded.engine, loaded.tokenizer, model_name="tiny", version="0", **options)
-
-    server = Server(app, "127.0.0.1", 0)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    wait_for(lambda: server.started and server.loading.app)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
-    server.should_exit = True
-    thread.join(20)
+    """The good bundle, as a process of `serve` has it."""
+    with serving(folder / "good", folder / "serve.log") as server:
+        yield f"http://127.0.0.1:{server.port}/v1"
 
 
 @pytest.fixture

@@ -13,7 +13,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import Gemma2Config, LlamaConfig, PreTrainedConfig, PreTrainedModel, Qwen2Config, Qwen3Config
+from transformers import (
+    Gemma2Config,
+    Gemma3TextConfig,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
+)
 
 from optimizer.importers import Source, open_source
 from optimizer.quantization.calibration import Calibration
@@ -33,6 +42,10 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "qwen2": Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=16, max_window_layers=1, tie_word_embeddings=True),
     "qwen3": Qwen3Config(**SIZES, head_dim=16),
     "gemma2": Gemma2Config(**SIZES, head_dim=16, sliding_window=16, attn_logit_softcapping=1.0, tie_word_embeddings=False),
+    "gemma3": Gemma3TextConfig(
+        **SIZES, head_dim=16, sliding_window=16, layer_types=["sliding_attention", "full_attention", "sliding_attention"]
+    ),
+    "smollm3": SmolLM3Config(**SIZES, no_rope_layers=[1, 0, 1], pad_token_id=None),
 }
 MODULES = {"self_attn.q_proj": "qkv", "self_attn.o_proj": "o", "mlp.up_proj": "gate_up", "mlp.down_proj": "down"}
 SEQUENCES = [

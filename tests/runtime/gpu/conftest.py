@@ -13,14 +13,18 @@ from transformers import (
     DeepseekV2Config,
     DeepseekV3Config,
     Gemma2Config,
+    Gemma3TextConfig,
+    Glm4Config,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
+    Phi3Config,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
     Qwen3MoeConfig,
+    SmolLM3Config,
 )
 
 from artifacts.architecture import Architecture
@@ -75,6 +79,12 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "qwen3": Qwen3Config(**SIZES, head_dim=32),
     "mistral": MistralConfig(**SIZES, sliding_window=7),
     "gemma2": Gemma2Config(**SIZES | GEMMA2, sliding_window=7),
+    "gemma3": Gemma3TextConfig(
+        **SIZES, head_dim=16, query_pre_attn_scalar=24, sliding_window=7, layer_types=["sliding_attention", "full_attention"]
+    ),
+    "glm4": Glm4Config(**SIZES, head_dim=16, pad_token_id=None),
+    "phi3": Phi3Config(**SIZES, pad_token_id=None, partial_rotary_factor=0.5),
+    "smollm3": SmolLM3Config(**SIZES, no_rope_layers=[1, 0], pad_token_id=None),
     "mixtral": MixtralConfig(**SIZES | {"intermediate_size": 64}, num_local_experts=4, sliding_window=None),
     "qwen3_moe": Qwen3MoeConfig(**SIZES, **EXPERTS, head_dim=16, num_experts=6, norm_topk_prob=True, mlp_only_layers=[0]),
     "deepseek_v2": DeepseekV2Config(**LATENT, topk_method="group_limited_greedy", n_group=4, topk_group=2),

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import doctest
+import json
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import openai
 import pytest
 
 from optimizer.importers import open_source
-from runtime import Engine, embedded_engine
+from runtime import Engine
+from runtime import engine as engine_module
+from runtime.answer.whole import Answer
+from runtime.chat import ChatTemplate
+from runtime.engine_core import EngineCore
 from runtime.loading import load
 from runtime.request import RequestError
 from runtime.server import Server, create_app
-from tests.server.conftest import wait_for
+from tests.server.conftest import make_tokenizer, wait_for
+from tests.server.speaking import HERMES_TEMPLATE, SpeakingRunner
+from tests.server.tool_requests import WEATHER
 from tests.small_bundle import write_small_bundle
 from tests.tiny_models import random_llama, save_tiny
 
@@ -68,7 +76,7 @@ def client(bundle: Path) -> Iterator[openai.OpenAI]:
 
 
 def test_the_examples_of_the_docstrings(bundle: Path) -> None:
-    results = doctest.testmod(embedded_engine, extraglobs={"bundle": bundle}, optionflags=doctest.IGNORE_EXCEPTION_DETAIL)
+    results = doctest.testmod(engine_module, extraglobs={"bundle": bundle}, optionflags=doctest.IGNORE_EXCEPTION_DETAIL)
     assert results.attempted >= 9 and not results.failed
 
 
@@ -130,6 +138,34 @@ def test_a_stream_that_is_left_frees_its_blocks(engine: Engine) -> None:
     running = engine._running
     assert running is not None
     wait_for(lambda: running._service.engine.stats.num_free_blocks == running._service.engine.stats.num_blocks)
+
+
+def test_tool_calls_and_thoughts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that thinks and calls, whole and streamed."""
+    said = '<think>Rome?</think>Let me see.\n<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+    tokenizer = make_tokenizer()
+    core = EngineCore(SpeakingRunner(tokenizer, lambda prompt: said), [tokenizer.token_to_id("</s>")])
+    template = ChatTemplate(HERMES_TEMPLATE, bos_token="<s>", eos_token="</s>", reasoning_format="think")
+    loaded = SimpleNamespace(
+        engine=core,
+        tokenizer=tokenizer,
+        chat_template=template,
+        generation_config={},
+        manifest=SimpleNamespace(name="speaker"),
+    )
+    monkeypatch.setattr("runtime.loading.load", lambda *_: loaded)
+
+    async def streamed(engine: Engine) -> Answer:
+        return Answer.of([event async for delta in engine.stream_chat(CHAT, tools=[WEATHER]) for event in delta.events])
+
+    with Engine("speaker") as engine:
+        (answer,) = engine.chat(CHAT, tools=[WEATHER])
+        pieces = asyncio.run(streamed(engine))
+    (call,) = answer.tool_calls
+    assert (call.name, json.loads(call.arguments)) == ("get_weather", {"city": "Rome"})
+    assert (answer.text, answer.reasoning, answer.finish_reason) == ("Let me see.", "Rome?", "tool_calls")
+    assert (pieces.text, pieces.reasoning) == (answer.text, answer.reasoning)
+    assert [(one.name, one.arguments) for one in pieces.calls] == [(call.name, call.arguments)]
 
 
 def test_progress_is_shown_on_stderr(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
