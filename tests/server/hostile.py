@@ -86,7 +86,7 @@ def _wrong_type(rng: random.Random) -> tuple[str, Any]:
     names = [name for name in body if name in ("messages", "prompt", "input", "tokens")]
     fields = [*names, "model"]
     if path in (CHAT, COMPLETIONS):
-        fields += ["stop", "logit_bias", "stream_options", "structured_outputs", "stop_token_ids"]
+        fields += ["stop", "logit_bias", "stop_token_ids"]
     if path in (CHAT, MESSAGES, RESPONSES, COUNT):
         fields += ["tools"]
     return path, body | {rng.choice(fields): rng.choice(_WRONG)}
