@@ -129,6 +129,8 @@ def _objects(draw: st.DrawFn, parts: st.SearchStrategy[Schema], bounded: bool) -
             schema["maxProperties"] = len(names) + 2
         case 3 if not bounded:
             schema["additionalProperties"] = draw(st.one_of(st.just(True), parts))
+        case _ if bounded:
+            schema["additionalProperties"] = False
     return schema
 
 

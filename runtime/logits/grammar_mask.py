@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -18,16 +20,43 @@ if TYPE_CHECKING:
 
     from runtime.sequence import Sequence
 
-_NUM_THREADS = 2
+#: one thread makes the masks of a hundred streams in the time of a GPU's step; on a CPU the step needs the cores itself
+_CORES_PER_THREAD, _MAX_NUM_THREADS = 4, 8
 
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_NUM_THREADS, "masks")
+    num_threads = min(_MAX_NUM_THREADS, max(1, (os.cpu_count() or 1) // _CORES_PER_THREAD))
+    return ThreadPoolExecutor(num_threads, "masks")
 
 
 class GrammarFailure(RequestError):
     """A grammar needs more work or memory for a token than it may."""
+
+
+@dataclass(frozen=True)
+class _Mask:
+    """The tokens that alone are allowed, or those that are not: whichever are fewer, since between two steps the weights have
+    swept the caches, and every pass over the vocabulary is paid at memory speed."""
+
+    are_allowed: bool
+    token_ids: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, bits: NDArray[np.int32], vocab_size: int) -> _Mask:
+        """Of the allowed tokens' bits, the first token's in the lowest."""
+        allowed = np.unpackbits(bits.view(np.uint8), count=vocab_size, bitorder="little").view(np.bool_)
+        are_few = bool(2 * np.count_nonzero(allowed) <= vocab_size)
+        return cls(are_few, np.flatnonzero(allowed if are_few else ~allowed))
+
+    def apply(self, logits: Row) -> None:
+        """Rule out in place what is not allowed."""
+        if not self.are_allowed:
+            logits[self.token_ids] = -np.inf
+            return
+        kept = logits[self.token_ids]
+        logits.fill(-np.inf)
+        logits[self.token_ids] = kept
 
 
 class GrammarMask:
@@ -43,7 +72,7 @@ class GrammarMask:
         self._bits = np.zeros(-(-vocab_size // 32), np.int32)
         self._progress = None if reasoning is None else ReasoningProgress(reasoning)
         self._num_consumed: int | None = None  # of the sequence's tokens, once the grammar has begun
-        self._coming: Future[NDArray[np.bool_]] | None = None
+        self._coming: Future[_Mask] | None = None
 
     def applies(self, sequence: Sequence) -> bool:
         """Always."""
@@ -52,7 +81,7 @@ class GrammarMask:
     def prepare(self, sequence: Sequence) -> None:
         """Begin the mask of the next token."""
         if self._coming is None and self._phase(sequence) != "reasoning":
-            self._coming = _threads().submit(self._forbidden, self._new_tokens(sequence))
+            self._coming = _threads().submit(self._mask_after, self._new_tokens(sequence))
 
     def __call__(self, logits: Row, sequence: Sequence, end_token_ids: frozenset[int]) -> None:
         self.prepare(sequence)
@@ -60,15 +89,14 @@ class GrammarMask:
             logits[list(end_token_ids)] = -np.inf
             return
         coming, self._coming = self._coming, None
-        forbidden = coming.result()
+        mask = coming.result()
         begin = self._progress.begin_token() if self._progress is not None else None
+        if begin is not None and self._progress is not None and self._progress.num_seen:
+            mask = _Mask(True, np.array([begin]))  # in the middle of the first mark: the grammar has not begun
+        kept = None if begin is None else logits[begin]
+        mask.apply(logits)
         if begin is not None:
-            assert self._progress is not None
-            forbidden[begin] = False
-            if self._progress.num_seen:  # in the middle of the first mark: the grammar has not begun
-                forbidden[:] = True
-                forbidden[begin] = False
-        np.putmask(logits, forbidden, -np.inf)
+            logits[begin] = kept
 
     def _phase(self, sequence: Sequence) -> str:
         """Where the answer stands; fixes where the grammar begins."""
@@ -90,8 +118,7 @@ class GrammarMask:
         self._num_consumed = sequence.num_tokens
         return new
 
-    def _forbidden(self, new_tokens: list[int]) -> NDArray[np.bool_]:
-        """bool [vocab_size]: the tokens that are ruled out after these."""
+    def _mask_after(self, new_tokens: list[int]) -> _Mask:
         matcher = self._matcher
         matcher.consume_tokens(new_tokens)
         if not matcher.is_error():
@@ -99,5 +126,4 @@ class GrammarMask:
         if matcher.is_error():
             reason = matcher.get_error().splitlines()[0][:200]
             raise GrammarFailure(f"the answer cannot be held to its grammar any further: {reason}; make it simpler")
-        allowed = np.unpackbits(self._bits.view(np.uint8), count=self._vocab_size, bitorder="little")
-        return np.equal(allowed, 0)
+        return _Mask.of(self._bits, self._vocab_size)

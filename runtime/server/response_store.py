@@ -14,10 +14,14 @@ MAX_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class KeptResponse:
-    """JSON: the response as it was answered, and the items of its whole conversation, the answer's among them."""
+    """JSON: the response as it was answered, and the items of its whole conversation, the answer's among them.
+
+    `client` is the name of the API key that it was answered to; to others it does not exist.
+    """
 
     response: bytes
     items: bytes
+    client: str = ""
 
     @property
     def num_bytes(self) -> int:
@@ -49,18 +53,18 @@ class ResponseStore:
             _, oldest = self._kept.popitem(last=False)
             self.num_bytes -= oldest.num_bytes
 
-    def get(self, id: str, *, param: str | None = None) -> KeptResponse:
+    def get(self, id: str, client: str = "", *, param: str | None = None) -> KeptResponse:
         """The response, which is in use now. ApiError: 400 if a field of a request names it (`param`), else 404."""
-        if id not in self._kept:
+        kept = self._kept.get(id)
+        if kept is None or kept.client != client:
             raise self._unknown(id, param)
         self._kept.move_to_end(id)
-        return self._kept[id]
+        return kept
 
-    def delete(self, id: str) -> None:
+    def delete(self, id: str, client: str = "") -> None:
         """ApiError 404 if it is not kept."""
-        if id not in self._kept:
-            raise self._unknown(id, None)
-        self.num_bytes -= self._kept.pop(id).num_bytes
+        self.num_bytes -= self.get(id, client).num_bytes
+        del self._kept[id]
 
     def _unknown(self, id: str, param: str | None) -> ApiError:
         message = (

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse
 from starlette.responses import Response as HttpResponse
 
 from runtime.answer.events import TextDelta
+from runtime.server.caller import CALLER
 from runtime.server.chat_generation import start_chat
 from runtime.server.choice import Increment
 from runtime.server.errors import invalid
@@ -43,11 +44,11 @@ def add(router: APIRouter, service: Service) -> None:
     async def response(id: str, stream: bool = False) -> HttpResponse:
         if stream:
             raise invalid("stream must be false, got true: a stream that has ended is not kept; ask for the response", "stream")
-        return HttpResponse(service.responses.get(id).response, media_type="application/json")
+        return HttpResponse(service.responses.get(id, CALLER.get().client).response, media_type="application/json")
 
     @router.delete("/v1/responses/{id}")
     async def delete(id: str) -> HttpResponse:
-        service.responses.delete(id)
+        service.responses.delete(id, CALLER.get().client)
         return JSONResponse({"id": id, "object": "response", "deleted": True})
 
 
@@ -57,7 +58,7 @@ async def create_response(service: Service, body: ResponsesBody, http: Request) 
     service.check_accepting()
     before = b"[]"
     if body.previous_response_id is not None:
-        before = service.responses.get(body.previous_response_id, param="previous_response_id").items
+        before = service.responses.get(body.previous_response_id, CALLER.get().client, param="previous_response_id").items
     num_bytes = http.state.num_body_bytes + len(before)
 
     def translate() -> tuple[list[InputItem], ChatCompletionBody]:
@@ -122,11 +123,12 @@ class _Answer:
     async def _keep(self) -> None:
         if not self._body.store:
             return
-        response = self._writer.response
+        response, client = self._writer.response, CALLER.get().client
 
         def keep() -> KeptResponse:
             items = (_INPUT.dump_json(self._items, exclude_unset=True), _OUTPUT.dump_json(response.output))
-            return KeptResponse(to_json(response).encode(), b"[%b]" % b",".join(part[1:-1] for part in items if part != b"[]"))
+            joined = b"[%b]" % b",".join(part[1:-1] for part in items if part != b"[]")
+            return KeptResponse(to_json(response).encode(), joined, client)
 
         self._service.responses.put(response.id, await self._service.workers.run(self._num_bytes, keep))
 

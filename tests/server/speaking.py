@@ -48,10 +48,14 @@ class SpeakingRunner:
         self._assistant = tokenizer.token_to_id("<|assistant|>")
         self._end = tokenizer.token_to_id("</s>")
         self._endings = [self._end, tokenizer.token_to_id('"'), tokenizer.token_to_id("}")]
+        self.num_steps_left: int | None = None
         self._answers: dict[tuple[int, ...], list[int]] = {}
         self._cache = np.zeros(limits.num_kv_blocks * limits.kv_block_size, np.int64)
 
     def run(self, batch: Batch) -> np.ndarray[Any, np.dtype[np.float32]]:
+        if self.num_steps_left is not None:
+            self.num_steps_left -= 1
+            assert self.num_steps_left >= 0, "the model breaks"
         self._cache[batch.slot_mapping] = batch.token_ids
         logits = np.zeros((batch.logit_rows.size, self.vocab_size), np.float32)
         for row, token_row in enumerate(batch.logit_rows):

@@ -138,7 +138,7 @@ def test_ids_that_no_vocabulary_has(served: Any, ids: list[Any]) -> None:
         (CHAT, {"messages": USER, "stream_options": "usage"}, "stream_options", "an object"),
         (CHAT, {"messages": USER, "stream_options": {"include_usage": "x"}}, "stream_options.include_usage", "true or false"),
         (CHAT, {"messages": USER, "chat_template_kwargs": []}, "chat_template_kwargs", "an object, got a list of 0"),
-        (CHAT, {"messages": [{"role": "assistant", "tool_calls": [{"id": "a"}]}]}, "messages.0", "must not have tool_calls"),
+        (CHAT, {"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages.0.tool_calls.0.function", "required"),
         (CHAT, {"messages": [{"role": "assistant", "function_call": {"name": "f"}}]}, "messages.0", "function_call"),
         (COMPLETIONS, {"prompt": {}}, "prompt", "must be a string or a list"),
         (COMPLETIONS, {"prompt": [1, "a"]}, "prompt.1", "must be an integer, got 'a'"),

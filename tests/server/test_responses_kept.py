@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -120,6 +123,22 @@ def test_an_old_stream_cannot_be_had_again(served: Served) -> None:
     response = ask(served, input="Hi")
     answer = HTTP.get(url(served, response), params={"stream": "true"})
     assert answer.status_code == 400 and answer.json()["error"]["param"] == "stream"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_another_clients_response_does_not_exist(run_server: Any, tmp_path: Path, stream: bool) -> None:
+    digests = [f"{name}:{hashlib.sha256(name.encode()).hexdigest()}\n" for name in ("ann", "bob")]
+    (tmp_path / "keys").write_text("".join(digests))
+    with run_server(speak=keyed, template=HERMES_TEMPLATE, api_keys=tmp_path / "keys") as served:
+        ann, bob = (httpx.Client(headers={"Authorization": f"Bearer {name}"}, timeout=20) for name in ("ann", "bob"))
+        url = f"{served.url}/v1/responses"
+        answer = ann.post(url, json={"input": "Hi", "stream": stream})
+        id = re.findall(r"resp_[0-9a-f]{32}", answer.text)[0]
+        assert ann.get(f"{url}/{id}").status_code == 200
+        assert bob.get(f"{url}/{id}").status_code == bob.delete(f"{url}/{id}").status_code == 404
+        assert bob.post(url, json={"input": "Hi", "previous_response_id": id}).status_code == 400
+        assert ann.post(url, json={"input": "Hi", "previous_response_id": id}).status_code == 200
+        assert ann.delete(f"{url}/{id}").status_code == 200
 
 
 def kept(num_bytes: int) -> KeptResponse:
