@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from artifacts.registry import Event, Registry
-from artifacts.registry.names import is_digest
 from runtime.user_errors import shown_to_user
+
+if TYPE_CHECKING:
+    from artifacts.registry import Event, Registry
 
 _SHOWN = 12
 
@@ -36,7 +38,7 @@ def registry(context: click.Context, root: Path) -> None:
 @shown_to_user()
 def list_names(root: Path) -> None:
     """Show each name, the bundle that it means, and since when and why."""
-    held = Registry.open(root)
+    held = _open(root)
     last = {event.name: event for event in held.events()}
     for name, event in sorted(last.items()):
         click.echo(f"{name}  {event.digest[:_SHOWN]}  since {event.time}  {event.action}: {event.why}")
@@ -53,7 +55,9 @@ def list_names(root: Path) -> None:
 @shown_to_user()
 def show(root: Path, name: str) -> None:
     """Show the history of NAME, the last event first, or what the bundle of a digest holds."""
-    held = Registry.open(root)
+    from artifacts.registry.names import is_digest
+
+    held = _open(root)
     if is_digest(name):
         from optimizer.bundle.inspection import describe
 
@@ -85,6 +89,9 @@ def promote(root: Path, name: str, bundle: str, why: str, evidence: Path | None,
 
     The registry is made if there is none.
     """
+    from artifacts.registry import Registry
+    from artifacts.registry.names import is_digest
+
     held = Registry.create(root)
     is_here = is_digest(bundle) and not Path(bundle).exists()
     digest = bundle if is_here else held.add(Path(bundle))
@@ -102,7 +109,7 @@ def promote(root: Path, name: str, bundle: str, why: str, evidence: Path | None,
 @shown_to_user()
 def rollback(root: Path, name: str, to: str | None, why: str) -> None:
     """Let NAME mean the bundle that it meant before."""
-    click.echo(_told(Registry.open(root).rollback(name, to, why=why)))
+    click.echo(_told(_open(root).rollback(name, to, why=why)))
 
 
 @registry.command()
@@ -118,7 +125,7 @@ def rollback(root: Path, name: str, to: str | None, why: str) -> None:
 @shown_to_user()
 def prune(root: Path, keep: int) -> None:
     """Remove bundles that no name means; history and evidence stay."""
-    removed = Registry.open(root).prune(keep)
+    removed = _open(root).prune(keep)
     click.echo(f"removed {', '.join(digest[:_SHOWN] for digest in removed) or 'nothing'}")
 
 
@@ -127,8 +134,14 @@ def prune(root: Path, keep: int) -> None:
 @shown_to_user()
 def verify_all(root: Path) -> None:
     """Check every byte of every bundle, the history and its evidence."""
-    held = Registry.open(root)
+    held = _open(root)
     click.echo(f"{len(held.verify())} bundles and {len(held.events())} events are whole")
+
+
+def _open(root: Path) -> Registry:
+    from artifacts.registry import Registry
+
+    return Registry.open(root)
 
 
 def _told(event: Event) -> str:

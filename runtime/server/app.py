@@ -88,8 +88,9 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.engine.start()
-        # Requests without a form need not wait for it, and whoever asks for one first should not have to.
-        threading.Thread(target=service.grammars.get_ready, name="grammars", daemon=True).start()
+        # Requests without a form need not wait for it, and whoever asks for one first should not have to. No daemon: Python
+        # waits for it at its end, and would else take itself apart under a library that is reading from it.
+        threading.Thread(target=service.grammars.get_ready, name="grammars").start()
         yield
         await service.close()
 

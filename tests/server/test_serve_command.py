@@ -87,3 +87,12 @@ def test_what_is_no_bundle_is_refused_in_one_line(bundle: Path, tmp_path: Path, 
     assert done.returncode == 1
     assert done.stderr.startswith("Error: ") and done.stderr.count("\n") == 1, done.stderr
     assert ("tokenizer.json: sha256 must be" if damage == "flip" else "must be a folder with a manifest.json") in done.stderr
+
+
+@pytest.mark.slow
+def test_a_server_that_is_stopped_right_after_its_start_ends_well(bundle: Path, tmp_path: Path) -> None:
+    """It may still read its vocabulary for grammars then."""
+    for attempt in range(10):
+        with serving(bundle, tmp_path / f"stderr-{attempt}") as server:
+            server.process.terminate()
+            assert server.process.wait(timeout=20) == 0
