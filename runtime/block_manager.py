@@ -62,17 +62,28 @@ class BlockManager:
         """Full blocks of its tokens that another could have computed: all but the one of the last token."""
         return (sequence.num_tokens - 1) // self.block_size if sequence.shares_blocks else 0
 
-    def is_computing(self, sequence: Sequence, other: Sequence, index: int) -> bool:
-        """Whether `sequence`, which runs, has yet to compute what `other` needs in its block `index`."""
-        size, end = self.block_size, (index + 1) * self.block_size
-        return (
-            sequence.num_computed_tokens < end <= sequence.num_tokens
-            and index < self.num_sharable_blocks(other)
-            and sequence.request.cache_salt == other.request.cache_salt
-            # Most differ in this block already; only those that do not are compared from the beginning.
-            and sequence.token_ids[index * size : end] == other.token_ids[index * size : end]
-            and sequence.token_ids[: index * size] == other.token_ids[: index * size]
-        )
+    def num_coming(self, sequence: Sequence, other: Sequence, num_shared: int) -> int:
+        """How many blocks `other` could begin on once `sequence`, which runs, has computed them.
+
+        0 if there are no more than the `num_shared` that are cached now.
+        """
+        size = self.block_size
+        most = min(sequence.num_tokens // size, self.num_sharable_blocks(other))
+        if most <= num_shared or sequence.request.cache_salt != other.request.cache_salt:
+            return 0
+        ours, theirs = sequence.token_ids, other.token_ids
+        start, end = num_shared * size, (num_shared + 1) * size
+        # Most differ in this block already; only those that do not are compared from the beginning.
+        if ours[start:end] != theirs[start:end] or ours[:start] != theirs[:start]:
+            return 0
+        same, differs = num_shared + 1, most + 1
+        while differs - same > 1:
+            middle = (same + differs) // 2
+            if ours[same * size : middle * size] == theirs[same * size : middle * size]:
+                same = middle
+            else:
+                differs = middle
+        return same if sequence.num_computed_tokens < same * size else 0
 
     def _identity(self, sequence: Sequence, index: int) -> bytes:
         """The chain hash of a full block of `sequence`'s tokens, computed once."""

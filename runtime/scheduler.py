@@ -38,8 +38,8 @@ class Scheduler:
     A step has a budget of `max_num_batched_tokens`: no step, and so no wait for a next token, is longer than that, whatever
     prompts come. Every running sequence gets a token of it; what is left is split among prompts (`prefill_split`). Waiting
     ones are admitted in the order of `WaitingQueue` while seats (`max_num_seqs`) and blocks last, if the split gives them
-    anything: a short prompt beside a long one, a long one after it. One whose next block a running sequence is about to
-    compute waits for that block, and then shares it: that is how the n choices of a prompt compute it once.
+    anything: a short prompt beside a long one, a long one after it. One whose next blocks a running sequence is about to
+    compute waits for them, and then shares them: that is how the n choices of a prompt compute it once.
 
     `running` is in order of priority, then age. When a sequence finds no free block, the last one of them gives its blocks
     back and waits before all others of its priority; its tokens are kept and computed again.
@@ -135,8 +135,10 @@ class Scheduler:
         for sequence in list(islice(self.waiting, _MAX_LOOKED_AT)):
             if len(self.running) == min(self.max_num_seqs, self.max_num_batched_tokens) or num_considered == _MAX_CONSIDERED:
                 break
+            if sequence.is_held:
+                continue
             shared = self.blocks.cached_prefix(sequence)
-            if any(self.blocks.is_computing(other, sequence, len(shared)) for other in self.running):
+            if self._hold(sequence, len(shared)):
                 continue
             num_considered += 1
             if not self.blocks.can_hold(sequence.num_tokens, shared, num_promised):
@@ -151,6 +153,14 @@ class Scheduler:
             insort(self.running, sequence, key=lambda running: running.request.priority)
             admitted.append(sequence)
         return frozenset(admitted)
+
+    def _hold(self, sequence: Sequence, num_shared: int) -> bool:
+        """Whether a running sequence is about to compute what `sequence` needs next; it is held until then."""
+        for other in self.running:
+            if num_blocks := self.blocks.num_coming(other, sequence, num_shared):
+                sequence.waits_for = other, num_blocks * self.blocks.block_size
+                return True
+        return False
 
     def _charge(self, scheduled: Scheduled) -> None:
         sequence = scheduled.sequence

@@ -26,6 +26,8 @@ class Sequence:
     num_computed_tokens: int = 0
     num_cached_tokens: int = 0
     was_preempted: bool = False
+    waits_for: tuple[Sequence, int] | None = None
+    """The sequence that computes the same beginning, and how many tokens of it are waited for."""
     prompt_logprobs: list[Logprobs] = field(default_factory=list)
     processors: tuple[LogitsProcessor, ...] = field(init=False)
 
@@ -56,6 +58,17 @@ class Sequence:
     @property
     def num_uncomputed_tokens(self) -> int:
         return self.num_tokens - self.num_computed_tokens
+
+    @property
+    def is_held(self) -> bool:
+        """Whether what it waits for is still being computed."""
+        if self.waits_for is None:
+            return False
+        other, num_tokens = self.waits_for
+        if other.block_table and other.num_computed_tokens < num_tokens:
+            return True
+        self.waits_for = None
+        return False
 
     @property
     def shares_blocks(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -16,6 +17,7 @@ from tests.runtime.simulation import Simulation, sequence_of
 LACKS = st.lists(st.integers(1, 300), max_size=8)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 256), LACKS)
 def test_a_split_wastes_nothing_and_gives_the_oldest_half(num_tokens: int, lacks: list[int]) -> None:
     shares = split(num_tokens, lacks)
@@ -29,6 +31,7 @@ def test_a_split_wastes_nothing_and_gives_the_oldest_half(num_tokens: int, lacks
         assert share == lack or not any(longer), "a longer one gets something only if the shorter has all it lacks"
 
 
+@settings(deadline=None)
 @given(st.integers(1, 256), LACKS.filter(bool), st.integers(1, 300))
 def test_who_comes_last_takes_from_the_others_and_gives_them_nothing(num_tokens: int, lacks: list[int], lack: int) -> None:
     """What the scheduler relies on: blocks are reserved by the shares before anybody is admitted."""
@@ -117,6 +120,7 @@ def test_prompts_of_one_length_are_computed_one_after_the_other() -> None:
     assert ends[0] <= 11 and ends[1] <= 21 and ends[2] <= 31
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 15), st.integers(1, 4))
 def test_short_prompts_without_end_do_not_starve_a_long_one(num_short_tokens: int, per_step: int) -> None:
     budget, num_long_tokens = 32, 600
@@ -246,6 +250,18 @@ def test_choices_that_wait_for_their_prompt_hide_nobody_behind_them() -> None:
     simulation.advance()
     assert short in simulation.first_token
     simulation.finish()
+
+
+def test_many_choices_of_a_long_prompt_cost_a_step_nothing() -> None:
+    """In a thread's CPU time: whoever waits for a prompt is looked at, not compared with it again in every step."""
+    simulation = Simulation.of(budget=2048, num_blocks=20_000)
+    simulation.add(*(sequence_of(i, 40_000, prompt=0) for i in range(40)))
+    simulation.advance()
+    simulation.advance()
+    begin_s = time.thread_time()
+    for _ in range(20):
+        simulation.scheduler.schedule()
+    assert (time.thread_time() - begin_s) / 20 < 0.02
 
 
 def preempt(simulation: Simulation) -> None:

@@ -26,27 +26,44 @@ def complete(served: Any, key: str = "none", **options: Any) -> httpx.Response:
 
 
 class InOrder:
-    """Requests in the background, one after the other into the queue, and the order in which they were answered."""
+    """Requests in the background, one after the other into the queue; the orders in which they began and were answered."""
 
     def __init__(self, served: Any, wait: Any) -> None:
         self.served = served
         self.wait = wait
         self.ended: list[str] = []
         self.threads: list[threading.Thread] = []
+        self._names: dict[str, str] = {}
+        self._started: list[str] = []
+        step = served.engine.step
+
+        def watched_step() -> Any:
+            outputs = step()
+            self._started.extend(served.engine.last_started)
+            return outputs
+
+        served.engine.step = watched_step
 
     def ask(self, name: str, **options: Any) -> None:
         num_open = self._num_open()
 
         def work() -> None:
-            assert complete(self.served, **options).status_code == 200
+            answer = complete(self.served, **options)
+            assert answer.status_code == 200
+            self._names[answer.json()["id"]] = name
             self.ended.append(name)
 
         self.threads.append(threading.Thread(target=work))
         self.threads[-1].start()
         self.wait(lambda: self._num_open() > num_open)
 
-    def finish(self) -> list[str]:
-        self.served.runner.step_time_s = 0.001
+    def began(self) -> list[str]:
+        """Once all have been answered: who left the queue after whom."""
+        self.finish()
+        return [self._names[id.rpartition("-")[0]] for id in self._started]
+
+    def finish(self, step_time_s: float = 0.001) -> list[str]:
+        self.served.runner.step_time_s = step_time_s
         for thread in self.threads:
             thread.join()
         return self.ended
@@ -62,7 +79,7 @@ def test_lower_priorities_are_answered_first(run_server: Any, wait: Any) -> None
         requests.ask("running", max_tokens=400)
         for name, priority in (("a", 0), ("b", 7), ("c", -7), ("d", 0)):
             requests.ask(name, priority=priority, max_tokens=2)
-        assert requests.finish() == ["running", "c", "a", "d", "b"]
+        assert requests.began() == ["running", "c", "a", "d", "b"]
 
 
 @pytest.mark.parametrize("priority", [2**31, -(2**31) - 1, 1.5, True, "high", [1]])
@@ -93,10 +110,10 @@ def test_keys_take_turns_however_many_requests_each_has(run_server: Any, wait: A
             requests.ask(f"a{i}", key="key-a", max_tokens=4)
         for i in range(3):
             requests.ask(f"b{i}", key="key-b", max_tokens=4)
-        ended = requests.finish()
-        assert ended.index("b0") <= 2, "b does not wait behind a's queue"
-        assert ended.index("b2") < ended.index("a4"), "and goes on in turns"
-        assert [name for name in ended if name[0] == "a"] == [f"a{i}" for i in range(6)]
+        began = requests.began()
+        assert began.index("b0") <= 2, "b does not wait behind a's queue"
+        assert began.index("b2") < began.index("a4"), "and goes on in turns"
+        assert [name for name in began if name[0] == "a"] == [f"a{i}" for i in range(6)]
 
 
 def test_a_key_that_floods_the_queue_leaves_room_for_another(run_server: Any, wait: Any, tmp_path: Path) -> None:
@@ -204,7 +221,7 @@ def test_a_short_prompt_is_answered_while_a_long_one_is_computed(run_server: Any
         requests = InOrder(served, wait)
         requests.ask("long", prompt="x" * 480, max_tokens=1)  # thirty steps alone
         requests.ask("short", prompt="y", max_tokens=3)
-        assert requests.finish() == ["short", "long"]
+        assert requests.finish(step_time_s=0.02) == ["short", "long"]
 
 
 def test_who_leaves_frees_its_blocks_before_the_next_step(run_server: Any, wait: Any) -> None:
