@@ -114,7 +114,8 @@ class Soaker:
 
     def _body(self, kind: str) -> dict[str, Any]:
         rng = self.rng
-        num_prompt = int(min(rng.lognormvariate(4, 1), self.max_model_len // 2))
+        # Room for what a template says of tools, and for the answer.
+        num_prompt = int(min(rng.lognormvariate(4, 1), self.max_model_len // (4 if kind in ("tools", "schema") else 2)))
         if kind == "oversize":
             num_prompt = self.max_model_len * rng.choice((2, 40))
         text = " ".join(str(rng.randint(0, 9)) for _ in range(num_prompt // 2 + 1))
