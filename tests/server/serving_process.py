@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import openai
 
-_COMMAND = Path(sys.executable).with_name("serve")
+COMMAND = Path(sys.executable).with_name("serve")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def serving(bundle: Path, log: Path, *options: str, environment: dict[str, str] 
     with log.open("wb") as stderr:
         started_s = time.monotonic()
         process = subprocess.Popen(
-            [_COMMAND, bundle, "--port", str(port), *options], stderr=stderr, env={**os.environ, **(environment or {})}
+            [COMMAND, bundle, "--port", str(port), *options], stderr=stderr, env={**os.environ, **(environment or {})}
         )
         server = ServingProcess(process, port, log, started_s)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -81,6 +82,7 @@ class SpeakingRunner:
 def keyed(prompt: str) -> str:
     """What the tests' model says: by a word of the last turn. Anything else is greeted."""
     last = prompt.split("<|end|>")[-2]
+    offered = re.search(r'"name": "(\w*Person)"', prompt.partition("</tools>")[0])
     answers = {
         "<tool_response>": "It is 21 degrees.",
         "two cities": CALL % "Paris" + "\n" + CALL % "Rome",
@@ -88,7 +90,7 @@ def keyed(prompt: str) -> str:
         "weather": CALL % "Paris",
         "think and call": "<think>I need a tool.</think>" + CALL % "Paris",
         "think": "<think>Two and two.</think>Four.",
-        "person": PERSON if '"Person"' in prompt.partition("</tools>")[0] else '{"name": "Ada", "age": 36}',
+        "person": PERSON % offered[1] if offered else '{"name": "Ada", "age": 36}',
         "count": "one two three four five six seven",
         "emoji": "你好 😀!",
         "nothing": "",
@@ -96,5 +98,5 @@ def keyed(prompt: str) -> str:
     return next((answer for word, answer in answers.items() if word in last), "Hello there.")
 
 
-PERSON = '<tool_call>\n{"name": "Person", "arguments": {"name": "Ada", "age": 36}}\n</tool_call>'
+PERSON = '<tool_call>\n{"name": "%s", "arguments": {"name": "Ada", "age": 36}}\n</tool_call>'
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "%s"}}\n</tool_call>'
