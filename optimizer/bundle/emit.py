@@ -16,6 +16,7 @@ from optimizer.importers import Source
 from optimizer.report import Headline, KernelWinner, ReportData, SetAccuracy, SetItems, StepLatency, TrialPoint, render_report
 from optimizer.search.precision import Trial, pareto_front
 from optimizer.search.warm_start import KV_CACHE, kv_dtype_of
+from optimizer.spec import ModelSpec
 from optimizer.weights.prepared_weights import record_sha256
 from runtime.loading import chat_template_of
 
@@ -57,7 +58,7 @@ def deployment(forged: Forged) -> Deployment:
         kernels=frozen.kernels,
         evaluated=forged.job.target.evaluated,
         serving=forged.serving,
-        answers=_answers(forged),
+        answers=answers_of(forged.job.spec, forged.source),
         provenance=Provenance(
             sources=forged.job.sources,
             tool_version=version("coldforge"),
@@ -74,10 +75,10 @@ def deployment(forged: Forged) -> Deployment:
     )
 
 
-def _answers(forged: Forged) -> Answers:
+def answers_of(spec: ModelSpec, source: Source) -> Answers:
     """The formats that model.yaml names, else those that the chat template shows."""
-    stated, source = forged.job.spec.answers, forged.source
-    template = chat_template_of(source.chat_template, source.generation_config, Answers(**stated.model_dump()))
+    stated = Answers(**spec.answers.model_dump())
+    template = chat_template_of(source.chat_template, source.generation_config, stated)
     if template is None:
         return Answers()
     tools, reasoning = template.formats.names

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.cpu.cores import available_cores
 from runtime.logits.processor import Row
 from runtime.reasoning import Reasoning, ReasoningProgress
 from runtime.request import RequestError
@@ -26,7 +26,7 @@ _CORES_PER_THREAD, _MAX_NUM_THREADS = 4, 8
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    num_threads = min(_MAX_NUM_THREADS, max(1, (os.cpu_count() or 1) // _CORES_PER_THREAD))
+    num_threads = min(_MAX_NUM_THREADS, max(1, available_cores() // _CORES_PER_THREAD))
     return ThreadPoolExecutor(num_threads, "masks")
 
 

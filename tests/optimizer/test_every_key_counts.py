@@ -23,6 +23,7 @@ from artifacts.precision import Scheme
 from kernels.cpu.build import resolve_constants
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
+from optimizer.bundle.emit import answers_of
 from optimizer.evaluation import Estimate, Evaluation, Gate
 from optimizer.importers import Source, open_random, open_source
 from optimizer.measure.workload import Workload, resolve_workload
@@ -105,6 +106,10 @@ def workload(spec: ModelSpec, _: Path) -> object:
     return resolve_workload(spec.workload, lambda prompt_tokens, output_tokens: (prompt_tokens + output_tokens) / 10)
 
 
+def answers(spec: ModelSpec, folder: Path) -> object:
+    return answers_of(spec, source(spec, folder))
+
+
 def sampled_with(spec: ModelSpec, _: Path) -> object:
     return GenerationDefaults.from_config(spec.generation.over({}))
 
@@ -158,6 +163,8 @@ KEYS: dict[str, Key] = {
     "workload.arrival_rate_rps": Key(1, 2, workload),
     "workload.trace": Key("trace.jsonl", "busier.jsonl", workload),
     "workload.itl_ms": Key(10, 3, lambda spec, _: choose_size([8, 16], [2.0, 3.5], spec.workload.itl_ms)),
+    "answers.tools": Key("json", "hermes", answers),
+    "answers.reasoning": Key("none", "think", answers),
     "generation.temperature": Key(0.2, 0.7, sampled_with),
     "generation.top_p": Key(0.9, 0.8, sampled_with),
     "generation.top_k": Key(0, 20, sampled_with),
