@@ -137,6 +137,7 @@ def test_emulated_tiles_give_the_same_bits(library: Library, emulated_tiles: Lib
         assert native.tobytes() == emulated.tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kv", kv_cache.STORAGE)
 def test_attention_is_the_same_on_a_lesser_instruction_set(
     tmp_path_factory: pytest.TempPathFactory, object_cache: Path, kv: str

@@ -79,6 +79,7 @@ def choices(project: Project) -> list[Any]:
     return [json.loads(line)["choice"] for line in trial_lines(project)]
 
 
+@pytest.mark.slow
 def test_kill_9_in_sensitivity_and_in_the_search_loses_only_what_was_running(project: MakeProject) -> None:
     made = project()
     code, _ = signal_when(start(made), lambda: num_sensitivities(made.study_db) >= 3, signal.SIGKILL)
