@@ -13,7 +13,6 @@ from kernels.cpu.isa import ISAS, best_isa, isa
 from kernels.cpu.library import Library, LibraryRefused
 from tests.kernels.accuracy import copied, make, violations
 
-
 #: the default suite builds the least and the best; the best is built for other tests anyway
 ALWAYS = ("portable", best_isa(host()).name)
 
