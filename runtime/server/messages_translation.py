@@ -66,16 +66,17 @@ def messages(turn: MessageTurn) -> list[dict[str, Any]]:
     texts: list[TextBlock] = []
     for block in turn.content:
         if isinstance(block, ToolResultBlock):
-            chat += _texts(turn.role, texts)
+            chat += _texts(turn.role, texts) if texts else []
             texts = []
             chat.append({"role": "tool", "tool_call_id": block.tool_use_id, "content": _text(block.content)})
         elif isinstance(block, TextBlock):
             texts.append(block)
+    # A turn without a block is one without text.
     return [*chat, *(_texts(turn.role, texts) if texts or not chat else [])]
 
 
 def _texts(role: str, blocks: Sequence[TextBlock]) -> list[dict[str, Any]]:
-    return [{"role": role, "content": _text(blocks)}] if blocks else []
+    return [{"role": role, "content": _text(blocks)}]
 
 
 def _assistant(blocks: Iterable[Block]) -> dict[str, Any]:

@@ -229,3 +229,9 @@ def test_tokens_are_counted(served: Served) -> None:
     assert count(messages=long).json() == {"input_tokens": prompt_of(served, long)}
     assert error_of(count(model="claude"), 404) == "not_found_error"
     assert error_of(count(messages=[]), 400) == "invalid_request_error"
+
+
+def test_a_turn_without_blocks_has_no_text(served: Served) -> None:
+    body = {"messages": [{"role": "user", "content": []}]}
+    empty = HTTP.post(f"{served.url}/v1/messages/count_tokens", json={"messages": [{"role": "user", "content": ""}]})
+    assert HTTP.post(f"{served.url}/v1/messages/count_tokens", json=body).json() == empty.json()
