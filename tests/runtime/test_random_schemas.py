@@ -169,6 +169,6 @@ def test_a_random_model_held_to_a_thousand_schemas(random_model: Model) -> None:
 
 @pytest.mark.slow
 def test_a_real_model_held_to_schemas(smollm2: Model) -> None:
-    """A tenth of what the random model is held to, because a thousand take half an hour on two cores."""
-    tally = check(smollm2, 96, bounded=True)
-    assert tally.share_ended >= MIN_SHARE_ENDED and len(tally.refused) < 5
+    """Fewer than the random model is held to, because a thousand take half an hour on two cores."""
+    tally = check(smollm2, 48, bounded=True)
+    assert tally.share_ended >= MIN_SHARE_ENDED and len(tally.refused) < 3
