@@ -87,8 +87,8 @@ class Naming:
     )
     """Canonical name -> the checkpoint's, of the norms of the residual stream and of branches."""
     gains_less_one: bool = False
-    fused: bool = False
-    """Whether q, k and v are one tensor and gate and up are another."""
+    fused_qkv: bool = False
+    """Whether q, k and v are one tensor."""
     fused_gate_up: bool = False
     neighbours_turn: bool = False
     """Whether dimensions 2 i and 2 i + 1 of a head turn together, not i and i + rotary_dim / 2."""
@@ -122,7 +122,7 @@ NAMINGS: Mapping[str, Naming] = {
         neighbours_turn=True,
     ),
     "mixtral": Naming(mixture=("block_sparse_moe", "w1", "w3", "w2"), expert_size_key="intermediate_size"),
-    "phi3": Naming(fused=True, fused_gate_up=True),
+    "phi3": Naming(fused_qkv=True, fused_gate_up=True),
 }
 
 
@@ -179,7 +179,7 @@ def _grouped_query_attention(a: Architecture, i: int, layer: str) -> Parts:
     head_dim = _Axis(a.head_dim, "head_dim")
     #: checkpoint's name, its rows, and how many heads of them turn
     projections = [("q_proj", q, a.num_q_heads), ("k_proj", kv, a.num_kv_heads), ("v_proj", kv, 0)]
-    if _naming(a).fused:
+    if _naming(a).fused_qkv:
         rows = _Axis(a.q_size + 2 * a.kv_size, "(num_attention_heads + 2 num_key_value_heads) * head_dim")
         projections = [("qkv_proj", rows, a.num_q_heads + a.num_kv_heads)]
 
