@@ -1,0 +1,1 @@
+"""What nights of re-tuning found: one record each."""
