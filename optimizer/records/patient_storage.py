@@ -55,11 +55,20 @@ def open_patient(url: str, say: Callable[[str], None], patience_s: float = PATIE
     return cast(optuna.storages.BaseStorage, _Patient(storage, shown, say, patience_s))
 
 
+def silent(storage: optuna.storages.BaseStorage) -> optuna.storages.BaseStorage:
+    """What `open_patient` opened, for a thread that says nothing while it waits."""
+    assert isinstance(storage, _Patient)
+    return cast(optuna.storages.BaseStorage, storage.silent())
+
+
 class _Patient:
     """Every method of a storage, asked patiently. Optuna takes whatever has a storage's methods."""
 
     def __init__(self, storage: optuna.storages.BaseStorage, shown: str, say: Callable[[str], None], patience_s: float) -> None:
         self._storage, self._shown, self._say, self._patience_s = storage, shown, say, patience_s
+
+    def silent(self) -> _Patient:
+        return _Patient(self._storage, self._shown, lambda _: None, self._patience_s)
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._storage, name)
@@ -125,7 +134,9 @@ def _is_of_a_server(error: BaseException) -> bool:
 
 
 def _fix(error: BaseException) -> str:
-    if (code := _sqlite_code(error)) is not None:
+    if isinstance(error, ImportError):
+        fix = "install its driver: the extra coldforge[postgresql] has PostgreSQL's"
+    elif (code := _sqlite_code(error)) is not None:
         fix = _FIXES.get(code, "it may be another tool's database")
     else:
         fix = "check that its server runs and lets you in" if _is_of_a_server(error) else "check it"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from kernels.reference import limit_threads
 from optimizer.bundle.admission import admit
 from optimizer.bundle.emit import emit
 from optimizer.bundle.forged import Forged
+from optimizer.records.hold import hold
+from optimizer.records.holder import Holder
 from optimizer.records.progress import Reporter
 from optimizer.run.forge import forge
 from optimizer.run.freed_memory import keep_freed_memory
@@ -34,6 +36,7 @@ class Overrides:
     trials: int | None = None
     timeout: str | None = None
     storage: str | None = None
+    workers: int | None = None
 
 
 def run_optimize(spec_path: Path, overrides: Overrides, reporter: Reporter | None = None) -> Path:
@@ -48,7 +51,12 @@ def run_optimize(spec_path: Path, overrides: Overrides, reporter: Reporter | Non
     limit_threads(host().num_cores)
     workspace = workspace_of(spec.output)
     with held(workspace):
-        _make(Job.open(spec, workspace, reporter))
+        job = Job.open(spec, workspace, reporter)
+        if spec.search.storage is None and spec.search.workers is None:
+            _make(job)  # the workspace's own file: nobody else has it
+        else:
+            with hold(job.ledger, Holder.here(workspace), reporter.say) as lease:
+                _make(replace(job, run=lease.number))
     return spec.output
 
 
@@ -71,7 +79,7 @@ def apply(spec: ModelSpec, overrides: Overrides) -> ModelSpec:
     if overrides.output is not None:
         changes["output"] = overrides.output.absolute()
     search = _search_options(overrides)
-    if spec.is_planning and (idle := {"trials", "timeout_s"} & search.keys()):
+    if spec.is_planning and (idle := {"trials", "timeout_s", "workers"} & search.keys()):
         option = "--" + min(idle).removesuffix("_s")
         raise UserError(f"source: random plans only for shapes: nothing is searched by layer; leave out {option}")
     return spec.model_copy(update={**changes, "search": spec.search.model_copy(update=search)})
@@ -80,6 +88,7 @@ def apply(spec: ModelSpec, overrides: Overrides) -> ModelSpec:
 def _search_options(overrides: Overrides) -> dict[str, object]:
     """The fields of `search` that the command line gives, by the same rules as in model.yaml."""
     options = {"trials": overrides.trials, "timeout": overrides.timeout, "storage": overrides.storage}
+    options["workers"] = overrides.workers
     try:
         search = SearchSpec.model_validate({name: value for name, value in options.items() if value is not None})
     except ValidationError as error:

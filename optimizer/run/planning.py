@@ -34,7 +34,7 @@ def plan_for_shapes(job: Job) -> Manifest:
     """
     spec, target, say = job.spec, job.target, job.reporter.say
     say(f"{spec.name}: shapes of {job.source.architecture.family}, {target.title}, study {job.study_name}")
-    for name in sorted(spec.search.model_fields_set & {"trials", "timeout_s"}):
+    for name in sorted(spec.search.model_fields_set & {"trials", "timeout_s", "workers"}):
         say(f"search.{name.removesuffix('_s')} changes nothing: nothing is searched by layer in a plan only for shapes")
     kernels = KernelStage(job, target.workbench(job.original)).run()
     bench, workload = kernels.workbench, kernels.workload

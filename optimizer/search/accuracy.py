@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from artifacts.precision import KvDtype, Plan, Scheme
-from optimizer.evaluation import BaselineStore, Evaluation, Gate, Score, SequenceScore, Verdict, compare, evaluate
+from optimizer.evaluation import BaselineStore, Evaluation, Gate, NoScore, Score, SequenceScore, Verdict, compare, evaluate
 from optimizer.evaluation.confidence import MIN_SEQUENCES
 from optimizer.evaluation.metrics import Logits
 from optimizer.measure.workbench import Workbench
@@ -140,6 +140,14 @@ def judge_all(
 ) -> dict[str, Verdict]:
     """Every set must pass the gate, and keep its own margin on the perplexity increase where it has one."""
     return {name: gate.with_margin(margins.get(name)).judge(evaluation) for name, evaluation in evaluations.items()}
+
+
+def score_plan(judge: Judge, plan: Plan, gate: Gate) -> TrialScore:
+    """Of a trial of `plan`."""
+    try:
+        return trial_score(gate, judge.evaluate_until_hopeless(plan, gate))
+    except NoScore as error:
+        return TrialScore.refused(str(error))
 
 
 def trial_score(gate: Gate, evaluations: Mapping[str, Evaluation]) -> TrialScore:

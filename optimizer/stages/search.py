@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from artifacts.architecture import kind_of
 from artifacts.precision import KvDtype, Plan, Scheme
 from optimizer.cost.provider import CostProvider
-from optimizer.evaluation import Gate, NoScore
+from optimizer.evaluation import Gate
 from optimizer.records.record_key import record_key
-from optimizer.search.accuracy import Judge, trial_score
+from optimizer.search.accuracy import Judge, score_plan
 from optimizer.search.bands import Band, make_bands, plan_of
 from optimizer.search.knapsack import Knapsack, Shares, total
 from optimizer.search.kv_cache import USUAL_KL, KvLoss, lossless_enough
@@ -18,8 +18,10 @@ from optimizer.search.precision import PrecisionSearch, Trial, TrialScore
 from optimizer.search.proof import NothingPasses
 from optimizer.search.refusal import explain
 from optimizer.search.sensitivity import Probes, Sensitivities, predict_kl
+from optimizer.search.shared import SharedSearch
 from optimizer.search.warm_start import KV_CACHE, Assignment, kv_dtype_of, uniform_choices
 from optimizer.stages.job import Job
+from optimizer.stages.sharing import sharing
 
 
 @dataclass(frozen=True)
@@ -48,20 +50,23 @@ class SearchStage:
         gate, bands = Gate(**job.spec.gate.model_dump()), self._bands()
 
         def score(plan: Plan, kv_dtype: KvDtype) -> TrialScore:
-            try:
-                return trial_score(gate, judge.on(kv_dtype).evaluate_until_hopeless(plan, gate))
-            except NoScore as error:
-                return TrialScore.refused(str(error))
+            return score_plan(judge.on(kv_dtype), plan, gate)
 
         latency = self._latency(bands)
         kv_dtypes, study = list(self.kv_losses), self._study(bands, latency, gate)
-        search = PrecisionSearch(job.ledger, bands, self.cost.latency_ms, score, job.spec.seed, kv_dtypes, study)
+        problem = job.ledger, bands, self.cost.latency_ms, score, job.spec.seed, kv_dtypes, study
+        search = PrecisionSearch(*problem)
         warm_starts = self._warm_starts(bands, latency)
         if earlier := job.earlier:
             if earlier.study == study:
                 search.adopt(earlier.trials)
             warm_starts = [*earlier.warm_starts(bands, kv_dtypes), *warm_starts]
-        trials = search.run(warm_starts, limits.trials, limits.timeout_s, job.reporter)
+        if limits.workers and len(search.trials()) < limits.trials:
+            with sharing(job, judge, bands, study) as crew:
+                shared = SharedSearch(crew, *problem)
+                trials = shared.run(warm_starts, limits.trials, limits.timeout_s, job.reporter)
+        else:
+            trials = search.run(warm_starts, limits.trials, limits.timeout_s, job.reporter)
         if not trials:
             raise NothingPasses("no trial was finished; give the search more time")
         if not any(trial.is_feasible for trial in trials):
