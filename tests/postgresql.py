@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 PASSWORD = "a word that only the test knows"
 
@@ -31,6 +32,13 @@ class PostgreSQL:
 
     def url_of(self, database: str, password: str = PASSWORD) -> str:
         return f"postgresql+psycopg://optuna:{password.replace(' ', '%20')}@127.0.0.1:{self.port}/{database}"
+
+    def create(self, database: str = "") -> str:
+        """An empty database, of a new name where none is given; its name."""
+        database = database or f"study_{uuid4().hex[:8]}"
+        command = [_program("createdb"), "-h", "127.0.0.1", "-p", str(self.port), "-U", "optuna", database]
+        subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PGPASSWORD": PASSWORD})
+        return database
 
     def start(self) -> None:
         """Returns once it answers."""
@@ -71,8 +79,7 @@ def postgresql() -> Iterator[PostgreSQL]:
         command += ["--pwfile", str(password), "--encoding", "UTF8", "--no-sync"]
         subprocess.run(command, check=True, capture_output=True, user=_user(), cwd=folder)
         server.start()
-        create = [_program("createdb"), "-h", "127.0.0.1", "-p", str(server.port), "-U", "optuna", "study"]
-        subprocess.run(create, check=True, capture_output=True, env={**os.environ, "PGPASSWORD": PASSWORD})
+        server.create("study")
         yield server
     finally:
         server.stop()

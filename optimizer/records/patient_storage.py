@@ -31,6 +31,8 @@ _FIXES = {
     sqlite3.SQLITE_CORRUPT: "the file is damaged, move it away",
     sqlite3.SQLITE_NOTADB: "the file is not an SQLite database",
 }
+#: what PostgreSQL says of a table, a type or a row that is there by now (https://www.postgresql.org/docs/current/errcodes-appendix.html)
+_MADE_AT_ONCE = ("23505", "42P07", "42710")
 _PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
 
 
@@ -46,7 +48,7 @@ def open_patient(url: str, say: Callable[[str], None], patience_s: float = PATIE
     """
     shown = _without_password(url)
     try:
-        storage = _patiently(partial(optuna.storages.get_storage, url), shown, say, patience_s, _is_passing_lock)
+        storage = _patiently(partial(optuna.storages.get_storage, url), shown, say, patience_s, _passes_when_opened)
     except Exception as error:  # each backend raises its own kind
         raise UserError(
             f"storage must be a URL that Optuna can open, such as sqlite:///study.db; got {shown!r}: {_reason(error)}"
@@ -123,6 +125,11 @@ def _is_passing(error: Exception) -> bool:
 
 def _is_passing_lock(error: Exception) -> bool:
     return _sqlite_code(error) in _PASSING
+
+
+def _passes_when_opened(error: Exception) -> bool:
+    """Whether the fault is a lock, or that another process makes the tables of an empty database at this moment."""
+    return _is_passing_lock(error) or getattr(_cause(error), "sqlstate", None) in _MADE_AT_ONCE
 
 
 def _is_of_a_server(error: BaseException) -> bool:

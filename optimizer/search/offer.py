@@ -73,8 +73,8 @@ class Offer:
             )
         if request != self.request:
             raise CannotJoin(
-                "workers must be asked for what their search is, and model.yaml, a text or the search space differs; copy them from "
-                "there"
+                "workers must be asked for what their search is, and model.yaml, a text or the search space differs; copy them "
+                "from there"
             )
 
     def check_numbers(self, depends_on: Mapping[str, Any]) -> None:
