@@ -31,9 +31,10 @@ def history(results: tuple[Path, ...], root: Path | None, name: str | None, html
     result.json at any depth. Moves are found by Apache Otava (pip install 'coldforge[history]').
     """
     from artifacts.registry import Registry
-    from optimizer.history import BundleFolders, histories_of, nights_of_files, nights_of_name
-    from optimizer.history.page import write_page
+    from optimizer.history import histories_of
+    from optimizer.history.page import BundleFolders, write_page
     from optimizer.history.terminal import show
+    from optimizer.nights.gathering import nights_of_files, nights_of_name
 
     registry = None if root is None else Registry.open(root)
     if results:
@@ -43,11 +44,10 @@ def history(results: tuple[Path, ...], root: Path | None, name: str | None, html
     elif registry is None or name is None:
         raise UserError("nights come from --registry DIR and --name NAME, or from results; got neither")
     else:
+        registry.digest_of(name)  # refuses a name that the registry has not
         nights = nights_of_name(registry, name)
     if not nights:
-        raise UserError(
-            f"{name or ', '.join(map(str, results))} has no night's result; run coldforge retune"
-        )
+        raise UserError(f"{name or ', '.join(map(str, results))} has no night's result; run coldforge retune")
     histories = histories_of(nights)
     for one in histories:
         show(one)

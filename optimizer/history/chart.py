@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from optimizer.history.series import Move, Point, Series, bundle_of, fingerprint_changes
+from optimizer.history.series import Move, Point, Series, changed_between
 from optimizer.report.charts import axes, plot
 from optimizer.report.markup import element, percent
 from optimizer.report.scale import Scale
@@ -22,8 +22,8 @@ def series_chart(series: Series, moves: Sequence[Move]) -> Markup:
     y = Scale.around([value for point in points for value in (point.low, point.high)])
     parts = [axes(x, y, "nights", "x the reference", _dates(points))]
     for index, (before, after) in enumerate(pairwise(points), start=1):
-        if changed := fingerprint_changes(before.night, after.night):
-            title = element("title", "\n".join(f"{name}: {then} -> {now}" for name, then, now in changed))
+        if changed := changed_between(before.night, after.night):
+            title = element("title", "\n".join(changed))
             place = percent(x.position(index - 0.5))
             parts.append(element("line", title, _class="changed", x1=place, x2=place, y1="0", y2="100%"))
     for move in moves:
@@ -47,7 +47,7 @@ def _night(point: Point, place: str, y: Scale) -> Markup:
     title = element(
         "title",
         f"{night.time}: {point.ratio:.4f} x, half of its blocks from {point.low:.4f} to {point.high:.4f}\n"
-        f"{night.verdict}, bundle {bundle_of(night)[:12]}",
+        f"{night.verdict}, bundle {night.measured[:12]}",
     )
     low, high = percent(1 - y.position(point.low)), percent(1 - y.position(point.high))
     spread = element("line", _class="blocks", x1=place, x2=place, y1=low, y2=high)

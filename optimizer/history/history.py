@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from optimizer.history.series import Move, Series, bundle_of, fingerprint_changes, moves_of, series_of
+from optimizer.history.series import Move, Series, changed_between, moves_of, series_of
 from optimizer.nights.night import Night
 
 _SHOWN = 12
@@ -47,9 +47,8 @@ def _history(model: str, nights: tuple[Night, ...]) -> History:
 
 
 def _notes(before: Night, after: Night) -> Iterator[str]:
-    if bundle_of(before) != bundle_of(after):
-        yield f"bundle {bundle_of(after)[:_SHOWN]}"
+    if before.measured != after.measured:
+        yield f"bundle {after.measured[:_SHOWN]}"
     if None not in (before.reference, after.reference) and before.reference != after.reference:
         yield f"reference {str(after.reference)[:_SHOWN]}"
-    for name, then, now in fingerprint_changes(before, after):
-        yield f"{name}: {then} -> {now}"
+    yield from changed_between(before, after)

@@ -6,14 +6,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from artifacts.errors import BundleError
+from artifacts.registry import Registry
 from optimizer.difference import Facts, difference_of
 from optimizer.difference.page import render_difference
 from optimizer.history.chart import anchor, series_chart
-from optimizer.history.gathering import BundleFolders
 from optimizer.history.history import History
-from optimizer.history.series import bundle_of
 from optimizer.history.terminal import said
 from optimizer.report.page import report_environment
+
+
+class BundleFolders:
+    """Where bundles lie by their digests; a bundle that was pruned, or never was in a registry, lies nowhere."""
+
+    def __init__(self, registry: Registry | None) -> None:
+        self._registry = registry
+        self._digests = set() if registry is None else set(registry.digests())
+
+    def get(self, digest: str) -> Path | None:
+        return self._registry.folder(digest) if self._registry is not None and digest in self._digests else None
+
 
 #: digests before and after -> the page of their difference, or in words why there is none
 Differences = Mapping[tuple[str, str], "Path | str"]
@@ -38,7 +49,6 @@ def render_history(histories: Sequence[History], differences: Differences) -> st
             series_chart=series_chart,
             anchor=anchor,
             said=said,
-            bundle_of=bundle_of,
             is_page=lambda found: isinstance(found, Path),
         )
     )

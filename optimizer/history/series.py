@@ -9,15 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from optimizer.history.change_points import ChangePoint, change_points
+from optimizer.nights.changes import changes
 from optimizer.nights.night import Night, Ratio
 
 #: of a night's blocks: half of them lie between
 _QUARTILES = (0.25, 0.75)
-
-
-def bundle_of(night: Night) -> str:
-    """The digest of the bundle that a night's ratio to the reference is of."""
-    return night.candidate if night.verdict == "promoted" and night.candidate is not None else night.incumbent
 
 
 @dataclass(frozen=True)
@@ -51,11 +47,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Move:
-    """A change point: the last night before it and the first after it. `fingerprint` has what differs between the two."""
+    """A change point: the last night before it and the first after it."""
 
     series: Series
     change_point: ChangePoint
-    fingerprint: tuple[tuple[str, str, str], ...]
 
     @property
     def before(self) -> Night:
@@ -68,7 +63,7 @@ class Move:
     @property
     def bundles(self) -> tuple[str, str] | None:
         """The digests before and after; None where the bundle is the same."""
-        pair = bundle_of(self.before), bundle_of(self.after)
+        pair = self.before.measured, self.after.measured
         return None if pair[0] == pair[1] else pair
 
 
@@ -85,15 +80,12 @@ def series_of(nights: Iterable[Night]) -> tuple[Series, ...]:
 def moves_of(series: Series) -> tuple[Move, ...]:
     """Where the series moved, in the order of time."""
     found = change_points([math.log(point.ratio) for point in series.points])
-    return tuple(Move(series, one, _differing(series, one.index)) for one in found)
+    return tuple(Move(series, one) for one in found)
 
 
-def fingerprint_changes(before: Night, after: Night) -> tuple[tuple[str, str, str], ...]:
-    """Name, value then and value now of what differs between two nights' fingerprints."""
-    then, now = before.fingerprint, after.fingerprint
-    names = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
-    return tuple((name, then.get(name, "none"), now.get(name, "none")) for name in names)
-
-
-def _differing(series: Series, index: int) -> tuple[tuple[str, str, str], ...]:
-    return fingerprint_changes(series.points[index - 1].night, series.points[index].night)
+def changed_between(before: Night, after: Night) -> tuple[str, ...]:
+    """In words what differs between two nights' fingerprints; nothing where one failed before it took one."""
+    if not (before.fingerprint and after.fingerprint):
+        return ()
+    found = changes(before.fingerprint, after.fingerprint)
+    return tuple(f"{one.name}: {one.then or 'none'} -> {one.now or 'none'}" for one in found)

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from optimizer.history.history import History
-from optimizer.history.series import Move, bundle_of
+from optimizer.history.series import Move, changed_between
 from optimizer.nights.night import Night
 
 _SHOWN = 12
@@ -22,7 +22,7 @@ def show(history: History, console: Console | None = None) -> None:
     for night, notes in history.notes():
         figures = [_figure(night, phase, (night.time, phase) in moved) for phase in history.phases]
         table.add_row(
-            night.time, *figures, Text(night.verdict), Text(bundle_of(night)[:_SHOWN]), Text("\n".join(notes), style="dim")
+            night.time, *figures, Text(night.verdict), Text(night.measured[:_SHOWN]), Text("\n".join(notes), style="dim")
         )
     console.print(table)
     if history.phases:
@@ -37,7 +37,7 @@ def said(move: Move) -> str:
     """A move in one sentence."""
     point = move.change_point
     level = f"{point.before:.3f} x to {point.after:.3f} x the reference ({100 * point.change:+.1f} %, p = {point.p_value:.1g})"
-    causes = [f"{name}: {then} -> {now}" for name, then, now in move.fingerprint]
+    causes = [*changed_between(move.before, move.after)]
     if move.bundles is not None:
         before, after = (digest[:_SHOWN] for digest in move.bundles)
         causes.insert(0, f"bundle {before} -> {after}")

@@ -17,6 +17,7 @@ from optimizer.difference import Facts, difference_of
 from optimizer.difference.page import render_difference
 from optimizer.history import histories_of
 from optimizer.history.change_points import change_points
+from optimizer.history.series import changed_between
 from optimizer.nights.night import Night
 from tests.artifacts.conftest import Parts
 from tests.optimizer.history.nights import night
@@ -49,7 +50,7 @@ def test_a_move_is_found_where_it_was_made() -> None:
     (move,) = history.moves
     assert move.after == history.nights[20] and move.before == history.nights[19] and move.bundles is None
     assert move.change_point.change == pytest.approx(-0.05, abs=0.01)
-    assert move.fingerprint == (("compiler", "g++ 13.2.0", "g++ 14.1.0"),)
+    assert changed_between(move.before, move.after) == ("compiler: g++ 13.2.0 -> g++ 14.1.0",)
 
 
 @pytest.mark.parametrize("values", [[], [0.0], [0.1] * 30, [0.0, 0.1], [float(index % 2) for index in range(9)]])

@@ -14,20 +14,8 @@ from optimizer.nights.night import Night
 RESULT = "result.json"
 
 
-class BundleFolders:
-    """Where bundles lie by their digests; a bundle that was pruned, or never was in a registry, lies nowhere."""
-
-    def __init__(self, registry: Registry | None) -> None:
-        self._registry = registry
-        self._digests = set() if registry is None else set(registry.digests())
-
-    def get(self, digest: str) -> Path | None:
-        return self._registry.folder(digest) if self._registry is not None and digest in self._digests else None
-
-
 def nights_of_name(registry: Registry, name: str) -> list[Night]:
-    """The nights among the evidence of the events about `name`. RegistryError where the registry has no such name."""
-    registry.digest_of(name)
+    """The nights that the registry keeps of `name`, the latest last: evidence of its events that is a result.json."""
     found: dict[str, Night] = {}
     for event in registry.events():
         if event.name == name and event.evidence is not None and event.evidence not in found:
