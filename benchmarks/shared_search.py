@@ -50,7 +50,7 @@ class Searching:
         self.storage, self.seconds, self.name = storage, seconds, name or f"simulated-{uuid4().hex[:8]}"
         self.ledger = Ledger(storage, self.name, lambda text: print(text, file=sys.stderr))
         self.crew = Crew(self.ledger, Holder.here(), lambda text: print(text, file=sys.stderr), lambda: True)
-        self.search = SharedSearch(self.crew, self.ledger, BANDS, latency_ms, score, 0)
+        self.search = SharedSearch(self.crew, lambda _: None, self.ledger, BANDS, latency_ms, score, 0)
 
     def start_worker(self) -> subprocess.Popen[bytes]:
         """A process that scores trials until it is killed."""

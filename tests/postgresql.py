@@ -59,7 +59,7 @@ class PostgreSQL:
     def stop(self) -> None:
         """At once: connections are cut."""
         if self.process is not None:
-            self.process.send_signal(signal.SIGINT)
+            self.process.send_signal(signal.SIGQUIT)
             self.process.wait(30)
             self.process = None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +14,6 @@ from kernels.reference import limit_threads
 from optimizer.bundle.admission import admit
 from optimizer.bundle.emit import emit
 from optimizer.bundle.forged import Forged
-from optimizer.records.hold import hold
-from optimizer.records.holder import Holder
 from optimizer.records.progress import Reporter
 from optimizer.run.forge import forge
 from optimizer.run.freed_memory import keep_freed_memory
@@ -23,6 +21,7 @@ from optimizer.run.planning import plan_for_shapes
 from optimizer.run.workspace import held, workspace_of
 from optimizer.spec import ModelSpec, SearchSpec, known_devices, load_spec
 from optimizer.stages.job import Job
+from optimizer.stages.sharing import holding
 from search_spaces.located_yaml import rule_of
 from search_spaces.space import buildable_names, device
 
@@ -50,13 +49,8 @@ def run_optimize(spec_path: Path, overrides: Overrides, reporter: Reporter | Non
         raise UserError("source: random plans for a GPU: a CPU is measured with the real model; set target, or give --gpu")
     limit_threads(host().num_cores)
     workspace = workspace_of(spec.output)
-    with held(workspace):
-        job = Job.open(spec, workspace, reporter)
-        if spec.search.storage is None and spec.search.workers is None:
-            _make(job)  # the workspace's own file: nobody else has it
-        else:
-            with hold(job.ledger, Holder.here(workspace), reporter.say) as lease:
-                _make(replace(job, run=lease.number))
+    with held(workspace), holding(Job.open(spec, workspace, reporter)) as job:
+        _make(job)
     return spec.output
 
 

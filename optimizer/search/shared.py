@@ -17,6 +17,8 @@ from optimizer.search.warm_start import Assignment
 
 #: the study whose running trials are the workers
 WORKERS = "workers"
+#: the number of no lease
+NOBODY = -1
 #: how often who waits for another process looks
 POLL_S = 0.02
 #: how often the workers are counted
@@ -64,9 +66,10 @@ class SharedSearch(PrecisionSearch):
     depends on what was answered by then: which plans are tried, not the score of any, differs from run to run.
     """
 
-    def __init__(self, crew: Crew, *problem: Any, **named: Any) -> None:
+    def __init__(self, crew: Crew, refused: Callable[..., TrialScore | None], *problem: Any, **named: Any) -> None:
+        """`problem` as `PrecisionSearch`; `refused` takes a plan as `score` does, and says of which none is asked for."""
         super().__init__(*problem, **named)
-        self._crew = crew
+        self._crew, self._refused = crew, refused
         self._errands = Errands(self._ledger, self._study_key)
 
     def _steps(
@@ -77,14 +80,18 @@ class SharedSearch(PrecisionSearch):
         ahead: Assignment | None = None
         known = [trial.choice for trial in done]
         self._errands.withdraw()
+
+        def finish(errand: Errand, score: TrialScore) -> None:
+            known.append(errand.choice)
+            done.append(Trial(len(done), errand.choice, errand.latency_ms, score.kl, score.violation, score.failure))
+            unrecorded.append(done[-1])
+
         while True:
             living = self._crew.living()
             unfinished, answers = self._errands.look()
             for errand, score in answers:
                 if errand.choice not in known:  # an earlier run may have recorded it already
-                    known.append(errand.choice)
-                    done.append(Trial(len(done), errand.choice, errand.latency_ms, score.kl, score.violation, score.failure))
-                    unrecorded.append(done[-1])
+                    finish(errand, score)
             if interrupted.is_set() or (timeout_s is not None and time.monotonic() - begin >= timeout_s):
                 num_trials = len(done)
                 self._errands.withdraw()
@@ -97,8 +104,12 @@ class SharedSearch(PrecisionSearch):
             if is_more_wanted and ahead is None and (free is not None or (len(living) > 1 and not unrecorded)):
                 # With several workers the next plan is chosen while all of them are busy.
                 ahead = self._next(warm_starts, done, list(given.values()))
+                if ahead is not None and (refusal := self._refused(*self._chosen(ahead))) is not None:
+                    finish(self._errand(NOBODY, ahead), refusal)
+                    ahead = None
+                    continue
             if free is not None and is_more_wanted and ahead is not None:
-                self._errands.give(Errand(free, ahead, self._latency_ms(*self._chosen(ahead))))
+                self._errands.give(self._errand(free, ahead))
                 ahead = None
             elif unrecorded:  # nobody waits while this is written
                 self._record(unrecorded.pop(0))
@@ -107,6 +118,9 @@ class SharedSearch(PrecisionSearch):
                 return
             else:
                 time.sleep(POLL_S)
+
+    def _errand(self, worker: int, choice: Assignment) -> Errand:
+        return Errand(worker, choice, self._latency_ms(*self._chosen(choice)))
 
     def _record(self, trial: Trial) -> None:
         score = TrialScore(trial.kl, trial.violation, trial.failure)

@@ -21,6 +21,7 @@ from optimizer.search.sensitivity import Probes, Sensitivities, predict_kl
 from optimizer.search.shared import SharedSearch
 from optimizer.search.warm_start import KV_CACHE, Assignment, kv_dtype_of, uniform_choices
 from optimizer.stages.job import Job
+from optimizer.stages.memory import lacking_bytes
 from optimizer.stages.sharing import sharing
 
 
@@ -49,8 +50,13 @@ class SearchStage:
         job, judge, limits = self.job, self.judge, self.job.spec.search
         gate, bands = Gate(**job.spec.gate.model_dump()), self._bands()
 
+        def refused(plan: Plan, kv_dtype: KvDtype) -> TrialScore | None:
+            if (lacking := lacking_bytes(job, judge.on(kv_dtype).workbench, plan)) <= 0:
+                return None
+            return TrialScore.refused(f"{lacking / 2**30:.1f} GiB more memory is needed than {job.target.title} has")
+
         def score(plan: Plan, kv_dtype: KvDtype) -> TrialScore:
-            return score_plan(judge.on(kv_dtype), plan, gate)
+            return refused(plan, kv_dtype) or score_plan(judge.on(kv_dtype), plan, gate)
 
         latency = self._latency(bands)
         kv_dtypes, study = list(self.kv_losses), self._study(bands, latency, gate)
@@ -63,7 +69,7 @@ class SearchStage:
             warm_starts = [*earlier.warm_starts(bands, kv_dtypes), *warm_starts]
         if limits.workers and len(search.trials()) < limits.trials:
             with sharing(job, judge, bands, study) as crew:
-                shared = SharedSearch(crew, *problem)
+                shared = SharedSearch(crew, refused, *problem)
                 trials = shared.run(warm_starts, limits.trials, limits.timeout_s, job.reporter)
         else:
             trials = search.run(warm_starts, limits.trials, limits.timeout_s, job.reporter)
@@ -103,6 +109,7 @@ class SearchStage:
             latency_of_first=self.cost.latency_ms(first),
             gate=asdict(gate),
             seed=self.job.spec.seed,
+            lacking_bytes=max(0, lacking_bytes(self.job, self.judge.workbench, self.job.lossless)),
             **self.judge.depends_beside_plan({scheme for band in bands for scheme in band.choices}),
         )
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from artifacts.errors import UserError
 from kernels.cpu.host import host
 from kernels.reference import limit_threads
-from optimizer.records.hold import RUNS
+from optimizer.records.hold import RUNS, hold
 from optimizer.records.holder import Holder
 from optimizer.records.progress import Reporter
 from optimizer.records.record_key import record_key
@@ -33,6 +33,16 @@ from optimizer.stages.job import Job, storage_of
 
 #: how long a worker here may take to see that the search has ended
 _FAREWELL_S = 30.0
+
+
+@contextmanager
+def holding(job: Job) -> Iterator[Job]:
+    """`job`, alone on its storage if that is not the workspace's own file, and if it is to be shared. StorageHeld as `hold`."""
+    if job.spec.search.storage is None and job.spec.search.workers is None:
+        yield job  # whoever holds the workspace holds it
+        return
+    with hold(job.ledger, Holder.here(job.folder.parent), job.reporter.say) as lease:
+        yield replace(job, run=lease.number)
 
 
 @contextmanager

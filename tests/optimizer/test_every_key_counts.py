@@ -174,6 +174,7 @@ KEYS: dict[str, Key] = {
     "search.trials": Key(3, 4, num_trials),
     "search.timeout": Key("1h", 1e-9, num_trials, {"search": {"trials": 3}}),
     "search.storage": Key(None, "sqlite:///{folder}/own.db", default_study),
+    "search.workers": Key(1, 2, lambda spec, _: num_processes(spec)),
     "search.choice": Key("fastest", "most_accurate", lambda spec, _: finalists(TRIALS, spec.search.choice, lambda t: t.number)),
     "search.space": Key("one.yaml", "two.yaml", lambda spec, _: load_space(spec.search.space)),
 }  # fmt: skip

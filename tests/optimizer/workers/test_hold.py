@@ -19,7 +19,7 @@ def test_the_second_run_is_told_who_measures(server: PostgreSQL, tmp_path: Path)
     ledger, said = Ledger(server.url, "held"), list[str]()
     with hold(ledger, Holder.here(tmp_path / "a"), said.append):
         with (
-            pytest.raises(StorageHeld, match=f"'held' in this storage .* process {os.getpid()} on .*coldforge worker"),
+            pytest.raises(StorageHeld, match=rf"'held' in this storage .* process {os.getpid()} on .*coldforge worker"),
             hold(Ledger(server.url, "held"), Holder.here(tmp_path / "b"), said.append),
         ):
             pass
@@ -46,6 +46,6 @@ def test_a_run_that_lost_its_hold_makes_no_record(tmp_path: Path) -> None:
     with hold(ledger, Holder.here(tmp_path), lambda _: None) as lease:
         assert ledger.once("key", lambda: 1) == 1
         lease._lost.set()
-        with pytest.raises(StorageHeld, match="was silent for .* run the same command"):
+        with pytest.raises(StorageHeld, match=r"was silent for .* run the same command"):
             ledger.once("other", lambda: 2)
         assert ledger.once("key", lambda: 3) == 1, "what is there may be read"

@@ -40,15 +40,15 @@ def test_a_search_is_joined_by_its_own_numbers_only() -> None:
     OFFER.check_probes({"int8": (0.25).hex()})
     with pytest.raises(CannotJoin, match=r"coldforge of their search, 0\.1\.0, got 0\.2\.0"):
         OFFER.check_version("0.2.0")
-    with pytest.raises(CannotJoin, match="byte for byte; 'model.safetensors' is another"):
+    with pytest.raises(CannotJoin, match=r"byte for byte; 'model.safetensors' is another"):
         OFFER.check_request({"model.safetensors": "ab"}, "bb")
-    with pytest.raises(CannotJoin, match="'more.safetensors' is another"):
+    with pytest.raises(CannotJoin, match=r"'more.safetensors' is another"):
         OFFER.check_request({"model.safetensors": "aa", "more.safetensors": "aa"}, "bb")
     with pytest.raises(CannotJoin, match=r"model\.yaml, a text or the search space differs"):
         OFFER.check_request({"model.safetensors": "aa"}, "cc")
     with pytest.raises(CannotJoin, match=r"numbers differ: the search has g\+\+ 12, this machine g\+\+ 13"):
         OFFER.check_numbers({"numbers": ("g++ 13", "-O3", "x86-64-v3", "cc")})
-    with pytest.raises(CannotJoin, match="a probe of int8 is 0x1.*; leave this machine out"):
+    with pytest.raises(CannotJoin, match=r"a probe of int8 is 0x1.*; leave this machine out"):
         OFFER.check_probes({"int8": (0.25 + 2**-54).hex()})
 
 

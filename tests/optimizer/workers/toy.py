@@ -30,7 +30,7 @@ def _bands(plan: dict) -> Iterator[tuple]:  # type: ignore[type-arg]
 def shared(url: str, said: list[str] | None = None) -> SharedSearch:
     ledger = Ledger(url, NAME)
     say = (said if said is not None else []).append
-    return SharedSearch(Crew(ledger, Holder.here(), say, lambda: True), ledger, BANDS, latency_ms, score, SEED)
+    return SharedSearch(Crew(ledger, Holder.here(), say, lambda: True), lambda _: None, ledger, BANDS, latency_ms, score, SEED)
 
 
 @contextmanager
