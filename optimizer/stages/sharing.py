@@ -67,7 +67,7 @@ def sharing(job: Job, judge: Judge, bands: Sequence[Band], study: str) -> Iterat
     offer.publish(runs)
     here = Holder.here(job.folder.parent)
     crew = Crew(job.ledger, here, job.reporter.say, is_coming=lambda: any(process.is_alive() for process in processes))
-    _start(job, processes)
+    start_workers(job, processes)
     try:
         yield crew
     finally:
@@ -79,7 +79,8 @@ def sharing(job: Job, judge: Judge, bands: Sequence[Band], study: str) -> Iterat
                 process.join()
 
 
-def _start(job: Job, processes: list[BaseProcess]) -> None:
+def start_workers(job: Job, processes: list[BaseProcess]) -> None:
+    """Adds as many as model.yaml and the command line ask for, which share the machine's cores."""
     num_workers = job.spec.search.workers or 0
     search = job.spec.search.model_copy(update={"storage": storage_of(job.spec, job.folder.parent)})
     spec, num_threads = job.spec.model_copy(update={"search": search}), max(1, host().num_cores // num_workers)
