@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from artifacts.architecture import kind_of
 from artifacts.precision import KvDtype, Plan, Scheme
 from optimizer.cost.provider import CostProvider
-from optimizer.evaluation import Gate, NoScore
+from optimizer.evaluation import Gate, Look, NoScore
 from optimizer.records.record_key import record_key
 from optimizer.search.accuracy import Judge, trial_score
 from optimizer.search.bands import Band, make_bands, plan_of
@@ -24,7 +24,7 @@ from optimizer.stages.job import Job
 
 @dataclass(frozen=True)
 class Searched:
-    """Every finished trial, one of them at least within the gate, and the bands that their choices are about."""
+    """Every finished trial, one of them at least worth proving, and the bands that their choices are about."""
 
     bands: tuple[Band, ...]
     trials: list[Trial]
@@ -32,22 +32,26 @@ class Searched:
 
 @dataclass(frozen=True)
 class SearchStage:
-    """Searches over bands and KV caches; `judge` scores on the text of the search, `cost` says how long a plan takes."""
+    """Searches over bands and KV caches; `judge` scores on the text of the search, `cost` says how long a plan takes.
+
+    `proof` is the last look at each text there: what a trial must be likely to pass.
+    """
 
     job: Job
     judge: Judge
+    proof: Mapping[str, Look]
     sensitivities: Sensitivities
     kv_losses: Mapping[KvDtype, KvLoss]
     cost: CostProvider
 
     def run(self) -> Searched:
-        """NothingPasses where no trial is within the gate."""
+        """NothingPasses where the text of the search excludes every trial."""
         job, judge, limits = self.job, self.judge, self.job.spec.search
         gate, bands = Gate(**job.spec.gate.model_dump()), self._bands()
 
         def score(plan: Plan, kv_dtype: KvDtype) -> TrialScore:
             try:
-                return trial_score(gate, judge.on(kv_dtype).evaluate_until_hopeless(plan, gate))
+                return trial_score(gate, judge.on(kv_dtype).evaluate_until_hopeless(plan, gate), self.proof)
             except NoScore as error:
                 return TrialScore.refused(str(error))
 
@@ -57,7 +61,7 @@ class SearchStage:
         trials = search.run(self._warm_starts(bands, latency), limits.trials, limits.timeout_s, job.reporter)
         if not trials:
             raise NothingPasses("no trial was finished; give the search more time")
-        if not any(trial.is_feasible for trial in trials):
+        if all(trial.is_hopeless for trial in trials):
             best = min(trials, key=lambda trial: trial.violation)
             if best.failure:
                 raise NothingPasses(f"none of {len(trials)} trials has a score; trial {best.number}: {best.failure}")
@@ -90,6 +94,7 @@ class SearchStage:
             latency=latency,
             latency_of_first=self.cost.latency_ms(first),
             gate=asdict(gate),
+            proof={name: asdict(look) for name, look in self.proof.items()},
             seed=self.job.spec.seed,
             **self.judge.depends_beside_plan({scheme for band in bands for scheme in band.choices}),
         )

@@ -37,7 +37,7 @@ def workbench(job: Job) -> Workbench:
 def test_texts_are_sampled_once(job: Job, workbench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = TextStage(job, source_prompts(job.source), workbench)
     texts = stage.run()
-    assert [len(ids) for ids in texts.search[SAMPLED]] == [len(ids) for ids in texts.proof[SAMPLED]] == 4 * [32]
+    assert [len(ids) for ids in texts.search[SAMPLED]] == [len(ids) for ids in texts.proof[SAMPLED].first] == 4 * [32]
     assert not {tuple(ids) for ids in texts.search[SAMPLED]} & {tuple(ids) for ids in texts.proof[SAMPLED]}
 
     def refuse(*_: object, **__: object) -> None:

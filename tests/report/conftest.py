@@ -88,8 +88,8 @@ def synthetic_report(num_layers: int = 30, *, num_trials: int = 120, max_kl: flo
         model="SmolLM2-135M-Instruct, llama, 30 layers",
         headline=Headline(Estimate(1.873, 1.842, 1.905), 14.21, 7.59, 96_400_000, 538_060_000),
         accuracy=[
-            SetAccuracy("text sampled from the baseline", own, gate.judge(own)),
-            SetAccuracy("wikitext2_valid.txt", text, gate.judge(text)),
+            SetAccuracy("text sampled from the baseline", own, gate.judge(own), "every limit is met"),
+            SetAccuracy("wikitext2_valid.txt", text, gate.judge(text), "every limit is met"),
         ],
         plan=plan,
         trials=trials,
