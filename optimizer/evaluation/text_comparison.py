@@ -12,7 +12,7 @@ from optimizer.evaluation.looks import Look, looks_between, until_decided
 from optimizer.evaluation.metrics import SequenceScore
 
 _SPENT = 0.02
-"""Of an error of 2.5 %: the bootstrap of a few sequences with a long tail errs somewhat more often than it says (decision 0056)."""
+"""Of an error of 2.5 %: a bootstrap of few sequences with a long tail errs somewhat more often than it says (decision 0056)."""
 
 
 def text_looks(first: int, most: int) -> tuple[Look, ...]:
