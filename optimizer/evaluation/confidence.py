@@ -42,13 +42,20 @@ def reach(level: float) -> float:
 
 
 def ratio_of_sums(
-    numerators: ArrayLike, weights: ArrayLike, *, seed: int, level: float = 0.95, num_resamples: int | None = None
+    numerators: ArrayLike,
+    weights: ArrayLike,
+    *,
+    seed: int,
+    level: float = 0.95,
+    num_resamples: int | None = None,
+    unheard: float = 0.0,
 ) -> Estimate:
     """sum(numerators) / sum(weights) and its interval at `level`; one entry of each per sequence.
 
     For KL per token the numerators are the sequences' sums of KL and the weights their numbers of tokens. Where every
     sequence has the same ratio the interval is that one point. Deterministic for a seed. Without `num_resamples` they are as
-    many as put 16 beyond each end of the interval, and 2000 at least.
+    many as put 16 beyond each end of the interval, and 2000 at least. The upper end leaves room for one more sequence, of
+    which nothing was heard: one with `unheard` times the largest ratio.
 
     Raises UserError with fewer than 4 sequences: they say too little about their spread.
     """
@@ -59,8 +66,9 @@ def ratio_of_sums(
         )
     ratio = float(x.sum() / n.sum())
     standard_error = float(_standard_error(ratio, (x * x).sum(), (x * n).sum(), (n * n).sum(), n.sum()))
+    room = max(unheard * float((x / n).max()) - ratio, 0.0) / len(x) if unheard else 0.0
     if standard_error <= 1e-12 * abs(ratio):
-        return Estimate(ratio, ratio, ratio)
+        return Estimate(ratio, ratio, ratio + room)
     tail = (1 - level) / 2
     num_resamples = num_resamples or max(2000, math.ceil(16 / tail))
     totals = _times_drawn(len(x), num_resamples, seed) @ np.stack([x, n, x * x, x * n, n * n], axis=1)
@@ -68,7 +76,7 @@ def ratio_of_sums(
     errors = _standard_error(ratios, totals[:, 2], totals[:, 3], totals[:, 4], totals[:, 1])
     statistics = (ratios - ratio) / np.maximum(errors, _SE_FLOOR * standard_error)
     low, high = np.quantile(statistics, [tail, 1 - tail])
-    return Estimate(ratio, ratio - float(high) * standard_error, ratio - float(low) * standard_error)
+    return Estimate(ratio, ratio - float(high) * standard_error, ratio - float(low) * standard_error + room)
 
 
 @lru_cache(maxsize=4)

@@ -68,7 +68,7 @@ def _lost(metric: Metric, score: SequenceScore) -> float:
     if metric == "kl":
         return score.kl
     if metric == "perplexity_increase":
-        return score.negative_log_likelihood - score.baseline_negative_log_likelihood
+        return score.log_likelihood_lost
     return score.num_tokens - score.num_top1_agreements
 
 
