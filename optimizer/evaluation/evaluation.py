@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
 from optimizer.evaluation.baseline import BaselineLogits
@@ -92,8 +92,14 @@ def evaluate(
     sequences: Sequence[Sequence[int]], score: Score, baseline: BaselineLogits, *, seed: int, is_own: bool = False
 ) -> Evaluation:
     """Score a candidate sequence by sequence against the baseline: one sequence's logits are held at a time."""
-    scores = (compare(ids, baseline.logits(i), score(list(ids)), is_own=is_own) for i, ids in enumerate(sequences))
-    return Evaluation.of(scores, seed=seed)
+    return Evaluation.of(scores_of(sequences, score, baseline, is_own=is_own), seed=seed)
+
+
+def scores_of(
+    sequences: Sequence[Sequence[int]], score: Score, baseline: BaselineLogits, *, is_own: bool = False
+) -> Iterator[SequenceScore]:
+    """The same, not aggregated."""
+    return (compare(ids, baseline.logits(i), score(list(ids)), is_own=is_own) for i, ids in enumerate(sequences))
 
 
 def rounded(value: float) -> float:

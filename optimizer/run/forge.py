@@ -52,6 +52,9 @@ def forge(job: Job) -> Forged:
     limits = LimitStage(target, job.space.serving, job.reporter, workbench, plan, workload, spec.workload.itl_ms)
     serving, surface = limits.run()
     pair = job.unquantized(workbench), (workbench, plan)
+    decode_speed = target.compare("decode", *pair, workload)
+    prefill_speed = target.compare("prefill", *pair, workload)
+    frozen = target.freeze(workbench, plan, serving)
     return Forged(
         job=job,
         kernels=kernels,
@@ -65,7 +68,8 @@ def forge(job: Job) -> Forged:
         stored_codes=stored_codes,
         serving=serving,
         surface=surface,
-        decode_speed=target.compare("decode", *pair, workload),
-        prefill_speed=target.compare("prefill", *pair, workload),
-        frozen=target.freeze(workbench, plan, serving),
+        records=dict(job.ledger.used),
+        decode_speed=decode_speed,
+        prefill_speed=prefill_speed,
+        frozen=frozen,
     )

@@ -26,6 +26,7 @@ from optimizer.evaluation import (
     evaluate,
 )
 from optimizer.evaluation.confidence import MIN_SEQUENCES, reach
+from optimizer.evaluation.evaluation import scores_of
 from optimizer.evaluation.metrics import Logits
 from optimizer.measure.workbench import Workbench
 from optimizer.records.plan_digest import plan_digest
@@ -142,6 +143,13 @@ class Judge:
         return {
             name: evaluate(self.sets[name], score, store, seed=self.seed, is_own=name in self.own)
             for name, store in self.stores.items()
+        }
+
+    def scores_with(self, score: Score, on_sequence: Callable[[], object] = lambda: None) -> dict[str, list[SequenceScore]]:
+        """The same, sequence by sequence."""
+        score = _ticking(score, on_sequence)
+        return {
+            name: list(scores_of(self.sets[name], score, store, is_own=name in self.own)) for name, store in self.stores.items()
         }
 
     def _score_each(self, plan: Plan) -> Iterator[tuple[str, SequenceScore]]:

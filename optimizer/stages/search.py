@@ -28,6 +28,8 @@ class Searched:
 
     bands: tuple[Band, ...]
     trials: list[Trial]
+    study: str
+    """What the trials are kept under."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,12 @@ class SearchStage:
         latency = self._latency(bands)
         kv_dtypes, study = list(self.kv_losses), self._study(bands, latency, gate)
         search = PrecisionSearch(job.ledger, bands, self.cost.latency_ms, score, job.spec.seed, kv_dtypes, study)
-        trials = search.run(self._warm_starts(bands, latency), limits.trials, limits.timeout_s, job.reporter)
+        warm_starts = self._warm_starts(bands, latency)
+        if earlier := job.earlier:
+            if earlier.study == study:
+                search.adopt(earlier.trials)
+            warm_starts = [*earlier.warm_starts(bands, kv_dtypes), *warm_starts]
+        trials = search.run(warm_starts, limits.trials, limits.timeout_s, job.reporter)
         if not trials:
             raise NothingPasses("no trial was finished; give the search more time")
         if all(trial.is_hopeless for trial in trials):
@@ -70,7 +77,7 @@ class SearchStage:
                 f"none of {len(trials)} trials is within the gate; trial {best.number} came closest, with KL {best.kl:.4g}, "
                 f"and misses a limit by {best.violation:.0%} of it: {'; '.join(clauses)}"
             )
-        return Searched(bands, trials)
+        return Searched(bands, trials, study)
 
     def _bands(self) -> tuple[Band, ...]:
         coarsest = {group: measured[self._probes(group).weights.name] for group, measured in self.sensitivities.items()}
