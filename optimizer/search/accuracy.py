@@ -126,7 +126,7 @@ class Judge:
         """The same, but ended at a quarter, half or three quarters of a set where `gate` is out of reach of `plan` by then.
 
         Of that set it is what was scored so far, which misses the gate; the sets behind it are left out. A plan that the proof
-        could pass is so far within its limits that a look at 95 % ends less than one in a hundred of its kind.
+        could pass is so far within its limits that looks at 95 % end about one in a hundred of its kind.
         """
         scores: dict[str, list[SequenceScore]] = {}
         for name, score in self._score_each(plan):
