@@ -31,7 +31,7 @@ def test_search_and_proof_share_no_sequence(tmp_path: Path, tokenizer: Tokenizer
     assert all(len(ids) == 16 and ids[0] == 255 for ids in search + proof)
     assert not {tuple(ids) for ids in search} & {tuple(ids) for ids in proof}
     places = sorted(path.read_text().index(tokenizer.decode(ids[1:])) for ids in text.first)
-    assert places[0] < 100 and places[-1] > 300, "what is heard first is from all parts of the file"
+    assert places[0] < 100 and places[-1] >= 300, "what is heard first is from all parts of the file"
 
 
 def test_a_file_too_short_for_both_halves(tmp_path: Path, tokenizer: Tokenizer) -> None:
