@@ -20,6 +20,7 @@ from optimizer.search.refusal import explain
 from optimizer.search.sensitivity import Probes, Sensitivities, predict_kl
 from optimizer.search.warm_start import KV_CACHE, Assignment, kv_dtype_of, uniform_choices
 from optimizer.stages.job import Job
+from optimizer.stages.memory import lacking_bytes
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,11 @@ class SearchStage:
         gate, bands = Gate(**job.spec.gate.model_dump()), self._bands()
 
         def score(plan: Plan, kv_dtype: KvDtype) -> TrialScore:
+            on_cache = judge.on(kv_dtype)
+            if (lacking := lacking_bytes(job, on_cache.workbench, plan)) > 0:
+                return TrialScore.refused(f"{lacking / 2**30:.1f} GiB more memory is needed than {job.target.title} has")
             try:
-                return trial_score(gate, judge.on(kv_dtype).evaluate_until_hopeless(plan, gate))
+                return trial_score(gate, on_cache.evaluate_until_hopeless(plan, gate))
             except NoScore as error:
                 return TrialScore.refused(str(error))
 
@@ -98,6 +102,7 @@ class SearchStage:
             latency_of_first=self.cost.latency_ms(first),
             gate=asdict(gate),
             seed=self.job.spec.seed,
+            lacking_bytes=max(0, lacking_bytes(self.job, self.judge.workbench, self.job.lossless)),
             **self.judge.depends_beside_plan({scheme for band in bands for scheme in band.choices}),
         )
 
