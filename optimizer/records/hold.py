@@ -52,6 +52,7 @@ def hold(ledger: Ledger, here: Holder, say: Callable[[str], None]) -> Iterator[L
                     say(f"{holder or 'another run'} may have ended without a word; it is waited for, at most {LEASE_S:.0f} s")
             time.sleep(0.2)
         ledger.check_hold = check
+        ledger.reread()
         yield lease
     finally:
         lease.release()

@@ -52,6 +52,10 @@ class Ledger:
             storage=self.storage, study_name=f"{self.name}/{stage}", directions=list(directions), load_if_exists=True
         )
 
+    def reread(self) -> None:
+        """Take over what another run has recorded meanwhile."""
+        self.records.update(self._records_study.user_attrs)
+
     def once(self, key: str, measure: Callable[[], T]) -> T:
         """The record under `key`; if there is none, `measure()`, recorded. Values must be JSON."""
         if key in self.records or key in self._known:

@@ -24,24 +24,25 @@ from optimizer.search.warm_start import KV_CACHE, Assignment, kv_dtype_of
 
 STAGE = "precision"
 DIRECTIONS: tuple[Direction, Direction] = ("minimize", "minimize")  # latency, KL
-_GATE, _FAILURE = "gate", "failure"
+_GATE, _FAILURE, _HOPELESS = "gate", "failure", "hopeless"
 
 
 @dataclass(frozen=True)
 class TrialScore:
     """Mean KL in nats, and by what part of its limit the worst gated metric misses (0 or less: within the gate).
 
-    `failure` says why a plan has none.
+    `failure` says why a plan has none; `is_hopeless` that no more text would bring it within the gate.
     """
 
     kl: float
     violation: float
     failure: str = ""
+    is_hopeless: bool = False
 
     @classmethod
     def refused(cls, why: str) -> TrialScore:
         """Of a plan that cannot be had, further from the gate than any that can; finite, as samplers need it."""
-        return cls(1e6, 1e6, why)
+        return cls(1e6, 1e6, why, is_hopeless=True)
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Trial:
     kl: float
     violation: float
     failure: str = ""
+    is_hopeless: bool = False
 
     @property
     def is_feasible(self) -> bool:
@@ -98,8 +100,7 @@ class PrecisionSearch:
     def adopt(self, trials: Sequence[Trial]) -> None:
         """Take over finished trials of an earlier run of the same study, in their order, behind those that are known."""
         for trial in trials[len(self.trials()) :]:
-            score = TrialScore(trial.kl, trial.violation, trial.failure)
-            self._study.add_trial(self._frozen(trial.choice, trial.latency_ms, score))
+            self._record(trial)
 
     def run(
         self, warm_starts: Sequence[Assignment], num_trials: int, timeout_s: float | None, reporter: Reporter
@@ -130,6 +131,10 @@ class PrecisionSearch:
             # Only finished trials enter the storage: a process that is killed leaves nothing half-done behind.
             self._study.add_trial(self._frozen(choice, latency_ms, score))
             yield
+
+    def _record(self, trial: Trial) -> None:
+        score = TrialScore(trial.kl, trial.violation, trial.failure, trial.is_hopeless)
+        self._study.add_trial(self._frozen(trial.choice, trial.latency_ms, score))
 
     def _chosen(self, choice: Assignment) -> tuple[Plan] | tuple[Plan, KvDtype]:
         """What `choice` stands for, as the callbacks take it."""
@@ -178,7 +183,7 @@ class PrecisionSearch:
             distributions=self._space,
             values=[latency_ms, score.kl],
             constraints={_GATE: score.violation},
-            user_attrs={_FAILURE: score.failure} if score.failure else None,
+            user_attrs={_FAILURE: score.failure, _HOPELESS: score.is_hopeless},
         )
 
     @cached_property
@@ -197,7 +202,8 @@ def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
 
 def _trial(number: int, frozen: FrozenTrial) -> Trial:
     latency_ms, kl = frozen.values
-    return Trial(number, dict(frozen.params), latency_ms, kl, frozen.constraints[_GATE], frozen.user_attrs.get(_FAILURE, ""))
+    failure, is_hopeless = frozen.user_attrs[_FAILURE], frozen.user_attrs[_HOPELESS]
+    return Trial(number, dict(frozen.params), latency_ms, kl, frozen.constraints[_GATE], failure, is_hopeless)
 
 
 @contextmanager

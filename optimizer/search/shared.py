@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from artifacts.errors import UserError
@@ -83,7 +84,7 @@ class SharedSearch(PrecisionSearch):
 
         def finish(errand: Errand, score: TrialScore) -> None:
             known.append(errand.choice)
-            done.append(Trial(len(done), errand.choice, errand.latency_ms, score.kl, score.violation, score.failure))
+            done.append(Trial(len(done), errand.choice, errand.latency_ms, **asdict(score)))
             unrecorded.append(done[-1])
 
         while True:
@@ -121,7 +122,3 @@ class SharedSearch(PrecisionSearch):
 
     def _errand(self, worker: int, choice: Assignment) -> Errand:
         return Errand(worker, choice, self._latency_ms(*self._chosen(choice)))
-
-    def _record(self, trial: Trial) -> None:
-        score = TrialScore(trial.kl, trial.violation, trial.failure)
-        self._study.add_trial(self._frozen(trial.choice, trial.latency_ms, score))

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from artifacts.architecture import kind_of
 from artifacts.precision import KvDtype, Plan, Scheme
 from optimizer.cost.provider import CostProvider
-from optimizer.evaluation import Gate
+from optimizer.evaluation import Gate, Look
 from optimizer.records.record_key import record_key
 from optimizer.search.accuracy import Judge, score_plan
 from optimizer.search.bands import Band, make_bands, plan_of
@@ -27,7 +27,7 @@ from optimizer.stages.sharing import sharing
 
 @dataclass(frozen=True)
 class Searched:
-    """Every finished trial, one of them at least within the gate, and the bands that their choices are about."""
+    """Every finished trial, one of them at least worth proving, and the bands that their choices are about."""
 
     bands: tuple[Band, ...]
     trials: list[Trial]
@@ -37,16 +37,20 @@ class Searched:
 
 @dataclass(frozen=True)
 class SearchStage:
-    """Searches over bands and KV caches; `judge` scores on the text of the search, `cost` says how long a plan takes."""
+    """Searches over bands and KV caches; `judge` scores on the text of the search, `cost` says how long a plan takes.
+
+    `proof` is the last look at each text there: what a trial must be likely to pass.
+    """
 
     job: Job
     judge: Judge
+    proof: Mapping[str, Look]
     sensitivities: Sensitivities
     kv_losses: Mapping[KvDtype, KvLoss]
     cost: CostProvider
 
     def run(self) -> Searched:
-        """NothingPasses where no trial is within the gate."""
+        """NothingPasses where the text of the search excludes every trial."""
         job, judge, limits = self.job, self.judge, self.job.spec.search
         gate, bands = Gate(**job.spec.gate.model_dump()), self._bands()
 
@@ -56,7 +60,7 @@ class SearchStage:
             return TrialScore.refused(f"{lacking / 2**30:.1f} GiB more memory is needed than {job.target.title} has")
 
         def score(plan: Plan, kv_dtype: KvDtype) -> TrialScore:
-            return refused(plan, kv_dtype) or score_plan(judge.on(kv_dtype), plan, gate)
+            return refused(plan, kv_dtype) or score_plan(judge.on(kv_dtype), plan, gate, self.proof)
 
         latency = self._latency(bands)
         kv_dtypes, study = list(self.kv_losses), self._study(bands, latency, gate)
@@ -75,7 +79,7 @@ class SearchStage:
             trials = search.run(warm_starts, limits.trials, limits.timeout_s, job.reporter)
         if not trials:
             raise NothingPasses("no trial was finished; give the search more time")
-        if not any(trial.is_feasible for trial in trials):
+        if all(trial.is_hopeless for trial in trials):
             best = min(trials, key=lambda trial: trial.violation)
             if best.failure:
                 raise NothingPasses(f"none of {len(trials)} trials has a score; trial {best.number}: {best.failure}")
@@ -108,6 +112,7 @@ class SearchStage:
             latency=latency,
             latency_of_first=self.cost.latency_ms(first),
             gate=asdict(gate),
+            proof={name: asdict(look) for name, look in self.proof.items()},
             seed=self.job.spec.seed,
             lacking_bytes=max(0, lacking_bytes(self.job, self.judge.workbench, self.job.lossless)),
             **self.judge.depends_beside_plan({scheme for band in bands for scheme in band.choices}),

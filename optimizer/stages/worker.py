@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from optimizer.evaluation import Gate
+from optimizer.evaluation import Gate, Look
 from optimizer.records.hold import RUNS
 from optimizer.records.holder import Holder
 from optimizer.records.lease import RollCall
@@ -85,17 +85,17 @@ class WorkerStage:
     def run(self, stop: threading.Event) -> int:
         """How many were scored; ends with the search, or after the trial at which `stop` is set. CannotJoin as `offer` says."""
         job, offer, say = self.job, self.offer, self.job.reporter.say
-        judge, gate = self._judge(), Gate(**job.spec.gate.model_dump())
+        (judge, looks), gate = self._judge(), Gate(**job.spec.gate.model_dump())
 
         def score(choice: Assignment) -> TrialScore:
-            return score_plan(judge.on(kv_dtype_of(choice)), offer.plan(choice), gate)
+            return score_plan(judge.on(kv_dtype_of(choice)), offer.plan(choice), gate, looks)
 
         say(f"joining the search of {job.spec.name}: every probe has the bits of the search")
         over = _Over(job.ledger, offer, say)
         return TrialWorker(job.ledger, offer.study, score, self.here, say).work(over, stop)
 
-    def _judge(self) -> Judge:
-        """That of the search, as far as anything can tell."""
+    def _judge(self) -> tuple[Judge, Mapping[str, Look]]:
+        """That of the search, as far as anything can tell, and the last look of the proof at each text."""
         job, offer = self.job, self.offer
         offer.check_request(job.sources, job.request)
         bench = job.target.workbench(job.original).with_threads(self.num_threads)
@@ -103,7 +103,7 @@ class WorkerStage:
         offer.check_numbers({"numbers": bench.numbers})
         text_stage = TextStage(job, source_prompts(job.source), bench)
         texts = text_stage.run()
-        judge = judge_on(job, bench.on(WeightStage(job, text_stage.calibration).run()), texts.search)
+        judge = judge_on(job, bench.on(WeightStage(job, text_stage.calibration).run()), texts.search, texts.own)
         offer.check_numbers(judge.depends_beside_plan(job.schemes))
         offer.check_probes(probe_each(judge, job.uniform_changes()))
-        return judge
+        return judge, {name: text.looks[-1] for name, text in texts.proof.items()}
