@@ -76,7 +76,7 @@ def blocks(first: Step, second: Step, number: int, coin: random.Random) -> dict[
         samples = [(step, _ms(step, repeats[step])) for step in order]
         for kind, value in _KINDS.items():
             found[kind].append(
-                [round(float(value(ms)), 4) for wanted in (first, second) for step, ms in samples if step is wanted]
+                [round(value(ms), 3) for wanted in (first, second) for step, ms in samples if step is wanted]
             )
     return found
 
