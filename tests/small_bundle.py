@@ -31,8 +31,8 @@ def write_small_bundle(
     limits: Limits = LIMITS,
     more: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Path:
-    """`source` with all weights in `scheme`; `store` is a folder for its codes, `library` the compiled kernels, `more` are other
-    files."""
+    """`source` with all weights in `scheme`; `store` is a folder for its codes, `library` the compiled kernels. `more` are
+    other files, by name."""
     from optimizer.weights.quantized_store import QuantizedStore
 
     groups = dict.fromkeys(source.architecture.linear_shapes(), scheme)

@@ -124,6 +124,7 @@ class ServedApps:
         digest = served.service.digest or "no digest"
         await served.close()
         self._ending.remove(served)
+        served.service.empty()
         del served
         await asyncio.to_thread(free_unloaded)
         self._say(f"the bundle {digest[:12]} is out of memory; its last request ended {time.monotonic() - begin_s:.1f} s after")

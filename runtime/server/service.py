@@ -123,6 +123,13 @@ class Service:
         await self.engine.close()
         self.workers.close()
 
+    def empty(self) -> None:
+        """Let go of all that is in memory for it, once it is closed and nobody asks any more.
+
+        A cache of FastAPI's keeps the routes of applications that are gone, and routes keep their service.
+        """
+        vars(self).clear()
+
     def check_model(self, name: str | None) -> None:
         """404 unless the request means this model; one that names none does."""
         if name is not None and name != self.model_name:
