@@ -5,6 +5,8 @@ BIN := .venv/bin
 GPU_WHEELS := pydantic optuna fastapi uvicorn prometheus-client gguf setuptools
 WEIGHTS := models/SmolLM2-135M-Instruct.Q4_1.gguf
 TEMPLATES := models/chat_templates
+BY_FILES := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+UNDER_LOAD := tests/server tests/clients tests/deploy
 
 .PHONY: demo test test-slow test-kernels gpu-wheels test-gpu check setup clean
 
@@ -13,10 +15,11 @@ demo: $(WEIGHTS)  ## optimize SmolLM2 for this CPU, serve the bundle, ask it som
 	$(BIN)/python examples/demo.py bundles/smollm2-cpu
 
 test: $(WEIGHTS) $(TEMPLATES)  ## the default suite, a file at a time on up to four cores
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest $(BY_FILES)
 
-test-slow: $(WEIGHTS) $(TEMPLATES)  ## what the default suite cannot afford
-	$(BIN)/python -m pytest -m slow
+test-slow: $(WEIGHTS) $(TEMPLATES)  ## what the default suite cannot afford; servers under load have the machine to themselves
+	$(BIN)/python -m pytest -m slow $(BY_FILES) $(addprefix --ignore=,$(UNDER_LOAD))
+	$(BIN)/python -m pytest -m slow $(UNDER_LOAD)
 
 test-kernels: setup  ## points of GPU kernels beyond the defaults: interpreted, and compiled for every architecture
 	$(BIN)/python -m pytest -m kernels

@@ -6,6 +6,8 @@ import asyncio
 import json
 import random
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from time import monotonic
@@ -35,7 +37,8 @@ class Record:
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
-    num_open: int = 0
+    num_sent_again: int = 0
+    num_not_sent: int = 0
 
     def fault(self, what: str) -> None:
         if len(self.faults) < 100:
@@ -53,14 +56,11 @@ class Soaker:
 
     async def send(self, kind: str, client: str, key: str) -> None:
         """Until its answer has ended, or its client has had enough. Never raises."""
-        self.record.num_open += 1
         try:
             outcome = await self._outcome(kind, client, {"Authorization": f"Bearer {key}"})
         except Exception as error:  # a soak counts failures
             outcome = f"failed: {type(error).__name__}"
-            self.record.fault(f"{kind}: {type(error).__name__}: {error}")
-        finally:
-            self.record.num_open -= 1
+            self.record.fault(f"{kind}: {error!r} from {error.__cause__!r}")
         self.record.outcomes[kind, outcome] += 1
 
     async def _outcome(self, kind: str, client: str, headers: dict[str, str]) -> str:
@@ -68,10 +68,31 @@ class Soaker:
         path = "/v1/chat/completions" if "messages" in body else "/v1/completions"
         if body.get("stream"):
             return await self._stream(kind, client, path, body, headers)
-        answer = await self.http.post(path, json=body, headers=headers)
+        async with self._answer(path, body, headers) as answer:
+            await answer.aread()
         if answer.status_code == 200:
             self.record.tokens[client] += answer.json()["usage"]["completion_tokens"]
         return self._judged(kind, answer.status_code, answer.text)
+
+    @asynccontextmanager
+    async def _answer(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> AsyncIterator[httpx.Response]:
+        """The answer, of which nothing but the head was read.
+
+        As the official clients do, it asks again, twice at most, if a connection ends before the first byte of the answer: the
+        server may close an idle one in the moment in which it is used again (RFC 9112, 9.3.1).
+        """
+        for is_last in (False, False, True):
+            try:
+                answer = await self.http.send(self.http.build_request("POST", path, json=body, headers=headers), stream=True)
+                break
+            except httpx.TransportError:
+                if is_last:
+                    raise
+                self.record.num_sent_again += 1
+        try:
+            yield answer
+        finally:
+            await answer.aclose()
 
     def _judged(self, kind: str, status: int, text: str) -> str:
         if kind == "oversize":
@@ -86,7 +107,7 @@ class Soaker:
     async def _stream(self, kind: str, client: str, path: str, body: dict[str, Any], headers: dict[str, str]) -> str:
         patience = self.rng.randint(0, 20) if kind == "leaver" else None
         done = False
-        async with self.http.stream("POST", path, json=body, headers=headers) as answer:
+        async with self._answer(path, body, headers) as answer:
             if answer.status_code != 200:
                 return self._judged(kind, answer.status_code, (await answer.aread()).decode(errors="replace"))
             if patience == 0:

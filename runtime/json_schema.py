@@ -72,6 +72,8 @@ def _copied(schema: object, path: str) -> Schema:
             )
         if key == "format" and isinstance(value, str) and value not in FORMATS:
             raise UnsupportedSchema(place, f"must be one of {', '.join(sorted(FORMATS))}; got {value!r:.80}")
+        if key == "multipleOf" and (isinstance(value, bool) or not isinstance(value, int | float) or value <= 0):
+            raise UnsupportedSchema(place, f"must be a number above 0; got {value!r:.80}")
         if key in _OF_SCHEMAS and isinstance(value, dict):
             value = {name: _copied(inner, f"{place}.{_shown(name)}") for name, inner in value.items()}
         elif key in _LISTS and isinstance(value, list):

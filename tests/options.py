@@ -11,6 +11,7 @@ from optimizer.cli import coldforge
 #: command -> the test file whose table says what each of its options changes
 WALKED_IN = {
     "optimize": "tests/optimizer/test_every_option_counts.py",
+    "retune": "tests/optimizer/retune/test_every_retune_option_counts.py",
     "kernels inspect": "tests/optimizer/test_every_option_counts.py",
     "inspect": "tests/optimizer/test_every_option_counts.py",
     "verify": "tests/optimizer/test_every_option_counts.py",

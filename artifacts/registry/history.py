@@ -17,9 +17,13 @@ from artifacts.registry.names import RegistryError
 _FIRST = "0" * 64
 
 
+Action = Literal["promote", "rollback", "retune"]
+
+
 class Event(BaseModel):
     """One line. `digest` is the bundle that `name` means from then on, `replaces` the one it meant before.
 
+    A `retune` moves nothing: it is a night that left the name where it was, with its result.json as evidence.
     `time` is UTC, as 2026-11-30T21:45:22Z. `evidence` is the sha256 of a file under evidence/. `previous` is the sha256 of the
     line before, so that no line can change or go unseen.
     """
@@ -29,12 +33,17 @@ class Event(BaseModel):
     sequence: NonNegativeInt
     previous: Sha256
     time: Line
-    action: Literal["promote", "rollback"]
+    action: Action
     name: Line
     digest: Sha256
     replaces: Sha256 | None
     why: Line
     evidence: Sha256 | None = None
+
+    @property
+    def moves(self) -> bool:
+        """Whether the name meant another bundle before."""
+        return self.action != "retune"
 
     def line(self) -> bytes:
         """The event as one line of history.jsonl."""

@@ -10,15 +10,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
+from artifacts.clock import utc_now
 from artifacts.durable import created, sync_folder, sync_tree
 from artifacts.errors import BundleError
 from artifacts.manifest import Manifest
 from artifacts.reader import verify_bundle
-from artifacts.registry.history import Event, History, past, values
+from artifacts.registry.history import Action, Event, History, past, values
 from artifacts.registry.names import RegistryError, check_name, is_digest
 
 FORMAT_VERSION = "1"
@@ -187,6 +186,13 @@ class Registry:
                 raise RegistryError(f"{wanted[-1]} was pruned; promote a bundle that is in {self._bundles}, or add it again")
             return self._record(events, "rollback", name, wanted[-1], here[-1], why, None)
 
+    def note(self, name: str, *, why: str, evidence: bytes) -> Event:
+        """Keep what a night found about `name` and its `evidence`, and leave the name where it is."""
+        with self._locked():
+            events = self.events()
+            digest = self.digest_of(name)
+            return self._record(events, "retune", name, digest, digest, why, evidence)
+
     def prune(self, keep: int) -> list[str]:
         """Remove bundles that no name means, and that are not among the last `keep` that a name can be rolled back to.
 
@@ -210,7 +216,7 @@ class Registry:
     def _record(
         self,
         events: Sequence[Event],
-        action: Literal["promote", "rollback"],
+        action: Action,
         name: str,
         digest: str,
         replaces: str | None,
@@ -221,11 +227,10 @@ class Registry:
             raise RegistryError(f"why must be one line of text, got {why!r}")
         held = None if evidence is None else hashlib.sha256(evidence).hexdigest()
         sequence, previous = self._history.next_place(events)
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         event = Event(
             sequence=sequence,
             previous=previous,
-            time=now,
+            time=utc_now(),
             action=action,
             name=name,
             digest=digest,

@@ -81,6 +81,11 @@ def sources_digest() -> str:
     return digest.hexdigest()
 
 
+def compiler_flags(isa: Isa) -> tuple[str, ...]:
+    """What every source is compiled with for `isa`."""
+    return (*_FLAGS, *isa.compiler_flags)
+
+
 def num_units() -> int:
     """How many sources `build` compiles."""
     return len(registry.ops()) + 1
@@ -190,7 +195,7 @@ def lay_out_sources(root: Path, op: str) -> tuple[str, ...]:
 
 def _compile(compiler: Compiler, root: Path, unit: Unit, isa: Isa, cache: Path) -> str:
     """Compiles one source, or takes its object from the cache; the object's path from `root`."""
-    flags = (*_FLAGS, *isa.compiler_flags)
+    flags = compiler_flags(isa)
     key = hashlib.sha256("\0".join([compiler.version, host().machine, *flags, unit.source]).encode())
     for name in (unit.source, *unit.includes):
         key.update(hashlib.sha256((root / name).read_bytes()).digest())

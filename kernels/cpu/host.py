@@ -13,22 +13,26 @@ from kernels.cpu.cores import available_cores
 
 @dataclass(frozen=True)
 class Host:
-    """`flags` are the CPU's features as the kernel spells them; `num_cores` is how many this process may use."""
+    """`flags` are the CPU's features as the kernel spells them; `num_cores` is how many this process may use.
+
+    `microcode` is its revision, empty where the system does not say.
+    """
 
     model: str
     machine: str
     flags: frozenset[str]
     num_cores: int
+    microcode: str = ""
 
 
-def parse_cpuinfo(text: str) -> tuple[str, frozenset[str]]:
-    """Model name and flags of the first processor in the text of /proc/cpuinfo."""
+def parse_cpuinfo(text: str) -> tuple[str, frozenset[str], str]:
+    """Model name, flags and microcode of the first processor in the text of /proc/cpuinfo."""
     first = dict(
         (key.strip(), value.strip())
         for key, colon, value in (line.partition(":") for line in text.split("\n\n")[0].splitlines())
         if colon
     )
-    return first.get("model name", ""), frozenset(first.get("flags", "").split())
+    return first.get("model name", ""), frozenset(first.get("flags", "").split()), first.get("microcode", "")
 
 
 def _tiles_are_permitted() -> bool:
@@ -44,8 +48,9 @@ def host() -> Host:
     Features that the system keeps from this process are left out.
     """
     cpuinfo = Path("/proc/cpuinfo")
-    model, flags = parse_cpuinfo(cpuinfo.read_text()) if cpuinfo.exists() else ("", frozenset[str]())
+    model, flags, microcode = parse_cpuinfo(cpuinfo.read_text()) if cpuinfo.exists() else ("", frozenset[str](), "")
     tiles = frozenset(flag for flag in flags if flag.startswith("amx"))
     if tiles and not _tiles_are_permitted():
         flags -= tiles
-    return Host(model or platform.processor() or platform.machine(), platform.machine(), flags, available_cores())
+    name = model or platform.processor() or platform.machine()
+    return Host(name, platform.machine(), flags, available_cores(), microcode)

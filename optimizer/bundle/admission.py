@@ -20,7 +20,7 @@ from optimizer.bundle.as_proven import (
     check_tensors,
 )
 from optimizer.bundle.forged import Forged
-from optimizer.evaluation import Evaluation, NonFiniteLogitsError
+from optimizer.evaluation import Evaluation, NonFiniteLogitsError, Score
 from optimizer.measure.workbench import SCORING_CHUNK_TOKENS
 from optimizer.records.ledger import Ledger
 from optimizer.records.progress import Reporter
@@ -70,7 +70,12 @@ def _scored_as_proven(bundle: Bundle, forged: Forged, reporter: Reporter) -> dic
 
 
 def score_bundle(bundle: Bundle, judge: Judge, on_sequence: Callable[[], object] = lambda: None) -> dict[str, Evaluation]:
-    """What a CPU bundle costs on `judge`'s texts, in the steps that it serves with.
+    """What a CPU bundle costs on `judge`'s texts, as it scores them."""
+    return judge.evaluate_with(served_score(bundle, judge), on_sequence)
+
+
+def served_score(bundle: Bundle, judge: Judge) -> Score:
+    """Scores texts of `judge` on a CPU bundle, in the steps that it serves with.
 
     Two kinds of bundles take the steps of the proof instead: one whose context is shorter than a text, because the machine has
     little memory; and one of references, for torch rounds a product by how many rows it has.
@@ -80,7 +85,7 @@ def score_bundle(bundle: Bundle, judge: Judge, on_sequence: Callable[[], object]
     if longest > limits.max_model_len or any(kernels.backend == "reference" for kernels in manifest.kernels):
         limits = judge.workbench.limits(min(longest, SCORING_CHUNK_TOKENS), longest, 1, limits.num_threads)
     runner = load_runner(replace(bundle, manifest=manifest.model_copy(update={"serving": limits})))
-    return judge.evaluate_with(partial(score, runner), on_sequence)
+    return partial(score, runner)
 
 
 def _open(folder: Path, gpu_arch: str | None) -> Bundle:

@@ -15,6 +15,7 @@ from artifacts.manifest import Answers, Deployment, Manifest, Precision, Provena
 from artifacts.self_test import SELF_TEST_NAME, SelfTest
 from artifacts.writer import write_bundle
 from optimizer.bundle.forged import Forged
+from optimizer.bundle.making import TRIALS, making_files
 from optimizer.importers import Source
 from optimizer.report import Headline, KernelWinner, ReportData, SetAccuracy, SetItems, StepLatency, TrialPoint, render_report
 from optimizer.search.precision import Trial, pareto_front
@@ -38,10 +39,11 @@ def emit(forged: Forged, destination: Path, admit: Callable[[Path], object]) -> 
         "tokenizer.json": source.tokenizer_json.encode(),
         "generation_config.json": canonical_json(source.generation_config),
         "evaluation.json": canonical_json(evaluation_record(forged)),
-        "search/trials.jsonl": trials_jsonl(forged).encode(),
+        TRIALS: trials_jsonl(forged).encode(),
         "search/sensitivities.json": canonical_json(forged.sensitivities),
         "search/kernels.json": canonical_json([asdict(tuned) for tuned in forged.kernels.tuned]),
         "report.html": render_report(report_data(forged)).encode(),
+        **making_files(forged),
     }
     if source.chat_template is not None:
         files["chat_template.jinja"] = source.chat_template.encode()

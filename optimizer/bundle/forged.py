@@ -41,6 +41,8 @@ class Forged:
     """Which layer groups keep the codes that the checkpoint came with, and which do not, in sentences."""
     serving: Limits
     surface: list[StepTime]
+    records: Mapping[str, object]
+    """All that the run asked its ledger for."""
     decode_speed: PairedSpeed
     prefill_speed: PairedSpeed
     frozen: Frozen

@@ -11,6 +11,7 @@ import click
 from optimizer.cli.evaluate import evaluate
 from optimizer.cli.kernels import kernels
 from optimizer.cli.registry import registry
+from optimizer.cli.retune import retune
 from runtime.bench.command import bench
 from runtime.cli import serve
 from runtime.user_errors import shown_to_user
@@ -140,5 +141,5 @@ def coldforge() -> None:
     """Forge a model into a frozen deployment bundle, then serve it."""
 
 
-for command in (optimize, serve, bench, evaluate, inspect, verify, diff, export, kernels, registry):
+for command in (optimize, retune, serve, bench, evaluate, inspect, verify, diff, export, kernels, registry):
     coldforge.add_command(command)

@@ -39,7 +39,7 @@ def registry(context: click.Context, root: Path) -> None:
 def list_names(root: Path) -> None:
     """Show each name, the bundle that it means, and since when and why."""
     held = _open(root)
-    last = {event.name: event for event in held.events()}
+    last = {event.name: event for event in held.events() if event.moves}
     for name, event in sorted(last.items()):
         click.echo(f"{name}  {event.digest[:_SHOWN]}  since {event.time}  {event.action}: {event.why}")
     unnamed = sorted(set(held.digests()) - {event.digest for event in last.values()})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -79,7 +79,12 @@ class Evaluation:
 
 def evaluate(sequences: Sequence[Sequence[int]], score: Score, baseline: BaselineStore, *, seed: int) -> Evaluation:
     """Score a candidate sequence by sequence against the stored baseline: one sequence's logits are held at a time."""
-    return Evaluation.of((compare(ids, baseline.logits(i), score(list(ids))) for i, ids in enumerate(sequences)), seed=seed)
+    return Evaluation.of(scores_of(sequences, score, baseline), seed=seed)
+
+
+def scores_of(sequences: Sequence[Sequence[int]], score: Score, baseline: BaselineStore) -> Iterator[SequenceScore]:
+    """The same, not aggregated."""
+    return (compare(ids, baseline.logits(i), score(list(ids))) for i, ids in enumerate(sequences))
 
 
 def rounded(value: float) -> float:

@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
-from kernels.cpu.build import NoCompiler, find_compiler, sources_digest
+from kernels.cpu.build import NoCompiler, compiler_flags, find_compiler, sources_digest
+from kernels.cpu.cores import cpu_quota
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
+
+_ABSENT = "none"
 
 
 @dataclass(frozen=True)
 class Machine:
-    """One machine, one compiler, one version of the kernels. `compiler` is None where there is none."""
+    """One machine, one compiler, one version of the kernels, each part as text; "none" for what is not there."""
 
-    compiler: str | None
+    compiler: str
+    compiler_flags: str
     isa: str
-    sources: str
+    kernel_sources: str
     """sha256 of the kernels' sources."""
-    model: str
-    num_cores: int
+    cpu_model: str
+    cpu_flags: str
+    """sha256 of the CPU's features."""
+    microcode: str
+    num_cores: str
+    cpu_quota: str
+    """Cores' worth of time that control groups grant."""
 
     @property
-    def numbers(self) -> tuple[str | None, ...]:
+    def numbers(self) -> tuple[str, ...]:
         """The part that decides what kernels compute; the rest decides how fast."""
-        return self.compiler, self.isa, self.sources
+        return self.compiler, self.compiler_flags, self.isa, self.kernel_sources
+
+    def fingerprint(self) -> dict[str, str]:
+        """Its parts by name."""
+        return asdict(self)
+
+    @classmethod
+    def of_fingerprint(cls, fingerprint: Mapping[str, str]) -> Machine:
+        """The machine that `fingerprint`, which may have more parts, was taken on. KeyError if one is missing."""
+        return cls(**{name: fingerprint[name] for name in cls.__dataclass_fields__})
 
 
 def this_machine() -> Machine:
@@ -31,5 +51,16 @@ def this_machine() -> Machine:
     try:
         compiler = find_compiler().version
     except NoCompiler:
-        compiler = None
-    return Machine(compiler, best_isa(host()).name, sources_digest(), host().model, host().num_cores)
+        compiler = _ABSENT
+    here, isa, quota = host(), best_isa(host()), cpu_quota()
+    return Machine(
+        compiler=compiler,
+        compiler_flags=" ".join(compiler_flags(isa)),
+        isa=isa.name,
+        kernel_sources=sources_digest(),
+        cpu_model=here.model,
+        cpu_flags=hashlib.sha256(" ".join(sorted(here.flags)).encode()).hexdigest(),
+        microcode=here.microcode or _ABSENT,
+        num_cores=str(here.num_cores),
+        cpu_quota=_ABSENT if quota is None else f"{quota:g}",
+    )

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from artifacts.manifest import Line, Sha256
 
+Voided = Literal["codes", "accuracy", "times"]
 Verdict = Literal["promoted", "kept", "regressed", "inconclusive", "failed"]
 
 #: of the process; 2 is click's, for a command line that is wrong
@@ -26,7 +27,7 @@ class Change(_Record):
     name: Line
     then: Line | None
     now: Line | None
-    voids: tuple[Literal["codes", "accuracy", "times"], ...]
+    voids: tuple[Voided, ...]
 
 
 class Ratio(_Record):
@@ -56,10 +57,13 @@ class Night(_Record):
     reference: Sha256 | None = None
     fingerprint: dict[str, str]
     changes: tuple[Change, ...] = ()
+    proof: Line | None = None
+    """Whether the incumbent's proof gave the same bits again, or why not."""
     records_reused: int = 0
     records_void: int = 0
     against_reference: dict[str, Ratio] = {}
-    """The incumbent's speed, or the candidate's where it was promoted, against the frozen reference: by "decode", "prefill"."""
+    """The incumbent's speed, or the candidate's where it was promoted, against the frozen reference: by "workload" (all of a
+    request's tokens), "decode", "prefill"."""
     against_incumbent: dict[str, Ratio] = {}
     """The candidate's speed."""
     noise: dict[str, Ratio] = {}

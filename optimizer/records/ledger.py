@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, TypeVar, cast
 
 import optuna
@@ -19,17 +20,27 @@ class Ledger:
 
     `name` comes from the digest of the inputs, so that another model, space or seed never meets these records. A storage that
     is locked, or gone for a while, is waited for at most `patience_s` seconds, and `say` is told: what was measured
-    meanwhile is not lost. Raises as `open_patient`, whenever the storage is used.
+    meanwhile is not lost. `known` are records of an earlier run; the storage's own count before them. Raises as
+    `open_patient`, whenever the storage is used.
     """
 
     def __init__(
-        self, storage_url: str, name: str, say: Callable[[str], None] = lambda _: None, patience_s: float = PATIENCE_S
+        self,
+        storage_url: str,
+        name: str,
+        say: Callable[[str], None] = lambda _: None,
+        patience_s: float = PATIENCE_S,
+        known: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._storage = open_patient(storage_url, say, patience_s)
         self.name = name
         self._records_study = self.study("records")
-        self._records = dict(self._records_study.user_attrs)
+        self.records: dict[str, object] = dict(self._records_study.user_attrs)
+        """What the storage has."""
+        self._known = known
+        self.used: dict[str, object] = {}
+        """What this run has asked for, found or made."""
 
     def study(self, stage: str, directions: Sequence[Direction] = ("minimize",)) -> optuna.Study:
         """The study of `stage`, made if it is new."""
@@ -39,10 +50,13 @@ class Ledger:
 
     def once(self, key: str, measure: Callable[[], T]) -> T:
         """The record under `key`; if there is none, `measure()`, recorded. Values must be JSON."""
-        if key not in self._records:
-            self._records[key] = measure()
-            self._records_study.set_user_attr(key, self._records[key])
-        return cast(T, self._records[key])
+        if key in self.records or key in self._known:
+            value = self.records.get(key, self._known.get(key))
+        else:
+            value = self.records[key] = measure()
+            self._records_study.set_user_attr(key, value)
+        self.used[key] = value
+        return cast(T, value)
 
 
 def completed(study: optuna.Study) -> list[FrozenTrial]:

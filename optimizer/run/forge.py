@@ -13,6 +13,7 @@ from optimizer.stages.accuracy import KvCacheStage, SensitivityStage, judge_on
 from optimizer.stages.job import Job
 from optimizer.stages.kernels import CostStage, KernelStage
 from optimizer.stages.limits import LimitStage
+from optimizer.stages.memory import fitting, smallest_plan
 from optimizer.stages.proof import ProofStage
 from optimizer.stages.search import SearchStage
 from optimizer.stages.texts import TextStage
@@ -28,6 +29,7 @@ def forge(job: Job) -> Forged:
     for note in (*job.source.checkpoint.notes(), *job.source.notes):
         say(note)
     untuned = target.workbench(job.original)
+    fitting(job, untuned, {"its smallest plan": smallest_plan(job)})
     text_stage = TextStage(job, prompts, untuned)
     texts = text_stage.run()
     store = WeightStage(job, text_stage.calibration).run()
@@ -51,6 +53,9 @@ def forge(job: Job) -> Forged:
     limits = LimitStage(target, job.space.serving, job.reporter, workbench, plan, workload, spec.workload.itl_ms)
     serving, surface = limits.run()
     pair = job.unquantized(workbench), (workbench, plan)
+    decode_speed = target.compare("decode", *pair, workload)
+    prefill_speed = target.compare("prefill", *pair, workload)
+    frozen = target.freeze(workbench, plan, serving)
     return Forged(
         job=job,
         kernels=kernels,
@@ -64,7 +69,8 @@ def forge(job: Job) -> Forged:
         stored_codes=stored_codes,
         serving=serving,
         surface=surface,
-        decode_speed=target.compare("decode", *pair, workload),
-        prefill_speed=target.compare("prefill", *pair, workload),
-        frozen=target.freeze(workbench, plan, serving),
+        records=dict(job.ledger.used),
+        decode_speed=decode_speed,
+        prefill_speed=prefill_speed,
+        frozen=frozen,
     )

@@ -16,6 +16,7 @@ from optimizer.report import Headline, ReportData, StepLatency, render_report
 from optimizer.stages.job import Job
 from optimizer.stages.kernels import CostStage, KernelStage
 from optimizer.stages.limits import LimitStage
+from optimizer.stages.memory import fitting
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,12 @@ def plan_for_shapes(job: Job) -> Manifest:
     say(f"{spec.name}: shapes of {job.source.architecture.family}, {target.title}, study {job.study_name}")
     for name in sorted(spec.search.model_fields_set & {"trials", "timeout_s"}):
         say(f"search.{name.removesuffix('_s')} changes nothing: nothing is searched by layer in a plan only for shapes")
-    kernels = KernelStage(job, target.workbench(job.original)).run()
+    untuned = target.workbench(job.original)
+    plans = fitting(job, untuned, {scheme.name: _uniform(job, scheme) for scheme in _candidates(job)})
+    kernels = KernelStage(job, untuned).run()
     bench, workload = kernels.workbench, kernels.workload
     cost = CostStage(job, kernels, [bench.kv_dtype]).run()
     shapes = job.source.architecture.linear_shapes()
-    plans = {scheme.name: _uniform(job, scheme) for scheme in job.schemes}
     candidates = [Candidate(name, cost.latency_ms(plan), plan_bytes(plan, shapes)) for name, plan in plans.items()]
     for candidate in sorted(candidates, key=lambda c: c.latency_ms):
         say(f"  {candidate.scheme}: {candidate.latency_ms:.3f} ms a token, {candidate.weight_bytes / 1e9:.2f} GB (modelled)")
@@ -75,16 +77,19 @@ def plan_for_shapes(job: Job) -> Manifest:
     return manifest
 
 
+def _candidates(job: Job) -> list[Scheme]:
+    """What may be planned: of accuracy no more is known than that nothing is as accurate as the unquantized model."""
+    return [job.baseline_scheme] if job.spec.search.choice == "most_accurate" else job.schemes
+
+
 def _uniform(job: Job, scheme: Scheme) -> Plan:
     """One scheme for every layer group that can take it, the unquantized one for the others."""
     return {group: scheme if scheme in job.offered[kind_of(group)] else old for group, old in job.baseline.items()}
 
 
 def _choose(job: Job, candidates: list[Candidate]) -> Candidate:
-    rule = job.spec.search.choice
-    if rule == "most_accurate":
-        return next(candidate for candidate in candidates if candidate.scheme == job.baseline_scheme.name)
-    return min(candidates, key=lambda c: c.weight_bytes if rule == "smallest" else c.latency_ms)
+    """The smallest where that is asked for, otherwise the fastest."""
+    return min(candidates, key=lambda c: c.weight_bytes if job.spec.search.choice == "smallest" else c.latency_ms)
 
 
 def _report(

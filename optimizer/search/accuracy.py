@@ -13,6 +13,7 @@ from types import MappingProxyType
 from artifacts.precision import KvDtype, Plan, Scheme
 from optimizer.evaluation import BaselineStore, Evaluation, Gate, Score, SequenceScore, Verdict, compare, evaluate
 from optimizer.evaluation.confidence import MIN_SEQUENCES
+from optimizer.evaluation.evaluation import scores_of
 from optimizer.evaluation.metrics import Logits
 from optimizer.measure.workbench import Workbench
 from optimizer.records.plan_digest import plan_digest
@@ -108,6 +109,11 @@ class Judge:
         """The same of what computes `score`, whatever plan and workbench that has."""
         score = _ticking(score, on_sequence)
         return {name: evaluate(self.sets[name], score, store, seed=self.seed) for name, store in self.stores.items()}
+
+    def scores_with(self, score: Score, on_sequence: Callable[[], object] = lambda: None) -> dict[str, list[SequenceScore]]:
+        """The same, sequence by sequence."""
+        score = _ticking(score, on_sequence)
+        return {name: list(scores_of(self.sets[name], score, store)) for name, store in self.stores.items()}
 
     def _score_each(self, plan: Plan) -> Iterator[tuple[str, SequenceScore]]:
         for name, sequences in self.sets.items():

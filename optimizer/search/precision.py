@@ -94,6 +94,12 @@ class PrecisionSearch:
         """Every finished trial, in order."""
         return [_trial(number, frozen) for number, frozen in enumerate(completed(self._study()))]
 
+    def adopt(self, trials: Sequence[Trial]) -> None:
+        """Take over finished trials of an earlier run of the same study, in their order, behind those that are known."""
+        for trial in trials[len(self.trials()) :]:
+            score = TrialScore(trial.kl, trial.violation, trial.failure)
+            self._study().add_trial(self._frozen(trial.choice, trial.latency_ms, score))
+
     def run(
         self, warm_starts: Sequence[Assignment], num_trials: int, timeout_s: float | None, reporter: Reporter
     ) -> list[Trial]:

@@ -13,6 +13,7 @@ from optimizer.measure.workbench import Workbench
 from optimizer.records.ledger import Ledger
 from optimizer.records.progress import Reporter
 from optimizer.search.bands import fitting_schemes
+from optimizer.search.earlier import Earlier
 from optimizer.spec import ModelSpec
 from optimizer.stages.study_name import study_name
 from optimizer.targets import TargetStages, offered_schemes, open_target, target_layout
@@ -21,6 +22,11 @@ from optimizer.weights.prepared_weights import record_sha256, scaled_plan
 from optimizer.weights.quantized_store import QuantizedStore
 from search_spaces.schema import SearchSpace
 from search_spaces.space import device, load_space
+
+
+def storage_of(spec: ModelSpec, workspace: Path) -> str:
+    """The URL of the Optuna storage that keeps what a run in `workspace` measures."""
+    return spec.search.storage or f"sqlite:///{workspace}/study.db"
 
 
 @dataclass(frozen=True)
@@ -51,9 +57,11 @@ class Job:
     """The study's, in the workspace: libraries, quantized weights, answers."""
     ledger: Ledger
     reporter: Reporter
+    earlier: Earlier | None = None
+    """A run that this one begins from."""
 
     @classmethod
-    def open(cls, spec: ModelSpec, workspace: Path, reporter: Reporter) -> Job:
+    def open(cls, spec: ModelSpec, workspace: Path, reporter: Reporter, earlier: Earlier | None = None) -> Job:
         """Opens the model and its target. UserError, or a kind of it, for what does not go together."""
         space = load_space(spec.search.space, device(spec.devices[0]).kind)
         opened = open_source(spec.source) if spec.config is None else open_random(spec.config)
@@ -70,7 +78,8 @@ class Job:
         study = study_name(spec, sources, space)
         folder = workspace / study
         folder.mkdir(parents=True, exist_ok=True)
-        ledger = Ledger(spec.search.storage or f"sqlite:///{workspace}/study.db", spec.name, reporter.say)
+        known = earlier.records if earlier else {}
+        ledger = Ledger(storage_of(spec, workspace), spec.name, reporter.say, known=known)
         target = open_target(spec.devices, space, folder / "kernels", ledger, reporter)
         return cls(
             spec=spec,
@@ -88,6 +97,7 @@ class Job:
             folder=folder,
             ledger=ledger,
             reporter=reporter,
+            earlier=earlier,
         )
 
     @property

@@ -20,6 +20,7 @@ from optimizer.search.refusal import explain
 from optimizer.search.sensitivity import Probes, Sensitivities, predict_kl
 from optimizer.search.warm_start import KV_CACHE, Assignment, kv_dtype_of, uniform_choices
 from optimizer.stages.job import Job
+from optimizer.stages.memory import lacking_bytes
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Searched:
 
     bands: tuple[Band, ...]
     trials: list[Trial]
+    study: str
+    """What the trials are kept under."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +49,23 @@ class SearchStage:
         gate, bands = Gate(**job.spec.gate.model_dump()), self._bands()
 
         def score(plan: Plan, kv_dtype: KvDtype) -> TrialScore:
+            on_cache = judge.on(kv_dtype)
+            if (lacking := lacking_bytes(job, on_cache.workbench, plan)) > 0:
+                return TrialScore.refused(f"{lacking / 2**30:.1f} GiB more memory is needed than {job.target.title} has")
             try:
-                return trial_score(gate, judge.on(kv_dtype).evaluate_until_hopeless(plan, gate))
+                return trial_score(gate, on_cache.evaluate_until_hopeless(plan, gate))
             except NoScore as error:
                 return TrialScore.refused(str(error))
 
         latency = self._latency(bands)
         kv_dtypes, study = list(self.kv_losses), self._study(bands, latency, gate)
         search = PrecisionSearch(job.ledger, bands, self.cost.latency_ms, score, job.spec.seed, kv_dtypes, study)
-        trials = search.run(self._warm_starts(bands, latency), limits.trials, limits.timeout_s, job.reporter)
+        warm_starts = self._warm_starts(bands, latency)
+        if earlier := job.earlier:
+            if earlier.study == study:
+                search.adopt(earlier.trials)
+            warm_starts = [*earlier.warm_starts(bands, kv_dtypes), *warm_starts]
+        trials = search.run(warm_starts, limits.trials, limits.timeout_s, job.reporter)
         if not trials:
             raise NothingPasses("no trial was finished; give the search more time")
         if not any(trial.is_feasible for trial in trials):
@@ -66,7 +77,7 @@ class SearchStage:
                 f"none of {len(trials)} trials is within the gate; trial {best.number} came closest, with KL {best.kl:.4g}, "
                 f"and misses a limit by {best.violation:.0%} of it: {'; '.join(clauses)}"
             )
-        return Searched(bands, trials)
+        return Searched(bands, trials, study)
 
     def _bands(self) -> tuple[Band, ...]:
         coarsest = {group: measured[self._probes(group).weights.name] for group, measured in self.sensitivities.items()}
@@ -91,6 +102,7 @@ class SearchStage:
             latency_of_first=self.cost.latency_ms(first),
             gate=asdict(gate),
             seed=self.job.spec.seed,
+            lacking_bytes=max(0, lacking_bytes(self.job, self.judge.workbench, self.job.lossless)),
             **self.judge.depends_beside_plan({scheme for band in bands for scheme in band.choices}),
         )
 

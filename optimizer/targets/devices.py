@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple
 from pathlib import Path
 
 from artifacts.architecture import Architecture
@@ -22,13 +21,13 @@ from search_spaces.space import device
 _CPU = ("cpu",)
 
 
-def target_identity(devices: Sequence[str]) -> list[object]:
-    """What measurements for `devices` hold for: a part of a study's name."""
+def target_fingerprint(devices: Sequence[str]) -> dict[str, str]:
+    """What measurements for `devices` hold for, by name."""
     if tuple(devices) == _CPU:
-        return list(astuple(this_machine()))
-    from optimizer.targets.gpu import gpu_identity
+        return this_machine().fingerprint()
+    from optimizer.targets.gpu import gpu_fingerprint
 
-    return gpu_identity(devices)
+    return gpu_fingerprint(devices)
 
 
 def target_layout(devices: Sequence[str]) -> Layout:

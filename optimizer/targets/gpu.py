@@ -18,13 +18,15 @@ from artifacts.canonical import canonical_json
 from artifacts.errors import UserError
 from artifacts.manifest import Kernels, Limits, Platform
 from artifacts.precision import KvDtype, Plan, Scheme, plan_bytes
-from kernels.compile.cross_compile import Compiled, CrossCompiler, gpu_sources_digest
+from kernels.compile.cross_compile import Compiled, CrossCompiler, compiler_versions, gpu_sources_digest
 from kernels.gpu import target as gpu_target
+from kernels.gpu.cuda import CudaDriver
 from kernels.gpu.frozen import FrozenKernel, FrozenKernels
 from kernels.gpu.kernel_source import kernel_sources
 from kernels.gpu.launch import Problem
 from kernels.gpu.oracle import values
 from kernels.gpu.points import PointTable, dump_tables
+from kernels.gpu.refusals import NoDriver
 from kernels.gpu.self_test import Check
 from kernels.gpu.self_test import write as write_self_test
 from kernels.gpu.target import ARCHS
@@ -58,9 +60,22 @@ POINTS = "kernels/points.json"
 _MEMORY_SHARE = 0.9
 
 
-def gpu_identity(devices: Sequence[str]) -> list[object]:
-    """What modelled times hold for: figures of the devices, kernels' sources, the compiler."""
-    return [*(device(name).model_dump_json() for name in devices), gpu_sources_digest(), version("triton")]
+def gpu_fingerprint(devices: Sequence[str]) -> dict[str, str]:
+    """What modelled times hold for, by name: figures of the devices, kernels' sources, the compilers, the driver here."""
+    return {
+        **{f"device {name}": device(name).model_dump_json() for name in devices},
+        "kernel_sources": gpu_sources_digest(),
+        "compiler": compiler_versions() or "none",
+        "driver": _driver_here(),
+    }
+
+
+def _driver_here() -> str:
+    try:
+        found = CudaDriver().device
+    except NoDriver:
+        return "none"
+    return f"{found.name}, {'.'.join(map(str, found.driver))}"
 
 
 class GpuTarget:

@@ -23,6 +23,7 @@ async def start_completion(service: Service, body: CompletionBody, num_bytes: in
         id_prefix="cmpl",
         max_tokens=body.max_tokens,
         default_max_tokens=_DEFAULT_MAX_TOKENS,
+        may_fill_context=False,
         logprobs=body.logprobs,
     )
 

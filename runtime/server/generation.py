@@ -132,11 +132,13 @@ async def start(
     id_prefix: str,
     max_tokens: int | None,
     default_max_tokens: int | None,
+    may_fill_context: bool,
     logprobs: int | None,
 ) -> Generation:
     """Put n choices for each of the prompts that `encode` makes of `num_bytes` into the engine: all of them or none.
 
-    A `default_max_tokens` of None is all that the model's context leaves. Raises ApiError: 400 what can never run, 503; and
+    A `default_max_tokens` of None is all that the model's context leaves; so is a larger `max_tokens` if the answer
+    `may_fill_context`. Raises ApiError: 400 what can never run, 503; and
     Overloaded, before anything is encoded if that is known by then.
     """
     num_sequences, most = num_prompts * body.n, service.engine.max_num_sequences
@@ -170,6 +172,7 @@ async def start(
                     max_tokens=max_tokens,
                     default_max_tokens=room if default_max_tokens is None else default_max_tokens,
                     room=room,
+                    may_fill_context=may_fill_context,
                     logprobs=logprobs,
                     prompt_logprobs=prompt.echo_text is not None and logprobs is not None,
                 )

@@ -56,16 +56,16 @@ async def create_message(service: Service, body: MessagesBody, http: Request) ->
     num_bytes = http.state.num_body_bytes
     chat = await service.workers.run(num_bytes, lambda: to_chat(body))
     with named(NAMES):
-        generation = await start_chat(service, chat, num_bytes, "msg")
-    answer = _Answer(generation)
+        generation = await start_chat(service, chat, num_bytes, "msg", may_fill_context=True)
+    answer = _Answer(generation, body.max_tokens)
     if body.stream:
         return EventStream(answer.said(), generation.close, service.keep_alive_s, _FORM)
     return await json_response(http.receive, answer.whole(), generation.close)
 
 
 class _Answer:
-    def __init__(self, generation: Generation) -> None:
-        self._generation = generation
+    def __init__(self, generation: Generation, max_tokens: int) -> None:
+        self._generation, self._max_tokens = generation, max_tokens
         message = AnsweredMessage(id=generation.id.replace("-", "_"), model=generation.model, content=[], usage=self._usage())
         self._writer = MessageWriter(message)
 
@@ -86,7 +86,8 @@ class _Answer:
                 for event in self._writer.push(part):
                     yield event
             if increment.finish_reason is not None:
-                for event in self._writer.finish(increment.finish_reason, choice.stop_string, self._usage()):
+                reason, stop, usage = increment.finish_reason, choice.stop_string, self._usage()
+                for event in self._writer.finish(reason, stop, usage, max_tokens=self._max_tokens):
                     yield event
 
     def _usage(self) -> MessageUsage:

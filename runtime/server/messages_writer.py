@@ -17,7 +17,7 @@ from runtime.server.protocol_messages import (
     ToolUseAnswer,
 )
 
-StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
+StopReason = Literal["end_turn", "max_tokens", "model_context_window_exceeded", "stop_sequence", "tool_use"]
 
 
 class MessageWriter:
@@ -45,20 +45,22 @@ class MessageWriter:
         else:
             yield self._grown(event.arguments, type="input_json_delta", partial_json=event.arguments)
 
-    def finish(self, reason: EndReason, stop_string: str | None, usage: MessageUsage) -> Iterator[MessageEvent]:
-        """The message's end; `stop_string` is the one that ended it."""
+    def finish(
+        self, reason: EndReason, stop_string: str | None, usage: MessageUsage, *, max_tokens: int
+    ) -> Iterator[MessageEvent]:
+        """The message's end; `stop_string` is the one that ended it, `max_tokens` what the client asked for at most."""
         yield from self._close()
         message = self.message
-        message.stop_reason = self._stop_reason(reason, stop_string)
+        message.stop_reason = self._stop_reason(reason, stop_string, usage.output_tokens < max_tokens)
         message.stop_sequence = stop_string
         message.usage = usage
         delta = {"stop_reason": message.stop_reason, "stop_sequence": stop_string}
         yield MessageEvent(type="message_delta", delta=delta, usage=usage)
         yield MessageEvent(type="message_stop")
 
-    def _stop_reason(self, reason: EndReason, stop_string: str | None) -> StopReason:
+    def _stop_reason(self, reason: EndReason, stop_string: str | None, might_go_on: bool) -> StopReason:
         if reason == "length":
-            return "max_tokens"
+            return "model_context_window_exceeded" if might_go_on else "max_tokens"
         if any(isinstance(block, ToolUseAnswer) for block in self.message.content):
             return "tool_use"
         return "end_turn" if stop_string is None else "stop_sequence"

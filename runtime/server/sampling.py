@@ -47,15 +47,19 @@ def sampling_params(
     max_tokens: int | None,
     default_max_tokens: int,
     room: int,
+    may_fill_context: bool,
     logprobs: int | None,
     prompt_logprobs: bool,
 ) -> SamplingParams:
     """Parameters of one of a request's choices. `room` is what the model's context leaves after the prompt, in tokens.
+    `max_tokens` may be above it only if the answer `may_fill_context`.
 
     A seeded request's choices draw from seed, seed + 1, ...; an unseeded one gets a random seed. Raises ApiError 400.
     """
     if max_tokens is None:
         max_tokens = min(_first(defaults.max_new_tokens, default_max_tokens), room)
+    elif may_fill_context:
+        max_tokens = min(max_tokens, room)
     elif max_tokens > room:
         raise invalid(
             f"max_tokens must fit the model's context: {room} tokens are left after the prompt, got {shown(max_tokens)}; "

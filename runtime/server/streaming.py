@@ -70,13 +70,19 @@ class StreamForm:
     end: str = ""
 
 
+#: An event's line ends at CR or LF alone, but readers of lines, such as httpx's, end one at these too.
+_ESCAPED = {mark: f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"}
+
+
 def _data(chunk: str) -> str:
+    for mark, escape in _ESCAPED.items():
+        chunk = chunk.replace(mark, escape)
     return f"data: {chunk}\n\n"
 
 
 def named_event(name: str, data: str) -> str:
-    """An event with its name before its data, as the APIs have it that name their events."""
-    return f"event: {name}\ndata: {data}\n\n"
+    """An event with its name before its data, JSON, as the APIs have it that name their events."""
+    return f"event: {name}\n{_data(data)}"
 
 
 #: `data: <chunk>` for each chunk, then `data: [DONE]`; a failure is a chunk `{"error": ...}`

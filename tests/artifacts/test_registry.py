@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from artifacts.errors import HashMismatchError
+from artifacts.errors import HashMismatchError, UserError
 from artifacts.registry import Event, Registry, RegistryError
 from artifacts.registry.history import past
 
@@ -183,6 +183,22 @@ def test_why_is_one_line(registry: Registry, bundles: list[Path], why: str) -> N
     digest = registry.add(bundles[0])
     with pytest.raises(RegistryError, match="why must be one line"):
         registry.promote(NAME, digest, why=why)
+
+
+def test_a_night_is_noted_and_moves_nothing(registry: Registry, bundles: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = moved(registry, *bundles[:2])
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    event = registry.note(NAME, why="kept", evidence=b"{}")
+    assert (event.action, event.digest, event.replaces, event.time) == ("retune", new, new, "1970-01-01T00:00:00Z")
+    assert registry.digest_of(NAME) == new and registry.evidence(event) == b"{}"
+    registry.prune(keep=1)
+    assert registry.rollback(NAME, why="a night is no promotion to go back from").digest == old
+    registry.verify()
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "soon")
+    with pytest.raises(UserError, match="SOURCE_DATE_EPOCH must be whole seconds"):
+        registry.note(NAME, why="kept", evidence=b"{}")
+    with pytest.raises(RegistryError, match="has no name"):
+        registry.note("tiny@unknown", why="kept", evidence=b"{}")
 
 
 def test_a_folder_of_other_files_is_no_registry(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ LEVELS = (
     {"stages"},
     {"bundle", "difference", "assessment"},
     {"run"},
+    {"retune"},
     {"cli"},
 )
 

@@ -64,7 +64,7 @@ def test_constants_of_matrix_tiles_are_for_those_who_have_them() -> None:
 @pytest.mark.parametrize("permitted", [True, False])
 def test_tiles_that_the_system_keeps_are_not_there(permitted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = frozenset({"avx2", "amx_tile", "amx_int8"})
-    monkeypatch.setattr("kernels.cpu.host.parse_cpuinfo", lambda text: ("Some CPU", flags))
+    monkeypatch.setattr("kernels.cpu.host.parse_cpuinfo", lambda text: ("Some CPU", flags, ""))
     monkeypatch.setattr("kernels.cpu.host._tiles_are_permitted", lambda: permitted)
     assert host.__wrapped__().flags == (flags if permitted else {"avx2"})
 
@@ -95,5 +95,6 @@ def test_library_is_refused_by_what_it_needs(tmp_path: Path, object_cache: Path)
 
 
 def test_cpuinfo_is_parsed() -> None:
-    text = "processor\t: 0\nmodel name\t: Some CPU @ 3 GHz\nflags\t\t: fpu avx2 fma\n\nprocessor\t: 1\nflags\t: none\n"
-    assert parse_cpuinfo(text) == ("Some CPU @ 3 GHz", frozenset({"fpu", "avx2", "fma"}))
+    first = "processor\t: 0\nmodel name\t: Some CPU @ 3 GHz\nmicrocode\t: 0x2b\nflags\t\t: fpu avx2 fma\n"
+    text = f"{first}\nprocessor\t: 1\nflags\t: none\n"
+    assert parse_cpuinfo(text) == ("Some CPU @ 3 GHz", frozenset({"fpu", "avx2", "fma"}), "0x2b")

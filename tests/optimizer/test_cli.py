@@ -81,6 +81,21 @@ def test_planning_refuses_what_it_does_not_do(project: MakeProject) -> None:
         assert f"leave out {option}" in refusal(made, option, value)
 
 
+@pytest.mark.parametrize(("choice", "bits_per_weight"), [("fastest", 4.125), ("most_accurate", 16)])
+def test_a_model_larger_than_the_device_is_refused_before_anything_is_tuned(
+    project: MakeProject, tiny_llama: Path, choice: str, bits_per_weight: float
+) -> None:
+    made = project()
+    config = json.loads((tiny_llama / "config.json").read_text())
+    sizes = {"hidden_size": 16384, "intermediate_size": 53248, "num_hidden_layers": 126, "num_attention_heads": 128}
+    (made.folder / "large.json").write_text(json.dumps(config | sizes | {"num_key_value_heads": 8, "head_dim": 128}))
+    search = f"search: {{choice: {choice}}}\n"
+    made.spec_path.write_text(f"source: random\nconfig: large.json\ntarget: h100\nname: large\noutput: out\n{search}")
+    line = refusal(made)
+    gib = 126 * 16384 * (2 * 16384 + 2 * 1024 + 3 * 53248) * bits_per_weight / 8 / 2**30
+    assert f"({gib:.1f} of weights)" in line and "large must fit h100, which has 67.1 GiB for weights and KV cache" in line
+
+
 def test_a_source_that_is_not_there(project: MakeProject) -> None:
     made = project()
     changed(made, source="gone")

@@ -12,6 +12,7 @@ from runtime.server.json_text import json_pieces
 from runtime.server.protocol_chat import ChatCompletion
 from runtime.server.protocol_completion import Completion
 from runtime.server.protocol_generation import to_json
+from tests.server.speaking import HERMES_TEMPLATE
 
 SCORED = {"token": 'a"\n你', "logprob": -0.1, "bytes": [97]}
 USAGE = {
@@ -51,3 +52,23 @@ def test_a_prompt_scored_token_by_token_is_answered_whole(run_server: Any) -> No
         for name, values in whole.items():
             assert [v for chunk in chunks for v in chunk["choices"][0]["logprobs"][name]] == values
         assert len(whole["tokens"]) == 303
+
+
+def test_readers_that_end_lines_as_unicode_does_see_whole_events(run_server: Any) -> None:
+    said = "a\u2028b\u2029c\x85d"
+    user = {"messages": [{"role": "user", "content": "Go on"}], "max_tokens": 60}
+    bodies = {"chat/completions": user, "messages": user, "responses": {"input": "Go on"}}
+    with run_server(speak=lambda _: said, template=HERMES_TEMPLATE) as served:
+        for path, body in bodies.items():
+            with httpx.stream("POST", f"{served.url}/v1/{path}", json=body | {"stream": True}, timeout=20) as answer:
+                lines = [line.removeprefix("data: ") for line in answer.iter_lines() if line.startswith("data: {")]
+            deltas = "".join(_texts(json.loads(line)) for line in lines)
+            assert deltas == said, path
+
+
+def _texts(event: dict[str, Any]) -> str:
+    """What an event adds to the text, in any of the three APIs."""
+    if "choices" in event:
+        return "".join(choice["delta"].get("content") or "" for choice in event["choices"])
+    delta = event.get("delta", "")
+    return delta.get("text", "") if isinstance(delta, dict) else delta

@@ -254,7 +254,11 @@ def test_every_order_of_blocks(events: list[AnswerEvent], names: list[str], reas
     )
     message = AnsweredMessage(id="msg_1", model="tiny", content=[], usage=usage)
     writer = MessageWriter(message)
-    said = [*writer.begin(), *(e for event in events for e in writer.push(event)), *writer.finish(reason, None, usage)]
+    said = [
+        *writer.begin(),
+        *(e for event in events for e in writer.push(event)),
+        *writer.finish(reason, None, usage, max_tokens=usage.output_tokens),
+    ]
     dumped = [json.loads(event.model_dump_json(exclude_unset=True)) for event in said]
     assert outline(dumped) == names and dumped[0]["message"]["content"] == []
     assert message.stop_reason == stop == dumped[-2]["delta"]["stop_reason"]

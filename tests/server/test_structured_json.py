@@ -142,6 +142,8 @@ def test_an_unsupported_keyword_is_refused_by_its_path(served: Any, keyword: str
         ({"items": {"properties": {"a": {}, "b": {}}, "required": ["a"], "minProperties": 2}}, "items.minProperties"),
         ({"properties": {"a": {}}, "additionalProperties": True, "maxProperties": 3}, "maxProperties"),
         ({"items": "x"}, "items"),
+        ({"items": {"multipleOf": -1}}, "items.multipleOf"),
+        ({"multipleOf": True}, "multipleOf"),
     ],
 )
 def test_the_path_leads_through_every_keyword_that_holds_schemas(served: Any, schema: Any, path: str) -> None:
