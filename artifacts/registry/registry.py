@@ -89,7 +89,7 @@ class Registry:
     def last_move(self, name: str) -> Event:
         """The event since which `name` means what it means."""
         events = self.events()
-        moves = [event for event in events if event.name == check_name(name) and event.digest != event.replaces]
+        moves = [event for event in events if event.name == check_name(name) and event.moves]
         if not moves:
             known = ", ".join(sorted(values(events))) or "none yet"
             raise RegistryError(f"{self.root} has no name {name!r}; it has {known}")

@@ -32,7 +32,7 @@ POLL_S = 1.0
 RETRY_S = 10.0
 _SHOWN = 12
 
-Outcome = Literal["moved", "superseded", "rolled_back", "refused", "postponed"]
+Outcome = Literal["moved", "superseded", "rolled_back", "failed", "refused", "postponed"]
 #: Found by this server or on this host, and not of the bundle: another server may well serve it.
 _OF_THIS_SERVER = (DeviceError, FormatVersionError)
 #: What may be different in a while.
@@ -190,9 +190,7 @@ class Follower:
             return
         self._retry_at_s = float("inf")
         if isinstance(error, BundleError) and not isinstance(error, _OF_THIS_SERVER):
-            outcome = await asyncio.to_thread(self._roll_back, event, error)
-            self._count("rolled_back")
-            logger.error("%s: %s; %s", stays, error, outcome)
+            logger.error("%s: %s; %s", stays, error, await asyncio.to_thread(self._roll_back, event, error))
             return
         self._count("refused")
         trace = None if isinstance(error, ValueError) else error
@@ -204,7 +202,9 @@ class Follower:
         try:
             rollback = self._registry.rollback(event.name, why=_printable(why), expected=event.digest)
         except (RegistryError, OSError) as refusal:
+            self._count("failed")
             return f"it could not be rolled back: {refusal}"
+        self._count("rolled_back")
         return f"rolled back to {rollback.digest[:_SHOWN]}"
 
     def _count(self, outcome: Outcome) -> None:

@@ -30,7 +30,7 @@ LONG: Any = GREEDY | {"max_tokens": 200}
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Three bundles: the second has another template, the third other limits; and the first with a wrong record."""
+    """The second has another template, the third other limits; the last is the first with a wrong record."""
     folder = tmp_path_factory.mktemp("made")
     library = build({}, folder / "kernels.so", best_isa(host()))
     bundles = [
@@ -139,7 +139,6 @@ def test_what_is_open_ends_on_the_old_bundle(served: Following, registry: Regist
 
 
 def _slow_down(served: Following, step_s: float) -> None:
-    """Each step of the bundle that is served now."""
     engine = served.server.service.engine._engine  # type: ignore[union-attr]
     step, pause = engine.step, threading.Event()
 
@@ -225,25 +224,19 @@ def test_a_broken_bundle_is_rolled_back(
     assert served.client().completions.create(**GREEDY).system_fingerprint == fingerprint(one)
     assert served.metrics()["coldforge_bundle_moves_total rolled_back"] == 1
     assert httpx.get(f"{served.url}/ready").status_code == 200
-    registry.promote(NAME, digest_of(made[2]), why="better")
-    served.wait_for(digest_of(made[2]))
 
 
 def test_two_servers_roll_back_once(registry: Registry, made: list[Path]) -> None:
-    one, broken = digest_of(made[0]), digest_of(made[3])
+    broken = digest_of(made[3])
     with following(registry.root) as first, following(registry.root) as second:
         registry.promote(NAME, digest_of(made[1]), why="better")
         for served in (first, second):
             served.wait_for(digest_of(made[1]))
         registry.promote(NAME, broken, why="better still")
-
-        def num_rolled_back() -> float:
-            return sum(served.metrics().get("coldforge_bundle_moves_total rolled_back", 0) for served in (first, second))
-
-        wait_for(lambda: num_rolled_back() >= 1 and registry.digest_of(NAME) == digest_of(made[1]))
-        # The other one may have looked when it was over, or has been refused.
+        wait_for(lambda: len(registry.events()) > 3)
+        threading.Event().wait(0.5)  # the other one looks when it is over, or is refused
         assert [event.action for event in registry.events()] == ["promote", "promote", "promote", "rollback"]
-        assert one not in (first.digest(), second.digest())
+        assert first.digest() == second.digest() == digest_of(made[1])
 
 
 def test_a_registry_that_cannot_be_written(
@@ -256,9 +249,9 @@ def test_a_registry_that_cannot_be_written(
     registry.promote(NAME, digest_of(made[3]), why="better")
     wait_for(lambda: errors(caplog))
     (line,) = errors(caplog)
+    assert served.metrics()["coldforge_bundle_moves_total failed"] == 1
     assert "it could not be rolled back: [Errno 13] Permission denied" in line
-    assert registry.digest_of(NAME) == digest_of(made[3])
-    assert served.digest() == digest_of(made[0])
+    assert (registry.digest_of(NAME), served.digest()) == (digest_of(made[3]), digest_of(made[0]))
 
 
 def test_both_must_fit(
