@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from artifacts.errors import UserError
-from artifacts.registry.names import is_name
 from kernels.cpu.host import host as this_host
 from runtime.serving_limits import DRAIN_TIMEOUT_S, HTTP_KEEP_ALIVE_S, KEEP_ALIVE_S, MAX_QUEUE, MAX_WAIT_S
 from runtime.user_errors import shown_to_user
@@ -181,6 +180,8 @@ def serve(
     A NAME such as smollm2@production is followed: when `coldforge registry` moves it, the new bundle is loaded beside the old
     one, tried out, and takes over. No request notices.
     """
+    from artifacts.registry.names import is_name
+
     name = bundle if is_name(bundle) and not Path(bundle).exists() else None
     _check_registry_counts(name)
     try:
