@@ -135,6 +135,7 @@ def _add_status_routes(app: FastAPI, service: Service) -> None:
         "object": "model",
         "created": service.created,
         "owned_by": "coldforge",
+        "root": service.model_name,  # `vllm bench serve` reads it when it is told no model
         "max_model_len": service.engine.max_model_len,
         **({} if service.digest is None else {"digest": service.digest}),
     }
