@@ -127,7 +127,7 @@ def evaluation_record(forged: Forged) -> dict[str, object]:
         "gate": {name: limit for name, limit in forged.job.spec.gate.model_dump().items() if limit is not None},
         "evaluated": forged.job.target.evaluated,
         "passed": all(verdict.passed for verdict in proven.verdicts.values()),
-        "sets": {name: evaluation.record() for name, evaluation in proven.evaluations.items()},
+        "sets": {name: text.record() for name, text in proven.texts.items()},
         "item_sets": {name: comparison.record() for name, comparison in proven.comparisons.items()},
         "verdicts": {
             name: {"outcome": verdict.outcome, "checks": [str(check) for check in verdict.checks]}
@@ -141,7 +141,7 @@ def evaluation_record(forged: Forged) -> dict[str, object]:
 def trials_jsonl(forged: Forged) -> str:
     """One line for each trial: scheme of each band, KV cache, latency in ms per output token, KL in nats, gate violation.
 
-    A trial without a score has its failure, too.
+    A trial without a score has its failure, too, and one that no more text would bring within the gate says so.
     """
     front = {trial.number for trial in pareto_front(forged.searched.trials)}
     lines = []
@@ -150,6 +150,8 @@ def trials_jsonl(forged: Forged) -> str:
         of_trial = asdict(trial) | {"choice": bands, "kv_cache": kv_dtype_of(trial.choice)}
         if not trial.failure:
             del of_trial["failure"]
+        if not trial.is_hopeless:
+            del of_trial["is_hopeless"]
         chosen = {"on_front": trial.number in front, "chosen": trial == forged.proven.trial}
         lines.append(json.dumps(of_trial | chosen, sort_keys=True) + "\n")
     return "".join(lines)
@@ -171,7 +173,7 @@ def report_data(forged: Forged) -> ReportData:
             baseline_size_bytes=forged.baseline_bytes,
             measured=forged.decode_speed.measured,
         ),
-        accuracy=[SetAccuracy(name, proven.evaluations[name], proven.verdicts[name]) for name in proven.evaluations],
+        accuracy=[SetAccuracy(name, t.evaluation, t.verdict, t.stopped) for name, t in proven.texts.items()],
         items=[SetItems(name, comparison) for name, comparison in proven.comparisons.items()],
         plan={group: scheme.name for group, scheme in forged.plan.items()},
         trials=[
