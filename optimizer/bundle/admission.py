@@ -41,10 +41,10 @@ def admit(folder: Path, forged: Forged, ledger: Ledger, reporter: Reporter) -> N
     """NotAsProvenError unless the bundle at `folder` is what `forged` proved, and may be published.
 
     It must verify and open as for `serve`; description, tokenizer, template, ends of sequence, kernels and weights must be
-    those of the proof, bit for bit; and loaded as for `serve`, it must pass its self-test, and score what each text of the proof
-    begins with as its plan did, to 9 digits. With the same weights, prompts, ends and numbers it scores the rest, and answers
-    the sets of items, as the plan did: that is not done again. The scores are a record under the bundle's digest, so the same
-    bytes are scored once.
+    those of the proof, bit for bit; and loaded as for `serve`, it must pass its self-test, and score what each text of the
+    proof begins with as its plan did, to 9 digits. With the same weights, prompts, ends and numbers it scores the rest, and
+    answers the sets of items, as the plan did: that is not done again. The scores are a record under the bundle's digest, so
+    the same bytes are scored once.
     """
     archs = forged.frozen.target.archs
     try:
