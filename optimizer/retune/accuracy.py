@@ -48,13 +48,13 @@ class AccuracyComparison:
 
     def run(self) -> Compared:
         spec = self.forged.job.spec
-        gate, margins = Gate(**spec.gate.model_dump()), {one.name: one.margin for one in spec.evaluation.sets}
+        gate = Gate(**spec.gate.model_dump())
+        margins = {one.name: one.margin for one in spec.evaluation.sets if one.format == "text"}
         incumbent, candidate = _opened(self.incumbent), _opened(self.candidate)
         ours = self._scores(candidate)
         evaluations = {name: Evaluation.of(found, seed=spec.seed) for name, found in ours.items()}
         results = list[Result]()
-        of_texts = {one.name: one.margin for one in spec.evaluation.sets if one.format == "text"}
-        for name, verdict in judge_all(gate, evaluations, of_texts).items():
+        for name, verdict in judge_all(gate, evaluations, margins).items():
             results.append((f"{name}, gate", verdict.outcome, "; ".join(map(str, verdict.checks))))
         if incumbent.read("tokenizer.json") != candidate.read("tokenizer.json"):
             return _of([*results, ("against the incumbent", "pass", "not compared: it has another tokenizer")])
@@ -64,7 +64,7 @@ class AccuracyComparison:
             check = Check("perplexity_increase", perplexity_increase(theirs[name], ours[name], spec.seed), limit)
             outcome: Outcome = "pass" if check.passed else "fail" if check.is_hopeless else "inconclusive"
             results.append((f"{name}, against the incumbent", outcome, str(check)))
-        return _of(results + self._items())
+        return _of(results + self._items(incumbent, candidate))
 
     def _scores(self, bundle: Bundle) -> dict[str, list[SequenceScore]]:
         judge, reporter = self.forged.proof, self.forged.job.reporter
@@ -78,14 +78,14 @@ class AccuracyComparison:
         records = self.ledger.once(record_key(f"scores/{bundle.manifest.digest}", night=self.night, **depends), measure)
         return {name: [SequenceScore(*score) for score in scores] for name, scores in records.items()}  # type: ignore[arg-type]
 
-    def _items(self) -> list[Result]:
+    def _items(self, incumbent: Bundle, candidate: Bundle) -> list[Result]:
         job = self.forged.job
 
         def measure() -> list[Result]:
             sets = open_sets(job.spec.evaluation, source_prompts(job.source), job.spec.seed, job.reporter)
             if not sets:
                 return []
-            both = BundleContender(self.incumbent), BundleContender(self.candidate)
+            both = BundleContender(incumbent.root), BundleContender(candidate.root)
             found = []
             with job.reporter.task("asking incumbent and candidate", sum(len(one.items) for one in sets)) as advance:
                 for one in sets:
@@ -94,14 +94,10 @@ class AccuracyComparison:
                     found.append((f"{one.name}, against the incumbent", verdict.outcome, str(verdict.checks[0])))
             return found
 
-        digests = [_opened(folder).manifest.digest for folder in (self.incumbent, self.candidate)]
+        digests = incumbent.manifest.digest, candidate.manifest.digest
         sets = [one.model_dump(mode="json") for one in job.spec.evaluation.sets]
-        return [
-            (name, outcome, line)
-            for name, outcome, line in self.ledger.once(
-                record_key("items", bundles=digests, night=self.night, sets=sets), measure
-            )
-        ]
+        key = record_key("items", bundles=digests, night=self.night, sets=sets)
+        return [(name, outcome, line) for name, outcome, line in self.ledger.once(key, measure)]
 
 
 def perplexity_increase(incumbent: list[SequenceScore], candidate: list[SequenceScore], seed: int) -> Estimate:

@@ -19,12 +19,14 @@ from optimizer.measure.workload import Workload
 
 
 def located(text: str, registry: Registry | None) -> Path:
-    """The folder of the bundle that `text` names: a folder, or a name or a digest of the registry."""
+    """The folder of the bundle that `text` names: a name or a digest of the registry, or a folder."""
+    if registry is not None and is_name(text):
+        return registry.folder(registry.digest_of(text))
     if Path(text).is_dir():
         return Path(text)
-    if registry is None or not (is_name(text) or is_digest(text)):
+    if registry is None or not is_digest(text):
         raise UserError(f"a bundle is a folder or, with --registry, a name such as smollm2@production; got {text!r}")
-    return registry.folder(registry.digest_of(text) if is_name(text) else text)
+    return registry.folder(text)
 
 
 @dataclass(frozen=True)
