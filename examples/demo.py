@@ -63,7 +63,7 @@ def show_measurements(bundle: Path) -> None:
     for name, metrics in evaluation["sets"].items():
         kl, top1 = metrics["kl"], metrics["top1_agreement"]
         print(
-            f"accuracy on {name} text: KL {kl['value']:.4f} nats (95 % interval {kl['low']:.4f} to {kl['high']:.4f}), "
+            f"accuracy on {name} text: KL {kl['value']:.4f} nats ({kl['low']:.4f} to {kl['high']:.4f}), "
             f"same first choice for {top1['value']:.1%} of tokens"
         )
     sizes = evaluation["baseline"]["weight_bytes"], evaluation["bundle"]["weight_bytes"]

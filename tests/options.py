@@ -16,6 +16,7 @@ WALKED_IN = {
     "inspect": "tests/optimizer/test_every_option_counts.py",
     "verify": "tests/optimizer/test_every_option_counts.py",
     "diff": "tests/optimizer/difference/test_difference.py",
+    "history": "tests/optimizer/history/test_history.py",
     "export": "tests/exporters/test_every_export_option_counts.py",
     "evaluate": "tests/optimizer/assessment/test_every_evaluate_option_counts.py",
     "serve": "tests/server/test_every_serve_option_counts.py",

@@ -10,7 +10,7 @@ from artifacts.errors import UserError
 from optimizer.assessment.bundle import BundleContender
 from optimizer.assessment.contender import Contender
 from optimizer.assessment.texts import Text, compared_by_text, compared_by_token, texts_of
-from optimizer.evaluation import Check, Estimate, ItemSet, Verdict, compare_on
+from optimizer.evaluation import Estimate, ItemSet, Verdict, compare_on
 from optimizer.evaluation.comparison import BATCH_ITEMS
 from optimizer.evaluation.evaluation import rounded
 from optimizer.evaluation.sets import Likelihood
@@ -27,7 +27,7 @@ _OF_BUNDLES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One figure of one text or set. `difference` has its 95 % interval; alone, a contender has none, nor a verdict."""
+    """One figure of one text or set. `difference` has its interval; alone, a contender has none, nor a verdict."""
 
     name: str
     metric: str
@@ -140,23 +140,23 @@ def _on_text(text: Text, candidate: Contender, against: Contender | None, seed: 
     with reporter.task(f"text {text.name}", text.max_pieces) as advance:
         if share_one_tokenizer(candidate, against):
             assert isinstance(candidate, BundleContender) and isinstance(against, BundleContender)
-            evaluation = compared_by_token(text, candidate, against, seed, advance)
-            verdict = text.gate.judge(evaluation)
-            record = _text_record(verdict, evaluation.record())
+            compared = compared_by_token(text, candidate, against, seed, advance)
+            evaluation, verdict = compared.evaluation, compared.verdict
+            record = _text_record(verdict, compared.record())
             values = (evaluation.perplexity.value, evaluation.baseline_perplexity.value, evaluation.perplexity_increase)
             return Finding(text.name, "perplexity", evaluation.num_sequences, *values, verdict, record)
         found = compared_by_text(text, candidate, against, seed, advance)
     figures: dict[str, object] = {
-        name: {end: rounded(number) for end, number in value.items()} for name, value in asdict(found).items() if value
+        name: {end: rounded(number) for end, number in asdict(value).items()}
+        for name in ("candidate", "against", "increase")
+        if (value := getattr(found, name)) is not None
     }
-    num_pieces = len(text.pieces())
+    figures |= {"num_pieces": found.num_pieces, "level": rounded(found.level)}
     if found.against is None or found.increase is None:
-        return Finding(text.name, "perplexity", num_pieces, found.candidate.value, None, None, None, figures)
-    limit = text.gate.max_perplexity_increase
-    verdict = Verdict(() if limit is None else (Check("perplexity_increase", found.increase, limit),))
-    record = _text_record(verdict, figures)
+        return Finding(text.name, "perplexity", found.num_pieces, found.candidate.value, None, None, None, figures)
+    record, verdict = _text_record(found.verdict, figures), found.verdict
     return Finding(
-        text.name, "perplexity", num_pieces, found.candidate.value, found.against.value, found.increase, verdict, record
+        text.name, "perplexity", found.num_pieces, found.candidate.value, found.against.value, found.increase, verdict, record
     )
 
 

@@ -8,8 +8,11 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+from tokenizers import Tokenizer
+
 from artifacts.canonical import canonical_json
 from artifacts.manifest import Answers, Deployment, Manifest, Precision, Provenance, Quantization
+from artifacts.self_test import SELF_TEST_NAME, SelfTest
 from artifacts.writer import write_bundle
 from optimizer.bundle.forged import Forged
 from optimizer.bundle.making import TRIALS, making_files
@@ -20,8 +23,13 @@ from optimizer.search.warm_start import KV_CACHE, kv_dtype_of
 from optimizer.spec import ModelSpec
 from optimizer.weights.prepared_weights import record_sha256
 from runtime.loading import chat_template_of
+from runtime.prompts import Prompts
+from runtime.self_test import record
 
 _LIBRARIES = ("numpy", "optuna", "torch")
+_SELF_TEST_TEXTS = ("The capital of France is", "Of all the numbers between one and ten, the")
+#: of a prompt at most, and of its answer
+_SELF_TEST_TOKENS = 16
 
 
 def emit(forged: Forged, destination: Path, admit: Callable[[Path], object]) -> Manifest:
@@ -39,6 +47,8 @@ def emit(forged: Forged, destination: Path, admit: Callable[[Path], object]) -> 
     }
     if source.chat_template is not None:
         files["chat_template.jinja"] = source.chat_template.encode()
+    if forged.job.target.evaluated == "served":
+        files[SELF_TEST_NAME] = recorded_self_test(forged).to_bytes()
     for name, comparison in forged.proven.comparisons.items():
         files[f"evaluation/{name}.jsonl"] = comparison.items_jsonl().encode()
     if records := source.transforms():
@@ -46,6 +56,18 @@ def emit(forged: Forged, destination: Path, admit: Callable[[Path], object]) -> 
     files |= forged.frozen.files
     tensors = forged.workbench.store.plan_tensors(forged.plan)
     return write_bundle(destination, deployment(forged), tensors, files, admit=admit)
+
+
+def recorded_self_test(forged: Forged) -> SelfTest:
+    """What the proved plan answers to a few prompts, which `serve` asks again before a bundle takes over from another.
+
+    The prompts are not of the user's texts: a bundle is copied to where those need not be.
+    """
+    prompts = Prompts(Tokenizer.from_str(forged.source.tokenizer_json), None)
+    num_tokens = min(_SELF_TEST_TOKENS, forged.serving.max_model_len // 2)
+    encoded = [prompts.encode(text)[:num_tokens] or [0] for text in _SELF_TEST_TEXTS]
+    runner = forged.workbench.runner(forged.plan, num_tokens, 2 * num_tokens)
+    return record(runner, encoded, num_tokens, bits=all(kernels.library for kernels in forged.frozen.kernels))
 
 
 def deployment(forged: Forged) -> Deployment:
@@ -105,7 +127,7 @@ def evaluation_record(forged: Forged) -> dict[str, object]:
         "gate": {name: limit for name, limit in forged.job.spec.gate.model_dump().items() if limit is not None},
         "evaluated": forged.job.target.evaluated,
         "passed": all(verdict.passed for verdict in proven.verdicts.values()),
-        "sets": {name: evaluation.record() for name, evaluation in proven.evaluations.items()},
+        "sets": {name: text.record() for name, text in proven.texts.items()},
         "item_sets": {name: comparison.record() for name, comparison in proven.comparisons.items()},
         "verdicts": {
             name: {"outcome": verdict.outcome, "checks": [str(check) for check in verdict.checks]}
@@ -119,7 +141,7 @@ def evaluation_record(forged: Forged) -> dict[str, object]:
 def trials_jsonl(forged: Forged) -> str:
     """One line for each trial: scheme of each band, KV cache, latency in ms per output token, KL in nats, gate violation.
 
-    A trial without a score has its failure, too.
+    A trial without a score has its failure, too, and one that no more text would bring within the gate says so.
     """
     front = {trial.number for trial in pareto_front(forged.searched.trials)}
     lines = []
@@ -128,6 +150,8 @@ def trials_jsonl(forged: Forged) -> str:
         of_trial = asdict(trial) | {"choice": bands, "kv_cache": kv_dtype_of(trial.choice)}
         if not trial.failure:
             del of_trial["failure"]
+        if not trial.is_hopeless:
+            del of_trial["is_hopeless"]
         chosen = {"on_front": trial.number in front, "chosen": trial == forged.proven.trial}
         lines.append(json.dumps(of_trial | chosen, sort_keys=True) + "\n")
     return "".join(lines)
@@ -149,7 +173,7 @@ def report_data(forged: Forged) -> ReportData:
             baseline_size_bytes=forged.baseline_bytes,
             measured=forged.decode_speed.measured,
         ),
-        accuracy=[SetAccuracy(name, proven.evaluations[name], proven.verdicts[name]) for name in proven.evaluations],
+        accuracy=[SetAccuracy(name, t.evaluation, t.verdict, t.stopped) for name, t in proven.texts.items()],
         items=[SetItems(name, comparison) for name, comparison in proven.comparisons.items()],
         plan={group: scheme.name for group, scheme in forged.plan.items()},
         trials=[

@@ -32,7 +32,7 @@ class Forged:
     sensitivities: Sensitivities
     searched: Searched
     proof: Judge
-    """The texts that the plan was proved on, with the unquantized model's logits."""
+    """What the texts that the plan was proved on begin with, with the unquantized model's logits."""
     proven: Proven
     workbench: Workbench
     """With the weights and the KV cache that were proved."""

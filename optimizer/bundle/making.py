@@ -62,4 +62,5 @@ def _trial(line: Mapping[str, Any]) -> Trial:
         kl=line["kl"],
         violation=line["violation"],
         failure=line.get("failure", ""),
+        is_hopeless=line.get("is_hopeless", False),
     )

@@ -9,6 +9,7 @@ from typing import Literal
 import click
 
 from optimizer.cli.evaluate import evaluate
+from optimizer.cli.history import history
 from optimizer.cli.kernels import kernels
 from optimizer.cli.registry import registry
 from optimizer.cli.retune import retune
@@ -141,5 +142,5 @@ def coldforge() -> None:
     """Forge a model into a frozen deployment bundle, then serve it."""
 
 
-for command in (optimize, retune, serve, bench, evaluate, inspect, verify, diff, export, kernels, registry):
+for command in (optimize, retune, serve, bench, evaluate, inspect, verify, diff, export, kernels, registry, history):
     coldforge.add_command(command)

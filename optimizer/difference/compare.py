@@ -109,7 +109,7 @@ def _kernels(facts: Facts) -> dict[str, str]:
 def _accuracy(left: Mapping[str, Any], right: Mapping[str, Any]) -> Section:
     """Both bundles' figures, whether or not they differ."""
     rows = _both(dict(_accuracies(left)), dict(_accuracies(right)))
-    note = "Each against its own unquantized model, on its own texts; 95 % intervals."
+    note = "Each against its own unquantized model, on its own texts, with intervals."
     return Section("Accuracy", rows, 0, note)
 
 

@@ -1,17 +1,45 @@
-"""The baseline's logits on disk, so that a candidate is compared without running the baseline again."""
+"""The baseline's logits: on disk, so that a candidate is compared without running it again, or computed as they are needed."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from artifacts.errors import UserError
 from optimizer.evaluation.metrics import Logits
+
+
+class BaselineLogits(Protocol):
+    """What a candidate is compared with."""
+
+    def logits(self, sequence: int) -> Logits:
+        """fp32 [at least n - 1, vocab] of a sequence of n tokens; row i predicts token i + 1. Valid until the next is asked."""
+        ...
+
+
+class FreshLogits:
+    """Of sequences that few candidates are heard on: to compute them again takes less than to keep them.
+
+    `open_score` makes what scores, once, when the first is asked for.
+    """
+
+    def __init__(self, sequences: Sequence[Sequence[int]], open_score: Callable[[], Callable[[list[int]], Logits]]) -> None:
+        self._sequences = sequences
+        self._open_score = open_score
+
+    @cached_property
+    def _score(self) -> Callable[[list[int]], Logits]:
+        return self._open_score()
+
+    def logits(self, sequence: int) -> Logits:
+        return self._score(list(self._sequences[sequence]))
 
 
 class BaselineStore:

@@ -9,6 +9,8 @@ several fixed stakes, so that nothing need be known of how wrong the hypothesis 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 _NUM_STAKES = 16
@@ -28,7 +30,12 @@ class Wealth:
     def bet(self, observation: float) -> None:
         self._log_wealth += np.log1p(self._stakes * observation)
 
+    @property
+    def log(self) -> float:
+        """ln of the wealth; it was 0 before the first bet."""
+        peak = float(self._log_wealth.max())
+        return peak + math.log(float(np.exp(self._log_wealth - peak).mean()))
+
     def rejects(self, alpha: float) -> bool:
         """Whether the hypothesis is rejected now, with a probability of at most `alpha` of being wrong, ever."""
-        peak = self._log_wealth.max()
-        return bool(peak + np.log(np.exp(self._log_wealth - peak).mean()) >= -np.log(alpha))
+        return self.log >= -math.log(alpha)

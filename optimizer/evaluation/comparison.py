@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from optimizer.evaluation.evaluation import rounded
 from optimizer.evaluation.gate import Fidelity, NonInferiority, Verdict
-from optimizer.evaluation.paired import Paired
+from optimizer.evaluation.looks import Look, looks_between, until_decided
+from optimizer.evaluation.paired import Paired, least_items
 from optimizer.evaluation.sequential import Hopelessness
 from optimizer.evaluation.sets.item_set import ItemSet, Marked
 
@@ -34,6 +35,13 @@ class Comparison:
     candidate: tuple[Marked, ...]
     is_stopped: bool
     seed: int
+    looks: tuple[Look, ...]
+    """Those that could have been taken, the last of them after all items."""
+
+    @property
+    def level(self) -> float:
+        """Confidence of the intervals: that of the look which ends with the items that were asked, else of the last one."""
+        return next((look.level for look in self.looks if look.size == len(self.candidate)), self.looks[-1].level)
 
     def paired(self, metric: str) -> Paired:
         """Both models' scores by one of the set's metrics."""
@@ -41,6 +49,7 @@ class Comparison:
             [marked.scores[metric] for marked in self.baseline],
             [marked.scores[metric] for marked in self.candidate],
             seed=self.seed,
+            level=self.level,
         )
 
     @property
@@ -58,6 +67,7 @@ class Comparison:
             "format": item_set.format,
             "metric": item_set.metric,
             "num_items": len(self.candidate),
+            "max_items": len(item_set.items),
             "outcome": verdict.outcome,
             "verdict": str(verdict.checks[0]),
         }
@@ -74,7 +84,8 @@ class Comparison:
                 "num_better": paired.num_better,
                 "mcnemar_p": rounded(paired.mcnemar_p),
             }
-        return record | {"margin": item_set.margin, "stopped_early": self.is_stopped, "scores": scores}
+        level = rounded(self.level)
+        return record | {"margin": item_set.margin, "level": level, "stopped_early": self.is_stopped, "scores": scores}
 
     def items_jsonl(self) -> str:
         """A line per item: its id, both models' scores and answers."""
@@ -97,24 +108,38 @@ def compare_on(
     seed: int,
     on_item: Callable[[], object] = lambda: None,
 ) -> Comparison:
-    """Ask both models the set's items in turn; the sequential test may end it early, as a fail.
+    """Ask both models the set's items in turn, until a look decides or all are asked; hopeless candidates end between looks.
 
-    Ending early can only refuse a candidate, so that it does not touch the probability of passing one that is worse.
+    Ending a hopeless one can only refuse it, so that it does not touch the probability of passing one that is worse.
     `seed` is the bootstrap's; `on_item` is called after each item.
     """
-    test = Hopelessness(item_set.margin)
+    test, looks, metric = Hopelessness(item_set.margin), looks_on(item_set), item_set.metric
     theirs, ours = list[Marked](), list[Marked]()
-    for batch in _batches(item_set):
-        theirs += baseline.results(item_set, batch)
-        ours += candidate.results(item_set, batch)
-        metric = item_set.metric
-        new = list(zip(theirs, ours, strict=True))[-len(batch) :]
-        test.add(mine.scores[metric] - known.scores[metric] for known, mine in new)
-        for _ in batch:
-            on_item()
-        if test.is_hopeless and not item_set.is_exact:
-            return Comparison(item_set, tuple(theirs), tuple(ours), True, seed)
-    return Comparison(item_set, tuple(theirs), tuple(ours), False, seed)
+
+    def found(*, is_stopped: bool = False) -> Comparison:
+        return Comparison(item_set, tuple(theirs), tuple(ours), is_stopped, seed, looks)
+
+    def look_at(look: Look) -> Comparison:
+        while len(ours) < look.size:
+            batch = item_set.items[len(ours) : min(len(ours) + BATCH_ITEMS, look.size)]
+            known, mine = baseline.results(item_set, batch), candidate.results(item_set, batch)
+            theirs.extend(known)
+            ours.extend(mine)
+            test.add(b.scores[metric] - a.scores[metric] for a, b in zip(known, mine, strict=True))
+            for _ in batch:
+                on_item()
+            if test.is_hopeless and not item_set.is_exact:
+                return found(is_stopped=True)
+        return found()
+
+    return until_decided(looks, look_at)
+
+
+def looks_on(item_set: ItemSet) -> tuple[Look, ...]:
+    """From so many items that an agreeing candidate passes, to all of them; one where every item must be right."""
+    most = len(item_set.items)
+    # An early look is at a higher confidence, and so takes up to three times as many items as one at 95 %.
+    return looks_between(most if item_set.is_exact else 3 * least_items(item_set.margin), most)
 
 
 def compare_all(
@@ -127,8 +152,3 @@ def compare_all(
         if not comparisons[item_set.name].verdict.passed:
             break
     return comparisons
-
-
-def _batches(item_set: ItemSet) -> Iterator[Sequence[dict[str, object]]]:
-    for start in range(0, len(item_set.items), BATCH_ITEMS):
-        yield item_set.items[start : start + BATCH_ITEMS]  # type: ignore[misc]

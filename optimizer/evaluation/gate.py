@@ -28,11 +28,12 @@ class Checked(Protocol):
 
 @dataclass(frozen=True)
 class Check:
-    """One limit and how a candidate met it."""
+    """One limit and how a candidate met it on `num_sequences`."""
 
     metric: Metric
     estimate: Estimate
     limit: float
+    num_sequences: int
 
     @property
     def bound(self) -> float:
@@ -50,13 +51,28 @@ class Check:
 
     @property
     def outcome(self) -> Outcome:
-        return "pass" if self.passed else "fail"
+        """Whether the interval excludes the limit, and on which side; what is not a number fails."""
+        if self.passed:
+            return "pass"
+        return "fail" if self.is_hopeless or math.isnan(self.margin) else "inconclusive"
 
     @property
     def is_hopeless(self) -> bool:
         """Whether the whole interval misses the limit, so that more text would hardly pass it."""
         estimate = self.estimate
         return estimate.high < self.limit if self.metric == "top1_agreement" else estimate.low > self.limit
+
+    @property
+    def advice(self) -> str:
+        """What to do about a limit that the interval contains; empty for any other."""
+        if self.outcome != "inconclusive":
+            return ""
+        room = abs(self.limit - self.estimate.value)
+        is_beyond = (self.estimate.value < self.limit) == (self.metric == "top1_agreement")
+        if is_beyond or not room:
+            return ", undecided; the value itself is beyond the limit: on more text it would probably fail"
+        needed = math.ceil(self.num_sequences * ((self.bound - self.estimate.value) / room) ** 2)
+        return f", undecided; about {needed} sequences would show it: raise evaluation.max_sequences, or the limit"
 
     @property
     def violation(self) -> float:
@@ -72,7 +88,7 @@ class Check:
         result = "passes with" if self.passed else "missed by"
         return (
             f"{self.metric} {self.estimate.value:.4g} ({self.estimate.low:.4g} to {self.estimate.high:.4g}) "
-            f"must be {most} {self.limit:.4g} at {self.bound:.4g}: {result} {abs(self.margin):.2g}"
+            f"must be {most} {self.limit:.4g} at {self.bound:.4g}: {result} {abs(self.margin):.2g}{self.advice}"
         )
 
 
@@ -180,7 +196,7 @@ class Gate:
         return replace(self, max_perplexity_increase=min(limits, default=None))
 
     def judge(self, evaluation: Evaluation) -> Verdict:
-        """A check for each limit: the worse end of the metric's 95 % confidence interval must meet it."""
+        """A check for each limit: the worse end of the metric's interval must meet it."""
         return Verdict(self._checks(evaluation))
 
     def is_hopeless(self, evaluation: Evaluation) -> bool:
@@ -193,4 +209,5 @@ class Gate:
             ("perplexity_increase", evaluation.perplexity_increase, self.max_perplexity_increase),
             ("top1_agreement", evaluation.top1_agreement, self.min_top1_agreement),
         )
-        return tuple(Check(metric, value, limit) for metric, value, limit in limits if limit is not None)
+        num_sequences = evaluation.num_sequences
+        return tuple(Check(metric, value, limit, num_sequences) for metric, value, limit in limits if limit is not None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -38,10 +38,20 @@ class SequenceScore:
     """Positions where both models' most likely token is the same."""
     negative_log_likelihood: float
     baseline_negative_log_likelihood: float
+    is_own: bool = False
+    """Whether the baseline itself drew the tokens, at temperature 1."""
+
+    @property
+    def log_likelihood_lost(self) -> float:
+        """By the candidate: where the baseline drew the tokens, on average over all that it could have drawn at each.
+
+        That is the KL, by its definition: in the mean the same as what is lost on those that were drawn, with far less noise.
+        """
+        return self.kl if self.is_own else self.negative_log_likelihood - self.baseline_negative_log_likelihood
 
 
-def compare(token_ids: Sequence[int], baseline: Logits, candidate: Logits) -> SequenceScore:
-    """Score the predictions of token 1 and on, each given those before it.
+def compare(token_ids: Sequence[int], baseline: Logits, candidate: Logits, *, is_own: bool = False) -> SequenceScore:
+    """Score the predictions of token 1 and on, each given those before it; `is_own` as in the score.
 
     `baseline` and `candidate` are fp32 logits [>= len(token_ids) - 1, vocab]; row i predicts token i + 1.
     The KL of a row is sum p (z_p - z_q) - log sum exp z_p + log sum exp z_q over logits z shifted by their maximum:
@@ -59,7 +69,7 @@ def compare(token_ids: Sequence[int], baseline: Logits, candidate: Logits) -> Se
     targets = np.asarray(token_ids[1:])
 
     def scored(rows: slice) -> SequenceScore:
-        return _compare_rows(targets[rows], baseline[rows], candidate[rows])
+        return replace(_compare_rows(targets[rows], baseline[rows], candidate[rows]), is_own=is_own)
 
     num_parts = min(host().num_cores, -(-num_tokens * baseline.shape[1] // _CHUNK_ELEMENTS))
     bounds = [num_tokens * i // num_parts for i in range(num_parts + 1)]
@@ -67,11 +77,18 @@ def compare(token_ids: Sequence[int], baseline: Logits, candidate: Logits) -> Se
     if num_parts == 1:
         return scored(parts[0])
     with ThreadPoolExecutor(num_parts) as pool:
-        return _total(pool.map(scored, parts))
+        return replace(_total(pool.map(scored, parts)), is_own=is_own)
 
 
 def _total(scores: Iterable[SequenceScore]) -> SequenceScore:
-    return SequenceScore(*map(sum, zip(*map(astuple, scores), strict=True)))
+    every = list(scores)
+    return SequenceScore(
+        num_tokens=sum(score.num_tokens for score in every),
+        kl=sum(score.kl for score in every),
+        num_top1_agreements=sum(score.num_top1_agreements for score in every),
+        negative_log_likelihood=sum(score.negative_log_likelihood for score in every),
+        baseline_negative_log_likelihood=sum(score.baseline_negative_log_likelihood for score in every),
+    )
 
 
 def _compare_rows(targets: NDArray[np.int64], baseline: Logits, candidate: Logits) -> SequenceScore:

@@ -3,7 +3,7 @@
 Where every score is 0 or 1 only the discordant items say anything: those that one model has right and the other wrong.
 The interval of the difference of two paired proportions is Tango's score interval (Statistics in Medicine 17, 1998), which
 inverts the score test of non-inferiority itself: unlike a bootstrap or a Wald interval it does not shrink to a point where
-no discordant item was seen. Other scores get the studentized bootstrap of `confidence.py`. Both at 95 %, two-sided.
+no discordant item was seen. Other scores get the studentized bootstrap of `confidence.py`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
-from optimizer.evaluation.confidence import MIN_SEQUENCES, Estimate, ratio_of_sums
+from optimizer.evaluation.confidence import MIN_SEQUENCES, Estimate, ratio_of_sums, reach
 
 LEVEL = 0.95
-_Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 _MOST_ITEMS = 1 << 24
 
 
@@ -35,9 +33,11 @@ class Paired:
     """Exact two-sided p-value of equal scores, by the discordant items alone (McNemar's test; a sign test for other scores)."""
     spread: float
     """Standard deviation of an item's difference."""
+    level: float = LEVEL
+    """Confidence of the interval, two-sided."""
 
     @classmethod
-    def of(cls, baseline: Sequence[float], candidate: Sequence[float], *, seed: int = 0) -> Paired:
+    def of(cls, baseline: Sequence[float], candidate: Sequence[float], *, seed: int = 0, level: float = LEVEL) -> Paired:
         """Scores of both models between 0 and 1, item by item; `seed` is the bootstrap's. ValueError without items."""
         if not baseline or len(baseline) != len(candidate):
             raise ValueError(f"both models must have scores of the same items, got {len(baseline)} and {len(candidate)}")
@@ -51,9 +51,10 @@ class Paired:
             candidate=sum(candidate) / n,
             num_worse=worse,
             num_better=better,
-            difference=_interval(differences, seed),
+            difference=_interval(differences, seed, level),
             mcnemar_p=mcnemar_p(worse, better),
             spread=math.sqrt(sum((d - mean) ** 2 for d in differences) / n),
+            level=level,
         )
 
     @property
@@ -72,9 +73,9 @@ class Paired:
         def shows(num_items: int) -> bool:
             if self.is_binary:
                 scale = num_items / self.num_items
-                low = tango_interval(scale * self.num_worse, scale * self.num_better, num_items).low
+                low = tango_interval(scale * self.num_worse, scale * self.num_better, num_items, self.level).low
             else:
-                low = self.difference.value - _Z * self.spread / math.sqrt(num_items)
+                low = self.difference.value - reach(self.level) * self.spread / math.sqrt(num_items)
             return low >= -margin
 
         return _least(shows, self.num_items)
@@ -87,13 +88,13 @@ def least_items(margin: float) -> int:
     return found
 
 
-def tango_interval(worse: float, better: float, num_items: int) -> Estimate:
+def tango_interval(worse: float, better: float, num_items: int, level: float = LEVEL) -> Estimate:
     """(better - worse) / num_items and its score interval; the counts may be fractions.
 
     An end is where the score statistic (better - worse - n d) / sqrt(n (2 q + d (1 - d))) of a difference d is z or -z;
     q is the most likely probability of a worse item if d is true, the larger root of a quadratic (Tango 1998).
     """
-    n = num_items
+    n, z = num_items, reach(level)
 
     def statistic(d: float) -> float:
         b = -better - worse + (2 * n - better + worse) * d
@@ -101,7 +102,7 @@ def tango_interval(worse: float, better: float, num_items: int) -> Estimate:
         excess, variance = better - worse - n * d, n * (2 * q + d * (1 - d))
         return excess / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, excess)
 
-    def end(outside: float, z: float) -> float:
+    def end(outside: float) -> float:
         """By bisection, between the observed difference and the end of what is possible: the statistic falls with d."""
         inside = value
         for _ in range(60):
@@ -113,7 +114,7 @@ def tango_interval(worse: float, better: float, num_items: int) -> Estimate:
         return outside
 
     value = (better - worse) / n
-    return Estimate(value, end(-1.0, _Z), end(1.0, _Z))
+    return Estimate(value, end(-1.0), end(1.0))
 
 
 def mcnemar_p(worse: int, better: int) -> float:
@@ -123,12 +124,12 @@ def mcnemar_p(worse: int, better: int) -> float:
     return float(min(1.0, 2 * tail / 2**total))
 
 
-def _interval(differences: Sequence[float], seed: int) -> Estimate:
+def _interval(differences: Sequence[float], seed: int, level: float) -> Estimate:
     if all(d in (-1, 0, 1) for d in differences):
-        return tango_interval(sum(d < 0 for d in differences), sum(d > 0 for d in differences), len(differences))
+        return tango_interval(sum(d < 0 for d in differences), sum(d > 0 for d in differences), len(differences), level)
     if len(differences) < MIN_SEQUENCES:
         return Estimate(sum(differences) / len(differences), -1.0, 1.0)
-    return ratio_of_sums(differences, [1.0] * len(differences), seed=seed, level=LEVEL)
+    return ratio_of_sums(differences, [1.0] * len(differences), seed=seed, level=level)
 
 
 def _least(holds: Callable[[int], bool], low: int) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ def text_sequences(
     encode: Callable[[str], Sequence[int]],
     *,
     num_tokens: int,
-    max_sequences: int,
+    max_sequences: int = sys.maxsize,
     prefix: Sequence[int] = (),
 ) -> list[list[int]]:
     """Non-overlapping sequences of exactly `num_tokens` tokens from UTF-8 text files, always the same ones.
@@ -36,5 +37,16 @@ def text_sequences(
     if not sequences:
         names = ", ".join(map(str, paths))
         raise UserError(f"evaluation text must fill one sequence of {num_tokens} tokens; {names} is too short")
-    num_kept = min(max_sequences, len(sequences))
-    return [sequences[i * len(sequences) // num_kept] for i in range(num_kept)]
+    return [sequences[i] for i in evenly_spaced(len(sequences), max_sequences)]
+
+
+def evenly_spaced(num: int, most: int) -> list[int]:
+    """At most so many of the numbers below `num`."""
+    num_kept = min(most, num)
+    return [i * num // num_kept for i in range(num_kept)]
+
+
+def spread(num: int) -> list[int]:
+    """The numbers below `num`, every first part of them spread over all (van der Corput)."""
+    num_bits = max(num - 1, 0).bit_length()
+    return [i for i in sorted(range(1 << num_bits), key=lambda i: f"{i:0{num_bits}b}"[::-1]) if i < num]

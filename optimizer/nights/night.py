@@ -70,3 +70,8 @@ class Night(_Record):
     """The incumbent against itself, on this night."""
     accuracy: dict[str, str] = {}
     """Check of the gate -> what came of it, in words."""
+
+    @property
+    def measured(self) -> str:
+        """The digest of the bundle that `against_reference` is of."""
+        return self.candidate if self.verdict == "promoted" and self.candidate is not None else self.incumbent

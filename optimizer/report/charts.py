@@ -5,7 +5,7 @@ Hovering over a point names it; there is no script.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from markupsafe import Markup
@@ -31,7 +31,7 @@ def pareto_chart(data: ReportData) -> Markup:
     x = Scale.around([trial.latency_ms for trial in data.trials])
     y = Scale.around([*(max(trial.kl, least_kl) for trial in data.trials), *([limit] if limit else [])])
     front = sorted((trial for trial in data.trials if trial.on_front), key=lambda trial: (trial.latency_ms, trial.number))
-    parts = [_axes(x, y, "latency, ms per output token", "KL to the baseline, nats per token")]
+    parts = [axes(x, y, "latency, ms per output token", "KL to the baseline, nats per token")]
     if limit:
         height = percent(1 - y.position(limit))
         parts.append(element("line", _class="gate", x1="0", x2="100%", y1=height, y2=height))
@@ -44,7 +44,7 @@ def pareto_chart(data: ReportData) -> Markup:
     # The interesting ones are drawn last, on top.
     for trial in sorted(data.trials, key=lambda trial: (trial.number == data.chosen_trial, trial.on_front, trial.feasible)):
         parts.append(_trial_point(trial, x, y, is_chosen=trial.number == data.chosen_trial))
-    return _plot("Latency against KL of every trial", parts)
+    return plot("Latency against KL of every trial", parts)
 
 
 def latency_chart(step_latencies: Sequence[StepLatency]) -> Markup:
@@ -52,8 +52,8 @@ def latency_chart(step_latencies: Sequence[StepLatency]) -> Markup:
     x = Scale.around([step.num_tokens for step in step_latencies], margin=0.02)
     y = Scale.around([step.ms for step in step_latencies])
     measured = sorted({float(step.num_tokens) for step in step_latencies})
-    x_ticks = measured if len(measured) <= _MOST_MEASURED_TICKS else None
-    parts = [_axes(x, y, "tokens in the step", "ms per step", x_ticks)]
+    x_ticks = _labelled(measured) if len(measured) <= _MOST_MEASURED_TICKS else None
+    parts = [axes(x, y, "tokens in the step", "ms per step", x_ticks)]
     for index, context in enumerate(sorted({step.context_tokens for step in step_latencies})):
         line = sorted((step.num_tokens, step.ms) for step in step_latencies if step.context_tokens == context)
         colour = latency_colour(index)
@@ -63,7 +63,7 @@ def latency_chart(step_latencies: Sequence[StepLatency]) -> Markup:
         for (cx, cy), (tokens, ms) in zip(places, line, strict=True):
             title = element("title", f"{tokens} tokens, context {context}: {figures(ms)} ms")
             parts.append(element("circle", title, _class=f"series {colour}", cx=cx, cy=cy, r=4))
-    return _plot("Time of a step against its tokens", parts)
+    return plot("Time of a step against its tokens", parts)
 
 
 def latency_colour(index: int) -> str:
@@ -111,21 +111,27 @@ def _trial_point(trial: TrialPoint, x: Scale, y: Scale, *, is_chosen: bool) -> M
     return ring + point + label
 
 
-def _axes(x: Scale, y: Scale, x_name: str, y_name: str, x_ticks: Sequence[float] | None = None) -> Markup:
+def axes(x: Scale, y: Scale, x_name: str, y_name: str, x_ticks: Mapping[float, str] | None = None) -> Markup:
+    """Grid, ticks and names of both axes; `x_ticks` are places and their labels, by default round numbers."""
     parts = []
     for tick in y.ticks():
         height = percent(1 - y.position(tick))
         parts.append(element("line", _class="grid", x1="0", x2="100%", y1=height, y2=height))
         parts.append(element("text", tick_label(tick), _class="tick", x="0", y=height, dx=-10, dy=4, text_anchor="end"))
-    for tick in x.ticks() if x_ticks is None else x_ticks:
+    for tick, label in (_labelled(x.ticks()) if x_ticks is None else x_ticks).items():
         place = percent(x.position(tick))
         parts.append(element("line", _class="grid", x1=place, x2=place, y1="0", y2="100%"))
-        parts.append(element("text", tick_label(tick), _class="tick", x=place, y="100%", dy=20, text_anchor="middle"))
+        parts.append(element("text", label, _class="tick", x=place, y="100%", dy=20, text_anchor="middle"))
     x_name, y_name = (f"{name} (log)" if scale.is_log else name for name, scale in ((x_name, x), (y_name, y)))
     parts.append(element("text", x_name, _class="axis", x="100%", y="100%", dy=42, text_anchor="end"))
     parts.append(element("text", y_name, _class="axis", x="0", y="0", dx=-52, dy=-16))
     return Markup("").join(parts)
 
 
-def _plot(label: str, parts: Sequence[Markup]) -> Markup:
+def _labelled(ticks: Iterable[float]) -> dict[float, str]:
+    return {tick: tick_label(tick) for tick in ticks}
+
+
+def plot(label: str, parts: Sequence[Markup]) -> Markup:
+    """What was drawn, as wide as the page; `label` is for readers who do not see it."""
     return element("div", element("svg", *parts, role="img", aria_label=label), _class="plot")

@@ -39,11 +39,12 @@ class TrialPoint:
 
 @dataclass(frozen=True)
 class SetAccuracy:
-    """The chosen plan over one evaluation set, and the gate's verdict on it."""
+    """The chosen plan over one evaluation set, the gate's verdict on it, and why no more of it was heard."""
 
     set_name: str
     evaluation: Evaluation
     verdict: Verdict
+    stopped: str
 
 
 @dataclass(frozen=True)

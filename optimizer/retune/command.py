@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from artifacts.canonical import canonical_json
 from artifacts.clock import utc_now
@@ -22,6 +19,7 @@ from kernels.reference import limit_threads
 from kernels.refusal import Refusal
 from optimizer.difference import Difference, Facts, difference_of
 from optimizer.measure.served_blocks import measure_block
+from optimizer.nights.gathering import RESULT, nights_of_name
 from optimizer.nights.night import Night
 from optimizer.records.ledger import Ledger
 from optimizer.records.progress import Reporter
@@ -35,7 +33,7 @@ from optimizer.run.workspace import held, workspace_of
 from optimizer.spec import ModelSpec, load_spec
 from optimizer.stages.job import Job, storage_of
 
-RESULT, SUMMARY, CANDIDATE = "result.json", "summary.md", "candidate"
+SUMMARY, CANDIDATE = "summary.md", "candidate"
 _GITHUB = "GITHUB_STEP_SUMMARY"
 
 
@@ -85,7 +83,7 @@ def _night(
 ) -> Night:
     """A night that fails for a reason that a user can put right is a result too."""
     workspace, time, manifest = workspace_of(spec.output), utc_now(), read_manifest(folder)
-    before = [] if registry is None else nights_of(registry, request.incumbent)
+    before = [] if registry is None else nights_of_name(registry, request.incumbent)
     blank = Night(model=spec.name, time=time, verdict="failed", why="not judged", incumbent=manifest.digest, fingerprint={})
     try:
         incumbent = Incumbent.read(folder)
@@ -96,16 +94,6 @@ def _night(
     except (UserError, Refusal) as error:
         reporter.say(f"the night failed: {error}")
         return judged(blank, "failed", str(error))
-
-
-def nights_of(registry: Registry, name: str) -> list[Night]:
-    """The nights that the registry keeps of `name`, the latest last: evidence of its events that is a result.json."""
-    nights = []
-    for event in registry.events():
-        if event.name == name and (held := registry.evidence(event)) is not None:
-            with suppress(ValidationError):
-                nights.append(Night.model_validate_json(held))
-    return nights
 
 
 def _known(incumbent: Incumbent) -> dict[str, object]:

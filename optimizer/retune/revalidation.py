@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from artifacts.precision import KvDtype
 from artifacts.reader import Bundle, open_bundle
 from kernels.cpu.host import host
 from kernels.cpu.library import Library
-from optimizer.bundle.admission import score_bundle
-from optimizer.evaluation import Evaluation, Gate, Subject, compare_all
+from optimizer.bundle.admission import served_score
+from optimizer.evaluation import Gate, SequenceScore, Subject, TextComparison, compare_all
 from optimizer.measure.machine import this_machine
 from optimizer.measure.workbench import CpuWorkbench
 from optimizer.nights.night import Change
 from optimizer.records.ledger import Ledger
 from optimizer.records.record_key import record_key
 from optimizer.retune.incumbent import Incumbent
-from optimizer.search.accuracy import Judge, judge_all
+from optimizer.search.accuracy import Judge
 from optimizer.search.items import ItemJudge, open_sets, source_prompts
+from optimizer.search.texts import ProofText
 from optimizer.stages.accuracy import judge_on
 from optimizer.stages.job import Job
 from optimizer.stages.texts import TextStage
@@ -58,13 +58,15 @@ class Revalidation:
         bundle = open_bundle(self.incumbent.folder, machine=host().machine, cpu_flags=host().flags)
         if other := self._other_model(bundle):
             return Revalidated(f"not repeated: {other}", {}, (f"it is of another model: {other}",))
-        judge = self._judge(bundle)
-        found = self._scores(bundle, judge)
+        judge, texts = self._judge(bundle)
         gate = Gate(**self.job.spec.gate.model_dump())
         margins = {one.name: one.margin for one in self.job.spec.evaluation.sets if one.format == "text"}
-        evaluations = {name: Evaluation.from_record(record) for name, record in found.items()}
+        found = {
+            name: TextComparison(tuple(scores), texts[name].looks, gate.with_margin(margins.get(name)), judge.seed)
+            for name, scores in self._scores(bundle, judge).items()
+        }
         checks, missed = dict[str, str](), list[str]()
-        for name, verdict in judge_all(gate, evaluations, margins).items():
+        for name, verdict in ((name, text.verdict) for name, text in found.items()):
             checks[name] = "; ".join(map(str, verdict.checks))
             if not verdict.passed:
                 missed.append(f"on {name}: {verdict.shortfall()}".replace("\n", "; "))
@@ -86,7 +88,8 @@ class Revalidation:
             return "the checkpoint has another tokenizer"
         return ""
 
-    def _judge(self, bundle: Bundle) -> Judge:
+    def _judge(self, bundle: Bundle) -> tuple[Judge, Mapping[str, ProofText]]:
+        """On as much of each text as the incumbent was proved on, and the texts."""
         manifest, job = bundle.manifest, self.job
         (kernels,) = manifest.kernels
         bench = CpuWorkbench(
@@ -99,24 +102,31 @@ class Revalidation:
             constants=kernels.constants,
             machine=self.incumbent.machine(this_machine()),
         )
-        first: KvDtype = job.space.precision.kv_cache[0]  # which a run samples its texts over
         own = replace(job, ledger=self.ledger)
-        texts = TextStage(own, source_prompts(job.source), replace(bench, kv_dtype=first)).run()
-        return judge_on(own, bench, texts.proof)
+        texts = TextStage(own, source_prompts(job.source), bench).run()
+        heard = {name: text.sequences(0, self._num_heard(name, text)) for name, text in texts.proof.items()}
+        return judge_on(own, bench, heard, texts.own), texts.proof
 
-    def _scores(self, bundle: Bundle, judge: Judge) -> dict[str, Any]:
-        def measure() -> dict[str, dict[str, object]]:
+    def _num_heard(self, name: str, text: ProofText) -> int:
+        """Sequences that the incumbent's proof took, to a look of today's."""
+        then = self.incumbent.evaluation["sets"].get(name, {}).get("num_sequences", 0)
+        return next((look.size for look in text.looks if look.size >= then), text.looks[-1].size)
+
+    def _scores(self, bundle: Bundle, judge: Judge) -> dict[str, list[SequenceScore]]:
+        def measure() -> dict[str, list[dict[str, Any]]]:
             with self.job.reporter.task("repeating the incumbent's proof", judge.num_sequences) as advance:
-                return {name: evaluation.record() for name, evaluation in score_bundle(bundle, judge, advance).items()}
+                found = judge.scores_with(served_score(bundle, judge), advance)
+            return {name: [asdict(score) for score in scores] for name, scores in found.items()}
 
         depends = judge.depends_beside_plan(())
-        key = record_key(f"proof/{bundle.manifest.digest}", night=self.night, seed=judge.seed, **depends)
-        return self.ledger.once(key, measure)
+        records = self.ledger.once(record_key(f"proof/{bundle.manifest.digest}", night=self.night, **depends), measure)
+        return {name: [SequenceScore(**score) for score in scores] for name, scores in records.items()}
 
-    def _compared(self, found: Mapping[str, Any]) -> tuple[str, bool]:
+    def _compared(self, found: Mapping[str, TextComparison]) -> tuple[str, bool]:
         """Whether the scores are those of the bundle's evaluation.json; and whether they differ though nothing says why."""
-        then = self.incumbent.evaluation["sets"]
-        differing = sorted(name for name in found.keys() | then.keys() if found.get(name) != then.get(name))
+        then = {name: _figures(record) for name, record in self.incumbent.evaluation["sets"].items()}
+        now = {name: _figures(text.evaluation.record()) for name, text in found.items()}
+        differing = sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
         if not differing:
             return f"the same bits: all {len(found)} texts score as at its making, to 9 digits", False
         reasons = [change.name for change in self.changes if change.voids]
@@ -152,3 +162,9 @@ class Revalidation:
         sets = [one.model_dump(mode="json") for one in job.spec.evaluation.sets]
         key = record_key(f"items/{bundle.manifest.digest}", night=self.night, sets=sets, model=job.sources)
         return self.ledger.once(key, measure)
+
+
+def _figures(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a text's record what follows from its scores alone: looks and limits may be others today."""
+    means = {name: estimate["value"] for name, estimate in record.items() if isinstance(estimate, dict)}
+    return means | {"num_sequences": record["num_sequences"], "num_tokens": record["num_tokens"]}

@@ -98,7 +98,5 @@ def nights_before(nights: Sequence[Night], digest: str, reference: str) -> list[
     return [
         night.against_reference["workload"].value
         for night in nights
-        if night.reference == reference
-        and "workload" in night.against_reference
-        and (night.candidate if night.verdict == "promoted" else night.incumbent) == digest
+        if night.reference == reference and "workload" in night.against_reference and night.measured == digest
     ]

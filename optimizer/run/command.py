@@ -96,9 +96,12 @@ def _conclude(forged: Forged, reporter: Reporter) -> None:
         f"trial {proven.trial.number} of {num_trials}: decode {speed.speedup.value:.2f} x the unquantized model {how}, "
         f"{speed.baseline_ms:.3g} -> {speed.candidate_ms:.3g} ms a token"
     )
-    for name, evaluation in proven.evaluations.items():
-        kl, top1 = evaluation.kl, evaluation.top1_agreement
-        reporter.say(f"{name}: KL {kl.value:.4f} nats ({kl.low:.4f} to {kl.high:.4f}), same first choice {top1.value:.1%}")
+    for name, text in proven.texts.items():
+        kl, top1 = text.evaluation.kl, text.evaluation.top1_agreement
+        reporter.say(
+            f"{name}: KL {kl.value:.4f} nats ({kl.low:.4f} to {kl.high:.4f}), same first choice {top1.value:.1%}, on "
+            f"{len(text.scores)} sequences"
+        )
     for name, comparison in proven.comparisons.items():
         reporter.say(f"{name}: {comparison.verdict.checks[0]}")
     reporter.say(f"bundle: {forged.job.spec.output}\nreport: {forged.job.spec.output / 'report.html'}")

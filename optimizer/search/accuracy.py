@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,8 +12,20 @@ from pathlib import Path
 from types import MappingProxyType
 
 from artifacts.precision import KvDtype, Plan, Scheme
-from optimizer.evaluation import BaselineStore, Evaluation, Gate, Score, SequenceScore, Verdict, compare, evaluate
-from optimizer.evaluation.confidence import MIN_SEQUENCES
+from optimizer.evaluation import (
+    BaselineLogits,
+    BaselineStore,
+    Evaluation,
+    FreshLogits,
+    Gate,
+    Look,
+    Score,
+    SequenceScore,
+    Verdict,
+    compare,
+    evaluate,
+)
+from optimizer.evaluation.confidence import MIN_SEQUENCES, reach
 from optimizer.evaluation.evaluation import scores_of
 from optimizer.evaluation.metrics import Logits
 from optimizer.measure.workbench import Workbench
@@ -30,7 +43,7 @@ _PROBE_TOKENS = 24
 
 @dataclass(frozen=True)
 class Judge:
-    """Scores plans, as `workbench` runs them, over named sets of sequences against the unquantized model's stored logits.
+    """Scores plans, as `workbench` runs them, over named sets of sequences against the unquantized model's logits.
 
     `baseline` is the plan that loses nothing on `workbench`, which a probe changes one group of.
     """
@@ -38,10 +51,12 @@ class Judge:
     workbench: Workbench
     baseline: Plan
     sets: Mapping[str, Sequence[Tokens]]
-    stores: Mapping[str, BaselineStore]
+    stores: Mapping[str, BaselineLogits]
     seed: int
     model: str = ""
     """What the unquantized model's logits follow from beside the texts; empty where nothing is recorded."""
+    own: frozenset[str] = frozenset()
+    """Sets whose tokens the unquantized model drew itself."""
 
     @classmethod
     def make(
@@ -49,18 +64,29 @@ class Judge:
         workbench: Workbench,
         baseline: Plan,
         sets: Mapping[str, Sequence[Tokens]],
-        folder: Path,
+        folder: Path | None,
         model: str,
         seed: int,
         reporter: Reporter,
+        own: frozenset[str] = frozenset(),
     ) -> Judge:
-        """Scores the baseline, with an fp32 KV cache, where `folder` does not have its logits yet; `model` names its files."""
+        """Scores the baseline, with an fp32 KV cache, where `folder` does not have its logits yet; `model` names its files.
+
+        Without a folder nothing is kept: the baseline runs beside each plan.
+        """
         model = json.dumps([model, workbench.numbers, plan_digest(baseline)])
-        exact = workbench.exact().score(baseline, _longest(sets))
+
+        def exact_score() -> Score:
+            return workbench.exact().score(baseline, _longest(sets))
+
+        if folder is None:
+            fresh = {name: FreshLogits(ids, exact_score) for name, ids in sets.items()}
+            return cls(workbench, baseline, sets, fresh, seed, model, own)
+        exact = exact_score()
         with reporter.task("logits of the unquantized model", _num_sequences(sets)) as advance:
             score = _ticking(exact, advance)
             stores = {name: BaselineStore.load_or_score(folder, model, ids, score) for name, ids in sets.items()}
-        return cls(workbench, baseline, sets, stores, seed, model)
+        return cls(workbench, baseline, sets, stores, seed, model, own)
 
     def depends_on(self, plan: Plan) -> dict[str, object]:
         """All that the scores of `plan` follow from, as plain data: what a record of them is kept under."""
@@ -69,7 +95,8 @@ class Judge:
     def depends_beside_plan(self, schemes: Iterable[Scheme]) -> dict[str, object]:
         """What the scores of plans of `schemes` follow from beside the plan itself."""
         weights, numbers = self.workbench.store.depends_on(schemes), self.workbench.numbers
-        return {"model": self.model, "weights": weights, "numbers": numbers, "texts": self._texts_sha256}
+        own = sorted(self.own & self.sets.keys())
+        return {"model": self.model, "weights": weights, "numbers": numbers, "texts": self._texts_sha256, "own": own}
 
     @cached_property
     def _texts_sha256(self) -> str:
@@ -78,6 +105,10 @@ class Judge:
     def on(self, kv_dtype: KvDtype) -> Judge:
         """The same over a KV cache of `kv_dtype`."""
         return replace(self, workbench=replace(self.workbench, kv_dtype=kv_dtype))
+
+    def only(self, name: str) -> Judge:
+        """The same on one of its sets."""
+        return replace(self, sets={name: self.sets[name]}, stores={name: self.stores[name]})
 
     def scores(self, plan: Plan, on_sequence: Callable[[], object] = lambda: None) -> dict[str, list[SequenceScore]]:
         """Set name -> the score of each sequence under `plan`; `on_sequence` is called after each of `num_sequences`."""
@@ -94,7 +125,8 @@ class Judge:
     def evaluate_until_hopeless(self, plan: Plan, gate: Gate) -> dict[str, Evaluation]:
         """The same, but ended at a quarter, half or three quarters of a set where `gate` is out of reach of `plan` by then.
 
-        Of that set it is what was scored so far, which misses the gate; the sets behind it are left out.
+        Of that set it is what was scored so far, which misses the gate; the sets behind it are left out. A plan that the proof
+        could pass is so far within its limits that looks at 95 % end about one in a hundred of its kind.
         """
         scores: dict[str, list[SequenceScore]] = {}
         for name, score in self._score_each(plan):
@@ -108,17 +140,22 @@ class Judge:
     def evaluate_with(self, score: Score, on_sequence: Callable[[], object] = lambda: None) -> dict[str, Evaluation]:
         """The same of what computes `score`, whatever plan and workbench that has."""
         score = _ticking(score, on_sequence)
-        return {name: evaluate(self.sets[name], score, store, seed=self.seed) for name, store in self.stores.items()}
+        return {
+            name: evaluate(self.sets[name], score, store, seed=self.seed, is_own=name in self.own)
+            for name, store in self.stores.items()
+        }
 
     def scores_with(self, score: Score, on_sequence: Callable[[], object] = lambda: None) -> dict[str, list[SequenceScore]]:
         """The same, sequence by sequence."""
         score = _ticking(score, on_sequence)
-        return {name: list(scores_of(self.sets[name], score, store)) for name, store in self.stores.items()}
+        return {
+            name: list(scores_of(self.sets[name], score, store, is_own=name in self.own)) for name, store in self.stores.items()
+        }
 
     def _score_each(self, plan: Plan) -> Iterator[tuple[str, SequenceScore]]:
         for name, sequences in self.sets.items():
             for i, logits in enumerate(self.workbench.score_each(plan, sequences)):
-                yield name, compare(sequences[i], self.stores[name].logits(i), logits)
+                yield name, compare(sequences[i], self.stores[name].logits(i), logits, is_own=name in self.own)
 
     @property
     def num_sequences(self) -> int:
@@ -148,12 +185,22 @@ def judge_all(
     return {name: gate.with_margin(margins.get(name)).judge(evaluation) for name, evaluation in evaluations.items()}
 
 
-def trial_score(gate: Gate, evaluations: Mapping[str, Evaluation]) -> TrialScore:
-    """KL and violation of the worst set."""
+def trial_score(gate: Gate, evaluations: Mapping[str, Evaluation], proof: Mapping[str, Look]) -> TrialScore:
+    """KL and violation of the worst set: by what the last look of its `proof` would miss, if the plan is as it seems here.
+
+    A trial decides nothing that the proof can decide better. Its few sequences are read as the proof's many would be, with
+    an interval about the same value that is narrower by the root of their ratio.
+    """
+    as_proved = {name: evaluation.narrowed(_narrowing(evaluation, proof[name])) for name, evaluation in evaluations.items()}
     return TrialScore(
         kl=max(evaluation.kl.value for evaluation in evaluations.values()),
-        violation=max(verdict.violation for verdict in judge_all(gate, evaluations).values()),
+        violation=max(verdict.violation for verdict in judge_all(gate, as_proved).values()),
+        is_hopeless=any(gate.is_hopeless(evaluation) for evaluation in evaluations.values()),
     )
+
+
+def _narrowing(evaluation: Evaluation, look: Look) -> float:
+    return math.sqrt(evaluation.num_sequences / look.size) * reach(look.level) / reach(evaluation.level)
 
 
 def _ticking(score: Score, tick: Callable[[], object]) -> Score:

@@ -23,24 +23,25 @@ from optimizer.search.warm_start import KV_CACHE, Assignment, kv_dtype_of
 
 STAGE = "precision"
 DIRECTIONS: tuple[Direction, Direction] = ("minimize", "minimize")  # latency, KL
-_GATE, _FAILURE = "gate", "failure"
+_GATE, _FAILURE, _HOPELESS = "gate", "failure", "hopeless"
 
 
 @dataclass(frozen=True)
 class TrialScore:
     """Mean KL in nats, and by what part of its limit the worst gated metric misses (0 or less: within the gate).
 
-    `failure` says why a plan has none.
+    `failure` says why a plan has none; `is_hopeless` that no more text would bring it within the gate.
     """
 
     kl: float
     violation: float
     failure: str = ""
+    is_hopeless: bool = False
 
     @classmethod
     def refused(cls, why: str) -> TrialScore:
         """Of a plan that cannot be had, further from the gate than any that can; finite, as samplers need it."""
-        return cls(1e6, 1e6, why)
+        return cls(1e6, 1e6, why, is_hopeless=True)
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Trial:
     kl: float
     violation: float
     failure: str = ""
+    is_hopeless: bool = False
 
     @property
     def is_feasible(self) -> bool:
@@ -97,7 +99,7 @@ class PrecisionSearch:
     def adopt(self, trials: Sequence[Trial]) -> None:
         """Take over finished trials of an earlier run of the same study, in their order, behind those that are known."""
         for trial in trials[len(self.trials()) :]:
-            score = TrialScore(trial.kl, trial.violation, trial.failure)
+            score = TrialScore(trial.kl, trial.violation, trial.failure, trial.is_hopeless)
             self._study().add_trial(self._frozen(trial.choice, trial.latency_ms, score))
 
     def run(
@@ -168,7 +170,7 @@ class PrecisionSearch:
             distributions=self._space,
             values=[latency_ms, score.kl],
             constraints={_GATE: score.violation},
-            user_attrs={_FAILURE: score.failure} if score.failure else None,
+            user_attrs={_FAILURE: score.failure, _HOPELESS: score.is_hopeless},
         )
 
     def _study(self) -> optuna.Study:
@@ -186,7 +188,8 @@ def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
 
 def _trial(number: int, frozen: FrozenTrial) -> Trial:
     latency_ms, kl = frozen.values
-    return Trial(number, dict(frozen.params), latency_ms, kl, frozen.constraints[_GATE], frozen.user_attrs.get(_FAILURE, ""))
+    failure, is_hopeless = frozen.user_attrs[_FAILURE], frozen.user_attrs[_HOPELESS]
+    return Trial(number, dict(frozen.params), latency_ms, kl, frozen.constraints[_GATE], failure, is_hopeless)
 
 
 @contextmanager

@@ -6,19 +6,29 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from artifacts.precision import Plan
-from optimizer.evaluation import Check, Evaluation, Gate, Metric, NoScore, SequenceScore, Verdict
+from optimizer.evaluation import Check, Evaluation, Gate, Metric, NoScore, SequenceScore, TextComparison, Verdict
 from optimizer.search.accuracy import Judge, judge_all
 
 
-def explain(gate: Gate, judge: Judge, plan: Plan, margins: Mapping[str, float] = MappingProxyType({})) -> list[str]:
+def explain(
+    gate: Gate,
+    judge: Judge,
+    plan: Plan,
+    margins: Mapping[str, float] = MappingProxyType({}),
+    heard: Mapping[str, TextComparison] | None = None,
+) -> list[str]:
     """Every limit that `plan` misses on `judge`'s texts, and what the same plan measures with nothing lost in the KV cache.
 
-    Where that does not pass either, what unquantized weights measure over the plan's own cache. `margins` are as for `prove`.
-    A clause for each.
+    Where that does not pass either, what unquantized weights measure over the plan's own cache. `margins`, by the name of a
+    text, are limits of its own on the perplexity increase. `heard` is what is known of the plan, on more text. A clause each.
     """
     kv_dtype, exact = judge.workbench.kv_dtype, judge.workbench.exact().kv_dtype
-    scores = judge.scores(plan)
-    verdicts = judge_all(gate, _evaluations(judge, scores), margins)
+    if heard is None:
+        scores: Mapping[str, Sequence[SequenceScore]] = judge.scores(plan)
+        verdicts = judge_all(gate, _evaluations(judge, scores), margins)
+    else:
+        scores = {name: text.scores for name, text in heard.items()}
+        verdicts = {name: text.verdict for name, text in heard.items()}
     clauses = [f"{name}: {line}" for name, verdict in verdicts.items() for line in _shortfalls(verdict, scores[name])]
     if kv_dtype != exact:
         passes, measured = _measured(gate, judge.on(exact), plan, margins)
@@ -58,7 +68,7 @@ def _lost(metric: Metric, score: SequenceScore) -> float:
     if metric == "kl":
         return score.kl
     if metric == "perplexity_increase":
-        return score.negative_log_likelihood - score.baseline_negative_log_likelihood
+        return score.log_likelihood_lost
     return score.num_tokens - score.num_top1_agreements
 
 

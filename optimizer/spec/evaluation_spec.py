@@ -63,13 +63,29 @@ class SetSpec(Section):
 class EvaluationSpec(Section):
     """What accuracy is measured on. Without `text`, on sequences sampled from the unquantized model itself.
 
-    The search sees half of the text; finalists are proved on the other half and on `sets`.
+    The search sees `num_sequences` of each text. Finalists are proved on others, as many at first and `max_sequences` at most
+    (by default four times as many), and on `sets`.
     """
 
     text: tuple[ExistingPath, ...] = ()
     num_sequences: Annotated[int, Field(ge=4)] = 32
+    max_sequences: PositiveInt | None = None
     tokens_per_sequence: Annotated[int, Field(ge=16)] = 256
     sets: tuple[SetSpec, ...] = ()
+
+    @property
+    def most_sequences(self) -> int:
+        """That a finalist is proved on, of each text."""
+        return self.max_sequences or 4 * self.num_sequences
+
+    @model_validator(mode="after")
+    def _more_are_not_fewer(self) -> Self:
+        if self.max_sequences is not None and self.max_sequences < self.num_sequences:
+            raise ValueError(
+                f"max_sequences must be at least num_sequences, {self.num_sequences}, got {self.max_sequences}; raise it, or "
+                "lower num_sequences"
+            )
+        return self
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

@@ -252,7 +252,9 @@ class ModelSpec(Section):
         write it do not count.
         """
         left_out = {"name", "source", "config", "output", "search", "generation", "answers"}
-        content = self.model_dump(mode="json", exclude=dict.fromkeys(left_out, True) | {"evaluation": {"sets"}})
+        content = self.model_dump(
+            mode="json", exclude=dict.fromkeys(left_out, True) | {"evaluation": {"sets", "max_sequences"}}
+        )
         content["evaluation"]["text"] = [file_sha256(path) for path in self.evaluation.text]
         content["quantization"]["calibration"]["text"] = [file_sha256(path) for path in self.quantization.calibration.text]
         content["workload"]["trace"] = self.workload.trace and file_sha256(self.workload.trace)

@@ -16,11 +16,18 @@ from optimizer.search.texts import Tokens
 from optimizer.stages.job import Job
 
 
-def judge_on(job: Job, workbench: Workbench, sets: Mapping[str, Sequence[Tokens]]) -> Judge:
-    """Of plans on `workbench`, against the checkpoint's own weights on the same kernels."""
+def judge_on(
+    job: Job,
+    workbench: Workbench,
+    sets: Mapping[str, Sequence[Tokens]],
+    own: frozenset[str] = frozenset(),
+    *,
+    keeps_logits: bool = True,
+) -> Judge:
+    """Of plans on `workbench`, against the checkpoint's own weights on the same kernels. `own` is as in `Judge`."""
     # Its logits depend on no plan, so studies share them.
-    folder, model = job.folder.parent / "baseline", repr(sorted(job.sources.items()))
-    judge = Judge.make(*job.unquantized(workbench), sets, folder, model, job.spec.seed, job.reporter)
+    folder, model = job.folder.parent / "baseline" if keeps_logits else None, repr(sorted(job.sources.items()))
+    judge = Judge.make(*job.unquantized(workbench), sets, folder, model, job.spec.seed, job.reporter, own)
     return replace(judge, workbench=workbench, baseline=job.lossless)
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from artifacts.architecture import kind_of
 from artifacts.precision import KvDtype, Plan, Scheme
 from optimizer.cost.provider import CostProvider
-from optimizer.evaluation import Gate, NoScore
+from optimizer.evaluation import Gate, Look, NoScore
 from optimizer.records.record_key import record_key
 from optimizer.search.accuracy import Judge, trial_score
 from optimizer.search.bands import Band, make_bands, plan_of
@@ -25,7 +25,7 @@ from optimizer.stages.memory import lacking_bytes
 
 @dataclass(frozen=True)
 class Searched:
-    """Every finished trial, one of them at least within the gate, and the bands that their choices are about."""
+    """Every finished trial, one of them at least worth proving, and the bands that their choices are about."""
 
     bands: tuple[Band, ...]
     trials: list[Trial]
@@ -35,16 +35,20 @@ class Searched:
 
 @dataclass(frozen=True)
 class SearchStage:
-    """Searches over bands and KV caches; `judge` scores on the text of the search, `cost` says how long a plan takes."""
+    """Searches over bands and KV caches; `judge` scores on the text of the search, `cost` says how long a plan takes.
+
+    `proof` is the last look at each text there: what a trial must be likely to pass.
+    """
 
     job: Job
     judge: Judge
+    proof: Mapping[str, Look]
     sensitivities: Sensitivities
     kv_losses: Mapping[KvDtype, KvLoss]
     cost: CostProvider
 
     def run(self) -> Searched:
-        """NothingPasses where no trial is within the gate."""
+        """NothingPasses where the text of the search excludes every trial."""
         job, judge, limits = self.job, self.judge, self.job.spec.search
         gate, bands = Gate(**job.spec.gate.model_dump()), self._bands()
 
@@ -53,7 +57,7 @@ class SearchStage:
             if (lacking := lacking_bytes(job, on_cache.workbench, plan)) > 0:
                 return TrialScore.refused(f"{lacking / 2**30:.1f} GiB more memory is needed than {job.target.title} has")
             try:
-                return trial_score(gate, on_cache.evaluate_until_hopeless(plan, gate))
+                return trial_score(gate, on_cache.evaluate_until_hopeless(plan, gate), self.proof)
             except NoScore as error:
                 return TrialScore.refused(str(error))
 
@@ -68,7 +72,7 @@ class SearchStage:
         trials = search.run(warm_starts, limits.trials, limits.timeout_s, job.reporter)
         if not trials:
             raise NothingPasses("no trial was finished; give the search more time")
-        if not any(trial.is_feasible for trial in trials):
+        if all(trial.is_hopeless for trial in trials):
             best = min(trials, key=lambda trial: trial.violation)
             if best.failure:
                 raise NothingPasses(f"none of {len(trials)} trials has a score; trial {best.number}: {best.failure}")
@@ -101,6 +105,7 @@ class SearchStage:
             latency=latency,
             latency_of_first=self.cost.latency_ms(first),
             gate=asdict(gate),
+            proof={name: asdict(look) for name, look in self.proof.items()},
             seed=self.job.spec.seed,
             lacking_bytes=max(0, lacking_bytes(self.job, self.judge.workbench, self.job.lossless)),
             **self.judge.depends_beside_plan({scheme for band in bands for scheme in band.choices}),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from optimizer.evaluation import text_looks
 from optimizer.measure.workbench import Workbench
 from optimizer.records.plan_digest import plan_digest
 from optimizer.records.record_key import record_key
-from optimizer.search.texts import TextSets, Tokens, proof_texts, read_calibration, read_texts, sample_sequences
+from optimizer.search.texts import ProofText, TextSets, Tokens, proof_texts, read_calibration, read_texts, sample_sequences
 from optimizer.stages.job import Job
 from runtime.prompts import Prompts
 
@@ -32,26 +34,42 @@ class TextStage:
         if evaluation.text:
             texts = read_texts(evaluation, tokenizer, self._prefix)
             return TextSets(texts.search, texts.proof | proof)
-        num_sequences, num_tokens = 2 * evaluation.num_sequences, evaluation.tokens_per_sequence
-        sequences = self._sampled("texts/sampled", num_sequences, num_tokens, self.job.spec.seed)
-        return TextSets({SAMPLED: sequences[0::2]}, {SAMPLED: sequences[1::2]} | proof)
+        num_sequences = evaluation.num_sequences
+        sequences = self._own("texts/sampled", 0, 2 * num_sequences)
+
+        def unseen(start: int, stop: int) -> list[Tokens]:
+            """Half of what was sampled at once; any more are sampled when they are needed."""
+            more = self._own("texts/proof", num_sequences + max(start, num_sequences), num_sequences + stop)
+            return [*sequences[1::2][start:stop], *more]
+
+        own = ProofText(text_looks(num_sequences, evaluation.most_sequences), unseen)
+        return TextSets({SAMPLED: sequences[0::2]}, {SAMPLED: own} | proof, frozenset({SAMPLED}))
 
     def calibration(self) -> list[Tokens]:
         """What the inputs of layer groups are calibrated on."""
         spec, seed = self.job.spec.quantization.calibration, _CALIBRATION_SEED + self.job.spec.seed
         if spec.text:
             return read_calibration(spec, self.prompts.tokenizer, self._prefix)
-        return self._sampled("texts/calibration", spec.num_sequences, spec.tokens_per_sequence, seed)
+        seeds = [seed * spec.num_sequences + index for index in range(spec.num_sequences)]
+        return self._sampled("texts/calibration", seeds, spec.tokens_per_sequence)
 
-    def _sampled(self, name: str, num_sequences: int, num_tokens: int, seed: int) -> list[Tokens]:
-        bench, plan = self.job.unquantized(self.workbench)
+    def _own(self, name: str, start: int, stop: int) -> list[Tokens]:
+        """Sequences `start` to `stop` of those that accuracy is measured on, each with a seed of its own."""
+        evaluation = self.job.spec.evaluation
+        first = self.job.spec.seed * 2 * evaluation.num_sequences
+        seeds = [first + index for index in range(start, stop)]
+        return self._sampled(name, seeds, evaluation.tokens_per_sequence) if seeds else []
+
+    def _sampled(self, name: str, seeds: Sequence[int], num_tokens: int) -> list[Tokens]:
+        # What it draws from is what plans are compared with: the KL of a token is then what a plan is expected to lose there.
+        bench, plan = self.job.unquantized(self.workbench.exact())
         num_tokens = min(num_tokens, bench.architecture.max_position)
         start = self._prefix[0] if self._prefix else self._start_token()
 
         def sample() -> list[Tokens]:
             num_kv_tokens = _SAMPLING_SEQS * (num_tokens + bench.kv_block_size)
             runner = bench.runner(plan, max(_SAMPLING_SEQS, 64), num_kv_tokens, _SAMPLING_SEQS)
-            return sample_sequences(runner, start, num_sequences, num_tokens, seed, self.job.reporter)
+            return sample_sequences(runner, start, seeds, num_tokens, self.job.reporter)
 
         key = record_key(
             name,
@@ -59,9 +77,8 @@ class TextStage:
             plan=plan_digest(plan, bench.kv_dtype),
             numbers=bench.numbers,
             start=start,
-            num_sequences=num_sequences,
+            seeds=seeds,
             num_tokens=num_tokens,
-            seed=seed,
         )
         return self.job.ledger.once(key, sample)
 

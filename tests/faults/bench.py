@@ -100,7 +100,8 @@ class Bench:
     def texts(self, num_sequences: int, seed: int) -> list[list[int]]:
         """What the unquantized model writes."""
         runner = self.workbench.exact().runner(self.unquantized, 64, 16 * (NUM_TOKENS + 16), 16)
-        return sample_sequences(runner, 0, num_sequences, NUM_TOKENS, seed, Reporter())
+        seeds = range(seed * num_sequences, (seed + 1) * num_sequences)
+        return sample_sequences(runner, 0, seeds, NUM_TOKENS, Reporter())
 
     @cached_property
     def judge(self) -> Judge:

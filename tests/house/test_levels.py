@@ -17,7 +17,7 @@ LEVELS = (
     {"targets", "search"},
     {"stages"},
     {"bundle", "difference", "assessment"},
-    {"run"},
+    {"run", "history"},
     {"retune"},
     {"cli"},
 )

@@ -80,6 +80,11 @@ def search_texts(spec: ModelSpec, folder: Path) -> object:
     return read_texts(spec.evaluation, Tokenizer.from_str(source(spec, folder).tokenizer_json), []).search
 
 
+def proof_looks(spec: ModelSpec, folder: Path) -> object:
+    proof = read_texts(spec.evaluation, Tokenizer.from_str(source(spec, folder).tokenizer_json), []).proof
+    return {name: text.looks for name, text in proof.items()}
+
+
 def asked(spec: ModelSpec, folder: Path) -> object:
     prompts = source_prompts(source(spec, folder))
     sets = open_sets(spec.evaluation, prompts, spec.seed, Reporter(Console(quiet=True)))
@@ -137,6 +142,9 @@ KEYS: dict[str, Key] = {
     "seed": Key(0, 1, asked, {"evaluation": {"sets": [SET]}}),
     "evaluation.text": Key(["text.txt"], ["more.txt"], search_texts, {"evaluation": {"num_sequences": 4}}),
     "evaluation.num_sequences": Key(4, 5, search_texts, {"evaluation": {"text": ["text.txt"]}}),
+    "evaluation.max_sequences": Key(
+        8, 12, proof_looks, {"evaluation": {"text": ["text.txt"], "num_sequences": 4, "tokens_per_sequence": 16}}
+    ),
     "evaluation.tokens_per_sequence": Key(16, 20, search_texts, {"evaluation": {"text": ["text.txt"]}}),
     "evaluation.sets.format": Key("retrieval", "chat_template", asked, {"evaluation": {"sets": [{}]}}),
     "evaluation.sets.path": Key("items.jsonl", "fewer.jsonl", asked),

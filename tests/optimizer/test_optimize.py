@@ -38,7 +38,7 @@ def slowed(method):
         return method(*arguments)
     return wrapper
 
-Judge.probe_kl, Judge.evaluate = slowed(Judge.probe_kl), slowed(Judge.evaluate)
+Judge.probe_kl, Judge.scores = slowed(Judge.probe_kl), slowed(Judge.scores)
 paired_speed.interleaved_ms = lambda actions, **options: interleaved_ms(actions, **options | {"min_round_ms": 1.0})
 optimize()
 """

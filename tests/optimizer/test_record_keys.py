@@ -37,6 +37,7 @@ CHANGES: dict[str, tuple[dict[str, Any], set[str]]] = {
     "quantization.transform": ({"quantization": {"transform": "rotation"}}, ACCURACY),
     "evaluation.num_sequences": ({"evaluation": EVALUATION | {"num_sequences": 5}}, {"texts/sampled"} | ACCURACY),
     "evaluation.tokens_per_sequence": ({"evaluation": EVALUATION | {"tokens_per_sequence": 24}}, {"texts/sampled"} | ACCURACY),
+    "evaluation.max_sequences": ({"evaluation": EVALUATION | {"max_sequences": 9}}, {"precision"}),
     "evaluation.text": ({"evaluation": EVALUATION | {"text": ["prose.txt"]}}, ACCURACY),
     "evaluation.sets": (
         {"evaluation": EVALUATION | {"sets": [{"format": "retrieval", "margin": 0.5, "context_tokens": [96]}]}},

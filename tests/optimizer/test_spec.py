@@ -129,6 +129,8 @@ def test_what_is_no_duration(text: str) -> None:
         ("source: hf\nsearch: {choice: fast}\n", 2, "did you mean 'fastest'"),
         ("source: hf\nevaluation:\n  text: [text.txt, nothing.txt]\n", 3, "must be a path that exists"),
         ("source: hf\nevaluation:\n  num_sequences: 3\n", 3, "greater than or equal to 4"),
+        ("source: hf\nevaluation: {max_sequences: 0}\n", 2, "greater than 0"),
+        ("source: hf\nevaluation: {max_sequences: 31}\n", 2, "max_sequences must be at least num_sequences, 32, got 31"),
         ("source: hf\nworkload: {concurrency: 1, arrival_rate_rps: 2.0}\n", 2, "concurrency and arrival_rate_rps"),
         ("source: hf\nworkload: {concurrency: null}\n", 2, "got none"),
         ("source: hf\nworkload: {trace: text.txt, prompt_tokens: 3}\n", 2, "a trace has its own lengths"),

@@ -37,14 +37,21 @@ def workbench(job: Job) -> Workbench:
 def test_texts_are_sampled_once(job: Job, workbench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = TextStage(job, source_prompts(job.source), workbench)
     texts = stage.run()
-    assert [len(ids) for ids in texts.search[SAMPLED]] == [len(ids) for ids in texts.proof[SAMPLED]] == 4 * [32]
-    assert not {tuple(ids) for ids in texts.search[SAMPLED]} & {tuple(ids) for ids in texts.proof[SAMPLED]}
+    search, proof = texts.search[SAMPLED], texts.proof[SAMPLED]
+    assert texts.own == {SAMPLED} and [look.size for look in proof.looks] == [4, 8, 16]
+    first, second, third = (proof.sequences(start, stop) for start, stop in ((0, 4), (4, 8), (8, 16)))
+    every = [*search, *first, *second, *third]
+    assert first == proof.first and [len(ids) for ids in every] == 20 * [32]
+    assert len({tuple(ids) for ids in every}) == 20, "no trial has seen what is proved on, and no look hears a text again"
+    assert proof.sequences(2, 8) == [*first[2:], *second]
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("what is a record is not sampled again")
 
     monkeypatch.setattr(type(workbench), "runner", refuse)
-    assert stage.run() == texts
+    again = stage.run()
+    assert again.search == texts.search and again.proof[SAMPLED].sequences(0, 4) == first
+    assert again.proof[SAMPLED].sequences(4, 8) == second
     with pytest.raises(AssertionError, match="sampled again"):
         replace(stage, job=replace(job, spec=job.spec.model_copy(update={"seed": 1}))).run()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.evaluation import Comparison, Estimate
+from optimizer.evaluation import Comparison, Estimate, Look
 from optimizer.evaluation.sets import Marked
 from optimizer.evaluation.sets.multiple_choice import MultipleChoice
 from optimizer.report import Headline, ReportData, SetItems, StepLatency, TrialPoint, render_report
@@ -174,8 +174,8 @@ def test_sets_of_items_are_shown_with_both_scores_and_their_verdict(report: Repo
     def marked(num_right: int) -> tuple[Marked, ...]:
         return tuple(Marked(str(i), dict.fromkeys(item_set.metrics, float(i < num_right)), "") for i in range(40))
 
-    passed = Comparison(item_set, marked(30), marked(31), False, 0)
-    lost = Comparison(item_set, marked(30), marked(10), True, 0)
+    passed = Comparison(item_set, marked(30), marked(31), False, 0, (Look(40, 0.95),))
+    lost = Comparison(item_set, marked(30), marked(10), True, 0, (Look(40, 0.95),))
     for comparison, words in ((passed, ("pass", "passes the gate")), (lost, ("fail", "misses the gate"))):
         data = replace(report(), items=[SetItems("exam", comparison)])
         page = render_report(data)

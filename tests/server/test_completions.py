@@ -106,6 +106,7 @@ def test_tokenize_and_back(served: Any) -> None:
 def test_models_and_version(served: Any) -> None:
     (model,) = served.client().models.list().data
     assert (model.id, model.owned_by, model.max_model_len) == ("tiny", "coldforge", 512)
+    assert model.root == "tiny", "vllm bench serve without --model reads id and root"
     assert served.client().models.retrieve("tiny").id == "tiny"
     assert httpx.get(f"{served.url}/version").json() == {"version": "1.2.3"}
 

@@ -64,6 +64,17 @@ def test_a_clear_loss_fails_without_asking_all() -> None:
     assert subject.num_asked < 120
 
 
+def test_a_clear_pass_ends_at_a_look_and_a_close_one_asks_all() -> None:
+    right = [True] * 600
+    sure, subject = compared(choices(600), right, right)
+    assert sure.verdict.passed and subject.num_asked == len(sure.candidate) == sure.looks[0].size == 219
+    assert sure.level == sure.looks[0].level > sure.looks[-1].level > 0.95
+    close = [i % 30 != 0 for i in range(600)]
+    comparison, subject = compared(choices(600), right, close)
+    assert subject.num_asked == 600 and comparison.level == comparison.looks[-1].level
+    assert comparison.record()["num_items"] == comparison.record()["max_items"] == 600
+
+
 def test_sets_after_one_that_is_not_passed_are_not_asked() -> None:
     right, subject = [True] * 100, Scripted([True] * 100)
     sets = [choices(100, name="one"), choices(100, 0.001, name="two"), choices(100, name="three")]

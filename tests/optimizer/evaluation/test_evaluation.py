@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from optimizer.evaluation import BaselineStore, Evaluation, SequenceScore, evaluate
+from optimizer.evaluation import BaselineStore, Estimate, Evaluation, SequenceScore, evaluate
+from optimizer.evaluation.confidence import ratio_of_sums
 from optimizer.evaluation.metrics import Logits, compare
 
 VOCAB = 60
@@ -62,11 +63,43 @@ def test_the_baseline_against_itself_is_perfect(tmp_path: Path, sequences: list[
     assert (result.kl.high, result.top1_agreement.low, result.perplexity_increase.high) == (0, 1, 0)
 
 
+def test_kl_leaves_room_for_a_sequence_that_was_not_heard() -> None:
+    """One that loses twice as much as the worst, which here loses 0.5 per token of a mean of 0.2."""
+    scores = [SequenceScore(10, kl, 9, 30, 29.5) for kl in (1.0, 1.0, 1.0, 5.0)]
+    found, heard = Evaluation.of(scores, seed=0).kl, ratio_of_sums([1, 1, 1, 5], [10] * 4, seed=0)
+    assert (found.value, found.low) == (heard.value, max(heard.low, 0.0))
+    assert found.high - heard.high == pytest.approx((2 * 0.5 - 0.2) / 4)
+    many = Evaluation.of(scores * 25, seed=0).kl
+    assert many.high - ratio_of_sums([1, 1, 1, 5] * 25, [10] * 100, seed=0).high == pytest.approx((2 * 0.5 - 0.2) / 100)
+
+
+def test_on_text_of_its_own_the_increase_is_the_expected_one() -> None:
+    """Drawn from the baseline: many sequences show the same mean either way, few show it better by expectation."""
+    rng, baseline, candidate = np.random.default_rng(3), model(0.0), model(0.2)
+    table = baseline(list(range(VOCAB))).astype(np.float64)
+    cumulative = np.cumsum(np.exp(table) / np.exp(table).sum(axis=1, keepdims=True), axis=1)
+    drawn = []
+    for _ in range(300):
+        ids = [0]
+        while len(ids) < 40:
+            ids.append(min(int(np.searchsorted(cumulative[ids[-1]], rng.random())), VOCAB - 1))
+        drawn.append(ids)
+
+    def increase(texts: list[list[int]], *, is_own: bool) -> Estimate:
+        scores = (compare(ids, baseline(ids), candidate(ids), is_own=is_own) for ids in texts)
+        return Evaluation.of(scores, seed=0).perplexity_increase
+
+    expected, seen = increase(drawn, is_own=True), increase(drawn, is_own=False)
+    assert seen.low < expected.value < seen.high
+    assert expected.high - expected.low < (seen.high - seen.low) / 3
+    few = increase(drawn[:16], is_own=True)
+    assert few.low < seen.high and few.high > seen.low and few.value == pytest.approx(expected.value, rel=0.2)
+
+
 def test_the_record_is_stable_json(tmp_path: Path) -> None:
     scores = [SequenceScore(10 + i, 0.1 / 3 * i, 9, 30 + i, 29.5 + i) for i in range(5)]
     record = Evaluation.of(scores, seed=0).record()
     assert json.loads(json.dumps(record)) == record
-    assert Evaluation.from_record(json.loads(json.dumps(record))).record() == record
     nudged = [SequenceScore(s.num_tokens, s.kl * (1 + 1e-13), 9, *(30 + i, 29.5 + i)) for i, s in enumerate(scores)]
     assert json.dumps(Evaluation.of(nudged, seed=0).record()) == json.dumps(record)
 

@@ -33,7 +33,25 @@ def test_a_bound_on_the_limit_passes() -> None:
 def test_one_miss_fails_and_is_told() -> None:
     verdict = Gate(max_kl=0.025, min_top1_agreement=0.9).judge(GOOD)
     assert not verdict.passed
-    assert verdict.shortfall() == "kl 0.02 (0.015 to 0.03) must be at most 0.025 at 0.03: missed by 0.005"
+    missed = "kl 0.02 (0.015 to 0.03) must be at most 0.025 at 0.03: missed by 0.005"
+    assert verdict.shortfall().startswith(f"{missed}, undecided; about 32 sequences would show it")
+
+
+@pytest.mark.parametrize(
+    ("gate", "outcomes"),
+    [
+        (Gate(max_kl=0.03, min_top1_agreement=0.93), ["pass", "pass"]),
+        (Gate(max_kl=0.014, min_top1_agreement=0.98), ["fail", "fail"]),
+        (Gate(max_kl=0.016, max_perplexity_increase=0.005, min_top1_agreement=0.94), ["inconclusive"] * 3),
+    ],
+)
+def test_an_interval_that_contains_its_limit_decides_nothing(gate: Gate, outcomes: list[str]) -> None:
+    assert [check.outcome for check in gate.judge(GOOD).checks] == outcomes
+
+
+def test_a_value_beyond_its_limit_is_not_promised_to_pass() -> None:
+    assert "on more text it would probably fail" in Gate(max_kl=0.016).judge(GOOD).shortfall()
+    assert "on more text it would probably fail" in Gate(min_top1_agreement=0.96).judge(GOOD).shortfall()
 
 
 @pytest.mark.parametrize(
@@ -63,7 +81,7 @@ def test_nan_never_passes(limit: float) -> None:
     nan = Estimate(math.nan, math.nan, math.nan)
     gate = Gate(max_kl=limit, max_perplexity_increase=limit, min_top1_agreement=limit)
     verdict = gate.judge(evaluation(nan, nan, nan))
-    assert [check.passed for check in verdict.checks] == [False, False, False]
+    assert [check.outcome for check in verdict.checks] == ["fail", "fail", "fail"]
     assert verdict.violation == math.inf
 
 

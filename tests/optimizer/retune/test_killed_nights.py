@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from artifacts.registry import Registry
+from optimizer.nights.gathering import nights_of_name
 from optimizer.nights.night import EXIT_CODES
-from optimizer.retune.command import nights_of
 from tests.optimizer.conftest import SCHEMES
 from tests.optimizer.retune.conftest import NAME, Nights
 from tests.optimizer.retune.retuning import begin
@@ -46,4 +46,4 @@ def test_a_night_that_is_killed(nights: Nights) -> None:
         assert nights.production != old
         nights.registry.verify()
     assert killed >= NIGHTS * KILLS_A_NIGHT // 2
-    assert [night.verdict for night in nights_of(nights.registry, NAME)].count("promoted") == NIGHTS
+    assert [night.verdict for night in nights_of_name(nights.registry, NAME)].count("promoted") == NIGHTS

@@ -13,8 +13,8 @@ from artifacts.reader import read_manifest, verify_bundle
 from artifacts.weights import map_tensors, write_shard
 from kernels.cpu.build import compiler_flags
 from optimizer.bundle.making import Making
+from optimizer.nights.gathering import nights_of_name
 from optimizer.nights.night import Night
-from optimizer.retune.command import nights_of
 from tests.optimizer.conftest import SCHEMES, count
 from tests.optimizer.retune.conftest import NAME, Nights
 
@@ -39,7 +39,7 @@ def test_a_night_on_which_nothing_has_changed(nights: Nights, monkeypatch: pytes
     assert night.proof == "the same bits: all 1 texts score as at its making, to 9 digits"
     assert night.records_void == 0 and night.records_reused > 20
     assert nights.production == before and nights.clock.measured == []
-    assert nights_of(nights.registry, NAME) == [night], "a night that keeps is in the history too"
+    assert nights_of_name(nights.registry, NAME) == [night], "a night that keeps is in the history too"
     assert nights.registry.events()[-1].why == "kept: nothing has changed"
     folder = nights.project.folder / "night"
     assert Night.model_validate_json((folder / "result.json").read_bytes()) == night
@@ -129,7 +129,7 @@ def test_another_plan_is_promoted_if_it_is_faster_and_a_replay_writes_the_same_b
     assert len(night.noise["workload"].log_ratios) == 8
     assert {"sampled", "sampled, gate", "sampled, against the incumbent"} == set(night.accuracy)
     event = nights.registry.events()[-1]
-    assert (event.action, event.replaces) == ("promote", incumbent) and nights_of(nights.registry, NAME) == [night]
+    assert (event.action, event.replaces) == ("promote", incumbent) and nights_of_name(nights.registry, NAME) == [night]
     nights.registry.verify()
 
     first = {name: path.read_bytes() for name, path in files(nights).items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from artifacts.precision import Scheme
-from optimizer.evaluation import Gate
+from optimizer.evaluation import Gate, Look
 from optimizer.search.accuracy import Judge, trial_score
 from tests.optimizer.search.test_kv_cache import judge_of, random_texts
 
@@ -23,7 +23,8 @@ def test_it_ends_at_a_quarter_and_misses_the_gate(judge: Judge) -> None:
     gate = Gate(max_kl=whole.low / 20)
     found = judge.evaluate_until_hopeless(plan, gate)
     assert found["text"].num_sequences == 4
-    assert trial_score(gate, found).violation > 0
+    score = trial_score(gate, found, {"text": Look(64, 0.95)})
+    assert score.violation > 0 and score.is_hopeless
     assert found["text"].kl.low < whole.value < found["text"].kl.high, "what is recorded is still an estimate of the whole"
 
 
