@@ -75,9 +75,7 @@ def blocks(first: Step, second: Step, number: int, coin: random.Random) -> dict[
         order = (first, second, second, first) if coin.random() < 0.5 else (second, first, first, second)
         samples = [(step, _ms(step, repeats[step])) for step in order]
         for kind, value in _KINDS.items():
-            found[kind].append(
-                [round(float(value(ms)), 4) for wanted in (first, second) for step, ms in samples if step is wanted]
-            )
+            found[kind].append([round(value(ms), 3) for wanted in (first, second) for step, ms in samples if step is wanted])
     return found
 
 

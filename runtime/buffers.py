@@ -14,6 +14,8 @@ from numpy.typing import DTypeLike, NDArray
 ALIGNMENT_BYTES = 64
 #: Linux 5.14 or later: pages are there before they are written to. Not in Python's mmap yet.
 _MADV_POPULATE_WRITE = 23
+#: Python's lock is held while pages come; between two parts of a cache other threads go on, such as those of a server.
+_PART_BYTES = 16 << 20
 
 
 def zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
@@ -31,8 +33,9 @@ def resident_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     """
     count = math.prod(shape)
     pages = mmap.mmap(-1, max(1, count * np.dtype(dtype).itemsize))
-    for advice in (getattr(mmap, "MADV_HUGEPAGE", None), _MADV_POPULATE_WRITE):
-        with suppress(OSError):  # a system without it: pages come when they are written to
-            if advice is not None:
-                pages.madvise(advice)
+    with suppress(OSError):  # a system without it: small pages, or those that come when they are written to
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            pages.madvise(mmap.MADV_HUGEPAGE)
+        for start in range(0, len(pages), _PART_BYTES):
+            pages.madvise(_MADV_POPULATE_WRITE, start, min(_PART_BYTES, len(pages) - start))
     return np.frombuffer(pages, dtype, count).reshape(shape)

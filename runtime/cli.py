@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,8 @@ from runtime.user_errors import shown_to_user
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+
+    from runtime.loading import Loaded
 
 logger = logging.getLogger(__name__)
 _API_KEY = "COLDFORGE_API_KEY"
@@ -44,7 +46,17 @@ def _known_format(_: click.Context, parameter: click.Parameter, name: str | None
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", metavar="BUNDLE_OR_NAME")
+@click.option(
+    "--registry",
+    envvar="COLDFORGE_REGISTRY",
+    show_envvar=True,
+    default="registry",
+    show_default=True,
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the registry in which a NAME is looked up and followed.",
+)
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
 @click.option(
@@ -144,7 +156,8 @@ def _known_format(_: click.Context, parameter: click.Parameter, name: str | None
 )
 @shown_to_user()
 def serve(
-    bundle: Path,
+    bundle: str,
+    registry: Path,
     host: str,
     port: int,
     api_key: str | None,
@@ -162,7 +175,15 @@ def serve(
     tool_format: str | None,
     reasoning_format: str | None,
 ) -> None:
-    """Serve BUNDLE at /v1 of HOST:PORT. It is verified first; nothing is compiled or tuned."""
+    """Serve BUNDLE, or what NAME means, at /v1 of HOST:PORT. It is verified first; nothing is compiled or tuned.
+
+    A NAME such as smollm2@production is followed: when `coldforge registry` moves it, the new bundle is loaded beside the old
+    one, tried out, and takes over. No request notices.
+    """
+    from artifacts.registry.names import is_name
+
+    name = bundle if is_name(bundle) and not Path(bundle).exists() else None
+    _check_registry_counts(name)
     try:
         from runtime.bench.peaks_file import read_peaks
         from runtime.server.access_log import log_as_json
@@ -186,19 +207,29 @@ def serve(
     if log_format == "json":
         log_as_json()
 
-    def build() -> FastAPI:
-        from importlib.metadata import version
+    is_json = log_format == "json"
 
+    def say(line: str) -> None:
+        if is_json:
+            logger.info(line)
+        else:
+            click.echo(line, err=True)
+
+    def open_bundle(folder: Path, **try_out: Any) -> Loaded:
         from artifacts.manifest import Answers
         from runtime.loading import load
+
+        return load(folder, num_threads, max_queue, Answers(tools=tool_format, reasoning=reasoning_format), **try_out)
+
+    def make(loaded: Loaded, **outliving: Any) -> FastAPI:
+        from importlib.metadata import version
+
         from runtime.server.app import create_app
 
-        loaded = load(bundle, num_threads, max_queue, Answers(tools=tool_format, reasoning=reasoning_format))
-        name = served_model_name or loaded.manifest.name
-        app = create_app(
+        return create_app(
             loaded.engine,
             loaded.tokenizer,
-            model_name=name,
+            model_name=model_name or loaded.manifest.name,
             version=version("coldforge"),
             chat_template=loaded.chat_template,
             generation_config=loaded.generation_config,
@@ -209,14 +240,45 @@ def serve(
             max_wait_s=max_wait,
             keep_alive_s=stream_keep_alive,
             step_cost=loaded.step_cost,
-            peaks=measured,
             request_log=request_log,
+            digest=loaded.manifest.digest,
+            **outliving,
         )
-        line = f"serving {name} at http://{host}:{port}/v1"
-        if log_format == "json":
-            logger.info(line)
+
+    def first() -> FastAPI:
+        if follower is None:
+            loaded = open_bundle(Path(bundle))
+            app = make(loaded, peaks=measured)
         else:
-            click.echo(line, err=True)
+            app = follower.first()
+        say(f"serving {model_name or loaded.manifest.name} at http://{host}:{port}/v1")
         return app
 
-    serve_app(build, host, port, drain_timeout, http_keep_alive_s=http_keep_alive, logs_as_json=log_format == "json")
+    model_name, follower = served_model_name, None
+    if name is not None:
+        from runtime.server.follower import Follower
+
+        # Clients go on asking for it whatever the next bundle is called.
+        model_name = served_model_name or name.partition("@")[0]
+        follower = Follower.of(name, registry, model_name, measured, open_bundle, make, say)
+    try:
+        serve_app(
+            first,
+            host,
+            port,
+            drain_timeout,
+            http_keep_alive_s=http_keep_alive,
+            logs_as_json=is_json,
+            follower=follower,
+        )
+    finally:
+        if request_log is not None:
+            request_log.close()
+
+
+def _check_registry_counts(name: str | None) -> None:
+    context = click.get_current_context()
+    if name is None and context.get_parameter_source("registry") is click.core.ParameterSource.COMMANDLINE:
+        raise click.BadParameter(
+            "it is for a NAME such as smollm2@production; leave it out to serve a folder", param_hint="--registry"
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,14 +48,22 @@ class Loaded:
     report: bytes | None
 
 
-def load(folder: Path, num_threads: int | None = None, max_queue: int = MAX_QUEUE, answers: Answers | None = None) -> Loaded:
+def load(
+    folder: Path,
+    num_threads: int | None = None,
+    max_queue: int = MAX_QUEUE,
+    answers: Answers | None = None,
+    try_out: Callable[[Bundle, ModelRunner], object] = lambda bundle, runner: None,
+) -> Loaded:
     """Load the bundle at `folder`. BundleError or LibraryRefused if it does not fit.
 
     `num_threads` overrides the bundle's own, of which no more are used than there are cores here. UserError for threads of a
     bundle that runs on a GPU. `max_queue` sequences may wait beside those that run. `answers`
-    names formats that count instead of the bundle's.
+    names formats that count instead of the bundle's. `try_out` is called before an engine has the runner; what it raises, this
+    does.
     """
     bundle, runner = open_runner(folder, num_threads)
+    try_out(bundle, runner)
     config = _generation_config(bundle, runner.vocab_size)
     loaded = Loaded(
         manifest=bundle.manifest,

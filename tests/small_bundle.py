@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from artifacts.manifest import Deployment, Kernels, Limits, Platform, Precision, Provenance
@@ -21,9 +23,16 @@ LIMITS = Limits(kv_block_size=16, num_kv_blocks=64, max_num_seqs=4, max_num_batc
 
 
 def write_small_bundle(
-    folder: Path, source: Source, store: Path, library: Path, scheme: str = "fp32", limits: Limits = LIMITS
+    folder: Path,
+    source: Source,
+    store: Path,
+    library: Path,
+    scheme: str = "fp32",
+    limits: Limits = LIMITS,
+    more: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Path:
-    """`source` with all weights in `scheme`; `store` is a folder for its codes, `library` the compiled kernels."""
+    """`source` with all weights in `scheme`; `store` is a folder for its codes, `library` the compiled kernels. `more` are
+    other files, by name."""
     from optimizer.weights.quantized_store import QuantizedStore
 
     groups = dict.fromkeys(source.architecture.linear_shapes(), scheme)
@@ -44,6 +53,7 @@ def write_small_bundle(
         "tokenizer.json": source.tokenizer_json.encode(),
         "generation_config.json": json.dumps({"eos_token_id": 1, "bos_token": "<s>", "top_k": 50}).encode(),
         "kernels/cpu.so": library,
+        **more,
     }
     if source.chat_template is not None:
         files["chat_template.jinja"] = source.chat_template.encode()

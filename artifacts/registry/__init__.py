@@ -3,5 +3,6 @@
 from artifacts.registry.history import Event
 from artifacts.registry.names import RegistryError
 from artifacts.registry.registry import Registry
+from artifacts.registry.watch import NameWatch
 
-__all__ = ["Event", "Registry", "RegistryError"]
+__all__ = ["Event", "NameWatch", "Registry", "RegistryError"]

@@ -33,7 +33,8 @@ class Registry:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._history = History(root / "history.jsonl")
+        self.history_path = root / "history.jsonl"
+        self._history = History(self.history_path)
         self._bundles = root / "bundles"
         self._evidence = root / "evidence"
 
@@ -66,7 +67,7 @@ class Registry:
             if not (root / _MARK).exists():
                 for folder in (registry._bundles, registry._evidence):
                     folder.mkdir(exist_ok=True)
-                registry._history.path.touch()
+                registry.history_path.touch()
                 data = json.dumps({"format_version": FORMAT_VERSION}) + "\n"
                 _put(root / _MARK, data.encode())
         return registry
@@ -83,11 +84,16 @@ class Registry:
 
     def digest_of(self, name: str) -> str:
         """What `name` means now."""
-        names = self.names()
-        if check_name(name) not in names:
-            known = ", ".join(sorted(names)) or "none yet"
+        return self.last_move(name).digest
+
+    def last_move(self, name: str) -> Event:
+        """The event since which `name` means what it means."""
+        events = self.events()
+        moves = [event for event in events if event.name == check_name(name) and event.moves]
+        if not moves:
+            known = ", ".join(sorted(values(events))) or "none yet"
             raise RegistryError(f"{self.root} has no name {name!r}; it has {known}")
-        return names[name]
+        return moves[-1]
 
     def digests(self) -> list[str]:
         """Of all bundles that are here, sorted."""
@@ -155,17 +161,20 @@ class Registry:
             now = values(events).get(check_name(name))
             if not home.is_dir():
                 raise RegistryError(f"{home} was pruned in the meantime; add the bundle again")
-            if expected is not None and now != expected:
-                raise RegistryError(
-                    f"{name} must still mean {expected}, against which the decision was made, and means {now}; decide again"
-                )
+            if expected is not None:
+                _check_expected(name, now, expected)
             return None if now == home.name else self._record(events, "promote", name, home.name, now, why, evidence)
 
-    def rollback(self, name: str, to: str | None = None, *, why: str) -> Event:
-        """Let `name` mean what it meant before; `to` is one of its earlier digests, left out the latest."""
+    def rollback(self, name: str, to: str | None = None, *, why: str, expected: str | None = None) -> Event:
+        """Let `name` mean what it meant before; `to` is one of its earlier digests, left out the latest.
+
+        With `expected`, the digest that is at fault, the name moves only if it still means that one.
+        """
         with self._locked():
             events = self.events()
             here = past(events, check_name(name))
+            if here and expected is not None:
+                _check_expected(name, here[-1], expected)
             wanted = [digest for digest in here[:-1] if digest.startswith(to or "")]
             if not wanted:
                 earlier = ", ".join(digest[:12] for digest in here[:-1]) or "none"
@@ -246,6 +255,13 @@ class Registry:
         (self.root / ".lock").touch()
         with _flocked(self.root / ".lock", fcntl.LOCK_EX):
             yield
+
+
+def _check_expected(name: str, now: str | None, expected: str) -> None:
+    if now != expected:
+        raise RegistryError(
+            f"{name} must still mean {expected}, against which the decision was made, and means {now}; decide again"
+        )
 
 
 def _check_unused(root: Path) -> None:

@@ -29,6 +29,7 @@ from optimizer.search.accuracy import Judge
 from optimizer.targets.target import Evaluated
 from runtime.loading import load_runner
 from runtime.scoring import score
+from runtime.self_test import check as check_self_test
 
 _NUMBERS: dict[Evaluated, str] = {
     "served": "scores on the proof's texts to 9 digits",
@@ -40,10 +41,10 @@ def admit(folder: Path, forged: Forged, ledger: Ledger, reporter: Reporter) -> N
     """NotAsProvenError unless the bundle at `folder` is what `forged` proved, and may be published.
 
     It must verify and open as for `serve`; description, tokenizer, template, ends of sequence, kernels and weights must be
-    those of the proof, bit for bit; and loaded as for `serve`, it must score what each text of the proof begins with as its
-    plan did, to 9 digits. With the same weights, prompts, ends and numbers it scores the rest, and answers the sets of items,
-    as the plan did: that is not done again. The scores are a record under the bundle's digest, so the same bytes are scored
-    once.
+    those of the proof, bit for bit; and loaded as for `serve`, it must pass its self-test, and score what each text of the
+    proof begins with as its plan did, to 9 digits. With the same weights, prompts, ends and numbers it scores the rest, and
+    answers the sets of items, as the plan did: that is not done again. The scores are a record under the bundle's digest, so
+    the same bytes are scored once.
     """
     archs = forged.frozen.target.archs
     try:
@@ -62,6 +63,7 @@ def admit(folder: Path, forged: Forged, ledger: Ledger, reporter: Reporter) -> N
 
 
 def _scored_as_proven(bundle: Bundle, forged: Forged, reporter: Reporter) -> dict[str, dict[str, object]]:
+    check_self_test(bundle, load_runner(bundle))
     with reporter.task("proving the bundle as it will be served", forged.proof.num_sequences) as advance:
         found = score_bundle(bundle, forged.proof, advance)
     check_scores(found, {name: text.first for name, text in forged.proven.texts.items()})

@@ -8,8 +8,11 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+from tokenizers import Tokenizer
+
 from artifacts.canonical import canonical_json
 from artifacts.manifest import Answers, Deployment, Manifest, Precision, Provenance, Quantization
+from artifacts.self_test import SELF_TEST_NAME, SelfTest
 from artifacts.writer import write_bundle
 from optimizer.bundle.forged import Forged
 from optimizer.bundle.making import TRIALS, making_files
@@ -20,8 +23,13 @@ from optimizer.search.warm_start import KV_CACHE, kv_dtype_of
 from optimizer.spec import ModelSpec
 from optimizer.weights.prepared_weights import record_sha256
 from runtime.loading import chat_template_of
+from runtime.prompts import Prompts
+from runtime.self_test import record
 
 _LIBRARIES = ("numpy", "optuna", "torch")
+_SELF_TEST_TEXTS = ("The capital of France is", "Of all the numbers between one and ten, the")
+#: of a prompt at most, and of its answer
+_SELF_TEST_TOKENS = 16
 
 
 def emit(forged: Forged, destination: Path, admit: Callable[[Path], object]) -> Manifest:
@@ -39,6 +47,8 @@ def emit(forged: Forged, destination: Path, admit: Callable[[Path], object]) -> 
     }
     if source.chat_template is not None:
         files["chat_template.jinja"] = source.chat_template.encode()
+    if forged.job.target.evaluated == "served":
+        files[SELF_TEST_NAME] = recorded_self_test(forged).to_bytes()
     for name, comparison in forged.proven.comparisons.items():
         files[f"evaluation/{name}.jsonl"] = comparison.items_jsonl().encode()
     if records := source.transforms():
@@ -46,6 +56,18 @@ def emit(forged: Forged, destination: Path, admit: Callable[[Path], object]) -> 
     files |= forged.frozen.files
     tensors = forged.workbench.store.plan_tensors(forged.plan)
     return write_bundle(destination, deployment(forged), tensors, files, admit=admit)
+
+
+def recorded_self_test(forged: Forged) -> SelfTest:
+    """What the proved plan answers to a few prompts, which `serve` asks again before a bundle takes over from another.
+
+    The prompts are not of the user's texts: a bundle is copied to where those need not be.
+    """
+    prompts = Prompts(Tokenizer.from_str(forged.source.tokenizer_json), None)
+    num_tokens = min(_SELF_TEST_TOKENS, forged.serving.max_model_len // 2)
+    encoded = [prompts.encode(text)[:num_tokens] or [0] for text in _SELF_TEST_TEXTS]
+    runner = forged.workbench.runner(forged.plan, num_tokens, 2 * num_tokens)
+    return record(runner, encoded, num_tokens, bits=all(kernels.library for kernels in forged.frozen.kernels))
 
 
 def deployment(forged: Forged) -> Deployment:

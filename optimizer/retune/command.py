@@ -19,7 +19,7 @@ from kernels.reference import limit_threads
 from kernels.refusal import Refusal
 from optimizer.difference import Difference, Facts, difference_of
 from optimizer.measure.served_blocks import measure_block
-from optimizer.nights.gathering import nights_of_name
+from optimizer.nights.gathering import RESULT, nights_of_name
 from optimizer.nights.night import Night
 from optimizer.records.ledger import Ledger
 from optimizer.records.progress import Reporter
@@ -33,7 +33,7 @@ from optimizer.run.workspace import held, workspace_of
 from optimizer.spec import ModelSpec, load_spec
 from optimizer.stages.job import Job, storage_of
 
-RESULT, SUMMARY, CANDIDATE = "result.json", "summary.md", "candidate"
+SUMMARY, CANDIDATE = "summary.md", "candidate"
 _GITHUB = "GITHUB_STEP_SUMMARY"
 
 

@@ -23,8 +23,10 @@ from runtime.server.admission import Overloaded
 from runtime.server.api_key import ApiKeys
 from runtime.server.bodies import BodyReader, BodyRoute
 from runtime.server.errors import on_engine_failure, on_failure, on_http_error, on_overload, on_request_error
+from runtime.server.metrics import ServerMetrics
 from runtime.server.request_guard import RequestGuard
 from runtime.server.request_log import RequestLog
+from runtime.server.response_store import ResponseStore
 from runtime.server.service import Service
 from runtime.server.streaming import ClientDisconnected
 from runtime.server.text_bounds import largest_body
@@ -63,13 +65,17 @@ def create_app(
     step_cost: StepCost | None = None,
     peaks: Peaks | None = None,
     request_log: RequestLog | None = None,
+    digest: str | None = None,
+    metrics: ServerMetrics | None = None,
+    responses: ResponseStore | None = None,
 ) -> FastAPI:
     """An ASGI application that serves `engine`, on a thread of its own between lifespan start and end.
 
     `generation_config` is the content of generation_config.json, `report` that of report.html. At most `max_queue` sequences
     wait beyond those that run, and none longer than `max_wait_s`. `max_body_bytes` None is what a prompt that fills the
-    model's context can need. `app.state.service` is the `Service`: set its `draining` to refuse new work. Raises UserError
-    on a malformed generation_config, and as `ApiKeys` does.
+    model's context can need. `app.state.service` is the `Service`: set its `draining` to refuse new work. `digest` is the
+    bundle's; `metrics` and `responses` are those of the bundle before. Raises UserError on a malformed generation_config, and
+    as `ApiKeys` does.
     """
     service = Service.over(
         engine,
@@ -83,11 +89,14 @@ def create_app(
         step_cost=step_cost,
         peaks=peaks,
         request_log=request_log,
+        digest=digest,
+        metrics=metrics,
+        responses=responses,
     )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.engine.start()
+        service.start()
         # Requests without a form need not wait for it, and whoever asks for one first should not have to. No daemon: Python
         # waits for it at its end, and would else take itself apart under a library that is reading from it.
         threading.Thread(target=service.grammars.get_ready, name="grammars").start()
@@ -103,6 +112,7 @@ def create_app(
         max_body_bytes=max_body_bytes or largest_body(service.text_bound, engine.max_model_len),
         body_timeout_s=body_timeout_s,
         metrics=service.metrics,
+        fingerprint=service.fingerprint,
     )
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(EngineFailure, on_engine_failure)
@@ -127,6 +137,7 @@ def _add_status_routes(app: FastAPI, service: Service) -> None:
         "owned_by": "coldforge",
         "root": service.model_name,  # `vllm bench serve` reads it when it is told no model
         "max_model_len": service.engine.max_model_len,
+        **({} if service.digest is None else {"digest": service.digest}),
     }
 
     @app.get("/v1/models")

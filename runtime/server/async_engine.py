@@ -19,6 +19,7 @@ from runtime.server.admission import Admission, Overloaded
 from runtime.server.api_key import has_share
 from runtime.server.metrics import ServerMetrics
 from runtime.server.token_stream import EngineFailure, TokenStream
+from runtime.step_cost import StepCost
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,9 @@ class AsyncEngine:
     `broken` and refuses new requests. `max_num_sequences` is what one request may ever ask for.
     """
 
-    def __init__(self, engine: EngineCore, admission: Admission, metrics: ServerMetrics) -> None:
+    def __init__(
+        self, engine: EngineCore, admission: Admission, metrics: ServerMetrics, step_cost: StepCost | None = None
+    ) -> None:
         self.max_model_len = engine.max_model_len
         self.max_num_sequences = min(engine.max_num_waiting, admission.num_seats + admission.max_queue)
         self.stats: EngineStats = engine.stats()
@@ -58,6 +61,8 @@ class AsyncEngine:
         self._engine = engine
         self._admission = admission
         self._metrics = metrics
+        self._step_cost = step_cost
+        metrics.work.knows_costs |= step_cost is not None
         self._inbox: queue.SimpleQueue[_Add | _Abort | _Expire | None] = queue.SimpleQueue()
         self._streams: dict[str, TokenStream] = {}  # event loop only
         self._arrival_s_in_engine: dict[str, float] = {}  # by request id; engine thread only
@@ -69,11 +74,19 @@ class AsyncEngine:
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
+    def take_over(self) -> None:
+        """New requests come here from now on."""
+        self._metrics.engines.put_last(self._last_stats)
+
     async def close(self) -> None:
         """Stop after the current step; requests still open fail."""
         self._inbox.put(None)
         await asyncio.to_thread(self._thread.join)
+        self._metrics.engines.remove(self._last_stats)
         self._fail(tuple(self._streams), EngineFailure("the server has shut down"))
+
+    def _last_stats(self) -> EngineStats:
+        return self.stats
 
     @property
     def num_open(self) -> int:
@@ -154,7 +167,8 @@ class AsyncEngine:
                 self._recover(error)
                 continue
             end_s = time.monotonic()
-            self._metrics.work.observe(end_s, end_s - begin_s, self._engine.last_work)
+            cost = () if self._step_cost is None else (self._step_cost.cost(self._engine.last_work),)
+            self._metrics.work.observe(end_s, end_s - begin_s, *cost)
             for request_id in self._engine.last_started:
                 self._metrics.queue_wait.observe(begin_s - self._arrival_s_in_engine[request_id])
             for output in outputs:

@@ -90,6 +90,7 @@ class _Answer:
             object="chat.completion",
             created=self._generation.created,
             model=self._generation.model,
+            system_fingerprint=self._generation.fingerprint,
             choices=choices,
             usage=self._generation.usage(),
         )
@@ -119,6 +120,7 @@ class _Answer:
             object="chat.completion.chunk",
             created=generation.created,
             model=generation.model,
+            system_fingerprint=generation.fingerprint,
             choices=choices,
             **usage,
         )

@@ -72,6 +72,7 @@ class _Answer:
             object="text_completion",
             created=generation.created,
             model=generation.model,
+            system_fingerprint=generation.fingerprint,
             choices=choices,
             **usage,
         )

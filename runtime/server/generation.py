@@ -31,15 +31,17 @@ class Generation:
         self,
         id: str,
         model: str,
+        fingerprint: str | None,
         choices: Sequence[Choice],
         stream: TokenStream,
         prompt_lengths: Sequence[int],
         log: Callable[[Sequence[Choice]], None],
     ) -> None:
-        """`log` is called with the choices once, when the generation is closed."""
+        """`fingerprint` is that of the bundle. `log` is called with the choices once, when the generation is closed."""
         self.id = id
         self.created = int(time.time())
         self.model = model
+        self.fingerprint = fingerprint
         self.choices = choices
         self._stream = stream
         self._prompt_lengths = prompt_lengths
@@ -208,4 +210,4 @@ async def start(
         stream = await service.engine.submit(requests)
     except EngineFailure as error:
         raise ApiError(503, str(error)) from error
-    return Generation(id, service.model_name, choices, stream, prompt_lengths, log)
+    return Generation(id, service.model_name, service.fingerprint, choices, stream, prompt_lengths, log)

@@ -52,7 +52,7 @@ class InProcess:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="generation", daemon=True)
         self._thread.start()
-        self._loop.call_soon_threadsafe(self._service.engine.start)
+        self._loop.call_soon_threadsafe(self._service.start)
 
     def body(self, method: str, field: str, value: object, options: Mapping[str, Any]) -> Body:
         """The request's body; `field`, "prompt" or "messages", has `value`. RequestError names what is wrong."""

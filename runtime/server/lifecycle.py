@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import logging
 import signal
 import socket
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 from types import FrameType
 
 import uvicorn
@@ -19,8 +17,11 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from artifacts.errors import UserError
+from runtime.heap import keep_loaded
 from runtime.server.connections import TimedProtocol
 from runtime.server.errors import error_body
+from runtime.server.follower import Follower
+from runtime.server.served_apps import ServedApps
 from runtime.server.service import Service
 from runtime.serving_limits import DRAIN_TIMEOUT_S, HTTP_KEEP_ALIVE_S
 
@@ -35,24 +36,29 @@ class CannotListen(UserError):
 class LoadingApp:
     """Answers 503 until `build` has returned on a thread of its own, and is that application from then on.
 
-    If `build` fails, `failure` is set and `on_error` is called.
+    With a `follower`, it is another bundle's after each move. If `build` fails, `failure` is set and `on_error` is called.
     """
 
-    def __init__(self, build: Callable[[], FastAPI], on_error: Callable[[], None]) -> None:
-        self.app: FastAPI | None = None
+    def __init__(self, build: Callable[[], FastAPI], on_error: Callable[[], None], follower: Follower | None = None) -> None:
+        self.apps = ServedApps(logger.info if follower is None else follower.say)
         self.failure: BaseException | None = None
         self._build = build
         self._on_error = on_error
-        self._lifespan = AsyncExitStack()
+        self._follower = follower
+
+    @property
+    def app(self) -> FastAPI | None:
+        """The application that new requests go to; None while the first one loads."""
+        return None if self.apps.current is None else self.apps.current.app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._run_lifespan(receive, send)
-        elif self.app is None:
+        elif self.apps.current is None:
             response = JSONResponse(error_body(503, "the model is loading", path=scope["path"]), 503, {"Retry-After": "1"})
             await response(scope, receive, send)
         else:
-            await self.app(scope, receive, send)
+            await self.apps.current(scope, receive, send)
 
     async def _run_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -61,17 +67,18 @@ class LoadingApp:
         await receive()
         loading.cancel()
         await asyncio.gather(loading, return_exceptions=True)
-        await self._lifespan.aclose()
+        await self.apps.close()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _load(self) -> None:
         try:
-            app = await asyncio.to_thread(self._build)
-            await self._lifespan.enter_async_context(app.router.lifespan_context(app))
-            self.app = app
+            await self.apps.serve(await asyncio.to_thread(self._build))
         except Exception as error:  # raised again by `serve`, where there is somebody to catch it
             self.failure = error
             self._on_error()
+            return
+        if self._follower is not None:
+            await self._follower.follow(self.apps)
 
 
 class Server(uvicorn.Server):
@@ -89,9 +96,10 @@ class Server(uvicorn.Server):
         *,
         http_keep_alive_s: int = HTTP_KEEP_ALIVE_S,
         logs_as_json: bool = False,
+        follower: Follower | None = None,
     ) -> None:
-        """`logs_as_json`: the process's own log takes uvicorn's lines too."""
-        self.loading = LoadingApp(build, self._exit)
+        """`logs_as_json`: the process's own log takes uvicorn's lines too. `follower` goes on from what `build` has made."""
+        self.loading = LoadingApp(build, self._exit, follower)
         super().__init__(
             uvicorn.Config(
                 self.loading,
@@ -114,33 +122,31 @@ class Server(uvicorn.Server):
 
     @property
     def service(self) -> Service | None:
-        """None while the model loads."""
-        if self.loading.app is None:
-            return None
-        service: Service = self.loading.app.state.service
-        return service
+        """Of the bundle that new requests go to; None while the model loads."""
+        current = self.loading.apps.current
+        return None if current is None else current.service
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        service = self.service
-        if service is None:
+        apps = self.loading.apps
+        if apps.current is None:
             _end_at_once(sig, "stopped while the model was loading")
-        elif service.draining:
-            _end_at_once(sig, f"stopped by a second signal: {service.engine.num_open} open sequences are cut off")
+        elif apps.is_draining:
+            _end_at_once(sig, f"stopped by a second signal: {apps.num_open} open sequences are cut off")
         else:
-            logger.info("draining %d open sequences", service.engine.num_open)
-            service.draining = True
+            logger.info("draining %d open sequences", apps.num_open)
+            apps.drain()
             self._drain_deadline_s = time.monotonic() + self._drain_timeout_s
 
     async def on_tick(self, counter: int) -> bool:
         """uvicorn's own tick, ten times a second; true ends its main loop."""
-        service = self.service
-        if service is not None and service.draining:
+        apps = self.loading.apps
+        if apps.is_draining:
             if time.monotonic() > self._drain_deadline_s and not self._is_cut:
                 self._is_cut = True
-                num_open, after_s = service.engine.num_open, self._drain_timeout_s
+                num_open, after_s = apps.num_open, self._drain_timeout_s
                 logger.warning("%d open sequences are cut off: they have not ended within %g s", num_open, after_s)
-                await service.engine.close()
-            self.should_exit = self.should_exit or service.engine.num_open == 0
+                await apps.cut()
+            self.should_exit = self.should_exit or apps.num_open == 0
         return await super().on_tick(counter)
 
     def _exit(self) -> None:
@@ -155,6 +161,7 @@ def serve(
     *,
     http_keep_alive_s: int = HTTP_KEEP_ALIVE_S,
     logs_as_json: bool = False,
+    follower: Follower | None = None,
 ) -> None:
     """Listen at once, load with `build`, serve until told to stop. Options as `Server` has them.
 
@@ -163,12 +170,19 @@ def serve(
 
     def build_to_stay() -> FastAPI:
         app = build()
-        # To look through what is loaded again and again would stop every stream for a tenth of a second each time.
-        gc.freeze()
+        keep_loaded()
         return app
 
     listener = listen(host, port)
-    server = Server(build_to_stay, host, port, drain_timeout_s, http_keep_alive_s=http_keep_alive_s, logs_as_json=logs_as_json)
+    server = Server(
+        build_to_stay,
+        host,
+        port,
+        drain_timeout_s,
+        http_keep_alive_s=http_keep_alive_s,
+        logs_as_json=logs_as_json,
+        follower=follower,
+    )
     server.run([listener])
     if server.loading.failure is not None:
         raise server.loading.failure

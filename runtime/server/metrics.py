@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from runtime.engine_core import EngineStats
+from runtime.bench.bound import Peaks
+from runtime.server.engine_counts import EngineCounts
 from runtime.server.vllm_names import VllmNames
 from runtime.server.work_meter import WorkMeter
 
@@ -21,13 +22,23 @@ _E2E_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
 class ServerMetrics:
-    """Counters and histograms that the routes feed, and the engine's own counts beside them."""
+    """Counters and histograms that the routes feed, and the engines' own counts beside them. Bundles come and go under it."""
 
-    def __init__(self, engine_stats: Callable[[], EngineStats], model_name: str, work: WorkMeter) -> None:
-        self.work = work
+    def __init__(self, model_name: str, peaks: Peaks | None = None) -> None:
+        self.work = WorkMeter(peaks)
+        self.engines = EngineCounts()
         self.registry = CollectorRegistry()
-        self.registry.register(work)
-        self.registry.register(_EngineCollector(engine_stats))
+        self.registry.register(self.work)
+        self.registry.register(_EngineCollector(self.engines))
+        self.bundle = Gauge(
+            "coldforge_bundle_info", "1 for the bundle that answers new requests.", ("digest",), registry=self.registry
+        )
+        self.moves = Counter(
+            "coldforge_bundle_moves",
+            "Moves of the name that is followed, by what came of them.",
+            ("outcome",),
+            registry=self.registry,
+        )
         self.responses = Counter(
             "coldforge_http_responses", "HTTP responses, by route and status.", ("route", "status"), registry=self.registry
         )
@@ -63,7 +74,7 @@ class ServerMetrics:
         )
 
         own = (self.finished, self.ttft, self.itl, self.e2e, self.queue_wait)
-        self.registry.register(VllmNames(model_name, engine_stats, own))
+        self.registry.register(VllmNames(model_name, self.engines.total, own))
 
     def exposition(self) -> bytes:
         """Prometheus text format."""
@@ -94,12 +105,19 @@ class SequenceClock:
 
 
 class _EngineCollector(Collector):
-    def __init__(self, engine_stats: Callable[[], EngineStats]) -> None:
-        self._engine_stats = engine_stats
+    def __init__(self, engines: EngineCounts) -> None:
+        self._engines = engines
 
     def collect(self) -> Iterator[Metric]:
-        stats = self._engine_stats()
+        stats = self._engines.total()
+        if stats is None:
+            return
         for name, help_text, value in (
+            (
+                "bundles_loaded",
+                "Bundles in memory: the one that answers new requests, and those that end theirs.",
+                len(self._engines),
+            ),
             ("num_requests_running", "Sequences in the running batch.", stats.num_running),
             ("num_requests_waiting", "Sequences in the queue.", stats.num_waiting),
             ("kv_blocks", "KV cache blocks there are.", stats.num_blocks),

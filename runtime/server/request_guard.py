@@ -30,17 +30,26 @@ _LINGER_IDLE_S = 1.0
 class RequestGuard:
     """401 without a key, 413 for a body over the limit, 408 for one that is not whole in time. `api_keys` None lets all in.
 
-    From here on `CALLER` says who asks. Every answer has the request's x-request-id: the client's own, or a new one.
+    From here on `CALLER` says who asks. Every answer has the request's x-request-id: the client's own, or a new one. It has the
+    bundle's `fingerprint` as x-system-fingerprint, for the APIs whose bodies have no place for one.
     """
 
     def __init__(
-        self, app: ASGIApp, *, api_keys: ApiKeys | None, max_body_bytes: int, body_timeout_s: float, metrics: ServerMetrics
+        self,
+        app: ASGIApp,
+        *,
+        api_keys: ApiKeys | None,
+        max_body_bytes: int,
+        body_timeout_s: float,
+        metrics: ServerMetrics,
+        fingerprint: str | None = None,
     ) -> None:
         self._app = app
         self._api_keys = api_keys
         self._max_body_bytes = max_body_bytes
         self._body_timeout_s = body_timeout_s
         self._metrics = metrics
+        self._fingerprint = [] if fingerprint is None else [(b"x-system-fingerprint", fingerprint.encode())]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -63,7 +72,8 @@ class RequestGuard:
                 self._metrics.responses.labels(route, message["status"]).inc()
                 closing = Headers(raw=message["headers"]).get("connection") == "close"
                 status = message["status"]
-                message = {**message, "headers": [*message["headers"], (b"x-request-id", caller.request_id.encode())]}
+                own = [(b"x-request-id", caller.request_id.encode()), *self._fingerprint]
+                message = {**message, "headers": [*message["headers"], *own]}
             elif closing and not message.get("more_body", False):
                 await send({**message, "more_body": True})
                 await body.drop()

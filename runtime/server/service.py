@@ -24,7 +24,6 @@ from runtime.server.response_store import ResponseStore
 from runtime.server.sampling import GenerationDefaults
 from runtime.server.text_bounds import TextBound, text_bound
 from runtime.server.wording import shown
-from runtime.server.work_meter import WorkMeter
 from runtime.server.workers import Workers
 from runtime.serving_limits import KEEP_ALIVE_S
 from runtime.step_cost import StepCost
@@ -36,6 +35,8 @@ class Service:
     """`draining` refuses new generations and lets the open ones finish.
 
     `text_bound` is None where the vocabulary sets none. A stream that has nothing to say for `keep_alive_s` says that it lives.
+    All here is of one bundle, of `digest`, but `metrics`, `responses` and `request_log`, which outlive it where a server goes
+    from one to the next.
     """
 
     model_name: str
@@ -49,6 +50,7 @@ class Service:
     text_bound: TextBound | None
     keep_alive_s: float
     request_log: RequestLog | None = None
+    digest: str | None = None
     created: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False
     responses: ResponseStore = field(default_factory=ResponseStore)
@@ -68,14 +70,18 @@ class Service:
         step_cost: StepCost | None = None,
         peaks: Peaks | None = None,
         request_log: RequestLog | None = None,
+        digest: str | None = None,
+        metrics: ServerMetrics | None = None,
+        responses: ResponseStore | None = None,
     ) -> Service:
-        """`engine` behind asyncio, and what its requests need; `engine.start()` is left to the event loop that uses it.
+        """`engine` behind asyncio, and what its requests need; `start()` is left to the event loop that uses it.
 
         `generation_config` is the content of generation_config.json:
-        UserError where it is malformed.
+        UserError where it is malformed. `digest` is the bundle's, None if there is none. `metrics` and `responses` go on where
+        a server had another bundle before; they are new where they are left out.
         """
-        metrics = ServerMetrics(lambda: async_engine.stats, model_name, WorkMeter(step_cost, peaks))
-        async_engine = AsyncEngine(engine, Admission(engine.max_num_seqs, max_queue, max_wait_s), metrics)
+        metrics = metrics or ServerMetrics(model_name, peaks)
+        async_engine = AsyncEngine(engine, Admission(engine.max_num_seqs, max_queue, max_wait_s), metrics, step_cost)
         bound = text_bound(tokenizer)
         return_freed_memory()  # of the vocabulary, which was looked through
         vocabulary = Vocabulary(tokenizer)
@@ -91,14 +97,38 @@ class Service:
             text_bound=bound,
             keep_alive_s=keep_alive_s,
             request_log=request_log,
+            digest=digest,
+            responses=ResponseStore() if responses is None else responses,
         )
+
+    @property
+    def fingerprint(self) -> str | None:
+        """`system_fingerprint` of answers: the bundle's digest, as far as `coldforge registry list` shows it."""
+        return None if self.digest is None else f"fp_{self.digest[:12]}"
+
+    def start(self) -> None:
+        """Call once, from the event loop that will use it."""
+        self.engine.start()
+        self.take_over()
+
+    def take_over(self) -> None:
+        """New requests come here from now on: /metrics says so."""
+        self.engine.take_over()
+        self.metrics.bundle.clear()
+        if self.digest is not None:
+            self.metrics.bundle.labels(self.digest).set(1)
 
     async def close(self) -> None:
         """End the engine's thread and the workers; requests still open fail."""
         await self.engine.close()
         self.workers.close()
-        if self.request_log is not None:
-            self.request_log.close()
+
+    def empty(self) -> None:
+        """Let go of all that is in memory for it, once it is closed and nobody asks any more.
+
+        A cache of FastAPI's keeps the routes of applications that are gone, and routes keep their service.
+        """
+        vars(self).clear()
 
     def check_model(self, name: str | None) -> None:
         """404 unless the request means this model; one that names none does."""

@@ -28,13 +28,15 @@ _ALIASES = {
 class VllmNames(Collector):
     """The engine's counts, and the collectors `ours`, by vLLM's names."""
 
-    def __init__(self, model_name: str, engine_stats: Callable[[], EngineStats], ours: tuple[Collector, ...]) -> None:
+    def __init__(self, model_name: str, engine_stats: Callable[[], EngineStats | None], ours: tuple[Collector, ...]) -> None:
         self._labels = {"engine": "0", "model_name": model_name}
         self._engine_stats = engine_stats
         self._ours = ours
 
     def collect(self) -> Iterator[Metric]:
         stats, labels = self._engine_stats(), self._labels
+        if stats is None:
+            return
         gauges = (
             ("num_requests_running", "Sequences in the running batch.", stats.num_running),
             ("num_requests_waiting", "Sequences in the queue.", stats.num_waiting),

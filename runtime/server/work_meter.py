@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -10,40 +11,41 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from runtime.bench.bound import Peaks
-from runtime.step_cost import Cost, StepCost
-from runtime.step_work import StepWork
+from runtime.step_cost import Cost
 
 _MEMORY_S = 10.0
 #: Less than that of steps in the memory says nothing about now.
 _LEAST_S = 1e-3
+_NOTHING = Cost(0.0, 0.0, 0.0)
 
 
 class WorkMeter(Collector):
-    """Written by the engine's thread, read when scraped. What is not known is not shown: costs without
-    `cost`, shares without `peaks`.
+    """Written by the engines' threads, read when scraped. What is not known is not shown: shares without `peaks`, costs until
+    `knows_costs` is set.
 
     Rates are of the time in steps; how much of all time that is, the rate of `coldforge_step_seconds_total` says.
     """
 
-    def __init__(self, cost: StepCost | None, peaks: Peaks | None) -> None:
-        self._cost = cost
+    def __init__(self, peaks: Peaks | None) -> None:
+        self.knows_costs = False
         self._peaks = peaks
+        self._lock = threading.Lock()
         self._num_steps = 0
         self._step_s = 0.0
-        self._total = Cost(0.0, 0.0, 0.0)
+        self._total = _NOTHING
         self._seen_s: float | None = None
-        self._recent = (0.0, Cost(0.0, 0.0, 0.0))
+        self._recent = (0.0, _NOTHING)
 
-    def observe(self, now_s: float, step_s: float, work: StepWork) -> None:
-        """A step that took `step_s` ended at `now_s`, by one clock."""
-        cost = Cost(0.0, 0.0, 0.0) if self._cost is None else self._cost.cost(work)
-        kept = 0.0 if self._seen_s is None else math.exp(-(now_s - self._seen_s) / _MEMORY_S)
-        recent_s, recent = self._recent
-        self._seen_s = now_s
-        self._num_steps += 1
-        self._step_s += step_s
-        self._total = _sum(self._total, 1.0, cost)
-        self._recent = recent_s * kept + step_s, _sum(recent, kept, cost)
+    def observe(self, now_s: float, step_s: float, cost: Cost = _NOTHING) -> None:
+        """A step of `cost` that took `step_s` ended at `now_s`, by one clock."""
+        with self._lock:
+            kept = 0.0 if self._seen_s is None else math.exp(-max(0.0, now_s - self._seen_s) / _MEMORY_S)
+            recent_s, recent = self._recent
+            self._seen_s = now_s
+            self._num_steps += 1
+            self._step_s += step_s
+            self._total = _sum(self._total, 1.0, cost)
+            self._recent = recent_s * kept + step_s, _sum(recent, kept, cost)
 
     def collect(self) -> Iterator[Metric]:
         for name, help_text, value in (
@@ -51,7 +53,7 @@ class WorkMeter(Collector):
             ("step_seconds", "Time in steps.", self._step_s),
         ):
             yield CounterMetricFamily(f"coldforge_{name}", help_text, value=value)
-        if self._cost is None:
+        if not self.knows_costs:
             return
         total = self._total
         yield CounterMetricFamily(

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from artifacts.errors import HashMismatchError, UserError
-from artifacts.registry import Event, Registry, RegistryError
+from artifacts.registry import Event, NameWatch, Registry, RegistryError
 from artifacts.registry.history import past
 
 NAME = "tiny@production"
@@ -258,3 +258,37 @@ def test_a_killed_promotion_leaves_the_old_or_the_new(tmp_path: Path, bundles: l
         assert registry.digests() == [new]
         old = new
     assert killed >= 20
+
+
+def test_only_one_of_two_rolls_back(registry: Registry, bundles: list[Path]) -> None:
+    first, second = moved(registry, *bundles[:2])
+    registry.rollback(NAME, why="its self-test fails", expected=second)
+    with pytest.raises(
+        RegistryError, match=f"must still mean {second}, against which the decision was made, and means {first}"
+    ):
+        registry.rollback(NAME, why="its self-test fails", expected=second)
+    assert registry.digest_of(NAME) == first
+
+
+def test_a_watch_reads_what_has_changed(registry: Registry, bundles: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = moved(registry, *bundles[:2])
+    watch = NameWatch(registry.root, NAME)
+    read, reads = Registry.events, []
+    monkeypatch.setattr(Registry, "events", lambda self: reads.append(1) or read(self))
+    assert [watch.look().digest for _ in range(3)] == [second] * 3 and len(reads) == 1
+    last = registry.rollback(NAME, why="slow")
+    registry.note(NAME, why="a night without a move", evidence=b"{}")
+    assert watch.look() == last and last.digest == first
+
+
+def test_a_watch_says_what_is_missing(registry: Registry, bundles: list[Path], tmp_path: Path) -> None:
+    moved(registry, bundles[0])
+    with pytest.raises(RegistryError, match="has no name 'tiny@staging'; it has tiny@production"):
+        NameWatch(registry.root, "tiny@staging").look()
+    with pytest.raises(RegistryError, match="must be a registry"):
+        NameWatch(tmp_path / "nowhere", NAME).look()
+    watch = NameWatch(registry.root, NAME)
+    watch.look()
+    registry.root.rename(tmp_path / "away")
+    with pytest.raises(RegistryError, match=r"history\.jsonl cannot be read \(No such file or directory\); bring the registry"):
+        watch.look()

@@ -49,7 +49,7 @@ def test_it_holds_what_the_format_says(manifest: Manifest) -> None:
     assert set(manifest.files) == {
         "chat_template.jinja", "evaluation.json", "generation_config.json", "kernels/cpu.so", "report.html",
         "search/fingerprint.json", "search/kernels.json", "search/records.json", "search/sensitivities.json",
-        "search/trials.jsonl", "tokenizer.json", "weights/model.safetensors",
+        "search/trials.jsonl", "self_test.json", "tokenizer.json", "weights/model.safetensors",
     }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from tests.runtime.conftest import Tiny, tiny  # noqa: F401 - a fixture
 
 #: an option and two values of it. A new one needs a line here.
 SERVE = {
+    "--registry": ("one", "other"),
     "--host": ("127.0.0.1", "0.0.0.0"),
     "--port": ("8001", "8002"),
     "--api-key": ("one", "other"),
@@ -49,16 +50,17 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., li
 
     def load(*arguments: Any, **named: Any) -> Any:
         heard.append(("load", arguments, named))
-        manifest = SimpleNamespace(name="tiny")
+        manifest = SimpleNamespace(name="tiny", digest="0" * 64)
         parts = dict.fromkeys(("engine", "tokenizer", "chat_template", "generation_config", "report", "step_cost"))
         return SimpleNamespace(manifest=manifest, **parts)
 
     def create_app(*arguments: Any, **named: Any) -> None:
         heard.append(("app", arguments, named))
 
-    def serve(build: Callable[[], object], *arguments: Any, **named: Any) -> None:
-        build()
-        heard.append(("serve", arguments, named))
+    def serve(build: Callable[[], object], *arguments: Any, follower: Any, **named: Any) -> None:
+        if follower is None:
+            build()
+        heard.append(("serve", arguments, named, follower and follower.name_and_registry))
 
     monkeypatch.chdir(tmp_path)
     for name in ("one.keys", "other.keys"):
@@ -73,7 +75,8 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., li
 
     def run(*options: str) -> list[Any]:
         heard.clear()
-        result = CliRunner().invoke(coldforge, ["serve", str(tmp_path), *options])
+        served = "tiny@production" if "--registry" in options else str(tmp_path)
+        result = CliRunner().invoke(coldforge, ["serve", served, *options])
         assert result.exit_code == 0, result.output
         return list(heard)
 

@@ -130,11 +130,17 @@ def test_what_is_not_known_is_not_shown(run_server: Any) -> None:
             assert "coldforge_bound" not in found
 
 
+def meter_of_costs() -> WorkMeter:
+    meter = WorkMeter(PEAKS)
+    meter.knows_costs = True
+    return meter
+
+
 def metered(work: StepWork, step_s: float, num_steps: int = 100) -> dict[str, float]:
     """A meter's gauges after so many equal steps."""
-    meter = WorkMeter(COST, PEAKS)
+    meter = meter_of_costs()
     for i in range(num_steps):
-        meter.observe(i * step_s, step_s, work)
+        meter.observe(i * step_s, step_s, COST.cost(work))
     return {"".join((s.name, *s.labels.values())): s.value for metric in meter.collect() for s in metric.samples}
 
 
@@ -153,11 +159,11 @@ def test_shares_of_the_peaks_and_what_bounds() -> None:
 
 
 def test_what_is_long_past_counts_little() -> None:
-    meter = WorkMeter(COST, PEAKS)
+    meter = meter_of_costs()
     for i in range(100):
-        meter.observe(i * 0.1, 0.1, StepWork(256, 256, 30_000, 1))
+        meter.observe(i * 0.1, 0.1, COST.cost(StepWork(256, 256, 30_000, 1)))
     for i in range(100):
-        meter.observe(100 + i * 0.1, 0.001, StepWork(1, 100, 100, 1))
+        meter.observe(100 + i * 0.1, 0.001, COST.cost(StepWork(1, 100, 100, 1)))
     (bound,) = (metric for metric in meter.collect() if metric.name == "coldforge_bound")
     assert {sample.labels["by"]: sample.value for sample in bound.samples} == {"memory": 1, "compute": 0}
 
