@@ -12,6 +12,7 @@ from optimizer.cli import coldforge
 WALKED_IN = {
     "optimize": "tests/optimizer/test_every_option_counts.py",
     "retune": "tests/optimizer/retune/test_every_retune_option_counts.py",
+    "worker": "tests/optimizer/workers/test_worker.py",
     "kernels inspect": "tests/optimizer/test_every_option_counts.py",
     "inspect": "tests/optimizer/test_every_option_counts.py",
     "verify": "tests/optimizer/test_every_option_counts.py",

@@ -13,6 +13,7 @@ from optimizer.cli.history import history
 from optimizer.cli.kernels import kernels
 from optimizer.cli.registry import registry
 from optimizer.cli.retune import retune
+from optimizer.cli.worker import worker
 from runtime.bench.command import bench
 from runtime.cli import serve
 from runtime.user_errors import shown_to_user
@@ -46,6 +47,12 @@ EXIT_NOTHING_PASSES = 3
 @click.option(
     "--storage", metavar="URL", help="Optuna storage of the study; default: search.storage, else SQLite beside the bundle."
 )
+@click.option(
+    "--workers",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Score trials in N processes here, and let coldforge worker join elsewhere; default: search.workers, else neither.",
+)
 @shown_to_user()
 def optimize(
     spec_path: Path,
@@ -54,6 +61,7 @@ def optimize(
     trials: int | None,
     timeout: str | None,
     storage: str | None,
+    workers: int | None,
 ) -> None:
     """Search, validate and tune, and write the winner as a frozen bundle.
 
@@ -65,7 +73,7 @@ def optimize(
         from optimizer.search.proof import NothingPasses
 
         try:
-            run_optimize(spec_path, Overrides(target, output, trials, timeout, storage))
+            run_optimize(spec_path, Overrides(target, output, trials, timeout, storage, workers))
         except NothingPasses as error:
             click.echo(f"nothing passes the gate, so no bundle was written: {error}", err=True)
             sys.exit(EXIT_NOTHING_PASSES)
@@ -142,5 +150,5 @@ def coldforge() -> None:
     """Forge a model into a frozen deployment bundle, then serve it."""
 
 
-for command in (optimize, retune, serve, bench, evaluate, inspect, verify, diff, export, kernels, registry, history):
+for command in (optimize, worker, retune, serve, bench, evaluate, inspect, verify, diff, export, kernels, registry, history):
     coldforge.add_command(command)

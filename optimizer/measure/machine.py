@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from kernels.cpu.build import NoCompiler, compiler_flags, find_compiler, sources_digest
 from kernels.cpu.cores import cpu_quota
 from kernels.cpu.host import host
-from kernels.cpu.isa import best_isa
+from kernels.cpu.isa import Isa, best_isa
 
 _ABSENT = "none"
 
@@ -46,13 +46,14 @@ class Machine:
         return cls(**{name: fingerprint[name] for name in cls.__dataclass_fields__})
 
 
-def this_machine() -> Machine:
-    """The machine that this process runs on."""
+def this_machine(isa: Isa | None = None) -> Machine:
+    """The machine that this process runs on, with kernels for `isa`, else for the best that it has."""
     try:
         compiler = find_compiler().version
     except NoCompiler:
         compiler = _ABSENT
-    here, isa, quota = host(), best_isa(host()), cpu_quota()
+    here, quota = host(), cpu_quota()
+    isa = isa or best_isa(here)
     return Machine(
         compiler=compiler,
         compiler_flags=" ".join(compiler_flags(isa)),

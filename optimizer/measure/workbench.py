@@ -66,6 +66,10 @@ class Workbench(ABC):
     def runner(self, plan: Plan, max_num_tokens: int, num_kv_tokens: int, max_num_seqs: int = 1) -> ModelRunner:
         """A runner of `plan` over a cache of its own, with just the room that was asked for."""
 
+    def with_threads(self, num_threads: int) -> Self:
+        """The same on so many threads, where it has threads of its own."""
+        return self
+
     def on(self, store: QuantizedStore) -> Self:
         """The same kernels over other weights, of which a transform may have made another architecture."""
         return replace(self, store=store, architecture=store.architecture)
@@ -141,6 +145,9 @@ class CpuWorkbench(Workbench):
     """What measurements here hold for; None where nothing is recorded."""
     #: of `score_at_once`; shared by all that this is replaced with
     states: LayerStates = field(default_factory=LayerStates, repr=False, compare=False)
+
+    def with_threads(self, num_threads: int) -> Self:
+        return replace(self, num_threads=num_threads)
 
     @property
     def numbers(self) -> object:

@@ -9,7 +9,7 @@ from typing import Literal, TypeVar, cast
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from optimizer.records.patient_storage import PATIENCE_S, open_patient
+from optimizer.records.patient_storage import PATIENCE_S, open_patient, silent
 
 T = TypeVar("T")
 Direction = Literal["minimize", "maximize"]
@@ -33,8 +33,12 @@ class Ledger:
         known: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._storage = open_patient(storage_url, say, patience_s)
+        self.storage = open_patient(storage_url, say, patience_s)
+        self.silent_storage = silent(self.storage)
+        """The same for a thread of its own, which tells nobody that it waits."""
         self.name = name
+        self.check_hold: Callable[[], None] = lambda: None
+        """Called before a record is made; raises where this run may make none any more."""
         self._records_study = self.study("records")
         self.records: dict[str, object] = dict(self._records_study.user_attrs)
         """What the storage has."""
@@ -45,18 +49,31 @@ class Ledger:
     def study(self, stage: str, directions: Sequence[Direction] = ("minimize",)) -> optuna.Study:
         """The study of `stage`, made if it is new."""
         return optuna.create_study(
-            storage=self._storage, study_name=f"{self.name}/{stage}", directions=list(directions), load_if_exists=True
+            storage=self.storage, study_name=f"{self.name}/{stage}", directions=list(directions), load_if_exists=True
         )
+
+    def reread(self) -> None:
+        """Take over what another run has recorded meanwhile."""
+        self.records.update(self._records_study.user_attrs)
 
     def once(self, key: str, measure: Callable[[], T]) -> T:
         """The record under `key`; if there is none, `measure()`, recorded. Values must be JSON."""
         if key in self.records or key in self._known:
             value = self.records.get(key, self._known.get(key))
         else:
-            value = self.records[key] = measure()
+            self.check_hold()
+            value = measure()
+            self.check_hold()
+            self.records[key] = value
             self._records_study.set_user_attr(key, value)
         self.used[key] = value
         return cast(T, value)
+
+
+def names_in(storage_url: str, say: Callable[[str], None] = lambda _: None, patience_s: float = PATIENCE_S) -> list[str]:
+    """Whose records the storage has. Raises as `open_patient`."""
+    studies = open_patient(storage_url, say, patience_s).get_all_studies()
+    return sorted({study.study_name.partition("/")[0] for study in studies})
 
 
 def completed(study: optuna.Study) -> list[FrozenTrial]:

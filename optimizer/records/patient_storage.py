@@ -31,6 +31,8 @@ _FIXES = {
     sqlite3.SQLITE_CORRUPT: "the file is damaged, move it away",
     sqlite3.SQLITE_NOTADB: "the file is not an SQLite database",
 }
+#: what PostgreSQL says of a table, a type or a row that is there by now (https://www.postgresql.org/docs/current/errcodes-appendix.html)
+_MADE_AT_ONCE = ("23505", "42P07", "42710")
 _PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
 
 
@@ -46,7 +48,7 @@ def open_patient(url: str, say: Callable[[str], None], patience_s: float = PATIE
     """
     shown = _without_password(url)
     try:
-        storage = _patiently(partial(optuna.storages.get_storage, url), shown, say, patience_s, _is_passing_lock)
+        storage = _patiently(partial(optuna.storages.get_storage, url), shown, say, patience_s, _passes_when_opened)
     except Exception as error:  # each backend raises its own kind
         raise UserError(
             f"storage must be a URL that Optuna can open, such as sqlite:///study.db; got {shown!r}: {_reason(error)}"
@@ -55,11 +57,20 @@ def open_patient(url: str, say: Callable[[str], None], patience_s: float = PATIE
     return cast(optuna.storages.BaseStorage, _Patient(storage, shown, say, patience_s))
 
 
+def silent(storage: optuna.storages.BaseStorage) -> optuna.storages.BaseStorage:
+    """What `open_patient` opened, for a thread that says nothing while it waits."""
+    assert isinstance(storage, _Patient)
+    return cast(optuna.storages.BaseStorage, storage.silent())
+
+
 class _Patient:
     """Every method of a storage, asked patiently. Optuna takes whatever has a storage's methods."""
 
     def __init__(self, storage: optuna.storages.BaseStorage, shown: str, say: Callable[[str], None], patience_s: float) -> None:
         self._storage, self._shown, self._say, self._patience_s = storage, shown, say, patience_s
+
+    def silent(self) -> _Patient:
+        return _Patient(self._storage, self._shown, lambda _: None, self._patience_s)
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._storage, name)
@@ -116,6 +127,11 @@ def _is_passing_lock(error: Exception) -> bool:
     return _sqlite_code(error) in _PASSING
 
 
+def _passes_when_opened(error: Exception) -> bool:
+    """Whether the fault is a lock, or that another process makes the tables of an empty database at this moment."""
+    return _is_passing_lock(error) or getattr(_cause(error), "sqlstate", None) in _MADE_AT_ONCE
+
+
 def _is_of_a_server(error: BaseException) -> bool:
     """Whether a server did not answer; what it answers to a wrong statement is another kind."""
     inner = _unwrapped(error)
@@ -125,7 +141,9 @@ def _is_of_a_server(error: BaseException) -> bool:
 
 
 def _fix(error: BaseException) -> str:
-    if (code := _sqlite_code(error)) is not None:
+    if isinstance(error, ImportError):
+        fix = "install its driver: the extra coldforge[postgresql] has PostgreSQL's"
+    elif (code := _sqlite_code(error)) is not None:
         fix = _FIXES.get(code, "it may be another tool's database")
     else:
         fix = "check that its server runs and lets you in" if _is_of_a_server(error) else "check it"

@@ -32,6 +32,7 @@ from optimizer.run.freed_memory import keep_freed_memory
 from optimizer.run.workspace import held, workspace_of
 from optimizer.spec import ModelSpec, load_spec
 from optimizer.stages.job import Job, storage_of
+from optimizer.stages.sharing import holding
 
 SUMMARY, CANDIDATE = "summary.md", "candidate"
 _GITHUB = "GITHUB_STEP_SUMMARY"
@@ -89,8 +90,10 @@ def _night(
         incumbent = Incumbent.read(folder)
         reference = None if request.reference is None else _reference(located(request.reference, registry))
         ledger = Ledger(storage_of(spec, workspace), f"{spec.name}/nights", reporter.say, known=_known(incumbent))
-        job = Job.open(spec, workspace, reporter, None if incumbent.making is None else incumbent.making.earlier)
-        return RetuneNight(job, incumbent, reference, before, ledger, time, measure).run()
+        with holding(
+            Job.open(spec, workspace, reporter, None if incumbent.making is None else incumbent.making.earlier)
+        ) as job:
+            return RetuneNight(job, incumbent, reference, before, ledger, time, measure).run()
     except (UserError, Refusal) as error:
         reporter.say(f"the night failed: {error}")
         return judged(blank, "failed", str(error))

@@ -21,6 +21,7 @@ from optimizer.run.planning import plan_for_shapes
 from optimizer.run.workspace import held, workspace_of
 from optimizer.spec import ModelSpec, SearchSpec, known_devices, load_spec
 from optimizer.stages.job import Job
+from optimizer.stages.sharing import holding
 from search_spaces.located_yaml import rule_of
 from search_spaces.space import buildable_names, device
 
@@ -34,6 +35,7 @@ class Overrides:
     trials: int | None = None
     timeout: str | None = None
     storage: str | None = None
+    workers: int | None = None
 
 
 def run_optimize(spec_path: Path, overrides: Overrides, reporter: Reporter | None = None) -> Path:
@@ -47,8 +49,8 @@ def run_optimize(spec_path: Path, overrides: Overrides, reporter: Reporter | Non
         raise UserError("source: random plans for a GPU: a CPU is measured with the real model; set target, or give --gpu")
     limit_threads(host().num_cores)
     workspace = workspace_of(spec.output)
-    with held(workspace):
-        _make(Job.open(spec, workspace, reporter))
+    with held(workspace), holding(Job.open(spec, workspace, reporter)) as job:
+        _make(job)
     return spec.output
 
 
@@ -71,7 +73,7 @@ def apply(spec: ModelSpec, overrides: Overrides) -> ModelSpec:
     if overrides.output is not None:
         changes["output"] = overrides.output.absolute()
     search = _search_options(overrides)
-    if spec.is_planning and (idle := {"trials", "timeout_s"} & search.keys()):
+    if spec.is_planning and (idle := {"trials", "timeout_s", "workers"} & search.keys()):
         option = "--" + min(idle).removesuffix("_s")
         raise UserError(f"source: random plans only for shapes: nothing is searched by layer; leave out {option}")
     return spec.model_copy(update={**changes, "search": spec.search.model_copy(update=search)})
@@ -80,6 +82,7 @@ def apply(spec: ModelSpec, overrides: Overrides) -> ModelSpec:
 def _search_options(overrides: Overrides) -> dict[str, object]:
     """The fields of `search` that the command line gives, by the same rules as in model.yaml."""
     options = {"trials": overrides.trials, "timeout": overrides.timeout, "storage": overrides.storage}
+    options["workers"] = overrides.workers
     try:
         search = SearchSpec.model_validate({name: value for name, value in options.items() if value is not None})
     except ValidationError as error:

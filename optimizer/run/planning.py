@@ -35,7 +35,7 @@ def plan_for_shapes(job: Job) -> Manifest:
     """
     spec, target, say = job.spec, job.target, job.reporter.say
     say(f"{spec.name}: shapes of {job.source.architecture.family}, {target.title}, study {job.study_name}")
-    for name in sorted(spec.search.model_fields_set & {"trials", "timeout_s"}):
+    for name in sorted(spec.search.model_fields_set & {"trials", "timeout_s", "workers"}):
         say(f"search.{name.removesuffix('_s')} changes nothing: nothing is searched by layer in a plan only for shapes")
     untuned = target.workbench(job.original)
     plans = fitting(job, untuned, {scheme.name: _uniform(job, scheme) for scheme in _candidates(job)})

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 from artifacts.errors import UserError
+from optimizer.records.holder import Holder
 
 _HOLDER = "holder.json"
 
@@ -26,8 +24,10 @@ def workspace_of(output: Path) -> Path:
 
 
 @contextmanager
-def held(workspace: Path) -> Iterator[None]:
+def held(workspace: Path, elsewhere: str = "another output with -o") -> Iterator[None]:
     """The workspace, made if there is none, for this process alone. WorkspaceHeld, which says who has it, if another does.
+
+    `elsewhere` is what to choose instead.
 
     The lock goes with its holder, however that ends, so a run that is killed leaves nothing to clean up.
     """
@@ -38,17 +38,15 @@ def held(workspace: Path) -> Iterator[None]:
         except BlockingIOError:
             raise WorkspaceHeld(
                 f"{workspace} is for one run at a time, and {_described(file.name)} uses it; wait for it to end, stop it, or "
-                "choose another output with -o"
+                f"choose {elsewhere}"
             ) from None
         file.truncate(0)
-        since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        file.write(json.dumps({"pid": os.getpid(), "host": platform.node(), "since": since}) + "\n")
+        file.write(json.dumps(Holder.here().plain()) + "\n")
         file.flush()
         yield
 
 
 def _described(path: str) -> str:
-    with suppress(ValueError, KeyError, TypeError):
-        holder = json.loads(Path(path).read_text())
-        return f"process {holder['pid']} on {holder['host']}, since {holder['since']},"
+    with suppress(ValueError):
+        return str(Holder.read(json.loads(Path(path).read_text())) or "another process")
     return "another process"

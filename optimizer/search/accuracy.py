@@ -19,6 +19,7 @@ from optimizer.evaluation import (
     FreshLogits,
     Gate,
     Look,
+    NoScore,
     Score,
     SequenceScore,
     Verdict,
@@ -183,6 +184,14 @@ def judge_all(
 ) -> dict[str, Verdict]:
     """Every set must pass the gate, and keep its own margin on the perplexity increase where it has one."""
     return {name: gate.with_margin(margins.get(name)).judge(evaluation) for name, evaluation in evaluations.items()}
+
+
+def score_plan(judge: Judge, plan: Plan, gate: Gate, proof: Mapping[str, Look]) -> TrialScore:
+    """Of a trial of `plan`; `proof` as in `trial_score`."""
+    try:
+        return trial_score(gate, judge.evaluate_until_hopeless(plan, gate), proof)
+    except NoScore as error:
+        return TrialScore.refused(str(error))
 
 
 def trial_score(gate: Gate, evaluations: Mapping[str, Evaluation], proof: Mapping[str, Look]) -> TrialScore:

@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from types import FrameType
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from artifacts.precision import KvDtype, Plan
 from optimizer.records.ledger import Direction, Ledger, completed
@@ -94,13 +95,12 @@ class PrecisionSearch:
 
     def trials(self) -> list[Trial]:
         """Every finished trial, in order."""
-        return [_trial(number, frozen) for number, frozen in enumerate(completed(self._study()))]
+        return [_trial(number, frozen) for number, frozen in enumerate(completed(self._study))]
 
     def adopt(self, trials: Sequence[Trial]) -> None:
         """Take over finished trials of an earlier run of the same study, in their order, behind those that are known."""
         for trial in trials[len(self.trials()) :]:
-            score = TrialScore(trial.kl, trial.violation, trial.failure, trial.is_hopeless)
-            self._study().add_trial(self._frozen(trial.choice, trial.latency_ms, score))
+            self._record(trial)
 
     def run(
         self, warm_starts: Sequence[Assignment], num_trials: int, timeout_s: float | None, reporter: Reporter
@@ -108,7 +108,7 @@ class PrecisionSearch:
         """Go on until `num_trials` are finished, counting those of earlier runs, or `timeout_s` has passed, or Ctrl-C."""
         done = self.trials()
         if len(done) < num_trials:
-            with _interruptible(reporter) as interrupted:
+            with interruptible(reporter) as interrupted:
                 steps = self._steps(warm_starts, num_trials, timeout_s, interrupted)
                 title = f"precision search ({len(done)} known)"
                 for _ in reporter.track(steps, title, num_trials - len(done), timeout_s):
@@ -123,39 +123,52 @@ class PrecisionSearch:
             done = self.trials()
             if len(done) >= num_trials:
                 return
-            known = [trial.choice for trial in done]
-            choice = next((c for c in warm_starts if c not in known), None) or self._suggest(done)
+            choice = self._next(warm_starts, done)
             if choice is None:
                 return  # nothing new is left to try
             chosen = self._chosen(choice)
             latency_ms, score = self._latency_ms(*chosen), self._score(*chosen)
             # Only finished trials enter the storage: a process that is killed leaves nothing half-done behind.
-            self._study().add_trial(self._frozen(choice, latency_ms, score))
+            self._study.add_trial(self._frozen(choice, latency_ms, score))
             yield
+
+    def _record(self, trial: Trial) -> None:
+        score = TrialScore(trial.kl, trial.violation, trial.failure, trial.is_hopeless)
+        self._study.add_trial(self._frozen(trial.choice, trial.latency_ms, score))
 
     def _chosen(self, choice: Assignment) -> tuple[Plan] | tuple[Plan, KvDtype]:
         """What `choice` stands for, as the callbacks take it."""
         plan = plan_of(self._bands, choice)
         return (plan, kv_dtype_of(choice)) if KV_CACHE in self._values else (plan,)
 
-    def _suggest(self, done: Sequence[Trial]) -> Assignment | None:
-        """In turn an untried neighbour of the front and TPE's next plan, or the other where one has nothing new."""
-        known = [trial.choice for trial in done]
+    def _next(
+        self, warm_starts: Sequence[Assignment], done: Sequence[Trial], running: Sequence[Assignment] = ()
+    ) -> Assignment | None:
+        """What to try now, beside `running`: a warm start, then in turn an untried neighbour of the front and TPE's next plan,
+        or the other where one has nothing new. None where nothing new is left."""
+        known = [*(trial.choice for trial in done), *running]
+        if (warm_start := next((choice for choice in warm_starts if choice not in known), None)) is not None:
+            return warm_start
         neighbour = self._untried_neighbour(done, known)
-        if neighbour is not None and len(done) % 2 == 0:
+        if neighbour is not None and len(known) % 2 == 0:
             return neighbour
-        sampled = self._sampled(done)
+        sampled = self._sampled(done, running)
         return neighbour if sampled in known else sampled
 
-    def _sampled(self, done: Sequence[Trial]) -> Assignment:
-        sampler = optuna.samplers.TPESampler(seed=self._seed + len(done), multivariate=True, n_startup_trials=0)
+    def _sampled(self, done: Sequence[Trial], running: Sequence[Assignment]) -> Assignment:
+        sampler = optuna.samplers.TPESampler(seed=self._seed + len(done) + len(running), multivariate=True, n_startup_trials=0)
         study = optuna.create_study(directions=DIRECTIONS, sampler=sampler)
         study.add_trials([self._frozen(t.choice, t.latency_ms, TrialScore(t.kl, t.violation)) for t in done])
+        # The sampler keeps away from plans that are being scored.
+        for choice in running:
+            study.add_trial(create_trial(state=TrialState.RUNNING, params=dict(choice), distributions=self._space))
         return {name: str(value) for name, value in study.ask(self._space).params.items()}
 
     def _untried_neighbour(self, done: Sequence[Trial], known: Sequence[Assignment]) -> Assignment | None:
         """A choice that differs in one variable from one on the front and is faster: latency is known before it is scored."""
-        random_order = random.Random(self._seed + len(done))
+        if not done:
+            return None
+        random_order = random.Random(self._seed + len(known))
         for trial in pareto_front(done) or [min(done, key=lambda trial: trial.violation)]:
             neighbours = [trial.choice | {name: value} for name, values in self._values.items() for value in values]
             random_order.shuffle(neighbours)
@@ -173,6 +186,7 @@ class PrecisionSearch:
             user_attrs={_FAILURE: score.failure, _HOPELESS: score.is_hopeless},
         )
 
+    @cached_property
     def _study(self) -> optuna.Study:
         return self._ledger.study(self._study_key, DIRECTIONS)
 
@@ -193,7 +207,9 @@ def _trial(number: int, frozen: FrozenTrial) -> Trial:
 
 
 @contextmanager
-def _interruptible(reporter: Reporter) -> Iterator[threading.Event]:
+def interruptible(
+    reporter: Reporter, told: str = "stopping after this trial, then choosing from the trials so far"
+) -> Iterator[threading.Event]:
     """Turns the first Ctrl-C into a request to stop after the running trial; the second one interrupts as usual."""
     interrupted = threading.Event()
 
@@ -201,7 +217,7 @@ def _interruptible(reporter: Reporter) -> Iterator[threading.Event]:
         if interrupted.is_set():
             raise KeyboardInterrupt
         interrupted.set()
-        reporter.say("stopping after this trial, then choosing from the trials so far; Ctrl-C again quits at once")
+        reporter.say(f"{told}; Ctrl-C again quits at once")
 
     if threading.current_thread() is not threading.main_thread():
         yield interrupted

@@ -182,6 +182,8 @@ class SearchSpec(Section):
     timeout_s: Seconds | None = Field(default=None, alias="timeout")
     storage: Annotated[str, Field(min_length=1)] | None = None
     """An Optuna storage URL; None is an SQLite file that the command keeps."""
+    workers: PositiveInt | None = None
+    """Processes on this machine that score trials, while others may join; None scores them here, and lets nobody join."""
     choice: Literal["fastest", "most_accurate", "smallest"] = "fastest"
     space: ExistingPath | None = None
     """Changes to the shipped search space, as `search_spaces.space.load_space` takes them."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 from artifacts.architecture import kind_of
 from artifacts.precision import Plan, Scheme
+from kernels.cpu.isa import Isa
 from optimizer.importers import Source, open_random, open_source
 from optimizer.measure.workbench import Workbench
 from optimizer.records.ledger import Ledger
@@ -59,10 +61,23 @@ class Job:
     reporter: Reporter
     earlier: Earlier | None = None
     """A run that this one begins from."""
+    run: int = 0
+    """The number of the lease by which this run holds the storage, where it does."""
 
     @classmethod
-    def open(cls, spec: ModelSpec, workspace: Path, reporter: Reporter, earlier: Earlier | None = None) -> Job:
-        """Opens the model and its target. UserError, or a kind of it, for what does not go together."""
+    def open(
+        cls,
+        spec: ModelSpec,
+        workspace: Path,
+        reporter: Reporter,
+        earlier: Earlier | None = None,
+        kernels: str = "kernels",
+        isa: Isa | None = None,
+    ) -> Job:
+        """Opens the model and its target, whose kernels go to the folder of that name in the study's, for `isa` or the best.
+
+        UserError, or a kind of it, for what does not go together.
+        """
         space = load_space(spec.search.space, device(spec.devices[0]).kind)
         opened = open_source(spec.source) if spec.config is None else open_random(spec.config)
         source = replace(opened, generation_config=spec.generation.over(opened.generation_config))
@@ -80,7 +95,7 @@ class Job:
         folder.mkdir(parents=True, exist_ok=True)
         known = earlier.records if earlier else {}
         ledger = Ledger(storage_of(spec, workspace), spec.name, reporter.say, known=known)
-        target = open_target(spec.devices, space, folder / "kernels", ledger, reporter)
+        target = open_target(spec.devices, space, folder / kernels, ledger, reporter, isa)
         return cls(
             spec=spec,
             space=space,
@@ -108,6 +123,20 @@ class Job:
     def schemes(self) -> list[Scheme]:
         """The unquantized one, then every other that is offered to a kind."""
         return list(dict.fromkeys([self.baseline_scheme, *(scheme for offered in self.offered.values() for scheme in offered)]))
+
+    @property
+    def request(self) -> str:
+        """Digest of what is asked for: a worker's must be its search's."""
+        return sha256(f"{self.spec.digest(self.sources)} {self.space.model_dump_json()}".encode()).hexdigest()
+
+    def uniform_changes(self) -> dict[str, Plan]:
+        """Scheme -> every layer group that is offered it, in it: together they have all codes that a plan may have."""
+        shapes = self.base.architecture.linear_shapes()
+        names = {scheme.name: scheme for scheme in self.schemes}
+        return {
+            name: {group: scheme for group in shapes if scheme in self.offered[kind_of(group)]}
+            for name, scheme in names.items()
+        }
 
     @property
     def base_folder(self) -> Path:

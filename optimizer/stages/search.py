@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from artifacts.architecture import kind_of
 from artifacts.precision import KvDtype, Plan, Scheme
 from optimizer.cost.provider import CostProvider
-from optimizer.evaluation import Gate, Look, NoScore
+from optimizer.evaluation import Gate, Look
 from optimizer.records.record_key import record_key
-from optimizer.search.accuracy import Judge, trial_score
+from optimizer.search.accuracy import Judge, score_plan
 from optimizer.search.bands import Band, make_bands, plan_of
 from optimizer.search.knapsack import Knapsack, Shares, total
 from optimizer.search.kv_cache import USUAL_KL, KvLoss, lossless_enough
@@ -18,9 +18,11 @@ from optimizer.search.precision import PrecisionSearch, Trial, TrialScore
 from optimizer.search.proof import NothingPasses
 from optimizer.search.refusal import explain
 from optimizer.search.sensitivity import Probes, Sensitivities, predict_kl
+from optimizer.search.shared import SharedSearch
 from optimizer.search.warm_start import KV_CACHE, Assignment, kv_dtype_of, uniform_choices
 from optimizer.stages.job import Job
 from optimizer.stages.memory import lacking_bytes
+from optimizer.stages.sharing import sharing
 
 
 @dataclass(frozen=True)
@@ -52,24 +54,29 @@ class SearchStage:
         job, judge, limits = self.job, self.judge, self.job.spec.search
         gate, bands = Gate(**job.spec.gate.model_dump()), self._bands()
 
+        def refused(plan: Plan, kv_dtype: KvDtype) -> TrialScore | None:
+            if (lacking := lacking_bytes(job, judge.on(kv_dtype).workbench, plan)) <= 0:
+                return None
+            return TrialScore.refused(f"{lacking / 2**30:.1f} GiB more memory is needed than {job.target.title} has")
+
         def score(plan: Plan, kv_dtype: KvDtype) -> TrialScore:
-            on_cache = judge.on(kv_dtype)
-            if (lacking := lacking_bytes(job, on_cache.workbench, plan)) > 0:
-                return TrialScore.refused(f"{lacking / 2**30:.1f} GiB more memory is needed than {job.target.title} has")
-            try:
-                return trial_score(gate, on_cache.evaluate_until_hopeless(plan, gate), self.proof)
-            except NoScore as error:
-                return TrialScore.refused(str(error))
+            return refused(plan, kv_dtype) or score_plan(judge.on(kv_dtype), plan, gate, self.proof)
 
         latency = self._latency(bands)
         kv_dtypes, study = list(self.kv_losses), self._study(bands, latency, gate)
-        search = PrecisionSearch(job.ledger, bands, self.cost.latency_ms, score, job.spec.seed, kv_dtypes, study)
+        problem = job.ledger, bands, self.cost.latency_ms, score, job.spec.seed, kv_dtypes, study
+        search = PrecisionSearch(*problem)
         warm_starts = self._warm_starts(bands, latency)
         if earlier := job.earlier:
             if earlier.study == study:
                 search.adopt(earlier.trials)
             warm_starts = [*earlier.warm_starts(bands, kv_dtypes), *warm_starts]
-        trials = search.run(warm_starts, limits.trials, limits.timeout_s, job.reporter)
+        if limits.workers and len(search.trials()) < limits.trials:
+            with sharing(job, judge, bands, study) as crew:
+                shared = SharedSearch(crew, refused, *problem)
+                trials = shared.run(warm_starts, limits.trials, limits.timeout_s, job.reporter)
+        else:
+            trials = search.run(warm_starts, limits.trials, limits.timeout_s, job.reporter)
         if not trials:
             raise NothingPasses("no trial was finished; give the search more time")
         if all(trial.is_hopeless for trial in trials):

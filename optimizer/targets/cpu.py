@@ -16,7 +16,7 @@ from artifacts.precision import KvDtype, Plan, Scheme
 from kernels.cpu import kv_cache
 from kernels.cpu.build import NoCompiler, build, num_units, resolve_constants
 from kernels.cpu.host import host
-from kernels.cpu.isa import best_isa
+from kernels.cpu.isa import Isa, best_isa
 from kernels.cpu.library import Library
 from kernels.formats.table import cpu_products
 from optimizer.cost.measured import measure_costs
@@ -47,14 +47,16 @@ LIBRARY_NAME = "kernels/cpu.so"
 
 
 class CpuTarget:
-    """`TargetStages` of the host. `folder` keeps the libraries that were built."""
+    """`TargetStages` of the host. `folder` keeps the libraries that were built, for `isa` or the best that the host has."""
 
-    def __init__(self, device: str, space: SearchSpace, folder: Path, ledger: Ledger, reporter: Reporter) -> None:
+    def __init__(
+        self, device: str, space: SearchSpace, folder: Path, ledger: Ledger, reporter: Reporter, isa: Isa | None = None
+    ) -> None:
         _check_offered(space)
         self._device, self._space, self._folder = device, space, folder
         self._ledger, self._reporter = ledger, reporter
-        self._isa = best_isa(host())
-        self._machine = this_machine()
+        self._isa = isa or best_isa(host())
+        self._machine = this_machine(self._isa)
 
     @property
     def title(self) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from artifacts.architecture import Architecture
 from artifacts.errors import UserError
 from artifacts.precision import Scheme
+from kernels.cpu.isa import Isa
 from kernels.gpu.target import ARCHS
 from optimizer.measure.machine import this_machine
 from optimizer.quantization.packed import CPU_LAYOUT, GPU_LAYOUT, Layout
@@ -35,10 +36,12 @@ def target_layout(devices: Sequence[str]) -> Layout:
     return CPU_LAYOUT if tuple(devices) == _CPU else GPU_LAYOUT
 
 
-def open_target(devices: Sequence[str], space: SearchSpace, folder: Path, ledger: Ledger, reporter: Reporter) -> TargetStages:
-    """The stages of `devices`; `folder` keeps what they build."""
+def open_target(
+    devices: Sequence[str], space: SearchSpace, folder: Path, ledger: Ledger, reporter: Reporter, isa: Isa | None = None
+) -> TargetStages:
+    """The stages of `devices`; `folder` keeps what they build, for `isa` rather than the best of this CPU where it is given."""
     if tuple(devices) == _CPU:
-        return CpuTarget("cpu", space, folder, ledger, reporter)
+        return CpuTarget("cpu", space, folder, ledger, reporter, isa)
     # Triton and torch are found out about only where a GPU is the target.
     from optimizer.targets.gpu import GpuTarget
 

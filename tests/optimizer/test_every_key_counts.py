@@ -11,7 +11,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from types import SimpleNamespace
+from typing import Any, cast, get_args
 
 import pytest
 from pydantic import BaseModel
@@ -38,6 +39,7 @@ from optimizer.search.texts import read_calibration, read_texts
 from optimizer.search.warm_start import uniform_choices
 from optimizer.spec import ModelSpec, load_spec
 from optimizer.stages.job import Job
+from optimizer.stages.sharing import start_workers
 from optimizer.targets import offered_schemes, target_layout
 from optimizer.targets.cpu import CpuTarget, _thread_counts
 from optimizer.tuning.limits import StepTime, choose_size, tune_limits
@@ -124,6 +126,15 @@ def default_study(spec: ModelSpec, folder: Path) -> object:
     return (folder / "study.db").exists()
 
 
+def num_processes(spec: ModelSpec, folder: Path) -> object:
+    """That a search is shared among here; none of them is started."""
+    processes: list[Any] = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("multiprocessing.context.SpawnProcess.start", lambda _: None)
+        start_workers(cast(Job, SimpleNamespace(spec=spec, folder=folder / "study")), processes)
+    return len(processes)
+
+
 def num_trials(spec: ModelSpec, folder: Path) -> object:
     search = PrecisionSearch(Ledger("sqlite://", folder.name), BANDS, latency_ms, score, spec.seed)
     trials = search.run(uniform_choices(BANDS), spec.search.trials, spec.search.timeout_s, Reporter(Console(quiet=True)))
@@ -182,6 +193,7 @@ KEYS: dict[str, Key] = {
     "search.trials": Key(3, 4, num_trials),
     "search.timeout": Key("1h", 1e-9, num_trials, {"search": {"trials": 3}}),
     "search.storage": Key(None, "sqlite:///{folder}/own.db", default_study),
+    "search.workers": Key(1, 2, num_processes),
     "search.choice": Key("fastest", "most_accurate", lambda spec, _: finalists(TRIALS, spec.search.choice, lambda t: t.number)),
     "search.space": Key("one.yaml", "two.yaml", lambda spec, _: load_space(spec.search.space)),
 }  # fmt: skip

@@ -22,6 +22,7 @@ OPTIMIZE: dict[str, tuple[str, str, Callable[[ModelSpec], object]]] = {
     "--trials": ("3", "4", lambda spec: spec.search.trials),
     "--timeout": ("8", "8m", lambda spec: spec.search.timeout_s),
     "--storage": ("sqlite:///a.db", "sqlite:///b.db", lambda spec: spec.search.storage),
+    "--workers": ("2", "3", lambda spec: spec.search.workers),
 }
 #: two command lines that differ in the option alone
 KERNELS = {
