@@ -76,7 +76,7 @@ class AccuracyComparison:
         judge, reporter = self.forged.proof, self.forged.job.reporter
 
         def measure() -> dict[str, list[tuple[float, ...]]]:
-            with reporter.task(f"scoring {bundle.root.name}", judge.num_sequences) as advance:
+            with reporter.task(f"scoring {bundle.manifest.digest[:12]}", judge.num_sequences) as advance:
                 found = judge.scores_with(served_score(bundle, judge), advance)
             return {name: [astuple(score) for score in scores] for name, scores in found.items()}
 

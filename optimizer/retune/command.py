@@ -89,18 +89,13 @@ def _night(
     try:
         incumbent = Incumbent.read(folder)
         reference = None if request.reference is None else _reference(located(request.reference, registry))
-        ledger = Ledger(storage_of(spec, workspace), f"{spec.name}/nights", reporter.say, known=_known(incumbent))
-        with holding(
-            Job.open(spec, workspace, reporter, None if incumbent.making is None else incumbent.making.earlier)
-        ) as job:
+        ledger = Ledger(storage_of(spec, workspace), f"{spec.name}/nights", reporter.say)
+        earlier = None if incumbent.making is None else incumbent.making.earlier
+        with holding(Job.open(spec, workspace, reporter, earlier)) as job:
             return RetuneNight(job, incumbent, reference, before, ledger, time, measure).run()
     except (UserError, Refusal) as error:
         reporter.say(f"the night failed: {error}")
         return judged(blank, "failed", str(error))
-
-
-def _known(incumbent: Incumbent) -> dict[str, object]:
-    return {} if incumbent.making is None else dict(incumbent.making.earlier.records)
 
 
 def _reference(folder: Path) -> Reference:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +102,9 @@ class Revalidation:
             constants=kernels.constants,
             machine=self.incumbent.machine(this_machine()),
         )
-        own = replace(job, ledger=self.ledger)
-        texts = TextStage(own, source_prompts(job.source), bench).run()
+        texts = TextStage(job, source_prompts(job.source), bench).run()
         heard = {name: text.sequences(0, self._num_heard(name, text)) for name, text in texts.proof.items()}
-        return judge_on(own, bench, heard, texts.own), texts.proof
+        return judge_on(job, bench, heard, texts.own), texts.proof
 
     def _num_heard(self, name: str, text: ProofText) -> int:
         """Sequences that the incumbent's proof took, to a look of today's."""
@@ -128,7 +127,7 @@ class Revalidation:
         now = {name: _figures(text.evaluation.record()) for name, text in found.items()}
         differing = sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
         if not differing:
-            return f"the same bits: all {len(found)} texts score as at its making, to 9 digits", False
+            return f"the same bits: {', '.join(found)} as at its making, to 9 digits", False
         reasons = [change.name for change in self.changes if change.voids]
         where = ", ".join(differing)
         if self.incumbent.making is None:

@@ -23,6 +23,7 @@ from optimizer.stages.weights import WeightStage
 def forge(job: Job) -> Forged:
     """Every stage in turn; NothingPasses if no plan is within the gate."""
     spec, target, say = job.spec, job.target, job.reporter.say
+    job.ledger.used.clear()  # what was asked for before is not of this bundle
     prompts = source_prompts(job.source)
     sets = open_sets(spec.evaluation, prompts, spec.seed, job.reporter)
     say(f"{spec.name}: {job.base.architecture.family}, {target.title}, study {job.study_name}")

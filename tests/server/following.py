@@ -11,16 +11,18 @@ from typing import Any
 
 import httpx
 import openai
+import pytest
 import torch
 from prometheus_client.parser import text_string_to_metric_families
 
-from artifacts.manifest import Limits
+from artifacts.manifest import Limits, Manifest
+from artifacts.reader import read_manifest
 from artifacts.registry import Registry
 from artifacts.self_test import SELF_TEST_NAME, SelfTest
 from optimizer.importers import open_source
 from runtime.loading import Loaded, load, open_runner
 from runtime.self_test import record
-from runtime.server import Server, create_app
+from runtime.server import Server, create_app, follower
 from runtime.server.follower import Follower
 from tests.server.conftest import wait_for
 from tests.small_bundle import LIMITS, write_small_bundle
@@ -54,12 +56,35 @@ def with_other_records(bundle: Path, folder: Path, library: Path) -> Path:
     return write_small_bundle(folder, source, bundle.parent / "store", library, more={SELF_TEST_NAME: lie.to_bytes()})
 
 
+def digest_of(bundle: Path) -> str:
+    return read_manifest(bundle).digest
+
+
+def fingerprint(digest: str) -> str:
+    return f"fp_{digest[:12]}"
+
+
 def flip_a_byte(registry: Registry, digest: str) -> None:
     """Of the weights of a bundle that is in the registry."""
     path = registry.folder(digest) / "weights" / "model.safetensors"
     content = bytearray(path.read_bytes())
     content[-5] ^= 0x10
     path.write_bytes(content)
+
+
+class Loading:
+    """Holds loads up, until they may go on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun, self.may_end = threading.Event(), threading.Event()
+        check_room = follower.check_room
+
+        def held_up(manifest: Manifest) -> None:
+            check_room(manifest)
+            self.begun.set()
+            assert self.may_end.wait(20)
+
+        monkeypatch.setattr(follower, "check_room", held_up)
 
 
 @dataclass
@@ -111,8 +136,8 @@ def following(root: Path, **polling: float) -> Iterator[Following]:
 
     said: list[str] = []
     options = {"poll_s": 0.02, "retry_s": 0.1} | polling
-    follower = Follower.of(NAME, root, "tiny", None, load, make, said.append, **options)
-    server = Server(follower.first, "127.0.0.1", 0, 10.0, follower=follower)
+    follows = Follower.of(NAME, root, "tiny", None, load, make, said.append, **options)
+    server = Server(follows.first, "127.0.0.1", 0, 10.0, follower=follows)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

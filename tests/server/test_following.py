@@ -12,14 +12,22 @@ from typing import Any
 import httpx
 import pytest
 
-from artifacts.manifest import Manifest
 from artifacts.registry import Registry
 from kernels.cpu.build import build
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
-from runtime.server import follower
 from tests.server.conftest import wait_for
-from tests.server.following import NAME, Following, flip_a_byte, following, with_other_records, write_bundle
+from tests.server.following import (
+    NAME,
+    Following,
+    Loading,
+    digest_of,
+    fingerprint,
+    flip_a_byte,
+    following,
+    with_other_records,
+    write_bundle,
+)
 from tests.small_bundle import LIMITS
 from tests.tiny_models import TEMPLATE
 
@@ -56,14 +64,6 @@ def served(registry: Registry) -> Iterator[Following]:
         yield served
 
 
-def digest_of(bundle: Path) -> str:
-    return Manifest.parse((bundle / "manifest.json").read_bytes()).digest
-
-
-def fingerprint(digest: str) -> str:
-    return f"fp_{digest[:12]}"
-
-
 def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
 
@@ -97,8 +97,7 @@ def test_what_is_open_ends_on_the_old_bundle(served: Following, registry: Regist
     alone = client.completions.create(**LONG).choices[0].text
     several = LONG | {"n": 3, "temperature": 1, "seed": 7}
     several_alone = sorted(choice.text for choice in client.completions.create(**several).choices)
-    _slow_down(served, 0.01)
-
+    hurry = slowed_down(served)
     answers: list[Any] = []
     asking = threading.Thread(target=lambda: answers.append(served.client().completions.create(**several)))
     asking.start()
@@ -124,6 +123,7 @@ def test_what_is_open_ends_on_the_old_bundle(served: Following, registry: Regist
     served.wait_for(two)
     assert served.metrics()["coldforge_bundles_loaded"] == 2
     assert client.completions.create(**GREEDY).system_fingerprint == fingerprint(two)
+    hurry.set()
     chunks += stream
     asking.join()
     assert "".join(chunk.choices[0].text for chunk in chunks) == alone
@@ -138,15 +138,17 @@ def test_what_is_open_ends_on_the_old_bundle(served: Following, registry: Regist
     served.wait_for_one()
 
 
-def _slow_down(served: Following, step_s: float) -> None:
+def slowed_down(served: Following) -> threading.Event:
+    """Steps of the bundle that is served now take long, until the event is set."""
     engine = served.server.service.engine._engine  # type: ignore[union-attr]
-    step, pause = engine.step, threading.Event()
+    step, hurry = engine.step, threading.Event()
 
     def slow_step() -> Any:
-        pause.wait(step_s)
+        hurry.wait(0.1)
         return step()
 
     engine.step = slow_step  # type: ignore[method-assign]
+    return hurry
 
 
 def test_template_limits_and_figures_change_together(served: Following, registry: Registry, made: list[Path]) -> None:
@@ -297,21 +299,6 @@ def test_the_registry_goes_and_comes_back(
     assert f"{NAME} is followed again" in served.said
 
 
-class Loading:
-    """Holds loads up, until they may go on."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.begun, self.may_end = threading.Event(), threading.Event()
-        check_room = follower.check_room
-
-        def held_up(manifest: Manifest) -> None:
-            check_room(manifest)
-            self.begun.set()
-            assert self.may_end.wait(20)
-
-        monkeypatch.setattr(follower, "check_room", held_up)
-
-
 @pytest.mark.parametrize("back", [True, False])
 def test_the_name_moves_on_while_a_bundle_loads(
     served: Following, registry: Registry, made: list[Path], back: bool, monkeypatch: pytest.MonkeyPatch
@@ -334,7 +321,7 @@ def test_back_to_a_bundle_that_still_answers(served: Following, registry: Regist
     """It is loaded no second time; nothing of its stream is lost."""
     one, two = (digest_of(bundle) for bundle in made[:2])
     alone = served.client().completions.create(**LONG).choices[0].text
-    _slow_down(served, 0.02)
+    hurry = slowed_down(served)
     stream = iter(served.client().completions.create(stream=True, **LONG))
     chunks = [next(stream)]
     registry.promote(NAME, two, why="better")
@@ -343,6 +330,7 @@ def test_back_to_a_bundle_that_still_answers(served: Following, registry: Regist
     served.wait_for(one)
     assert any("which it had not freed yet" in line for line in served.said)
     assert served.metrics()[f"coldforge_bundle_info {one}"] == 1
+    hurry.set()
     chunks += stream
     assert "".join(chunk.choices[0].text for chunk in chunks) == alone
     served.wait_for_one()

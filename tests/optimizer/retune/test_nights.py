@@ -36,7 +36,7 @@ def test_a_night_on_which_nothing_has_changed(nights: Nights, monkeypatch: pytes
     monkeypatch.setattr("optimizer.retune.night.forge", None)
     night = nights.run()
     assert (night.verdict, night.why, night.changes) == ("kept", "nothing has changed", ())
-    assert night.proof == "the same bits: all 1 texts score as at its making, to 9 digits"
+    assert night.proof == "the same bits: sampled as at its making, to 9 digits"
     assert night.records_void == 0 and night.records_reused > 20
     assert nights.production == before and nights.clock.measured == []
     assert nights_of_name(nights.registry, NAME) == [night], "a night that keeps is in the history too"
