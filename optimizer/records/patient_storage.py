@@ -11,7 +11,14 @@ from typing import Any, TypeVar, cast
 import optuna
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+    PendingRollbackError,
+    SQLAlchemyError,
+)
 
 from artifacts.errors import UserError
 
@@ -76,7 +83,14 @@ class _Patient:
         method = getattr(self._storage, name)
 
         def ask(*arguments: Any, **named: Any) -> Any:
-            asked = partial(method, *arguments, **named)
+            def asked() -> Any:
+                try:
+                    return method(*arguments, **named)
+                except (SQLAlchemyError, StorageInternalError):
+                    # A session whose connection was cut in a transaction is of no use any more: the next is a new one.
+                    self._storage.remove_session()
+                    raise
+
             try:
                 return _patiently(asked, self._shown, self._say, self._patience_s, _is_passing)
             except (SQLAlchemyError, StorageInternalError) as error:
@@ -135,6 +149,8 @@ def _passes_when_opened(error: Exception) -> bool:
 def _is_of_a_server(error: BaseException) -> bool:
     """Whether a server did not answer; what it answers to a wrong statement is another kind."""
     inner = _unwrapped(error)
+    if isinstance(inner, PendingRollbackError):
+        return True  # the connection was cut in the middle of a transaction
     if isinstance(_cause(error), sqlite3.Error) or not isinstance(inner, DBAPIError):
         return False
     return inner.connection_invalidated or isinstance(inner, OperationalError | InterfaceError)

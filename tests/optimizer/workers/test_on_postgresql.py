@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
+
+import optuna
+from optuna.trial import create_trial
 
 from optimizer.records.ledger import Ledger
 from tests.postgresql import PostgreSQL
@@ -26,3 +30,28 @@ def test_a_server_that_restarts_is_waited_for(server: PostgreSQL) -> None:
     threading.Timer(0.5, server.start).start()
     assert ledger.once("key", lambda: 7) == 7
     assert "waiting for the study's storage" in said[0] and "answers again after" in said[1] and len(said) == 2
+
+
+def test_connections_that_are_cut_in_a_transaction_are_made_anew(server: PostgreSQL) -> None:
+    """A session whose transaction was cut answered every later question with an error, and no waiting helped."""
+    url, over, counts = server.url_of(server.create()), threading.Event(), list[int]()
+
+    def write(study: optuna.Study) -> None:
+        number = 0
+        while not over.is_set():
+            study.add_trial(create_trial(value=1.0, user_attrs={"number": number}))
+            study.get_trials(deepcopy=False)
+            number += 1
+        counts.append(number)
+
+    threads = [threading.Thread(target=write, args=(Ledger(url, "toy").study(f"writer {i}"),)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(2):
+        time.sleep(1)
+        server.stop()
+        server.start()
+    over.set()
+    for thread in threads:
+        thread.join(60)
+    assert len(counts) == 4
