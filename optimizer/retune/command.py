@@ -13,7 +13,7 @@ from artifacts.durable import created
 from artifacts.errors import UserError
 from artifacts.reader import read_manifest
 from artifacts.registry import Registry
-from artifacts.registry.names import is_name
+from artifacts.registry.names import RegistryError, is_name
 from kernels.cpu.host import host
 from kernels.reference import limit_threads
 from kernels.refusal import Refusal
@@ -66,12 +66,14 @@ def run_retune(request: Request, reporter: Reporter | None = None, measure: Meas
         shutil.rmtree(spec.output, ignore_errors=True)
         incumbent = located(request.incumbent, registry)
         night = _night(spec, request, registry, incumbent, reporter, measure)
-        told = summary(night, _difference(incumbent, spec.output, night))
-        result = canonical_json(night.model_dump(mode="json"))
-        _put(folder / RESULT, result)
-        _put(folder / SUMMARY, told.encode())
+        told, result = _written(folder, night, incumbent)
         if registry is not None and is_name(request.incumbent):
-            _tell(registry, request.incumbent, night, spec.output, result)
+            try:
+                _tell(registry, request.incumbent, night, spec.output, result)
+            except RegistryError as error:
+                night = judged(night, "inconclusive", f"{night.why}; but the name stays: {error}")
+                told, result = _written(folder, night, incumbent)
+                _tell(registry, request.incumbent, night, spec.output, result)
     if path := os.environ.get(_GITHUB):
         with Path(path).open("a", encoding="utf-8") as file:
             file.write(told)
@@ -106,6 +108,15 @@ def _difference(incumbent: Path, candidate: Path, night: Night) -> Difference | 
     if night.candidate is None:
         return None
     return difference_of(Facts.read(incumbent), Facts.read(candidate))
+
+
+def _written(folder: Path, night: Night, incumbent: Path) -> tuple[str, bytes]:
+    """The summary and result.json, which are in `folder` now."""
+    told = summary(night, _difference(incumbent, folder / CANDIDATE, night))
+    result = canonical_json(night.model_dump(mode="json"))
+    _put(folder / RESULT, result)
+    _put(folder / SUMMARY, told.encode())
+    return told, result
 
 
 def _tell(registry: Registry, name: str, night: Night, candidate: Path, result: bytes) -> None:

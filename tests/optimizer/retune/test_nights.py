@@ -15,6 +15,7 @@ from kernels.cpu.build import compiler_flags
 from optimizer.bundle.making import Making
 from optimizer.nights.gathering import nights_of_name
 from optimizer.nights.night import Night
+from optimizer.retune.summary import summary
 from tests.optimizer.conftest import SCHEMES, count
 from tests.optimizer.retune.conftest import NAME, Nights
 
@@ -139,6 +140,17 @@ def test_another_plan_is_promoted_if_it_is_faster_and_a_replay_writes_the_same_b
     assert nights.run() == night
     assert first == {name: path.read_bytes() for name, path in files(nights).items()}
     assert {"result.json", "summary.md", "candidate/manifest.json", "history.jsonl"} <= first.keys()
+
+    def moved_meanwhile(*given: Any) -> str:
+        monkeypatch.setattr("optimizer.retune.command.summary", summary)
+        nights.registry.rollback(NAME, why="by hand")
+        return summary(*given)
+
+    nights.registry.promote(NAME, incumbent, why="again")
+    monkeypatch.setattr("optimizer.retune.command.summary", moved_meanwhile)
+    night = nights.run()
+    assert night.verdict == "inconclusive" and f"but the name stays: {NAME} must still mean {incumbent}" in night.why
+    assert nights.production != incumbent and nights_of_name(nights.registry, NAME)[-1] == night
 
 
 def files(nights: Nights) -> dict[str, Path]:
