@@ -20,7 +20,10 @@ def _parameter(fault: Fault) -> object:
 def test_a_fault_is_stopped(fault: Fault, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draft = bench.draft()
     fault.inject(draft, monkeypatch, tmp_path)
-    assert bench.stopped_by(draft, tmp_path / "bundle") in fault.stopped_by.split(" or ")
+    expected = set(fault.stopped_by.split(" or "))
+    # A fault may cost about as much as the gate allows: a KL that six texts leave undecided does not pass either.
+    expected |= {"kl, inconclusive"} if "kl" in expected else set()
+    assert bench.stopped_by(draft, tmp_path / "bundle") in expected
 
 
 @pytest.mark.parametrize("largest", [pytest.param(value, id=name) for name, value in FP8_RANGES.items()])

@@ -22,7 +22,7 @@ USAGE = {
     "prompt_tokens_details": {"cached_tokens": 0},
     "completion_tokens_details": {"reasoning_tokens": 0},
 }
-HEAD = {"id": "x", "created": 1, "model": "m", "usage": USAGE}
+HEAD = {"id": "x", "created": 1, "model": "m", "system_fingerprint": "fp_1", "usage": USAGE}
 
 
 @pytest.mark.parametrize("num_tokens", [0, 1, 5, 3000])

@@ -182,9 +182,11 @@ def test_the_speed_against_a_reference_falls(nights: Nights, monkeypatch: pytest
     manifest = json.loads((reference / "manifest.json").read_bytes())
     other = reseal(reference, manifest | {"name": "reference"})
     nights.clock.ms = {other: 20.0, nights.production: 10.0}
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1764554400")
     first = nights.run(reference=str(reference))
     assert first.verdict == "kept" and 1.9 < first.against_reference["workload"].value < 2.1
     nights.clock.ms[nights.production] = 10.8
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1764640800")  # a day later: another night
     second = nights.run(reference=str(reference))
     assert second.verdict == "regressed" and "its speed against the reference is 1." in second.why, second.why
 
