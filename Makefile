@@ -6,7 +6,7 @@ GPU_WHEELS := pydantic optuna fastapi uvicorn prometheus-client gguf setuptools
 WEIGHTS := models/SmolLM2-135M-Instruct.Q4_1.gguf
 TEMPLATES := models/chat_templates
 BY_FILES := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 40 --durations-min 2
-UNDER_LOAD := tests/server tests/clients tests/deploy
+UNDER_LOAD := tests/server tests/clients tests/deploy tests/optimizer/workers
 
 .PHONY: demo test test-slow test-kernels gpu-wheels test-gpu check setup clean
 
