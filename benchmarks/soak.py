@@ -2,7 +2,7 @@
 
     python -m benchmarks.soak BUNDLE --minutes 30 --out FILE
 
-It starts `serve BUNDLE`, measures how many requests a second as many clients as there are seats get, and then sends twice as
+It starts `serve BUNDLE`, measures how many requests a second three clients for each seat get, and then sends twice as
 many, at random times, under two keys of which one sends three times as much as the other. It fails unless at the end the
 process lives, every request has ended as its kind may end, all KV blocks are free, and the resident memory of the last tenth of
 the run is within 2 % of that after the first fifth. Python keeps the memory of the most requests that were ever open, so before
@@ -105,7 +105,7 @@ async def soak(served: Served, minutes: float, num_streams: int) -> dict[str, An
         models = await http.get("/v1/models", headers={"Authorization": f"Bearer {KEYS['light'][0]}"})
         soaker = Soaker(http, record, rng, models.json()["data"][0]["max_model_len"])
         streams = await _streams(http, num_streams, record) if num_streams else {}
-        capacity_rps = await _capacity(soaker, int(served.metric("coldforge_max_num_seqs")))
+        capacity_rps = await _capacity(soaker, 3 * int(served.metric("coldforge_max_num_seqs")))
         await _fill(soaker)
         measured, soaker_record = dict(record.outcomes), Record()
         soaker = Soaker(http, soaker_record, rng, soaker.max_model_len)
@@ -136,6 +136,7 @@ async def soak(served: Served, minutes: float, num_streams: int) -> dict[str, An
         "num_not_sent": record.num_not_sent,
         "tokens_by_key": dict(record.tokens),
         "fairness_of_keys": jain([float(n) for n in record.tokens.values()]),
+        "served_of_asked": {client: record.served[client] / asked for client, asked in record.asked.items()},
         "rss_mb": [round(size / 2**20, 1) for size in memory[:: max(1, len(memory) // 30)]],
         "memory_drift": drift,
         "kv_blocks_in_use_at_the_end": in_use,

@@ -17,6 +17,7 @@ import httpx
 
 #: Kinds and how often they come.
 KINDS = {"plain": 30, "stream": 25, "choices": 5, "leaver": 15, "slow": 5, "oversize": 5, "tools": 8, "schema": 7}
+_TOO_MANY, _TOO_LATE = 429, "waited too long"
 TOOL = {
     "type": "function",
     "function": {
@@ -32,10 +33,12 @@ SCHEMA = {
 
 @dataclass
 class Record:
-    """Outcomes by kind, tokens by client; `faults` are what must not happen."""
+    """Outcomes by kind; by client tokens, requests that could be served, and that were; `faults` are what must not happen."""
 
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)
+    asked: Counter[str] = field(default_factory=Counter)
+    served: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
     num_sent_again: int = 0
     num_not_sent: int = 0
@@ -62,6 +65,9 @@ class Soaker:
             outcome = f"failed: {type(error).__name__}"
             self.record.fault(f"{kind}: {error!r} from {error.__cause__!r}")
         self.record.outcomes[kind, outcome] += 1
+        if kind != "oversize":
+            self.record.asked[client] += 1
+            self.record.served[client] += outcome not in (str(_TOO_MANY), _TOO_LATE)
 
     async def _outcome(self, kind: str, client: str, headers: dict[str, str]) -> str:
         body = self._body(kind)
@@ -96,10 +102,10 @@ class Soaker:
 
     def _judged(self, kind: str, status: int, text: str) -> str:
         if kind == "oversize":
-            allowed = status in (400, 413, 429)
+            allowed = status in (400, 413, _TOO_MANY)
         else:
             refuses = kind in ("tools", "schema") and status == 400 and "support" in text
-            allowed = status in (200, 429) or refuses
+            allowed = status in (200, _TOO_MANY) or refuses
         if not allowed:
             self.record.fault(f"{kind}: {status} {text[:200]}")
         return str(status)
@@ -122,7 +128,7 @@ class Soaker:
                     chunk = json.loads(line[6:])
                     if "error" in chunk:
                         if chunk["error"]["code"] == "queue_timeout":
-                            return "waited too long"
+                            return _TOO_LATE
                         self.record.fault(f"{kind}: {line[:300]}")
                     num_chunks += 1
                     if chunk.get("usage"):

@@ -40,7 +40,8 @@ def test_twice_the_capacity_for_minutes(bundle: Path) -> None:
         result = asyncio.run(soak(served, MINUTES, num_streams=0))
     assert not result["faults"], json.dumps(result, indent=1)
     assert result["kv_blocks_in_use_at_the_end"] == 0
-    assert result["fairness_of_keys"] > 0.9
+    # Half of the tokens, or all that was asked for: one key asks for a third of what the other does.
+    assert result["fairness_of_keys"] > 0.9 or result["served_of_asked"]["light"] > 0.95, json.dumps(result, indent=1)
     kinds = {outcome.partition(":")[0] for outcome in result["outcomes"]}
     assert {"plain", "stream", "leaver", "slow", "oversize", "tools", "schema"} <= kinds
 
