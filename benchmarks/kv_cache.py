@@ -22,20 +22,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from artifacts.precision import KvDtype, Scheme
 from benchmarks.held_out import spaced, whole_text
+from benchmarks.untuned import own_text, untuned
 from kernels.cpu import kv_cache
-from kernels.cpu.build import build
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
-from kernels.cpu.library import Library
 from optimizer.evaluation import BaselineStore, Evaluation, Score
 from optimizer.evaluation.evaluation import rounded
 from optimizer.importers import Source, open_source
-from optimizer.measure.workbench import CpuWorkbench, KvRangeError
+from optimizer.measure.workbench import KvRangeError
 from optimizer.records.progress import Reporter
 from optimizer.search.accuracy import Judge
-from optimizer.search.texts import Tokens, sample_sequences
-from optimizer.weights.quantized_store import QuantizedStore
-from runtime.generation_config import eos_token_ids
+from optimizer.search.texts import Tokens
 from runtime.models import checkpoint_tensors
 
 
@@ -88,17 +85,12 @@ def main() -> None:
     options = parser.parse_args()
 
     source, reporter = open_source(options.model), Reporter()
-    architecture = source.architecture
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        library = Library(build({}, work / "kernels.so", best_isa(host())))
-        bench = CpuWorkbench(architecture, QuantizedStore(source, work / "weights"), "fp32", 32, library, host().num_cores)
-        exact = dict.fromkeys(architecture.linear_shapes(), Scheme("fp32"))
-        start = source.generation_config.get("bos_token_id", [*eos_token_ids(source.generation_config), 0][0])
-        writer = bench.runner(exact, 64, options.sequences * (options.tokens + bench.kv_block_size), options.sequences)
+        bench, exact = untuned(source, work)
         sets: dict[str, list[Tokens]] = {
             options.text.stem: spaced(whole_text(options.text, source.tokenizer_json, options.tokens), options.sequences),
-            "sampled": sample_sequences(writer, start, range(options.sequences), options.tokens, reporter),
+            "sampled": own_text(source, bench, exact, options.sequences, options.tokens, options.sequences, reporter),
         }
         score = transformers_score(transformers_model(options.model, source))
         stores = {

@@ -23,19 +23,14 @@ from pydantic import TypeAdapter
 from artifacts.architecture import kind_of
 from artifacts.precision import KvDtype, Plan, Scheme
 from benchmarks.held_out import spaced, whole_text
-from kernels.cpu.build import build
+from benchmarks.untuned import own_text, untuned
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
-from kernels.cpu.library import Library
 from optimizer.evaluation import SequenceScore
 from optimizer.evaluation.evaluation import rounded
 from optimizer.importers import open_source
-from optimizer.measure.workbench import CpuWorkbench
 from optimizer.records.progress import Reporter
 from optimizer.search.accuracy import Judge
-from optimizer.search.texts import Tokens, sample_sequences
-from optimizer.weights.quantized_store import QuantizedStore
-from runtime.generation_config import eos_token_ids
 
 _TOGETHER = 32
 PLANS = ("int8-a8/bf16", "int8-a8,o=int4-g32-asym-a8,down=int4-g32-asym-a8/int8", "int8-a8,gate_up=int4-g32-asym/fp16")
@@ -72,16 +67,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     source, reporter = open_source(options.model), Reporter()
-    architecture = source.architecture
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        library = Library(build({}, work / "kernels.so", best_isa(host())))
-        bench = CpuWorkbench(architecture, QuantizedStore(source, work / "weights"), "fp32", 32, library, host().num_cores)
-        exact = dict.fromkeys(architecture.linear_shapes(), Scheme("fp32"))
-        start = source.generation_config.get("bos_token_id", [*eos_token_ids(source.generation_config), 0][0])
-        writer = bench.runner(exact, 64, _TOGETHER * (options.tokens + bench.kv_block_size), _TOGETHER)
-        own: list[Tokens] = sample_sequences(writer, start, range(options.sequences), options.tokens, reporter)
-        sets = {"sampled": own}
+        bench, exact = untuned(source, work)
+        sets = {"sampled": own_text(source, bench, exact, options.sequences, options.tokens, _TOGETHER, reporter)}
         if options.text:
             sets[options.text.stem] = spaced(whole_text(options.text, source.tokenizer_json, options.tokens), options.sequences)
         judge = Judge.make(bench, exact, sets, work / "baseline", "", 0, reporter)

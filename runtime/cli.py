@@ -11,6 +11,7 @@ import click
 
 from artifacts.errors import UserError
 from kernels.cpu.host import host as this_host
+from runtime.registry_option import registry_option
 from runtime.serving_limits import DRAIN_TIMEOUT_S, HTTP_KEEP_ALIVE_S, KEEP_ALIVE_S, MAX_QUEUE, MAX_WAIT_S
 from runtime.user_errors import shown_to_user
 
@@ -47,16 +48,7 @@ def _known_format(_: click.Context, parameter: click.Parameter, name: str | None
 
 @click.command()
 @click.argument("bundle", metavar="BUNDLE_OR_NAME")
-@click.option(
-    "--registry",
-    envvar="COLDFORGE_REGISTRY",
-    show_envvar=True,
-    default="registry",
-    show_default=True,
-    metavar="DIR",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the registry in which a NAME is looked up and followed.",
-)
+@registry_option("Folder of the registry in which a NAME is looked up and followed.", default="registry")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
 @click.option(
@@ -157,7 +149,7 @@ def _known_format(_: click.Context, parameter: click.Parameter, name: str | None
 @shown_to_user()
 def serve(
     bundle: str,
-    registry: Path,
+    root: Path,
     host: str,
     port: int,
     api_key: str | None,
@@ -260,7 +252,7 @@ def serve(
 
         # Clients go on asking for it whatever the next bundle is called.
         model_name = served_model_name or name.partition("@")[0]
-        follower = Follower.of(name, registry, model_name, measured, open_bundle, make, say)
+        follower = Follower.of(name, root, model_name, measured, open_bundle, make, say)
     try:
         serve_app(
             first,
@@ -278,7 +270,7 @@ def serve(
 
 def _check_registry_counts(name: str | None) -> None:
     context = click.get_current_context()
-    if name is None and context.get_parameter_source("registry") is click.core.ParameterSource.COMMANDLINE:
+    if name is None and context.get_parameter_source("root") is click.core.ParameterSource.COMMANDLINE:
         raise click.BadParameter(
             "it is for a NAME such as smollm2@production; leave it out to serve a folder", param_hint="--registry"
         )

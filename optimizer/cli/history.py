@@ -7,20 +7,13 @@ from pathlib import Path
 import click
 
 from artifacts.errors import UserError
+from runtime.registry_option import registry_option
 from runtime.user_errors import shown_to_user
 
 
 @click.command()
 @click.argument("results", metavar="[RESULT.JSON|FOLDER]...", nargs=-1, type=click.Path(exists=True, path_type=Path))
-@click.option(
-    "--registry",
-    "root",
-    envvar="COLDFORGE_REGISTRY",
-    show_envvar=True,
-    metavar="DIR",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Registry of the nights, or, with results given, of their bundles.",
-)
+@registry_option("Registry of the nights, or, with results given, of their bundles.")
 @click.option("--name", metavar="NAME", help="Whose nights, such as smollm2@production.")
 @click.option("--html", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="Also write a page with plots.")
 @shown_to_user()

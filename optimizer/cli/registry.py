@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from runtime.registry_option import registry_option
 from runtime.user_errors import shown_to_user
 
 if TYPE_CHECKING:
@@ -16,17 +17,7 @@ _SHOWN = 12
 
 
 @click.group()
-@click.option(
-    "--registry",
-    "root",
-    envvar="COLDFORGE_REGISTRY",
-    show_envvar=True,
-    default="registry",
-    show_default=True,
-    metavar="DIR",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the registry.",
-)
+@registry_option("Folder of the registry.", default="registry")
 @click.pass_context
 def registry(context: click.Context, root: Path) -> None:
     """Keep bundles by digest, and names such as smollm2@production that move between them."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from runtime.registry_option import registry_option
 from runtime.user_errors import shown_to_user
 
 
@@ -18,15 +19,7 @@ from runtime.user_errors import shown_to_user
     metavar="BUNDLE|NAME",
     help="What is in use: a folder, or a name of the registry, which may move.",
 )
-@click.option(
-    "--registry",
-    "root",
-    envvar="COLDFORGE_REGISTRY",
-    show_envvar=True,
-    metavar="DIR",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where names are, and where nights are kept.",
-)
+@registry_option("Where names are, and where nights are kept.")
 @click.option(
     "--reference", metavar="BUNDLE|NAME|DIGEST", help="A frozen bundle, always the same: speeds of all nights are ratios to it."
 )

@@ -73,10 +73,6 @@ class Follower:
         self._failed_at: int | None = None
         self._retry_at_s = 0.0
 
-    @property
-    def name_and_registry(self) -> tuple[str, Path]:
-        return self._watch.name, self._watch.root
-
     @classmethod
     def of(
         cls,

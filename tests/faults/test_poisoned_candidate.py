@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
-from artifacts.manifest import Deployment, Manifest
 from artifacts.registry import Registry
-from artifacts.weights import Array
-from artifacts.writer import write_bundle
 from optimizer.measure.served_blocks import Block
 from optimizer.nights.night import Night
 from optimizer.records.progress import Reporter
 from optimizer.retune.command import Request, run_retune
-from tests.faults.bench import Bench, Draft
-from tests.faults.faults import IN_BUNDLE, Fault
-from tests.faults.test_publication import WITHOUT_EFFECT, proved
+from tests.faults.bench import Bench
+from tests.faults.faults import Fault
+from tests.faults.test_publication import proved
+from tests.faults.written import in_bundle, write_with
 from tests.optimizer.conftest import Project
 
 __all__ = ["proved"]
@@ -59,36 +56,14 @@ def night_of(folder: Path) -> Night:
     return run_retune(request, Reporter(Console(quiet=True)), twice)
 
 
-def _parameter(fault: Fault) -> object:
-    return pytest.param(fault, id=fault.name, marks=() if fault.name in QUICK else pytest.mark.slow)
-
-
-@pytest.mark.parametrize("fault", [_parameter(fault) for fault in IN_BUNDLE if fault.name not in WITHOUT_EFFECT])
+@pytest.mark.parametrize("fault", in_bundle(QUICK))
 def test_a_poisoned_candidate_is_never_promoted(
     fault: Fault, bench: Bench, used: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(used, folder)
 
-    def faulty(
-        destination: Path,
-        deployment: Deployment,
-        tensors: dict[str, Array],
-        files: dict[str, bytes | Path],
-        admit: Callable[[Path], None],
-    ) -> Manifest:
-        draft = Draft(tensors, files, deployment.model_dump(mode="json"), bench.items, bench.judge)
-        fault.inject(draft, monkeypatch, tmp_path)
-
-        def damaged(written: Path) -> None:
-            for damage in draft.damages:
-                damage(written)
-            admit(written)
-
-        described = Deployment.model_validate_json(json.dumps(draft.description))
-        return write_bundle(destination, described, draft.tensors, draft.files, admit=damaged)
-
-    monkeypatch.setattr("optimizer.bundle.emit.write_bundle", faulty)
+    write_with(fault, bench, tmp_path, monkeypatch)
     registry = Registry.open(folder / "registry")
     before = registry.digest_of(NAME)
     if fault.stopped_by == "ValidationError":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,14 +11,13 @@ import pytest
 from click.testing import Result
 
 import artifacts.writer
-from artifacts.manifest import Deployment, Manifest
 from artifacts.reader import verify_bundle
 from artifacts.weights import Array, map_tensors, write_shard
-from artifacts.writer import write_bundle
 from optimizer.measure import paired_speed
 from optimizer.measure.timing import interleaved_ms
-from tests.faults.bench import Bench, Draft
-from tests.faults.faults import IN_BUNDLE, Fault
+from tests.faults.bench import Bench
+from tests.faults.faults import Fault
+from tests.faults.written import in_bundle, write_with
 from tests.optimizer.conftest import Project, num_records, small_space
 
 #: kind of layer group -> its one scheme; where faults need two layers of a kind alike, or different parts
@@ -31,8 +29,6 @@ SCHEMES = {
     "down": "int4-g32-sym",
     "head": "int8",
 }
-#: no fault under these schemes: there is nothing that it changes
-WITHOUT_EFFECT = {"codes taken for unsigned"}
 #: of the faults above, those that are cheap and that together stand for every check; the others are marked slow
 QUICK = {
     "scales off by one group",
@@ -98,33 +94,11 @@ def unpublished(project: Project) -> Result:
     return result
 
 
-def _parameter(fault: Fault) -> object:
-    return pytest.param(fault, id=fault.name, marks=() if fault.name in QUICK else pytest.mark.slow)
-
-
-@pytest.mark.parametrize("fault", [_parameter(fault) for fault in IN_BUNDLE if fault.name not in WITHOUT_EFFECT])
+@pytest.mark.parametrize("fault", in_bundle(QUICK))
 def test_a_fault_is_not_published(
     fault: Fault, bench: Bench, project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def faulty(
-        destination: Path,
-        deployment: Deployment,
-        tensors: dict[str, Array],
-        files: dict[str, bytes | Path],
-        admit: Callable[[Path], None],
-    ) -> Manifest:
-        draft = Draft(tensors, files, deployment.model_dump(mode="json"), bench.items, bench.judge)
-        fault.inject(draft, monkeypatch, tmp_path)
-
-        def damaged(folder: Path) -> None:
-            for damage in draft.damages:
-                damage(folder)
-            admit(folder)
-
-        described = Deployment.model_validate_json(json.dumps(draft.description))
-        return write_bundle(destination, described, draft.tensors, draft.files, admit=damaged)
-
-    monkeypatch.setattr("optimizer.bundle.emit.write_bundle", faulty)
+    write_with(fault, bench, tmp_path, monkeypatch)
     if fault.stopped_by == "ValidationError":
         # What the writer is given cannot come from a user: a bug, with its traceback.
         assert "validation error for Deployment" in str(unpublished(project).exception)

@@ -60,7 +60,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., li
     def serve(build: Callable[[], object], *arguments: Any, follower: Any, **named: Any) -> None:
         if follower is None:
             build()
-        heard.append(("serve", arguments, named, follower and follower.name_and_registry))
+        heard.append(("serve", arguments, named, follower and (follower._watch.name, follower._watch.root)))
 
     monkeypatch.chdir(tmp_path)
     for name in ("one.keys", "other.keys"):
