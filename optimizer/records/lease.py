@@ -67,7 +67,7 @@ class Lease:
 @dataclass
 class _Seen:
     beat: object
-    since_s: float
+    silent_s: float = 0.0
     is_renewed: bool = False
 
 
@@ -78,7 +78,7 @@ class RollCall:
         self._ledger, self._stage = ledger, stage
         self._study: optuna.Study | None = None
         self._seen: dict[int, _Seen] = {}
-        self._looked_s = -LEASE_S
+        self._looked_s = time.monotonic()
 
     def living(self) -> Mapping[int, Holder | None]:
         """Number of each lease that is held -> its holder, the oldest first. One that was silent for LEASE_S is ended."""
@@ -86,16 +86,20 @@ class RollCall:
             self._study = self._ledger.study(self._stage)
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         now_s = time.monotonic()
-        if now_s - self._looked_s > 2 * BEAT_S:
-            self._seen.clear()  # who did not look, as while the storage was away, does not know who was silent
+        # Who did not look, as while the storage was away, does not know who was silent: of a long gap little counts.
+        step_s = min(now_s - self._looked_s, 2 * BEAT_S)
         self._looked_s = now_s
         living: dict[int, Holder | None] = {}
         for trial in running:
             beat = trial.user_attrs.get(_BEAT)
-            seen = self._seen.setdefault(trial.number, _Seen(beat, now_s))
-            if beat != seen.beat:
-                seen.beat, seen.since_s, seen.is_renewed = beat, now_s, True
-            if now_s - seen.since_s > LEASE_S:
+            seen = self._seen.get(trial.number)
+            if seen is None:
+                self._seen[trial.number] = seen = _Seen(beat)
+            elif beat != seen.beat:
+                self._seen[trial.number] = seen = _Seen(beat, is_renewed=True)
+            else:
+                seen.silent_s += step_s
+            if seen.silent_s > LEASE_S:
                 self.end(trial.number)
             else:
                 living[trial.number] = Holder.read(trial.user_attrs.get(_HOLDER))

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from optimizer.evaluation import Evaluation, Gate, NonFiniteLogitsError
 from optimizer.search.accuracy import Judge
 from tests.optimizer.conftest import NUM_TRIALS, SCRIPTS, MakeProject, Project, num_sensitivities, num_trials
 from tests.server.serving_process import ask, serving
+from tests.waiting import wait_for
 
 #: the command, with plans that take a tenth of a second to score, so that it can be hit while it scores them
 SLOWED = """
@@ -61,11 +61,12 @@ def start(project: Project) -> subprocess.Popen[str]:
 
 def signal_when(process: subprocess.Popen[str], condition: Callable[[], bool], number: signal.Signals) -> tuple[int, str]:
     """Send `number` once `condition` holds; the exit code, and what was said."""
-    deadline = time.monotonic() + 60
-    while not condition():
+
+    def is_due() -> bool:
         assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+        return condition()
+
+    wait_for(is_due)
     process.send_signal(number)
     said = process.communicate(timeout=60)[1]
     return process.returncode, said

@@ -26,11 +26,12 @@ from runtime.engine_core import EngineCore
 from runtime.loading import load
 from runtime.request import RequestError
 from runtime.server import Server, create_app
-from tests.server.conftest import make_tokenizer, wait_for
+from tests.server.conftest import make_tokenizer
 from tests.server.speaking import HERMES_TEMPLATE, SpeakingRunner
 from tests.server.tool_requests import WEATHER
 from tests.small_bundle import write_small_bundle
 from tests.tiny_models import random_llama, save_tiny
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 PROMPTS = [f"Prompt {i} of many" for i in range(12)]

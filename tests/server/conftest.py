@@ -20,6 +20,7 @@ from runtime.chat import ChatTemplate
 from runtime.engine_core import EngineCore
 from runtime.server import Server, create_app
 from tests.server.speaking import SpeakingRunner
+from tests.waiting import wait_for
 
 RECITAL = "The quick 你好 brown 😀 fox jumps over the lazy dog. "
 TEMPLATE = (
@@ -151,13 +152,6 @@ def running(
         server.should_exit = True
         thread.join(20)
         assert not thread.is_alive()
-
-
-def wait_for(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
 
 
 @pytest.fixture(scope="session")

@@ -24,9 +24,9 @@ from runtime.loading import Loaded, load, open_runner
 from runtime.self_test import record
 from runtime.server import Server, create_app, follower
 from runtime.server.follower import Follower
-from tests.server.conftest import wait_for
 from tests.small_bundle import LIMITS, write_small_bundle
 from tests.tiny_models import TEMPLATE, byte_tokenizer, random_llama, save_tiny
+from tests.waiting import wait_for
 
 NAME = "tiny@production"
 PROMPTS = ([5, 6, 7, 8], [9] * 20)

@@ -16,7 +16,6 @@ from artifacts.registry import Registry
 from kernels.cpu.build import build
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
-from tests.server.conftest import wait_for
 from tests.server.following import (
     NAME,
     Following,
@@ -30,6 +29,7 @@ from tests.server.following import (
 )
 from tests.small_bundle import LIMITS
 from tests.tiny_models import TEMPLATE
+from tests.waiting import wait_for
 
 CHAT: Any = [{"role": "user", "content": "Hi"}]
 GREEDY: Any = {"model": "tiny", "prompt": "Hi", "temperature": 0, "max_tokens": 24, "extra_body": {"ignore_eos": True}}

@@ -19,11 +19,11 @@ from kernels.cpu.build import build
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
 from runtime import Engine
-from tests.server.conftest import wait_for
 from tests.server.following import NAME, flip_a_byte, with_other_records, write_bundle
 from tests.server.serving_process import ServingProcess, serving
 from tests.server.watching import watching_health
 from tests.small_bundle import LIMITS
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 NUM_CLIENTS, NUM_MOVES, BROKEN_MOVES = 8, 20, (6, 13)

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from optimizer.search.bands import Band, plan_of
 from optimizer.search.precision import PrecisionSearch, Trial, TrialScore, pareto_front
 from optimizer.search.warm_start import KV_CACHE, kv_dtype_of, uniform_choices
 from tests.optimizer.conftest import num_trials
+from tests.waiting import wait_for
 
 SCHEMES = tuple(Scheme.parse(name) for name in ("fp32", "int8", "int4-g32-asym", "int4-g64-sym"))
 COST_MS = {"fp32": 4.0, "int8": 2.0, "int4-g32-asym": 1.2, "int4-g64-sym": 1.0}
@@ -99,13 +99,12 @@ search.run(toy.uniform_choices(toy.BANDS), 40, None, Reporter())
 def start_slow_search(folder: Path) -> subprocess.Popen[bytes]:
     arguments = [sys.executable, "-c", SLOW_SEARCH, str(folder), str(Path(__file__).parent)]
     process = subprocess.Popen(arguments, env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)})
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if num_trials(folder / "study.db") >= 8:
-            return process
-        time.sleep(0.05)
-    process.kill()
-    raise AssertionError("the search did not get to 8 trials within 60 s")
+    try:
+        wait_for(lambda: num_trials(folder / "study.db") >= 8)
+    except AssertionError:
+        process.kill()
+        raise
+    return process
 
 
 def test_kill_9_loses_at_most_the_running_trial(tmp_path: Path) -> None:

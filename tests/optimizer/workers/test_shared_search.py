@@ -19,6 +19,7 @@ from optimizer.search.shared import WORKERS
 from optimizer.search.warm_start import Assignment, uniform_choices
 from tests.optimizer.workers.toy import NAME, alone, shared, workers
 from tests.postgresql import PostgreSQL
+from tests.waiting import wait_for
 
 WARM_STARTS = uniform_choices(BANDS)
 
@@ -68,23 +69,24 @@ def test_a_worker_that_falls_silent_loses_its_trial_alone(url: str) -> None:
 def test_a_worker_that_was_stopped_for_a_while_loses_its_trial_and_takes_another_place(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    renewal, stops = Lease._renew, threading.Event()
+    renewal, goes_on = Lease._renew, threading.Event()
 
     def renew(lease: Lease) -> None:
-        stops.wait(30)  # a process that is stopped renews nothing
+        goes_on.wait(60)  # a process that is stopped renews nothing
         renewal(lease)
 
+    def states() -> list[TrialState]:
+        return [trial.state for trial in Ledger(url, NAME).study(f"{STAGE}/errands").trials]
+
     def slow_at_first(choice: Assignment) -> TrialScore:
-        if not stops.is_set():
-            time.sleep(3)
+        if not goes_on.is_set():
+            wait_for(lambda: states() == [TrialState.FAIL])
             monkeypatch.setattr(Lease, "_renew", renewal)
-            stops.set()
-            time.sleep(1)
+            goes_on.set()
         return score(choice)
 
     monkeypatch.setattr(Lease, "_renew", renew)
     with workers(url, 1, slow_at_first) as counts:
         trials = shared(url).run(WARM_STARTS, 3, None, Reporter())
     assert len(trials) == sum(counts) == 3
-    states = [trial.state for trial in Ledger(url, NAME).study(f"{STAGE}/errands").trials]
-    assert states == [TrialState.FAIL] + 3 * [TrialState.COMPLETE], "an answer to what was given to another does not count"
+    assert states() == [TrialState.FAIL] + 3 * [TrialState.COMPLETE], "an answer to what was given to another does not count"

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +53,6 @@ def copy_of(made: Project, folder: Path) -> Project:
     for name in ("tiny", "model.yaml", "space.json"):
         (folder / name).symlink_to(made.folder / name)
     return Project(folder)
-
-
-def until(condition: Callable[[], object], timeout_s: float = 200) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.1)
 
 
 @pytest.mark.slow
