@@ -148,8 +148,12 @@ class Architecture(BaseModel):
     """Of the gate; gelu is its approximation by tanh."""
     post_norms: bool = False
     embedding_scale: PositiveFloat = 1.0
-    """What the family multiplies embeddings by. Here the whole residual stream is as much smaller instead: gains of
-    `post_norms` have been divided by it, and norms of the stream take an eps smaller by its square."""
+    """What the family multiplies embeddings by. Here the whole residual stream is as much smaller instead: branches join it by
+    `branch_factor`, and norms of the stream take an eps smaller by its square."""
+    branch_scale: PositiveFloat = 1.0
+    """What the family multiplies a branch by where it joins the residual stream."""
+    logit_divisor: PositiveFloat = 1.0
+    """What the family divides logits by. Here the gain of the final norm has been divided by it."""
     query_scalar: PositiveFloat | None = None
     """Scores are divided by its square root; None is `head_dim`."""
     attention_softcap: NonNegativeFloat = 0.0
@@ -191,8 +195,6 @@ class Architecture(BaseModel):
                     f"longrope needs {turning // 2} short_factors and as many long_factors, one for each pair of dimensions "
                     f"that turns; got {len(rope.short_factors)} and {len(rope.long_factors)}"
                 )
-        if self.embedding_scale != 1.0 and not self.post_norms:
-            raise ValueError("embedding_scale needs post_norms, whose gains make each branch as much smaller")
         if self.mla and self.head_dim != self.mla.nope_head_dim + self.mla.rope_head_dim:
             raise ValueError(
                 "under mla, head_dim must be nope_head_dim + rope_head_dim, got "
@@ -213,6 +215,11 @@ class Architecture(BaseModel):
         """What products of queries and keys are multiplied by."""
         scale: float = (self.query_scalar or self.head_dim) ** -0.5
         return scale
+
+    @property
+    def branch_factor(self) -> float:
+        """What a branch is multiplied by where it joins the stream as it is here; gains of `post_norms` have been already."""
+        return self.branch_scale / self.embedding_scale
 
     @property
     def stream_eps(self) -> float:

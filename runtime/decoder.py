@@ -54,7 +54,7 @@ class StepProgram:
 
 
 class Stream(NamedTuple):
-    """The residual stream, and the branch that joins it inside the norm that reads it next."""
+    """The residual stream, and the branch that joins it inside the norm that reads it next; none if it has joined."""
 
     residual: Array
     branch: Array | None
@@ -123,6 +123,11 @@ class CpuBuilder:
         self._norm(name, x, residual, out, eps)
         return Operand({"x": out}, TOKENS)
 
+    def read(self, stream: Stream) -> Operand:
+        if stream.branch is not None:
+            self._join(stream.residual, stream.branch, 1.0)
+        return Operand({"x": stream.residual}, TOKENS)
+
     def norm_in_place(self, name: str, x: Operand, readers: tuple[str, ...], eps: float) -> Operand:
         self._norm(name, x.x, None, x.x, eps)
         return x
@@ -132,11 +137,13 @@ class CpuBuilder:
         out = self._buffer("branch" if kind in _BRANCHES else kind, self._architecture.linear_shapes()[group][0])
         return self._linear(group, x, out)
 
-    def heads(self, qkv: Operand) -> tuple[Operand, Operand, Operand]:
+    def split(self, qkv: Operand) -> tuple[Operand, Operand, Operand]:
         a = self._architecture
-        heads = qkv.x.reshape(len(qkv.x), -1, a.head_dim)
-        q, k, v = np.split(heads, [a.num_q_heads, a.num_q_heads + a.num_kv_heads], axis=1)
+        q, k, v = np.split(qkv.x, [a.q_size, a.q_size + a.kv_size], axis=1)
         return Operand({"x": q}, TOKENS), Operand({"x": k}, TOKENS), Operand({"x": v}, TOKENS)
+
+    def heads(self, x: Operand) -> Operand:
+        return Operand({"x": x.x.reshape(len(x.x), -1, self._architecture.head_dim)}, TOKENS)
 
     def attend(self, layer: int, q: Operand, k: Operand, v: Operand, scale: float, window: int, softcap: float) -> Operand:
         a, inputs, kv_dtype, name = self._architecture, self.inputs, self._kv_dtype, f"layers.{layer}"
@@ -171,8 +178,11 @@ class CpuBuilder:
         self._call(f"{activation}_and_mul", name, x=x, out=out)
         return Operand({"x": out}, TOKENS)
 
-    def join(self, stream: Stream, branch: Operand) -> Stream:
-        return Stream(stream.residual, branch.x)
+    def join(self, stream: Stream, branch: Operand, factor: float) -> Stream:
+        if factor == 1.0:
+            return Stream(stream.residual, branch.x)
+        self._join(stream.residual, branch.x, factor)
+        return Stream(stream.residual, None)
 
     def gather(self, x: Operand) -> Operand:
         out = self._buffer("branch", self._architecture.hidden_size)
@@ -203,6 +213,9 @@ class CpuBuilder:
         bias = self._tensors.get(f"{group}.bias")
         self._call(f"quant_matmul_{scheme.variant}", group, counters, **x.parts, **self._weights(group), bias=bias, out=out)
         return Operand({"x": out}, counters)
+
+    def _join(self, residual: Array, branch: Array, factor: float) -> None:
+        self._call("scaled_add", "join", stream=residual, x=branch, factor=factor)
 
     def _norm(self, name: str, x: Array, residual: Array | None, out: Array, eps: float) -> None:
         def grouped(array: Array | None) -> Array | None:

@@ -109,6 +109,7 @@ _GEMMA = Naming(
 _USUAL = Naming()
 #: of families that do not name and store everything as llama does
 NAMINGS: Mapping[str, Naming] = {
+    "gemma": Naming(gains_less_one=True),
     "gemma2": _GEMMA,
     "gemma3_text": _GEMMA,
     "glm4": Naming(
@@ -149,16 +150,16 @@ def checkpoint_tensors(architecture: Architecture) -> Mapping[str, tuple[Part, .
         else:
             feed_forward = _swiglu(a, f"{layer}.mlp", hidden, _Axis(a.intermediate_size, "intermediate_size"))
         tensors |= {f"{ours}.{name}": parts for name, parts in {**attention, **feed_forward}.items()}
-    tensors["final_norm.weight"] = (_gain(a, "model.norm.weight"),)
+    tensors["final_norm.weight"] = (_gain(a, "model.norm.weight", a.logit_divisor),)
     if not a.tie_embeddings:
         tensors["head.weight"] = (_part("lm_head.weight", vocab, hidden),)
     return tensors
 
 
 def _norms(a: Architecture, layer: str) -> Parts:
-    """Gains behind a branch are of a stream that is not scaled as embeddings are."""
+    """Gains behind a branch have the factor by which it joins the stream."""
     return {
-        f"{ours}.weight": (_gain(a, f"{layer}.{theirs}.weight", a.embedding_scale if "post" in ours else 1.0),)
+        f"{ours}.weight": (_gain(a, f"{layer}.{theirs}.weight", a.embedding_scale / a.branch_scale if "post" in ours else 1.0),)
         for ours, theirs in _naming(a).norms.items()
     }
 

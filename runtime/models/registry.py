@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from artifacts.architecture import Architecture
 from runtime.models.deepseek import DeepseekV2Config, DeepseekV3Config
+from runtime.models.gemma import GemmaConfig
 from runtime.models.gemma2 import Gemma2Config
 from runtime.models.gemma3 import Gemma3TextConfig
 from runtime.models.glm4 import Glm4Config
@@ -27,6 +28,7 @@ FAMILIES: dict[str, type[HfConfig]] = {
     "mistral": MistralConfig,
     "qwen2": Qwen2Config,
     "qwen3": Qwen3Config,
+    "gemma": GemmaConfig,
     "gemma2": Gemma2Config,
     "gemma3_text": Gemma3TextConfig,
     "glm4": Glm4Config,

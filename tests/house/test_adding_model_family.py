@@ -76,11 +76,17 @@ class Written:
 
     norm_in_place = norm
 
+    def read(self, stream: str) -> str:
+        return stream
+
     def linear(self, group: str, x: str) -> str:
         return f"{group}({x})"
 
-    def heads(self, qkv: str) -> tuple[str, str, str]:
+    def split(self, qkv: str) -> tuple[str, str, str]:
         return f"q {qkv}", "k", "v"
+
+    def heads(self, x: str) -> str:
+        return x
 
     def attend(self, layer: int, q: str, k: str, v: str, scale: float, window: int, softcap: float) -> str:
         return f"attend({q}, {k}, {v}, {scale:g}, {window}, {softcap:g})"
@@ -88,8 +94,8 @@ class Written:
     def gated(self, name: str, gate_up: str, reader: str, activation: str) -> str:
         return f"{activation}({gate_up})"
 
-    def join(self, stream: str, branch: str) -> str:
-        return f"{stream} + {branch}"
+    def join(self, stream: str, branch: str, factor: float) -> str:
+        return f"{stream} + {branch}" if factor == 1 else f"{stream} + {factor:g} {branch}"
 
     def gather(self, x: str) -> str:
         return x

@@ -12,6 +12,7 @@ import torch
 from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
+    GemmaConfig,
     Glm4Config,
     LlamaConfig,
     MistralConfig,
@@ -88,6 +89,7 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "qwen3, tied, biased, yarn": Qwen3Config(
         **SIZES, head_dim=8, tie_word_embeddings=True, attention_bias=True, rope_parameters=YARN
     ),
+    "gemma": GemmaConfig(**SIZES | {"num_key_value_heads": 1}, head_dim=24),
     "gemma2": Gemma2Config(**SIZES | GEMMA2, sliding_window=24),
     "gemma2, untied": Gemma2Config(
         **SIZES | GEMMA2, layer_types=["full_attention"] * 3, tie_word_embeddings=False, attention_bias=True

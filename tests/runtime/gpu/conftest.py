@@ -14,6 +14,7 @@ from transformers import (
     DeepseekV3Config,
     Gemma2Config,
     Gemma3TextConfig,
+    GemmaConfig,
     Glm4Config,
     LlamaConfig,
     MistralConfig,
@@ -78,6 +79,7 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "qwen2": Qwen2Config(**SIZES),
     "qwen3": Qwen3Config(**SIZES, head_dim=32),
     "mistral": MistralConfig(**SIZES, sliding_window=7),
+    "gemma": GemmaConfig(**SIZES, head_dim=16),
     "gemma2": Gemma2Config(**SIZES | GEMMA2, sliding_window=7),
     "gemma3": Gemma3TextConfig(
         **SIZES, head_dim=16, query_pre_attn_scalar=24, sliding_window=7, layer_types=["sliding_attention", "full_attention"]

@@ -1,0 +1,58 @@
+"""What configs of families say that multiply embeddings, branches or logits, how their tensors are read, and what is refused.
+
+Their logits are compared in tests/runtime (CPU, emulated and interpreted GPU) and tests/exporters (ONNX).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from transformers import GemmaConfig, PreTrainedConfig
+
+from artifacts.architecture import Architecture
+from optimizer.exporters import ExportError
+from optimizer.exporters.hf_config import hf_config
+from runtime.models import UnsupportedModel, architecture, checkpoint_tensors
+from runtime.models.checkpoint_tensors import Gain
+from tests.importers.random_models import SIZES
+
+GEMMA = GemmaConfig(**SIZES, head_dim=16)
+
+
+def read(config: PreTrainedConfig, **changes: Any) -> Architecture:
+    return architecture(config.to_dict() | changes)
+
+
+def test_gemma_keeps_its_stream_smaller_than_its_embeddings_say() -> None:
+    found = read(GEMMA)
+    assert (found.activation, found.tie_embeddings, found.score_scale) == ("gelu", True, 16**-0.5)
+    assert found.branch_factor == pytest.approx(32**-0.5)
+    assert found.stream_eps == pytest.approx(1e-6 / 32)
+    (part,) = checkpoint_tensors(found)["layers.0.attn_norm.weight"]
+    assert part.gain == Gain(1.0, 1.0)
+
+
+def test_gemma_of_the_first_checkpoints_means_tanh_by_gelu() -> None:
+    """google/gemma-2b: hidden_act is "gelu", and its config says nothing of biases or of one directional attention."""
+    kept = {k: v for k, v in GEMMA.to_dict().items() if k not in ("attention_bias", "use_bidirectional_attention")}
+    assert architecture(kept | {"hidden_act": "gelu"}) == read(GEMMA)
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "message"),
+    [
+        (GEMMA, {"hidden_act": "silu"}, "hidden_act must be one of gelu_pytorch_tanh, gelu, got 'silu'"),
+        (GEMMA, {"use_bidirectional_attention": True}, "use_bidirectional_attention must be false"),
+        (GEMMA, {"head_dim": 15}, "head_dim must be even"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_by_its_key(config: PreTrainedConfig, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnsupportedModel, match=message):
+        read(config, **changes)
+
+
+@pytest.mark.parametrize("config", [GEMMA])
+def test_a_format_that_has_no_words_for_them_refuses_them(config: PreTrainedConfig) -> None:
+    with pytest.raises(ExportError, match=f"got '{config.model_type}'"):
+        hf_config(read(config), {})
