@@ -12,6 +12,7 @@ from runtime.models.gemma import GemmaConfig
 from runtime.models.gemma2 import Gemma2Config
 from runtime.models.gemma3 import Gemma3TextConfig
 from runtime.models.glm4 import Glm4Config
+from runtime.models.granite import GraniteConfig
 from runtime.models.hf_config import HfConfig
 from runtime.models.llama import LlamaConfig
 from runtime.models.mistral import MistralConfig
@@ -32,6 +33,7 @@ FAMILIES: dict[str, type[HfConfig]] = {
     "gemma2": Gemma2Config,
     "gemma3_text": Gemma3TextConfig,
     "glm4": Glm4Config,
+    "granite": GraniteConfig,
     "phi3": Phi3Config,
     "smollm3": SmolLM3Config,
     "mixtral": MixtralConfig,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from transformers import GemmaConfig, PreTrainedConfig
+from transformers import GemmaConfig, GraniteConfig, LlamaConfig, PreTrainedConfig
 
 from artifacts.architecture import Architecture
 from optimizer.exporters import ExportError
@@ -18,6 +18,9 @@ from runtime.models.checkpoint_tensors import Gain
 from tests.importers.random_models import SIZES
 
 GEMMA = GemmaConfig(**SIZES, head_dim=16)
+GRANITE = GraniteConfig(
+    **SIZES, embedding_multiplier=12.0, attention_multiplier=0.015625, residual_multiplier=0.22, logits_scaling=8.0
+)
 
 
 def read(config: PreTrainedConfig, **changes: Any) -> Architecture:
@@ -39,12 +42,31 @@ def test_gemma_of_the_first_checkpoints_means_tanh_by_gelu() -> None:
     assert architecture(kept | {"hidden_act": "gelu"}) == read(GEMMA)
 
 
+def test_granite_multiplies_nothing_that_is_quantized() -> None:
+    """Weights are those of the checkpoint, and so are its codes: a factor stands in an eps, a scale, a join or a gain."""
+    found = read(GRANITE)
+    assert found.score_scale == 0.015625
+    assert (found.branch_factor, found.stream_eps) == (0.22 / 12, 1e-6 / 144)
+    parts = checkpoint_tensors(found)
+    assert [part.gain for part in parts["final_norm.weight"]] == [Gain(0.0, 8.0)]
+    assert all(part.gain is None for name, of in parts.items() if name != "final_norm.weight" for part in of)
+
+
+def test_granite_without_multipliers_is_llama_with_unscaled_scores() -> None:
+    llama, granite = read(LlamaConfig(**SIZES)), read(GraniteConfig(**SIZES))
+    assert granite.score_scale == 1
+    assert granite.model_copy(update={"family": "llama", "query_scalar": None}) == llama
+
+
 @pytest.mark.parametrize(
     ("config", "changes", "message"),
     [
         (GEMMA, {"hidden_act": "silu"}, "hidden_act must be one of gelu_pytorch_tanh, gelu, got 'silu'"),
         (GEMMA, {"use_bidirectional_attention": True}, "use_bidirectional_attention must be false"),
         (GEMMA, {"head_dim": 15}, "head_dim must be even"),
+        (GRANITE, {"residual_multiplier": 0}, "residual_multiplier: Input should be greater than 0"),
+        (GRANITE, {"attention_multiplier": None}, "attention_multiplier: Input should be a valid number"),
+        (GRANITE, {"mlp_bias": True}, "mlp_bias must be false"),
     ],
 )
 def test_what_cannot_be_run_is_refused_by_its_key(config: PreTrainedConfig, changes: dict[str, Any], message: str) -> None:
@@ -52,7 +74,7 @@ def test_what_cannot_be_run_is_refused_by_its_key(config: PreTrainedConfig, chan
         read(config, **changes)
 
 
-@pytest.mark.parametrize("config", [GEMMA])
+@pytest.mark.parametrize("config", [GEMMA, GRANITE])
 def test_a_format_that_has_no_words_for_them_refuses_them(config: PreTrainedConfig) -> None:
     with pytest.raises(ExportError, match=f"got '{config.model_type}'"):
         hf_config(read(config), {})

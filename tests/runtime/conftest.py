@@ -14,6 +14,7 @@ from transformers import (
     Gemma3TextConfig,
     GemmaConfig,
     Glm4Config,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
     Phi3Config,
@@ -67,6 +68,8 @@ LONGROPE = {
     "short_factor": [1.0, 1.1, 1.5, 2.0],
     "long_factor": [1.0, 2.0, 4.0, 8.0],
 }
+#: near those of granite-3.1-2b, which says 12, 0.015625, 0.22 and 8
+GRANITE = {"embedding_multiplier": 12.0, "attention_multiplier": 0.15, "residual_multiplier": 0.22, "logits_scaling": 8.0}
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
 
 #: Between them: every family, tied and not, 1, 2, 3 and 4 queries to a key, heads narrower and wider than hidden / heads,
@@ -102,6 +105,8 @@ CONFIGS: dict[str, PreTrainedConfig] = {
         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
     ),
     "glm4": Glm4Config(**SIZES, head_dim=24, pad_token_id=None),
+    "granite": GraniteConfig(**SIZES, **GRANITE),
+    "granite, tied, biased": GraniteConfig(**SIZES, **GRANITE, attention_bias=True, tie_word_embeddings=True),
     "phi3": Phi3Config(**SIZES, sliding_window=24, pad_token_id=None),
     "phi3, partial, longrope": Phi3Config(
         **SIZES, pad_token_id=None, tie_word_embeddings=True, original_max_position_embeddings=128, rope_parameters=LONGROPE
