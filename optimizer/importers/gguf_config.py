@@ -9,7 +9,7 @@ import numpy as np
 from artifacts.architecture import Rope
 from optimizer.importers.errors import DamagedFile
 from optimizer.importers.gguf_file import GgufFile
-from runtime.models import UnknownArchitecture, UnsupportedModel
+from runtime.models import UnknownArchitecture, UnsupportedModel, refuse_unserved_gguf
 from runtime.rope import inverse_frequencies
 
 #: GGUF architectures whose decoder the runtime's families cover; Mistral is converted to `llama` too.
@@ -39,10 +39,11 @@ _WITHOUT_EFFECT = {"factor": 0.0, "attn_factor": 1.0, "rope.scale_linear": 1.0}
 def hf_config(file: GgufFile) -> dict[str, object]:
     """`file`'s metadata as a config.json of transformers 5, for `runtime.models.architecture`.
 
-    Raises UnknownArchitecture, UnsupportedModel, and DamagedFile for a missing key.
+    Raises UnservedArchitecture, UnknownArchitecture, UnsupportedModel, and DamagedFile for a missing key.
     """
     name = file.metadata.get("general.architecture")
     if name not in GGUF_ARCHITECTURES:
+        refuse_unserved_gguf(str(name))
         raise UnknownArchitecture(
             f"general.architecture must be one of {', '.join(GGUF_ARCHITECTURES)}; {file.path} says {name!r}"
         )

@@ -76,8 +76,8 @@ def test_config_that_is_no_object(folder: Path) -> None:
 
 
 def test_unknown_architecture(folder: Path) -> None:
-    change_config(folder, model_type="mamba")
-    with pytest.raises(UnknownArchitecture, match=r"llama, mistral, qwen2, qwen3, .*; the config says 'mamba'"):
+    change_config(folder, model_type="gpt_neox")
+    with pytest.raises(UnknownArchitecture, match=r"llama, mistral, qwen2, qwen3, .*; the config says 'gpt_neox'"):
         open_source(folder)
 
 
