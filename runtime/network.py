@@ -133,6 +133,10 @@ def layer(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream: S
     return _joined(a, f"layers.{i}.mlp_post_norm", build, stream, branch)
 
 
+def _read(a: Architecture, norm: str, build: LayerBuilder[Stream, Value], stream: Stream, readers: tuple[str, ...]) -> Value:
+    return build.norm(norm, stream, readers, a.stream_eps) if a.pre_norms else build.read(stream)
+
+
 def _joined(a: Architecture, norm: str, build: LayerBuilder[Stream, Value], stream: Stream, branch: Value) -> Stream:
     if a.post_norms:  # whose gains have the factor
         return build.join(stream, build.norm_in_place(norm, branch, (), a.rms_norm_eps), 1.0)
@@ -146,14 +150,17 @@ def final_norm(a: Architecture, build: LayerBuilder[Stream, Value], stream: Stre
 
 def _attention(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream: Stream) -> Value:
     """Grouped-query attention (Ainslie et al. 2023)."""
-    name, eps = f"layers.{i}", a.rms_norm_eps
-    normed = build.norm(f"{name}.attn_norm", stream, (f"{name}.qkv",), a.stream_eps)
-    q, k, v = map(build.heads, build.split(build.linear(f"{name}.qkv", normed)))
-    if a.qk_norm:
-        q = build.norm_in_place(f"{name}.q_norm", q, (), eps)
-        k = build.norm_in_place(f"{name}.k_norm", k, (), eps)
-    attended = build.attend(i, q, k, v, a.score_scale, a.window(i), a.attention_softcap)
+    name = f"layers.{i}"
+    q, k, v = build.split(build.linear(f"{name}.qkv", _read(a, f"{name}.attn_norm", build, stream, (f"{name}.qkv",))))
+    q, k = _heads(a, f"{name}.q_norm", build, q), _heads(a, f"{name}.k_norm", build, k)
+    attended = build.attend(i, q, k, build.heads(v), a.score_scale, a.window(i), a.attention_softcap)
     return build.linear(f"{name}.o", attended)
+
+
+def _heads(a: Architecture, norm: str, build: LayerBuilder[Stream, Value], x: Value) -> Value:
+    if a.qk_norm_of_all_heads:
+        return build.heads(build.norm_in_place(norm, x, (), a.rms_norm_eps))
+    return build.norm_in_place(norm, build.heads(x), (), a.rms_norm_eps) if a.qk_norm else build.heads(x)
 
 
 def _latent_attention(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream: Stream) -> Value:
@@ -172,8 +179,7 @@ def _latent_attention(a: Architecture, i: int, build: LayerBuilder[Stream, Value
 def _feed_forward(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream: Stream) -> Value:
     """down(activation(gate x) * up x) (Shazeer 2020)."""
     name = f"layers.{i}"
-    normed = build.norm(f"{name}.mlp_norm", stream, (f"{name}.gate_up",), a.stream_eps)
-    gate_up = build.linear(f"{name}.gate_up", normed)
+    gate_up = build.linear(f"{name}.gate_up", _read(a, f"{name}.mlp_norm", build, stream, (f"{name}.gate_up",)))
     return build.linear(f"{name}.down", build.gated(f"{name}.activation", gate_up, f"{name}.down", a.activation))
 
 

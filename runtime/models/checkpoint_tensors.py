@@ -122,6 +122,9 @@ NAMINGS: Mapping[str, Naming] = {
         fused_gate_up=True,
         neighbours_turn=True,
     ),
+    "olmo2": Naming(
+        norms={"attn_post_norm": "post_attention_layernorm", "mlp_post_norm": "post_feedforward_layernorm"},
+    ),
     "mixtral": Naming(mixture=("block_sparse_moe", "w1", "w3", "w2"), expert_size_key="intermediate_size"),
     "phi3": Naming(fused_qkv=True, fused_gate_up=True),
 }
@@ -177,7 +180,6 @@ def _grouped_query_attention(a: Architecture, i: int, layer: str) -> Parts:
     attention, hidden, order = f"{layer}.self_attn", _hidden(a), _order(a, i)
     q = _Axis(a.q_size, "num_attention_heads * head_dim")
     kv = _Axis(a.kv_size, "num_key_value_heads * head_dim")
-    head_dim = _Axis(a.head_dim, "head_dim")
     #: checkpoint's name, its rows, and how many heads of them turn
     projections = [("q_proj", q, a.num_q_heads), ("k_proj", kv, a.num_kv_heads), ("v_proj", kv, 0)]
     if _naming(a).fused_qkv:
@@ -196,8 +198,10 @@ def _grouped_query_attention(a: Architecture, i: int, layer: str) -> Parts:
     if a.output_bias:
         tensors["o.bias"] = (_part(f"{attention}.o_proj.bias", hidden),)
     if a.qk_norm:
-        for name in ("q_norm", "k_norm"):
-            tensors[f"{name}.weight"] = (turned(_as_meant(a, _part(f"{attention}.{name}.weight", head_dim)), 1),)
+        one = (_Axis(a.head_dim, "head_dim"), 1)
+        spans = ((q, a.num_q_heads), (kv, a.num_kv_heads)) if a.qk_norm_of_all_heads else (one, one)
+        for name, (size, heads) in zip(("q_norm", "k_norm"), spans, strict=True):
+            tensors[f"{name}.weight"] = (turned(_as_meant(a, _part(f"{attention}.{name}.weight", size)), heads),)
     return tensors
 
 

@@ -18,6 +18,7 @@ from runtime.models.hf_config import HfConfig
 from runtime.models.llama import LlamaConfig
 from runtime.models.mistral import MistralConfig
 from runtime.models.mixtral import MixtralConfig
+from runtime.models.olmo2 import Olmo2Config
 from runtime.models.phi3 import Phi3Config
 from runtime.models.qwen2 import Qwen2Config
 from runtime.models.qwen3 import Qwen3Config
@@ -36,6 +37,7 @@ FAMILIES: dict[str, type[HfConfig]] = {
     "gemma3_text": Gemma3TextConfig,
     "glm4": Glm4Config,
     "granite": GraniteConfig,
+    "olmo2": Olmo2Config,
     "phi3": Phi3Config,
     "smollm3": SmolLM3Config,
     "mixtral": MixtralConfig,

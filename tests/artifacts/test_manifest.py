@@ -18,7 +18,7 @@ FILES = {
     path: FileRecord(sha256=hashlib.sha256(path.encode()).hexdigest(), size=len(path))
     for path in ("kernels/cpu.so", "tokenizer.json", "weights/model.safetensors")
 }
-GOLDEN_DIGEST = "172c2a6bbb63d88e05249ffcab287dafb49c40508cd99d9d1134aca9b00e484d"
+GOLDEN_DIGEST = "1e91b59732133d498464738e1d68bbdb6f6b8fd880a6148560bef70ea7030afe"
 
 
 @pytest.fixture
@@ -61,6 +61,8 @@ def test_a_manifest_of_version_1_0_keeps_its_meaning(parts: Any) -> None:
             "layer_ropes",
             "branch_scale",
             "logit_divisor",
+            "pre_norms",
+            "qk_norm_of_all_heads",
         ),
         "provenance": ("quantization",),
     }

@@ -1,4 +1,4 @@
-"""What configs of families say that multiply embeddings, branches or logits, how their tensors are read, and what is refused.
+"""Gemma, Granite and OLMo 2: what their configs say, how their tensors are read, and what is refused.
 
 Their logits are compared in tests/runtime (CPU, emulated and interpreted GPU) and tests/exporters (ONNX).
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from transformers import GemmaConfig, GraniteConfig, LlamaConfig, PreTrainedConfig
+from transformers import GemmaConfig, GraniteConfig, LlamaConfig, Olmo2Config, PreTrainedConfig
 
 from artifacts.architecture import Architecture
 from optimizer.exporters import ExportError
 from optimizer.exporters.hf_config import hf_config
+from optimizer.transforms import UntransformableModelError, refuse_what_cannot_fold
 from runtime.models import UnsupportedModel, architecture, checkpoint_tensors
 from runtime.models.checkpoint_tensors import Gain
 from tests.importers.random_models import SIZES
@@ -21,6 +22,7 @@ GEMMA = GemmaConfig(**SIZES, head_dim=16)
 GRANITE = GraniteConfig(
     **SIZES, embedding_multiplier=12.0, attention_multiplier=0.015625, residual_multiplier=0.22, logits_scaling=8.0
 )
+OLMO2 = Olmo2Config(**SIZES)
 
 
 def read(config: PreTrainedConfig, **changes: Any) -> Architecture:
@@ -58,6 +60,23 @@ def test_granite_without_multipliers_is_llama_with_unscaled_scores() -> None:
     assert granite.model_copy(update={"family": "llama", "query_scalar": None}) == llama
 
 
+def test_olmo2_has_no_norm_before_a_branch_and_one_for_all_heads() -> None:
+    found = read(OLMO2)
+    shapes = found.float_shapes()
+    assert {name.split(".")[-2] for name in shapes} == {"q_norm", "k_norm", "attn_post_norm", "mlp_post_norm", "final_norm"}
+    assert (shapes["layers.0.q_norm.weight"], shapes["layers.0.k_norm.weight"]) == ((32,), (16,))
+    assert found.rms_norm_eps == 1e-5
+    assert {name: [part.shape for part in of] for name, of in checkpoint_tensors(found).items() if name in shapes} == {
+        name: [shape] for name, shape in shapes.items()
+    }
+
+
+def test_a_transform_needs_a_norm_to_fold_into() -> None:
+    with pytest.raises(UntransformableModelError, match="this olmo2 model has no norms before its branches"):
+        refuse_what_cannot_fold(read(OLMO2))
+    refuse_what_cannot_fold(read(GRANITE))
+
+
 @pytest.mark.parametrize(
     ("config", "changes", "message"),
     [
@@ -67,6 +86,9 @@ def test_granite_without_multipliers_is_llama_with_unscaled_scores() -> None:
         (GRANITE, {"residual_multiplier": 0}, "residual_multiplier: Input should be greater than 0"),
         (GRANITE, {"attention_multiplier": None}, "attention_multiplier: Input should be a valid number"),
         (GRANITE, {"mlp_bias": True}, "mlp_bias must be false"),
+        (OLMO2, {"hidden_act": "gelu"}, "hidden_act must be 'silu', got 'gelu'"),
+        (OLMO2, {"num_key_value_heads": 3}, "num_q_heads must be a multiple of num_kv_heads"),
+        (OLMO2, {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "dynamic"),
     ],
 )
 def test_what_cannot_be_run_is_refused_by_its_key(config: PreTrainedConfig, changes: dict[str, Any], message: str) -> None:
@@ -74,7 +96,7 @@ def test_what_cannot_be_run_is_refused_by_its_key(config: PreTrainedConfig, chan
         read(config, **changes)
 
 
-@pytest.mark.parametrize("config", [GEMMA, GRANITE])
+@pytest.mark.parametrize("config", [GEMMA, GRANITE, OLMO2])
 def test_a_format_that_has_no_words_for_them_refuses_them(config: PreTrainedConfig) -> None:
     with pytest.raises(ExportError, match=f"got '{config.model_type}'"):
         hf_config(read(config), {})
