@@ -200,9 +200,7 @@ class Architecture(BaseModel):
                     f"that turns; got {len(rope.short_factors)} and {len(rope.long_factors)}"
                 )
         if not self.pre_norms and (self.moe or self.mla or self.embedding_scale != 1.0):
-            raise ValueError(
-                "pre_norms must be true with moe, mla or an embedding_scale, got false"
-            )
+            raise ValueError("pre_norms must be true with moe, mla or an embedding_scale, got false")
         if self.mla and self.head_dim != self.mla.nope_head_dim + self.mla.rope_head_dim:
             raise ValueError(
                 "under mla, head_dim must be nope_head_dim + rope_head_dim, got "

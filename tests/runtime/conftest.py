@@ -106,10 +106,8 @@ CONFIGS: dict[str, PreTrainedConfig] = {
         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
     ),
     "glm4": Glm4Config(**SIZES, head_dim=24, pad_token_id=None),
-    "granite": GraniteConfig(**SIZES, **GRANITE),
-    "granite, tied, biased": GraniteConfig(**SIZES, **GRANITE, attention_bias=True, tie_word_embeddings=True),
-    "olmo2": Olmo2Config(**SIZES),
-    "olmo2, tied, biased": Olmo2Config(**SIZES, head_dim=24, attention_bias=True, tie_word_embeddings=True),
+    "granite": GraniteConfig(**SIZES, **GRANITE, attention_bias=True, tie_word_embeddings=True),
+    "olmo2": Olmo2Config(**SIZES, head_dim=24, attention_bias=True),
     "phi3": Phi3Config(**SIZES, sliding_window=24, pad_token_id=None),
     "phi3, partial, longrope": Phi3Config(
         **SIZES, pad_token_id=None, tie_word_embeddings=True, original_max_position_embeddings=128, rope_parameters=LONGROPE
