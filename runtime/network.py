@@ -158,9 +158,11 @@ def _attention(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stre
 
 
 def _heads(a: Architecture, norm: str, build: LayerBuilder[Stream, Value], x: Value) -> Value:
+    if not a.qk_norm:
+        return build.heads(x)
     if a.qk_norm_of_all_heads:
         return build.heads(build.norm_in_place(norm, x, (), a.rms_norm_eps))
-    return build.norm_in_place(norm, build.heads(x), (), a.rms_norm_eps) if a.qk_norm else build.heads(x)
+    return build.norm_in_place(norm, build.heads(x), (), a.rms_norm_eps)
 
 
 def _latent_attention(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream: Stream) -> Value:

@@ -64,8 +64,7 @@ MODELS: list[tuple[str, str, KvDtype]] = [
     ("qwen2, tied, window", "int8", "fp32"),
     ("qwen2", "int8-a8", "bf16"),
     ("llama, tied, biased, llama3", "int4-g32-sym", "fp32"),
-    ("qwen2", "int4-g32-asym-a8", "fp32"),
-    ("olmo2", "int8-a8", "fp32"),
+    ("olmo2", "int4-g32-asym-a8", "fp32"),
 ]
 
 
