@@ -15,8 +15,10 @@ from types import SimpleNamespace
 from typing import Any, cast, get_args
 
 import pytest
+import torch
 from pydantic import BaseModel
 from rich.console import Console
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from artifacts.architecture import Architecture
@@ -71,6 +73,11 @@ class Key:
 
 def source(spec: ModelSpec, _: Path) -> Source:
     return open_source(spec.source)
+
+
+def merged(spec: ModelSpec, folder: Path) -> object:
+    assert spec.adapter is not None
+    return open_source(spec.source, spec.adapter).tensor("layers.0.qkv.weight").sum().item()
 
 
 def job(spec: ModelSpec, folder: Path) -> Job:
@@ -147,6 +154,7 @@ KEYS: dict[str, Key] = {
         "tiny/config.json", "other/config.json", lambda spec, _: spec.config and open_random(spec.config).architecture,
         {"source": "random", "target": "h100"},
     ),
+    "adapter": Key("tuned", "retuned", merged),
     "name": Key("a", "b", lambda spec, _: spec.output),
     "target": Key("cpu", "h100", lambda spec, _: target_layout(spec.devices)),
     "output": Key("a", "b", lambda spec, _: spec.output),
@@ -227,6 +235,8 @@ def folder(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(tiny_llama, tmp_path / name)
     config = json.loads((tmp_path / "other" / "config.json").read_text())
     (tmp_path / "other" / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.25}))
+    for name, alpha in (("tuned", 1), ("retuned", 2)):
+        write_lora(tmp_path / name, lora_alpha=alpha)
     (tmp_path / "text.txt").write_text(TEXT)
     (tmp_path / "more.txt").write_text(TEXT[10:])
     for name, items in (("items", ITEMS), ("fewer", ITEMS[1:])):
@@ -237,6 +247,16 @@ def folder(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (tmp_path / "one.yaml").write_text("serving: {max_num_seqs: [4]}\n")
     (tmp_path / "two.yaml").write_text("serving: {max_num_seqs: [8]}\n")
     return tmp_path
+
+
+def write_lora(folder: Path, **config: object) -> None:
+    """Of rank 1, on one projection of the tiny llama, as peft saves it."""
+    folder.mkdir()
+    stated = {"peft_type": "LORA", "r": 1, "target_modules": ["q_proj"], **config}
+    (folder / "adapter_config.json").write_text(json.dumps(stated))
+    module = "base_model.model.model.layers.0.self_attn.q_proj"
+    halves = {f"{module}.lora_A.weight": torch.ones(1, 64), f"{module}.lora_B.weight": torch.ones(64, 1)}
+    save_file(halves, folder / "adapter_model.safetensors")
 
 
 def written(folder: Path, key: str, value: Any, beside: Json) -> ModelSpec:
