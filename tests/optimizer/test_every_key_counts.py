@@ -15,10 +15,8 @@ from types import SimpleNamespace
 from typing import Any, cast, get_args
 
 import pytest
-import torch
 from pydantic import BaseModel
 from rich.console import Console
-from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from artifacts.architecture import Architecture
@@ -51,6 +49,7 @@ from search_spaces.located_yaml import LocatedError
 from search_spaces.schema import SearchSpace
 from search_spaces.space import load_space
 from tests.optimizer.search.test_precision import BANDS, latency_ms, score
+from tests.tiny_models import write_lora
 
 Json = dict[str, Any]
 ITEMS = [{"question": f"What is {i} plus {i}?", "answer": f"{i} + {i} = {2 * i} #### {2 * i}"} for i in range(6)]
@@ -73,11 +72,6 @@ class Key:
 
 def source(spec: ModelSpec, _: Path) -> Source:
     return open_source(spec.source)
-
-
-def merged(spec: ModelSpec, folder: Path) -> object:
-    assert spec.adapter is not None
-    return open_source(spec.source, spec.adapter).tensor("layers.0.qkv.weight").sum().item()
 
 
 def job(spec: ModelSpec, folder: Path) -> Job:
@@ -154,7 +148,7 @@ KEYS: dict[str, Key] = {
         "tiny/config.json", "other/config.json", lambda spec, _: spec.config and open_random(spec.config).architecture,
         {"source": "random", "target": "h100"},
     ),
-    "adapter": Key("tuned", "retuned", merged),
+    "adapter": Key("tuned", "retuned", lambda spec, _: open_source(spec.source, spec.adapter).tensor("layers.0.qkv.weight").sum()),
     "name": Key("a", "b", lambda spec, _: spec.output),
     "target": Key("cpu", "h100", lambda spec, _: target_layout(spec.devices)),
     "output": Key("a", "b", lambda spec, _: spec.output),
@@ -247,16 +241,6 @@ def folder(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (tmp_path / "one.yaml").write_text("serving: {max_num_seqs: [4]}\n")
     (tmp_path / "two.yaml").write_text("serving: {max_num_seqs: [8]}\n")
     return tmp_path
-
-
-def write_lora(folder: Path, **config: object) -> None:
-    """Of rank 1, on one projection of the tiny llama, as peft saves it."""
-    folder.mkdir()
-    stated = {"peft_type": "LORA", "r": 1, "target_modules": ["q_proj"], **config}
-    (folder / "adapter_config.json").write_text(json.dumps(stated))
-    module = "base_model.model.model.layers.0.self_attn.q_proj"
-    halves = {f"{module}.lora_A.weight": torch.ones(1, 64), f"{module}.lora_B.weight": torch.ones(64, 1)}
-    save_file(halves, folder / "adapter_model.safetensors")
 
 
 def written(folder: Path, key: str, value: Any, beside: Json) -> ModelSpec:
