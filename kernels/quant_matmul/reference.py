@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -54,7 +53,7 @@ def _experts_reference(name: str) -> Callable[..., None]:
     def each_expert(offsets: Tensor, out: Tensor, **arguments: Tensor) -> None:
         activations = {key: tensor for key, tensor in arguments.items() if key == "x" or key.startswith("x_")}
         every = {key: tensor for key, tensor in arguments.items() if key not in activations}
-        for expert, (first, end) in enumerate(pairwise(offsets.tolist())):
+        for expert, (first, end) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)):
             rows = {
                 key: tensor[first:end] if key == "x_scales" else tensor[first * rows_per_token : end * rows_per_token]
                 for key, tensor in activations.items()

@@ -21,13 +21,12 @@ from artifacts.precision import Scheme
 from kernels.cpu.library import Library
 from kernels.reference import ReferenceProgram
 from optimizer.importers import open_source
-from optimizer.quantization import round_to_nearest
 from optimizer.weights.quantized_store import QuantizedStore
 from runtime.model_runner import ProgramRunner
-from runtime.models import checkpoint_tensors
 from runtime.scoring import score
 from tests.importers.prequantized_writing import CONFIG, write_compressed_tensors
 from tests.importers.random_models import random_model, save_folder
+from tests.rounded_weights import round_weights
 from tests.runtime.conftest import CONFIGS, Tiny, limits, moderate
 
 TOLERANCE = 1e-4
@@ -70,19 +69,7 @@ def test_logits_are_transformers(tiny: Callable[[str], Tiny], library: Library, 
 def dequantized(model: Tiny, scheme: Scheme) -> PreTrainedModel:
     """transformers' model with every matrix rounded to the grid of `scheme`."""
     rounded = copy.deepcopy(model.model)
-    state = rounded.state_dict()
-    parts = checkpoint_tensors(model.architecture)
-    for group in model.architecture.linear_shapes():
-        weight = model.source.tensor(f"{group}.weight")
-        values = torch.from_numpy(round_to_nearest(group, weight, scheme).dequantize())
-        if is_of_experts(group):  # which the checkpoint has one by one, and the module together
-            _, layer, kind = group.split(".")
-            parameter = state[f"model.layers.{layer}.mlp.{kind.replace('_', '.', 1)}_proj"]
-            parameter.copy_(values.view_as(parameter))
-            continue
-        rows = [part.shape[0] for part in parts[f"{group}.weight"]]
-        for part, matrix in zip(parts[f"{group}.weight"], values.split(rows), strict=True):
-            state[part.name].copy_(matrix)
+    round_weights(rounded, model.source, dict.fromkeys(model.architecture.linear_shapes(), scheme))
     return rounded
 
 
