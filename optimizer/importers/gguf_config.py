@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from artifacts.architecture import Rope
 from optimizer.importers.errors import DamagedFile
 from optimizer.importers.gguf_families import GGUF_FAMILIES, GgufFamily, Windows, architectures, model_type
-from runtime.models import UnknownArchitecture, UnsupportedModel
+from runtime.models import UnknownArchitecture, UnsupportedModel, refuse_unserved_gguf
 from runtime.rope import inverse_frequencies
 
 #: The tensor by whose elements llama3's scaling divides the frequencies; GGUF keeps no other trace of it.
@@ -62,9 +62,10 @@ class Header(Protocol):
 
 
 def family_of(file: Header) -> str:
-    """The `model_type` of `file`, a key of GGUF_FAMILIES. UnknownArchitecture for any other."""
+    """The `model_type` of `file`, a key of GGUF_FAMILIES. UnservedArchitecture or UnknownArchitecture for any other."""
     name = file.metadata.get("general.architecture")
     if name not in architectures():
+        refuse_unserved_gguf(str(name))
         raise UnknownArchitecture(
             f"general.architecture must be one of {', '.join(architectures())}; {file.path} says {name!r}"
         )
@@ -74,7 +75,7 @@ def family_of(file: Header) -> str:
 def hf_config(file: Header) -> dict[str, object]:
     """`file`'s metadata as a config.json of transformers 5, for `runtime.models.architecture`.
 
-    Raises UnknownArchitecture, UnsupportedModel, and DamagedFile for a missing key.
+    Raises UnservedArchitecture, UnknownArchitecture, UnsupportedModel, and DamagedFile for a missing key.
     """
     kind = family_of(file)
     family = GGUF_FAMILIES[kind]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from transformers import Gemma2Config, Gemma3TextConfig, Glm4Config, Phi3Config,
 
 from optimizer.importers import DamagedFile, MissingTensor, Source, open_source
 from optimizer.importers.gguf_config import hf_config
+from optimizer.importers.gguf_families import GGUF_FAMILIES
 from runtime.models import UnsupportedModel, architecture
+from tests.house.test_words import ROOT
 from tests.importers.gguf_writing import write_gguf
 from tests.importers.random_models import SIZES, random_model, save_folder
 
@@ -202,3 +205,8 @@ def test_codes_of_rows_in_another_order_are_values_alone(tmp_path: Path) -> None
     source = open_source(path)
     assert source.tensor("layers.0.qkv.weight").shape == (128, 32)
     assert source.checkpoint.stored("model.layers.0.mlp.down_proj.weight") is not None
+
+
+def test_the_documentation_says_which_families_are_read_from_gguf() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|.*\| [^|]*GGUF \|$", (ROOT / "docs/models.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows == list(GGUF_FAMILIES)
