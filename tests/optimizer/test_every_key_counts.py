@@ -49,6 +49,7 @@ from search_spaces.located_yaml import LocatedError
 from search_spaces.schema import SearchSpace
 from search_spaces.space import load_space
 from tests.optimizer.search.test_precision import BANDS, latency_ms, score
+from tests.tiny_models import write_lora
 
 Json = dict[str, Any]
 ITEMS = [{"question": f"What is {i} plus {i}?", "answer": f"{i} + {i} = {2 * i} #### {2 * i}"} for i in range(6)]
@@ -147,6 +148,7 @@ KEYS: dict[str, Key] = {
         "tiny/config.json", "other/config.json", lambda spec, _: spec.config and open_random(spec.config).architecture,
         {"source": "random", "target": "h100"},
     ),
+    "adapter": Key("tuned", "retuned", lambda spec, _: open_source(spec.source, spec.adapter).tensor("layers.0.qkv.weight").sum()),
     "name": Key("a", "b", lambda spec, _: spec.output),
     "target": Key("cpu", "h100", lambda spec, _: target_layout(spec.devices)),
     "output": Key("a", "b", lambda spec, _: spec.output),
@@ -227,6 +229,8 @@ def folder(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(tiny_llama, tmp_path / name)
     config = json.loads((tmp_path / "other" / "config.json").read_text())
     (tmp_path / "other" / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.25}))
+    for name, alpha in (("tuned", 1), ("retuned", 2)):
+        write_lora(tmp_path / name, lora_alpha=alpha)
     (tmp_path / "text.txt").write_text(TEXT)
     (tmp_path / "more.txt").write_text(TEXT[10:])
     for name, items in (("items", ITEMS), ("fewer", ITEMS[1:])):
