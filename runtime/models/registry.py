@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 
 from pydantic import ValidationError
 
@@ -20,6 +21,7 @@ from runtime.models.qwen2 import Qwen2Config
 from runtime.models.qwen3 import Qwen3Config
 from runtime.models.qwen3_moe import Qwen3MoeConfig
 from runtime.models.smollm3 import SmolLM3Config
+from runtime.models.unserved import refuse_unserved
 from runtime.models.unsupported import UnknownArchitecture, UnsupportedModel
 
 FAMILIES: dict[str, type[HfConfig]] = {
@@ -42,13 +44,17 @@ FAMILIES: dict[str, type[HfConfig]] = {
 def architecture(config: Mapping[str, object]) -> Architecture:
     """The architecture that a Hugging Face config.json describes.
 
-    Raises UnknownArchitecture for a model_type outside FAMILIES, and UnsupportedModel, naming the key, where the config
+    Raises UnservedArchitecture for a model that is known not to be served, UnknownArchitecture for another model_type
+    outside FAMILIES, and UnsupportedModel, naming the key, where the config
     lacks a key, has a wrong value, or asks for something that the runtime does not do.
     """
     model_type = config.get("model_type")
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if family is None:
-        raise UnknownArchitecture(f"model_type must be one of {', '.join(FAMILIES)}; the config says {model_type!r}")
+        refuse_unserved(config, FAMILIES)
+        near = get_close_matches(str(model_type), FAMILIES, n=3, cutoff=0.5)
+        advice = f", to which {', '.join(near)} {'is' if len(near) == 1 else 'are'} nearest" if near else ""
+        raise UnknownArchitecture(f"model_type must be one of {', '.join(FAMILIES)}; the config says {model_type!r}{advice}")
     try:
         return family.model_validate(config).architecture()
     except ValidationError as error:
