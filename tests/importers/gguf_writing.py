@@ -23,6 +23,29 @@ _NAMES = {
     "mlp.down_proj": "ffn_down",
 } | {f"self_attn.{x}": f"attn_{x.removesuffix('_proj')}" for x in ("q_proj", "k_proj", "v_proj", "q_norm", "k_norm")}
 
+_GEMMA = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+#: what families name otherwise, by the names that their graphs in llama.cpp read
+_OTHER_NAMES = {
+    "gemma2": _GEMMA,
+    "gemma3": _GEMMA,
+    "glm4": {
+        "post_self_attn_layernorm": "post_attention_norm",
+        "post_attention_layernorm": "ffn_norm",
+        "post_mlp_layernorm": "post_ffw_norm",
+        "mlp.gate_up_proj": "ffn_up",
+    },
+    "phi3": {"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"},
+}
+_ARCHITECTURES = {"mistral": "llama", "gemma3_text": "gemma3"}
+#: whose q and k llama.cpp turns by neighbours, and so reorders
+_REORDERED = ("llama", "smollm3")
+#: whose gains Hugging Face keeps less one
+_WHOLE_GAINS = ("gemma2", "gemma3")
+
 #: a tokenizer just large enough to open the file
 TOKENIZER: dict[str, object] = {
     "model": "gpt2",
@@ -47,7 +70,7 @@ def write_gguf(
 ) -> Path:
     """`model` at `path`, matrices as `kind`. `metadata` overrides keys (None leaves one out), `drop` leaves out a tensor."""
     config = model.config
-    arch = "llama" if config.model_type == "mistral" else config.model_type
+    arch = _ARCHITECTURES.get(config.model_type, config.model_type)
     values: dict[str, object] = {
         f"{arch}.block_count": config.num_hidden_layers,
         f"{arch}.context_length": config.max_position_embeddings,
@@ -56,7 +79,7 @@ def write_gguf(
         f"{arch}.attention.head_count": config.num_attention_heads,
         f"{arch}.attention.head_count_kv": config.num_key_value_heads,
         f"{arch}.attention.layer_norm_rms_epsilon": config.rms_norm_eps,
-        f"{arch}.rope.freq_base": config.rope_parameters["rope_theta"],
+        f"{arch}.rope.freq_base": config.rope_parameters.get("full_attention", config.rope_parameters)["rope_theta"],
         f"{arch}.vocab_size": config.vocab_size,
         **{f"tokenizer.ggml.{key}": value for key, value in tokenizer.items()},
     }
@@ -71,11 +94,13 @@ def write_gguf(
         if name == drop or (name == "lm_head.weight" and config.tie_word_embeddings):
             continue
         array = tensor.float().numpy()
-        if arch == "llama" and (found := re.search(r"self_attn\.([qk])_proj", name)):
+        if arch in _WHOLE_GAINS and name.endswith("norm.weight"):
+            array = array + np.float32(1)
+        if arch in _REORDERED and (found := re.search(r"self_attn\.([qk])_proj", name)):
             heads = config.num_attention_heads if found[1] == "q" else config.num_key_value_heads
             array = _permuted(array, heads)
         stored = kind if array.ndim > 1 else GGMLQuantizationType.F32
-        writer.add_tensor(_gguf_name(name), quantize(array, stored), raw_dtype=stored)
+        writer.add_tensor(_gguf_name(name, arch), quantize(array, stored), raw_dtype=stored)
     for name, array in (extra or {}).items():
         writer.add_tensor(name, array)
     writer.write_header_to_file()
@@ -93,7 +118,7 @@ def _permuted(rows: np.ndarray, heads: int) -> np.ndarray:
     return np.ascontiguousarray(per_head[:, neighbours].reshape(rows.shape))
 
 
-def _gguf_name(name: str) -> str:
-    for theirs, ggufs in _NAMES.items():
+def _gguf_name(name: str, arch: str) -> str:
+    for theirs, ggufs in (_NAMES | _OTHER_NAMES.get(arch, {})).items():
         name = name.replace(f"{theirs}.", f"{ggufs}.")
     return name.replace("model.layers.", "blk.")
