@@ -314,3 +314,8 @@ class Architecture(BaseModel):
 def kind_of(group: str) -> str:
     """The kind of a layer group: `layers.3.qkv` -> `qkv`; `embed` and `head` are kinds of their own."""
     return group.rsplit(".", 1)[-1]
+
+
+def is_of_experts(group: str) -> bool:
+    """Whether a layer group is of experts that tokens are routed to: the rows of one stand after those of another."""
+    return kind_of(group).startswith("experts")

@@ -186,8 +186,10 @@ def _mixture(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream
     return experts.combine(name, pairs, shared)
 
 
-def check_dense(a: Architecture, refusal: str) -> None:
-    """UnsupportedModel for experts and latent attention: `refusal`, with {what} and the {family} put in."""
-    if a.moe or a.mla:
-        what = "mixtures of experts" if a.moe else "latent attention"
+def check_dense(a: Architecture, refusal: str, but_experts: bool = False) -> None:
+    """UnsupportedModel for latent attention and for experts, unless a builder has them: `refusal`, with {what} and the {family}
+    put in."""
+    experts = a.moe is not None and not but_experts
+    if experts or a.mla:
+        what = "mixtures of experts" if experts else "latent attention"
         raise UnsupportedModel(refusal.format(what=what, family=a.family))

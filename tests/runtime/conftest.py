@@ -15,11 +15,13 @@ from transformers import (
     Glm4Config,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     Phi3Config,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
     SmolLM3Config,
 )
 
@@ -104,6 +106,13 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "phi3, partial, longrope": Phi3Config(
         **SIZES, pad_token_id=None, tie_word_embeddings=True, original_max_position_embeddings=128, rope_parameters=LONGROPE
     ),
+    "mixtral": MixtralConfig(**SIZES, num_local_experts=4, sliding_window=24),
+    "qwen3_moe": Qwen3MoeConfig(
+        **SIZES, head_dim=24, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=32, mlp_only_layers=[0]
+    ),
+    "qwen3_moe, normalized": Qwen3MoeConfig(
+        **SIZES, head_dim=16, num_experts=20, num_experts_per_tok=4, moe_intermediate_size=64, norm_topk_prob=True
+    ),
     "smollm3": SmolLM3Config(**SIZES, no_rope_layers=[1, 0, 1], tie_word_embeddings=False, pad_token_id=None),
 }
 
@@ -147,8 +156,8 @@ def moderate(model: PreTrainedModel) -> PreTrainedModel:
     """Random parameters of a size at which attention looks at several positions and logits at several tokens."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.ndim == 2 and "embed" not in name:
-                parameter *= 2 * parameter.shape[1] ** -0.5
+            if parameter.ndim > 1 and "embed" not in name:
+                parameter *= 2 * parameter.shape[-1] ** -0.5
             elif name.endswith("norm.weight"):
                 parameter.mul_(0.2).add_(1)
     return model.eval()
