@@ -29,8 +29,9 @@ BLOCK = 32
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """Header of a tensor. `shape` is row-major, outermost first; `offset` and `num_bytes` locate it in the file."""
+    """Header of a tensor. `shape` is row-major, outermost first; `offset` and `num_bytes` locate it in the file `path`."""
 
+    path: Path
     shape: tuple[int, ...]
     kind: GGMLQuantizationType
     offset: int
@@ -39,6 +40,8 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class GgufFile:
+    """`path` has the metadata; tensors say themselves where they are."""
+
     path: Path
     metadata: dict[str, Any]
     tensors: dict[str, GgufTensor]
@@ -67,7 +70,7 @@ class GgufFile:
         data_start = -(-header_bytes // alignment) * alignment
         tensors = {}
         for name, dims, kind, offset in headers:
-            tensor = _located(f"{name} in {path}", dims, kind, data_start + offset)
+            tensor = _located(path, name, dims, kind, data_start + offset)
             if tensor.offset + tensor.num_bytes > size:
                 raise DamagedFile(
                     f"{path} is truncated: {name} ends at byte {tensor.offset + tensor.num_bytes}, the file at {size}"
@@ -99,12 +102,13 @@ class GgufFile:
     def _rows(self, name: str) -> NDArray[np.uint8]:
         """Tensor `name` as stored, mapped: bytes [rows, bytes of a row]."""
         tensor = self.tensors[name]
-        stored = np.memmap(self.path, np.uint8, "r", tensor.offset, (tensor.num_bytes,))
+        stored = np.memmap(tensor.path, np.uint8, "r", tensor.offset, (tensor.num_bytes,))
         return stored.reshape(math.prod(tensor.shape[:-1]), -1)
 
 
-def _located(where: str, dims: tuple[int, ...], kind: int, offset: int) -> GgufTensor:
+def _located(path: Path, name: str, dims: tuple[int, ...], kind: int, offset: int) -> GgufTensor:
     """`dims` innermost first, as stored. UnsupportedDtype for a type that the gguf package cannot dequantize."""
+    where = f"{name} in {path}"
     try:
         dtype = GGMLQuantizationType(kind)
         per_block, block_bytes = GGML_QUANT_SIZES[dtype]
@@ -115,7 +119,7 @@ def _located(where: str, dims: tuple[int, ...], kind: int, offset: int) -> GgufT
         raise UnsupportedDtype(f"{where} is stored as {dtype.name}, which the gguf package cannot dequantize") from None
     if not dims or dims[0] % per_block:
         raise DamagedFile(f"{where} must have rows in multiples of {dtype.name}'s block of {per_block}, got {dims[:1]}")
-    return GgufTensor(dims[::-1], dtype, offset, math.prod(dims) // per_block * block_bytes)
+    return GgufTensor(path, dims[::-1], dtype, offset, math.prod(dims) // per_block * block_bytes)
 
 
 @dataclass

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from artifacts.architecture import Architecture
 from optimizer.formats.stored_matrix import CodeKind, Misfit, StoredMatrix
-from optimizer.importers.errors import SourceError
 from optimizer.importers.gguf_config import LONGROPE_FACTORS, ROPE_FACTORS, family_of, hf_config
 from optimizer.importers.gguf_families import GGUF_FAMILIES, GgufFamily, gguf_name, tensor_names
 from optimizer.importers.gguf_file import BLOCK, GgufFile
+from optimizer.importers.gguf_parts import open_parts
 from optimizer.importers.gguf_tokenizer import special_tokens, tokenizer_json, tokenizer_notes
 from optimizer.importers.source import Source
 from runtime.models import architecture, checkpoint_tensors
@@ -30,10 +30,8 @@ _CODES: dict[GGMLQuantizationType, CodeKind] = {GGMLQuantizationType.Q4_0: "uint
 
 
 def open_gguf(path: Path) -> Source:
-    """The model in `path`. Raises SourceError and UnsupportedModel."""
-    file = GgufFile.open(path)
-    if file.metadata.get("split.count", 1) > 1:
-        raise SourceError(f"{path} is one of several parts; join them with llama.cpp's gguf-split --merge")
+    """The model in `path`, or of which `path` is a part. Raises SourceError and UnsupportedModel."""
+    file, files = open_parts(path)
     described = architecture(hf_config(file))
     return Source(
         architecture=described,
@@ -41,7 +39,7 @@ def open_gguf(path: Path) -> Source:
         tokenizer_json=tokenizer_json(file.metadata),
         chat_template=file.metadata.get("tokenizer.chat_template"),
         generation_config=special_tokens(file.metadata),
-        files=(path,),
+        files=files,
     )
 
 
@@ -61,7 +59,8 @@ class GgufCheckpoint:
         return False  # what the file has in bf16 is widened
 
     def where(self, name: str) -> str:
-        return f"{self._name(name)} in {self.file.path}"
+        stored = self.file.tensors.get(self._name(name))
+        return f"{self._name(name)} in {self.file.path if stored is None else stored.path}"
 
     def read(self, name: str) -> torch.Tensor:
         """Gains are whole in the file; what Hugging Face has less is taken off, which undoes the converter's sum exactly."""

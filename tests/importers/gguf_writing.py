@@ -67,8 +67,12 @@ def write_gguf(
     extra: Mapping[str, np.ndarray] | None = None,
     drop: str | None = None,
     tokenizer: Mapping[str, object] = TOKENIZER,
+    part_tensors: int = 0,
 ) -> Path:
-    """`model` at `path`, matrices as `kind`. `metadata` overrides keys (None leaves one out), `drop` leaves out a tensor."""
+    """`model` at `path`, matrices as `kind`. `metadata` overrides keys (None leaves one out), `drop` leaves out a tensor.
+
+    With `part_tensors` it is parts of at most so many tensors each, named after `path` as the gguf package names them.
+    """
     config = model.config
     arch = _ARCHITECTURES.get(config.model_type, config.model_type)
     values: dict[str, object] = {
@@ -86,7 +90,7 @@ def write_gguf(
     if getattr(config, "head_dim", None):
         values[f"{arch}.attention.key_length"] = values[f"{arch}.attention.value_length"] = config.head_dim
     values |= metadata or {}
-    writer = GGUFWriter(path, str(values.pop("general.architecture", arch)))
+    writer = GGUFWriter(path, str(values.pop("general.architecture", arch)), split_max_tensors=part_tensors)
     for key, value in values.items():
         if value is not None:
             writer.add_key_value(key, value, GGUFValueType.get_type(value))

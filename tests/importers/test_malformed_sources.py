@@ -210,11 +210,6 @@ def test_gguf_without_a_needed_key(tmp_path: Path) -> None:
         open_source(rewritten(tmp_path, metadata={"llama.block_count": None}))
 
 
-def test_gguf_in_parts(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="--merge"):
-        open_source(rewritten(tmp_path, metadata={"split.count": 2}))
-
-
 def test_gguf_without_a_tensor(tmp_path: Path) -> None:
     with pytest.raises(MissingTensor, match=r"blk\.1\.ffn_up\.weight in .*model\.gguf"):
         open_source(rewritten(tmp_path, drop="model.layers.1.mlp.up_proj.weight"))
