@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,3 +52,16 @@ def save_tiny(folder: Path, model: PreTrainedModel, tokenizer: Tokenizer | None 
     (tokenizer or byte_tokenizer()).save(str(folder / "tokenizer.json"))
     (folder / "chat_template.jinja").write_text(template)
     return folder
+
+
+def write_lora(folder: Path, **config: object) -> None:
+    """An adapter of rank 1 of one projection of a llama of SIZES, as peft saves it; `config` is beside that."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    stated = {"peft_type": "LORA", "r": 1, "target_modules": ["q_proj"], **config}
+    (folder / "adapter_config.json").write_text(json.dumps(stated))
+    module = "base_model.model.model.layers.0.self_attn.q_proj"
+    halves = {f"{module}.lora_A.weight": torch.ones(1, 64), f"{module}.lora_B.weight": torch.ones(64, 1)}
+    save_file(halves, folder / "adapter_model.safetensors")

@@ -13,8 +13,8 @@ from optimizer.stages.job import Job
 from optimizer.targets import target_fingerprint
 
 #: of a model.yaml, what only says where things lie, and what names files, which count by content
-_LEFT_OUT = {"name", "source", "config", "output", "evaluation.text", "evaluation.sets", "quantization.calibration.text",
-             "workload.trace", "search.storage", "search.space"}  # fmt: skip
+_LEFT_OUT = {"name", "source", "adapter", "config", "output", "evaluation.text", "evaluation.sets",
+             "quantization.calibration.text", "workload.trace", "search.storage", "search.space"}  # fmt: skip
 
 
 def fingerprint_of(job: Job) -> dict[str, str]:

@@ -1,7 +1,8 @@
-"""Importers: a Hugging Face folder, quantized or not, or a GGUF file becomes a Source."""
+"""Importers: a Hugging Face folder, quantized or not, or a GGUF file becomes a Source, with an adapter merged or without."""
 
 from optimizer.formats.stored_matrix import Misfit
 from optimizer.importers.errors import (
+    AdapterMismatch,
     DamagedFile,
     DamagedTensor,
     MissingFile,
@@ -12,6 +13,7 @@ from optimizer.importers.errors import (
     ShapeMismatch,
     SourceError,
     UnexpectedTensor,
+    UnsupportedAdapter,
     UnsupportedDtype,
     UnsupportedQuantization,
     UnsupportedTokenizer,
@@ -22,6 +24,7 @@ from optimizer.importers.source import Checkpoint, Source
 from optimizer.importers.stored_codes import describe_stored_codes
 
 __all__ = [
+    "AdapterMismatch",
     "Checkpoint",
     "DamagedFile",
     "DamagedTensor",
@@ -35,6 +38,7 @@ __all__ = [
     "Source",
     "SourceError",
     "UnexpectedTensor",
+    "UnsupportedAdapter",
     "UnsupportedDtype",
     "UnsupportedQuantization",
     "UnsupportedTokenizer",

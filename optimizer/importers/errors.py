@@ -53,3 +53,11 @@ class MissingTokenizer(SourceError):
 
 class UnsupportedTokenizer(SourceError):
     """A tokenizer that cannot be rebuilt faithfully."""
+
+
+class AdapterMismatch(SourceError):
+    """An adapter is not of the source's model, or is not what its config says."""
+
+
+class UnsupportedAdapter(SourceError):
+    """An adapter is of a kind, or has an option, that cannot be merged."""

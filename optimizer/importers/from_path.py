@@ -12,14 +12,15 @@ from optimizer.importers.end_of_sequence import completed, doubts
 from optimizer.importers.errors import DamagedFile, MissingFile
 from optimizer.importers.gguf_model import open_gguf
 from optimizer.importers.hf_folder import open_hf_folder
+from optimizer.importers.lora_checkpoint import with_adapter
 from optimizer.importers.source import Source
 from runtime.generation_config import eos_token_ids
 from runtime.loading import chat_template_of
 from runtime.prompts import Prompts
 
 
-def open_source(path: Path) -> Source:
-    """The model at `path`: a Hugging Face folder or a .gguf file.
+def open_source(path: Path, adapter: Path | None = None) -> Source:
+    """The model at `path`, a Hugging Face folder or a .gguf file, with the LoRA in the folder `adapter` merged into it.
 
     Everything but the tensors' data is read and checked now. Raises SourceError (each kind its own class) for what is
     missing, damaged or contradictory, and UnsupportedModel for what the runtime does not do.
@@ -27,6 +28,8 @@ def open_source(path: Path) -> Source:
     if not path.exists():
         raise MissingFile(f"{path} is not there; a source is a Hugging Face folder or a .gguf file")
     source = open_hf_folder(path) if path.is_dir() else open_gguf(path)
+    if adapter is not None:
+        source = with_adapter(source, adapter)
     try:
         return _with_ends(source)
     except UserError as error:

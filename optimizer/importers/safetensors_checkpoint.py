@@ -62,6 +62,12 @@ class SafetensorsCheckpoint:
         tables = {name: "every engine computes it from the config" for name in headers if _TABLE.fullmatch(name)}
         return cls(folder, files if single.exists() else (index, *files), shards, headers, tables, _stored_names=renamed)
 
+    @classmethod
+    def of_file(cls, path: Path) -> SafetensorsCheckpoint:
+        """The tensors of one file, by the names that they have there. Raises MissingFile, DamagedFile, UnsupportedDtype."""
+        headers = _read_headers(path)
+        return cls(path.parent, (path,), dict.fromkeys(headers, path), headers)
+
     def without_layers(self, start: int, stop: int) -> SafetensorsCheckpoint:
         """Layers `start` to `stop` draft tokens ahead; the model without them gives the same logits."""
         layer = re.compile(r"model\.layers\.(\d+)\.")

@@ -193,6 +193,8 @@ class ModelSpec(Section):
     """A model.yaml. `name` defaults to the source's, `output` to bundles/<name>."""
 
     source: Annotated[AnyPath, AfterValidator(_source)]
+    adapter: ExistingPath | None = None
+    """A LoRA's folder, as peft saves it, merged into the source before anything else."""
     config: ExistingPath | None = None
     """The config.json of the shapes to plan for, where `source` is `random`."""
     name: str = Field(default_factory=lambda spec: _plain_name(spec["source"]), pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
@@ -229,7 +231,7 @@ class ModelSpec(Section):
 
     @model_validator(mode="after")
     def _planning_needs_only_shapes(self) -> Self:
-        idle = self.model_fields_set & {"evaluation", "quantization", "gate", "generation", "answers", "seed"}
+        idle = self.model_fields_set & {"adapter", "evaluation", "quantization", "gate", "generation", "answers", "seed"}
         if self.is_planning and idle:
             raise ValueError(
                 f"source: random plans only for shapes: nothing is evaluated, quantized or sampled; remove {min(idle)}"
@@ -253,7 +255,7 @@ class ModelSpec(Section):
         where to keep it, which plan to take, what to prove it on, how a server samples, how it reads answers and where to
         write it do not count.
         """
-        left_out = {"name", "source", "config", "output", "search", "generation", "answers"}
+        left_out = {"name", "source", "adapter", "config", "output", "search", "generation", "answers"}
         content = self.model_dump(
             mode="json", exclude=dict.fromkeys(left_out, True) | {"evaluation": {"sets", "max_sequences"}}
         )

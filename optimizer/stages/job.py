@@ -79,7 +79,7 @@ class Job:
         UserError, or a kind of it, for what does not go together.
         """
         space = load_space(spec.search.space, device(spec.devices[0]).kind)
-        opened = open_source(spec.source) if spec.config is None else open_random(spec.config)
+        opened = open_source(spec.source, spec.adapter) if spec.config is None else open_random(spec.config)
         source = replace(opened, generation_config=spec.generation.over(opened.generation_config))
         sources, quantization, base = source.sha256(), spec.quantization, source
         if quantization.transform:

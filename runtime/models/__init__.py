@@ -2,6 +2,17 @@
 
 from runtime.models.checkpoint_tensors import Part, checkpoint_tensors
 from runtime.models.registry import FAMILIES, architecture
+from runtime.models.unserved import UNSERVED, UnservedArchitecture, refuse_unserved_gguf
 from runtime.models.unsupported import UnknownArchitecture, UnsupportedModel
 
-__all__ = ["FAMILIES", "Part", "UnknownArchitecture", "UnsupportedModel", "architecture", "checkpoint_tensors"]
+__all__ = [
+    "FAMILIES",
+    "UNSERVED",
+    "Part",
+    "UnknownArchitecture",
+    "UnservedArchitecture",
+    "UnsupportedModel",
+    "architecture",
+    "checkpoint_tensors",
+    "refuse_unserved_gguf",
+]

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 
 from pydantic import ValidationError
 
 from artifacts.architecture import Architecture
 from runtime.models.deepseek import DeepseekV2Config, DeepseekV3Config
+from runtime.models.gemma import GemmaConfig
 from runtime.models.gemma2 import Gemma2Config
 from runtime.models.gemma3 import Gemma3TextConfig
 from runtime.models.glm4 import Glm4Config
+from runtime.models.granite import GraniteConfig
 from runtime.models.hf_config import HfConfig
 from runtime.models.llama import LlamaConfig
 from runtime.models.mistral import MistralConfig
 from runtime.models.mixtral import MixtralConfig
+from runtime.models.olmo2 import Olmo2Config
 from runtime.models.phi3 import Phi3Config
 from runtime.models.qwen2 import Qwen2Config
 from runtime.models.qwen3 import Qwen3Config
 from runtime.models.qwen3_moe import Qwen3MoeConfig
 from runtime.models.smollm3 import SmolLM3Config
+from runtime.models.unserved import refuse_unserved
 from runtime.models.unsupported import UnknownArchitecture, UnsupportedModel
 
 FAMILIES: dict[str, type[HfConfig]] = {
@@ -27,9 +32,12 @@ FAMILIES: dict[str, type[HfConfig]] = {
     "mistral": MistralConfig,
     "qwen2": Qwen2Config,
     "qwen3": Qwen3Config,
+    "gemma": GemmaConfig,
     "gemma2": Gemma2Config,
     "gemma3_text": Gemma3TextConfig,
     "glm4": Glm4Config,
+    "granite": GraniteConfig,
+    "olmo2": Olmo2Config,
     "phi3": Phi3Config,
     "smollm3": SmolLM3Config,
     "mixtral": MixtralConfig,
@@ -42,13 +50,17 @@ FAMILIES: dict[str, type[HfConfig]] = {
 def architecture(config: Mapping[str, object]) -> Architecture:
     """The architecture that a Hugging Face config.json describes.
 
-    Raises UnknownArchitecture for a model_type outside FAMILIES, and UnsupportedModel, naming the key, where the config
+    Raises UnservedArchitecture for a model that is known not to be served, UnknownArchitecture for another model_type
+    outside FAMILIES, and UnsupportedModel, naming the key, where the config
     lacks a key, has a wrong value, or asks for something that the runtime does not do.
     """
     model_type = config.get("model_type")
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if family is None:
-        raise UnknownArchitecture(f"model_type must be one of {', '.join(FAMILIES)}; the config says {model_type!r}")
+        refuse_unserved(config, FAMILIES)
+        near = get_close_matches(str(model_type), FAMILIES, n=3, cutoff=0.5)
+        advice = f", to which {', '.join(near)} {'is' if len(near) == 1 else 'are'} nearest" if near else ""
+        raise UnknownArchitecture(f"model_type must be one of {', '.join(FAMILIES)}; the config says {model_type!r}{advice}")
     try:
         return family.model_validate(config).architecture()
     except ValidationError as error:

@@ -49,6 +49,7 @@ from search_spaces.located_yaml import LocatedError
 from search_spaces.schema import SearchSpace
 from search_spaces.space import load_space
 from tests.optimizer.search.test_precision import BANDS, latency_ms, score
+from tests.tiny_models import write_lora
 
 Json = dict[str, Any]
 ITEMS = [{"question": f"What is {i} plus {i}?", "answer": f"{i} + {i} = {2 * i} #### {2 * i}"} for i in range(6)]
@@ -70,7 +71,7 @@ class Key:
 
 
 def source(spec: ModelSpec, _: Path) -> Source:
-    return open_source(spec.source)
+    return open_source(spec.source, spec.adapter)
 
 
 def job(spec: ModelSpec, folder: Path) -> Job:
@@ -99,14 +100,13 @@ def calibrated_on(spec: ModelSpec, folder: Path) -> object:
 
 def codes(spec: ModelSpec, folder: Path) -> object:
     """How far those of one group are from its weights."""
-    model, quiet = source(spec, folder), Reporter(Console(quiet=True))
-    store = prepared_weights(model, spec.quantization, {}, [[5, 6, 7, 8] * 4], folder, CPU_LAYOUT, quiet)
+    quiet, texts = Reporter(Console(quiet=True)), [[5, 6, 7, 8] * 4]
+    store = prepared_weights(source(spec, folder), spec.quantization, {}, texts, folder, CPU_LAYOUT, quiet)
     return store.relative_error("layers.0.qkv", Scheme.parse("int4-g32-sym"))
 
 
 def passes(spec: ModelSpec, _: Path) -> object:
-    gate = Gate(**spec.gate.model_dump())
-    return {name: verdict.outcome for name, verdict in judge_all(gate, {"text": MEASURED}).items()}
+    return [verdict.outcome for verdict in judge_all(Gate(**spec.gate.model_dump()), {"text": MEASURED}).values()]
 
 
 def workload(spec: ModelSpec, _: Path) -> object:
@@ -137,8 +137,7 @@ def num_processes(spec: ModelSpec, folder: Path) -> object:
 
 def num_trials(spec: ModelSpec, folder: Path) -> object:
     search = PrecisionSearch(Ledger("sqlite://", folder.name), BANDS, latency_ms, score, spec.seed)
-    trials = search.run(uniform_choices(BANDS), spec.search.trials, spec.search.timeout_s, Reporter(Console(quiet=True)))
-    return len(trials)
+    return len(search.run(uniform_choices(BANDS), spec.search.trials, spec.search.timeout_s, Reporter(Console(quiet=True))))
 
 
 KEYS: dict[str, Key] = {
@@ -147,6 +146,7 @@ KEYS: dict[str, Key] = {
         "tiny/config.json", "other/config.json", lambda spec, _: spec.config and open_random(spec.config).architecture,
         {"source": "random", "target": "h100"},
     ),
+    "adapter": Key("tuned", "retuned", lambda spec, folder: source(spec, folder).tensor("layers.0.qkv.weight")[0, 0]),
     "name": Key("a", "b", lambda spec, _: spec.output),
     "target": Key("cpu", "h100", lambda spec, _: target_layout(spec.devices)),
     "output": Key("a", "b", lambda spec, _: spec.output),
@@ -225,8 +225,10 @@ def folder(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tmp_path = tmp_path_factory.mktemp("keys")
     for name in ("tiny", "other"):
         shutil.copytree(tiny_llama, tmp_path / name)
-    config = json.loads((tmp_path / "other" / "config.json").read_text())
-    (tmp_path / "other" / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.25}))
+    config = tmp_path / "other" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"rms_norm_eps": 0.25}))
+    write_lora(tmp_path / "tuned", lora_alpha=1)
+    write_lora(tmp_path / "retuned", lora_alpha=2)
     (tmp_path / "text.txt").write_text(TEXT)
     (tmp_path / "more.txt").write_text(TEXT[10:])
     for name, items in (("items", ITEMS), ("fewer", ITEMS[1:])):
