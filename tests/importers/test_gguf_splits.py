@@ -145,14 +145,14 @@ SPLITTERS = {name: named_split(name).pre_tokenizer() for name in (*PATTERNS, *AS
 
 
 @pytest.mark.parametrize("pre", PATTERNS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(text=st.text(alphabet=WRITING, max_size=30))
 def test_any_text_is_split_as_the_patterns_say(pre: str, text: str) -> None:
     assert words(pre, text) == expected(text, PATTERNS[pre])
 
 
 @pytest.mark.parametrize("pre", ASCII)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(text=st.text(alphabet="".join(c for c in WRITING if c.isascii()) + "bcABC19", max_size=30))
 def test_ascii_is_split_as_the_patterns_say(pre: str, text: str) -> None:
     assert words(pre, text) == expected(text, ASCII[pre])
