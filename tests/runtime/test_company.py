@@ -78,7 +78,7 @@ def test_company_changes_nothing(
     def engine_of(room: Limits) -> EngineCore:
         return EngineCore(model.runner(library, scheme, room, kv_dtype), [])
 
-    @settings(max_examples=15 if model.architecture.moe else 40, deadline=None)
+    @settings(max_examples=15 if model.architecture.moe else 40)
     @given(
         arrivals=st.lists(ARRIVALS, min_size=2, max_size=8),
         num_blocks=st.integers(7, 14),
