@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from artifacts.architecture import Architecture, Rope
+from artifacts.architecture import Architecture, Rope, is_of_experts
 from artifacts.manifest import Limits
 from artifacts.precision import KvDtype, Plan, Scheme
 from kernels.cpu import kv_cache
@@ -18,8 +18,10 @@ from kernels.paged_attention.spec import scratch_shapes
 from kernels.spec import Argument, Arguments, Array, CpuCall, Program, Tensor
 from runtime.batch import Batch
 from runtime.buffers import resident_zeros, zeros
+from runtime.mixture import Mixture
 from runtime.models import UnsupportedModel
-from runtime.network import check_dense, network
+from runtime.network import Latents, Mixtures, check_dense, network
+from runtime.operand import Operand, as_operand, rows_per_token
 from runtime.rope import rope_tables
 
 #: which counter each variable axis follows, unless a call says otherwise
@@ -40,6 +42,8 @@ class StepProgram:
     inputs: Batch
     logits: NDArray[np.float32]
     limits: Limits
+    pairs_per_token: int = 0
+    """Experts that a token goes to."""
 
     def fill(self, batch: Batch) -> None:
         """Put `batch` where the next run of the program reads it."""
@@ -51,30 +55,21 @@ class StepProgram:
         counters["num_tokens"][0] = num_tokens
         counters["num_seqs"][0] = num_seqs
         counters["num_logits"][0] = num_logits
+        counters["num_pairs"][0] = num_tokens * self.pairs_per_token
 
 
 class Stream(NamedTuple):
-    """The residual stream, and the branch that joins it inside the norm that reads it next."""
+    """The residual stream, and the branch that joins it inside the norm that reads it next; none if it has joined."""
 
     residual: Array
     branch: Array | None
 
 
-class Operand(NamedTuple):
-    """What a matmul takes for its left side, `x` or its integer codes, and the counters of its rows."""
-
-    parts: Arguments
-    counters: Mapping[str, str]
-
-    @property
-    def x(self) -> Array:
-        return cast(Array, self.parts["x"])
-
-
 class CpuBuilder:
     """Lays a network out as calls of CPU kernels. Layers share their buffers, and all integer activations one set."""
 
-    latents, mixtures = None, None
+    latents: Latents[Operand] | None = None
+    mixtures: Mixtures[Operand] | None = None
 
     def __init__(
         self,
@@ -86,42 +81,50 @@ class CpuBuilder:
         cache_zeros: Callable[[tuple[int, ...], DTypeLike], Array],
     ) -> None:
         a = architecture
-        self._architecture, self._plan, self._kv_dtype, self._tensors = a, plan, kv_dtype, tensors
+        self.architecture, self.plan, self._kv_dtype, self.tensors = a, plan, kv_dtype, tensors
         self._limits, self._cache_zeros = limits, cache_zeros
-        self._buffers: dict[str, NDArray[Any]] = {}
+        self.max_num_tokens = limits.max_num_batched_tokens
+        self._buffers: dict[tuple[str, int, int], NDArray[Any]] = {}
         self.calls: list[CpuCall] = []
         self.inputs = Batch.zeros(limits, limits.max_num_batched_tokens, np.zeros)
-        self.logits: NDArray[np.float32] = self._buffer("logits", a.vocab_size)
+        self.logits: NDArray[np.float32] = self.buffer("logits", a.vocab_size)
         self._tables: dict[Rope, Arguments] = {}
         # Decoding is split over threads where few sequences run, so room for two of the longest is enough.
         scratch = scratch_shapes(a.num_q_heads, a.num_kv_heads, a.head_dim, 2 * limits.max_model_len, limits.max_num_seqs)
         dtypes = {"partials": np.float32, "arrived": np.int32}
         self._scratch: Arguments = {name: zeros(shape, dtypes[name]) for name, shape in scratch.items()}
 
-        shapes = a.linear_shapes().items()
-        widths = [_rows_per_token(plan[group]) * k for group, (_, k) in shapes if plan[group].integer_activations]
+        shapes, pairs = a.linear_shapes().items(), a.moe.num_experts_per_token if a.moe else 1
+        rows = {group: rows_per_token(plan[group]) * (pairs if is_of_experts(group) else 1) for group in plan}
+        widths = [rows[group] * k for group, (_, k) in shapes if plan[group].integer_activations]
         if widths:
             size = limits.max_num_batched_tokens * max(widths)
             self._codes, self._sums = zeros((size,), np.int8), zeros((size // _ACTIVATION_BLOCK,), np.int32)
-            self._scales = zeros((limits.max_num_batched_tokens,), np.float32)
+            self._scales = zeros((limits.max_num_batched_tokens * pairs,), np.float32)
 
     def embed(self) -> Stream:
-        out = self._buffer("residual", self._architecture.hidden_size)
-        symbol = f"embedding_{cpu_packing(self._plan['embed'].variant).name}"
-        self._call(symbol, "embed", token_ids=self.inputs.token_ids, **self._weights("embed"), out=out)
+        out = self.buffer("residual", self.architecture.hidden_size)
+        symbol = f"embedding_{cpu_packing(self.plan['embed'].variant).name}"
+        self.call(symbol, "embed", token_ids=self.inputs.token_ids, **self.weights("embed"), out=out)
         return Stream(out, None)
 
     def norm(self, name: str, stream: Stream, readers: tuple[str, ...], eps: float) -> Operand:
         # What the kernel normalizes is x + residual, which it leaves in residual.
         x, residual = (stream.residual, None) if stream.branch is None else (stream.branch, stream.residual)
-        if any(self._plan[group].int8_activations for group in readers):
-            codes = self._quantized(*x.shape)
-            weight = self._tensors[f"{name}.weight"]
-            self._call("rms_norm_a8", name, x=x, residual=residual, weight=weight, **codes, eps=eps)
-            return _as_operand(codes, TOKENS)
-        out = self._buffer("hidden", self._architecture.hidden_size)
+        # A router is in no plan: it reads floats, which what is quantized is then made of.
+        if all(group in self.plan for group in readers) and any(self.plan[group].int8_activations for group in readers):
+            codes = self.quantized(*x.shape)
+            weight = self.tensors[f"{name}.weight"]
+            self.call("rms_norm_a8", name, x=x, residual=residual, weight=weight, **codes, eps=eps)
+            return as_operand(codes, TOKENS)
+        out = self.buffer("hidden", self.architecture.hidden_size)
         self._norm(name, x, residual, out, eps)
         return Operand({"x": out}, TOKENS)
+
+    def read(self, stream: Stream) -> Operand:
+        if stream.branch is not None:
+            self._join(stream.residual, stream.branch, 1.0)
+        return Operand({"x": stream.residual}, TOKENS)
 
     def norm_in_place(self, name: str, x: Operand, readers: tuple[str, ...], eps: float) -> Operand:
         self._norm(name, x.x, None, x.x, eps)
@@ -129,32 +132,34 @@ class CpuBuilder:
 
     def linear(self, group: str, x: Operand) -> Operand:
         kind = group.rpartition(".")[2]
-        out = self._buffer("branch" if kind in _BRANCHES else kind, self._architecture.linear_shapes()[group][0])
+        out = self.buffer("branch" if kind in _BRANCHES else kind, self.architecture.linear_shapes()[group][0])
         return self._linear(group, x, out)
 
-    def heads(self, qkv: Operand) -> tuple[Operand, Operand, Operand]:
-        a = self._architecture
-        heads = qkv.x.reshape(len(qkv.x), -1, a.head_dim)
-        q, k, v = np.split(heads, [a.num_q_heads, a.num_q_heads + a.num_kv_heads], axis=1)
+    def split(self, qkv: Operand) -> tuple[Operand, Operand, Operand]:
+        a = self.architecture
+        q, k, v = np.split(qkv.x, [a.q_size, a.q_size + a.kv_size], axis=1)
         return Operand({"x": q}, TOKENS), Operand({"x": k}, TOKENS), Operand({"x": v}, TOKENS)
 
+    def heads(self, x: Operand) -> Operand:
+        return Operand({"x": x.x.reshape(len(x.x), -1, self.architecture.head_dim)}, TOKENS)
+
     def attend(self, layer: int, q: Operand, k: Operand, v: Operand, scale: float, window: int, softcap: float) -> Operand:
-        a, inputs, kv_dtype, name = self._architecture, self.inputs, self._kv_dtype, f"layers.{layer}"
+        a, inputs, kv_dtype, name = self.architecture, self.inputs, self._kv_dtype, f"layers.{layer}"
         # What all keys have in common changes no softmax, but what a cap makes of their scores.
-        bias = None if softcap else self._tensors.get(f"{name}.qkv.bias")
+        bias = None if softcap else self.tensors.get(f"{name}.qkv.bias")
         rope = a.rope_of(layer)
         centre = {"k_centre": _key_centre(a, rope, bias)} if kv_dtype == "int8" else {}
         limits = self._limits
         caches = kv_cache.empty(
             kv_dtype, limits.num_kv_blocks, a.num_kv_heads, limits.kv_block_size, a.head_dim, self._cache_zeros
         )
-        self._call(
+        self.call(
             f"rope_and_cache_{kv_dtype}", f"{name}.rope", q=q.x, k=k.x, v=v.x, **self._rotation(rope),
             positions=inputs.positions, slot_mapping=inputs.slot_mapping, **caches, **centre,
         )  # fmt: skip
-        out = self._buffer("attended", a.q_size)
+        out = self.buffer("attended", a.q_size)
         symbol, cap = ("paged_attention_capped", {"softcap": softcap}) if softcap else ("paged_attention", {})
-        self._call(
+        self.call(
             f"{symbol}_{kv_dtype}", f"{name}.attention", {"T": "num_tokens", "S": "num_seqs"},
             q=q.x, block_tables=inputs.block_tables, seq_lens=inputs.seq_lens, cu_seqlens_q=inputs.cu_seqlens_q, **caches,
             **self._scratch, out=out.reshape(q.x.shape), scale=scale, window=window, **cap,
@@ -162,84 +167,87 @@ class CpuBuilder:
         return Operand({"x": out}, TOKENS)
 
     def gated(self, name: str, gate_up: Operand, reader: str, activation: str) -> Operand:
-        x = gate_up.x
-        if self._plan[reader].int8_activations:
-            codes = self._quantized(len(x), x.shape[1] // 2)
-            self._call(f"{activation}_and_mul_a8", name, x=x, **codes)
-            return _as_operand(codes, TOKENS)
-        out = self._buffer("activated", x.shape[1] // 2)
-        self._call(f"{activation}_and_mul", name, x=x, out=out)
-        return Operand({"x": out}, TOKENS)
+        x, counters, width = gate_up.x, gate_up.counters, gate_up.x.shape[1] // 2
+        if self.plan[reader].int8_activations:
+            codes = self.quantized(len(x), width)
+            self.call(f"{activation}_and_mul_a8", name, counters, x=x, **codes)
+            return as_operand(codes, counters)
+        out = self.buffer("activated", width, len(x) // self.max_num_tokens)
+        self.call(f"{activation}_and_mul", name, counters, x=x, out=out)
+        return Operand({"x": out}, counters)
 
-    def join(self, stream: Stream, branch: Operand) -> Stream:
-        return Stream(stream.residual, branch.x)
+    def join(self, stream: Stream, branch: Operand, factor: float) -> Stream:
+        if factor == 1.0:
+            return Stream(stream.residual, branch.x)
+        self._join(stream.residual, branch.x, factor)
+        return Stream(stream.residual, None)
 
     def gather(self, x: Operand) -> Operand:
-        out = self._buffer("branch", self._architecture.hidden_size)
+        out = self.buffer("branch", self.architecture.hidden_size)
         counters = {"T": "num_tokens", "R": "num_logits"}
-        self._call("gather_rows", "gather_rows", counters, x=x.x, rows=self.inputs.logit_rows, out=out)
+        self.call("gather_rows", "gather_rows", counters, x=x.x, rows=self.inputs.logit_rows, out=out)
         return Operand({"x": out}, LOGITS)
 
     def head(self, group: str, x: Operand, softcap: float) -> None:
         self._linear(group, x, self.logits)
         if softcap:
-            self._call("softcap", group, LOGITS, x=self.logits, softcap=softcap)
+            self.call("softcap", group, LOGITS, x=self.logits, softcap=softcap)
 
     def _rotation(self, rope: Rope) -> Arguments:
         """The tables that positions turn by; layers that turn alike share them."""
         if rope not in self._tables:
-            cos, sin = rope_tables(rope, self._architecture.head_dim, self._limits.max_model_len)
+            cos, sin = rope_tables(rope, self.architecture.head_dim, self._limits.max_model_len)
             self._tables[rope] = {"cos": cos, "sin": sin}
         return self._tables[rope]
 
     def _linear(self, group: str, x: Operand, out: Array) -> Operand:
-        """out = x W^T + bias, x quantized first where the scheme wants it and x is not yet."""
-        scheme, counters = self._plan[group], x.counters
-        if scheme.integer_activations and "x" in x.parts:
-            codes = self._quantized(len(x.x), x.x.shape[1], _rows_per_token(scheme))
-            symbol = "quantize_activations_a16" if scheme.int16_activations else "quantize_activations"
-            self._call(symbol, group, counters, x=x.x, **codes)
-            x = _as_operand(codes, counters)
-        bias = self._tensors.get(f"{group}.bias")
-        self._call(f"quant_matmul_{scheme.variant}", group, counters, **x.parts, **self._weights(group), bias=bias, out=out)
-        return Operand({"x": out}, counters)
+        """out = x W^T + bias."""
+        x, variant, bias = self.as_read(group, x), self.plan[group].variant, self.tensors.get(f"{group}.bias")
+        self.call(f"quant_matmul_{variant}", group, x.counters, **x.parts, **self.weights(group), bias=bias, out=out)
+        return Operand({"x": out}, x.counters)
+
+    def as_read(self, group: str, x: Operand) -> Operand:
+        """x as the scheme of `group` wants it: quantized, unless it is."""
+        scheme = self.plan[group]
+        if not scheme.integer_activations or "x" not in x.parts:
+            return x
+        codes = self.quantized(len(x.x), x.x.shape[1], rows_per_token(scheme))
+        symbol = "quantize_activations_a16" if scheme.int16_activations else "quantize_activations"
+        self.call(symbol, group, x.counters, x=x.x, **codes)
+        return as_operand(codes, x.counters)
+
+    def _join(self, residual: Array, branch: Array, factor: float) -> None:
+        self.call("scaled_add", "join", stream=residual, x=branch, factor=factor)
 
     def _norm(self, name: str, x: Array, residual: Array | None, out: Array, eps: float) -> None:
         def grouped(array: Array | None) -> Array | None:
             return array[:, None, :] if array is not None and array.ndim == 2 else array
 
-        weight = self._tensors[f"{name}.weight"]
-        self._call("rms_norm", name, x=grouped(x), residual=grouped(residual), weight=weight, out=grouped(out), eps=eps)
+        weight = self.tensors[f"{name}.weight"]
+        self.call("rms_norm", name, x=grouped(x), residual=grouped(residual), weight=weight, out=grouped(out), eps=eps)
 
-    def _call(self, symbol: str, label: str, counters: Mapping[str, str] = TOKENS, /, **arguments: Argument) -> None:
+    def call(self, symbol: str, label: str, counters: Mapping[str, str] = TOKENS, /, **arguments: Argument) -> None:
         self.calls.append(CpuCall(symbol, arguments, counters, label))
 
-    def _buffer(self, name: str, width: int) -> NDArray[Any]:
-        """fp32 [max_num_batched_tokens, width]; the same one for a name."""
-        if name not in self._buffers:
-            self._buffers[name] = zeros((self._limits.max_num_batched_tokens, width), np.float32)
-        return self._buffers[name]
+    def buffer(self, name: str, width: int, rows: int = 1, dtype: DTypeLike = np.float32) -> NDArray[Any]:
+        """[max_num_batched_tokens * rows, width]; the same one for a name and a shape."""
+        key = name, rows, width
+        if key not in self._buffers:
+            self._buffers[key] = zeros((self.max_num_tokens * rows, width), dtype)
+        return self._buffers[key]
 
-    def _weights(self, group: str) -> Arguments:
+    def weights(self, group: str) -> Arguments:
         """The stored parts of a layer group, under the names that matmul and embedding give them."""
-        return {part.name: self._tensors[f"{group}.{part.name}"] for part in stored_parts(self._plan[group])}
+        return {part.name: self.tensors[f"{group}.{part.name}"] for part in stored_parts(self.plan[group])}
 
-    def _quantized(self, num_tokens: int, width: int, rows_per_token: int = 1) -> Arguments:
+    def quantized(self, num_tokens: int, width: int, rows_per_token: int = 1) -> Arguments:
+        """What quantized activations are written to: the same place for all."""
         num_rows = num_tokens * rows_per_token
         return {
             "codes": self._codes[: num_rows * width].reshape(num_rows, width),
-            "scales": self._scales,
+            "scales": self._scales[:num_tokens],
             "sums": self._sums[: num_rows * width // _ACTIVATION_BLOCK].reshape(num_rows, -1),
         }
-
-
-def _as_operand(codes: Arguments, counters: Mapping[str, str]) -> Operand:
-    return Operand({f"x_{name}": array for name, array in codes.items()}, counters)
-
-
-def _rows_per_token(scheme: Scheme) -> int:
-    """Of integer activations: the high and the low bytes of 16 bits are rows of their own."""
-    return 2 if scheme.int16_activations else 1
 
 
 def stored_parts(scheme: Scheme) -> tuple[Tensor, ...]:
@@ -271,10 +279,13 @@ def lay_out(
 
     UnsupportedModel for a model that only GPUs have kernels for.
     """
-    check_dense(architecture, "there are no CPU kernels for {what}, which this {family} model has; optimize it with --gpu")
+    refusal = "there are no CPU kernels for {what}, which this {family} model has; optimize it with --gpu"
+    check_dense(architecture, refusal, but_experts=True)
     if kv_dtype not in kv_cache.STORAGE:
         raise UnsupportedModel(f"CPU kernels keep the KV cache in {', '.join(kv_cache.STORAGE)}, not in {kv_dtype}")
     build = CpuBuilder(architecture, plan, kv_dtype, tensors, limits, cache_zeros)
+    build.mixtures = Mixture(build, architecture.moe) if architecture.moe else None
     network(architecture, build)
-    counters = {name: np.zeros(1, np.int64) for name in ("num_tokens", "num_seqs", "num_logits")}
-    return StepProgram(Program(tuple(build.calls), counters), build.inputs, build.logits, limits)
+    counters = {name: np.zeros(1, np.int64) for name in ("num_tokens", "num_seqs", "num_logits", "num_pairs")}
+    pairs = architecture.moe.num_experts_per_token if architecture.moe else 0
+    return StepProgram(Program(tuple(build.calls), counters), build.inputs, build.logits, limits, pairs)

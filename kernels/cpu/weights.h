@@ -1,7 +1,7 @@
 // The packed weight layouts (docs/architecture.md): row tiles of 16 output channels, so that a vector holds the same k
 // of 16 channels. A format yields the weights of one tile in order of k; `word` is what one load fetches (STEP values
 // of k), `value(word, j, scale)` its j-th vector. Every value is exact in fp32, but for int8, whose scale waits for
-// the end (`finish`).
+// the end (`finish`). `from(tile)` is the matrix whose first row tile is that one.
 #pragma once
 #include <vector>
 
@@ -21,6 +21,7 @@ struct Plain {
     const T* weight;
     int64_t K;
 
+    Plain from(int64_t tile) const { return {weight + tile * K * LANES, K}; }
     int64_t group_size() const { return K; }
     Scale scale(int64_t, int64_t) const { return {}; }
     Word word(int64_t tile, int64_t k) const { return load(weight + (tile * K + k) * LANES); }
@@ -32,6 +33,7 @@ struct Plain {
 struct Int8 : Plain<int8_t> {
     const float* scales;
 
+    Int8 from(int64_t tile) const { return {Plain::from(tile), scales + tile * LANES}; }
     f32x16 finish(f32x16 acc, int64_t tile) const { return acc * load(scales + tile * LANES); }
     float at(int64_t row, int64_t k) const { return Plain<int8_t>::at(row, k) * scales[row]; }
 };
@@ -48,6 +50,10 @@ struct Int4 {
     const uint8_t* zeros;
     int64_t K, groups;
 
+    Int4 from(int64_t tile) const {
+        const int64_t at = tile * groups * LANES;
+        return {codes + tile * (K / 8) * LANES, scales + at, ZEROS ? zeros + at : nullptr, K, groups};
+    }
     int64_t group_size() const { return K / groups; }
     Scale scale(int64_t tile, int64_t group) const {
         int64_t at = (tile * groups + group) * LANES;
@@ -84,6 +90,10 @@ struct Int3 {
     const f16* scales;
     int64_t K;
 
+    Int3 from(int64_t tile) const {
+        const int64_t at = tile * (K / GROUP) * LANES;
+        return {codes + tile * (K / STEP) * LANES, high_bits + at, scales + at, K};
+    }
     int64_t group_size() const { return GROUP; }
     f32x16 scale(int64_t tile, int64_t group) const { return load(scales + (tile * (K / GROUP) + group) * LANES); }
     Word word(int64_t tile, int64_t k) const {
@@ -113,6 +123,7 @@ struct Int8A8 {
     const float* scales;
     int64_t K, first = 0;  // the row tile that codes begin with
 
+    Int8A8 from(int64_t tile) const { return {codes + tile * K * LANES, scales + tile * LANES, K}; }
     int64_t group_size() const { return K; }
     f32x16 scale(int64_t tile, int64_t) const { return load(scales + tile * LANES); }
     i32x16 zero(int64_t, int64_t) const { return broadcast(int32_t(128)); }
@@ -131,12 +142,14 @@ struct Int8A8 {
 // For int16 activations, whose high and low bytes are two rows.
 struct Int8A16 : Int8A8 {
     static constexpr int ROWS_PER_TOKEN = 2;
+    Int8A16 from(int64_t tile) const { return {Int8A8::from(tile)}; }
 };
 
 template <bool ZEROS>
 struct Int4A8 : Int4<ZEROS> {
     static constexpr bool IS_CENTRED = true;
     typedef int8_t Byte;
+    Int4A8 from(int64_t tile) const { return {Int4<ZEROS>::from(tile)}; }
     f32x16 scale(int64_t tile, int64_t group) const { return load(this->scales + (tile * this->groups + group) * LANES); }
     i32x16 zero(int64_t tile, int64_t group) const {
         if constexpr (ZEROS) return load(this->zeros + (tile * this->groups + group) * LANES);
@@ -159,6 +172,9 @@ struct Int4TwoLevel {
     const float* scales;
     int64_t K;
 
+    Int4TwoLevel from(int64_t tile) const {
+        return {codes + tile * (K / 8) * LANES, steps + tile * (K / 32) * LANES, scales + tile * LANES, K};
+    }
     int64_t group_size() const { return GROUP; }
     // Those of two groups, in the nibbles of each lane.
     i32x16 step_pairs(int64_t tile, int64_t k) const { return load(steps + (tile * (K / 32) + k / 32) * LANES); }
@@ -180,6 +196,7 @@ struct Int4TwoLevelA8 : Int4TwoLevel {
     static constexpr bool IS_CENTRED = true;
     typedef int8_t Byte;
 
+    Int4TwoLevelA8 from(int64_t tile) const { return {Int4TwoLevel::from(tile)}; }
     int64_t group_size() const { return K; }  // integers throughout: one sum
     f32x16 scale(int64_t tile, int64_t) const { return load(scales + tile * LANES); }
     i32x16 quad(i32x16 w, int j) const { return (w >> (4 * j)) & broadcast(int32_t(0x0f0f0f0f)); }

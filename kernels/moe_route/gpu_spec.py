@@ -2,12 +2,7 @@
 
 `gpu_moe_logits`: out = x W^T with fp32 accumulation and fp32 out: a router that rounds its logits chooses other experts.
 
-`gpu_moe_route_softmax`: the k experts of largest logit, with the softmax over all experts as weight (Mixtral, Qwen3-MoE,
-DeepSeek-V2). `gpu_moe_route_sigmoid`: sigmoid scores; experts are chosen by score + bias, and weighed by score (DeepSeek-V3).
-With num_groups > 1, experts are chosen from the topk_groups best of num_groups equal groups only; a group is as good as its
-best expert (softmax) or its best two together (sigmoid). With `renormalize` the k weights are divided by their sum; then they
-are multiplied by routed_scale. Experts stand in descending order of choice; of equal ones the lowest index comes first. All in
-fp32.
+`gpu_moe_route_softmax`, `gpu_moe_route_sigmoid`: as kernels/moe_route/spec.py has them.
 
 `gpu_moe_align`: a pair p = token * k + slot stands for one token at one expert. sorted_ids has the pairs grouped by expert,
 ascending within one, each expert's filled up with T * k to whole blocks of block_m; expert_ids is the expert of each block;
@@ -35,6 +30,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from kernels.moe_route.launch import max_blocks
+from kernels.moe_route.spec import route
 from kernels.spec import Arguments, Case, Cost, OpSpec, Scalar, Tensor
 
 
@@ -51,28 +47,6 @@ def _logits_inputs(rng: np.random.Generator, case: Case) -> Arguments:
 def _logits_cost(sizes: Mapping[str, int]) -> Cost:
     t, k, e = (sizes[axis] for axis in "TKE")
     return Cost(2 * (t + e) * k + 4 * t * e, 2 * t * k * e)
-
-
-def _route_inputs(rng: np.random.Generator, case: Case) -> Arguments:
-    t, e, k = (case.sizes[axis] for axis in ("T", "E", "top_k"))
-    logits = rng.standard_normal((t, e + 8), np.float32)[:, :e] * 2
-    if case.sizes["ties"]:
-        logits[:] = np.rint(logits)
-    return {
-        "logits": logits,
-        "bias": rng.uniform(-0.3, 0.3, e).astype(np.float32) * np.float32(not case.sizes["ties"]),
-        "topk_ids": np.zeros((t, k), np.int32),
-        "topk_weights": np.zeros((t, k), np.float32),
-        "renormalize": case.sizes["renormalize"],
-        "num_groups": case.sizes["num_groups"],
-        "topk_groups": case.sizes["topk_groups"],
-        "routed_scale": case.sizes["scale_percent"] / 100,
-    }
-
-
-def _route_cost(sizes: Mapping[str, int]) -> Cost:
-    t, e, k = (sizes[axis] for axis in ("T", "E", "top_k"))
-    return Cost(4 * t * (e + 2 * k), t * e * (4 + k))
 
 
 def _align_inputs(rng: np.random.Generator, case: Case) -> Arguments:
@@ -92,48 +66,6 @@ def _align_inputs(rng: np.random.Generator, case: Case) -> Arguments:
 def _align_cost(sizes: Mapping[str, int]) -> Cost:
     pairs = sizes["T"] * sizes["top_k"]
     return Cost(4 * (pairs + sizes["num_blocks"] * (sizes["block_m"] + 1)), 2 * pairs)
-
-
-def _route(scoring: str) -> OpSpec:
-    bias = (Tensor("bias", "f32", ("E",)),) if scoring == "sigmoid" else ()
-    return OpSpec(
-        symbol=f"gpu_moe_route_{scoring}",
-        op="moe_route",
-        summary=f"top-k experts of each token by {scoring} scores, and their weights",
-        tensors=(
-            Tensor("logits", "f32", ("T", "E")),
-            *bias,
-            Tensor("topk_ids", "i32", ("T", "top_k"), "out"),
-            Tensor("topk_weights", "f32", ("T", "top_k"), "out"),
-        ),
-        scalars=(
-            Scalar("renormalize", "i64"),
-            Scalar("num_groups", "i64"),
-            Scalar("topk_groups", "i64"),
-            Scalar("routed_scale", "f64"),
-        ),
-        variable=("T",),
-        source="Jiang et al. 2024, Mixtral of Experts; DeepSeek-AI 2024, DeepSeek-V2 (2.2.2) and DeepSeek-V3 (2.1.2)",
-        cases=tuple(
-            Case(
-                name,
-                {"T": t, "E": e, "top_k": k, "renormalize": renormalize, "num_groups": groups, "topk_groups": topk_groups}
-                | {"scale_percent": scale, "ties": ties},
-            )
-            for name, t, e, k, renormalize, groups, topk_groups, scale, ties in (
-                ("renormalized", 5, 8, 2, 1, 1, 1, 100, 0),
-                ("odd_experts", 3, 60, 4, 0, 1, 1, 100, 0),
-                ("grouped", 4, 24, 3, 1, 4, 2, 250, 0),
-                ("odd_groups", 3, 30, 6, 0, 3, 2, 160, 0),
-                ("ties", 4, 16, 4, 0, 1, 1, 100, 1),
-                ("one", 1, 4, 1, 0, 1, 1, 100, 0),
-                ("no_tokens", 0, 8, 2, 1, 1, 1, 100, 0),
-            )
-        ),
-        make_inputs=_route_inputs,
-        cost=_route_cost,
-        backend="gpu",
-    )
 
 
 SPECS = (
@@ -157,8 +89,8 @@ SPECS = (
         cost=_logits_cost,
         backend="gpu",
     ),
-    _route("softmax"),
-    _route("sigmoid"),
+    route("softmax", "gpu"),
+    route("sigmoid", "gpu"),
     OpSpec(
         symbol="gpu_moe_align",
         op="moe_route",

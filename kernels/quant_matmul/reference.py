@@ -47,4 +47,24 @@ def _reference(name: str) -> Callable[..., None]:
     return lambda **arguments: product(name, **arguments)
 
 
-REFERENCES: Mapping[str, Callable[..., None]] = {f"quant_matmul_{name}": _reference(name) for name in cpu_products()}
+def _experts_reference(name: str) -> Callable[..., None]:
+    product, rows_per_token = _reference(name), 2 if name.endswith("a16") else 1
+
+    def each_expert(offsets: Tensor, out: Tensor, **arguments: Tensor) -> None:
+        activations = {key: tensor for key, tensor in arguments.items() if key == "x" or key.startswith("x_")}
+        every = {key: tensor for key, tensor in arguments.items() if key not in activations}
+        for expert, (first, end) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)):
+            rows = {
+                key: tensor[first:end] if key == "x_scales" else tensor[first * rows_per_token : end * rows_per_token]
+                for key, tensor in activations.items()
+            }
+            if first < end:
+                product(**rows, **{key: tiles[expert] for key, tiles in every.items()}, bias=None, out=out[first:end])
+
+    return each_expert
+
+
+REFERENCES: Mapping[str, Callable[..., None]] = {
+    **{f"quant_matmul_{name}": _reference(name) for name in cpu_products()},
+    **{f"quant_matmul_experts_{name}": _experts_reference(name) for name in cpu_products()},
+}

@@ -4,11 +4,16 @@ The `_a8` entry points take int8 activations (see quantize_activations): integer
 in int32, then out = x_scale * sum over groups of scale * (dot - zero * sum of x codes). Under int4_twolevel the dot product is
 over all of K, of step * (code - 8). `_a16` takes int16 activations as two rows of bytes, which stand for 256 times the first
 plus the second.
+
+The `_experts` entry points have E matrices of N rows each, N a multiple of 16: rows offsets[e] to offsets[e + 1] of x are
+multiplied by the e-th. offsets[0] is 0 and offsets[E] is T. Each row's numbers are those that the product with its matrix alone
+has, to the bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -26,6 +31,16 @@ _CASES = tuple(
         ("no_tokens", 0, 64, 32, 32, 0),
     )
 )
+_EXPERT_CASES = tuple(
+    Case(name, {"T": t, "E": e, "hit": hit, "K": k, "N": n, "G": g})
+    for name, t, e, hit, k, n, g in (
+        ("decode", 4, 9, 4, 192, 160, 32),
+        ("one_row", 1, 5, 1, 64, 48, 64),
+        ("one_expert", 21, 3, 1, 128, 80, 64),
+        ("prefill", 90, 6, 4, 256, 96, 128),
+        ("no_tokens", 0, 4, 2, 64, 32, 32),
+    )
+)
 
 
 def random_weight(rng: np.random.Generator, variant: str, rows: int, columns: int, group_size: int) -> dict[str, Array]:
@@ -35,48 +50,61 @@ def random_weight(rng: np.random.Generator, variant: str, rows: int, columns: in
     return packing.pack(packing.random(rng, values, group_size))
 
 
-def _spec(variant: str) -> OpSpec:
-    rows_per_token = 2 if variant.endswith("a16") else 1
-    is_integer = variant.endswith(("a8", "a16"))
-    if is_integer:
-        rows = "T" if rows_per_token == 1 else f"T*{rows_per_token}"
-        inputs: tuple[Tensor, ...] = (
-            Tensor("x_codes", "i8", (rows, "K")),
-            Tensor("x_scales", "f32", ("T",)),
-            Tensor("x_sums", "i32", (rows, "K/32")),
-        )
-    else:
-        inputs = (Tensor("x", "f32", ("T", "K")),)
-    layout = cpu_packing(variant)
+def is_integer(variant: str) -> bool:
+    """Whether activations come as integers."""
+    return variant.endswith(("a8", "a16"))
 
+
+def rows_per_token(variant: str) -> int:
+    """Of integer activations: the high and the low bytes of 16 bits are rows of their own."""
+    return 2 if variant.endswith("a16") else 1
+
+
+def _activations(variant: str) -> tuple[Tensor, ...]:
+    if not is_integer(variant):
+        return (Tensor("x", "f32", ("T", "K")),)
+    rows = "T" if rows_per_token(variant) == 1 else f"T*{rows_per_token(variant)}"
+    return (
+        Tensor("x_codes", "i8", (rows, "K")),
+        Tensor("x_scales", "f32", ("T",)),
+        Tensor("x_sums", "i32", (rows, "K/32")),
+    )
+
+
+def _random_activations(rng: np.random.Generator, variant: str, t: int, k: int) -> Arguments:
+    if not is_integer(variant):
+        return {"x": rng.standard_normal((t, k), np.float32)}
+    codes = rng.integers(-127, 128, (t * rows_per_token(variant), k), np.int8)
+    return {
+        "x_codes": codes,
+        "x_scales": rng.uniform(0.01, 0.02, t).astype(np.float32),
+        "x_sums": codes.reshape(len(codes), k // 32, 32).sum(axis=2, dtype=np.int32).cumsum(axis=1, dtype=np.int32),
+    }
+
+
+def _cost(variant: str, sizes: Mapping[str, int]) -> Cost:
+    """Of experts, every one that can have rows is read once."""
+    t, k, n = (sizes[axis] for axis in "TKN")
+    activations = t * k * (rows_per_token(variant) if is_integer(variant) else 4)
+    weights = min(sizes.get("E", 1), max(t, 1)) * n * k * cpu_packing(variant).bits(sizes.get("G", 0)) / 8
+    return Cost(weights + activations + 4 * t * n, 2.0 * t * k * n * rows_per_token(variant))
+
+
+def _spec(variant: str) -> OpSpec:
     def make_inputs(rng: np.random.Generator, case: Case) -> Arguments:
         t, k, n = (case.sizes[axis] for axis in "TKN")
         arguments: Arguments = {**random_weight(rng, variant, n, k, case.sizes["G"])}
         arguments["bias"] = rng.standard_normal(n, np.float32) if case.sizes["bias"] else None
         arguments["out"] = np.zeros((t, n), np.float32)
-        if not is_integer:
-            return arguments | {"x": rng.standard_normal((t, k), np.float32)}
-        codes = rng.integers(-127, 128, (t * rows_per_token, k), np.int8)
-        scales = rng.uniform(0.01, 0.02, t).astype(np.float32)
-        return arguments | {
-            "x_codes": codes,
-            "x_scales": scales,
-            "x_sums": codes.reshape(len(codes), k // 32, 32).sum(axis=2, dtype=np.int32).cumsum(axis=1, dtype=np.int32),
-        }
-
-    def cost(sizes: Mapping[str, int]) -> Cost:
-        t, k, n = (sizes[axis] for axis in "TKN")
-        activations = t * k * (rows_per_token if is_integer else 4)
-        weights = n * k * layout.bits(sizes.get("G", 0)) / 8
-        return Cost(weights + activations + 4 * t * n, 2.0 * t * k * n * rows_per_token)
+        return arguments | _random_activations(rng, variant, t, k)
 
     return OpSpec(
         symbol=f"quant_matmul_{variant}",
         op="quant_matmul",
         summary=f"x times the transpose of a packed {variant} matrix",
         tensors=(
-            *inputs,
-            *layout.tiled("N/16", "K"),
+            *_activations(variant),
+            *cpu_packing(variant).tiled("N/16", "K"),
             Tensor("bias", "f32", ("N",), optional=True),
             Tensor("out", "f32", ("T", "N"), "out"),
         ),
@@ -85,8 +113,42 @@ def _spec(variant: str) -> OpSpec:
         source="Frantar et al. 2022, GPTQ (groups); Xiao et al. 2022, SmoothQuant (per-token int8 activations)",
         cases=_CASES,
         make_inputs=make_inputs,
-        cost=cost,
+        cost=lambda sizes: _cost(variant, sizes),
     )
 
 
-SPECS = tuple(_spec(variant) for variant in cpu_products())
+def _experts_spec(variant: str) -> OpSpec:
+    def make_inputs(rng: np.random.Generator, case: Case) -> Arguments:
+        t, e, k, n = (case.sizes[axis] for axis in "TEKN")
+        # Some have all rows, most have none.
+        hit = rng.permutation(e)[: case.sizes["hit"]]
+        counts = np.bincount(rng.choice(hit, t), minlength=e) if t else np.zeros(e, np.int64)
+        weight = random_weight(rng, variant, e * n, k, case.sizes["G"])
+        return {
+            **{name: tiles.reshape(e, -1, *tiles.shape[1:]) for name, tiles in weight.items()},
+            "offsets": np.concatenate([[0], counts.cumsum()]).astype(np.int32),
+            "out": np.zeros((t, n), np.float32),
+            **_random_activations(rng, variant, t, k),
+        }
+
+    tiles = cpu_packing(variant).tiled("N/16", "K")
+    return OpSpec(
+        symbol=f"quant_matmul_experts_{variant}",
+        op="quant_matmul",
+        summary=f"rows of x times the transpose of their expert's packed {variant} matrix",
+        tensors=(
+            *_activations(variant),
+            *(replace(tensor, axes=("E", *tensor.axes)) for tensor in tiles),
+            Tensor("offsets", "i32", ("E+1",)),
+            Tensor("out", "f32", ("T", "N"), "out"),
+        ),
+        scalars=(),
+        variable=("T",),
+        source="Shazeer et al. 2017, Outrageously Large Neural Networks; Gale et al. 2022, MegaBlocks (grouped products)",
+        cases=_EXPERT_CASES,
+        make_inputs=make_inputs,
+        cost=lambda sizes: _cost(variant, sizes),
+    )
+
+
+SPECS = tuple(make(variant) for make in (_spec, _experts_spec) for variant in cpu_products())

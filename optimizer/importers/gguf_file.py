@@ -23,14 +23,16 @@ from optimizer.importers.errors import DamagedFile, UnsupportedDtype
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _ROWS_AT_ONCE = 1024
-#: weights that share a scale in Q4_0 and Q8_0: an fp16 scale, then 16 bytes of which byte i has weights i and i + 16, or 32 i8
+#: Weights that share a scale in Q4_0, Q8_0 and MXFP4: a scale, fp16 or in MXFP4 e8m0, then 32 i8 in Q8_0, in the others 16
+#: bytes of which byte i has weights i and i + 16.
 BLOCK = 32
 
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """Header of a tensor. `shape` is row-major, outermost first; `offset` and `num_bytes` locate it in the file."""
+    """Header of a tensor. `shape` is row-major, outermost first; `offset` and `num_bytes` locate it in the file `path`."""
 
+    path: Path
     shape: tuple[int, ...]
     kind: GGMLQuantizationType
     offset: int
@@ -39,6 +41,8 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class GgufFile:
+    """`path` has the metadata; tensors say themselves where they are."""
+
     path: Path
     metadata: dict[str, Any]
     tensors: dict[str, GgufTensor]
@@ -67,7 +71,7 @@ class GgufFile:
         data_start = -(-header_bytes // alignment) * alignment
         tensors = {}
         for name, dims, kind, offset in headers:
-            tensor = _located(f"{name} in {path}", dims, kind, data_start + offset)
+            tensor = _located(path, name, dims, kind, data_start + offset)
             if tensor.offset + tensor.num_bytes > size:
                 raise DamagedFile(
                     f"{path} is truncated: {name} ends at byte {tensor.offset + tensor.num_bytes}, the file at {size}"
@@ -84,13 +88,23 @@ class GgufFile:
             values[chunk] = dequantize(np.ascontiguousarray(rows[chunk]), tensor.kind)
         return values.reshape(tensor.shape)
 
-    def read_codes(self, name: str) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
-        """Codes [N, K] and scales [N, K / 32] of a matrix in Q4_0, values scale (code - 8), or in Q8_0, scale (code - 128)."""
+    def read_codes(self, name: str) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Codes [N, K] and scales [N, K / 32] of a matrix in one of three types.
+
+        Values are scale (code - 8) in Q4_0, scale (code - 128) in Q8_0, scale e2m1(code) in MXFP4.
+        """
         num_rows, num_columns = self.tensors[name].shape
         blocks = self._rows(name).reshape(num_rows, num_columns // BLOCK, -1)
-        scales = np.ascontiguousarray(blocks[:, :, :2]).view("<f2")[:, :, 0]
-        stored = blocks[:, :, 2:]
-        if self.tensors[name].kind == GGMLQuantizationType.Q8_0:
+        kind = self.tensors[name].kind
+        head = 1 if kind == GGMLQuantizationType.MXFP4 else 2
+        stored = blocks[:, :, head:]
+        if kind == GGMLQuantizationType.MXFP4:
+            # e8m0: an exponent alone; the largest code is no number
+            with np.errstate(over="ignore"):
+                scales = np.ldexp(np.float32(1), blocks[:, :, 0].astype(np.int32) - 127)
+        else:
+            scales = np.ascontiguousarray(blocks[:, :, :head]).view("<f2")[:, :, 0].astype(np.float32)
+        if kind == GGMLQuantizationType.Q8_0:
             codes = stored ^ np.uint8(128)  # from two's complement
         else:
             codes = np.concatenate((stored & np.uint8(15), stored >> np.uint8(4)), axis=2)
@@ -99,12 +113,13 @@ class GgufFile:
     def _rows(self, name: str) -> NDArray[np.uint8]:
         """Tensor `name` as stored, mapped: bytes [rows, bytes of a row]."""
         tensor = self.tensors[name]
-        stored = np.memmap(self.path, np.uint8, "r", tensor.offset, (tensor.num_bytes,))
+        stored = np.memmap(tensor.path, np.uint8, "r", tensor.offset, (tensor.num_bytes,))
         return stored.reshape(math.prod(tensor.shape[:-1]), -1)
 
 
-def _located(where: str, dims: tuple[int, ...], kind: int, offset: int) -> GgufTensor:
+def _located(path: Path, name: str, dims: tuple[int, ...], kind: int, offset: int) -> GgufTensor:
     """`dims` innermost first, as stored. UnsupportedDtype for a type that the gguf package cannot dequantize."""
+    where = f"{name} in {path}"
     try:
         dtype = GGMLQuantizationType(kind)
         per_block, block_bytes = GGML_QUANT_SIZES[dtype]
@@ -115,7 +130,7 @@ def _located(where: str, dims: tuple[int, ...], kind: int, offset: int) -> GgufT
         raise UnsupportedDtype(f"{where} is stored as {dtype.name}, which the gguf package cannot dequantize") from None
     if not dims or dims[0] % per_block:
         raise DamagedFile(f"{where} must have rows in multiples of {dtype.name}'s block of {per_block}, got {dims[:1]}")
-    return GgufTensor(dims[::-1], dtype, offset, math.prod(dims) // per_block * block_bytes)
+    return GgufTensor(path, dims[::-1], dtype, offset, math.prod(dims) // per_block * block_bytes)
 
 
 @dataclass

@@ -2,61 +2,48 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
 from gguf.constants import GGMLQuantizationType
+from gguf.tensor_mapping import TensorNameMap
 from numpy.typing import NDArray
 
 from artifacts.architecture import Architecture
 from optimizer.formats.stored_matrix import CodeKind, Misfit, StoredMatrix
-from optimizer.importers.errors import SourceError
-from optimizer.importers.gguf_config import ROPE_FACTORS, hf_config
+from optimizer.importers.gguf_config import LONGROPE_FACTORS, ROPE_FACTORS, family_of, hf_config
+from optimizer.importers.gguf_families import GGUF_FAMILIES, GgufFamily, gguf_name, tensor_names
 from optimizer.importers.gguf_file import BLOCK, GgufFile
+from optimizer.importers.gguf_parts import open_parts
 from optimizer.importers.gguf_tokenizer import special_tokens, tokenizer_json, tokenizer_notes
 from optimizer.importers.source import Source
-from runtime.models import architecture
+from runtime.models import architecture, checkpoint_tensors
 
 _T = TypeVar("_T", bound=np.generic)
 _FLOATS = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16, GGMLQuantizationType.F64)
-_CODES: dict[GGMLQuantizationType, CodeKind] = {GGMLQuantizationType.Q4_0: "uint4", GGMLQuantizationType.Q8_0: "uint8"}
-
-_NAMES = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
+_CODES: dict[GGMLQuantizationType, CodeKind] = {
+    GGMLQuantizationType.Q4_0: "uint4",
+    GGMLQuantizationType.Q8_0: "uint8",
+    GGMLQuantizationType.MXFP4: "e2m1",
 }
 
 
 def open_gguf(path: Path) -> Source:
-    """The model in `path`. Raises SourceError and UnsupportedModel."""
-    file = GgufFile.open(path)
-    if file.metadata.get("split.count", 1) > 1:
-        raise SourceError(f"{path} is one of several parts; join them with llama.cpp's gguf-split --merge")
+    """The model in `path`, or of which `path` is a part. Raises SourceError and UnsupportedModel."""
+    file, files = open_parts(path)
     described = architecture(hf_config(file))
     return Source(
         architecture=described,
-        checkpoint=GgufCheckpoint(file, described),
+        checkpoint=GgufCheckpoint(file, described, GGUF_FAMILIES[family_of(file)]),
         tokenizer_json=tokenizer_json(file.metadata),
         chat_template=file.metadata.get("tokenizer.chat_template"),
         generation_config=special_tokens(file.metadata),
-        files=(path,),
+        files=files,
     )
 
 
@@ -66,52 +53,65 @@ class GgufCheckpoint:
 
     file: GgufFile
     architecture: Architecture
+    family: GgufFamily
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        tensor = self.file.tensors.get(gguf_name(name))
+        tensor = self.file.tensors.get(self._name(name))
         return None if tensor is None else tensor.shape
 
     def is_bf16(self, name: str) -> bool:
         return False  # what the file has in bf16 is widened
 
     def where(self, name: str) -> str:
-        return f"{gguf_name(name)} in {self.file.path}"
+        stored = self.file.tensors.get(self._name(name))
+        return f"{self._name(name)} in {self.file.path if stored is None else stored.path}"
 
     def read(self, name: str) -> torch.Tensor:
-        return torch.from_numpy(self._in_order(name, self.file.read(gguf_name(name))))
+        """Gains are whole in the file; what Hugging Face has less is taken off, which undoes the converter's sum exactly."""
+        values = self._in_order(name, self.file.read(self._name(name)))
+        if (added := self._added.get(name)) is not None:
+            values -= np.float32(added)
+        return torch.from_numpy(values)
 
     def stored(self, name: str) -> StoredMatrix | Misfit | None:
-        kind = self.file.tensors[gguf_name(name)].kind
+        kind = self.file.tensors[self._name(name)].kind
         if kind in _FLOATS:
             return None
         if kind not in _CODES:
             return Misfit(f"codes are {kind.name}")
-        codes, scales = self.file.read_codes(gguf_name(name))
-        widened = self._in_order(name, scales).astype(np.float32)
-        return StoredMatrix(_CODES[kind], self._in_order(name, codes), widened, 1, BLOCK)
+        codes, scales = self.file.read_codes(self._name(name))
+        if not np.isfinite(scales).all():
+            return Misfit("a scale is no number")
+        return StoredMatrix(_CODES[kind], self._in_order(name, codes), self._in_order(name, scales), 1, BLOCK)
 
     def notes(self) -> list[str]:
         return tokenizer_notes(self.file.metadata)
 
+    def others(self, names: Collection[str]) -> list[str]:
+        used = {self._name(name) for name in names} | {ROPE_FACTORS, *LONGROPE_FACTORS.values()}
+        return [name for name in self.file.tensors if name not in used]
+
+    def _name(self, name: str) -> str:
+        return gguf_name(self._names, name)
+
     def _in_order(self, name: str, rows: NDArray[_T]) -> NDArray[_T]:
         """`rows` of the tensor `name` as Hugging Face orders them."""
-        if self.file.metadata["general.architecture"] == "llama":
+        if self.family.neighbours_turn:
             if ".q_proj." in name:
                 return _unpermute(rows, self.architecture.num_q_heads)
             if ".k_proj." in name:
                 return _unpermute(rows, self.architecture.num_kv_heads)
         return rows
 
-    def others(self, names: Collection[str]) -> list[str]:
-        used = {gguf_name(name) for name in names}
-        return [name for name in self.file.tensors if name not in used and name != ROPE_FACTORS]
+    @cached_property
+    def _names(self) -> TensorNameMap:
+        return tensor_names(self.family.architecture, self.architecture.num_layers)
 
-
-def gguf_name(name: str) -> str:
-    """`model.layers.3.self_attn.q_proj.weight` -> `blk.3.attn_q.weight`."""
-    module, kind = name.rsplit(".", 1)
-    layer = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", module)
-    return f"blk.{layer[1]}.{_NAMES[layer[2]]}.{kind}" if layer else f"{_NAMES[module]}.{kind}"
+    @cached_property
+    def _added(self) -> dict[str, float]:
+        """What Hugging Face's gains have less than the file's."""
+        parts = [part for parts in checkpoint_tensors(self.architecture).values() for part in parts]
+        return {part.name: part.gain.added for part in parts if part.gain is not None}
 
 
 def _unpermute(rows: NDArray[_T], num_heads: int) -> NDArray[_T]:

@@ -134,7 +134,7 @@ def part_of(call: CpuCall) -> str:
     op = registry.spec(call.symbol).op
     if op in ("rms_norm", "embedding"):
         return {"rms_norm": "norm", "embedding": "embed"}[op]
-    if op == "gather_rows" or call.label == "embed":  # a tied head multiplies with the embedding
+    if call.label in ("gather_rows", "embed"):  # a tied head multiplies with the embedding
         return "head"
     return call.label.rpartition(".")[2]
 

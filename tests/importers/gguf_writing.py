@@ -23,6 +23,30 @@ _NAMES = {
     "mlp.down_proj": "ffn_down",
 } | {f"self_attn.{x}": f"attn_{x.removesuffix('_proj')}" for x in ("q_proj", "k_proj", "v_proj", "q_norm", "k_norm")}
 
+_GEMMA = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+#: what families name otherwise, by the names that their graphs in llama.cpp read
+_OTHER_NAMES = {
+    "gemma2": _GEMMA,
+    "gemma3": _GEMMA,
+    "glm4": {
+        "post_self_attn_layernorm": "post_attention_norm",
+        "post_attention_layernorm": "ffn_norm",
+        "post_mlp_layernorm": "post_ffw_norm",
+        "mlp.gate_up_proj": "ffn_up",
+    },
+    "olmo2": _GEMMA,
+    "phi3": {"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"},
+}
+_ARCHITECTURES = {"mistral": "llama", "gemma3_text": "gemma3"}
+#: whose q and k llama.cpp turns by neighbours, and so reorders
+_REORDERED = ("llama", "smollm3", "granite")
+#: whose gains Hugging Face keeps less one
+_WHOLE_GAINS = ("gemma", "gemma2", "gemma3")
+
 #: a tokenizer just large enough to open the file
 TOKENIZER: dict[str, object] = {
     "model": "gpt2",
@@ -44,10 +68,14 @@ def write_gguf(
     extra: Mapping[str, np.ndarray] | None = None,
     drop: str | None = None,
     tokenizer: Mapping[str, object] = TOKENIZER,
+    part_tensors: int = 0,
 ) -> Path:
-    """`model` at `path`, matrices as `kind`. `metadata` overrides keys (None leaves one out), `drop` leaves out a tensor."""
+    """`model` at `path`, matrices as `kind`. `metadata` overrides keys (None leaves one out), `drop` leaves out a tensor.
+
+    With `part_tensors` it is parts of at most so many tensors each, named after `path` as the gguf package names them.
+    """
     config = model.config
-    arch = "llama" if config.model_type == "mistral" else config.model_type
+    arch = _ARCHITECTURES.get(config.model_type, config.model_type)
     values: dict[str, object] = {
         f"{arch}.block_count": config.num_hidden_layers,
         f"{arch}.context_length": config.max_position_embeddings,
@@ -56,14 +84,14 @@ def write_gguf(
         f"{arch}.attention.head_count": config.num_attention_heads,
         f"{arch}.attention.head_count_kv": config.num_key_value_heads,
         f"{arch}.attention.layer_norm_rms_epsilon": config.rms_norm_eps,
-        f"{arch}.rope.freq_base": config.rope_parameters["rope_theta"],
+        f"{arch}.rope.freq_base": config.rope_parameters.get("full_attention", config.rope_parameters)["rope_theta"],
         f"{arch}.vocab_size": config.vocab_size,
         **{f"tokenizer.ggml.{key}": value for key, value in tokenizer.items()},
     }
     if getattr(config, "head_dim", None):
         values[f"{arch}.attention.key_length"] = values[f"{arch}.attention.value_length"] = config.head_dim
     values |= metadata or {}
-    writer = GGUFWriter(path, str(values.pop("general.architecture", arch)))
+    writer = GGUFWriter(path, str(values.pop("general.architecture", arch)), split_max_tensors=part_tensors)
     for key, value in values.items():
         if value is not None:
             writer.add_key_value(key, value, GGUFValueType.get_type(value))
@@ -71,11 +99,13 @@ def write_gguf(
         if name == drop or (name == "lm_head.weight" and config.tie_word_embeddings):
             continue
         array = tensor.float().numpy()
-        if arch == "llama" and (found := re.search(r"self_attn\.([qk])_proj", name)):
+        if arch in _WHOLE_GAINS and name.endswith("norm.weight"):
+            array = array + np.float32(1)
+        if arch in _REORDERED and (found := re.search(r"self_attn\.([qk])_proj", name)):
             heads = config.num_attention_heads if found[1] == "q" else config.num_key_value_heads
             array = _permuted(array, heads)
         stored = kind if array.ndim > 1 else GGMLQuantizationType.F32
-        writer.add_tensor(_gguf_name(name), quantize(array, stored), raw_dtype=stored)
+        writer.add_tensor(_gguf_name(name, arch), quantize(array, stored), raw_dtype=stored)
     for name, array in (extra or {}).items():
         writer.add_tensor(name, array)
     writer.write_header_to_file()
@@ -93,7 +123,7 @@ def _permuted(rows: np.ndarray, heads: int) -> np.ndarray:
     return np.ascontiguousarray(per_head[:, neighbours].reshape(rows.shape))
 
 
-def _gguf_name(name: str) -> str:
-    for theirs, ggufs in _NAMES.items():
+def _gguf_name(name: str, arch: str) -> str:
+    for theirs, ggufs in (_NAMES | _OTHER_NAMES.get(arch, {})).items():
         name = name.replace(f"{theirs}.", f"{ggufs}.")
     return name.replace("model.layers.", "blk.")

@@ -13,7 +13,6 @@ from transformers import Gemma3TextConfig, Glm4Config, LlamaConfig, Phi3Config, 
 
 from artifacts.architecture import Architecture, Rope
 from optimizer.exporters import ExportError
-from optimizer.exporters.gguf_model import _check as check_gguf
 from optimizer.exporters.hf_config import hf_config
 from runtime.models import UnsupportedModel, architecture, checkpoint_tensors
 from runtime.rope import rope_tables
@@ -102,8 +101,6 @@ def test_what_cannot_be_run_is_refused_by_its_key(config: PreTrainedConfig, chan
 @pytest.mark.parametrize(
     "config", [Gemma3TextConfig(**SIZES), Glm4Config(**SIZES), Phi3Config(**SIZES), SmolLM3Config(**SIZES)]
 )
-def test_formats_that_have_no_words_for_them_refuse_them(config: PreTrainedConfig) -> None:
-    described = read(config)
-    for refuse in (lambda: hf_config(described, {}), lambda: check_gguf(described, None)):  # type: ignore[arg-type]
-        with pytest.raises(ExportError, match=f"got '{config.model_type}'"):
-            refuse()
+def test_a_format_that_has_no_words_for_them_refuses_them(config: PreTrainedConfig) -> None:
+    with pytest.raises(ExportError, match=f"got '{config.model_type}'"):
+        hf_config(read(config), {})

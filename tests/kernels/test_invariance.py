@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,9 @@ from kernels.cpu.isa import best_isa, isa
 from kernels.cpu.library import Library
 from kernels.formats.table import cpu_products
 from kernels.paged_attention.spec import scratch_shapes
-from kernels.quant_matmul.spec import random_weight
+from kernels.quant_matmul.spec import random_weight, rows_per_token
 from kernels.quantize_activations.spec import quantized_buffers
-from kernels.spec import Arguments, Array
+from kernels.spec import Arguments, Array, Case
 from tests.kernels.accuracy import copied, make
 
 OTHER_CONSTANTS = {
@@ -71,6 +72,34 @@ def test_matmul_row_is_the_same_in_every_batch(library: Library, other_tiles: Li
         assert product(other_tiles, x[:count], 1).tobytes() == whole[:count].tobytes()
     assert product(other_tiles, x, 3).tobytes() == whole.tobytes()
     assert product(other_tiles, x[:1], 1).tobytes() == whole[:1].tobytes()
+
+
+@pytest.mark.parametrize("variant", cpu_products())
+def test_an_experts_rows_are_those_of_its_matrix_alone(
+    each_library: Library, other_tiles: Library, library: Library, variant: str
+) -> None:
+    """Whatever other experts have, and however many they are; those without rows are not read."""
+    spec = registry.spec(f"quant_matmul_experts_{variant}")
+    counts = np.array([0, 1, 40, 0, 0, 7, 2, 13, 1])
+    case = Case("", {"T": int(counts.sum()), "E": len(counts), "hit": 1, "K": 192, "N": 176, "G": 64})
+    inputs = make(spec, case) | {"offsets": np.concatenate([[0], counts.cumsum()]).astype(np.int32)}
+    # A NaN in a scale or a weight would show wherever the matrix is read.
+    for name in {tensor.name for tensor in spec.tensors} & {"scales", "weight"}:
+        array = np.asarray(inputs[name])
+        array[counts == 0] = np.nan if array.dtype != np.uint16 else 0x7FC0
+    expected = copied(inputs)
+    activations = [name for name in inputs if name.startswith("x")]
+    each = rows_per_token(variant)
+    for expert, (first, end) in enumerate(pairwise(inputs["offsets"])):  # type: ignore[arg-type]
+        alone = {name: np.asarray(expected[name])[expert] for name in inputs if name not in {*activations, "offsets", "out"}}
+        for name in activations:
+            scale = 1 if name == "x_scales" else each
+            alone[name] = np.asarray(expected[name])[first * scale : end * scale]
+        library.call(f"quant_matmul_{variant}", {**alone, "bias": None, "out": np.asarray(expected["out"])[first:end]})
+    for built, threads in ((each_library, 1), (each_library, 2), (each_library, 3), (other_tiles, 2)):
+        outputs = copied(inputs)
+        built.call(spec.symbol, outputs, threads)
+        assert np.asarray(outputs["out"]).tobytes() == np.asarray(expected["out"]).tobytes()
 
 
 def attention(

@@ -49,6 +49,41 @@ def _wrong_slot(arguments: Arguments) -> None:
     arguments["slot_mapping"] = np.where(arguments["slot_mapping"] < 0, 0, arguments["slot_mapping"])  # type: ignore[operator]
 
 
+def _an_expert_has_another_ones_row(arguments: Arguments) -> None:
+    offsets = np.asarray(arguments["offsets"]).copy()
+    first_end = offsets[offsets > 0][0]
+    offsets[offsets == first_end] += 1
+    arguments["offsets"] = offsets
+
+
+def _not_normalized(arguments: Arguments) -> None:
+    arguments["renormalize"] = 0
+
+
+def _all_groups(arguments: Arguments) -> None:
+    arguments["topk_groups"] = arguments["num_groups"]
+
+
+def _no_bias(arguments: Arguments) -> None:
+    arguments["bias"] = np.zeros_like(arguments["bias"])  # type: ignore[arg-type]
+
+
+def _another_place(arguments: Arguments) -> None:
+    arguments["places"] = np.asarray(arguments["places"])[::-1].copy()
+
+
+def _half_precision_weights(arguments: Arguments) -> None:
+    arguments["topk_weights"] = arguments["topk_weights"].astype(np.float16).astype(np.float32)  # type: ignore[union-attr]
+
+
+def _another_expert(arguments: Arguments) -> None:
+    np.asarray(arguments["topk_ids"])[0, 0] ^= 1
+
+
+def _rows_turned_round(arguments: Arguments) -> None:
+    arguments["rows"] = np.asarray(arguments["rows"])[::-1].copy()
+
+
 @pytest.mark.parametrize(
     ("symbol", "case", "bug"),
     [
@@ -64,9 +99,22 @@ def _wrong_slot(arguments: Arguments) -> None:
         ("silu_and_mul", "some", _half_precision_input),
         ("gelu_and_mul", "some", _half_precision_input),
         ("softcap", "small", _half_precision_input),
+        ("scaled_add", "some", _half_precision_input),
         ("paged_attention_capped_fp32", "decode", _larger_cap),
         ("paged_attention_capped_bf16", "prefill", _larger_cap),
         ("rope_and_cache_bf16", "grouped", _wrong_slot),
+        ("quant_matmul_experts_fp32", "prefill", _an_expert_has_another_ones_row),
+        ("quant_matmul_experts_int4_asym_a8", "decode", _an_expert_has_another_ones_row),
+        ("quant_matmul_experts_int4_asym", "prefill", _zero_point_off_by_one),
+        ("quant_matmul_experts_fp32", "decode", _half_precision_input),
+        ("moe_route_softmax", "renormalized", _not_normalized),
+        ("moe_route_softmax", "grouped", _all_groups),
+        ("moe_route_sigmoid", "odd_groups", _all_groups),
+        ("moe_route_sigmoid", "odd_experts", _no_bias),
+        ("moe_sort", "many", _another_expert),
+        ("moe_sum", "shared", _another_place),
+        ("moe_sum", "wide", _half_precision_weights),
+        ("gather_rows_a8", "some", _rows_turned_round),
     ],
 )
 def test_bug_is_caught(library: Library, symbol: str, case: str, bug: Callable[[Arguments], None]) -> None:

@@ -12,14 +12,19 @@ import torch
 from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
+    GemmaConfig,
     Glm4Config,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
+    Olmo2Config,
     Phi3Config,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
     SmolLM3Config,
 )
 
@@ -66,6 +71,8 @@ LONGROPE = {
     "short_factor": [1.0, 1.1, 1.5, 2.0],
     "long_factor": [1.0, 2.0, 4.0, 8.0],
 }
+#: near those of granite-3.1-2b, which says 12, 0.015625, 0.22 and 8
+GRANITE = {"embedding_multiplier": 12.0, "attention_multiplier": 0.15, "residual_multiplier": 0.22, "logits_scaling": 8.0}
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
 
 #: Between them: every family, tied and not, 1, 2, 3 and 4 queries to a key, heads narrower and wider than hidden / heads,
@@ -88,6 +95,7 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "qwen3, tied, biased, yarn": Qwen3Config(
         **SIZES, head_dim=8, tie_word_embeddings=True, attention_bias=True, rope_parameters=YARN
     ),
+    "gemma": GemmaConfig(**SIZES | {"num_key_value_heads": 1}, head_dim=24),
     "gemma2": Gemma2Config(**SIZES | GEMMA2, sliding_window=24),
     "gemma2, untied": Gemma2Config(
         **SIZES | GEMMA2, layer_types=["full_attention"] * 3, tie_word_embeddings=False, attention_bias=True
@@ -100,9 +108,18 @@ CONFIGS: dict[str, PreTrainedConfig] = {
         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
     ),
     "glm4": Glm4Config(**SIZES, head_dim=24, pad_token_id=None),
+    "granite": GraniteConfig(**SIZES, **GRANITE, attention_bias=True, tie_word_embeddings=True),
+    "olmo2": Olmo2Config(**SIZES, head_dim=24, attention_bias=True),
     "phi3": Phi3Config(**SIZES, sliding_window=24, pad_token_id=None),
     "phi3, partial, longrope": Phi3Config(
         **SIZES, pad_token_id=None, tie_word_embeddings=True, original_max_position_embeddings=128, rope_parameters=LONGROPE
+    ),
+    "mixtral": MixtralConfig(**SIZES, num_local_experts=4, sliding_window=24),
+    "qwen3_moe": Qwen3MoeConfig(
+        **SIZES, head_dim=24, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=32, mlp_only_layers=[0]
+    ),
+    "qwen3_moe, normalized": Qwen3MoeConfig(
+        **SIZES, head_dim=16, num_experts=20, num_experts_per_tok=4, moe_intermediate_size=64, norm_topk_prob=True
     ),
     "smollm3": SmolLM3Config(**SIZES, no_rope_layers=[1, 0, 1], tie_word_embeddings=False, pad_token_id=None),
 }
@@ -147,8 +164,8 @@ def moderate(model: PreTrainedModel) -> PreTrainedModel:
     """Random parameters of a size at which attention looks at several positions and logits at several tokens."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.ndim == 2 and "embed" not in name:
-                parameter *= 2 * parameter.shape[1] ** -0.5
+            if parameter.ndim > 1 and "embed" not in name:
+                parameter *= 2 * parameter.shape[-1] ** -0.5
             elif name.endswith("norm.weight"):
                 parameter.mul_(0.2).add_(1)
     return model.eval()

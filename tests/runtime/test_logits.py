@@ -16,17 +16,17 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
+from artifacts.architecture import is_of_experts
 from artifacts.precision import Scheme
 from kernels.cpu.library import Library
 from kernels.reference import ReferenceProgram
 from optimizer.importers import open_source
-from optimizer.quantization import round_to_nearest
 from optimizer.weights.quantized_store import QuantizedStore
 from runtime.model_runner import ProgramRunner
-from runtime.models import checkpoint_tensors
 from runtime.scoring import score
 from tests.importers.prequantized_writing import CONFIG, write_compressed_tensors
 from tests.importers.random_models import random_model, save_folder
+from tests.rounded_weights import round_weights
 from tests.runtime.conftest import CONFIGS, Tiny, limits, moderate
 
 TOLERANCE = 1e-4
@@ -69,19 +69,12 @@ def test_logits_are_transformers(tiny: Callable[[str], Tiny], library: Library, 
 def dequantized(model: Tiny, scheme: Scheme) -> PreTrainedModel:
     """transformers' model with every matrix rounded to the grid of `scheme`."""
     rounded = copy.deepcopy(model.model)
-    state = rounded.state_dict()
-    parts = checkpoint_tensors(model.architecture)
-    for group in model.architecture.linear_shapes():
-        weight = model.source.tensor(f"{group}.weight")
-        values = torch.from_numpy(round_to_nearest(group, weight, scheme).dequantize())
-        rows = [part.shape[0] for part in parts[f"{group}.weight"]]
-        for part, matrix in zip(parts[f"{group}.weight"], values.split(rows), strict=True):
-            state[part.name].copy_(matrix)
+    round_weights(rounded, model.source, dict.fromkeys(model.architecture.linear_shapes(), scheme))
     return rounded
 
 
 @pytest.mark.parametrize("scheme", ["bf16", "int8", "int4-g32-sym", "int4-g32-asym", "int4-twolevel", "int3"])
-@pytest.mark.parametrize("name", ["llama, tied, biased, llama3", "qwen2"])
+@pytest.mark.parametrize("name", ["llama, tied, biased, llama3", "qwen2", "mixtral"])
 def test_weight_only_schemes_change_nothing_but_the_weights(
     tiny: Callable[[str], Tiny], library: Library, name: str, scheme: str
 ) -> None:
@@ -118,6 +111,19 @@ def test_integer_activations_are_rounded_inputs(tiny: Callable[[str], Tiny], lib
         errors = sorted(map(relative_error, ours, theirs))
         assert errors[len(texts) // 2] < TOLERANCE
         assert errors[-1] < (1e-3 if scheme.endswith("a16") else 0.1)
+
+
+@pytest.mark.parametrize("scheme", ["int8-a8", "int4-g32-asym-a8", "int4-twolevel-a8", "int8-a16"])
+def test_experts_of_integer_activations_are_the_references(tiny: Callable[[str], Tiny], library: Library, scheme: str) -> None:
+    """transformers multiplies experts without modules that could round; a rounded input may choose another one at a tie."""
+    model = tiny("qwen3_moe, normalized")
+    plan = {group: scheme if is_of_experts(group) else "fp32" for group in model.architecture.linear_shapes()}
+    texts = [TEXT[start : start + 4] for start in range(0, len(TEXT), 4)]
+    errors = sorted(map(relative_error, our_logits(model, plan, library, 4, *texts), our_logits(model, plan, None, 4, *texts)))
+    assert errors[len(texts) // 2] < TOLERANCE
+    exact = our_logits(model, "fp32", library, 4, *texts)
+    far = sorted(map(relative_error, our_logits(model, plan, library, 4, *texts), exact))
+    assert TOLERANCE < far[len(texts) // 2] < 0.3
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int8-a8", "int8-a16"])
@@ -167,6 +173,7 @@ def test_an_int8_cache_keeps_what_all_keys_have_in_common_where_scores_are_cappe
     assert relative_error(ours, transformers_logits(model, TEXT)) < 0.02
 
 
+@pytest.mark.slow
 def test_smollm2_logits_are_transformers(smollm2: Tiny, library: Library) -> None:
     text = "The capital of France is Paris. In 1969, the first people walked on the Moon; naïve 😀 def f(x):\n    return x"
     ids = Tokenizer.from_str(smollm2.source.tokenizer_json).encode(text).ids

@@ -1,0 +1,119 @@
+"""How the families stand in GGUF files: what llama.cpp's converter writes, and what its loader reads or takes for granted.
+
+Sources: conversion/, src/models/ and src/llama-model.cpp of llama.cpp as llama-cpp-python 0.3.36 carries it; names of tensors
+are the gguf package's own (decision 0058).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gguf.constants import MODEL_ARCH, MODEL_ARCH_NAMES
+from gguf.tensor_mapping import TensorNameMap, get_tensor_name_map
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Which layers have the sliding window, in tokens, of `attention.sliding_window`."""
+
+    full_every: int = 0
+    """Every so many layers one has full attention, the last of each such group; 0: all layers have the window."""
+    default: int = 0
+    """The window of a file that states none."""
+    by_layer: bool = False
+    """Whether `attention.sliding_window_pattern`, an array, may say it of each layer instead."""
+    theta: float | None = None
+    """The rope base of layers with the window, where the file states none; None: they turn as all do."""
+    applied: bool = True
+    """Whether llama.cpp applies the window; where it does not, contexts up to it are computed alike."""
+
+
+@dataclass(frozen=True)
+class GgufFamily:
+    """One family. Defaults are what most have."""
+
+    architecture: str
+    """`general.architecture`, and the first word of the file's keys."""
+    neighbours_turn: bool = False
+    """Whether rows of q and k that turn together, i and i + head_dim / 2, stand side by side."""
+    biases: tuple[str, ...] = ()
+    """Of which of `qkv` and `o` llama.cpp reads biases."""
+    windows: Windows | None = None
+    """None: the format has no words for them."""
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """Key of the file, behind the architecture -> key of config.json that means the same."""
+    granted: Mapping[str, object] = field(default_factory=dict)
+    """Key of config.json -> what llama.cpp takes where the file has no key, or has none for it."""
+    wide_scores: int | None = None
+    """Scores are divided by the root of head_dim; in a model of this many layers, of hidden_size / num_heads instead."""
+    needs: Mapping[str, bool] = field(default_factory=dict)
+    """Fields of an architecture that llama.cpp's graph cannot be without (true), or cannot have."""
+    turns_if_finetuned: bool = False
+    """Whether a false `rope.scaling.finetuned` says that no layer knows positions; to most it says nothing."""
+    heads_fill_hidden: bool = False
+    """Whether llama.cpp wants num_heads * head_dim to be hidden_size."""
+
+
+_CAPS = {"attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping"}
+
+#: by the `model_type` of config.json; of two that share an architecture the one with windows is meant where a file has one
+GGUF_FAMILIES: Mapping[str, GgufFamily] = {
+    "llama": GgufFamily("llama", neighbours_turn=True, biases=("qkv", "o")),
+    "mistral": GgufFamily("llama", neighbours_turn=True, windows=Windows(applied=False)),
+    "qwen2": GgufFamily("qwen2", biases=("qkv",)),
+    "qwen3": GgufFamily("qwen3"),
+    "gemma": GgufFamily("gemma", needs={"tie_embeddings": True}),
+    "gemma2": GgufFamily(
+        "gemma2",
+        windows=Windows(full_every=2, default=4096, by_layer=True),
+        keys=_CAPS,
+        granted={"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+        wide_scores=46,
+        needs={"tie_embeddings": True, "attention_softcap": True, "logit_softcap": True},
+    ),
+    "gemma3_text": GgufFamily(
+        "gemma3",
+        windows=Windows(full_every=6, by_layer=True, theta=10000.0),
+        keys={"final_logit_softcapping": "final_logit_softcapping"},
+        wide_scores=62,
+    ),
+    "glm4": GgufFamily("glm4", biases=("qkv",)),
+    "granite": GgufFamily(
+        "granite",
+        neighbours_turn=True,
+        biases=("qkv", "o"),
+        keys={
+            "attention.scale": "attention_multiplier",
+            "embedding_scale": "embedding_multiplier",
+            "residual_scale": "residual_multiplier",
+            "logit_scale": "logits_scaling",
+        },
+        turns_if_finetuned=True,
+    ),
+    "olmo2": GgufFamily("olmo2", needs={"tie_embeddings": False}, heads_fill_hidden=True),
+    "phi3": GgufFamily("phi3", windows=Windows(applied=False), heads_fill_hidden=True),
+    "smollm3": GgufFamily("smollm3", neighbours_turn=True, granted={"no_rope_layer_interval": 4}),
+}
+
+
+def architectures() -> tuple[str, ...]:
+    """Every `general.architecture` that is read."""
+    return tuple(dict.fromkeys(family.architecture for family in GGUF_FAMILIES.values()))
+
+
+def model_type(architecture: str, has_window: bool) -> str:
+    """The family of a file of `architecture`, one of `architectures()`."""
+    alike = [name for name, family in GGUF_FAMILIES.items() if family.architecture == architecture]
+    return next((name for name in alike if has_window and GGUF_FAMILIES[name].windows), alike[0])
+
+
+def tensor_names(architecture: str, num_layers: int) -> TensorNameMap:
+    """The gguf package's map from Hugging Face's names of tensors."""
+    known: Mapping[str, MODEL_ARCH] = {name: arch for arch, name in MODEL_ARCH_NAMES.items()}
+    return get_tensor_name_map(known[architecture], num_layers)
+
+
+def gguf_name(names: TensorNameMap, name: str) -> str:
+    """`model.layers.3.self_attn.q_proj.weight` -> `blk.3.attn_q.weight`; a name that GGUF does not have is its own."""
+    return names.get_name(name, try_suffixes=(".weight", ".bias")) or name

@@ -1,0 +1,99 @@
+"""Experts that each token is routed to, laid out for a CPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from artifacts.architecture import Moe, kind_of
+from artifacts.precision import Scheme
+from kernels.formats.format import LANES
+from kernels.formats.table import cpu_packing
+from kernels.spec import Arguments, Array
+from runtime.buffers import zeros
+from runtime.models import UnsupportedModel
+from runtime.operand import Operand, as_operand, rows_per_token
+
+if TYPE_CHECKING:
+    from runtime.decoder import CpuBuilder
+
+PAIRS = {"T": "num_pairs"}
+
+
+class Mixture:
+    """The chain of kernels/moe_route/spec.py. UnsupportedModel for experts that end within a row tile."""
+
+    def __init__(self, build: CpuBuilder, moe: Moe) -> None:
+        self._build, self._moe = build, moe
+        for size in (2 * moe.intermediate_size, build.architecture.hidden_size):
+            if size % LANES:
+                raise UnsupportedModel(
+                    f"CPU kernels need experts whose matrices have a multiple of {LANES} rows; this "
+                    f"{build.architecture.family} model's have {size}"
+                )
+        k = moe.num_experts_per_token
+        self._offsets = zeros((moe.num_experts + 1,), np.int32)
+        self._tokens = zeros((build.max_num_tokens * k,), np.int32)
+        self._places = build.buffer("places", k, dtype=np.int32)
+        self._topk_ids = build.buffer("topk_ids", k, dtype=np.int32)
+        self._topk_weights = build.buffer("topk_weights", k)
+
+    def route(self, name: str, x: Operand) -> None:
+        build, moe, label = self._build, self._moe, f"{name}.router"
+        logits = build.buffer("router", moe.num_experts)
+        weight = cpu_packing("fp32").pack({"weight": np.asarray(build.tensors[f"{label}.weight"], np.float32)})
+        bias = {"bias": build.tensors[f"{label}.bias"]} if moe.scoring == "sigmoid" else {}
+        build.call("quant_matmul_fp32", label, x=x.x, **weight, bias=None, out=logits)
+        build.call(
+            f"moe_route_{moe.scoring}", label, logits=logits, **bias, topk_ids=self._topk_ids,
+            topk_weights=self._topk_weights, renormalize=int(moe.normalized), num_groups=moe.num_groups,
+            topk_groups=moe.num_chosen_groups, routed_scale=moe.scaling,
+        )  # fmt: skip
+        build.call(
+            "moe_sort", label, {"T": "num_tokens", "P": "num_pairs"}, topk_ids=self._topk_ids, offsets=self._offsets,
+            tokens=self._tokens, places=self._places,
+        )  # fmt: skip
+
+    def linear(self, group: str, x: Operand) -> Operand:
+        build, experts = self._build, self._moe.num_experts
+        scheme, num_rows = build.plan[group], build.architecture.linear_shapes()[group][0] // experts
+        x = build.as_read(group, x)
+        if x.counters != PAIRS:
+            x = self._gathered(group, x, scheme)
+        weights = {name: _of_each(experts, cast(Array, tiles)) for name, tiles in build.weights(group).items()}
+        out = build.buffer(kind_of(group), num_rows, self._moe.num_experts_per_token)
+        symbol = f"quant_matmul_experts_{scheme.variant}"
+        build.call(symbol, group, PAIRS, **x.parts, **weights, offsets=self._offsets, out=out)
+        return Operand({"x": out}, PAIRS)
+
+    def combine(self, name: str, pairs: Operand, shared: Operand | None) -> Operand:
+        build = self._build
+        out = build.buffer("combined", build.architecture.hidden_size)
+        build.call(
+            "moe_sum", f"{name}.experts", {"T": "num_tokens", "P": "num_pairs"}, x=pairs.x, places=self._places,
+            topk_weights=self._topk_weights, shared=None if shared is None else shared.x, out=out,
+        )  # fmt: skip
+        return Operand({"x": out}, {"T": "num_tokens"})
+
+    def _gathered(self, group: str, x: Operand, scheme: Scheme) -> Operand:
+        """A row of x for each pair, sorted by expert."""
+        build, k, counters = self._build, self._moe.num_experts_per_token, {"T": "num_tokens", "R": "num_pairs"}
+        width = build.architecture.linear_shapes()[group][1]
+        if not scheme.integer_activations:
+            out = build.buffer("gathered", width, k)
+            build.call("gather_rows", group, counters, **x.parts, rows=self._tokens, out=out)
+            return Operand({"x": out}, PAIRS)
+        each = rows_per_token(scheme)
+        codes: Arguments = {
+            "codes": build.buffer("gathered_codes", width, k * each, np.int8),
+            "scales": build.buffer("gathered_scales", 1, k)[:, 0],
+            "sums": build.buffer("gathered_sums", width // 32, k * each, np.int32),
+        }
+        build.call(f"gather_rows_a{8 * each}", group, counters, **x.parts, rows=self._tokens, **codes)
+        return as_operand(codes, PAIRS)
+
+
+def _of_each(experts: int, tiles: Array) -> Array:
+    """Row tiles of a layer group as those of each expert."""
+    return tiles.reshape(experts, -1, *tiles.shape[1:])

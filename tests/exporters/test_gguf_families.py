@@ -1,0 +1,126 @@
+"""Exported families beside the files that llama.cpp's converter would have written of the same models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGUFReader
+from gguf.quants import dequantize
+
+from artifacts.architecture import Architecture
+from optimizer.exporters import ExportError
+from optimizer.exporters.gguf_layout import whole_gain
+from optimizer.exporters.gguf_metadata import architecture_metadata, check_read_back, gguf_family
+from optimizer.importers import Source, open_source
+from optimizer.weights.quantized_store import QuantizedStore
+from runtime.models import architecture
+from runtime.models.checkpoint_tensors import Gain
+from tests.exporters.conftest import save_bundle
+from tests.exporters.test_gguf import export
+from tests.importers.test_gguf_families import FAMILIES, opened
+from tests.runtime.conftest import Tiny
+
+
+def exported(name: str, scheme: str, folder: Path) -> tuple[Source, Path]:
+    """The model of Hugging Face's folder, and our own export of it. `model.gguf` of the folder is the converter's."""
+    theirs, other = opened(name, folder)  # the folder's tokenizer has more tokens than the model has rows
+    model = Tiny(None, theirs, QuantizedStore(theirs, folder / "store"))  # type: ignore[arg-type]  # no test asks transformers
+    return theirs, export(save_bundle(folder / "bundle", model, scheme, tokenizer_json=other.tokenizer_json))
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Keys of the architecture, tensors."""
+    reader = GGUFReader(path)
+    keys = {field.name: field.contents() for field in reader.fields.values() if "." in field.name}
+    return keys, {tensor.name: dequantize(tensor.data, tensor.tensor_type) for tensor in reader.tensors}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_file_is_the_converters_and_the_importer_reads_it(name: str, tmp_path: Path) -> None:
+    theirs, path = exported(name, "fp32", tmp_path)
+    ours = open_source(path)
+    if name not in ("phi3, longrope", "granite, silent"):  # the file says in fp32 what a folder's config has in fp64
+        assert ours.architecture == theirs.architecture
+    for tensor in [*theirs.architecture.float_shapes(), *(f"{group}.weight" for group in theirs.architecture.linear_shapes())]:
+        assert torch.equal(ours.tensor(tensor), theirs.tensor(tensor)), tensor
+    (keys, tensors), (their_keys, their_tensors) = read(path), read(tmp_path / "model.gguf")
+    assert tensors.keys() == their_tensors.keys()
+    for tensor, values in their_tensors.items():
+        if tensor.endswith("norm.weight"):  # divided and multiplied by the scale of embeddings
+            np.testing.assert_array_max_ulp(tensors[tensor], values, 1)
+        else:
+            np.testing.assert_array_equal(tensors[tensor], values)
+    family = their_keys["general.architecture"]
+    for key, value in their_keys.items():
+        # The first was given where nothing is scaled; the others are what llama.cpp takes where a file is silent.
+        if key.startswith(family) and not (key.endswith("original_context_length") and "longrope" not in name):
+            assert keys[key] == pytest.approx(value), key
+
+
+def test_a_gain_that_was_divided_is_found_again() -> None:
+    random = np.random.default_rng(0)
+    for divisor in (1.0, 640**0.5, 3.7, 1152**0.5):
+        stored = torch.from_numpy(random.normal(0, 3, 5000).astype(np.float32))
+        for added in (0.0, 1.0):
+            gain = Gain(added, divisor)
+            meant = gain.of(stored)
+            again = torch.from_numpy(whole_gain(gain, meant.numpy()))
+            assert torch.equal(gain.of(again - added), meant)
+
+
+def described(name: str) -> Architecture:
+    return architecture(FAMILIES[name][0].to_dict())
+
+
+REFUSED: dict[str, tuple[str, Callable[[Architecture], dict[str, Any]], str]] = {
+    "scale of scores": ("gemma3", lambda a: {"query_scalar": 40.0}, r"query_scalar = 40\.0 of a gemma3_text .* take 16\.0"),
+    "caps": ("gemma3", lambda a: {"attention_softcap": 50.0}, r"attention_softcap = 50\.0 .* take 0\.0"),
+    "no caps": ("gemma2", lambda a: {"logit_softcap": 0.0}, "gemma2 needs logit_softcap"),
+    "untied": ("gemma2", lambda a: {"tie_embeddings": False}, "gemma2 needs tie_embeddings"),
+    "tied": ("olmo2", lambda a: {"tie_embeddings": True}, "olmo2 cannot have tie_embeddings, and this model has it"),
+    "scale of branches": ("gemma", lambda a: {"branch_scale": 0.5}, "cannot express branch_scale = 0.5"),
+    "biases": ("gemma2", lambda a: {"qkv_bias": True}, "gemma2 has no biases of qkv"),
+    "biases of o": ("smollm3", lambda a: {"output_bias": True}, "smollm3 has no biases of (qkv|o)"),
+    "two windows": ("gemma3", lambda a: {"layer_windows": (*a.layer_windows[:-1], 48)}, "cannot express layer_windows"),
+    "windows": ("smollm3", lambda a: {"layer_windows": (8,) * 7}, "in which layers a smollm3 model has a sliding window"),
+    "positions": ("smollm3", lambda a: {"layer_ropes": (1,) * 7}, "cannot express layer_ropes"),
+    "size of heads": ("phi3", lambda a: {"head_dim": 16}, "num_heads . head_dim to be hidden_size, 32, and this model's is 64"),
+    "another rope of windows": (
+        "gemma2",
+        lambda a: {"further_ropes": (a.rope.model_copy(update={"theta": 5.0}),), "layer_ropes": (1, 0, 1)},
+        "cannot express further_ropes",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_llama_cpp_would_read_otherwise_is_refused_by_name(what: str) -> None:
+    name, changes, message = REFUSED[what]
+    a = described(name)
+    a = a.model_copy(update=changes(a))
+    with pytest.raises(ExportError, match=message):
+        family = gguf_family(a)
+        metadata = {**architecture_metadata(a, family), "general.architecture": family.architecture}
+        check_read_back(a, metadata, [] if a.tie_embeddings else ["output.weight"], {})
+
+
+def test_gemma3_without_windows() -> None:
+    a = described("gemma3")
+    plain = a.model_copy(update={"layer_windows": (), "layer_ropes": (), "further_ropes": ()})
+    family = gguf_family(plain)
+    metadata = {**architecture_metadata(plain, family), "general.architecture": family.architecture}
+    check_read_back(plain, metadata, [], {})
+    assert not any("sliding" in key for key in metadata)
+
+
+def test_gemma2_without_windows_says_so_of_each_layer() -> None:
+    """A silent file would have llama.cpp's window."""
+    a = described("gemma2").model_copy(update={"layer_windows": ()})
+    metadata = {**architecture_metadata(a, gguf_family(a)), "general.architecture": "gemma2"}
+    assert metadata["gemma2.attention.sliding_window_pattern"] == [False] * 3
+    check_read_back(a, metadata, [], {})

@@ -1,0 +1,55 @@
+"""A mixture of experts, from `optimize` to what is served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import MixtralConfig, MixtralForCausalLM
+
+from artifacts.precision import Scheme
+from artifacts.reader import open_bundle
+from kernels.cpu.host import host
+from optimizer.importers import open_source
+from runtime.loading import load_runner
+from runtime.scoring import score
+from tests.optimizer.conftest import Project
+from tests.rounded_weights import round_weights
+from tests.server.serving_process import ask, serving
+from tests.tiny_models import SIZES, save_tiny
+
+
+@pytest.fixture(scope="module")
+def tiny_mixtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model = MixtralForCausalLM(MixtralConfig(vocab_size=300, **SIZES, num_local_experts=4))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(4)
+    return save_tiny(tmp_path_factory.mktemp("source") / "tiny", model)
+
+
+def test_experts_from_optimize_to_what_is_served(tiny_mixtral: Path, tmp_path: Path) -> None:
+    """Against transformers with the bundle's own values in place of its weights."""
+    (tmp_path / "tiny").symlink_to(tiny_mixtral)
+    project = Project(tmp_path)
+    project.write({"search": {"trials": 2}, "gate": {"max_kl": 100.0}}, ["int8", "int4-g32-sym"])
+    result = project.optimize()
+    assert result.exit_code == 0, result.output
+    bundle = open_bundle(project.bundle, machine=host().machine, cpu_flags=host().flags)
+    groups = bundle.manifest.precision.groups
+    assert set(groups) == set(bundle.manifest.architecture.linear_shapes())
+
+    model = MixtralForCausalLM.from_pretrained(tiny_mixtral)
+    round_weights(model, open_source(tiny_mixtral), {group: Scheme.parse(name) for group, name in groups.items()})
+    text = np.random.default_rng(0).integers(4, 300, 40).tolist()
+    with torch.inference_mode():
+        theirs = model(torch.tensor([text])).logits[0].numpy()
+    ours = score(load_runner(bundle), text)
+    assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
+
+    with serving(project.bundle, project.folder / "stderr") as server:
+        assert ask(server, "Hi", max_tokens=3).usage.completion_tokens == 3

@@ -1,0 +1,32 @@
+"""transformers' model with its matrices rounded as a plan says: what logits of quantized weights are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+from artifacts.architecture import is_of_experts
+from artifacts.precision import Scheme
+from optimizer.importers import Source
+from optimizer.quantization import round_to_nearest
+from runtime.models import checkpoint_tensors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def round_weights(model: PreTrainedModel, source: Source, plan: Mapping[str, Scheme]) -> None:
+    """In place; `source` is opened from what `model` saved."""
+    state, parts = model.state_dict(), checkpoint_tensors(source.architecture)
+    for group, scheme in plan.items():
+        values = torch.from_numpy(round_to_nearest(group, source.tensor(f"{group}.weight"), scheme).dequantize())
+        if is_of_experts(group):  # one by one in the checkpoint, together in the module
+            _, layer, kind = group.split(".")
+            parameter = state[f"model.layers.{layer}.mlp.{kind.replace('_', '.', 1)}_proj"]
+            parameter.copy_(values.view_as(parameter))
+            continue
+        rows = [part.shape[0] for part in parts[f"{group}.weight"]]
+        for part, matrix in zip(parts[f"{group}.weight"], values.split(rows), strict=True):
+            state[part.name].copy_(matrix)
