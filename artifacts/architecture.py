@@ -118,8 +118,8 @@ class Mla(BaseModel):
 
 
 class Architecture(BaseModel):
-    """A pre-norm decoder: RMSNorm, grouped-query attention with RoPE, a gated feed-forward network; with `moe` experts, with
-    `mla` latent attention, with `post_norms` a norm of each branch before it joins.
+    """A decoder: RMSNorm before each branch, unless `pre_norms` says otherwise, grouped-query attention with RoPE, a gated
+    feed-forward network; with `moe` experts, with `mla` latent attention, with `post_norms` a norm of each branch as it joins.
 
     Units: sizes in elements, `max_position` and windows in tokens.
     """
@@ -144,12 +144,20 @@ class Architecture(BaseModel):
     qkv_bias: bool = False
     output_bias: bool = False
     qk_norm: bool = False
+    qk_norm_of_all_heads: bool = False
+    """Whether one norm spans all heads of a token's queries, and one those of its keys; otherwise each head has its own."""
     activation: Literal["silu", "gelu"] = "silu"
     """Of the gate; gelu is its approximation by tanh."""
+    pre_norms: bool = True
+    """Whether a branch reads the norm of the stream, and not the stream itself."""
     post_norms: bool = False
     embedding_scale: PositiveFloat = 1.0
-    """What the family multiplies embeddings by. Here the whole residual stream is as much smaller instead: gains of
-    `post_norms` have been divided by it, and norms of the stream take an eps smaller by its square."""
+    """What the family multiplies embeddings by. Here the whole residual stream is as much smaller instead: branches join it by
+    `branch_factor`, and norms of the stream take an eps smaller by its square."""
+    branch_scale: PositiveFloat = 1.0
+    """What the family multiplies a branch by where it joins the residual stream."""
+    logit_divisor: PositiveFloat = 1.0
+    """What the family divides logits by. Here the gain of the final norm has been divided by it."""
     query_scalar: PositiveFloat | None = None
     """Scores are divided by its square root; None is `head_dim`."""
     attention_softcap: NonNegativeFloat = 0.0
@@ -191,8 +199,8 @@ class Architecture(BaseModel):
                     f"longrope needs {turning // 2} short_factors and as many long_factors, one for each pair of dimensions "
                     f"that turns; got {len(rope.short_factors)} and {len(rope.long_factors)}"
                 )
-        if self.embedding_scale != 1.0 and not self.post_norms:
-            raise ValueError("embedding_scale needs post_norms, whose gains make each branch as much smaller")
+        if not self.pre_norms and (self.moe or self.mla or self.embedding_scale != 1.0):
+            raise ValueError("pre_norms must be true with moe, mla or an embedding_scale, got false")
         if self.mla and self.head_dim != self.mla.nope_head_dim + self.mla.rope_head_dim:
             raise ValueError(
                 "under mla, head_dim must be nope_head_dim + rope_head_dim, got "
@@ -213,6 +221,11 @@ class Architecture(BaseModel):
         """What products of queries and keys are multiplied by."""
         scale: float = (self.query_scalar or self.head_dim) ** -0.5
         return scale
+
+    @property
+    def branch_factor(self) -> float:
+        """What a branch is multiplied by where it joins the stream as it is here; gains of `post_norms` have been already."""
+        return self.branch_scale / self.embedding_scale
 
     @property
     def stream_eps(self) -> float:
@@ -284,8 +297,9 @@ class Architecture(BaseModel):
         """Every tensor that no plan quantizes (norm gains, biases, routers, MLA's up-projection of the latent) -> shape."""
         shapes: dict[str, tuple[int, ...]] = {"final_norm.weight": (self.hidden_size,)}
         for i in range(self.num_layers):
-            shapes[f"layers.{i}.attn_norm.weight"] = (self.hidden_size,)
-            shapes[f"layers.{i}.mlp_norm.weight"] = (self.hidden_size,)
+            if self.pre_norms:
+                shapes[f"layers.{i}.attn_norm.weight"] = (self.hidden_size,)
+                shapes[f"layers.{i}.mlp_norm.weight"] = (self.hidden_size,)
             if self.post_norms:
                 shapes[f"layers.{i}.attn_post_norm.weight"] = (self.hidden_size,)
                 shapes[f"layers.{i}.mlp_post_norm.weight"] = (self.hidden_size,)
@@ -294,8 +308,9 @@ class Architecture(BaseModel):
             if self.output_bias:
                 shapes[f"layers.{i}.o.bias"] = (self.hidden_size,)
             if self.qk_norm:
-                shapes[f"layers.{i}.q_norm.weight"] = (self.head_dim,)
-                shapes[f"layers.{i}.k_norm.weight"] = (self.head_dim,)
+                whole = self.qk_norm_of_all_heads
+                shapes[f"layers.{i}.q_norm.weight"] = (self.q_size if whole else self.head_dim,)
+                shapes[f"layers.{i}.k_norm.weight"] = (self.kv_size if whole else self.head_dim,)
             if self.mla is not None:
                 rank, heads = self.mla.kv_lora_rank, self.num_q_heads
                 shapes[f"layers.{i}.kv_norm.weight"] = (rank,)

@@ -4,12 +4,14 @@
 
 A night's blocks are drawn from the sessions that `benchmarks/record_noise.py` recorded, in two ways:
 
-- `fresh`: each block from any session, as `coldforge retune` measures, which starts both bundles anew for each block;
+- `fresh`: each block from any session, as `coldforge retune` measures, which starts both bundles anew for each block. Its
+  rounds are those that were recorded one after another;
 - `one`: all blocks of a night from one session, as if a night kept its processes. Nights then differ as sessions do, by where
   memory lies and by what else the machine did.
 
-Of the ratio to the reference a night keeps the median of its blocks. A slowdown multiplies the incumbent's times from one night
-on. A candidate is the incumbent once more, with its times divided by what it is better; a coin says which of the two it is.
+Of the ratio to the reference a night keeps what `Ratio.value` is of its blocks. A slowdown multiplies the incumbent's times
+from one night on. A candidate is the incumbent once more, with its times divided by what it is better; a coin says which of
+the two it is.
 
 An alarm is a night on which a method tells of a slowdown of which it did not tell on the night before.
 """
@@ -29,6 +31,9 @@ from numpy.typing import NDArray
 from optimizer.evaluation.betting import Wealth
 from optimizer.history.change_points import change_points
 from optimizer.measure.faster import FasterTest
+from optimizer.measure.served_blocks import NUM_ROUNDS
+from optimizer.nights.night import Ratio
+from optimizer.retune.speed import MOST_BLOCKS, REFERENCE_BLOCKS
 
 Floats = NDArray[np.float64]
 Processes = Literal["fresh", "one"]
@@ -38,9 +43,7 @@ SLOWDOWN, GAIN = 0.03, 0.05
 #: nights before an injected slowdown, at least and at most
 _FROM_NIGHT = (20, 50)
 #: of the ratio to the reference, of each night
-NUM_BLOCKS = (12, 36, 120)
-#: of a comparison, as optimizer/retune/speed.py
-MOST_BLOCKS = 120
+NUM_BLOCKS = (REFERENCE_BLOCKS, 36, MOST_BLOCKS)
 _SAME_PLACE = 3
 """Nights by which a change point may wander as nights come in and still be the same."""
 
@@ -58,20 +61,24 @@ def log_ratios(blocks: Sequence[Sequence[float]]) -> Floats:
     return np.asarray((ms[:, 2:].sum(axis=1) - ms[:, :2].sum(axis=1)) / 2)
 
 
-def night_of(sessions: Floats, num_blocks: int, rng: np.random.Generator, processes: Processes) -> tuple[Floats, Floats]:
-    """A night's blocks, and a coin for each pair of processes: 1 or -1."""
+def night_of(
+    sessions: Floats, num_blocks: int, rng: np.random.Generator, processes: Processes, num_rounds: int = NUM_ROUNDS
+) -> tuple[Floats, Floats]:
+    """A night's blocks, each the mean of `num_rounds` that were recorded as blocks, and a coin for each pair of processes."""
     number, length = sessions.shape
     pairs = num_blocks if processes == "fresh" else 1
     session, coins = rng.integers(number, size=pairs), rng.choice((-1.0, 1.0), size=pairs)
-    blocks = sessions[np.broadcast_to(session, num_blocks), rng.integers(length, size=num_blocks)]
-    return blocks, np.broadcast_to(coins, num_blocks)
+    first = rng.integers(length - num_rounds + 1, size=num_blocks)
+    rounds = sessions[np.broadcast_to(session, num_blocks)[:, None], first[:, None] + np.arange(num_rounds)]
+    return rounds.mean(axis=1), np.broadcast_to(coins, num_blocks)
 
 
 def series(
     sessions: Floats, num_blocks: int, rng: np.random.Generator, processes: Processes, slower_from: int | None
 ) -> Floats:
     """The incumbent's log ratio to the reference on each night."""
-    nights = np.array([np.median(night_of(sessions, num_blocks, rng, processes)[0]) for _ in range(NUM_NIGHTS)])
+    blocks = (night_of(sessions, num_blocks, rng, processes)[0] for _ in range(NUM_NIGHTS))
+    nights = np.log([Ratio(log_ratios=tuple(night)).value for night in blocks])
     if slower_from is not None:
         nights[slower_from:] -= np.log1p(SLOWDOWN)
     return nights

@@ -59,7 +59,7 @@ class StepProgram:
 
 
 class Stream(NamedTuple):
-    """The residual stream, and the branch that joins it inside the norm that reads it next."""
+    """The residual stream, and the branch that joins it inside the norm that reads it next; none if it has joined."""
 
     residual: Array
     branch: Array | None
@@ -121,6 +121,11 @@ class CpuBuilder:
         self._norm(name, x, residual, out, eps)
         return Operand({"x": out}, TOKENS)
 
+    def read(self, stream: Stream) -> Operand:
+        if stream.branch is not None:
+            self._join(stream.residual, stream.branch, 1.0)
+        return Operand({"x": stream.residual}, TOKENS)
+
     def norm_in_place(self, name: str, x: Operand, readers: tuple[str, ...], eps: float) -> Operand:
         self._norm(name, x.x, None, x.x, eps)
         return x
@@ -130,11 +135,13 @@ class CpuBuilder:
         out = self.buffer("branch" if kind in _BRANCHES else kind, self.architecture.linear_shapes()[group][0])
         return self._linear(group, x, out)
 
-    def heads(self, qkv: Operand) -> tuple[Operand, Operand, Operand]:
+    def split(self, qkv: Operand) -> tuple[Operand, Operand, Operand]:
         a = self.architecture
-        heads = qkv.x.reshape(len(qkv.x), -1, a.head_dim)
-        q, k, v = np.split(heads, [a.num_q_heads, a.num_q_heads + a.num_kv_heads], axis=1)
+        q, k, v = np.split(qkv.x, [a.q_size, a.q_size + a.kv_size], axis=1)
         return Operand({"x": q}, TOKENS), Operand({"x": k}, TOKENS), Operand({"x": v}, TOKENS)
+
+    def heads(self, x: Operand) -> Operand:
+        return Operand({"x": x.x.reshape(len(x.x), -1, self.architecture.head_dim)}, TOKENS)
 
     def attend(self, layer: int, q: Operand, k: Operand, v: Operand, scale: float, window: int, softcap: float) -> Operand:
         a, inputs, kv_dtype, name = self.architecture, self.inputs, self._kv_dtype, f"layers.{layer}"
@@ -169,8 +176,11 @@ class CpuBuilder:
         self.call(f"{activation}_and_mul", name, counters, x=x, out=out)
         return Operand({"x": out}, counters)
 
-    def join(self, stream: Stream, branch: Operand) -> Stream:
-        return Stream(stream.residual, branch.x)
+    def join(self, stream: Stream, branch: Operand, factor: float) -> Stream:
+        if factor == 1.0:
+            return Stream(stream.residual, branch.x)
+        self._join(stream.residual, branch.x, factor)
+        return Stream(stream.residual, None)
 
     def gather(self, x: Operand) -> Operand:
         out = self.buffer("branch", self.architecture.hidden_size)
@@ -205,6 +215,9 @@ class CpuBuilder:
         symbol = "quantize_activations_a16" if scheme.int16_activations else "quantize_activations"
         self.call(symbol, group, x.counters, x=x.x, **codes)
         return as_operand(codes, x.counters)
+
+    def _join(self, residual: Array, branch: Array, factor: float) -> None:
+        self.call("scaled_add", "join", stream=residual, x=branch, factor=factor)
 
     def _norm(self, name: str, x: Array, residual: Array | None, out: Array, eps: float) -> None:
         def grouped(array: Array | None) -> Array | None:

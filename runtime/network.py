@@ -45,8 +45,8 @@ class Mixtures(Protocol[Value]):
 class LayerBuilder(Protocol[Stream, Value]):
     """The ops of a layer.
 
-    One norm reads a stream before the next branch joins it, and the last reader of a value comes before the next value of its
-    name: a builder may add where a norm reads, round where a value is made, and keep one buffer for all layers.
+    One norm, or `read`, takes a stream before the next branch joins it, and the last reader of a value comes before the next
+    value of its name: a builder may add where a norm reads, round where a value is made, and keep one buffer for all layers.
     """
 
     @property
@@ -63,6 +63,10 @@ class LayerBuilder(Protocol[Stream, Value]):
         """RMSNorm (Zhang & Sennrich 2019) with the gain `name`.weight, for the layer groups `readers` (and a router)."""
         ...
 
+    def read(self, stream: Stream) -> Value:
+        """The stream as it is."""
+        ...
+
     def norm_in_place(self, name: str, x: Value, readers: tuple[str, ...], eps: float) -> Value:
         """The same of a value that has no other use: of each head where x has heads."""
         ...
@@ -71,8 +75,12 @@ class LayerBuilder(Protocol[Stream, Value]):
         """x W^T, plus the group's bias where it has one."""
         ...
 
-    def heads(self, qkv: Value) -> tuple[Value, Value, Value]:
-        """Queries, keys and values, [T, heads, head_dim] each."""
+    def split(self, qkv: Value) -> tuple[Value, Value, Value]:
+        """Queries [T, q_size], keys and values [T, kv_size]."""
+        ...
+
+    def heads(self, x: Value) -> Value:
+        """One of them as [T, heads, head_dim]."""
         ...
 
     def attend(self, layer: int, q: Value, k: Value, v: Value, scale: float, window: int, softcap: float) -> Value:
@@ -86,8 +94,8 @@ class LayerBuilder(Protocol[Stream, Value]):
         """activation(gate) * up (Shazeer 2020), for the layer group `reader`; gelu is its approximation by tanh."""
         ...
 
-    def join(self, stream: Stream, branch: Value) -> Stream:
-        """stream + branch."""
+    def join(self, stream: Stream, branch: Value, factor: float) -> Stream:
+        """stream + factor branch."""
         ...
 
 
@@ -119,14 +127,20 @@ def layer(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream: S
     """Builds layer i: the stream behind it."""
     attention = _latent_attention if a.mla else _attention
     branch = attention(a, i, build, stream)
-    stream = build.join(stream, _post_norm(a, f"layers.{i}.attn_post_norm", build, branch))
+    stream = _joined(a, f"layers.{i}.attn_post_norm", build, stream, branch)
     feed_forward = _mixture if a.is_moe(i) else _feed_forward
     branch = feed_forward(a, i, build, stream)
-    return build.join(stream, _post_norm(a, f"layers.{i}.mlp_post_norm", build, branch))
+    return _joined(a, f"layers.{i}.mlp_post_norm", build, stream, branch)
 
 
-def _post_norm(a: Architecture, name: str, build: LayerBuilder[Stream, Value], branch: Value) -> Value:
-    return build.norm_in_place(name, branch, (), a.rms_norm_eps) if a.post_norms else branch
+def _read(a: Architecture, norm: str, build: LayerBuilder[Stream, Value], stream: Stream, readers: tuple[str, ...]) -> Value:
+    return build.norm(norm, stream, readers, a.stream_eps) if a.pre_norms else build.read(stream)
+
+
+def _joined(a: Architecture, norm: str, build: LayerBuilder[Stream, Value], stream: Stream, branch: Value) -> Stream:
+    if a.post_norms:  # whose gains have the factor
+        return build.join(stream, build.norm_in_place(norm, branch, (), a.rms_norm_eps), 1.0)
+    return build.join(stream, branch, a.branch_factor)
 
 
 def final_norm(a: Architecture, build: LayerBuilder[Stream, Value], stream: Stream) -> Value:
@@ -136,14 +150,19 @@ def final_norm(a: Architecture, build: LayerBuilder[Stream, Value], stream: Stre
 
 def _attention(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream: Stream) -> Value:
     """Grouped-query attention (Ainslie et al. 2023)."""
-    name, eps = f"layers.{i}", a.rms_norm_eps
-    normed = build.norm(f"{name}.attn_norm", stream, (f"{name}.qkv",), a.stream_eps)
-    q, k, v = build.heads(build.linear(f"{name}.qkv", normed))
-    if a.qk_norm:
-        q = build.norm_in_place(f"{name}.q_norm", q, (), eps)
-        k = build.norm_in_place(f"{name}.k_norm", k, (), eps)
-    attended = build.attend(i, q, k, v, a.score_scale, a.window(i), a.attention_softcap)
+    name = f"layers.{i}"
+    q, k, v = build.split(build.linear(f"{name}.qkv", _read(a, f"{name}.attn_norm", build, stream, (f"{name}.qkv",))))
+    q, k = _heads(a, f"{name}.q_norm", build, q), _heads(a, f"{name}.k_norm", build, k)
+    attended = build.attend(i, q, k, build.heads(v), a.score_scale, a.window(i), a.attention_softcap)
     return build.linear(f"{name}.o", attended)
+
+
+def _heads(a: Architecture, norm: str, build: LayerBuilder[Stream, Value], x: Value) -> Value:
+    if not a.qk_norm:
+        return build.heads(x)
+    if a.qk_norm_of_all_heads:
+        return build.heads(build.norm_in_place(norm, x, (), a.rms_norm_eps))
+    return build.norm_in_place(norm, build.heads(x), (), a.rms_norm_eps)
 
 
 def _latent_attention(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream: Stream) -> Value:
@@ -162,8 +181,7 @@ def _latent_attention(a: Architecture, i: int, build: LayerBuilder[Stream, Value
 def _feed_forward(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream: Stream) -> Value:
     """down(activation(gate x) * up x) (Shazeer 2020)."""
     name = f"layers.{i}"
-    normed = build.norm(f"{name}.mlp_norm", stream, (f"{name}.gate_up",), a.stream_eps)
-    gate_up = build.linear(f"{name}.gate_up", normed)
+    gate_up = build.linear(f"{name}.gate_up", _read(a, f"{name}.mlp_norm", build, stream, (f"{name}.gate_up",)))
     return build.linear(f"{name}.down", build.gated(f"{name}.activation", gate_up, f"{name}.down", a.activation))
 
 

@@ -6,7 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
+# No test measures time: an example may be slow because a neighbour is busy.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 # Triton decides when it is imported; where there is a GPU, its tests set 0.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 # Workers of `pytest -n` share the cores; torch must not start a thread for each core in every one of them.

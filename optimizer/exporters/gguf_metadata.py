@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,8 @@ from optimizer.importers.gguf_config import LONGROPE_FACTORS, ROPE_FACTORS, hf_c
 from optimizer.importers.gguf_families import GGUF_FAMILIES, GgufFamily
 from runtime.models import UnsupportedModel, architecture
 from runtime.rope import inverse_frequencies
+
+_FP32_UNIT = 2.0**-24
 
 
 def gguf_family(a: Architecture) -> GgufFamily:
@@ -35,9 +37,10 @@ def gguf_family(a: Architecture) -> GgufFamily:
         raise ExportError(
             "a model with its own yarn attention_factor cannot be exported as GGUF; export it as compressed-tensors or onnx"
         )
-    for field in family.needs:
-        if not getattr(a, field):
-            raise ExportError(f"llama.cpp's {family.architecture} needs {field}, and this model has none; export it as onnx")
+    for field, needed in family.needs.items():
+        if bool(getattr(a, field)) != needed:
+            needs, has = ("needs", "none") if needed else ("cannot have", "it")
+            raise ExportError(f"llama.cpp's {family.architecture} {needs} {field}, and this model has {has}; export it as onnx")
     if family.heads_fill_hidden and a.q_size != a.hidden_size:
         raise ExportError(
             f"llama.cpp's {family.architecture} needs num_heads * head_dim to be hidden_size, {a.hidden_size}, "
@@ -64,8 +67,15 @@ def architecture_metadata(a: Architecture, family: GgufFamily) -> dict[str, obje
         **_window_keys(a, family),
         **_rope_scaling_keys(a.rope),
     }
-    caps = {"attn_logit_softcapping": a.attention_softcap, "final_logit_softcapping": a.logit_softcap}
-    values |= {key: cap for key, cap in caps.items() if cap and key in family.keys}
+    stated = {
+        "attn_logit_softcapping": a.attention_softcap,
+        "final_logit_softcapping": a.logit_softcap,
+        "attention.scale": a.score_scale,
+        "embedding_scale": a.embedding_scale,
+        "residual_scale": a.branch_scale,
+        "logit_scale": a.logit_divisor,
+    }
+    values |= {key: value for key, value in stated.items() if value and key in family.keys}
     return {f"{family.architecture}.{key}": value for key, value in values.items()}
 
 
@@ -137,14 +147,20 @@ def check_read_back(
     for field in Architecture.model_fields:
         if field == "family" or (field == "rope" and scaled):
             continue
-        mine, theirs = (_as_stored(model.model_dump()[field]) for model in (a, found))
-        if mine != theirs:
+        mine, theirs = (model.model_dump()[field] for model in (a, found))
+        if not _alike(mine, theirs):
             raise ExportError(
                 f"GGUF cannot express {field} = {mine} of a {a.family} model, for which its readers take {theirs}; "
                 "export it as onnx"
             )
 
 
-def _as_stored(value: object) -> Any:
-    """`value` with its numbers rounded to fp32, as metadata has them."""
-    return json.loads(json.dumps(value), parse_float=lambda text: float(np.float32(text)))
+def _alike(one: object, other: object) -> bool:
+    """Whether both are the same but for numbers that were rounded to fp32, which metadata has, and squared."""
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=4 * _FP32_UNIT)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_alike(value, other[key]) for key, value in one.items())
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    return one == other

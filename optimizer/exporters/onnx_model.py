@@ -76,18 +76,22 @@ class _OnnxBuilder:
 
     norm_in_place = norm
 
+    def read(self, stream: Value) -> Value:
+        return stream
+
     def linear(self, group: str, x: Value) -> Value:
         product = linear(self.graph, group, x, self.logical.matrix(group))
         bias = self.logical.bundle.tensors.get(f"{group}.bias")
         return product if bias is None else self.graph.op("Add", product, self.graph.weight(f"{group}.bias", bias))
 
-    def heads(self, qkv: Value) -> tuple[Value, Value, Value]:
-        """[batch, sequence, heads, head_dim] each."""
-        graph, a = self.graph, self.a
-        sizes = graph.constant([a.q_size, a.kv_size, a.kv_size])
-        parts = graph.ops("Split", qkv, sizes, outs=tuple(f"{qkv}.{part}" for part in "qkv"), axis=-1)
-        q, k, v = (graph.op("Reshape", part, graph.constant([0, 0, -1, a.head_dim])) for part in parts)
+    def split(self, qkv: Value) -> tuple[Value, Value, Value]:
+        sizes = self.graph.constant([self.a.q_size, self.a.kv_size, self.a.kv_size])
+        q, k, v = self.graph.ops("Split", qkv, sizes, outs=tuple(f"{qkv}.{part}" for part in "qkv"), axis=-1)
         return q, k, v
+
+    def heads(self, x: Value) -> Value:
+        """[batch, sequence, heads, head_dim]."""
+        return self.graph.op("Reshape", x, self.graph.constant([0, 0, -1, self.a.head_dim]))
 
     def attend(self, layer: int, q: Value, k: Value, v: Value, scale: float, window: int, softcap: float) -> Value:
         graph, a = self.graph, self.a
@@ -112,8 +116,10 @@ class _OnnxBuilder:
             return graph.op("Mul", graph.op("Gelu", gate, approximate="tanh"), up)
         return graph.op("Mul", graph.op("Mul", gate, graph.op("Sigmoid", gate)), up)
 
-    def join(self, stream: Value, branch: Value) -> Value:
-        return self.graph.op("Add", stream, branch)
+    def join(self, stream: Value, branch: Value, factor: float) -> Value:
+        graph = self.graph
+        scaled = branch if factor == 1.0 else graph.op("Mul", branch, graph.constant(factor, "float32"))
+        return graph.op("Add", stream, scaled)
 
     def gather(self, x: Value) -> Value:
         """Logits are of all tokens."""

@@ -41,6 +41,7 @@ _REFUSED = {
     "expert_count": "is a mixture of experts; the decoder's layers are dense",
     "nextn_predict_layers": "has layers that predict further tokens; convert it again without them",
     "rope.dimension_sections": "turns by positions of images, too; only text is read",
+    "deepstack_mapping": "reads images in some layers; only text is read",
 }
 
 
@@ -90,7 +91,7 @@ def hf_config(file: Header) -> dict[str, object]:
     head_dim = keys.get("attention.key_length") or keys["embedding_length"] // keys["attention.head_count"]
     if keys.get("attention.value_length", head_dim) != head_dim:
         raise UnsupportedModel(f"{file.path} has keys and values of different sizes per head")
-    rope = _rope_parameters(file, keys, head_dim)
+    rope = _rope_parameters(file, keys, family, head_dim)
     return {
         "model_type": kind,
         "vocab_size": keys.get("vocab_size") or len(file.metadata.get("tokenizer.ggml.tokens", ())),
@@ -151,14 +152,16 @@ def _windows(file: Header, keys: Mapping[str, Any], windows: Windows | None) -> 
 
 
 def _scores(keys: Mapping[str, Any], family: GgufFamily, head_dim: int) -> dict[str, object]:
-    """What scores are divided by the root of, for families that have a word for it."""
+    """What scores are divided by the root of, or multiplied by, for families that have a word for it."""
+    if "attention.scale" in family.keys:
+        return {family.keys["attention.scale"]: head_dim**-0.5}  # where the file is silent
     if family.wide_scores is None:
         return {}
     wide = keys["block_count"] == family.wide_scores
     return {"query_pre_attn_scalar": keys["embedding_length"] // keys["attention.head_count"] if wide else head_dim}
 
 
-def _rope_parameters(file: Header, keys: Mapping[str, Any], head_dim: int) -> dict[str, object]:
+def _rope_parameters(file: Header, keys: Mapping[str, Any], family: GgufFamily, head_dim: int) -> dict[str, object]:
     theta = _decimal(keys.get("rope.freq_base", 10000.0))
     parameters: dict[str, object] = {
         "rope_theta": theta,
@@ -176,6 +179,8 @@ def _rope_parameters(file: Header, keys: Mapping[str, Any], head_dim: int) -> di
             parameters[_ROPE_SCALING[scaling]] = _decimal(value) if isinstance(value, float) else value
         elif key.startswith("rope.sc") and scaling != "finetuned":
             raise UnsupportedModel(f"{file.path} has {key} = {value}, which cannot be imported")
+        elif scaling == "finetuned" and not value and family.turns_if_finetuned:
+            raise UnsupportedModel(f"{file.path} has {key} = {value}: no layer of it knows positions")
     if ROPE_FACTORS in file.tensors:
         parameters |= _llama3_scaling(file, theta, head_dim)
     return parameters

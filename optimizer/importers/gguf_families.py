@@ -47,8 +47,10 @@ class GgufFamily:
     """Key of config.json -> what llama.cpp takes where the file has no key, or has none for it."""
     wide_scores: int | None = None
     """Scores are divided by the root of head_dim; in a model of this many layers, of hidden_size / num_heads instead."""
-    needs: tuple[str, ...] = ()
-    """Fields of an architecture that llama.cpp's graph cannot be without."""
+    needs: Mapping[str, bool] = field(default_factory=dict)
+    """Fields of an architecture that llama.cpp's graph cannot be without (true), or cannot have."""
+    turns_if_finetuned: bool = False
+    """Whether a false `rope.scaling.finetuned` says that no layer knows positions; to most it says nothing."""
     heads_fill_hidden: bool = False
     """Whether llama.cpp wants num_heads * head_dim to be hidden_size."""
 
@@ -61,13 +63,14 @@ GGUF_FAMILIES: Mapping[str, GgufFamily] = {
     "mistral": GgufFamily("llama", neighbours_turn=True, windows=Windows(applied=False)),
     "qwen2": GgufFamily("qwen2", biases=("qkv",)),
     "qwen3": GgufFamily("qwen3"),
+    "gemma": GgufFamily("gemma", needs={"tie_embeddings": True}),
     "gemma2": GgufFamily(
         "gemma2",
         windows=Windows(full_every=2, default=4096, by_layer=True),
         keys=_CAPS,
         granted={"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
         wide_scores=46,
-        needs=("tie_embeddings", "attention_softcap", "logit_softcap"),
+        needs={"tie_embeddings": True, "attention_softcap": True, "logit_softcap": True},
     ),
     "gemma3_text": GgufFamily(
         "gemma3",
@@ -76,6 +79,19 @@ GGUF_FAMILIES: Mapping[str, GgufFamily] = {
         wide_scores=62,
     ),
     "glm4": GgufFamily("glm4", biases=("qkv",)),
+    "granite": GgufFamily(
+        "granite",
+        neighbours_turn=True,
+        biases=("qkv", "o"),
+        keys={
+            "attention.scale": "attention_multiplier",
+            "embedding_scale": "embedding_multiplier",
+            "residual_scale": "residual_multiplier",
+            "logit_scale": "logits_scaling",
+        },
+        turns_if_finetuned=True,
+    ),
+    "olmo2": GgufFamily("olmo2", needs={"tie_embeddings": False}, heads_fill_hidden=True),
     "phi3": GgufFamily("phi3", windows=Windows(applied=False), heads_fill_hidden=True),
     "smollm3": GgufFamily("smollm3", neighbours_turn=True, granted={"no_rope_layer_interval": 4}),
 }

@@ -23,7 +23,8 @@ from optimizer.importers.errors import DamagedFile, UnsupportedDtype
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _ROWS_AT_ONCE = 1024
-#: weights that share a scale in Q4_0 and Q8_0: an fp16 scale, then 16 bytes of which byte i has weights i and i + 16, or 32 i8
+#: Weights that share a scale in Q4_0, Q8_0 and MXFP4: a scale, fp16 or in MXFP4 e8m0, then 32 i8 in Q8_0, in the others 16
+#: bytes of which byte i has weights i and i + 16.
 BLOCK = 32
 
 
@@ -87,13 +88,23 @@ class GgufFile:
             values[chunk] = dequantize(np.ascontiguousarray(rows[chunk]), tensor.kind)
         return values.reshape(tensor.shape)
 
-    def read_codes(self, name: str) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
-        """Codes [N, K] and scales [N, K / 32] of a matrix in Q4_0, values scale (code - 8), or in Q8_0, scale (code - 128)."""
+    def read_codes(self, name: str) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Codes [N, K] and scales [N, K / 32] of a matrix in one of three types.
+
+        Values are scale (code - 8) in Q4_0, scale (code - 128) in Q8_0, scale e2m1(code) in MXFP4.
+        """
         num_rows, num_columns = self.tensors[name].shape
         blocks = self._rows(name).reshape(num_rows, num_columns // BLOCK, -1)
-        scales = np.ascontiguousarray(blocks[:, :, :2]).view("<f2")[:, :, 0]
-        stored = blocks[:, :, 2:]
-        if self.tensors[name].kind == GGMLQuantizationType.Q8_0:
+        kind = self.tensors[name].kind
+        head = 1 if kind == GGMLQuantizationType.MXFP4 else 2
+        stored = blocks[:, :, head:]
+        if kind == GGMLQuantizationType.MXFP4:
+            # e8m0: an exponent alone; the largest code is no number
+            with np.errstate(over="ignore"):
+                scales = np.ldexp(np.float32(1), blocks[:, :, 0].astype(np.int32) - 127)
+        else:
+            scales = np.ascontiguousarray(blocks[:, :, :head]).view("<f2")[:, :, 0].astype(np.float32)
+        if kind == GGMLQuantizationType.Q8_0:
             codes = stored ^ np.uint8(128)  # from two's complement
         else:
             codes = np.concatenate((stored & np.uint8(15), stored >> np.uint8(4)), axis=2)

@@ -26,7 +26,11 @@ from runtime.models import architecture, checkpoint_tensors
 
 _T = TypeVar("_T", bound=np.generic)
 _FLOATS = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16, GGMLQuantizationType.F64)
-_CODES: dict[GGMLQuantizationType, CodeKind] = {GGMLQuantizationType.Q4_0: "uint4", GGMLQuantizationType.Q8_0: "uint8"}
+_CODES: dict[GGMLQuantizationType, CodeKind] = {
+    GGMLQuantizationType.Q4_0: "uint4",
+    GGMLQuantizationType.Q8_0: "uint8",
+    GGMLQuantizationType.MXFP4: "e2m1",
+}
 
 
 def open_gguf(path: Path) -> Source:
@@ -76,8 +80,9 @@ class GgufCheckpoint:
         if kind not in _CODES:
             return Misfit(f"codes are {kind.name}")
         codes, scales = self.file.read_codes(self._name(name))
-        widened = self._in_order(name, scales).astype(np.float32)
-        return StoredMatrix(_CODES[kind], self._in_order(name, codes), widened, 1, BLOCK)
+        if not np.isfinite(scales).all():
+            return Misfit("a scale is no number")
+        return StoredMatrix(_CODES[kind], self._in_order(name, codes), self._in_order(name, scales), 1, BLOCK)
 
     def notes(self) -> list[str]:
         return tokenizer_notes(self.file.metadata)

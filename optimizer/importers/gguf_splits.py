@@ -1,7 +1,8 @@
 r"""How text is split before merging, by the name that a GGUF file gives it (`tokenizer.ggml.pre`).
 
-The names, and what each one means, are those of llama.cpp's src/llama-vocab.cpp (commit 00ad355e). Where its patterns stand in
-for one of the model's own tokenizer.json that C++ regular expressions cannot say (it cites those), the model's own is used.
+The names, and what each one means, are those of llama.cpp's src/llama-vocab.cpp (as llama-cpp-python 0.3.36 has it). Where
+its patterns stand in for one of the model's own tokenizer.json that C++ regular expressions cannot say (it cites those), the
+model's own is used.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ _LLAMA3 = rf"{_CONTRACTION}|{_WORD}|\p{{N}}{{1,3}}|{_SYMBOLS}|{_SPACES}"
 _QWEN2 = rf"{_CONTRACTION}|{_WORD}|\p{{N}}|{_SYMBOLS}|{_SPACES}"
 _HAN_AND_KANA = r"[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
 _CJK = r"[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
+#: llama.cpp's has \u8c48 for \uf900: a compatibility character that was composed
+_ASIAN = (
+    r"[\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff\u3040-\u309f\u30a0-\u30ff\uff65-\uff9f\u2f00-\u2fdf\u0e40-\u0e7f\u0e80-\u0eff"
+    r"\u1780-\u17ff\u1000-\u109f\uaa60-\uaa7f\ua9e0-\ua9ff\uac00-\ud7af\u1100-\u11ff]+"
+)
 _BLOOM = r" ?[^(\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+"
 _ASCII_WORD = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"""
 _WORD_WITH_MARKS = r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
@@ -94,7 +100,8 @@ SPLITS = (
         adds_bos=True,
     ),
     Split(_names("qwen2 deepseek-r1-qwen megrez kormo f2llmv2"), (_QWEN2,), composes=True),
-    Split(_names("dbrx smaug-bpe chatglm-bpe glm4"), (_LLAMA3,)),
+    Split(_names("dbrx smaug-bpe chatglm-bpe"), (_LLAMA3,)),
+    Split(_names("glm4 glm5"), (_LLAMA3,), ignores_merges=True),
     Split(_names("stablelm2 hunyuan solar-open grok-2 bailingmoe bailingmoe2 llada-moe"), (_QWEN2,)),
     Split(
         _names("qwen35"),
@@ -105,6 +112,7 @@ SPLITS = (
         composes=True,
     ),
     Split(_names("deepseek-v3 hunyuan-dense joyai-llm hy_v4"), (r"\p{N}{1,3}", _HAN_AND_KANA, _DEEPSEEK3)),
+    Split(_names("afmoe"), (r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))", _ASIAN, _DEEPSEEK3)),
     Split(
         _names("spark2_5"),
         (
@@ -199,12 +207,12 @@ SPLITS = (
     ),
 )
 _BY_NAME = {name: split for split in SPLITS for name in split.names}
-_REFUSED = {
-    "gemma4": "merges raw text with its spaces replaced",
-    "granite-embed-multi-311m": "merges raw text with its spaces replaced",
+#: what is more than a split, and why it is not made here: no model that is served has it
+REFUSED_SPLITS = {
+    "gemma4": "merges raw text with its spaces replaced, and takes runs of line breaks whole",
+    "granite-embed-multi-311m": "merges raw text with its spaces replaced, and takes runs of line breaks whole",
     "sarvam-moe": "merges raw text with its spaces replaced",
     "whitespace": "merges raw text and drops its spaces",
-    "afmoe": "counts digits in llama.cpp's own code, and not by a pattern",
 }
 
 
@@ -212,7 +220,7 @@ def named_split(name: str) -> Split:
     """UnsupportedTokenizer for a name that llama.cpp does not know, and for one that is more than a split."""
     if name in _BY_NAME:
         return _BY_NAME[name]
-    why = f", which {_REFUSED[name]}" if name in _REFUSED else ""
+    why = f", which {REFUSED_SPLITS[name]}" if name in REFUSED_SPLITS else ""
     raise UnsupportedTokenizer(
         f"tokenizer.ggml.pre must be one of {', '.join(_BY_NAME)}, got {name!r}{why}; take the model's Hugging Face folder, "
         "whose tokenizer.json says how text is split"

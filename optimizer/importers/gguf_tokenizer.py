@@ -14,7 +14,8 @@ from optimizer.importers.gguf_sentencepiece import byte_fallback_bpe, unigram
 from optimizer.importers.gguf_splits import DEFAULT, named_split
 from optimizer.importers.gguf_tokens import ADDED_TYPES, GgufTokens
 
-_REFUSED_KINDS = {
+#: kinds of tokenizer that are not made here, and what they are
+REFUSED_KINDS = {
     "bert": "word pieces, an encoder's",
     "gemma4": "BPE of raw text with its spaces replaced",
     "hybriddna": "BPE that reads DNA in sixes",
@@ -39,7 +40,7 @@ def tokenizer_json(metadata: Mapping[str, Any]) -> str:
         raise MissingTokenizer("the GGUF file holds no tokenizer (tokenizer.ggml.model, tokenizer.ggml.tokens)")
     builders = {"gpt2": _byte_level_bpe, "llama": byte_fallback_bpe, "t5": unigram}
     if kind not in builders:
-        why = f" ({_REFUSED_KINDS[kind]})" if kind in _REFUSED_KINDS else ""
+        why = f" ({REFUSED_KINDS[kind]})" if kind in REFUSED_KINDS else ""
         raise UnsupportedTokenizer(f"tokenizer.ggml.model must be one of {', '.join(builders)}, got {kind!r}{why}")
     tokens = GgufTokens.read(metadata)
     try:

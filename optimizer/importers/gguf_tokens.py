@@ -1,4 +1,4 @@
-"""The tokens of a GGUF file and their types, as llama.cpp corrects them (src/llama-vocab.cpp, commit 00ad355e)."""
+"""The tokens of a GGUF file and their types, as llama.cpp corrects them (src/llama-vocab.cpp)."""
 
 from __future__ import annotations
 

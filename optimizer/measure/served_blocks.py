@@ -1,13 +1,15 @@
-"""Two bundles side by side as they are served: blocks of A B B A or B A A B, each in two processes of its own.
+"""Two bundles side by side as they are served: blocks of rounds of A B B A or B A A B, each block in two processes of its own.
 
 What a process has for its whole life, such as where its memory lies, may make it faster than another of the same bundle. So
 each block has new processes, coins decide which begins, and equal bundles can be exchanged: the premise of `FasterTest`.
+Starting them takes longer than a round, so a block has several (decision 0053).
 """
 
 from __future__ import annotations
 
 import math
 import random
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,13 +24,15 @@ from optimizer.measure.workload import Workload
 #: "workload" is of one output token, with its share of its prompt
 Of = Literal["workload", "decode", "prefill"]
 OF: tuple[Of, ...] = ("workload", "decode", "prefill")
+#: of a block; each has two samples of both bundles
+NUM_ROUNDS = 4
 _SAMPLE_MS = 60.0
 _ORDERS = ((0, 1, 1, 0), (1, 0, 0, 1))
 
 
 @dataclass(frozen=True)
 class Block:
-    """Milliseconds of both bundles, each the geometric mean of two samples."""
+    """Milliseconds of both bundles, each the geometric mean of its samples."""
 
     other: Mapping[str, float]
     this: Mapping[str, float]
@@ -48,13 +52,13 @@ def measure_block(other: Path, this: Path, workload: Workload, coin: random.Rand
             processes.callback(started[side].end)
         for process in started.values():
             process.wait_until_ready()
-        ms: dict[Phase, dict[int, float]] = {}
-        for phase in get_args(Phase):
-            samples: dict[int, list[float]] = {0: [], 1: []}
-            for side in coin.choice(_ORDERS):
-                samples[side].append(started[side].ms(phase, _SAMPLE_MS))
-            ms[phase] = {side: geometric_mean(found) for side, found in samples.items()}
-    return Block(*(_of(folders[side], workload, ms["decode"][side], ms["prefill"][side]) for side in (0, 1)))
+        samples: dict[tuple[int, Phase], list[float]] = defaultdict(list)
+        for _ in range(NUM_ROUNDS):
+            for phase in get_args(Phase):
+                for side in coin.choice(_ORDERS):
+                    samples[side, phase].append(started[side].ms(phase, _SAMPLE_MS))
+    ms = {of: geometric_mean(found) for of, found in samples.items()}
+    return Block(*(_of(folders[side], workload, ms[side, "decode"], ms[side, "prefill"]) for side in (0, 1)))
 
 
 def _of(folder: Path, workload: Workload, decode_ms: float, prefill_ms: float) -> dict[str, float]:

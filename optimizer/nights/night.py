@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from statistics import median
+from statistics import fmean
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -40,8 +40,10 @@ class Ratio(_Record):
 
     @property
     def value(self) -> float:
-        """The median, as a factor: 1.03 is 3 % faster."""
-        return math.exp(median(self.log_ratios))
+        """As a factor: 1.03 is 3 % faster. The mean of the middle half: as deaf to outliers as the median, and less noisy."""
+        ranked = sorted(self.log_ratios)
+        cut = len(ranked) // 4
+        return math.exp(fmean(ranked[cut : len(ranked) - cut]))
 
 
 class Night(_Record):

@@ -77,15 +77,20 @@ class FloatBuilder:
 
     norm_in_place = norm
 
+    def read(self, stream: Tensor) -> Tensor:
+        return stream
+
     def linear(self, group: str, x: Tensor) -> Tensor:
         self.observe(group, x)
         return functional.linear(x, self.tensors[f"{group}.weight"], self.tensors.get(f"{group}.bias"))
 
-    def heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         a = self.architecture
-        heads = qkv.view(len(qkv), -1, a.head_dim)
-        q, k, v = torch.tensor_split(heads, [a.num_q_heads, a.num_q_heads + a.num_kv_heads], dim=1)
+        q, k, v = torch.tensor_split(qkv, [a.q_size, a.q_size + a.kv_size], dim=1)
         return q, k, v
+
+    def heads(self, x: Tensor) -> Tensor:
+        return x.view(len(x), -1, self.architecture.head_dim)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int, softcap: float) -> Tensor:
         q, k, v = (heads.transpose(0, 1)[None] for heads in (self._rotate(q), self._rotate(k), v))
@@ -103,8 +108,8 @@ class FloatBuilder:
         gate, up = gate_up.chunk(2, dim=1)
         return (functional.silu(gate) if activation == "silu" else functional.gelu(gate, approximate="tanh")) * up
 
-    def join(self, stream: Tensor, branch: Tensor) -> Tensor:
-        return stream + branch
+    def join(self, stream: Tensor, branch: Tensor, factor: float) -> Tensor:
+        return torch.add(stream, branch, alpha=factor)
 
     def _rotate(self, heads: Tensor) -> Tensor:
         """Rotary embedding of [T, heads, head_dim], dimensions i and i + head_dim / 2 together."""

@@ -68,10 +68,15 @@ def transformed(source: Source, transform: Transform) -> TransformedSource:
 
 
 def refuse_what_cannot_fold(architecture: Architecture) -> None:
-    """Raises UntransformableModelError unless the model is a dense decoder with grouped-query attention."""
-    for kind, described in (("a mixture of experts", architecture.moe), ("latent attention", architecture.mla)):
-        if described is not None:
+    """UntransformableModelError unless the model is dense, with grouped-query attention, and norms to fold into."""
+    found = {
+        "a mixture of experts": architecture.moe is not None,
+        "latent attention": architecture.mla is not None,
+        "no norms before its branches": not architecture.pre_norms,
+    }
+    for what, is_there in found.items():
+        if is_there:
             raise UntransformableModelError(
-                f"scales and rotations fold through dense decoders with grouped-query attention only; this "
-                f"{architecture.family} model has {kind}: quantize it without transforms"
+                f"scales and rotations fold into the norms of dense decoders with grouped-query attention; this "
+                f"{architecture.family} model has {what}: quantize it without transforms"
             )

@@ -30,7 +30,7 @@ _BRANCHES = ("o", "down")
 
 
 class Stream(NamedTuple):
-    """The residual stream, and the branch that joins it inside the norm that reads it next."""
+    """The residual stream, and the branch that joins it inside the norm that reads it next; none if it has joined."""
 
     residual: torch.Tensor
     branch: torch.Tensor | None
@@ -95,6 +95,11 @@ class GpuBuilder:
             return self._norm(name, stream.residual, None, out, readers, eps)
         return self._norm(name, stream.branch, stream.residual, out, readers, eps)
 
+    def read(self, stream: Stream) -> Operand:
+        if stream.branch is not None:
+            self._join(stream.residual, stream.branch, 1.0)
+        return Operand.plain(stream.residual)
+
     def norm_in_place(self, name: str, x: Operand, readers: Sequence[str], eps: float) -> Operand:
         return self._norm(name, x.x, None, x.x, readers, eps)
 
@@ -103,11 +108,13 @@ class GpuBuilder:
         out = self.buffer("branch" if kind in _BRANCHES else kind, self.architecture.linear_shapes()[group][0])
         return self._linear(group, x, out)
 
-    def heads(self, qkv: Operand) -> tuple[Operand, Operand, Operand]:
+    def split(self, qkv: Operand) -> tuple[Operand, Operand, Operand]:
         a = self.architecture
-        heads = qkv.x.view(len(qkv.x), -1, a.head_dim)
-        q, k, v = torch.tensor_split(heads, [a.num_q_heads, a.num_q_heads + a.num_kv_heads], dim=1)
+        q, k, v = torch.tensor_split(qkv.x, [a.q_size, a.q_size + a.kv_size], dim=1)
         return Operand.plain(q), Operand.plain(k), Operand.plain(v)
+
+    def heads(self, x: Operand) -> Operand:
+        return Operand.plain(x.x.view(len(x.x), -1, self.architecture.head_dim))
 
     def attend(self, layer: int, q: Operand, k: Operand, v: Operand, scale: float, window: int, softcap: float) -> Operand:
         caches, form = self._caches(), _CACHE_FORMS[self.kv_dtype]
@@ -130,8 +137,11 @@ class GpuBuilder:
         self.call(f"gpu_{activation}_and_mul", name, counters, x=x, out=out)
         return Operand.plain(out, counters)
 
-    def join(self, stream: Stream, branch: Operand) -> Stream:
-        return Stream(stream.residual, branch.x)
+    def join(self, stream: Stream, branch: Operand, factor: float) -> Stream:
+        if factor == 1.0:
+            return Stream(stream.residual, branch.x)
+        self._join(stream.residual, branch.x, factor)
+        return Stream(stream.residual, None)
 
     def gather(self, x: Operand) -> Operand:
         self.num_body_calls = len(self.calls)
@@ -188,6 +198,9 @@ class GpuBuilder:
         bias = self.tensors.get(f"{group}.bias")
         self.call(gpu_packing_of(scheme).matmul, group, counters, **x.forms[form], **self.weights(group), bias=bias, out=out)
         return Operand.plain(out, counters)
+
+    def _join(self, residual: torch.Tensor, branch: torch.Tensor, factor: float) -> None:
+        self.call("gpu_scaled_add", "join", stream=residual, x=branch, factor=factor)
 
     def _norm(
         self, name: str, x: torch.Tensor, residual: torch.Tensor | None, out: torch.Tensor, readers: Sequence[str], eps: float

@@ -109,6 +109,7 @@ _GEMMA = Naming(
 _USUAL = Naming()
 #: of families that do not name and store everything as llama does
 NAMINGS: Mapping[str, Naming] = {
+    "gemma": Naming(gains_less_one=True),
     "gemma2": _GEMMA,
     "gemma3_text": _GEMMA,
     "glm4": Naming(
@@ -120,6 +121,9 @@ NAMINGS: Mapping[str, Naming] = {
         },
         fused_gate_up=True,
         neighbours_turn=True,
+    ),
+    "olmo2": Naming(
+        norms={"attn_post_norm": "post_attention_layernorm", "mlp_post_norm": "post_feedforward_layernorm"},
     ),
     "mixtral": Naming(mixture=("block_sparse_moe", "w1", "w3", "w2"), expert_size_key="intermediate_size"),
     "phi3": Naming(fused_qkv=True, fused_gate_up=True),
@@ -149,16 +153,16 @@ def checkpoint_tensors(architecture: Architecture) -> Mapping[str, tuple[Part, .
         else:
             feed_forward = _swiglu(a, f"{layer}.mlp", hidden, _Axis(a.intermediate_size, "intermediate_size"))
         tensors |= {f"{ours}.{name}": parts for name, parts in {**attention, **feed_forward}.items()}
-    tensors["final_norm.weight"] = (_gain(a, "model.norm.weight"),)
+    tensors["final_norm.weight"] = (_gain(a, "model.norm.weight", a.logit_divisor),)
     if not a.tie_embeddings:
         tensors["head.weight"] = (_part("lm_head.weight", vocab, hidden),)
     return tensors
 
 
 def _norms(a: Architecture, layer: str) -> Parts:
-    """Gains behind a branch are of a stream that is not scaled as embeddings are."""
+    """Gains behind a branch have the factor by which it joins the stream."""
     return {
-        f"{ours}.weight": (_gain(a, f"{layer}.{theirs}.weight", a.embedding_scale if "post" in ours else 1.0),)
+        f"{ours}.weight": (_gain(a, f"{layer}.{theirs}.weight", a.embedding_scale / a.branch_scale if "post" in ours else 1.0),)
         for ours, theirs in _naming(a).norms.items()
     }
 
@@ -176,7 +180,6 @@ def _grouped_query_attention(a: Architecture, i: int, layer: str) -> Parts:
     attention, hidden, order = f"{layer}.self_attn", _hidden(a), _order(a, i)
     q = _Axis(a.q_size, "num_attention_heads * head_dim")
     kv = _Axis(a.kv_size, "num_key_value_heads * head_dim")
-    head_dim = _Axis(a.head_dim, "head_dim")
     #: checkpoint's name, its rows, and how many heads of them turn
     projections = [("q_proj", q, a.num_q_heads), ("k_proj", kv, a.num_kv_heads), ("v_proj", kv, 0)]
     if _naming(a).fused_qkv:
@@ -195,8 +198,10 @@ def _grouped_query_attention(a: Architecture, i: int, layer: str) -> Parts:
     if a.output_bias:
         tensors["o.bias"] = (_part(f"{attention}.o_proj.bias", hidden),)
     if a.qk_norm:
-        for name in ("q_norm", "k_norm"):
-            tensors[f"{name}.weight"] = (turned(_as_meant(a, _part(f"{attention}.{name}.weight", head_dim)), 1),)
+        one = (_Axis(a.head_dim, "head_dim"), 1)
+        spans = ((q, a.num_q_heads), (kv, a.num_kv_heads)) if a.qk_norm_of_all_heads else (one, one)
+        for name, (size, heads) in zip(("q_norm", "k_norm"), spans, strict=True):
+            tensors[f"{name}.weight"] = (turned(_as_meant(a, _part(f"{attention}.{name}.weight", size)), heads),)
     return tensors
 
 

@@ -9,13 +9,16 @@ from pydantic import ValidationError
 
 from artifacts.architecture import Architecture
 from runtime.models.deepseek import DeepseekV2Config, DeepseekV3Config
+from runtime.models.gemma import GemmaConfig
 from runtime.models.gemma2 import Gemma2Config
 from runtime.models.gemma3 import Gemma3TextConfig
 from runtime.models.glm4 import Glm4Config
+from runtime.models.granite import GraniteConfig
 from runtime.models.hf_config import HfConfig
 from runtime.models.llama import LlamaConfig
 from runtime.models.mistral import MistralConfig
 from runtime.models.mixtral import MixtralConfig
+from runtime.models.olmo2 import Olmo2Config
 from runtime.models.phi3 import Phi3Config
 from runtime.models.qwen2 import Qwen2Config
 from runtime.models.qwen3 import Qwen3Config
@@ -29,9 +32,12 @@ FAMILIES: dict[str, type[HfConfig]] = {
     "mistral": MistralConfig,
     "qwen2": Qwen2Config,
     "qwen3": Qwen3Config,
+    "gemma": GemmaConfig,
     "gemma2": Gemma2Config,
     "gemma3_text": Gemma3TextConfig,
     "glm4": Glm4Config,
+    "granite": GraniteConfig,
+    "olmo2": Olmo2Config,
     "phi3": Phi3Config,
     "smollm3": SmolLM3Config,
     "mixtral": MixtralConfig,

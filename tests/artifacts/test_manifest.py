@@ -18,7 +18,7 @@ FILES = {
     path: FileRecord(sha256=hashlib.sha256(path.encode()).hexdigest(), size=len(path))
     for path in ("kernels/cpu.so", "tokenizer.json", "weights/model.safetensors")
 }
-GOLDEN_DIGEST = "56d30fe5104f63e3fffef4282be0ec5eb2955d74d3b982d2542339d718b626e4"
+GOLDEN_DIGEST = "1e91b59732133d498464738e1d68bbdb6f6b8fd880a6148560bef70ea7030afe"
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_golden_bytes(parts: Any) -> None:
     _, data = Manifest.seal(parts.deployment, FILES)
     lines = data.decode("ascii").splitlines(keepends=True)
     assert lines[0] == "{\n" and lines[-1] == "}\n"
-    assert '  "format_version": "1.5",\n' in lines
+    assert '  "format_version": "1.6",\n' in lines
     assert json.loads(data)["digest"] == GOLDEN_DIGEST
 
 
@@ -59,6 +59,10 @@ def test_a_manifest_of_version_1_0_keeps_its_meaning(parts: Any) -> None:
             "logit_softcap",
             "further_ropes",
             "layer_ropes",
+            "branch_scale",
+            "logit_divisor",
+            "pre_norms",
+            "qk_norm_of_all_heads",
         ),
         "provenance": ("quantization",),
     }
@@ -68,7 +72,7 @@ def test_a_manifest_of_version_1_0_keeps_its_meaning(parts: Any) -> None:
     for kernels in content["kernels"]:
         del kernels["table"], kernels["activations"]
     old = Manifest.parse(sealed({**content, "format_version": "1.0"}))
-    assert old.model_copy(update={"format_version": "1.5", "digest": manifest.digest}) == manifest
+    assert old.model_copy(update={"format_version": "1.6", "digest": manifest.digest}) == manifest
 
 
 def test_parse_is_the_inverse_of_seal(parts: Any) -> None:

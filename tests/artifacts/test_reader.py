@@ -126,7 +126,7 @@ def test_a_tensor_in_two_shards(tmp_path: Path, parts: Any) -> None:
 
 
 @given(data=st.data())
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_one_flipped_bit_is_refused_naming_the_file(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory, parts: Any
 ) -> None:

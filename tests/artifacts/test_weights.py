@@ -49,7 +49,7 @@ def tensor(begin: int, end: int, dtype: Any = "U8", shape: Any = None) -> dict[s
 
 
 @given(tensors=some_tensors)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_the_library_reads_what_we_write(tensors: dict[str, Array]) -> None:
     loaded = library_load(written(tensors))
     assert loaded.keys() == tensors.keys()
@@ -58,7 +58,7 @@ def test_the_library_reads_what_we_write(tensors: dict[str, Array]) -> None:
 
 
 @given(tensors=some_tensors)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_we_read_what_the_library_and_we_write(tensors: dict[str, Array], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "shard.safetensors"
     for data in (library_save(tensors), written(tensors)):
@@ -72,7 +72,7 @@ def test_we_read_what_the_library_and_we_write(tensors: dict[str, Array], tmp_pa
 
 
 @given(tensors=some_tensors)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_alignment(tensors: dict[str, Array], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "aligned.safetensors"
     path.unlink(missing_ok=True)

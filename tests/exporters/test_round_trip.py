@@ -98,6 +98,12 @@ def test_gguf(scheme: str, wide: Tiny, tmp_path: Path) -> None:
     check(made, exported(made, "gguf"), schemes, CPU_LAYOUT)
 
 
+def test_gguf_keeps_mxfp4(wide: Tiny, tmp_path: Path) -> None:
+    schemes = dict.fromkeys(wide.architecture.linear_shapes(), "mxfp4") | {"embed": "bf16", "head": "bf16"}
+    made = save_gpu_bundle(tmp_path / "bundle", wide, schemes, tokenizer_json=small_tokenizer())
+    check(made, exported(made, "gguf"), schemes, GPU_LAYOUT)
+
+
 @pytest.mark.parametrize("scheme", ["int8", "int8-a8"])
 def test_gguf_rounds_int8s_scales_to_fp16(scheme: str, wide: Tiny, tmp_path: Path) -> None:
     made = save_bundle(tmp_path / "bundle", wide, scheme, tokenizer_json=small_tokenizer())

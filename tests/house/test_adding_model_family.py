@@ -76,11 +76,17 @@ class Written:
 
     norm_in_place = norm
 
+    def read(self, stream: str) -> str:
+        return stream
+
     def linear(self, group: str, x: str) -> str:
         return f"{group}({x})"
 
-    def heads(self, qkv: str) -> tuple[str, str, str]:
+    def split(self, qkv: str) -> tuple[str, str, str]:
         return f"q {qkv}", "k", "v"
+
+    def heads(self, x: str) -> str:
+        return x
 
     def attend(self, layer: int, q: str, k: str, v: str, scale: float, window: int, softcap: float) -> str:
         return f"attend({q}, {k}, {v}, {scale:g}, {window}, {softcap:g})"
@@ -88,8 +94,8 @@ class Written:
     def gated(self, name: str, gate_up: str, reader: str, activation: str) -> str:
         return f"{activation}({gate_up})"
 
-    def join(self, stream: str, branch: str) -> str:
-        return f"{stream} + {branch}"
+    def join(self, stream: str, branch: str, factor: float) -> str:
+        return f"{stream} + {branch}" if factor == 1 else f"{stream} + {factor:g} {branch}"
 
     def gather(self, x: str) -> str:
         return x
@@ -113,6 +119,13 @@ def test_what_a_family_computes_stands_in_the_network() -> None:
     gemma2 = f"embed(final_norm({stream} + mlp_post_norm(down(gelu(gate_up(mlp_norm({stream})))))), 30)"
     changed = {"post_norms": True, "activation": "gelu", "attention_softcap": 5.0, "logit_softcap": 30.0}
     assert written(described.model_copy(update={**changed, "tie_embeddings": True})) == gemma2
+    stream = "x + 0.125 o(attend(q qkv(attn_norm(x)), k, v, 0.25, 24, 0))"
+    granite = f"head(final_norm({stream} + 0.125 down(silu(gate_up(mlp_norm({stream}))))), 0)"
+    assert written(described.model_copy(update={"embedding_scale": 4.0, "branch_scale": 0.5})) == granite
+    stream = "x + attn_post_norm(o(attend(q_norm(q qkv(x)), k_norm(k), v, 0.25, 24, 0)))"
+    olmo2 = f"head(final_norm({stream} + mlp_post_norm(down(silu(gate_up({stream}))))), 0)"
+    changed = {"pre_norms": False, "post_norms": True, "qk_norm": True, "qk_norm_of_all_heads": True}
+    assert written(described.model_copy(update=changed)) == olmo2
 
 
 @pytest.mark.parametrize("path", BUILDERS)

@@ -38,13 +38,14 @@ _OTHER_NAMES = {
         "post_mlp_layernorm": "post_ffw_norm",
         "mlp.gate_up_proj": "ffn_up",
     },
+    "olmo2": _GEMMA,
     "phi3": {"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"},
 }
 _ARCHITECTURES = {"mistral": "llama", "gemma3_text": "gemma3"}
 #: whose q and k llama.cpp turns by neighbours, and so reorders
-_REORDERED = ("llama", "smollm3")
+_REORDERED = ("llama", "smollm3", "granite")
 #: whose gains Hugging Face keeps less one
-_WHOLE_GAINS = ("gemma2", "gemma3")
+_WHOLE_GAINS = ("gemma", "gemma2", "gemma3")
 
 #: a tokenizer just large enough to open the file
 TOKENIZER: dict[str, object] = {

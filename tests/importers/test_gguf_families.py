@@ -12,7 +12,17 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
-from transformers import Gemma2Config, Gemma3TextConfig, Glm4Config, Phi3Config, PreTrainedConfig, SmolLM3Config
+from transformers import (
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    Glm4Config,
+    GraniteConfig,
+    Olmo2Config,
+    Phi3Config,
+    PreTrainedConfig,
+    SmolLM3Config,
+)
 
 from optimizer.importers import DamagedFile, MissingTensor, Source, open_source
 from optimizer.importers.gguf_config import hf_config
@@ -98,6 +108,26 @@ FAMILIES: dict[str, tuple[PreTrainedConfig, dict[str, Any], dict[str, np.ndarray
         },
         FACTORS,
     ),
+    "gemma": (GemmaConfig(**SIZES, head_dim=16), {}, {}),
+    "granite": (
+        GraniteConfig(
+            **SIZES,
+            attention_multiplier=0.22,
+            embedding_multiplier=12.0,
+            residual_multiplier=0.3,
+            logits_scaling=8.0,
+            attention_bias=True,
+        ),
+        {
+            "granite.attention.scale": 0.22,
+            "granite.embedding_scale": 12.0,
+            "granite.residual_scale": 0.3,
+            "granite.logit_scale": 8.0,
+        },
+        {},
+    ),
+    "granite, silent": (GraniteConfig(**SIZES, attention_multiplier=8**-0.5, tie_word_embeddings=True), {}, {}),
+    "olmo2": (Olmo2Config(**SIZES, pad_token_id=None), {}, {}),
     "smollm3": (SmolLM3Config(**SEVEN, pad_token_id=None), {}, {}),
 }
 
@@ -181,6 +211,13 @@ def test_scores_of_the_widest_gemmas(kind: str, num_layers: int) -> None:
         ("glm4", {"metadata": {"glm4.rope.dimension_sections": [8, 12, 12, 0]}}, UnsupportedModel, "positions of images"),
         ("glm4", {"metadata": {"glm4.nextn_predict_layers": 1}}, UnsupportedModel, "predict further tokens"),
         ("phi3, longrope", {"metadata": {"phi3.rope.scaling.yarn_log_mul": 2.0}}, UnsupportedModel, "yarn_log_mul = 2.0"),
+        (
+            "granite",
+            {"metadata": {"granite.rope.scaling.finetuned": False}},
+            UnsupportedModel,
+            "no layer of it knows positions",
+        ),
+        ("granite", {"metadata": {"granite.deepstack_mapping": [-1, 0, 1]}}, UnsupportedModel, "reads images"),
         ("smollm3", {"metadata": {"smollm3.attention.sliding_window": 8}}, UnsupportedModel, "does not say in which layers"),
     ],
 )

@@ -13,7 +13,9 @@ from gguf.quants import dequantize, quantize
 from transformers import LlamaConfig, MistralConfig, PreTrainedModel
 
 from artifacts.architecture import Architecture, Rope
+from optimizer.formats.stored_matrix import Misfit, StoredMatrix
 from optimizer.importers import open_source
+from optimizer.importers.gguf_file import GgufFile
 from runtime.models import UnsupportedModel, architecture
 from tests.importers.gguf_writing import write_gguf
 from tests.importers.random_models import CONFIGS, SIZES, random_model
@@ -21,6 +23,7 @@ from tests.importers.test_hf_folder import assert_tensors_equal, joined_state_di
 
 F32, F16, BF16 = GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16
 Q4_0, Q4_1, Q8_0 = GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q4_1, GGMLQuantizationType.Q8_0
+MXFP4 = GGMLQuantizationType.MXFP4
 
 WITHOUT_WINDOW = {
     **{name: CONFIGS[name] for name in ("llama", "llama-biased", "qwen3", "qwen3-biased")},
@@ -38,12 +41,36 @@ def stored_state(model: PreTrainedModel, kind: GGMLQuantizationType) -> dict[str
     return state
 
 
-@pytest.mark.parametrize("kind", [F32, F16, BF16, Q8_0, Q4_0, Q4_1], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [F32, F16, BF16, Q8_0, Q4_0, Q4_1, MXFP4], ids=lambda kind: kind.name)
 @pytest.mark.parametrize("name", WITHOUT_WINDOW)
 def test_every_tensor_is_the_models(name: str, kind: GGMLQuantizationType, tmp_path: Path) -> None:
     model = random_model(WITHOUT_WINDOW[name])
     source = open_source(write_gguf(tmp_path / "model.gguf", model, kind))
     assert_tensors_equal(source, joined_state_dict(stored_state(model, kind), source.architecture))
+
+
+@pytest.mark.parametrize("kind", [Q8_0, Q4_0, MXFP4], ids=lambda kind: kind.name)
+def test_codes_have_the_values_of_the_gguf_package(kind: GGMLQuantizationType, tmp_path: Path) -> None:
+    """The least and the largest exponents of MXFP4, too."""
+    model = random_model(CONFIGS["llama"])
+    if kind == MXFP4:
+        with torch.no_grad():
+            model.model.layers[0].mlp.down_proj.weight[0] *= 1e-37
+            model.model.layers[0].mlp.down_proj.weight[1] *= 1e37
+    checkpoint = open_source(write_gguf(tmp_path / "model.gguf", model, kind)).checkpoint
+    for name in ("layers.0.mlp.down_proj", "layers.1.self_attn.q_proj", "layers.2.self_attn.k_proj"):
+        stored = checkpoint.stored(f"model.{name}.weight")
+        assert isinstance(stored, StoredMatrix)
+        np.testing.assert_array_equal(stored.dequantize(), checkpoint.read(f"model.{name}.weight").numpy())
+
+
+def test_a_scale_of_mxfp4_that_is_no_number(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "model.gguf", random_model(CONFIGS["llama"]), MXFP4)
+    offset = GgufFile.open(path).tensors["blk.0.ffn_down.weight"].offset
+    data = bytearray(path.read_bytes())
+    data[offset] = 255
+    path.write_bytes(data)
+    assert open_source(path).checkpoint.stored("model.layers.0.mlp.down_proj.weight") == Misfit("a scale is no number")
 
 
 @pytest.mark.parametrize("name", WITHOUT_WINDOW)

@@ -1,7 +1,7 @@
 """How text is split by each `tokenizer.ggml.pre`: against the `regex` package, and between the names of one split.
 
-The patterns are llama.cpp's own (src/llama-vocab.cpp, commit 00ad355e), which spell categories out where its regular
-expressions have none; what is in the product are mostly those of the models' tokenizer.json.
+The patterns are llama.cpp's own (src/llama-vocab.cpp as llama-cpp-python 0.3.36 has it), which spell categories out where its
+regular expressions have none; what is in the product are mostly those of the models' tokenizer.json.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from tokenizers import pre_tokenizers
 
 from optimizer.exporters.gguf_vocabulary import _PROBE
 from optimizer.importers import UnsupportedTokenizer
-from optimizer.importers.gguf_splits import SPLITS, named_split
+from optimizer.importers.gguf_splits import REFUSED_SPLITS, SPLITS, named_split
+from optimizer.importers.gguf_tokenizer import REFUSED_KINDS
+from tests.house.test_words import ROOT
 from tests.importers.test_gguf_tokenizer import CORPUS, TEXTS
 
 #: names -> what llama.cpp's own names of them are
@@ -28,7 +30,8 @@ SAME: dict[str, str] = {
     "qwen2": "deepseek-r1-qwen kormo f2llmv2 megrez",
     "stablelm2": "hunyuan solar-open grok-2",
     "llama-bpe": "llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano",
-    "dbrx": "smaug-bpe glm4 chatglm-bpe",
+    "dbrx": "smaug-bpe chatglm-bpe",
+    "glm4": "glm5",
     "deepseek-v3": "hunyuan-dense joyai-llm hy_v4",
     # https://github.com/ggml-org/llama.cpp/issues/12122
     "gpt-4o": "llama4 kanana2 talkie minimax-m2",
@@ -138,18 +141,18 @@ def words(pre: str, text: str) -> list[str]:
     return [word for word, _ in SPLITTERS[pre].pre_tokenize_str(text)]
 
 
-SPLITTERS = {name: named_split(name).pre_tokenizer() for name in (*PATTERNS, *ASCII)}
+SPLITTERS = {name: named_split(name).pre_tokenizer() for name in (*PATTERNS, *ASCII, "afmoe")}
 
 
 @pytest.mark.parametrize("pre", PATTERNS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(text=st.text(alphabet=WRITING, max_size=30))
 def test_any_text_is_split_as_the_patterns_say(pre: str, text: str) -> None:
     assert words(pre, text) == expected(text, PATTERNS[pre])
 
 
 @pytest.mark.parametrize("pre", ASCII)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(text=st.text(alphabet="".join(c for c in WRITING if c.isascii()) + "bcABC19", max_size=30))
 def test_ascii_is_split_as_the_patterns_say(pre: str, text: str) -> None:
     assert words(pre, text) == expected(text, ASCII[pre])
@@ -173,6 +176,8 @@ def test_prose_and_code_are_split_as_the_patterns_say(pre: str) -> None:
         # what is meant for punctuation, from : to ~, has ASCII's letters
         ("deepseek-llm", "ÉcoleÀ ÀÉ \uff01中\uff21b  ", ["É", "cole", "À", " ÀÉ", " \uff01", "中", "\uff21b", "  "]),
         ("superbpe", "x1234567y", ["x", "1", "234", "567", "y"]),
+        # digits by threes from the right, of any script
+        ("afmoe", "x12345 67٣٤中文", ["x", "12", "345", " ", "6", "7٣٤", "中文"]),
     ],
 )
 def test_parts(pre: str, text: str, parts: list[str]) -> None:
@@ -198,10 +203,26 @@ def test_names_that_only_rename(pre: str) -> None:
             assert named_split(other) is named_split(pre), other
 
 
-@pytest.mark.parametrize("pre", ["afmoe", "gemma4", "sarvam-moe", "whitespace", "llama4-vision", ""])
+@pytest.mark.parametrize("pre", ["gemma4", "sarvam-moe", "whitespace", "llama4-vision", ""])
 def test_what_no_split_can_say_is_refused_by_name(pre: str) -> None:
     with pytest.raises(UnsupportedTokenizer, match=rf"got {pre!r}.*; take the model's Hugging Face folder"):
         named_split(pre)
+
+
+def test_digits_of_afmoe_are_counted_as_llama_cpp_counts_them() -> None:
+    for length in range(1, 13):
+        digits = "1234567890123"[:length]
+        first = length % 3 or 3
+        assert words("afmoe", digits) == [digits[:first], *(digits[i : i + 3] for i in range(first, length, 3))]
+
+
+def test_the_documentation_lists_what_is_refused() -> None:
+    """With the reasons that the errors give."""
+    text = (ROOT / "docs/models.md").read_text(encoding="utf-8")
+    rows = re.findall(r"(?m)^\| `tokenizer.ggml.(\w+)` (.*) \| (.*) \|$", text)
+    listed = {(key, name, reason) for key, names, reason in rows for name in re.findall("`([^`]+)`", names)}
+    stated = {"pre": REFUSED_SPLITS, "model": REFUSED_KINDS}
+    assert listed == {(key, name, reason) for key, refused in stated.items() for name, reason in refused.items()}
 
 
 def test_the_probe_of_exports_tells_splits_apart() -> None:

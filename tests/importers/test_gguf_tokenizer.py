@@ -76,7 +76,7 @@ def test_byte_level_is_transformers(pre: str, theirs: type, byte_level: dict[str
         assert found.decode(ids) == text
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(text=st.text(max_size=40))
 @pytest.mark.parametrize("pre", ["default", "smollm", "llama-bpe"])
 def test_byte_level_round_trips(pre: str, text: str, byte_level: dict[str, Any]) -> None:
@@ -191,7 +191,7 @@ def test_sentencepiece(text: str, sentencepiece: Any) -> None:
     assert tokenizer.decode(expected) == text
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=st.text(alphabet=st.sampled_from("thequick brownfox12.é你😀'\n"), min_size=1, max_size=60))
 def test_sentencepiece_on_any_text(text: str, sentencepiece: Any) -> None:
     tokenizer = rebuilt(sentencepiece_metadata(sentencepiece))

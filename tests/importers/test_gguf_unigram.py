@@ -68,7 +68,7 @@ def test_texts(rule: str, removes_spaces: bool) -> None:
 
 
 @pytest.mark.parametrize(("rule", "removes_spaces"), KINDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=st.text(alphabet="thequick brownfox12.é你'", max_size=30).filter(lambda text: not text or text.strip()))
 def test_any_text(rule: str, removes_spaces: bool, text: str) -> None:
     spm, metadata = trained(rule, removes_spaces)

@@ -184,7 +184,7 @@ def joined(metadata: dict[str, Any], text: str) -> list[str]:
     return [token for part in spread for token in part]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     words=st.lists(st.text(alphabet="ab▁c", min_size=2, max_size=3), unique=True, max_size=12),
     order=st.randoms(use_true_random=False),

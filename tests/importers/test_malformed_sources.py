@@ -245,7 +245,7 @@ def test_gguf_with_half_a_tokenizer(tmp_path: Path) -> None:
         open_source(rewritten(tmp_path, tokenizer={k: v for k, v in TOKENIZER.items() if k != "merges"}))
 
 
-@pytest.mark.parametrize(("key", "value"), [("model", "bert"), ("pre", "afmoe")])
+@pytest.mark.parametrize(("key", "value"), [("model", "bert"), ("pre", "sarvam-moe")])
 def test_unsupported_gguf_tokenizer(tmp_path: Path, key: str, value: str) -> None:
     with pytest.raises(UnsupportedTokenizer, match=f"got '{value}'"):
         open_source(rewritten(tmp_path, tokenizer=TOKENIZER | {key: value}))

@@ -52,7 +52,7 @@ def element(matrix: StoredMatrix, n: int, k: int, decoded: NDArray[np.float32]) 
     return np.float32(matrix.scales[place] * np.float32(decoded[n, k] - zero))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(matrix=stored_matrices(), data=st.data())
 def test_values_are_scale_times_code_less_zero(matrix: StoredMatrix, data: st.DataObject) -> None:
     decoded = matrix.codes.view(ml_dtypes.float8_e4m3fn) if matrix.kind == "e4m3" else matrix.codes
@@ -64,7 +64,7 @@ def test_values_are_scale_times_code_less_zero(matrix: StoredMatrix, data: st.Da
         assert values[n, k] == element(matrix, n, k, decoded.astype(np.float32))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(matrix=stored_matrices(), name=st.sampled_from(SCHEMES))
 def test_a_scheme_that_holds_it_changes_no_value(matrix: StoredMatrix, name: str) -> None:
     scheme = Scheme.parse(name)
@@ -95,7 +95,7 @@ def test_what_is_stored_in_a_scheme_is_held_by_it() -> None:
         assert isinstance(found, QuantizedMatrix), name
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     rows=st.integers(1, 9), words=st.integers(1, 9), bits=st.sampled_from([4, 8]), seed=st.integers(0, 2**32 - 1)
 )  # fmt: skip

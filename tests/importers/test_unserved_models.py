@@ -54,6 +54,7 @@ def test_types_are_those_of_transformers_and_stand_in_one_row_each() -> None:
     [
         ("recurrent state", "qwen3_next jamba falcon_h1 bamba lfm2 minimax nemotron_h"),
         ("sparse attention", "deepseek_v32 deepseek_v4"),
+        ("layers of Gemma 4", "gemma3n_text gemma4_text"),
         ("images, video or sound", "llava qwen2_vl gemma3 qwen2_audio"),
         ("encoder and decoder", "t5 whisper"),
     ],

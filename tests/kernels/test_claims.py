@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.kernels.claiming import Claiming, Turn
@@ -40,7 +40,6 @@ def turns(draw: st.DrawFn) -> tuple[int, list[tuple[int, int, list[int]]]]:
 def test_each_item_is_taken_once(claiming: Claiming, claims: int, start: int) -> None:
     """Numbers of turns may start over in the middle."""
 
-    @settings(deadline=None)
     @given(turns())
     @example((2, [(1, 1, [1])]))
     @example((16, [(7, 8, [15] * 9)]))

@@ -61,7 +61,7 @@ def logical(
     group_size=st.sampled_from([32, 64]),
     seed=st.integers(0, 2**16),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_unpack_inverts_pack(
     weights: str, int8_activations: bool, symmetric: bool, rows: int, groups: int, group_size: int, seed: int
 ) -> None:

@@ -99,6 +99,7 @@ def _rows_turned_round(arguments: Arguments) -> None:
         ("silu_and_mul", "some", _half_precision_input),
         ("gelu_and_mul", "some", _half_precision_input),
         ("softcap", "small", _half_precision_input),
+        ("scaled_add", "some", _half_precision_input),
         ("paged_attention_capped_fp32", "decode", _larger_cap),
         ("paged_attention_capped_bf16", "prefill", _larger_cap),
         ("rope_and_cache_bf16", "grouped", _wrong_slot),

@@ -12,10 +12,13 @@ import torch
 from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
+    GemmaConfig,
     Glm4Config,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
+    Olmo2Config,
     Phi3Config,
     PreTrainedConfig,
     PreTrainedModel,
@@ -68,6 +71,8 @@ LONGROPE = {
     "short_factor": [1.0, 1.1, 1.5, 2.0],
     "long_factor": [1.0, 2.0, 4.0, 8.0],
 }
+#: near those of granite-3.1-2b, which says 12, 0.015625, 0.22 and 8
+GRANITE = {"embedding_multiplier": 12.0, "attention_multiplier": 0.15, "residual_multiplier": 0.22, "logits_scaling": 8.0}
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
 
 #: Between them: every family, tied and not, 1, 2, 3 and 4 queries to a key, heads narrower and wider than hidden / heads,
@@ -90,6 +95,7 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "qwen3, tied, biased, yarn": Qwen3Config(
         **SIZES, head_dim=8, tie_word_embeddings=True, attention_bias=True, rope_parameters=YARN
     ),
+    "gemma": GemmaConfig(**SIZES | {"num_key_value_heads": 1}, head_dim=24),
     "gemma2": Gemma2Config(**SIZES | GEMMA2, sliding_window=24),
     "gemma2, untied": Gemma2Config(
         **SIZES | GEMMA2, layer_types=["full_attention"] * 3, tie_word_embeddings=False, attention_bias=True
@@ -102,6 +108,8 @@ CONFIGS: dict[str, PreTrainedConfig] = {
         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
     ),
     "glm4": Glm4Config(**SIZES, head_dim=24, pad_token_id=None),
+    "granite": GraniteConfig(**SIZES, **GRANITE, attention_bias=True, tie_word_embeddings=True),
+    "olmo2": Olmo2Config(**SIZES, head_dim=24, attention_bias=True),
     "phi3": Phi3Config(**SIZES, sliding_window=24, pad_token_id=None),
     "phi3, partial, longrope": Phi3Config(
         **SIZES, pad_token_id=None, tie_word_embeddings=True, original_max_position_embeddings=128, rope_parameters=LONGROPE

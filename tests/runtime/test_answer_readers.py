@@ -91,7 +91,7 @@ by_format = pytest.mark.parametrize("format", FORMATS, ids=lambda format: str(fo
 
 
 @by_format
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(calls=made_calls, cuts=st.lists(st.integers(0, 400), max_size=12))
 def test_what_a_family_writes_its_reader_reads(format: ToolFormat, calls: list[tuple[str, Any]], cuts: list[int]) -> None:
     text = format.written([(name, json.dumps(given, ensure_ascii=False)) for name, given in calls])
@@ -109,7 +109,7 @@ def fragments(format: ToolFormat) -> st.SearchStrategy[str]:
 
 
 @by_format
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), cuts=st.lists(st.integers(0, 400), max_size=20))
 def test_cuts_change_nothing(format: ToolFormat, data: st.DataObject, cuts: list[int]) -> None:
     text = data.draw(fragments(format))
@@ -119,7 +119,7 @@ def test_cuts_change_nothing(format: ToolFormat, data: st.DataObject, cuts: list
 
 
 @by_format
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(text=characters)
 def test_a_text_stays_a_text(format: ToolFormat, text: str) -> None:
     content, _, calls = read(tool_reader(format), text, range(len(text)))
@@ -127,7 +127,7 @@ def test_a_text_stays_a_text(format: ToolFormat, text: str) -> None:
 
 
 @pytest.mark.parametrize("format", REASONING_FORMATS, ids=lambda format: str(format.name))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     parts=st.lists(st.sampled_from(["BEGIN", "END", " ", "\n", "<", "["]) | characters, max_size=6),
     is_open=st.booleans(),
@@ -145,7 +145,7 @@ def test_thoughts_whatever_the_cuts(format: Any, parts: list[str], is_open: bool
     ], "no character is lost or added"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(thoughts=words, said=words, calls=made_calls, cuts=st.lists(st.integers(0, 400), max_size=12))
 def test_thoughts_text_and_calls(thoughts: str, said: str, calls: list[tuple[str, Any]], cuts: list[int]) -> None:
     hermes = named("hermes")

@@ -75,7 +75,7 @@ chats = st.builds(
 
 
 @pytest.mark.parametrize("name", STYLES)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     messages=chats,
     end=st.sampled_from([{}, {"add_generation_prompt": True}, {"continue_final_message": True}]),

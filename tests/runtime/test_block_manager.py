@@ -87,7 +87,7 @@ class BlockManagerMachine(RuleBasedStateMachine):
 
 
 TestBlockManager = BlockManagerMachine.TestCase
-TestBlockManager.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestBlockManager.settings = settings(max_examples=60, stateful_step_count=40)
 
 
 @given(st.integers(-3, 0), st.integers(1, 4))

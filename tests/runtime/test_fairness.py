@@ -17,7 +17,6 @@ from tests.runtime.simulation import Simulation, sequence_of
 LACKS = st.lists(st.integers(1, 300), max_size=8)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 256), LACKS)
 def test_a_split_wastes_nothing_and_gives_the_oldest_half(num_tokens: int, lacks: list[int]) -> None:
     shares = split(num_tokens, lacks)
@@ -31,7 +30,6 @@ def test_a_split_wastes_nothing_and_gives_the_oldest_half(num_tokens: int, lacks
         assert share == lack or not any(longer), "a longer one gets something only if the shorter has all it lacks"
 
 
-@settings(deadline=None)
 @given(st.integers(1, 256), LACKS.filter(bool), st.integers(1, 300))
 def test_who_comes_last_takes_from_the_others_and_gives_them_nothing(num_tokens: int, lacks: list[int], lack: int) -> None:
     """What the scheduler relies on: blocks are reserved by the shares before anybody is admitted."""
@@ -53,7 +51,7 @@ ARRIVALS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(ARRIVALS, st.integers(11, 24), st.integers(1, 6), st.integers(0, 20))
 def test_every_load_ends(
     load: list[tuple[int, int, int, int, str, int]], num_blocks: int, max_num_seqs: int, extra: int
@@ -120,7 +118,7 @@ def test_prompts_of_one_length_are_computed_one_after_the_other() -> None:
     assert ends[0] <= 11 and ends[1] <= 21 and ends[2] <= 31
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 15), st.integers(1, 4))
 def test_short_prompts_without_end_do_not_starve_a_long_one(num_short_tokens: int, per_step: int) -> None:
     budget, num_long_tokens = 32, 600

@@ -94,7 +94,6 @@ def check(model: Model, num_schemas: int, bounded: bool) -> Tally:
 
     @settings(
         max_examples=num_schemas // AT_ONCE,
-        deadline=None,
         derandomize=True,
         database=None,
         suppress_health_check=[*HealthCheck],

@@ -63,7 +63,7 @@ def test_frequencies_follow_transformers_processors(params: dict[str, float]) ->
     assert deviation.max() < 5
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 2**32), st.floats(0.05, 1.0), st.integers(1, 400))
 def test_nucleus_is_the_smallest_set_with_the_mass(seed: int, top_p: float, size: int) -> None:
     logits = np.random.default_rng(seed).normal(0, 1, size).astype(np.float32)

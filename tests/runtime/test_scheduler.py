@@ -21,7 +21,7 @@ def sequence_of(name: int, num_prompt: int, num_output: int) -> Sequence:
     return Sequence.from_request(Request(str(name), prompt, SamplingParams(max_tokens=num_output)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(loads, st.integers(11, 24), st.integers(1, 6), st.integers(0, 20))
 def test_every_load_finishes_within_its_limits(
     load: list[tuple[int, int, int]], num_blocks: int, max_num_seqs: int, extra_budget: int

@@ -26,7 +26,7 @@ values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.di
 
 
 @given(value=st.dictionaries(keys, values, min_size=1, max_size=4))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_what_another_writer_wrote_is_read(value: dict[str, object]) -> None:
     assert Document.parse(yaml.safe_dump(value), "x").value == value
 

@@ -108,7 +108,7 @@ def test_any_json_in_any_field(small: Any) -> None:
     assert {"prompt", "messages"} <= set(fields["/tokenize"])
 
     @settings(
-        max_examples=150, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
+        max_examples=150, derandomize=True, database=None, phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(bodies(fields))
@@ -128,6 +128,7 @@ def started(program: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_schemathesis_over_all_routes() -> None:
     schemathesis = pytest.importorskip("schemathesis")
     times_s: list[float] = []
@@ -141,7 +142,7 @@ def test_schemathesis_over_all_routes() -> None:
             for operation in operations:
                 # A route without parameters has few different requests, and gets no more than these.
                 @settings(
-                    max_examples=NUM_CASES // len(REQUESTS), deadline=None, derandomize=True, database=None,
+                    max_examples=NUM_CASES // len(REQUESTS), derandomize=True, database=None,
                     phases=[Phase.generate], suppress_health_check=list(HealthCheck),
                 )  # fmt: skip
                 @given(operation.as_strategy())

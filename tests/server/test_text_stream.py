@@ -57,7 +57,7 @@ def token_ids(data: st.DataObject, name: str, max_size: int) -> list[int]:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), skip=st.booleans())
 def test_deltas_are_the_full_decode(name: str, data: st.DataObject, skip: bool) -> None:
     ids = token_ids(data, name, 90)
@@ -68,7 +68,7 @@ def test_deltas_are_the_full_decode(name: str, data: st.DataObject, skip: bool) 
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_generated_text_continues_its_context(name: str, data: st.DataObject) -> None:
     context, ids = token_ids(data, name, 20), token_ids(data, name, 20)
@@ -102,7 +102,7 @@ def test_token_bytes_add_up_to_the_text() -> None:
         assert b"".join(VOCABULARIES[name].token_bytes(i) for i in ids).decode() == text
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     text=st.text("ab<", max_size=40),
     stops=st.lists(st.text("ab<", min_size=1, max_size=4), max_size=3),

@@ -139,6 +139,7 @@ def _scalar(name: str, sizes: Mapping[str, int], count: int) -> float | int:
         "scale": sizes.get("D", sizes.get("L", 64)) ** -0.5,
         "window": 0,
         "softcap": 0.0,
+        "factor": 1.0,
         "max_query_len": count if count >= _PROMPT else 1,
         "renormalize": 1,
         "num_groups": 1,

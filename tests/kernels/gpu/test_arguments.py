@@ -6,7 +6,7 @@ import ctypes
 from dataclasses import replace
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kernels.gpu.arguments import Memory, pack, parameter_bytes
@@ -57,7 +57,6 @@ def test_a_cubin_tells_its_gpu_its_toolkit_and_whether_it_is_locked() -> None:
         assert not any(map(cubin.runs_on, ((major, minor - 1), (major + 1, minor), (major - 1, minor))))
 
 
-@settings(deadline=None)
 @example(place=0x28, damage=b"\xff" * 8)
 @example(place=71, damage=b"\xff" * 8)
 @given(st.integers(0, 399), st.binary(min_size=1, max_size=8))

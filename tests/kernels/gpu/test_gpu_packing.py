@@ -28,7 +28,7 @@ def logical(rng: np.random.Generator, rows: int, columns: int, group_size: int, 
     symmetric=st.booleans(),
     seed=st.integers(0, 2**16),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_unpack_inverts_pack(rows: int, groups: int, group_size: int, symmetric: bool, seed: int) -> None:
     parts = logical(np.random.default_rng(seed), rows, groups * group_size, group_size, symmetric)
     packed = pack(parts, "int4")

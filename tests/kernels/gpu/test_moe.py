@@ -108,7 +108,7 @@ def test_chained_ops_are_the_models_block(name: str) -> None:
     torch.testing.assert_close(_chained(block, x, routing), block(x[None])[0], rtol=2e-4, atol=2e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_alignment_holds_every_pair_once_beside_its_expert(data: st.DataObject) -> None:
     num_experts, block_m = data.draw(st.integers(1, 9)), data.draw(st.sampled_from([8, 16, 64]))

@@ -69,6 +69,7 @@ def _calls() -> dict[str, tuple[str, dict[str, object]]]:
         "gpu_rms_norm_int8": ("rms_norm", {**norm, "residual": _rows(8), **codes}),
         "gpu_silu_and_mul": ("silu_and_mul", {"x": _rows(16), "out": torch.zeros(3, 8).half()}),
         "gpu_softcap": ("softcap", {"x": _rows(8, torch.float32), "softcap": 30.0}),
+        "gpu_scaled_add": ("scaled_add", {"stream": _rows(8), "x": _rows(8), "factor": 0.5}),
         "gpu_sample": (
             "sampling",
             {

@@ -44,7 +44,7 @@ def test_the_last_row_predicts_nothing_and_may_be_absent() -> None:
     assert compare(ids, baseline, candidate) == compare(ids, baseline[:-1], candidate[:-1])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), shift=st.floats(-1e3, 1e3), noise=st.floats(0, 2))
 def test_a_constant_added_to_logits_changes_nothing(seed: int, shift: float, noise: float) -> None:
     ids, baseline, candidate = logits(seed, 6, 64, noise)

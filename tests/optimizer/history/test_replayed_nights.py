@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import replayed_nights as replayed
+from optimizer.retune.speed import REFERENCE_BLOCKS
 
 pytest.importorskip("otava", reason="`make setup` installs it")
 NOISE = Path(__file__).parents[3] / "benchmarks" / "results" / "2026-12-01-noise-epyc-2core.jsonl"
@@ -46,7 +47,9 @@ def test_the_ranks_keep_their_rate_whatever_the_noise() -> None:
 
 @pytest.mark.slow
 def test_slowdowns_are_found_within_three_nights() -> None:
-    found = replayed.slowdowns(replayed.read_sessions(NOISE, "quartile", "reference", "before"), 60, range(40), "fresh")
+    found = replayed.slowdowns(
+        replayed.read_sessions(NOISE, "quartile", "reference", "before"), REFERENCE_BLOCKS, range(40), "fresh"
+    )
     assert found["otava"]["found"] >= 0.9 and found["otava"]["false"] < 0.01
     assert found["5 %"]["found"] < 0.5 and found["10 %"]["found"] == 0
 

@@ -16,7 +16,9 @@ import torch
 from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
+    GraniteConfig,
     LlamaConfig,
+    Olmo2Config,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
@@ -45,6 +47,8 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "gemma3": Gemma3TextConfig(
         **SIZES, head_dim=16, sliding_window=16, layer_types=["sliding_attention", "full_attention", "sliding_attention"]
     ),
+    "granite": GraniteConfig(**SIZES, embedding_multiplier=4.0, attention_multiplier=0.3, residual_multiplier=0.4),
+    "olmo2": Olmo2Config(**SIZES),
     "smollm3": SmolLM3Config(**SIZES, no_rope_layers=[1, 0, 1], pad_token_id=None),
 }
 MODULES = {"self_attn.q_proj": "qkv", "self_attn.o_proj": "o", "mlp.up_proj": "gate_up", "mlp.down_proj": "down"}

@@ -96,7 +96,7 @@ def test_loses_less_than_rounding_to_nearest(name: str) -> None:
     assert as_they_stand < 0.9 * nearest
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 2**31),
     rows=st.integers(1, 40),

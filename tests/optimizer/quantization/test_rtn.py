@@ -210,7 +210,7 @@ def test_error_statistics() -> None:
     assert quantize(np.zeros((2, 32), np.float32), "int8").error(torch.zeros(2, 32)).relative_rms == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32 - 1),
     name=st.sampled_from(["int8", *INT4_NAMES]),

@@ -110,7 +110,7 @@ def test_refinement_finds_what_additive_sensitivities_miss(tmp_path: Path) -> No
 LEDGER = Ledger("sqlite://", "the loss below is of the choice alone, so examples share records")
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(problems(), st.integers(0, 3), st.integers(1, 6))
 def test_refinement_stays_within_its_budget_and_never_ends_above_its_start(
     problem: tuple[Shares, Shares], seed: int, num_evaluations: int

@@ -28,7 +28,7 @@ def test_every_released_size_has_one(order: int) -> None:
     assert product == order
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(-3, 700))
 def test_a_matrix_is_orthogonal_or_refused(order: int) -> None:
     try:
@@ -47,7 +47,7 @@ def test_what_is_not_constructed_is_refused(order: int) -> None:
         hadamard(order)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 300), st.integers(0, 5))
 def test_a_random_rotation_is_orthogonal_for_every_order(order: int, seed: int) -> None:
     """The factored product is the dense one's; where there is no Hadamard matrix, it says so."""

@@ -14,10 +14,13 @@ from transformers import (
     DeepseekV3Config,
     Gemma2Config,
     Gemma3TextConfig,
+    GemmaConfig,
     Glm4Config,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
+    Olmo2Config,
     Phi3Config,
     PreTrainedConfig,
     PreTrainedModel,
@@ -72,17 +75,22 @@ DEEPSEEK_YARN = {
     "mscale": 1.0,
     "mscale_all_dim": 0.7,
 }
+#: near those of granite-3.1-2b, which says 12, 0.015625, 0.22 and 8
+GRANITE = {"embedding_multiplier": 12.0, "attention_multiplier": 0.15, "residual_multiplier": 0.22, "logits_scaling": 8.0}
 
 CONFIGS: dict[str, PreTrainedConfig] = {
     "llama": LlamaConfig(**SIZES | {"num_key_value_heads": 1}, tie_word_embeddings=True),
     "qwen2": Qwen2Config(**SIZES),
     "qwen3": Qwen3Config(**SIZES, head_dim=32),
     "mistral": MistralConfig(**SIZES, sliding_window=7),
+    "gemma": GemmaConfig(**SIZES, head_dim=16),
     "gemma2": Gemma2Config(**SIZES | GEMMA2, sliding_window=7),
     "gemma3": Gemma3TextConfig(
         **SIZES, head_dim=16, query_pre_attn_scalar=24, sliding_window=7, layer_types=["sliding_attention", "full_attention"]
     ),
     "glm4": Glm4Config(**SIZES, head_dim=16, pad_token_id=None),
+    "granite": GraniteConfig(**SIZES, **GRANITE),
+    "olmo2": Olmo2Config(**SIZES),
     "phi3": Phi3Config(**SIZES, pad_token_id=None, partial_rotary_factor=0.5),
     "smollm3": SmolLM3Config(**SIZES, no_rope_layers=[1, 0], pad_token_id=None),
     "mixtral": MixtralConfig(**SIZES | {"intermediate_size": 64}, num_local_experts=4, sliding_window=None),

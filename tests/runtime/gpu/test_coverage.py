@@ -57,7 +57,7 @@ def test_every_step_finds_its_points(
     runner = GpuRunner(model.program(schemes, torch.float16, room, kv_dtype), planner)  # type: ignore[arg-type]
     runner.capture(recorder=Now())
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     @given(st.data())
     def serve(data: st.DataObject) -> None:
         count, tokens = data.draw(st.integers(1, max_num_seqs)), max_num_batched_tokens

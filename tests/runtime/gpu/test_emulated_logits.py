@@ -161,7 +161,9 @@ def rounding_inputs(
 
 
 ROUNDED = [
-    (name, scheme) for name in ("qwen2", "qwen3_moe", "deepseek_v2, lite", "deepseek_v3") for scheme in ("int8-a8", "fp8")
+    (name, scheme)
+    for name in ("qwen2", "olmo2", "qwen3_moe", "deepseek_v2, lite", "deepseek_v3")
+    for scheme in ("int8-a8", "fp8")
 ]
 
 

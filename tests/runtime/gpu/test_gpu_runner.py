@@ -113,7 +113,7 @@ def test_padding_changes_no_logits(program: Callable[..., GpuProgram]) -> None:
     runner, _ = runner_of(program())
     emulator = Emulator(program())
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(sequences())
     def check(steps: list[list[tuple[int, int, int]]]) -> None:
         for lengths in steps:
