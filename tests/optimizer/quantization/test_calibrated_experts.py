@@ -13,6 +13,7 @@ from transformers import MixtralConfig, PreTrainedConfig, PreTrainedModel, Qwen3
 from artifacts.precision import Scheme
 from optimizer.importers import Source, open_source
 from optimizer.quantization import Calibration, Method, clipped_rounding_method, gptq_method, round_to_nearest
+from optimizer.weights.prepared_weights import rarely_hit
 from tests.importers.random_models import SIZES, random_model, save_folder
 
 CONFIGS: dict[str, PreTrainedConfig] = {
@@ -78,6 +79,13 @@ def test_statistics_are_those_of_transformers_experts(model: PreTrainedModel, so
     assert calibration.hits(i)[1] == 0
     # What the last layer gives is what the head reads: tokens went on through the same experts, with the same weights.
     agree(calibration.statistics("head").hessian, heads)
+
+
+def test_experts_that_hardly_any_token_went_to_are_named(model: PreTrainedModel, source: Source, tmp_path: Path) -> None:
+    lines = list(rarely_hit(Calibration(source, SEQUENCES, tmp_path / "calibration"), source.architecture.num_layers))
+    last = source.architecture.num_layers - 1
+    assert [line.partition(":")[0] for line in lines][-1] == f"layers.{last}"
+    assert "got less than 10% of an even share" in lines[-1] and ": 1 (0)" in lines[-1]
 
 
 def agree(hessian: torch.Tensor, rows: torch.Tensor) -> None:
