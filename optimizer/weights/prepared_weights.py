@@ -95,7 +95,7 @@ def rarely_hit(calibration: Calibration, num_layers: int) -> Iterator[str]:
             found = ", ".join(f"{expert} ({hits[expert]})" for expert in rare)
             yield (
                 f"layers.{layer}: {len(rare)} of {len(hits)} experts got less than {RARE:.0%} of an even share of "
-                f"calibration's tokens: {found}; their codes rest on little, so calibrate on more text, or on some that reaches them"
+                f"calibration's tokens: {found}; calibrate on more text, or on some that reaches them"
             )
 
 
