@@ -6,7 +6,6 @@ GPU_WHEELS := pydantic optuna fastapi uvicorn prometheus-client gguf setuptools
 WEIGHTS := models/SmolLM2-135M-Instruct.Q4_1.gguf
 TEMPLATES := models/chat_templates
 BY_FILES := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 40 --durations-min 2
-UNDER_LOAD := tests/server tests/clients tests/deploy tests/optimizer/workers
 
 .PHONY: demo test test-slow test-kernels gpu-wheels test-gpu check setup clean
 
@@ -18,8 +17,8 @@ test: $(WEIGHTS) $(TEMPLATES)  ## the default suite, a file at a time on up to f
 	$(BIN)/python -m pytest $(BY_FILES)
 
 test-slow: $(WEIGHTS) $(TEMPLATES)  ## what the default suite cannot afford; servers under load have the machine to themselves
-	$(BIN)/python -m pytest -m slow $(BY_FILES) $(addprefix --ignore=,$(UNDER_LOAD))
-	$(BIN)/python -m pytest -m slow $(UNDER_LOAD)
+	$(BIN)/python -m pytest -m 'slow and not alone' $(BY_FILES)
+	$(BIN)/python -m pytest -m alone --durations 20
 
 test-kernels: setup  ## points of GPU kernels beyond the defaults: interpreted, and compiled for every architecture
 	$(BIN)/python -m pytest -m kernels

@@ -22,6 +22,7 @@ from artifacts.errors import (
     WeightsError,
 )
 from artifacts.manifest import MANIFEST_NAME, FileRecord, Manifest, Platform
+from artifacts.plan_folder import refuse_plan
 from artifacts.weights import Array, map_tensors
 
 
@@ -97,6 +98,7 @@ def read_manifest(folder: Path) -> Manifest:
     if path.is_symlink():
         raise _link(MANIFEST_NAME)
     if not path.is_file():
+        refuse_plan(folder)
         raise NotABundleError(f"{folder} must be a folder with a {MANIFEST_NAME}; give the path of a bundle", folder)
     return Manifest.parse(path.read_bytes())
 

@@ -130,6 +130,12 @@ class Device(_Record):
     """Reads that hit, all SMs together, gigabytes (1e9 bytes) a second."""
     link_gbps: Figure | None = None
     """Device to device, both directions together, gigabytes a second."""
+    link_latency_us: Figure | None = None
+    """From one device to the next in a collective."""
+    collective_start_us: Figure | None = None
+    """What a collective takes before it sends anything."""
+    linked_devices: Figure | None = None
+    """How many the links join: all of a node."""
 
     @model_validator(mode="after")
     def _every_figure_has_a_source(self) -> Self:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -11,6 +13,9 @@ from search_spaces.located_yaml import Document
 from search_spaces.schema import Device, DeviceKind, SearchSpace
 
 _ROOT = files("search_spaces")
+LARGEST_COUNT = 1024
+#: names of devices have an x in them, too
+_COUNTED = re.compile(r"(?P<count>[^a-z]*)x(?P<name>[a-z].*)")
 
 
 def load_space(overrides: Path | None = None, kind: DeviceKind = "cpu") -> SearchSpace:
@@ -31,7 +36,26 @@ def device(name: str) -> Device:
     """The device called `name`; UserError lists those that are known."""
     if name not in device_names():
         raise UserError(f"a device is one of {', '.join(device_names())}; got {name!r}")
-    return _shipped(f"devices/{name}.yaml").validate(Device)
+    return _device(*_text(f"devices/{name}.yaml"))
+
+
+@cache
+def _device(text: str, path: str) -> Device:
+    """Kept: a run asks for a device some fifty times."""
+    return Document.parse(text, path).validate(Device)
+
+
+def counted(text: str) -> tuple[int, str]:
+    """How many devices `text` means, and of which name: `8xh200`, or `h200` for one. UserError for a count that is none."""
+    found = None if text in device_names() else _COUNTED.fullmatch(text)
+    if found is None:
+        return 1, text
+    count, name = found["count"], found["name"]
+    if not (count.isascii() and count.isdigit() and 1 <= int(count) <= LARGEST_COUNT) or device(name).kind != "gpu":
+        raise UserError(
+            f"several devices are COUNTxGPU, such as 8xh200, with a whole count from 1 to {LARGEST_COUNT}; got {text!r}"
+        )
+    return int(count), name
 
 
 def device_names() -> tuple[str, ...]:
@@ -49,4 +73,9 @@ def _names(folder: Traversable) -> tuple[str, ...]:
 
 
 def _shipped(path: str) -> Document:
-    return Document.parse(_ROOT.joinpath(path).read_text(encoding="utf-8"), f"search_spaces/{path}")
+    return Document.parse(*_text(path))
+
+
+def _text(path: str) -> tuple[str, str]:
+    """A shipped file's text, and how messages name it."""
+    return _ROOT.joinpath(path).read_text(encoding="utf-8"), f"search_spaces/{path}"

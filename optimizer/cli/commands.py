@@ -27,7 +27,7 @@ EXIT_NOTHING_PASSES = 3
     "--gpu",
     "target",
     metavar="NAME",
-    help="Device to build for, or GPUs separated by commas; default: the target in MODEL.YAML, else cpu.",
+    help="Device to build for, GPUs with commas, or 8xh200 to plan for several; default: the target in MODEL.YAML, else cpu.",
 )
 @click.option(
     "-o",

@@ -38,9 +38,10 @@ def inspect(op: str, device_name: str, symbols: tuple[str, ...], tokens: tuple[i
     from optimizer.records.progress import Reporter
     from optimizer.tuning.gpu.default_records import default_records
     from optimizer.tuning.gpu.representative import TOKENS
-    from search_spaces.space import device, device_names
+    from search_spaces.space import counted, device, device_names
 
     _among(op, registry.ops("gpu"), "an op with GPU kernels")
+    _, device_name = counted(device_name)  # a kernel is one device's
     _among(device_name, [name for name in device_names() if device(name).arch], "a GPU")
     own = [symbol for symbol, found in registry.specs("gpu").items() if found.op == op]
     for symbol in symbols:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,8 @@ from runtime.gpu.weights import stored_parts, to_device
 from runtime.stored_tensors import tensor_shapes
 
 _META = torch.device("meta")
+#: arguments that are the KV cache, whose size is known without a step
+_CACHES = ("cache", "k_cache", "v_cache", "k_scales", "v_scales")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,19 @@ class StepShapes:
             for name, (dtype, shape) in tensor_shapes(architecture, plan, stored_parts).items()
         }
         placed = to_device(shapes, plan, TORCH_DTYPES[act], _META)
+        self._weights = {tensor.untyped_storage()._cdata for tensor in placed.values()}
         self.program: GpuProgram = lay_out_gpu(architecture, plan, kv_dtype, placed, limits, TORCH_DTYPES[act], _META)
+
+    def buffer_bytes(self, of: Callable[[str], bool]) -> int:
+        """Of the buffers that calls pass on, at their largest, for calls whose label is `of` the kind that is asked for.
+
+        Weights and caches are not among them.
+        """
+        calls = (call for call in (*self.program.body, *self.program.head) if of(call.label))
+        named = ((name, value) for call in calls for name, value in call.arguments.items() if name not in _CACHES)
+        storages = (value.untyped_storage() for _, value in named if isinstance(value, torch.Tensor))
+        sizes = {storage._cdata: storage.nbytes() for storage in storages}
+        return sum(size for key, size in sizes.items() if key not in self._weights)
 
     def decode(self, num_seqs: int) -> list[LabelledProblem]:
         """One decode step of so many sequences, drawing included."""

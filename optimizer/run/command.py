@@ -55,7 +55,13 @@ def run_optimize(spec_path: Path, overrides: Overrides, reporter: Reporter | Non
 
 
 def _make(job: Job) -> None:
-    """The bundle of `job`, on disk."""
+    """The bundle of `job`, on disk, or a plan for several devices."""
+    if job.spec.num_devices > 1:
+        # Only GPUs are planned for, and only they need Triton.
+        from optimizer.run.several_devices import plan_for_several
+
+        plan_for_several(job)
+        return
     if job.spec.is_planning:
         plan_for_shapes(job)
         return

@@ -38,7 +38,7 @@ def plan_for_shapes(job: Job) -> Manifest:
     for name in sorted(spec.search.model_fields_set & {"trials", "timeout_s", "workers"}):
         say(f"search.{name.removesuffix('_s')} changes nothing: nothing is searched by layer in a plan only for shapes")
     untuned = target.workbench(job.original)
-    plans = fitting(job, untuned, {scheme.name: _uniform(job, scheme) for scheme in _candidates(job)})
+    plans = fitting(job, untuned, uniform_plans(job))
     kernels = KernelStage(job, untuned).run()
     bench, workload = kernels.workbench, kernels.workload
     cost = CostStage(job, kernels, [bench.kv_dtype]).run()
@@ -75,6 +75,11 @@ def plan_for_shapes(job: Job) -> Manifest:
     manifest = write_bundle(spec.output, deployment, {}, files)
     say(f"chosen: {chosen.scheme}; this bundle is for planning and cannot be served: {spec.output}")
     return manifest
+
+
+def uniform_plans(job: Job) -> dict[str, Plan]:
+    """Scheme -> the plan that has it wherever it can be."""
+    return {scheme.name: _uniform(job, scheme) for scheme in _candidates(job)}
 
 
 def _candidates(job: Job) -> list[Scheme]:

@@ -32,7 +32,7 @@ from optimizer.spec.hub_names import advice_on
 from optimizer.spec.section import AnyPath, ExistingPath, Section, existing
 from optimizer.spec.units import Fraction, Seconds
 from search_spaces.located_yaml import Document
-from search_spaces.space import device
+from search_spaces.space import counted, device
 
 #: what `source` says where there is no model yet
 RANDOM = "random"
@@ -63,13 +63,16 @@ def _source(path: Path, info: ValidationInfo) -> Path:
 
 
 def known_devices(names: str) -> str:
-    """One device, or several GPUs separated by commas."""
-    found = [device(name.strip()) for name in names.split(",")]
+    """One device, several GPUs separated by commas, or several of one kind, such as 8xh200."""
+    listed = [counted(name.strip()) for name in names.split(",")]
+    found = [device(name) for _, name in listed]
+    if len(found) > 1 and any(count > 1 for count, _ in listed):
+        raise UserError(f"several devices of one kind stand alone, got {names!r}; plan for each kind")
     if len(found) > 1 and any(one.kind != "gpu" for one in found):
         raise UserError(f"a bundle is for one device or for several GPUs, got {names!r}")
     if len({one.arch for one in found}) < len(found):
         raise UserError(f"devices of a bundle must differ in architecture, got {names!r}; build a bundle for each")
-    return ",".join(one.name for one in found)
+    return ",".join(f"{count}x{name}" if count > 1 else name for count, name in listed)
 
 
 def _plain_name(source: Path) -> str:
@@ -245,8 +248,13 @@ class ModelSpec(Section):
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """The devices that `target` names."""
-        return tuple(self.target.split(","))
+        """The kinds of devices that `target` names."""
+        return tuple(counted(name)[1] for name in self.target.split(","))
+
+    @property
+    def num_devices(self) -> int:
+        """Over how many devices, all of one kind, the model is divided."""
+        return counted(self.target.split(",")[0])[0]
 
     def digest(self, sources: Mapping[str, str]) -> str:
         """sha256 of all that determines a measurement or a suggestion: the name of the study that a rerun goes on with.

@@ -8,6 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from artifacts.architecture import kind_of
+from artifacts.errors import UserError
 from artifacts.precision import Plan, Scheme
 from kernels.cpu.isa import Isa
 from optimizer.importers import Source, open_random, open_source
@@ -78,6 +79,11 @@ class Job:
 
         UserError, or a kind of it, for what does not go together.
         """
+        if spec.num_devices > 1 and not spec.is_planning:
+            raise UserError(
+                f"nothing here runs a model on several devices, got {spec.target}: they are planned for by shapes alone; give "
+                "source: random and config, or one device"
+            )
         space = load_space(spec.search.space, device(spec.devices[0]).kind)
         opened = open_source(spec.source, spec.adapter) if spec.config is None else open_random(spec.config)
         source = replace(opened, generation_config=spec.generation.over(opened.generation_config))

@@ -9,9 +9,9 @@ from artifacts.errors import UserError
 from artifacts.kv_cache import kv_bytes_per_token
 from artifacts.precision import Plan, plan_bytes
 from optimizer.measure.workbench import Workbench
+from optimizer.parallel.fewest import GIB, fewest_devices
 from optimizer.stages.job import Job
-
-_GIB = 2**30
+from search_spaces.space import device
 
 
 def lacking_bytes(job: Job, workbench: Workbench, plan: Plan) -> int:
@@ -29,9 +29,16 @@ def fitting(job: Job, workbench: Workbench, plans: Mapping[str, Plan]) -> Mappin
     weight_bytes = plan_bytes(plans[least], workbench.architecture.linear_shapes())
     there = job.target.cache_bytes(workbench, plans[least]) + weight_bytes
     raise UserError(
-        f"{job.spec.name} must fit {job.spec.target}, which has {there / _GIB:.1f} GiB for weights and KV cache; {least} needs "
-        f"{(there + lacking[least]) / _GIB:.1f} GiB ({weight_bytes / _GIB:.1f} of weights); choose a device with more memory"
+        f"{job.spec.name} must fit {job.spec.target}, which has {there / GIB:.1f} GiB for weights and KV cache; {least} needs "
+        f"{(there + lacking[least]) / GIB:.1f} GiB ({weight_bytes / GIB:.1f} of weights){_advice(job, plans, there)}"
     )
+
+
+def _advice(job: Job, plans: Mapping[str, Plan], room: float) -> str:
+    found = device(job.spec.devices[0])
+    if found.kind != "gpu" or len(job.spec.devices) > 1:
+        return "; choose a device with more memory"
+    return fewest_devices(job.source.architecture, plans, int(room), found)
 
 
 def smallest_plan(job: Job) -> Plan:

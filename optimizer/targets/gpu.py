@@ -97,6 +97,11 @@ class GpuTarget:
     def evaluated(self) -> Evaluated:
         return "emulated"
 
+    def time_us(self, problem: Problem) -> float:
+        """Of one call on the first device: products by what others have measured, everything else as its points are ranked."""
+        product_us = expected_us(problem, self._gpu)
+        return self._tuner(self._devices[0]).time_us(problem) if product_us is None else product_us + LAUNCH_US
+
     def kv_dtypes(self, architecture: Architecture) -> tuple[KvDtype, ...]:
         possible = self.possible_kv_dtypes(architecture)
         left = tuple(dtype for dtype in self._space.precision.kv_cache if dtype in possible)
@@ -152,7 +157,7 @@ class GpuTarget:
             return self._shapes(replace(workbench, kv_dtype=kv_dtype), plan, workload)
 
         plan = dict.fromkeys(architecture.linear_shapes(), baseline)
-        return ModelledCost(shapes, self._time_us, architecture, plan, workload, workbench.kv_dtype)
+        return ModelledCost(shapes, self.time_us, architecture, plan, workload, workbench.kv_dtype)
 
     def step(self, workbench: Workbench, plan: Plan, workload: Workload, size: int, *, decodes: bool) -> StepTime:
         context = workload.prompt_tokens + workload.output_tokens // 2 if decodes else size
@@ -162,8 +167,12 @@ class GpuTarget:
         return StepTime(num_seqs=size if decodes else 1, num_tokens=size, context=context, ms=ms)
 
     def cache_bytes(self, workbench: Workbench, plan: Plan) -> int:
-        memory_bytes = min(found.memory_gb.value for found in self._devices if found.memory_gb) * 1e9
-        return int(memory_bytes * _MEMORY_SHARE - plan_bytes(plan, workbench.architecture.linear_shapes()))
+        return int(self.room_bytes - plan_bytes(plan, workbench.architecture.linear_shapes()))
+
+    @property
+    def room_bytes(self) -> int:
+        """What weights, KV cache and buffers may take of a device's memory."""
+        return int(min(found.memory_gb.value for found in self._devices if found.memory_gb) * 1e9 * _MEMORY_SHARE)
 
     def num_threads(self, workbench: Workbench) -> int:
         return 1
@@ -262,12 +271,7 @@ class GpuTarget:
         return StepShapes(workbench.architecture, plan, workbench.kv_dtype, limits, ACT)
 
     def _total_ms(self, calls: Sequence[LabelledProblem]) -> float:
-        return sum(self._time_us(call.problem) for call in calls) / 1000
-
-    def _time_us(self, problem: Problem) -> float:
-        """Of one call on the first device: products by what others have measured, everything else as its points are ranked."""
-        product_us = expected_us(problem, self._gpu)
-        return self._tuner(self._devices[0]).time_us(problem) if product_us is None else product_us + LAUNCH_US
+        return sum(self.time_us(call.problem) for call in calls) / 1000
 
 
 def arch_of(found: Device) -> str:

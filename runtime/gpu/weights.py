@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from math import prod
 
+import numpy as np
 import torch
 
 from artifacts.architecture import Architecture
@@ -14,6 +16,7 @@ from artifacts.weight_formats import FP8_BLOCK
 from kernels.formats.format import GpuPacking
 from kernels.formats.table import gpu_packing
 from kernels.spec import Array, Tensor
+from runtime.stored_tensors import tensor_shapes
 
 #: tensors that no plan quantizes and that kernels read in the activation dtype; all others stay fp32
 _ACT_TENSORS = ("k_up.weight", "v_up.weight", "router.weight")
@@ -50,6 +53,15 @@ def refusal(scheme: Scheme, kind: str, architecture: Architecture) -> str | None
     if kind == "embed" and packing.embedding is None:
         return "an embedding has kernels for bf16, int8 and int4"
     return None
+
+
+def device_bytes(architecture: Architecture, plan: Plan) -> dict[str, int]:
+    """Tensor -> the bytes that it takes on a device, where activations have 16 bits (`to_device`)."""
+    shapes = tensor_shapes(architecture, plan, stored_parts)
+    return {
+        name: prod(shape) * (2 if name.endswith(_ACT_TENSORS) else np.dtype(dtype).itemsize)
+        for name, (dtype, shape) in shapes.items()
+    }
 
 
 def to_torch(tensors: Mapping[str, Array]) -> dict[str, torch.Tensor]:

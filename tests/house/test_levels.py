@@ -13,7 +13,7 @@ LEVELS = (
     {"weights"},
     {"measure"},
     {"cost"},
-    {"tuning"},
+    {"tuning", "parallel"},
     {"targets", "search"},
     {"stages"},
     {"bundle", "difference", "assessment"},

@@ -40,6 +40,7 @@ def test_architecture(source: Source) -> None:
     )
 
 
+@pytest.mark.slow
 def test_tensors_are_transformers(source: Source, smollm2_gguf: Path) -> None:
     config = AutoConfig.from_pretrained(smollm2_gguf.parent, gguf_file=smollm2_gguf.name)
     with torch.device("meta"):

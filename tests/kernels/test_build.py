@@ -32,6 +32,7 @@ def test_instruction_set_gives_right_results(name: str, tmp_path: Path, object_c
             assert not violations(spec, inputs, outputs), (spec.symbol, case.name)
 
 
+@pytest.mark.slow
 def test_two_builds_are_identical_and_a_changed_constant_compiles_its_op_alone(tmp_path: Path, object_cache: Path) -> None:
     own = tmp_path / "another cache"
     one = build({}, tmp_path / "one" / "a.so", isa("portable"), own)

@@ -101,6 +101,7 @@ def test_kill_9_in_sensitivity_and_in_the_search_loses_only_what_was_running(pro
     assert len(trial_lines(made)) == NUM_TRIALS
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_search_with_what_there_is_and_elsewhere_the_run(project: MakeProject) -> None:
     made = project()
     code, said = signal_when(start(made), lambda: num_sensitivities(made.study_db) >= 3, signal.SIGINT)

@@ -173,6 +173,7 @@ def test_an_int8_cache_keeps_what_all_keys_have_in_common_where_scores_are_cappe
     assert relative_error(ours, transformers_logits(model, TEXT)) < 0.02
 
 
+@pytest.mark.slow
 def test_smollm2_logits_are_transformers(smollm2: Tiny, library: Library) -> None:
     text = "The capital of France is Paris. In 1969, the first people walked on the Moon; naïve 😀 def f(x):\n    return x"
     ids = Tokenizer.from_str(smollm2.source.tokenizer_json).encode(text).ids

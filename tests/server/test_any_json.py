@@ -128,6 +128,7 @@ def started(program: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_schemathesis_over_all_routes() -> None:
     schemathesis = pytest.importorskip("schemathesis")
     times_s: list[float] = []

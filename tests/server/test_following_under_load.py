@@ -25,7 +25,7 @@ from tests.server.watching import watching_health
 from tests.small_bundle import LIMITS
 from tests.waiting import wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 NUM_CLIENTS, NUM_MOVES, BROKEN_MOVES = 8, 20, (6, 13)
 PROMPTS = [f"Prompt {i} of a client that reads along" for i in range(NUM_CLIENTS)]
 LENGTHS = (30, 90, 150)

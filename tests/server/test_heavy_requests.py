@@ -88,6 +88,7 @@ def test_nobody_else_waits_for_a_heavy_request(served: Any, kind: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
 def test_fifty_heavy_requests_at_once_starve_nobody_and_leave_no_memory() -> None:
     def resident_mb() -> float:

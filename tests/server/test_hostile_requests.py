@@ -55,6 +55,7 @@ def test_what_hostile_requests_are_made_of_is_valid(strict: Any, path: str) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_five_thousand_are_refused_and_nobody_notices() -> None:
     """Eight clients send them; another sends a prompt of 27 MB again and again; a third process asks /health."""
     seconds: list[float] = []

@@ -17,6 +17,7 @@ QUESTION = "What is the capital of France?"
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_killed_and_started_again_it_serves_within_two_seconds(smollm2_gguf: Path, tmp_path: Path) -> None:
     bundle = write_smollm2_bundle(smollm2_gguf, tmp_path)
     with socket.socket() as probe:

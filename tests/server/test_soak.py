@@ -20,7 +20,7 @@ from tests.server.reciting_process import reciting
 from tests.small_bundle import LIMITS, write_small_bundle
 from tests.tiny_models import byte_tokenizer, random_llama, save_tiny
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 MINUTES = 5.0
 NUM_STREAMS = 200
 

@@ -95,6 +95,7 @@ def trials_of(project: Project, bundle: str = "out") -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_four_workers_score_at_once(server: PostgreSQL) -> None:
     """Trials of 1 s, in less time than three workers can have; how near to four it comes is a benchmark's to say.
 
