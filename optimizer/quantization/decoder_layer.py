@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from artifacts.architecture import Architecture
+from optimizer.quantization.float_mixture import FloatMixture
 from runtime.network import Activation, check_dense, final_norm, layer
 from runtime.rope import rope_tables
 
@@ -22,7 +24,7 @@ Observer = Callable[[str, Tensor], None]
 class DecoderLayer:
     """Layer `index` of a model, its weights held in fp32. Whole sequences go through at once and leave no cache.
 
-    Raises UnsupportedModel for experts and latent attention.
+    Raises UnsupportedModel for latent attention.
     """
 
     def __init__(self, architecture: Architecture, index: int, tensors: Tensors, num_positions: int) -> None:
@@ -50,6 +52,7 @@ def check_calibrated(architecture: Architecture) -> None:
     check_dense(
         architecture,
         "calibration does not cover {what}, which this {family} model has; quantize it with method: rtn",
+        but_experts=True,
     )
 
 
@@ -62,7 +65,12 @@ class FloatBuilder:
     rotation: tuple[Tensor, ...] = ()
     observe: Observer = lambda group, rows: None
 
-    latents, mixtures = None, None
+    latents = None
+
+    @cached_property
+    def mixtures(self) -> FloatMixture | None:
+        moe = self.architecture.moe
+        return FloatMixture(moe, self.tensors, self.observe) if moe else None
 
     def norm(self, name: str, stream: Tensor, readers: tuple[str, ...], eps: float) -> Tensor:
         return functional.rms_norm(stream, stream.shape[-1:], self.tensors[f"{name}.weight"], eps)

@@ -15,10 +15,12 @@ from transformers import (
     GemmaConfig,
     Glm4Config,
     GraniteConfig,
+    GraniteMoeConfig,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
     Olmo2Config,
+    OlmoeConfig,
     Phi3Config,
     PreTrainedConfig,
     PreTrainedModel,
@@ -120,6 +122,15 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     ),
     "qwen3_moe, normalized": Qwen3MoeConfig(
         **SIZES, head_dim=16, num_experts=20, num_experts_per_tok=4, moe_intermediate_size=64, norm_topk_prob=True
+    ),
+    "olmoe": OlmoeConfig(**SIZES, num_experts=6, num_experts_per_tok=3, norm_topk_prob=False),
+    "granitemoe": GraniteMoeConfig(
+        **SIZES,
+        num_local_experts=4,
+        embedding_multiplier=12.0,
+        attention_multiplier=0.3,
+        residual_multiplier=0.22,
+        logits_scaling=0.5,
     ),
     "smollm3": SmolLM3Config(**SIZES, no_rope_layers=[1, 0, 1], tie_word_embeddings=False, pad_token_id=None),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -108,6 +109,36 @@ def test_company_changes_nothing(
         assert (stats.num_running, stats.num_waiting) == (0, 0)
 
     check()
+
+
+#: of each kind of attention and of experts one
+KINDS = [
+    "llama", "mistral", "qwen2, tied, window", "qwen3", "gemma2", "gemma3", "glm4", "granite", "olmo2",
+    "phi3, partial, longrope", "smollm3", "mixtral", "qwen3_moe", "qwen3_moe, normalized",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KINDS)
+def test_three_hundred_mixed_requests_are_answered_as_each_alone(
+    tiny: Callable[[str], Tiny], library: Library, name: str
+) -> None:
+    rng = random.Random(name)
+    crowd = [
+        Arrival(index // 3, rng.choice([0, 16, 33, 64]), rng.randint(1, 24), rng.randint(1, 24), 0.0, rng.random() < 0.1)
+        for index in range(300)
+    ]
+    requests = [arrival.request(index) for index, arrival in enumerate(crowd)]
+    by_step = {step: [requests[3 * step + i] for i in range(3)] for step in range(100)}
+    model = tiny(name)
+    engine = EngineCore(model.runner(library, "int4-g32-asym-a8", limits(**CROWD_LIMITS), "bf16"), [])
+    together = finish(engine, by_step)
+    stats = engine.stats()
+    assert stats.num_preemptions > 20 and stats.num_cached_tokens > 1000 and stats.num_free_blocks == stats.num_blocks
+    for request in requests:
+        room = limits(max_num_batched_tokens=112, max_model_len=112, kv_block_size=32, num_kv_blocks=4)
+        alone = EngineCore(model.runner(library, "int4-g32-asym-a8", room, "bf16"), [])
+        assert results(together[request.id]) == results(finish(alone, {0: [request]})[request.id])
 
 
 def test_a_crowd_is_preempted_chunked_and_finds_cached_prefixes(tiny: Callable[[str], Tiny], library: Library) -> None:
