@@ -104,7 +104,7 @@ def hf_config(file: Header) -> dict[str, object]:
         "max_position_embeddings": keys["context_length"],
         "rms_norm_eps": _decimal(keys["attention.layer_norm_rms_epsilon"]),
         "tie_word_embeddings": "output.weight" not in file.tensors,
-        "attention_bias": "blk.0.attn_q.bias" in file.tensors,
+        "attention_bias": any(f"blk.0.attn_{name}.bias" in file.tensors for name in ("q", "qkv")),
         "rope_parameters": rope,
         # Phi-3's, where a config says it and a default would count before that of rope_parameters
         "original_max_position_embeddings": rope.get("original_max_position_embeddings"),
