@@ -41,9 +41,7 @@ class LatentAttention:
         )  # fmt: skip
         # A latent is one head of kv's row, before its rotated key.
         build.norm_in_place(f"{name}.kv_norm", Operand({"x": kv.x[:, None, : mla.kv_lora_rank]}, TOKENS), (), a.rms_norm_eps)
-        cache = kv_cache.empty_latents(
-            kv_dtype, limits.num_kv_blocks, limits.kv_block_size, mla.cache_dim, build.cache_zeros
-        )
+        cache = kv_cache.empty_latents(kv_dtype, limits.num_kv_blocks, limits.kv_block_size, mla.cache_dim, build.cache_zeros)
         build.call(
             f"rope_and_cache_latent_{kv_dtype}", f"{name}.rope", q=queries, kv=kv.x, **build.rotation(a.rope_of(layer)),
             q_latent=q_latent, **cache,
@@ -51,8 +49,8 @@ class LatentAttention:
         k_up, v_up = (build.tensors[f"{name}.{up}.weight"] for up in ("k_up", "v_up"))
         build.call("head_matmul", f"{name}.k_up", x=queries, weight=k_up, out=q_latent)
         build.call(
-            f"paged_attention_latent_{kv_dtype}", f"{name}.attention", {"T": "num_tokens", "S": "num_seqs"}, q=q_latent, **cache,
-            **build.tables(), out=attended_latent, scale=a.score_scale,
+            f"paged_attention_latent_{kv_dtype}", f"{name}.attention", {"T": "num_tokens", "S": "num_seqs"}, q=q_latent,
+            **cache, **build.tables(), out=attended_latent, scale=a.score_scale,
         )  # fmt: skip
         build.call("head_matmul", f"{name}.v_up", x=attended_latent, weight=v_up, out=attended)
         return Operand({"x": attended.reshape(len(attended), -1)}, TOKENS)

@@ -1,7 +1,7 @@
 """out[t, h, :N] = x[t, h, :K] W[h] for every head h: the projections into and out of MLA's latent space.
 
-W is [H, K, N]. A head's row of x may be longer than K (what meets the latent is followed by what is rotated), and one of out longer
-than N: what lies beyond is neither read nor written. Sums are over k in ascending order.
+W is [H, K, N]. A head's row of x may be longer than K (what meets the latent is followed by what is rotated), and one of out
+longer than N: what lies beyond is neither read nor written. Sums are over k in ascending order.
 """
 
 from __future__ import annotations

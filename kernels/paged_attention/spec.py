@@ -10,8 +10,9 @@ sums of fp32, on every instruction set. f(s) is softcap tanh(s / softcap) for th
 `partials` and `arrived` are room for what threads leave to each other where few sequences decode: a row for every query head
 and 64 positions of the context, and an item for every sequence and kv head. Where there is less, nothing is split.
 
-Of latents a position's row is its key, and its first R columns its value, for all heads: attention of one kv head, as DeepSeek-V2's is
-in absorbed form, out [T, Hq, R]. All else holds for it, too. q heads are shared out as if sixteen had a kv head.
+Of latents a position's row is its key, and its first R columns its value, for all heads: attention of one kv head, as
+DeepSeek-V2's is in absorbed form, out [T, Hq, R]. All else holds for it, too, but for windows and caps. q heads are shared out as
+if sixteen had a kv head.
 """
 
 from __future__ import annotations
@@ -170,8 +171,8 @@ def _latent_spec(kv: str) -> OpSpec:
         ),
         scalars=(Scalar("scale", "f64"), *kv_cache.latent_scalars(kv)),
         variable=("T", "S"),
-        source="DeepSeek-AI 2024, DeepSeek-V2 (2.1); Kwon et al. 2023, PagedAttention; Milakov & Gimelshein 2018 (online softmax); "
-        "Dao et al. 2023, Flash-Decoding",
+        source="DeepSeek-AI 2024, DeepSeek-V2 (2.1); Kwon et al. 2023, PagedAttention; Milakov & Gimelshein 2018 (online "
+        "softmax); Dao et al. 2023, Flash-Decoding",
         cases=tuple(
             Case(
                 name,

@@ -6,9 +6,9 @@ after saturating at its largest number; an int8 one as quantize_activations does
 less `k_centre`, where that is given: what all keys of a channel have in common moves every score of a query alike, and no
 softmax.
 
-Of latents (DeepSeek-AI 2024) kv is a token's row, [rank + 2 pairs]: normalized latent, then the key that all heads share. It goes into
-the cache with its last columns rotated; what is rotated of a head of q, its last columns, goes to the last ones of q_latent, whose
-first ones other ops write. Pairs are (2i, 2i + 1) there, and come out as all the first, then all the second.
+Of latents (DeepSeek-AI 2024) kv is a token's row, [rank + 2 pairs]: normalized latent, then the key that all heads share. It
+goes into the cache with its last columns rotated; what is rotated of a head of q, its last columns, goes to the last ones of
+q_latent, whose first ones other ops write. Pairs are (2i, 2i + 1) there, and come out as all the first, then all the second.
 """
 
 from __future__ import annotations

@@ -125,7 +125,8 @@ class DeviceSteps:
                 flops += 2.0 * extent.num_logits * n * k
             elif group != "embed":
                 flops += 2.0 * extent.own_tokens * n * k
-        return reads, flops + _attention_flops(self._own, extent.own_tokens, extent.pairs)
+        attention = self._own.absorption_flops * extent.own_tokens + self._own.pair_flops * extent.pairs
+        return reads, flops + self._own.num_layers * attention
 
 
 def _joined(own: list[LabelledProblem], mixture: list[LabelledProblem]) -> list[LabelledProblem]:
@@ -136,12 +137,3 @@ def _joined(own: list[LabelledProblem], mixture: list[LabelledProblem]) -> list[
 def _is_table(name: str) -> bool:
     """Whether of a tensor only the rows of the step's tokens are read."""
     return name.startswith("embed.")
-
-
-def _attention_flops(a: Architecture, num_tokens: int, pairs: int) -> float:
-    """Of scores and sums, and of what latents are projected by; in absorbed form for latent attention."""
-    if a.mla is None:
-        return 4.0 * a.num_layers * a.q_size * pairs
-    mla, heads = a.mla, a.num_q_heads
-    up = 2.0 * num_tokens * heads * mla.kv_lora_rank * (mla.nope_head_dim + mla.v_head_dim)
-    return a.num_layers * (up + 2.0 * heads * (mla.cache_dim + mla.kv_lora_rank) * pairs)
