@@ -242,20 +242,6 @@ class Architecture(BaseModel):
         """Elements that a token takes in the caches of all layers."""
         return self.num_layers * (self.mla.cache_dim if self.mla else 2 * self.kv_size)
 
-    @property
-    def pair_flops(self) -> float:
-        """Operations of one layer for each pair of a query and a position that it sees; of latents in absorbed form."""
-        if self.mla is None:
-            return 4.0 * self.q_size
-        return 2.0 * self.num_q_heads * (self.mla.cache_dim + self.mla.kv_lora_rank)
-
-    @property
-    def absorption_flops(self) -> float:
-        """Operations of one layer for each token that bring queries into the space of latents, and results out of it."""
-        if self.mla is None:
-            return 0.0
-        return 2.0 * self.num_q_heads * self.mla.kv_lora_rank * (self.mla.nope_head_dim + self.mla.v_head_dim)
-
     def rope_of(self, layer: int) -> Rope:
         """How positions of `layer` turn."""
         return (self.rope, *self.further_ropes)[self.layer_ropes[layer] if self.layer_ropes else 0]

@@ -11,8 +11,8 @@ sums of fp32, on every instruction set. f(s) is softcap tanh(s / softcap) for th
 and 64 positions of the context, and an item for every sequence and kv head. Where there is less, nothing is split.
 
 Of latents a position's row is its key, and its first R columns its value, for all heads: attention of one kv head, as
-DeepSeek-V2's is in absorbed form, out [T, Hq, R]. All else holds for it, too, but for windows and caps. q heads are shared out as
-if sixteen had a kv head.
+DeepSeek-V2's is in absorbed form, out [T, Hq, R]. All else holds for it, too, but for windows and caps. Heads are shared out in
+sixteens, each of which is an item for `arrived`.
 """
 
 from __future__ import annotations

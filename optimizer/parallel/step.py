@@ -14,6 +14,7 @@ from optimizer.cost.gpu.problem import filled
 from optimizer.cost.gpu_steps import LabelledProblem, StepShapes
 from optimizer.parallel.exchange import Exchange, Links, exchanges
 from optimizer.parallel.split import Split, of_experts
+from runtime.attention_flops import attention_flops
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,7 @@ class DeviceSteps:
                 flops += 2.0 * extent.num_logits * n * k
             elif group != "embed":
                 flops += 2.0 * extent.own_tokens * n * k
-        attention = self._own.absorption_flops * extent.own_tokens + self._own.pair_flops * extent.pairs
-        return reads, flops + self._own.num_layers * attention
+        return reads, flops + self._own.num_layers * attention_flops(self._own, extent.own_tokens, extent.pairs)
 
 
 def _joined(own: list[LabelledProblem], mixture: list[LabelledProblem]) -> list[LabelledProblem]:
