@@ -16,6 +16,7 @@ from optimizer.importers import (
     MissingFile,
     MissingTensor,
     MissingTokenizer,
+    OnnxCheckpoint,
     PickleCheckpoint,
     ShapeMismatch,
     SourceError,
@@ -90,6 +91,15 @@ def test_no_weights(folder: Path) -> None:
 def test_pickle_only(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(PickleCheckpoint, match=r"pytorch_model\.bin.*save_pretrained"):
+        open_source(folder)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "onnx/model_q4.onnx"])
+def test_onnx_only(folder: Path, name: str) -> None:
+    """As optimum writes it, and as models of the hub have it beside nothing else."""
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / "model.safetensors").rename(folder / name)
+    with pytest.raises(OnnxCheckpoint, match=rf"weights as ONNX only \({name}\), which is written .* and not read"):
         open_source(folder)
 
 
