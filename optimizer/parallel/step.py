@@ -64,7 +64,7 @@ class DeviceSteps:
     def __init__(
         self, split: Split, architecture: Architecture, plan: Plan, kv_dtype: KvDtype, limits: Limits, act: str
     ) -> None:
-        self._split, self._architecture, self._plan, self._kv_dtype, self._limits = split, architecture, plan, kv_dtype, limits
+        self._split, self._architecture, self._plan, self._kv_dtype = split, architecture, plan, kv_dtype
         self._own, self._mixture = split.own(architecture), split.mixture(architecture)
         num_seqs, at_once = split.sequences(limits.max_num_seqs), split.prompts_at_once
         num_blocks = num_seqs * (limits.num_kv_blocks // limits.max_num_seqs)
@@ -139,7 +139,7 @@ def _is_table(name: str) -> bool:
 
 
 def _attention_flops(a: Architecture, num_tokens: int, pairs: int) -> float:
-    """Of scores and sums, and of what latents are projected by; in absorbed form for latent attention."""
+    """Of scores and sums, and of what latents are projected by, in absorbed form; a window counts as the whole context."""
     if a.mla is None:
         return 4.0 * a.num_layers * a.q_size * pairs
     mla, heads = a.mla, a.num_q_heads
