@@ -65,7 +65,7 @@ class DeviceSteps:
     def __init__(
         self, split: Split, architecture: Architecture, plan: Plan, kv_dtype: KvDtype, limits: Limits, act: str
     ) -> None:
-        self._split, self._architecture, self._plan, self._kv_dtype, self._limits = split, architecture, plan, kv_dtype, limits
+        self._split, self._architecture, self._plan, self._kv_dtype = split, architecture, plan, kv_dtype
         self._own, self._mixture = split.own(architecture), split.mixture(architecture)
         num_seqs, at_once = split.sequences(limits.max_num_seqs), split.prompts_at_once
         num_blocks = num_seqs * (limits.num_kv_blocks // limits.max_num_seqs)
@@ -107,7 +107,7 @@ class DeviceSteps:
         return Step(extent.num_tokens, read_bytes, flops, compute_us / 1e3, exchange_us / 1e3, sent)
 
     def _work(self, extent: _Extent) -> tuple[float, float]:
-        """Bytes of weights and cache that are read, and operations of products and attention."""
+        """Bytes of weights and cache that are read, and operations of products and attention; a window counts as the whole context."""
         stored, moe = self._split.tensor_bytes(self._architecture, self._plan), self._mixture.moe
         share, rows = 1.0, 0
         if moe is not None:

@@ -92,6 +92,7 @@ def plan_for_several(job: Job) -> None:
     architecture = job.source.architecture
     planner = Planner(job, job.target, _workload(job), Links.of(found, spec.num_devices), job.target.kv_dtypes(architecture)[0])
     load = planner.workload
+    job.target.expect(load)
     say(f"{spec.name}: shapes of {architecture.family}, {spec.num_devices} x {found.title}; times are modelled")
     say(f"workload: {load.prompt_tokens} tokens in, {load.output_tokens} out, {load.concurrency} at once")
     candidates, refused = planner.candidates()

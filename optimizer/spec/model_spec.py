@@ -223,7 +223,9 @@ class ModelSpec(Section):
                 else "config is for source: random; a real source has its own, remove the key"
             )
         if not self.is_planning and self.source.suffix != ".gguf" and not (self.source / "config.json").is_file():
-            raise ValueError(f"source must be a Hugging Face folder with config.json or a .gguf file, got {self.source}")
+            raise ValueError(
+                f"source must be a Hugging Face folder with config.json or a .gguf file, and not ONNX, got {self.source}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -98,6 +98,10 @@ class GpuTarget:
     def evaluated(self) -> Evaluated:
         return "emulated"
 
+    def expect(self, workload: Workload) -> None:
+        """Times of decoding are from now on those at the mean context of `workload`. To be called before any is asked for."""
+        self._context_tokens = workload.prompt_tokens + workload.output_tokens // 2
+
     def time_us(self, problem: Problem) -> float:
         """Of one call on the first device: products by what others have measured, everything else as its points are ranked."""
         product_us = expected_us(problem, self._gpu)
@@ -130,7 +134,7 @@ class GpuTarget:
         self, workbench: Workbench, workload: Workload, offered: Mapping[str, Sequence[Scheme]], baseline: Scheme
     ) -> tuple[Workbench, tuple[Tuned, ...]]:
         """The KV block size, together with attention's points. Other points wait for the plan that is frozen."""
-        self._context_tokens = workload.prompt_tokens + workload.output_tokens // 2
+        self.expect(workload)
         plan = dict.fromkeys(workbench.architecture.linear_shapes(), baseline)
 
         def attention(block_size: int) -> list[Problem]:
