@@ -3,8 +3,8 @@
     python -m benchmarks.cpu_latents --isas x86-64-v4-vnni --out FILE
 
 16 heads, a latent of 512, 64 dimensions that turn, 128 that do not, values of 128. Absorbed: queries into the latents' space,
-attention, results out of it. Expanded: keys and values of all positions made anew by one product, attention of 16 kv heads of 192,
-whose values have 64 dimensions too many. Neither has rotation and cache writes.
+attention, results out of it. Expanded: keys and values of all positions made anew by one product, attention of 16 kv heads of
+192, whose values have 64 dimensions too many. Neither has rotation and cache writes.
 """
 
 from __future__ import annotations

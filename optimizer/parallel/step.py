@@ -107,7 +107,7 @@ class DeviceSteps:
         return Step(extent.num_tokens, read_bytes, flops, compute_us / 1e3, exchange_us / 1e3, sent)
 
     def _work(self, extent: _Extent) -> tuple[float, float]:
-        """Bytes of weights and cache that are read, and operations of products and attention; a window counts as the whole context."""
+        """Bytes of weights and cache that are read, and operations of products and attention, windows as if there were none."""
         stored, moe = self._split.tensor_bytes(self._architecture, self._plan), self._mixture.moe
         share, rows = 1.0, 0
         if moe is not None:
