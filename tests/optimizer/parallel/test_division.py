@@ -64,6 +64,12 @@ def test_devices_hold_the_model_together(split: Split) -> None:
         assert held[name] * (1 if everywhere else 8) == size, name
 
 
+def test_fewer_kv_heads_than_devices_are_repeated() -> None:
+    rows, columns = Split(16).own(LLAMA).linear_shapes()["layers.0.qkv"]
+    assert (rows, columns) == (32 // 16 * 128 + 2 * 128, 4096)
+    assert steps(Split(16), LLAMA).memory(0).kv_cache == steps(Split(8), LLAMA).memory(0).kv_cache
+
+
 def test_heads_divide_the_cache_of_grouped_queries_and_not_that_of_latents() -> None:
     def cache(split: Split, a: Architecture) -> int:
         return steps(split, a).memory(0).kv_cache
@@ -149,7 +155,9 @@ def test_an_exchange_takes_its_hops_and_its_bytes(kind: str, hops: int, sent: fl
 def test_what_cannot_be_divided_says_why() -> None:
     plan = uniform(LLAMA, "bf16")
     assert Split(8).refusal(LLAMA, plan) is None
-    assert Split(16).refusal(LLAMA, plan) == "8 KV heads cannot be divided by 16"
+    assert Split(32).refusal(LLAMA, plan) is None, "8 KV heads, each on four of them"
+    three = LLAMA.model_copy(update={"num_q_heads": 48, "num_kv_heads": 12})
+    assert Split(16).refusal(three, uniform(three, "bf16")) == "12 KV heads cannot be divided by 16"
     assert Split(3, "sequences", "whole").refusal(R1, uniform(R1, "bf16")) == "256 experts cannot be divided by 3"
     reason = Split(32, "heads", "sliced").refusal(R1, uniform(R1, "fp8-block"))
     assert reason is None or "cannot be divided by 32 in fp8-block" in reason
