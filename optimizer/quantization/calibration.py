@@ -17,7 +17,7 @@ from torch import Tensor
 from artifacts.architecture import kind_of
 from artifacts.errors import UserError
 from optimizer.importers import Source
-from optimizer.quantization.decoder_layer import DecoderLayer, check_calibrated, normed_for_head
+from optimizer.quantization.decoder_layer import DecoderLayer, normed_for_head
 from optimizer.quantization.input_statistics import InputAccumulator, InputStatistics
 from optimizer.records.progress import Reporter
 
@@ -38,11 +38,10 @@ class Calibration:
 
     Experts have statistics of their own where their inputs have nothing in common (`parts`), which takes E K^2 in place of K^2.
 
-    Raises UnsupportedModel for latent attention, UserError for no sequences or ones longer than the model's.
+    Raises UserError for no sequences or ones longer than the model's.
     """
 
     def __init__(self, source: Source, sequences: Sequence[Sequence[int]], folder: Path) -> None:
-        check_calibrated(source.architecture)
         longest = max(map(len, sequences), default=0)
         if not 0 < longest <= source.architecture.max_position or not all(sequences):
             raise UserError(

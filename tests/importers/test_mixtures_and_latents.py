@@ -110,8 +110,8 @@ def test_refused(kind: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["deepseek_v2", "deepseek_v3"])
-def test_cpus_have_no_kernels_for_them(name: str) -> None:
+def test_cpus_keep_latents_in_floats(name: str) -> None:
     described = architecture(CONFIGS[name].to_dict())
     room = Limits(kv_block_size=16, num_kv_blocks=4, max_num_seqs=1, max_num_batched_tokens=16, max_model_len=32, num_threads=1)
-    with pytest.raises(UnsupportedModel, match=f"no CPU kernels for latent attention, which this {described.family} model"):
-        lay_out(described, {}, "fp32", {}, room)
+    with pytest.raises(UnsupportedModel, match="a cache of latents in fp32, bf16, not in int8"):
+        lay_out(described, {}, "int8", {}, room)
