@@ -1,10 +1,11 @@
-"""Importers: a Hugging Face folder, quantized or not, or a GGUF file becomes a Source, with an adapter merged or without."""
+"""Importers: a Hugging Face folder, quantized or not, a GGUF file or an ONNX graph becomes a Source, with an adapter merged or without."""
 
 from optimizer.formats.stored_matrix import Misfit
 from optimizer.importers.errors import (
     AdapterMismatch,
     DamagedFile,
     DamagedTensor,
+    GraphMismatch,
     MissingFile,
     MissingTensor,
     MissingTokenizer,
@@ -15,6 +16,7 @@ from optimizer.importers.errors import (
     UnexpectedTensor,
     UnsupportedAdapter,
     UnsupportedDtype,
+    UnsupportedGraph,
     UnsupportedQuantization,
     UnsupportedTokenizer,
 )
@@ -28,6 +30,7 @@ __all__ = [
     "Checkpoint",
     "DamagedFile",
     "DamagedTensor",
+    "GraphMismatch",
     "Misfit",
     "MissingFile",
     "MissingTensor",
@@ -40,6 +43,7 @@ __all__ = [
     "UnexpectedTensor",
     "UnsupportedAdapter",
     "UnsupportedDtype",
+    "UnsupportedGraph",
     "UnsupportedQuantization",
     "UnsupportedTokenizer",
     "describe_stored_codes",
