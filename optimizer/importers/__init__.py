@@ -1,4 +1,4 @@
-"""Importers: a Hugging Face folder, quantized or not, a GGUF file or an ONNX graph becomes a Source, with an adapter merged or without."""
+"""Importers: a Hugging Face folder, a GGUF file or an ONNX graph, quantized or not, becomes a Source; adapters are merged."""
 
 from optimizer.formats.stored_matrix import Misfit
 from optimizer.importers.errors import (

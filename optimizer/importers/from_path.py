@@ -11,8 +11,8 @@ from artifacts.errors import UserError
 from optimizer.importers.end_of_sequence import completed, doubts
 from optimizer.importers.errors import DamagedFile, MissingFile
 from optimizer.importers.gguf_model import open_gguf
-from optimizer.importers.hf_folder import open_hf_folder
 from optimizer.importers.graph_path import graph_at
+from optimizer.importers.hf_folder import open_hf_folder
 from optimizer.importers.lora_checkpoint import with_adapter
 from optimizer.importers.source import Source
 from runtime.generation_config import eos_token_ids
@@ -21,7 +21,9 @@ from runtime.prompts import Prompts
 
 
 def open_source(path: Path, adapter: Path | None = None) -> Source:
-    """The model at `path`, a Hugging Face folder, a folder or file of ONNX, or a .gguf file, with the LoRA in the folder `adapter` merged into it.
+    """The model at `path`, a Hugging Face folder, a folder or file of ONNX, or a .gguf file.
+
+    The LoRA in the folder `adapter` is merged into it.
 
     Everything but the tensors' data is read and checked now. Raises SourceError (each kind its own class) for what is
     missing, damaged or contradictory, and UnsupportedModel for what the runtime does not do.

@@ -20,9 +20,9 @@ from tests.runtime.conftest import Tiny, one_torch_thread, tiny  # noqa: F401 - 
 @pytest.mark.parametrize(
     ("name", "scheme"),
     [
-        ("llama", "fp32"),
         ("qwen2, tied, window", "bf16"),
-        ("qwen3", "int8"),
+        pytest.param("llama", "fp32", marks=pytest.mark.slow),
+        pytest.param("qwen3", "int8", marks=pytest.mark.slow),
         ("mistral, tied, yarn", "int4-g32-sym-a8"),
         ("qwen3", "int4-g32-asym"),
     ],

@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from onnx import TensorProto
 
 from optimizer.importers.errors import DamagedFile, MissingFile, UnsupportedGraph
 from optimizer.importers.graph_path import GENAI
 from optimizer.importers.json_file import read_json
-from optimizer.importers.onnx_decoder.gains import constant
 from optimizer.importers.onnx_decoder.graph import OnnxFile, attributes
 from optimizer.importers.onnx_decoder.roles import Decoder
 
 CONFIG = "config.json"
 #: families whose config is no more than sizes, an eps and a base of the rotation, as onnxruntime-genai names them
 _PLAIN = ("llama", "mistral", "qwen2", "qwen3")
+#: how far off theta may be by the type of the tables
+_PRECISION: dict[int, float] = {TensorProto.FLOAT: 1e-5, TensorProto.FLOAT16: 1e-3, TensorProto.BFLOAT16: 5e-3}
 _FIX = "put the model's config.json beside it"
 
 
@@ -27,7 +29,9 @@ def read_config(folder: Path) -> tuple[dict[str, Any], bool]:
     if (folder / CONFIG).exists():
         return read_json(folder / CONFIG), False
     if not (folder / GENAI).exists():
-        raise MissingFile(f"{folder} has neither {CONFIG} nor {GENAI}; a graph alone does not say of which family it is: {_FIX}")
+        raise MissingFile(
+            f"{folder} has neither {CONFIG} nor {GENAI}; a graph alone does not say of which family it is: {_FIX}"
+        )
     return read_json(folder / GENAI), True
 
 
@@ -87,22 +91,22 @@ def _eps(file: OnnxFile) -> float:
 
 
 def _theta(file: OnnxFile, attention: onnx.NodeProto, head_dim: int) -> float:
-    """The base of which the tables are: their slowest frequency is theta^(2 / head_dim - 1).
+    """The base of the tables: column i turns by theta^(-2 i / head_dim) radians a position.
 
     The roundest number that is within what their precision leaves. They are compared with what follows from it later on.
     """
     names = attention.input[7:9]
-    if len(names) < 2 or not all(name in file.constants for name in names) or head_dim < 4:
+    if len(names) < 2 or not all(name in file.initializers for name in names) or head_dim < 4:
         raise UnsupportedGraph(f"{file.path}: GroupQueryAttention must read stored tables of cosines and sines; {_FIX}")
-    cosines, sines = (constant(file, name)[:, -1].astype(float) for name in names)
+    column = max(1, head_dim // 16)  # it turns often, and still depends on theta
+    cosines, sines = (file.floats(name)[:, column].astype(float) for name in names)
     frequency, position = math.atan2(sines[1], cosines[1]), 2
     while position < len(sines):
-        turned = math.atan2(sines[position], cosines[position]) - frequency * position
-        frequency += math.remainder(turned, 2 * math.pi) / position
+        beyond = math.atan2(sines[position], cosines[position]) - frequency * position
+        frequency += math.remainder(beyond, 2 * math.pi) / position
         position *= 2
     if frequency <= 0:
-        raise UnsupportedGraph(f"{file.path}: the table of sines has no rotation; {_FIX}")
-    theta = frequency ** (-head_dim / (head_dim - 2))
-    halves = any(file.kind(name) != onnx.TensorProto.FLOAT for name in names if name in file.initializers)
+        raise UnsupportedGraph(f"{file.path}: the tables {', '.join(names)} do not turn; {_FIX}")
+    theta = frequency ** (-head_dim / (2 * column))
     rounded = (float(f"{theta:.{digits}g}") for digits in range(1, 8))
-    return next((number for number in rounded if abs(number / theta - 1) < (1e-3 if halves else 1e-5)), theta)
+    return next((number for number in rounded if abs(number / theta - 1) < _PRECISION[file.kind(names[0])]), theta)

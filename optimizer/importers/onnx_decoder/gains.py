@@ -46,11 +46,11 @@ def constant(file: OnnxFile, value: str) -> NDArray[np.float32]:
 
 def _gain_of(file: OnnxFile, node: onnx.NodeProto) -> str | None:
     if node.op_type in _NORMS:
-        return node.input[_NORMS[node.op_type]]
+        return str(node.input[_NORMS[node.op_type]])
     if node.op_type == "Mul":
         for value in node.input:
             if value in file.constants and not _is_scalar(file, value):
-                return value
+                return str(value)
     return None
 
 

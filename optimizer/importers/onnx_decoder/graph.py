@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
@@ -25,6 +25,9 @@ _NUMPY: dict[int, str] = {
     TensorProto.BFLOAT16: "<u2",
     TensorProto.INT8: "<i1",
     TensorProto.UINT8: "<u1",
+    TensorProto.INT32: "<i4",
+    TensorProto.INT64: "<i8",
+    TensorProto.BOOL: "?",
 }
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _FOUR_BITS = (TensorProto.INT4, TensorProto.UINT4)
@@ -167,9 +170,8 @@ class OnnxFile:
         if not path.is_file():
             raise MissingFile(f"{path} is not there; {self.where(name)} has its data in it")
         if path.stat().st_size < offset + self._num_octets(name):
-            raise DamagedFile(
-                f"{path} is truncated: {self.where(name)} ends at byte {offset + self._num_octets(name)} of {path.stat().st_size}"
-            )
+            end = offset + self._num_octets(name)
+            raise DamagedFile(f"{path} is truncated: {self.where(name)} ends at byte {end} of {path.stat().st_size}")
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from optimizer.importers.errors import DamagedTensor, ShapeMismatch, Unsupported
 from optimizer.importers.onnx_decoder.graph import FLOATS, OnnxFile, attributes, named
 
 _SIGNED = (TensorProto.INT4, TensorProto.INT8)
-_CODES = {TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.INT8: 8, TensorProto.UINT8: 8}
+_CODES: dict[int, int] = {TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.INT8: 8, TensorProto.UINT8: 8}
 _KINDS: dict[int, CodeKind] = {4: "uint4", 8: "uint8"}
 _START_OVER = "export the model with weights in floats, or as MatMulNBits or DequantizeLinear of 4 or 8 bits"
 
@@ -144,8 +144,8 @@ class DequantizedMatrix(_Quantized):
         codes = (codes + middle).astype(np.uint8)
         if self.transposed:
             codes, scales, zeros, rows, columns = codes.T, scales.T, zeros.T, columns, rows
-        parts = (np.ascontiguousarray(part) for part in (codes, scales))
-        return StoredMatrix(kind, *parts, rows, columns, None if signed and self.zeros is None else np.ascontiguousarray(zeros))
+        codes, scales, zeros = np.ascontiguousarray(codes), np.ascontiguousarray(scales), np.ascontiguousarray(zeros)
+        return StoredMatrix(kind, codes, scales, rows, columns, None if signed and self.zeros is None else zeros)
 
 
 @dataclass(frozen=True)

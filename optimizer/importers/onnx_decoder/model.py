@@ -25,6 +25,7 @@ from optimizer.importers.onnx_decoder.roles import Decoder, find_roles
 from optimizer.importers.source import Source
 from runtime.models import architecture, checkpoint_tensors
 
+
 def open_onnx(path: Path) -> Source:
     """The model in the file `path`, its config and texts beside it. Raises SourceError and UnsupportedModel."""
     folder = path.parent
@@ -168,7 +169,9 @@ class OnnxCheckpoint:
     def notes(self) -> list[str]:
         if not self._num_rounded:
             return []
-        return [f"the graph rounds what {self._num_rounded} products read to integers, which has no effect: each plan has its own"]
+        return [
+            f"the graph rounds what {self._num_rounded} products read to integers, which has no effect: each plan has its own"
+        ]
 
 
 def _joined(biases: list[NDArray[np.float32] | None], sizes: list[int]) -> NDArray[np.float32] | None:

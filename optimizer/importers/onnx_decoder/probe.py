@@ -43,7 +43,7 @@ _TOLERANCE_OF_TABLES = 2e-3
 
 @dataclass(frozen=True)
 class Probe:
-    """Random numbers in place of products, of the embedding's rows and of the cache, the same for a graph and an architecture."""
+    """Random numbers in place of products, of the embedding's rows and of the cache: for a graph and for an architecture."""
 
     num_past: int
     positions: NDArray[np.int64]
@@ -138,7 +138,9 @@ def _run(file: OnnxFile, decoder: Decoder, probe: Probe, wanted: Sequence[str]) 
     for node in nodes:
         domain = "" if node.domain == "ai.onnx" else node.domain
         if (domain, node.op_type) not in known and (domain or not onnx.defs.has(node.op_type, domain)):
-            raise UnsupportedGraph(f"{named(node)}{f' of {domain}' if domain else ''} is not known, so the graph cannot be checked")
+            raise UnsupportedGraph(
+                f"{named(node)}{f' of {domain}' if domain else ''} is not known, so the graph cannot be checked"
+            )
     read = {value for node in nodes for value in node.input} | set(wanted)
     flat = {linear.makes for linear in decoder.all if linear.node.op_type == "Gemm"}
     products = {name: v if name in flat else v[None] for name, v in probe.products.items() if name in read}
@@ -147,7 +149,10 @@ def _run(file: OnnxFile, decoder: Decoder, probe: Probe, wanted: Sequence[str]) 
     graph = onnx.helper.make_graph(
         [_in_fp32(node) for node in nodes],
         "plumbing",
-        [onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in feeds.items()],
+        [
+            onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+            for n, v in feeds.items()
+        ],
         [onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted],
         stored,
     )
@@ -160,7 +165,9 @@ def _run(file: OnnxFile, decoder: Decoder, probe: Probe, wanted: Sequence[str]) 
         raise
     except Exception as error:  # onnx raises what it finds
         reason = " ".join(str(error).split())[:300]
-        raise UnsupportedGraph(f"{file.path} cannot be run on {_NUM_TOKENS} tokens: {reason}; export the model again") from error
+        raise UnsupportedGraph(
+            f"{file.path} cannot be run on {_NUM_TOKENS} tokens: {reason}; export the model again"
+        ) from error
     return given | {name: np.asarray(v, np.float32) for name, v in zip(wanted, results, strict=True)}
 
 
@@ -181,7 +188,7 @@ def _feeds(file: OnnxFile, read: set[str], probe: Probe) -> dict[str, NDArray[An
             feeds[name] = probe.past[name.endswith(".value")]
         else:
             raise UnsupportedGraph(
-                f"{file.path}: input {name!r} is not known; inputs are {TOKENS}, attention_mask, position_ids and past_key_values"
+                f"{file.path}: input {name!r} must be {TOKENS}, attention_mask, position_ids or one of past_key_values"
             )
     return feeds
 
@@ -206,7 +213,9 @@ def _in_fp32(node: onnx.NodeProto) -> onnx.NodeProto:
 
 def key_order(a: Architecture, layer: int) -> list[int]:
     """Where the dimensions of a head of keys stand in the graph, which has them as its config's family does."""
-    orders = [part.rows.order for part in checkpoint_tensors(a)[f"layers.{layer}.qkv.weight"] if isinstance(part.rows, HeadOrder)]
+    orders = [
+        part.rows.order for part in checkpoint_tensors(a)[f"layers.{layer}.qkv.weight"] if isinstance(part.rows, HeadOrder)
+    ]
     return list(orders[0]) if orders else list(range(a.head_dim))
 
 

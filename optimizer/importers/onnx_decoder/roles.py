@@ -80,7 +80,9 @@ def find_roles(file: OnnxFile) -> Decoder:
             groups[f"layers.{layer_found}.down"] = (linear,)
     for layer in layers:
         if not groups[f"layers.{layer}.gate_up"] or f"layers.{layer}.down" not in groups:
-            raise UnsupportedGraph(f"{file.path}: layer {layer} must have a gated feed-forward network; it has no such products")
+            raise UnsupportedGraph(
+                f"{file.path}: layer {layer} must have a gated feed-forward network; it has no such products"
+            )
     return Decoder(embed, groups | {"head": (head,)}, len(layers))
 
 
@@ -137,7 +139,7 @@ class _Flow:
 
     def attention(self, layer: int) -> tuple[Linear, ...]:
         """q, k, v of `layer`, or the one that makes all three."""
-        found = []
+        found: list[Linear] = []
         for part in ("key", "value"):
             names = (f"present.{layer}.{part}", f"present_key_values.{layer}.{part}")
             made_of = self.of(next(name for name in names if name in self._made_of) if self._has(names) else names[0])
