@@ -66,7 +66,7 @@ def check_logits(folder: Path, tmp_path: Path) -> Source:
 @pytest.mark.parametrize(
     "config",
     [
-        LlamaConfig(**SIZES, tie_word_embeddings=True, attention_bias=True, rope_parameters=LLAMA3),
+        LlamaConfig(**SIZES | {"num_hidden_layers": 2}, tie_word_embeddings=True, attention_bias=True, rope_parameters=LLAMA3),
         pytest.param(MistralConfig(**SIZES, head_dim=16, sliding_window=11), marks=pytest.mark.slow),
         pytest.param(QWEN3, marks=pytest.mark.slow),
     ],
@@ -82,10 +82,10 @@ def test_a_traced_decoder(config: PreTrainedConfig, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "written"),
     [
-        (LlamaConfig(**SIZES), {}),
-        (Qwen2Config(**SIZES), {"block": 16, "asymmetric": True}),
+        (LlamaConfig(**SIZES, head_dim=16), {}),
+        (Qwen2Config(**SIZES | {"num_attention_heads": 2, "num_key_value_heads": 1}), {"block": 16, "asymmetric": True}),
         (QWEN3, {"packed_qkv": False, "block": 32}),
-        (MistralConfig(**SIZES, sliding_window=11), {"window": 11}),
+        (MistralConfig(**SIZES, head_dim=16, sliding_window=11), {"window": 11}),
     ],
     ids=["llama", "qwen2-int4", "qwen3-int4", "mistral-window"],
 )

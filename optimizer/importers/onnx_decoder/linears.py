@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import onnx
 
 from optimizer.importers.errors import UnsupportedGraph
+from optimizer.importers.onnx_decoder.contrib_ops import CONTRIB_OPS
 from optimizer.importers.onnx_decoder.graph import PASSING, OnnxFile, attributes, named
 from optimizer.importers.onnx_decoder.matrices import FloatMatrix, Matrix, PackedMatrix, dequantized, matrix_of, packed
 
 TOKENS = "input_ids"
+_OF_CODES = {("com.microsoft", "MatMulNBits"), ("com.microsoft", "GatherBlockQuantized")}
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,16 @@ class Linear:
 class Lookup:
     matrix: Matrix
     makes: str
+
+
+def check_ops(file: OnnxFile) -> None:
+    """UnsupportedGraph for a node that is no operator of ONNX, and none of onnxruntime's that are known here."""
+    ours = {(op.op_domain, op.__name__) for op in CONTRIB_OPS} | _OF_CODES
+    for node in file.model.graph.node:
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        if (domain, node.op_type) not in ours and (domain or not onnx.defs.has(node.op_type)):
+            of = f" of {domain}" if domain else ""
+            raise UnsupportedGraph(f"{named(node)}{of} is not known here; export the model without it")
 
 
 def linears(file: OnnxFile) -> Iterator[Linear]:

@@ -15,7 +15,7 @@ import onnx
 
 from optimizer.importers.errors import UnsupportedGraph
 from optimizer.importers.onnx_decoder.graph import PASSING, OnnxFile, named
-from optimizer.importers.onnx_decoder.linears import TOKENS, Linear, Lookup, linears, lookup
+from optimizer.importers.onnx_decoder.linears import TOKENS, Linear, Lookup, check_ops, linears, lookup
 
 LOGITS = "logits"
 _PRESENT = re.compile(r"present(?:_key_values)?\.(\d+)\.key")
@@ -39,6 +39,7 @@ class Decoder:
 
 def find_roles(file: OnnxFile) -> Decoder:
     """Raises UnsupportedGraph for what is no decoder with a KV cache, and for a product that has no place in one."""
+    check_ops(file)
     embed, products = lookup(file), {linear.makes: linear for linear in linears(file)}
     outputs = [output.name for output in file.model.graph.output]
     layers = sorted(int(found[1]) for name in outputs if (found := _PRESENT.fullmatch(name)))
