@@ -104,6 +104,8 @@ class Built:
     packed_qkv: bool = True
     dtype: type = np.float32
     window: int = -1
+    shared: bool = False
+    """Whether tokens look up rows of the head's codes."""
     codes: dict[str, Packed] = field(default_factory=dict)
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     stored: list[onnx.TensorProto] = field(default_factory=list)
@@ -118,8 +120,11 @@ class Built:
         angles = self._angles(config.max_position_embeddings, head_dim)
         for name, table in (("cos", np.cos(angles)), ("sin", np.sin(angles))):
             self._store(name, table)
-        self._store("embed", state["model.embed_tokens.weight"])
-        stream = self._node("Gather", "embed", "input_ids")
+        if self.shared:
+            stream = self._shared_rows(state)
+        else:
+            self._store("embed", state["model.embed_tokens.weight"])
+            stream = self._node("Gather", "embed", "input_ids")
         normed = self._node(
             "SimplifiedLayerNormalization", stream, self._gain(state, "model.layers.0.input_layernorm"), **self._eps
         )
@@ -163,6 +168,13 @@ class Built:
     def _angles(self, positions: int, head_dim: int) -> Floats:
         theta = self.model.config.rope_parameters["rope_theta"]
         return np.outer(np.arange(positions), theta ** (-np.arange(0, head_dim, 2) / head_dim)).astype(np.float32)
+
+    def _shared_rows(self, state: dict[str, Floats]) -> str:
+        vocab, hidden = state["lm_head.weight"].shape
+        self._store("flat", np.array([vocab, hidden // 2]))
+        codes = self._node("Reshape", "lm_head.B", "flat")
+        stated = {"bits": 4, "block_size": self.block, "gather_axis": 0, "quantize_axis": 1}
+        return self._node("GatherBlockQuantized", codes, "input_ids", "lm_head.scales", domain=MICROSOFT, **stated)
 
     def _lengths(self) -> None:
         self._store("one", np.array([1], np.int64))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -85,9 +86,10 @@ def test_a_traced_decoder(config: PreTrainedConfig, tmp_path: Path) -> None:
         (LlamaConfig(**SIZES, head_dim=16), {}),
         (Qwen2Config(**SIZES | {"num_attention_heads": 2, "num_key_value_heads": 1}), {"block": 16, "asymmetric": True}),
         (QWEN3, {"packed_qkv": False, "block": 32}),
+        (LlamaConfig(**SIZES, head_dim=16, tie_word_embeddings=True), {"block": 16, "shared": True}),
         (MistralConfig(**SIZES, head_dim=16, sliding_window=11), {"window": 11}),
     ],
-    ids=["llama", "qwen2-int4", "qwen3-int4", "mistral-window"],
+    ids=["llama", "qwen2-int4", "qwen3-int4", "llama-shared", "mistral-window"],
 )
 def test_a_built_decoder(config: PreTrainedConfig, written: dict[str, int], tmp_path: Path) -> None:
     """GroupQueryAttention, packed or not, skip-norms, MatMulNBits; the config is made of genai_config.json and the graph."""
@@ -122,6 +124,23 @@ def test_halves_are_read_as_they_are(dtype: type, kept: torch.dtype, tmp_path: P
     source = open_source(Built(model, dtype=dtype).write(tmp_path / "onnx"))
     assert torch.equal(source.tensor("layers.1.down.weight"), model.model.layers[1].mlp.down_proj.weight.to(kept))
     assert source.is_bf16 == (kept == torch.bfloat16)
+
+
+def test_a_head_by_gemm(tmp_path: Path) -> None:
+    """As torch's exporter writes a product of matrices: rows flattened before it, and unflattened behind."""
+    folder = Built(moderate(random_model(LlamaConfig(**SIZES, head_dim=16)))).write(tmp_path / "onnx")
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    head = model.graph.node[-1]
+    for name, shape in (("flat", [-1, 32]), ("whole", [1, -1, 96])):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(shape), name))
+    del model.graph.node[-1]
+    model.graph.node.extend([
+        onnx.helper.make_node("Reshape", [head.input[0], "flat"], ["rows"]),
+        onnx.helper.make_node("Gemm", ["rows", head.input[1]], ["product"]),
+        onnx.helper.make_node("Reshape", ["product", "whole"], ["logits"]),
+    ])  # fmt: skip
+    onnx.save(model, folder / "model.onnx")
+    check_logits(folder, tmp_path)
 
 
 def test_a_file_may_be_named(tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ class GroupQueryAttention(OpRun):
     op_domain = "com.microsoft"
 
     def _run(self, query: Values, *rest: Any, **stated: Any) -> tuple[Values, Values, Values]:
-        key, value, past_key, past_value, _lengths, total, cos, sin, *others = [*rest, *([None] * 8)]
+        key, value, past_key, past_value, _, total, cos, sin = rest[:8]
+        others = rest[8:]
         if any(other is not None for other in others[1:]) or stated.get("smooth_softmax", 0) > 0:
             raise UnsupportedGraph(f"GroupQueryAttention node {self.onnx_node.name!r} has a bias, a sink or a smooth softmax")
         num_heads, num_kv_heads = stated.get("num_heads", 0), stated.get("kv_num_heads", 0)

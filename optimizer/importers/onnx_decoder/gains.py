@@ -61,7 +61,7 @@ def _is_scalar(file: OnnxFile, value: str) -> bool:
 
 def _before(file: OnnxFile, value: str) -> str | None:
     node = file.makers.get(value)
-    while node is not None and node.op_type in PASSING:
+    while node is not None and node.op_type in (*PASSING, "Reshape"):
         node = file.makers.get(node.input[0])
     return None if node is None else _gain_of(file, node)
 

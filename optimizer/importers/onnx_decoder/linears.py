@@ -117,6 +117,8 @@ def _packed_rows(file: OnnxFile, node: onnx.NodeProto) -> Matrix:
     """Of GatherBlockQuantized: rows in blocks along the columns."""
     stated = attributes(node)
     data, scales = node.input[0], node.input[2]
+    while data in file.makers and file.makers[data].op_type in ("Reshape", *PASSING):
+        data = file.makers[data].input[0]  # a head's codes, flattened
     if stated.get("gather_axis", 0) != 0 or stated.get("quantize_axis", 1) not in (1, -1) or data not in file.initializers:
         raise UnsupportedGraph(f"{named(node)} must choose rows of stored codes in blocks of columns")
     bits, block = stated.get("bits", 4), stated.get("block_size", 128)

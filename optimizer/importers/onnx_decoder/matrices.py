@@ -139,13 +139,13 @@ class DequantizedMatrix(_Quantized):
         middle = np.int16(MIDDLE[kind] if signed else 0)
         scales = self._scales()
         scales = scales.reshape([-(-extent // part) for extent, part in zip(codes.shape, (rows, columns), strict=True)])
-        zeros = np.zeros(scales.shape, np.int16) if self.zeros is None else self.file.array(self.zeros).astype(np.int16)
-        zeros = (zeros.reshape(scales.shape) + middle).astype(np.uint8)
-        codes = (codes + middle).astype(np.uint8)
+        zeros = np.zeros(scales.shape, np.int16) if self.zeros is None else self.file.array(self.zeros).reshape(scales.shape)
+        parts = [codes + middle, zeros + middle]
         if self.transposed:
-            codes, scales, zeros, rows, columns = codes.T, scales.T, zeros.T, columns, rows
-        codes, scales, zeros = np.ascontiguousarray(codes), np.ascontiguousarray(scales), np.ascontiguousarray(zeros)
-        return StoredMatrix(kind, codes, scales, rows, columns, None if signed and self.zeros is None else zeros)
+            parts, scales, rows, columns = [part.T for part in parts], scales.T, columns, rows
+        unsigned, from_zero = (np.ascontiguousarray(part, np.uint8) for part in parts)
+        is_middle = signed and self.zeros is None
+        return StoredMatrix(kind, unsigned, np.ascontiguousarray(scales), rows, columns, None if is_middle else from_zero)
 
 
 @dataclass(frozen=True)
