@@ -217,10 +217,15 @@ class Architecture(BaseModel):
         return self.num_kv_heads * self.head_dim
 
     @property
+    def rope_width(self) -> int:
+        """Dimensions of a head that `rope` is of: all, or those that do not meet the latent."""
+        return self.mla.rope_head_dim if self.mla else self.head_dim
+
+    @property
     def score_scale(self) -> float:
         """What products of queries and keys are multiplied by."""
         scale: float = (self.query_scalar or self.head_dim) ** -0.5
-        return scale
+        return scale * self.mla.score_factor if self.mla else scale
 
     @property
     def branch_factor(self) -> float:

@@ -30,7 +30,9 @@ CASES: dict[str, list[tuple[int, int]]] = {
 HQ, HKV, D = 9, 3, 64
 
 
-def attention(kv: str, sequences: Sequence[tuple[int, int]], block_size: int) -> Program:
+def attention(
+    kv: str, sequences: Sequence[tuple[int, int]], block_size: int, hq: int = HQ, hkv: int = HKV, d: int = D
+) -> Program:
     """One call on normal random numbers, blocks in random order."""
     rng = np.random.default_rng(0)
     lengths = np.array([length for length, _ in sequences], np.int32)
@@ -41,13 +43,13 @@ def attention(kv: str, sequences: Sequence[tuple[int, int]], block_size: int) ->
     order = rng.permutation(num_blocks).astype(np.int32)
     for row, (start, count) in enumerate(zip(np.cumsum(used) - used, used, strict=True)):
         tables[row, :count] = order[start : start + count]
-    k, v = (rng.standard_normal((num_blocks, HKV, block_size, D), np.float32) for _ in range(2))
-    caches = kv_cache.empty(kv, num_blocks, HKV, block_size, D, zeros)
+    k, v = (rng.standard_normal((num_blocks, hkv, block_size, d), np.float32) for _ in range(2))
+    caches = kv_cache.empty(kv, num_blocks, hkv, block_size, d, zeros)
     for name, values in kv_cache.stored(kv, k, v).items():
         caches[name][:] = values
-    q, out = (zeros((num_tokens, HQ, D), np.float32) for _ in range(2))
+    q, out = (zeros((num_tokens, hq, d), np.float32) for _ in range(2))
     q[:] = rng.standard_normal(q.shape, np.float32)
-    scratch = scratch_shapes(HQ, HKV, D, int(lengths.sum()), len(sequences))
+    scratch = scratch_shapes(hq, hkv, d, int(lengths.sum()), len(sequences))
     arguments: Arguments = {
         "q": q,
         **caches,
@@ -57,7 +59,7 @@ def attention(kv: str, sequences: Sequence[tuple[int, int]], block_size: int) ->
         "partials": zeros(scratch["partials"], np.float32),
         "arrived": zeros(scratch["arrived"], np.int32),
         "out": out,
-        "scale": D**-0.5,
+        "scale": d**-0.5,
         "window": 0,
     }
     spec = registry.spec(f"paged_attention_{kv}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -18,9 +18,10 @@ from kernels.paged_attention.spec import scratch_shapes
 from kernels.spec import Argument, Arguments, Array, CpuCall, Program, Tensor
 from runtime.batch import Batch
 from runtime.buffers import resident_zeros, zeros
+from runtime.latent_attention import LatentAttention
 from runtime.mixture import Mixture
 from runtime.models import UnsupportedModel
-from runtime.network import Latents, Mixtures, check_dense, network
+from runtime.network import Latents, Mixtures, network
 from runtime.operand import Operand, as_operand, rows_per_token
 from runtime.rope import rope_tables
 
@@ -81,8 +82,8 @@ class CpuBuilder:
         cache_zeros: Callable[[tuple[int, ...], DTypeLike], Array],
     ) -> None:
         a = architecture
-        self.architecture, self.plan, self._kv_dtype, self.tensors = a, plan, kv_dtype, tensors
-        self._limits, self._cache_zeros = limits, cache_zeros
+        self.architecture, self.plan, self.kv_dtype, self.tensors = a, plan, kv_dtype, tensors
+        self.limits, self.cache_zeros = limits, cache_zeros
         self.max_num_tokens = limits.max_num_batched_tokens
         self._buffers: dict[tuple[str, int, int], NDArray[Any]] = {}
         self.calls: list[CpuCall] = []
@@ -90,7 +91,8 @@ class CpuBuilder:
         self.logits: NDArray[np.float32] = self.buffer("logits", a.vocab_size)
         self._tables: dict[Rope, Arguments] = {}
         # Decoding is split over threads where few sequences run, so room for two of the longest is enough.
-        scratch = scratch_shapes(a.num_q_heads, a.num_kv_heads, a.head_dim, 2 * limits.max_model_len, limits.max_num_seqs)
+        width = a.mla.kv_lora_rank if a.mla else a.head_dim
+        scratch = scratch_shapes(a.num_q_heads, a.num_kv_heads, width, 2 * limits.max_model_len, limits.max_num_seqs)
         dtypes = {"partials": np.float32, "arrived": np.int32}
         self._scratch: Arguments = {name: zeros(shape, dtypes[name]) for name, shape in scratch.items()}
 
@@ -144,25 +146,24 @@ class CpuBuilder:
         return Operand({"x": x.x.reshape(len(x.x), -1, self.architecture.head_dim)}, TOKENS)
 
     def attend(self, layer: int, q: Operand, k: Operand, v: Operand, scale: float, window: int, softcap: float) -> Operand:
-        a, inputs, kv_dtype, name = self.architecture, self.inputs, self._kv_dtype, f"layers.{layer}"
+        a, kv_dtype, name = self.architecture, self.kv_dtype, f"layers.{layer}"
         # What all keys have in common changes no softmax, but what a cap makes of their scores.
         bias = None if softcap else self.tensors.get(f"{name}.qkv.bias")
         rope = a.rope_of(layer)
         centre = {"k_centre": _key_centre(a, rope, bias)} if kv_dtype == "int8" else {}
-        limits = self._limits
+        limits = self.limits
         caches = kv_cache.empty(
-            kv_dtype, limits.num_kv_blocks, a.num_kv_heads, limits.kv_block_size, a.head_dim, self._cache_zeros
+            kv_dtype, limits.num_kv_blocks, a.num_kv_heads, limits.kv_block_size, a.head_dim, self.cache_zeros
         )
         self.call(
-            f"rope_and_cache_{kv_dtype}", f"{name}.rope", q=q.x, k=k.x, v=v.x, **self._rotation(rope),
-            positions=inputs.positions, slot_mapping=inputs.slot_mapping, **caches, **centre,
+            f"rope_and_cache_{kv_dtype}", f"{name}.rope", q=q.x, k=k.x, v=v.x, **self.rotation(rope),
+            **caches, **centre,
         )  # fmt: skip
         out = self.buffer("attended", a.q_size)
         symbol, cap = ("paged_attention_capped", {"softcap": softcap}) if softcap else ("paged_attention", {})
         self.call(
             f"{symbol}_{kv_dtype}", f"{name}.attention", {"T": "num_tokens", "S": "num_seqs"},
-            q=q.x, block_tables=inputs.block_tables, seq_lens=inputs.seq_lens, cu_seqlens_q=inputs.cu_seqlens_q, **caches,
-            **self._scratch, out=out.reshape(q.x.shape), scale=scale, window=window, **cap,
+            q=q.x, **self.tables(), **caches, out=out.reshape(q.x.shape), scale=scale, window=window, **cap,
         )  # fmt: skip
         return Operand({"x": out}, TOKENS)
 
@@ -193,12 +194,19 @@ class CpuBuilder:
         if softcap:
             self.call("softcap", group, LOGITS, x=self.logits, softcap=softcap)
 
-    def _rotation(self, rope: Rope) -> Arguments:
-        """The tables that positions turn by; layers that turn alike share them."""
+    def tables(self) -> Arguments:
+        """Which tokens are whose, and what attention works in."""
+        inputs, scratch = self.inputs, self._scratch
+        return {
+            "block_tables": inputs.block_tables, "seq_lens": inputs.seq_lens, "cu_seqlens_q": inputs.cu_seqlens_q, **scratch,
+        }  # fmt: skip
+
+    def rotation(self, rope: Rope) -> Arguments:
+        """What positions turn by, and where keys go. Layers that turn alike share their tables."""
         if rope not in self._tables:
-            cos, sin = rope_tables(rope, self.architecture.head_dim, self._limits.max_model_len)
+            cos, sin = rope_tables(rope, self.architecture.rope_width, self.limits.max_model_len)
             self._tables[rope] = {"cos": cos, "sin": sin}
-        return self._tables[rope]
+        return {**self._tables[rope], "positions": self.inputs.positions, "slot_mapping": self.inputs.slot_mapping}
 
     def _linear(self, group: str, x: Operand, out: Array) -> Operand:
         """out = x W^T + bias."""
@@ -267,6 +275,12 @@ def _key_centre(a: Architecture, rope: Rope, bias: Array | None) -> Array | None
     return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=1).astype(np.float32)
 
 
+def kv_dtypes(architecture: Architecture) -> tuple[KvDtype, ...]:
+    """What CPU kernels can keep the cache of a model in."""
+    storage = kv_cache.LATENT_STORAGE if architecture.mla else kv_cache.STORAGE
+    return tuple(dtype for dtype in get_args(KvDtype) if dtype in storage)
+
+
 def lay_out(
     architecture: Architecture,
     plan: Plan,
@@ -277,14 +291,15 @@ def lay_out(
 ) -> StepProgram:
     """The step program of a model; `tensors` are in `stored_parts`, buffers are allocated, the cache by `cache_zeros`.
 
-    UnsupportedModel for a model that only GPUs have kernels for.
+    UnsupportedModel for what only GPUs have kernels for.
     """
-    refusal = "there are no CPU kernels for {what}, which this {family} model has; optimize it with --gpu"
-    check_dense(architecture, refusal, but_experts=True)
-    if kv_dtype not in kv_cache.STORAGE:
-        raise UnsupportedModel(f"CPU kernels keep the KV cache in {', '.join(kv_cache.STORAGE)}, not in {kv_dtype}")
+    storage = kv_dtypes(architecture)
+    if kv_dtype not in storage:
+        of_what = "a cache of latents" if architecture.mla else "the KV cache"
+        raise UnsupportedModel(f"CPU kernels keep {of_what} in {', '.join(storage)}, not in {kv_dtype}; choose one of these")
     build = CpuBuilder(architecture, plan, kv_dtype, tensors, limits, cache_zeros)
     build.mixtures = Mixture(build, architecture.moe) if architecture.moe else None
+    build.latents = LatentAttention(build, architecture.mla) if architecture.mla else None
     network(architecture, build)
     counters = {name: np.zeros(1, np.int64) for name in ("num_tokens", "num_seqs", "num_logits", "num_pairs")}
     pairs = architecture.moe.num_experts_per_token if architecture.moe else 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Literal, Protocol, TypeVar
 
 from artifacts.architecture import Architecture
-from runtime.models import UnsupportedModel
 
 Stream = TypeVar("Stream")
 """The residual stream, [T, hidden_size]."""
@@ -51,7 +50,7 @@ class LayerBuilder(Protocol[Stream, Value]):
 
     @property
     def latents(self) -> Latents[Value] | None:
-        """None if the builder has no such ops: `check_dense` then refuses models that need them."""
+        """None if the builder has no such ops, or the model needs none."""
         ...
 
     @property
@@ -202,12 +201,3 @@ def _mixture(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream
         activated = build.gated(f"{name}.shared_activation", shared, f"{name}.down", a.activation)
         shared = build.linear(f"{name}.down", activated)
     return experts.combine(name, pairs, shared)
-
-
-def check_dense(a: Architecture, refusal: str, but_experts: bool = False) -> None:
-    """UnsupportedModel for latent attention and for experts, unless a builder has them: `refusal`, with {what} and the {family}
-    put in."""
-    experts = a.moe is not None and not but_experts
-    if experts or a.mla:
-        what = "mixtures of experts" if experts else "latent attention"
-        raise UnsupportedModel(refusal.format(what=what, family=a.family))

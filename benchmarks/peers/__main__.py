@@ -18,7 +18,7 @@ from artifacts.manifest import MANIFEST_NAME
 from benchmarks.peers.engines import ENGINES, VARIANTS
 from benchmarks.peers.environments import SetupFailed, default_home, set_up
 from benchmarks.peers.exports import float_folder, model_folder
-from benchmarks.peers.float_model import random_model
+from benchmarks.peers.float_model import RANDOM_MIXTURE, RANDOM_SHAPE, random_model
 from benchmarks.peers.record import Record, without_folders
 from benchmarks.peers.run import Options, Run, bundle_contender, prepare
 from benchmarks.peers.table import compare, comparisons_grid, medians_grid
@@ -33,7 +33,7 @@ _EXISTING = click.Path(exists=True, path_type=Path)
 
 home_option = click.option("--home", type=_PATH, default=default_home, help="Where environments and exported weights lie.")
 model_option = click.option(
-    "--model", type=_EXISTING, required=True, help="A .gguf file or a Hugging Face folder, Llama family."
+    "--model", type=_EXISTING, required=True, help="A .gguf file or a Hugging Face folder, Llama or Mixtral."
 )
 degrid_option = click.option(
     "--degrid",
@@ -67,10 +67,11 @@ def setup(home: Path, engines: tuple[str, ...]) -> None:
 @peers.command("random")
 @click.argument("folder", type=_PATH)
 @click.option("--tokenizer", type=_EXISTING, required=True, help="The model whose tokenizer it gets.")
+@click.option("--experts", "has_experts", is_flag=True, help="A Mixtral of 990 M parameters, 32 experts, 4 for each token.")
 @click.option("--seed", type=int, default=0, show_default=True)
-def random_command(folder: Path, tokenizer: Path, seed: int) -> None:
+def random_command(folder: Path, tokenizer: Path, has_experts: bool, seed: int) -> None:
     """Write the second shape, a Llama of random weights and about 490 M parameters, to FOLDER."""
-    random_model(tokenizer, folder, seed=seed)
+    random_model(tokenizer, folder, RANDOM_MIXTURE if has_experts else RANDOM_SHAPE, seed)
 
 
 @peers.command()

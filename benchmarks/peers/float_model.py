@@ -26,6 +26,19 @@ RANDOM_SHAPE = {
     "num_key_value_heads": 4,
     "head_dim": 64,
 }
+#: about 990 M parameters, of which a token meets 194 M
+RANDOM_MIXTURE = {
+    "hidden_size": 1024,
+    "intermediate_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "num_local_experts": 32,
+    "num_experts_per_tok": 4,
+}
+#: what a GGUF is written for here -> the class of transformers
+CLASSES = {"llama": "LlamaForCausalLM", "mixtral": "MixtralForCausalLM"}
 #: standard deviation of every random matrix: hidden 1280 makes that logits of about 0.7 around zero
 RANDOM_STD = 0.02
 #: of the logarithm of the factors that `degridded` draws
@@ -35,16 +48,18 @@ Tensors = dict[str, torch.Tensor]
 
 
 def export_float_model(model: Path, folder: Path, degrid_seed: int | None = None) -> None:
-    """Write the Llama model at `model` (a .gguf file or a Hugging Face folder) to `folder`: as stored, or fp32 if quantized.
+    """Write the model at `model` (a .gguf file or a Hugging Face folder) to `folder`: as stored, or fp32 if quantized.
 
     With `degrid_seed`, the function-preserving twin of `degridded`. ValueError for any other family.
     """
     source = open_source(model)
     config = _config(model)
-    if config["model_type"] != "llama":
+    if config["model_type"] not in CLASSES:
         raise ValueError(
-            f"peers are compared on model_type llama alone, because its GGUF is written here; got {config['model_type']!r}"
+            f"peers are compared on model_type {' or '.join(CLASSES)}, whose GGUF is written here; got {config['model_type']!r}"
         )
+    if config["model_type"] != "llama" and degrid_seed is not None:
+        raise ValueError(f"only a llama has a de-gridded twin, got {config['model_type']!r}")
     tensors = _tensors(source)
     if degrid_seed is not None:
         tensors = degridded(tensors, config, degrid_seed)
@@ -52,16 +67,19 @@ def export_float_model(model: Path, folder: Path, degrid_seed: int | None = None
 
 
 def random_model(tokenizer: Path, folder: Path, shape: dict[str, int] | None = None, seed: int = 0) -> None:
-    """Write a Llama of random weights and of `shape` (RANDOM_SHAPE), tied, with the vocabulary of the model at `tokenizer`."""
-    source = open_source(tokenizer)
+    """Write random weights of `shape` (RANDOM_SHAPE), tied, with the vocabulary of the model at `tokenizer`.
+
+    A Llama, or a Mixtral if the shape has experts.
+    """
+    source, shape = open_source(tokenizer), shape or RANDOM_SHAPE
     config: dict[str, Any] = {
-        "model_type": "llama",
+        "model_type": "mixtral" if "num_local_experts" in shape else "llama",
         "vocab_size": source.architecture.vocab_size,
         "max_position_embeddings": 8192,
         "rms_norm_eps": 1e-5,
         "tie_word_embeddings": True,
         "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
-        **(shape or RANDOM_SHAPE),
+        **shape,
     }
     generator = torch.Generator().manual_seed(seed)
     tensors = {
@@ -135,7 +153,7 @@ def _write(folder: Path, config: dict[str, Any], tensors: Tensors, source: Sourc
     dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
     rope = config.get("rope_parameters")
     config = {key: value for key, value in config.items() if value is not None and key != "quantization_config"} | {
-        "architectures": ["LlamaForCausalLM"],
+        "architectures": [CLASSES[config["model_type"]]],
         "hidden_act": "silu",
         "torch_dtype": dtype,
         **ids,

@@ -1,7 +1,8 @@
-"""The F32 GGUF of a Llama folder. It carries no tokenizer: prompts are token ids, for every engine."""
+"""The F32 GGUF of a Llama or Mixtral folder. It carries no tokenizer: prompts are token ids, for every engine."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import gguf
@@ -23,7 +24,13 @@ _NAMES = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "block_sparse_moe.gate": "ffn_gate_inp",
+    "block_sparse_moe.experts.w1": "ffn_gate_exps",
+    "block_sparse_moe.experts.w3": "ffn_up_exps",
+    "block_sparse_moe.experts.w2": "ffn_down_exps",
 }
+#: the number in a name: without it, it names all experts of a layer together
+_EXPERT = re.compile(r"(?<=experts\.)(\d+)\.")
 
 
 def write_f32_gguf(folder: Path, path: Path) -> None:
@@ -47,12 +54,22 @@ def write_f32_gguf(folder: Path, path: Path) -> None:
     writer.add_rope_freq_base(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
+    num_experts = config.get("num_local_experts", 0)
+    if num_experts:
+        writer.add_expert_count(num_experts)
+        writer.add_expert_used_count(config["num_experts_per_tok"])
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     writer.add_tokenizer_model("no_vocab")
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - not a dict
                 if name == "lm_head.weight" and config.get("tie_word_embeddings"):
+                    continue
+                if expert := _EXPERT.search(name):
+                    if expert[1] == "0":  # the others are in the same file
+                        each = (_EXPERT.sub(f"{i}.", name) for i in range(num_experts))
+                        joined = np.stack([tensors.get_tensor(one).float().numpy() for one in each])
+                        writer.add_tensor(_gguf_name(_EXPERT.sub("", name)), joined)
                     continue
                 array = tensors.get_tensor(name).float().numpy()
                 if ".q_proj." in name or ".k_proj." in name:

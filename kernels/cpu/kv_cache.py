@@ -4,6 +4,9 @@ fp32, fp16 and int8: k_cache [num_blocks, Hkv, D, block_size], v_cache [num_bloc
 each token and kv head; fp16 saturates at its largest number. bf16 lies in pairs, as products of bf16 take their operands: two
 dimensions of a key side by side, two tokens of a value, k_cache [num_blocks, Hkv, D/2, block_size, 2], v_cache [num_blocks,
 Hkv, block_size/2, D, 2].
+
+Latents (DeepSeek-AI 2024, DeepSeek-V2, 2.1) have one cache: a row [D] of a token is its key for all heads, and in its first
+columns its value. It lies as values do with one head, cache [num_blocks, block_size, D], bf16 [num_blocks, block_size/2, D, 2].
 """
 
 from __future__ import annotations
@@ -15,10 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.bfloat16 import to_bf16
-from kernels.spec import DTYPES, Array, Tensor, axis_extent
+from kernels.spec import DTYPES, Arguments, Array, Scalar, Tensor, axis_extent
 
 #: what the cache can be kept in -> the dtype of its elements
 STORAGE: Mapping[str, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "i8"}
+
+#: what a cache of latents can be kept in
+LATENT_STORAGE = ("fp32", "bf16")
 
 
 def tensors(kv: str, role: Literal["in", "inout"]) -> tuple[Tensor, ...]:
@@ -35,6 +41,17 @@ def tensors(kv: str, role: Literal["in", "inout"]) -> tuple[Tensor, ...]:
     )
     scales = (Tensor(f"{of}_scales", "f32", (*blocks, "block_size"), role) for of in "kv") if kv == "int8" else ()
     return (*plain, *scales)
+
+
+def latent_tensor(kv: str, role: Literal["in", "inout"]) -> Tensor:
+    """The tensor of a cache of latents kept in `kv`, as an op takes it beside `latent_scalars`."""
+    axes = ("num_blocks", "block_pairs", "D", 2) if kv == "bf16" else ("num_blocks", "block_size", "D")
+    return Tensor("cache", STORAGE[kv], axes, role)
+
+
+def latent_scalars(kv: str) -> tuple[Scalar, ...]:
+    """What the shape of the cache does not say plainly."""
+    return (Scalar("block_size", "i64"),) if kv == "bf16" else ()
 
 
 def row_bytes(kv: str, head_dim: int) -> int:
@@ -56,6 +73,28 @@ def empty(
         tensor.name: zeros(tuple(axis_extent(axis, sizes) for axis in tensor.axes), DTYPES[tensor.dtype][0])
         for tensor in tensors(kv, "in")
     }
+
+
+def empty_latents(
+    kv: str,
+    num_blocks: int,
+    block_size: int,
+    width: int,
+    zeros: Callable[[tuple[int, ...], str], Array] = np.zeros,
+) -> Arguments:
+    """A cache of zeros for rows of `width`, with its scalars; `zeros(shape, dtype)` allocates it."""
+    sizes = {"num_blocks": num_blocks, "block_size": block_size, "block_pairs": block_size // 2, "D": width}
+    tensor = latent_tensor(kv, "in")
+    cache = zeros(tuple(axis_extent(axis, sizes) for axis in tensor.axes), DTYPES[tensor.dtype][0])
+    return {"cache": cache, **{scalar.name: block_size for scalar in latent_scalars(kv)}}
+
+
+def stored_latents(kv: str, rows: NDArray[np.float32]) -> Arguments:
+    """A cache that holds rows [num_blocks, block_size, D], with its scalars."""
+    if kv == "fp32":
+        return {"cache": rows}
+    num_blocks, block_size, d = rows.shape
+    return {"cache": to_bf16(rows.reshape(num_blocks, block_size // 2, 2, d).swapaxes(2, 3)), "block_size": block_size}
 
 
 def stored(kv: str, k: NDArray[np.float32], v: NDArray[np.float32]) -> dict[str, Array]:

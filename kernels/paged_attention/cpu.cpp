@@ -40,7 +40,7 @@ using Engine = typename EngineOf<Kv, Args>::type;
 
 template <class I>
 void finish(const I& item, Part all) {
-    const int64_t D = item.a->D;
+    const int64_t D = item.width();
     for (int64_t row = 0; row < item.rows(); ++row) {
         const f32x16 share = broadcast(1.0f / all.sum[row]);
         float* out = item.out(row);
@@ -60,18 +60,18 @@ Part nothing_yet(Part part, int64_t rows) {
 template <class Kv, class Args>
 void attend(Engine<Kv, Args>& engine, const Item<Kv, Args>& item) {
     thread_local Room<float> room;
-    const Part all = nothing_yet(part_in(room, item.rows(), item.a->D), item.rows());
+    const Part all = nothing_yet(part_in(room, item.rows(), item.width()), item.rows());
     engine.take(item);
     engine.attend(item.first_chunk(), item.last_chunk(), [&](int64_t row, int64_t rows, int64_t, Part part) {
-        join<Kv>(all.from(row), part, rows, item.a->D);
+        join<Kv>(all.from(row), part, rows, item.width());
     });
     finish(item, all);
 }
 
-// Of a chunk, the n-th of the item, in `partials` [chunks, rows, D + 2]: the part's rows, then its largest scores, then its sums.
+// Of a chunk, the n-th of the item, in `partials` [chunks, rows, width + 2]: the part's rows, its largest scores, its sums.
 template <class I>
 Part partial(const I& item, int64_t n, float* partials) {
-    const int64_t rows = item.rows(), D = item.a->D;
+    const int64_t rows = item.rows(), D = item.width();
     partials += n * rows * (D + 2);
     return {partials, D, partials + rows * D, partials + rows * (D + 1)};
 }
@@ -86,7 +86,7 @@ void leave(const I& item, int64_t row, int64_t rows, int64_t n, Part part, float
 template <class Kv, class Args>
 void join_chunks(const Item<Kv, Args>& item, float* partials) {
     thread_local Room<float> room;
-    const int64_t rows = item.rows(), D = item.a->D;
+    const int64_t rows = item.rows(), D = item.width();
     const Part all = nothing_yet(part_in(room, rows, D), rows);
     for (int64_t c = 0; c < item.num_chunks(); ++c) join<Kv>(all, partial(item, c, partials), rows, D);
     finish(item, all);
@@ -121,7 +121,7 @@ void attend_to_chunks(Engine<Kv, Args>& engine, const Args* a, Range mine) {
         const int64_t count = item.num_chunks();
         const int64_t begin = mine.begin > before ? mine.begin - before : 0;
         const int64_t end = mine.end < before + count ? mine.end - before : count;
-        float* partials = a->partials + before * item.rows() * (a->D + 2);
+        float* partials = a->partials + before * item.rows() * (item.width() + 2);
         before += count;
         if (begin >= end) continue;
         engine.take(item);
@@ -183,6 +183,21 @@ void run_uncapped(const Args* a, Work* work) {
     run<Kv>(&with, work);
 }
 
+// Latents have no kv heads: q heads are shared out by so many as if they had.
+template <class Args>
+struct OfLatents : Args {
+    int64_t Hkv;
+    static constexpr int64_t window = 0;
+    static constexpr double softcap = 0;
+};
+constexpr int64_t HEADS = 16;
+
+template <class Kv, class Args>
+void run_latent(const Args* a, Work* work) {
+    const OfLatents<Args> latents{*a, a->Hq % HEADS ? 1 : a->Hq / HEADS};
+    run<Kv>(&latents, work);
+}
+
 }  // namespace
 
 #define ENTRY(KV, TYPE)                                                                                             \
@@ -195,3 +210,5 @@ ENTRY(bf16, bf16)
 ENTRY(fp16, f16)
 ENTRY(int8, int8_t)
 #undef ENTRY
+void paged_attention_latent_fp32(const paged_attention_latent_fp32_args* a, Work* work) { run_latent<float>(a, work); }
+void paged_attention_latent_bf16(const paged_attention_latent_bf16_args* a, Work* work) { run_latent<bf16>(a, work); }

@@ -10,6 +10,12 @@ namespace cf {
 // Positions in a chunk. No tuning constant: results depend on it.
 constexpr int64_t CHUNK = 64;
 
+// Whether the cache is of latents: one row of it is a position's key, and in its first columns its value. All heads share it.
+template <class Args, class = void>
+constexpr bool HAS_LATENTS = false;
+template <class Args>
+constexpr bool HAS_LATENTS<Args, std::void_t<decltype(Args::cache)>> = true;
+
 // One kv head and some consecutive query tokens of a sequence: a row for each of them and of the q heads on that kv head.
 template <class Kv, class Args>
 struct Item {
@@ -19,6 +25,11 @@ struct Item {
     const int32_t* blocks = nullptr;
 
     int64_t rows() const { return queries * group; }
+    // Of values, and so of what is given out; keys have D.
+    int64_t width() const {
+        if constexpr (LATENTS) return a->R;
+        else return a->D;
+    }
     // The first and the last position that a row sees.
     int64_t first(int64_t row) const { return a->window && last(row) >= a->window ? last(row) - a->window + 1 : 0; }
     int64_t last(int64_t row) const { return position + query_of(row); }
@@ -37,26 +48,31 @@ struct Item {
     }
     float* out(int64_t row) const {
         const int64_t query = query_of(row);
-        return a->out + (token + query) * a->out_stride + (head * group + row - query * group) * a->D;
+        return a->out + (token + query) * a->out_stride + (head * group + row - query * group) * width();
     }
     // Keys and values of positions from `at` on, which is even, up to the end of their block. Keys of bf16 lie
-    // 2 block_size apart for every two dimensions, others block_size for each.
+    // 2 block_size apart for every two dimensions, others block_size for each; of latents `lay_out_keys` makes such. Values lie D
+    // apart, of bf16 2 D for every two.
     const Kv* keys(int64_t at) const {
         return (const Kv*)a->k_cache + block(at) * a->D * a->block_size + at % a->block_size * (PAIRS ? 2 : 1);
     }
     const Kv* values(int64_t at) const {
-        return (const Kv*)a->v_cache + (block(at) * a->block_size + at % a->block_size) * a->D;
+        if constexpr (LATENTS) return (const Kv*)a->cache + (block(at) * a->block_size + at % a->block_size) * a->D;
+        else return (const Kv*)a->v_cache + (block(at) * a->block_size + at % a->block_size) * a->D;
     }
     // Factors of the scores and of the values at 16 positions.
     f32x16 key_scales(int64_t at) const { return scales<0>(at); }
     f32x16 value_scales(int64_t at) const { return scales<1>(at); }
 
-    static constexpr bool PAIRS = std::is_same_v<Kv, bf16>;
+    static constexpr bool PAIRS = std::is_same_v<Kv, bf16>, LATENTS = HAS_LATENTS<Args>;
 
 private:
     // Divisions of 32 bits take half as long, and rows are few.
     int64_t query_of(int64_t row) const { return uint32_t(row) / uint32_t(group); }
-    int64_t block(int64_t at) const { return blocks[at / a->block_size] * a->Hkv + head; }
+    int64_t block(int64_t at) const {
+        const int64_t of_all = blocks[at / a->block_size];
+        return LATENTS ? of_all : of_all * a->Hkv + head;
+    }
     template <int OF_VALUES>
     f32x16 scales(int64_t at) const {
         if constexpr (std::is_same_v<Kv, int8_t>) {
@@ -102,6 +118,30 @@ public:
 private:
     std::vector<char> held;
 };
+
+// Keys of latents at positions [begin, end), in whole vectors, as those of another cache of blocks of CHUNK: [D, CHUNK], bf16
+// [D / 2, CHUNK, 2].
+template <class Kv, class Args>
+void lay_out_keys(const Item<Kv, Args>& item, int64_t begin, int64_t end, Kv* to) {
+    const int64_t D = item.a->D;
+    for (int64_t at = begin; at < end; at += LANES) {
+        const Kv* from = item.values(at);
+        if constexpr (item.PAIRS) {
+            const uint32_t* pairs = (const uint32_t*)from;  // of positions
+            uint32_t* keys = (uint32_t*)to + (at - begin);
+            for (int64_t d = 0; d < D; d += 2, keys += CHUNK)
+                for (int64_t i = 0; i < LANES / 2; ++i) {
+                    const uint32_t first = pairs[i * D + d], second = pairs[i * D + d + 1];
+                    keys[2 * i] = (first & 0xffff) | second << 16;
+                    keys[2 * i + 1] = first >> 16 | (second & 0xffff0000);
+                }
+        } else {
+            Kv* keys = to + (at - begin);
+            for (int64_t d = 0; d < D; ++d, keys += CHUNK)
+                for (int64_t i = 0; i < LANES; ++i) keys[i] = from[i * D + d];
+        }
+    }
+}
 
 // What some positions give to rows: sums of weight times value, `stride` apart; largest scores; sums of weights.
 struct Part {

@@ -57,6 +57,28 @@ def _paged_attention(
         out[start:end] = torch.einsum("htl,hld->thd", weights, v) / weights.sum(dim=2).T[..., None]
 
 
+def _paged_attention_latent(
+    q: Tensor,
+    cache: Tensor,
+    block_tables: Tensor,
+    seq_lens: Tensor,
+    cu_seqlens_q: Tensor,
+    partials: Tensor,
+    arrived: Tensor,
+    out: Tensor,
+    scale: float,
+    block_size: int = 0,
+) -> None:
+    if cache.dim() == 4:  # in pairs
+        num_blocks, pairs, width, _ = cache.shape
+        keys = cache.permute(0, 2, 1, 3).reshape(num_blocks, 1, width // 2, 2, 2 * pairs).transpose(3, 4)
+        values = cache[:, None, :, : out.shape[2]]
+    else:
+        keys, values = cache[:, None].transpose(2, 3), cache[:, None, :, : out.shape[2]]
+    rest = block_tables, seq_lens, cu_seqlens_q, partials, arrived, out, scale
+    _paged_attention(q, keys, values, *rest, window=0)
+
+
 def _to_bf16_and_back(x: Tensor) -> Tensor:
     return x.to(torch.bfloat16).to(x.dtype)
 
@@ -65,6 +87,7 @@ def _unchanged(x: Tensor) -> Tensor:
     return x
 
 
+paged_attention_latent_fp32 = paged_attention_latent_bf16 = _paged_attention_latent
 paged_attention_fp32 = paged_attention_bf16 = paged_attention_fp16 = paged_attention_int8 = _paged_attention
 paged_attention_capped_fp32 = paged_attention_capped_bf16 = _paged_attention
 paged_attention_capped_fp16 = paged_attention_capped_int8 = _paged_attention

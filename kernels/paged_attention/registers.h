@@ -7,7 +7,7 @@ namespace cf {
 template <class Kv, class Args, int ROWS, int VECTORS>
 class Registers {
 public:
-    explicit Registers(const Args* a) : item{a}, D(a->D) {}
+    explicit Registers(const Args* a) : item{a}, D(a->D), width(item.width()) {}
 
     void take(const Item<Kv, Args>& next) {
         item = next;
@@ -24,22 +24,36 @@ public:
     // order.
     template <class Use>
     void attend(int64_t first, int64_t last, Use use) {
-        const Part part = part_in(part_room, ROWS, D);
-        for (int64_t chunk = first; chunk <= last; ++chunk)
+        const Part part = part_in(part_room, ROWS, width);
+        for (int64_t chunk = first; chunk <= last; ++chunk) {
+            if constexpr (LATENTS) lay_out_keys(item, chunk * CHUNK, end_of(chunk, item.rows() - 1), laid_out = key_room.of(D * CHUNK));
             for (int64_t row = 0; row < item.rows(); row += ROWS) {
                 const int64_t rows = item.rows() - row < ROWS ? item.rows() - row : ROWS;
                 if (!item.sees(row, rows, chunk)) continue;
                 attend_to<ROWS>(row, rows, chunk, part);
                 use(row, rows, chunk, part);
             }
+        }
     }
 
 private:
-    static constexpr bool IN_PAIRS = Item<Kv, Args>::PAIRS;
+    static constexpr bool IN_PAIRS = Item<Kv, Args>::PAIRS, LATENTS = Item<Kv, Args>::LATENTS;
     Item<Kv, Args> item;
-    const int64_t D;
+    const int64_t D, width;
     float* q = nullptr;
+    Kv* laid_out = nullptr;  // keys of latents
     static inline thread_local Room<float> room, part_room;
+    static inline thread_local Room<Kv> key_room;
+
+    // The positions of a chunk that a row sees end before this, in whole vectors.
+    int64_t end_of(int64_t chunk, int64_t row) const {
+        const int64_t behind = item.last(row) + 1, end = (chunk + 1) * CHUNK;
+        return behind < end ? (behind + LANES - 1) / LANES * LANES : end;
+    }
+    const Kv* keys(int64_t at) const {
+        if constexpr (LATENTS) return laid_out + at % CHUNK * (IN_PAIRS ? 2 : 1);
+        else return item.keys(at);
+    }
 
     template <int R>
     void attend_to(int64_t row, int64_t rows, int64_t chunk, Part part) {
@@ -58,14 +72,15 @@ private:
     void score(int64_t row, int64_t at, float* scores) {
         f32x16 acc[R][V] = {};
         const float* x = q + row * D;
+        const int64_t stride = LATENTS ? CHUNK : item.a->block_size;
         const Kv* keys[V];
-        for (int v = 0; v < V; ++v) keys[v] = item.keys(at + v * LANES);
+        for (int v = 0; v < V; ++v) keys[v] = this->keys(at + v * LANES);
         for (int64_t d = 0; d < D; d += 2) {
 #pragma GCC unroll 2
             for (int second = 0; second < 2; ++second) {
                 f32x16 k[V];
 #pragma GCC unroll 8
-                for (int v = 0; v < V; ++v) k[v] = one_of_two(keys[v] + d * item.a->block_size, item.a->block_size, second);
+                for (int v = 0; v < V; ++v) k[v] = one_of_two(keys[v] + d * stride, stride, second);
 #pragma GCC unroll 16
                 for (int r = 0; r < R; ++r) {
                     f32x16 of_row = broadcast(x[r * D + d + second]);
@@ -112,7 +127,7 @@ private:
     template <int R, int V>
     void mix(int64_t d, int64_t begin, int64_t end, const float* weights, Part part) {
         f32x16 acc[R][V] = {};
-        const int n = D - d < V * LANES ? int(D - d) : LANES;  // V is 1 where they differ
+        const int n = width - d < V * LANES ? int(width - d) : LANES;  // V is 1 where they differ
         for (int64_t at = begin; at < end;) {
             const Kv* values = item.values(at) + d * (IN_PAIRS ? 2 : 1);
             const int64_t in_block = item.a->block_size - at % item.a->block_size;
@@ -143,9 +158,9 @@ private:
 
     template <int R, int V>
     void mix_all(int64_t d, int64_t begin, int64_t end, const float* weights, Part part) {
-        for (; d + V * LANES <= D; d += V * LANES) mix<R, V>(d, begin, end, weights, part);
+        for (; d + V * LANES <= width; d += V * LANES) mix<R, V>(d, begin, end, weights, part);
         if constexpr (V > 1) return mix_all<R, V / 2>(d, begin, end, weights, part);
-        if (d < D) mix<R, 1>(d, begin, end, weights, part);
+        if (d < width) mix<R, 1>(d, begin, end, weights, part);
     }
 
     // Sixteen elements, or those that lie beside them: in pairs, or `stride` further on.

@@ -9,6 +9,10 @@ sums of fp32, on every instruction set. f(s) is softcap tanh(s / softcap) for th
 
 `partials` and `arrived` are room for what threads leave to each other where few sequences decode: a row for every query head
 and 64 positions of the context, and an item for every sequence and kv head. Where there is less, nothing is split.
+
+Of latents a position's row is its key, and its first R columns its value, for all heads: attention of one kv head, as
+DeepSeek-V2's is in absorbed form, out [T, Hq, R]. All else holds for it, too, but for windows and caps. Heads are shared out in
+sixteens, each of which is an item for `arrived`.
 """
 
 from __future__ import annotations
@@ -47,24 +51,15 @@ def scratch_shapes(
 def _spec(kv: str, softcap: float) -> OpSpec:
     def make_inputs(rng: np.random.Generator, case: Case) -> Arguments:
         hq, hkv, d, block_size = (case.sizes[axis] for axis in ("Hq", "Hkv", "D", "block_size"))
-        batch = _BATCHES[case.name]
-        lengths = np.array([length for length, _ in batch], np.int32)
-        cu_seqlens = np.cumsum([0, *(new for _, new in batch)], dtype=np.int32)
-        used = -(-lengths // block_size)
-        num_blocks = int(used.sum()) + 2
-        order = rng.permutation(num_blocks).astype(np.int32)
-        tables = np.zeros((len(batch), max(1, int(used.max(initial=1)))), np.int32)
-        for row, (start, count) in enumerate(zip(np.cumsum(used) - used, used, strict=True)):
-            tables[row, :count] = order[start : start + count]
-        qkv = rng.standard_normal((int(cu_seqlens[-1]), (hq + 2 * hkv) * d), np.float32)
+        num_blocks, batch = _batch(rng, case.name, block_size)
+        num_tokens = sum(length for length, _ in _BATCHES[case.name])
+        qkv = rng.standard_normal((case.sizes["T"], (hq + 2 * hkv) * d), np.float32)
         k, v = (rng.standard_normal((num_blocks, hkv, block_size, d), np.float32) for _ in range(2))
-        shapes = scratch_shapes(hq, hkv, d, int(lengths.sum()), len(batch))
+        shapes = scratch_shapes(hq, hkv, d, num_tokens, len(_BATCHES[case.name]))
         return {
             "q": qkv[:, : hq * d].reshape(-1, hq, d),
             **kv_cache.stored(kv, k, v),
-            "block_tables": tables,
-            "seq_lens": lengths,
-            "cu_seqlens_q": cu_seqlens,
+            **batch,
             "partials": np.zeros(shapes["partials"], np.float32),
             "arrived": np.zeros(shapes["arrived"], np.int32),
             "out": np.zeros((len(qkv), hq, d), np.float32),
@@ -123,4 +118,83 @@ def _spec(kv: str, softcap: float) -> OpSpec:
     )
 
 
-SPECS = tuple(_spec(kv, softcap) for softcap in (0.0, 1.5) for kv in kv_cache.STORAGE)
+def _batch(rng: np.random.Generator, name: str, block_size: int) -> tuple[int, Arguments]:
+    """How many blocks the cache has, and what says which tokens are whose."""
+    batch = _BATCHES[name]
+    lengths = np.array([length for length, _ in batch], np.int32)
+    used = -(-lengths // block_size)
+    num_blocks = int(used.sum()) + 2
+    order = rng.permutation(num_blocks).astype(np.int32)
+    tables = np.zeros((len(batch), max(1, int(used.max(initial=1)))), np.int32)
+    for row, (start, count) in enumerate(zip(np.cumsum(used) - used, used, strict=True)):
+        tables[row, :count] = order[start : start + count]
+    starts = np.cumsum([0, *(new for _, new in batch)], dtype=np.int32)
+    return num_blocks, {"block_tables": tables, "seq_lens": lengths, "cu_seqlens_q": starts}
+
+
+def _latent_spec(kv: str) -> OpSpec:
+    def make_inputs(rng: np.random.Generator, case: Case) -> Arguments:
+        hq, d, r, block_size = (case.sizes[axis] for axis in ("Hq", "D", "R", "block_size"))
+        num_blocks, batch = _batch(rng, case.name, block_size)
+        t = case.sizes["T"]
+        num_tokens = sum(length for length, _ in _BATCHES[case.name])
+        shapes = scratch_shapes(hq, hq, r, num_tokens, len(_BATCHES[case.name]))
+        return {
+            "q": rng.standard_normal((t, hq * d + 8), np.float32)[:, : hq * d].reshape(t, hq, d),
+            **kv_cache.stored_latents(kv, rng.standard_normal((num_blocks, block_size, d), np.float32)),
+            **batch,
+            "partials": np.zeros(shapes["partials"], np.float32),
+            "arrived": np.zeros(shapes["arrived"], np.int32),
+            "out": np.zeros((t, hq, r), np.float32),
+            "scale": d**-0.5,
+        }
+
+    def cost(sizes: Mapping[str, int]) -> Cost:
+        """Of `T` query tokens that each see `context` positions, in `S` sequences."""
+        heads, both = sizes["T"] * sizes["Hq"], sizes["D"] + sizes["R"]
+        cache = sizes["S"] * sizes["context"] * kv_cache.row_bytes(kv, sizes["D"])
+        return Cost(cache + 4 * heads * both, 2.0 * heads * sizes["context"] * both)
+
+    return OpSpec(
+        symbol=f"paged_attention_latent_{kv}",
+        op="paged_attention",
+        summary=f"causal attention over a paged {kv} cache of latents, in absorbed form",
+        tensors=(
+            Tensor("q", "f32", ("T", "Hq", "D")),
+            kv_cache.latent_tensor(kv, "in"),
+            Tensor("block_tables", "i32", ("S", "max_blocks")),
+            Tensor("seq_lens", "i32", ("S",)),
+            Tensor("cu_seqlens_q", "i32", ("S+1",)),
+            Tensor("partials", "f32", ("num_partials", "R+2"), "scratch"),
+            Tensor("arrived", "i32", ("num_items",), "scratch"),
+            Tensor("out", "f32", ("T", "Hq", "R"), "out"),
+        ),
+        scalars=(Scalar("scale", "f64"), *kv_cache.latent_scalars(kv)),
+        variable=("T", "S"),
+        source="DeepSeek-AI 2024, DeepSeek-V2 (2.1); Kwon et al. 2023, PagedAttention; Milakov & Gimelshein 2018 (online "
+        "softmax); Dao et al. 2023, Flash-Decoding",
+        cases=tuple(
+            Case(
+                name,
+                {"T": sum(new for _, new in _BATCHES[name]), "S": len(_BATCHES[name]), "Hq": hq, "D": r + p, "R": r}
+                | {"block_size": block_size, "context": max((length for length, _ in _BATCHES[name]), default=0)},
+            )
+            for name, hq, r, p, block_size in (
+                ("decode", 5, 32, 16, 16),
+                ("long_decode", 32, 48, 8, 32),
+                ("prefill", 16, 20, 6, 32),
+                ("mixed", 6, 64, 16, 16),
+                ("odd_head", 3, 10, 4, 48),
+                ("one", 2, 16, 16, 16),
+                ("wide_head", 4, 128, 32, 64),
+                ("no_sequences", 2, 16, 16, 16),
+            )
+        ),
+        make_inputs=make_inputs,
+        cost=cost,
+    )
+
+
+SPECS = tuple(_spec(kv, softcap) for softcap in (0.0, 1.5) for kv in kv_cache.STORAGE) + tuple(
+    _latent_spec(kv) for kv in kv_cache.LATENT_STORAGE
+)

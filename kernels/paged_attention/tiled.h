@@ -2,7 +2,7 @@
 // weights times values are tiles of 16 dimensions.
 //
 // Operands lie in the cache as a product takes them, pairs side by side, 16 rows to a tile. What does not is brought into that
-// order first: keys of less than 32 dimensions, and values where a block of 16 or 48 does not hold the 32 positions of a tile
+// order first: keys of latents and of less than 32 dimensions, and values where a block of 16 or 48 does not hold the 32 positions of a tile
 // together or dimensions are no multiple of 16.
 #pragma once
 #include "../cpu/tiles.h"
@@ -15,7 +15,7 @@ namespace cf {
 template <class Args>
 class Tiled {
 public:
-    explicit Tiled(const Args* a) : item{a}, D(a->D), num_steps((D + DEPTH - 1) / DEPTH) {}
+    explicit Tiled(const Args* a) : item{a}, D(a->D), width(item.width()), num_steps((D + DEPTH - 1) / DEPTH) {}
     ~Tiled() { release_tiles(); }
 
     void take(const Item<bf16, Args>& next) {
@@ -36,7 +36,7 @@ public:
         alignas(64) float scores[TILE_ROWS * CHUNK];
         alignas(64) bf16 weights[TILE_ROWS * CHUNK];
         shape_for(item.rows() < TILE_ROWS ? item.rows() : TILE_ROWS);
-        const Part part = part_in(part_room, TILE_ROWS, D);
+        const Part part = part_in(part_room, TILE_ROWS, width);
         for (int64_t chunk = first; chunk <= last; ++chunk) {
             lay_out(chunk * CHUNK);
             for (int64_t row = 0; row < item.rows(); row += TILE_ROWS) {
@@ -64,7 +64,7 @@ private:
     };
 
     Item<bf16, Args> item;
-    const int64_t D, num_steps;  // of keys
+    const int64_t D, width, num_steps;  // of keys, of values, of keys
     int64_t end = 0;             // of the positions that rows of the item see
     bf16* queries = nullptr;
     Operand keys[CHUNK / LANES], values[CHUNK / DEPTH];
@@ -177,7 +177,7 @@ private:
 
     // Weights times values.
     void mix(int64_t count, const bf16* weights, Part part) {
-        multiply_all((D + LANES - 1) / LANES, (count + DEPTH - 1) / DEPTH,
+        multiply_all((width + LANES - 1) / LANES, (count + DEPTH - 1) / DEPTH,
                      [&](int64_t step) { return Operand{(const uint32_t*)weights + step * DEPTH / 2, CHUNK * 2}; },
                      [&](int64_t tile, int64_t step) { return Operand{values[step].pairs + tile * LANES, values[step].stride}; },
                      part.out, part.stride);
@@ -185,8 +185,9 @@ private:
 
     // Where keys and values of a chunk lie; values that the sequence has not reached are zeros.
     void lay_out(int64_t begin) {
-        const int64_t block_size = item.a->block_size, width = (D + LANES - 1) / LANES * LANES;
-        for (int64_t at = begin; at < end && at < begin + CHUNK; at += LANES) {
+        const int64_t block_size = item.a->block_size, padded = (width + LANES - 1) / LANES * LANES;
+        if constexpr (item.LATENTS) lay_out_latents(begin);
+        else for (int64_t at = begin; at < end && at < begin + CHUNK; at += LANES) {
             const uint32_t* pairs = (const uint32_t*)item.keys(at);
             Operand& to = keys[(at - begin) / LANES];
             to = {pairs, block_size * 4};
@@ -199,21 +200,27 @@ private:
         for (int64_t at = begin; at < end && at < begin + CHUNK; at += DEPTH) {
             Operand& to = values[(at - begin) / DEPTH];
             to = {(const uint32_t*)item.values(at), D * 4};
-            if (block_size % DEPTH == 0 && D == width && at + DEPTH <= end) continue;
-            uint32_t* room = value_room.of(CHUNK / 2 * width) + (at - begin) / 2 * width;
-            to = {room, width * 4};
+            if (block_size % DEPTH == 0 && padded == width && at + DEPTH <= end) continue;
+            uint32_t* room = value_room.of(CHUNK / 2 * padded) + (at - begin) / 2 * padded;
+            to = {room, padded * 4};
             const uint32_t* in_block = nullptr;
-            for (int64_t i = at; i < at + DEPTH; i += 2, room += width, in_block += D) {
+            for (int64_t i = at; i < at + DEPTH; i += 2, room += padded, in_block += D) {
                 if (i < end && i % LANES == 0) in_block = (const uint32_t*)item.values(i);
                 copy_pairs(room, in_block, end - i);
             }
         }
     }
+    void lay_out_latents(int64_t begin) {
+        uint32_t* room = key_room.of((D < DEPTH ? DEPTH : D) / 2 * CHUNK);
+        if (D < DEPTH) std::memset(room + D / 2 * CHUNK, 0, (DEPTH - D) / 2 * CHUNK * sizeof(uint32_t));
+        lay_out_keys(item, begin, end < begin + CHUNK ? end : begin + CHUNK, (bf16*)room);
+        for (int64_t i = 0; i < CHUNK / LANES; ++i) keys[i] = {room + i * LANES, CHUNK * 4};
+    }
     // Values of two positions, of which `left` are in the sequence.
     void copy_pairs(uint32_t* to, const uint32_t* from, int64_t left) const {
         const i32x16 kept = broadcast(int32_t(left > 1 ? 0xffffffff : 0x0000ffff));
-        for (int64_t d = 0; d < D; d += LANES)
-            store(to + d, left > 0 ? load_first(from + d, D - d < LANES ? int(D - d) : LANES) & kept : broadcast(int32_t(0)));
+        for (int64_t d = 0; d < width; d += LANES)
+            store(to + d, left > 0 ? load_first(from + d, width - d < LANES ? int(width - d) : LANES) & kept : broadcast(int32_t(0)));
     }
 };
 

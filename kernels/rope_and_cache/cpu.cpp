@@ -1,4 +1,4 @@
-// Rotates q and k in place by the angles of their positions (pairs i, i + D/2), and writes k and v into their slots.
+// Rotates q and k in place by the angles of their positions (pairs i, i + D/2), and writes k and v, or latents, into their slots.
 #include <type_traits>
 
 #include "../cpu/int8.h"
@@ -85,9 +85,53 @@ void run(const Args* a, Work* work) {
     work->each(*a->T * (a->Hq + a->Hkv), 1, [&](Range range) { run<Kv>(a, range); });
 }
 
+// Turns pairs (2i, 2i + 1) of x: put(n, value) gets the first of all pairs, then the second.
+template <class Put>
+void turn(const float* x, const float* cos, const float* sin, int64_t pairs, Put put) {
+    for (int64_t i = 0; i < pairs; ++i) {
+        const float a = x[2 * i], b = x[2 * i + 1];
+        put(i, fma(a, cos[i], -(b * sin[i])));
+        put(i + pairs, fma(b, cos[i], a * sin[i]));
+    }
+}
+
+// The last of the rows of a token, behind those of its q heads, is its latent.
+template <class Kv, class Args>
+void run_latent(const Args* a, Range range) {
+    const int64_t D = a->D, rank = D - 2 * a->pairs, rows = a->Hq + 1;
+    for (int64_t i = range.begin; i < range.end; ++i) {
+        const int64_t t = i / rows, head = i % rows, angles = int64_t(a->positions[t]) * a->pairs;
+        const float *cos = a->cos + angles, *sin = a->sin + angles;
+        if (head < a->Hq) {
+            float* to = a->q_latent + t * a->q_latent_stride + head * D + rank;
+            const float* q = a->q + t * a->q_stride + (head + 1) * a->Dq - 2 * a->pairs;
+            turn(q, cos, sin, a->pairs, [=](int64_t n, float x) { to[n] = x; });
+            continue;
+        }
+        const int64_t slot = a->slot_mapping[t], block = slot / a->block_size * a->block_size, offset = slot % a->block_size;
+        if (slot < 0) continue;
+        const float* kv = a->kv + t * a->kv_stride;
+        const auto put = [=](int64_t d, float x) {
+            if constexpr (std::is_same_v<Kv, bf16>)
+                ((bf16*)a->cache)[(block + offset / 2 * 2) * D + offset % 2 + 2 * d] = to_bf16(x);
+            else
+                a->cache[(block + offset) * D + d] = x;
+        };
+        for (int64_t d = 0; d < rank; ++d) put(d, kv[d]);
+        turn(kv + rank, cos, sin, a->pairs, [=](int64_t n, float x) { put(rank + n, x); });
+    }
+}
+
+template <class Kv, class Args>
+void run_latent(const Args* a, Work* work) {
+    work->each(*a->T * (a->Hq + 1), 1, [&](Range range) { run_latent<Kv>(a, range); });
+}
+
 }  // namespace
 
 void rope_and_cache_fp32(const rope_and_cache_fp32_args* a, Work* work) { run<float>(a, work); }
 void rope_and_cache_bf16(const rope_and_cache_bf16_args* a, Work* work) { run<bf16>(a, work); }
 void rope_and_cache_fp16(const rope_and_cache_fp16_args* a, Work* work) { run<f16>(a, work); }
 void rope_and_cache_int8(const rope_and_cache_int8_args* a, Work* work) { run<int8_t>(a, work); }
+void rope_and_cache_latent_fp32(const rope_and_cache_latent_fp32_args* a, Work* work) { run_latent<float>(a, work); }
+void rope_and_cache_latent_bf16(const rope_and_cache_latent_bf16_args* a, Work* work) { run_latent<bf16>(a, work); }

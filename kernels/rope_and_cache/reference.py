@@ -57,4 +57,37 @@ def _quantized(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x * inverse[..., None]).round(), largest / 127
 
 
+def _rope_and_cache_latent(
+    q: Tensor,
+    kv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    positions: Tensor,
+    slot_mapping: Tensor,
+    q_latent: Tensor,
+    cache: Tensor,
+    block_size: int = 0,
+) -> None:
+    block_size = block_size or cache.shape[1]
+    cos, sin = cos[positions, None], sin[positions, None]
+    rotary = 2 * cos.shape[2]
+    rank = kv.shape[1] - rotary
+    q_latent[:, :, rank:] = rotated_pairs(q[:, :, -rotary:], cos, sin)
+    rows = torch.cat([kv[:, :rank], rotated_pairs(kv[:, None, rank:], cos, sin)[:, 0]], dim=1)
+    written = slot_mapping >= 0
+    slots = slot_mapping[written]
+    blocks, offsets = slots // block_size, slots % block_size
+    if cache.dim() == 4:  # in pairs
+        cache[blocks, offsets // 2, :, offsets % 2] = rows[written].to(cache.dtype)
+    else:
+        cache[blocks, offsets] = rows[written]
+
+
+def rotated_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Pairs (2i, 2i + 1) of x [T, H, 2 pairs] turned, cos and sin [T, 1, pairs]: the first of all pairs, then the second."""
+    a, b = x[..., 0::2], x[..., 1::2]
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=2)
+
+
+rope_and_cache_latent_fp32 = rope_and_cache_latent_bf16 = _rope_and_cache_latent
 rope_and_cache_fp32 = rope_and_cache_bf16 = rope_and_cache_fp16 = rope_and_cache_int8 = _rope_and_cache

@@ -85,7 +85,7 @@ def _window_keys(a: Architecture, family: GgufFamily) -> dict[str, object]:
         return {}
     slides = [a.window(layer) > 0 for layer in range(a.num_layers)]
     keys: dict[str, object] = {"attention.sliding_window": max(a.layer_windows, default=a.max_position)}
-    if windows.by_layer and slides != [(layer + 1) % windows.full_every != 0 for layer in range(a.num_layers)]:
+    if windows.full_every and slides != [(layer + 1) % windows.full_every != 0 for layer in range(a.num_layers)]:
         keys["attention.sliding_window_pattern"] = slides
     if windows.theta is not None:
         keys["rope.freq_base_swa"] = next(a.rope_of(layer).theta for layer, has_window in enumerate(slides) if has_window)

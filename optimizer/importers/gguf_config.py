@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from artifacts.architecture import Rope
 from optimizer.importers.errors import DamagedFile
-from optimizer.importers.gguf_families import GGUF_FAMILIES, GgufFamily, Windows, architectures, model_type
+from optimizer.importers.gguf_families import GGUF_FAMILIES, GgufFamily, architectures, model_type
 from runtime.models import UnknownArchitecture, UnsupportedModel, refuse_unserved_gguf
 from runtime.rope import inverse_frequencies
 
@@ -104,11 +104,11 @@ def hf_config(file: Header) -> dict[str, object]:
         "max_position_embeddings": keys["context_length"],
         "rms_norm_eps": _decimal(keys["attention.layer_norm_rms_epsilon"]),
         "tie_word_embeddings": "output.weight" not in file.tensors,
-        "attention_bias": "blk.0.attn_q.bias" in file.tensors,
+        "attention_bias": any(f"blk.0.attn_{name}.bias" in file.tensors for name in ("q", "qkv")),
         "rope_parameters": rope,
         # Phi-3's, where a config says it and a default would count before that of rope_parameters
         "original_max_position_embeddings": rope.get("original_max_position_embeddings"),
-        **_windows(file, keys, family.windows),
+        **_windows(file, keys, family),
         **_scores(keys, family, head_dim),
         **family.granted,
         **{theirs: _decimal(keys[key]) for key, theirs in family.keys.items() if key in keys},
@@ -121,15 +121,15 @@ def _window(metadata: Mapping[str, Any], name: str) -> int:
     return 0 if window >= metadata.get(f"{name}.context_length", 0) else window
 
 
-def _windows(file: Header, keys: Mapping[str, Any], windows: Windows | None) -> dict[str, object]:
+def _windows(file: Header, keys: Mapping[str, Any], family: GgufFamily) -> dict[str, object]:
     """`sliding_window` and, where a layer's type is not that of all, `layer_types` and the rope of those with a window."""
-    stated = keys.get("attention.sliding_window") or 0
+    windows = family.windows
     if windows is None or not windows.full_every:
-        window = 0 if stated >= keys["context_length"] else stated
+        window = _window(file.metadata, family.architecture)
         if window and windows is None:
             raise UnsupportedModel(f"{file.path} has a sliding window, but does not say in which layers")
         return {"sliding_window": window or None}
-    window, num_layers = stated or windows.default, keys["block_count"]
+    window, num_layers = keys.get("attention.sliding_window") or windows.default, keys["block_count"]
     pattern = keys.get("attention.sliding_window_pattern", windows.full_every)
     if isinstance(pattern, list):
         if len(pattern) != num_layers:

@@ -18,11 +18,10 @@ class Windows:
     """Which layers have the sliding window, in tokens, of `attention.sliding_window`."""
 
     full_every: int = 0
-    """Every so many layers one has full attention, the last of each such group; 0: all layers have the window."""
+    """Every so many layers one has full attention, the last of each such group, unless the file has another number or an array
+    in `attention.sliding_window_pattern`. 0: all layers have the window."""
     default: int = 0
     """The window of a file that states none."""
-    by_layer: bool = False
-    """Whether `attention.sliding_window_pattern`, an array, may say it of each layer instead."""
     theta: float | None = None
     """The rope base of layers with the window, where the file states none; None: they turn as all do."""
     applied: bool = True
@@ -66,7 +65,7 @@ GGUF_FAMILIES: Mapping[str, GgufFamily] = {
     "gemma": GgufFamily("gemma", needs={"tie_embeddings": True}),
     "gemma2": GgufFamily(
         "gemma2",
-        windows=Windows(full_every=2, default=4096, by_layer=True),
+        windows=Windows(full_every=2, default=4096),
         keys=_CAPS,
         granted={"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
         wide_scores=46,
@@ -74,7 +73,7 @@ GGUF_FAMILIES: Mapping[str, GgufFamily] = {
     ),
     "gemma3_text": GgufFamily(
         "gemma3",
-        windows=Windows(full_every=6, by_layer=True, theta=10000.0),
+        windows=Windows(full_every=6, theta=10000.0),
         keys={"final_logit_softcapping": "final_logit_softcapping"},
         wide_scores=62,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,43 +57,58 @@ class GgufCheckpoint:
     family: GgufFamily
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        tensor = self.file.tensors.get(self._name(name))
-        return None if tensor is None else tensor.shape
+        stored, rows = self._place(name)
+        tensor = self.file.tensors.get(stored)
+        return None if tensor is None else (len(range(tensor.shape[0])[rows]), *tensor.shape[1:])
 
     def is_bf16(self, name: str) -> bool:
         return False  # what the file has in bf16 is widened
 
     def where(self, name: str) -> str:
-        stored = self.file.tensors.get(self._name(name))
-        return f"{self._name(name)} in {self.file.path if stored is None else stored.path}"
+        stored, _ = self._place(name)
+        tensor = self.file.tensors.get(stored)
+        return f"{stored} in {self.file.path if tensor is None else tensor.path}"
 
     def read(self, name: str) -> torch.Tensor:
         """Gains are whole in the file; what Hugging Face has less is taken off, which undoes the converter's sum exactly."""
-        values = self._in_order(name, self.file.read(self._name(name)))
+        stored, rows = self._place(name)
+        values = self._in_order(name, self.file.read(stored)[rows])
         if (added := self._added.get(name)) is not None:
             values -= np.float32(added)
         return torch.from_numpy(values)
 
     def stored(self, name: str) -> StoredMatrix | Misfit | None:
-        kind = self.file.tensors[self._name(name)].kind
+        stored, rows = self._place(name)
+        kind = self.file.tensors[stored].kind
         if kind in _FLOATS:
             return None
         if kind not in _CODES:
             return Misfit(f"codes are {kind.name}")
-        codes, scales = self.file.read_codes(self._name(name))
+        codes, scales = self.file.read_codes(stored)
         if not np.isfinite(scales).all():
             return Misfit("a scale is no number")
-        return StoredMatrix(_CODES[kind], self._in_order(name, codes), self._in_order(name, scales), 1, BLOCK)
+        return StoredMatrix(_CODES[kind], self._in_order(name, codes[rows]), self._in_order(name, scales[rows]), 1, BLOCK)
 
     def notes(self) -> list[str]:
         return tokenizer_notes(self.file.metadata)
 
     def others(self, names: Collection[str]) -> list[str]:
-        used = {self._name(name) for name in names} | {ROPE_FACTORS, *LONGROPE_FACTORS.values()}
+        used = {self._place(name)[0] for name in names} | {ROPE_FACTORS, *LONGROPE_FACTORS.values()}
         return [name for name in self.file.tensors if name not in used]
 
-    def _name(self, name: str) -> str:
-        return gguf_name(self._names, name)
+    def _place(self, name: str) -> tuple[str, slice]:
+        """The file's tensor that has `name`, and its rows: a converter may have joined those of q, k and v."""
+        stored = gguf_name(self._names, name)
+        projection = re.fullmatch(r"(blk\.\d+)\.attn_([qkv])\.(weight|bias)", stored)
+        if projection is None or stored in self.file.tensors:
+            return stored, slice(None)
+        joined = f"{projection[1]}.attn_qkv.{projection[3]}"
+        if joined not in self.file.tensors:
+            return stored, slice(None)
+        a = self.architecture
+        sizes = {"q": (0, a.q_size), "k": (a.q_size, a.kv_size), "v": (a.q_size + a.kv_size, a.kv_size)}
+        first, size = sizes[projection[2]]
+        return joined, slice(first, first + size)
 
     def _in_order(self, name: str, rows: NDArray[_T]) -> NDArray[_T]:
         """`rows` of the tensor `name` as Hugging Face orders them."""

@@ -42,8 +42,7 @@ def _merges_of_scores(pieces: list[str], vocab: Mapping[str, int], scores: list[
         score = scores[vocab[piece]]
         for cut in range(1, len(piece)):
             left, right = piece[:cut], piece[cut:]
-            missing = [half for half in (left, right) if half not in vocab]
-            if not missing:
+            if left in vocab and right in vocab:
                 ranked.append((-score, -cut, left, right))
                 if makes.setdefault(score, piece) != piece:
                     raise UnsupportedTokenizer(
@@ -51,9 +50,10 @@ def _merges_of_scores(pieces: list[str], vocab: Mapping[str, int], scores: list[
                         f"both have {score}; convert the model again from its tokenizer.model or tokenizer.json"
                     )
             elif all(half in vocab or len(half) == 1 for half in (left, right)):
+                missing = left if left not in vocab else right
                 raise UnsupportedTokenizer(
                     f"tokenizer.ggml.tokens must have every character that its tokens are made of, but {piece!r} is there and "
-                    f"{missing[0]!r} is not; convert the model again"
+                    f"{missing!r} is not; convert the model again"
                 )
     return [(left, right) for _, _, left, right in sorted(ranked)]
 

@@ -114,7 +114,7 @@ def with_adapter(source: Source, folder: Path) -> Source:
                 "with peft (merge_and_unload, then save_pretrained) and name that folder as source"
             )
         aliases, architecture = {_HEAD: _EMBEDDING}, architecture.model_copy(update={"tie_embeddings": False})
-    summary = f"{folder.name} is merged into {len(factors)} matrices, at rank {config.r}"
+    summary = f"{folder.name} is merged into {len(factors)} of the matrices, at rank {config.r}"
     if whole:
         summary += f", and replaces {', '.join(sorted(whole))}"
     checkpoint = LoraCheckpoint(source.checkpoint, stored, factors, whole, aliases, summary)

@@ -60,7 +60,7 @@ class Workbench(ABC):
 
     @abstractmethod
     def caches(self, runner: ModelRunner) -> Iterator[Array]:
-        """Keys and values of each layer, as `runner` keeps them."""
+        """Keys and values, or latents, of each layer, as `runner` keeps them."""
 
     @abstractmethod
     def runner(self, plan: Plan, max_num_tokens: int, num_kv_tokens: int, max_num_seqs: int = 1) -> ModelRunner:
@@ -172,10 +172,10 @@ class CpuWorkbench(Workbench):
         assert isinstance(runner, ProgramRunner)
         for call in runner.step.program.calls:
             if call.symbol.startswith("rope_and_cache_"):
-                for name in ("k_cache", "v_cache"):
-                    cache = call.arguments[name]
-                    assert isinstance(cache, np.ndarray)
-                    yield cache
+                for name in ("k_cache", "v_cache", "cache"):
+                    cache = call.arguments.get(name)
+                    if isinstance(cache, np.ndarray):
+                        yield cache
 
     def step_program(
         self, plan: Plan, max_num_tokens: int, num_kv_tokens: int, max_num_seqs: int = 1, *, runs_once: bool = False

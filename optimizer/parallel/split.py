@@ -18,6 +18,8 @@ Experts = Literal["none", "sliced", "whole"]
 class Split:
     """`heads`: each device has a share of every matrix outside the experts (tensor parallelism, Shoeybi et al. 2019).
 
+    Where KV heads are fewer than devices, several devices have the same one.
+
     `sequences`: each has all of these, and a share of the sequences with their cache (data-parallel attention). Experts are
     `sliced` like other matrices, or each device has a share of them `whole` (expert parallelism, Lepikhin et al. 2020).
     """
@@ -53,7 +55,7 @@ class Split:
             "vocab_size": -(-a.vocab_size // n),
             "intermediate_size": a.intermediate_size // n,
             "num_q_heads": a.num_q_heads // n,
-            "num_kv_heads": a.num_kv_heads // n,
+            "num_kv_heads": max(1, a.num_kv_heads // n),
             "moe": moe,
         }
         return a.model_copy(update=share)
@@ -76,11 +78,9 @@ class Split:
         n, moe = self.num_devices, a.moe
         divided = {}
         if self.attention == "heads":
-            divided = {
-                "heads": a.num_q_heads,
-                "KV heads": a.num_kv_heads,
-                "rows of a feed-forward network": a.intermediate_size,
-            }
+            divided = {"heads": a.num_q_heads, "rows of a feed-forward network": a.intermediate_size}
+            if n % a.num_kv_heads:
+                divided["KV heads"] = a.num_kv_heads
             if moe is not None:
                 divided |= {"rows of the shared expert": moe.shared_intermediate_size}
         if moe is not None:

@@ -14,6 +14,7 @@ from optimizer.cost.gpu.problem import filled
 from optimizer.cost.gpu_steps import LabelledProblem, StepShapes
 from optimizer.parallel.exchange import Exchange, Links, exchanges
 from optimizer.parallel.split import Split, of_experts
+from runtime.attention_flops import attention_flops
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class DeviceSteps:
     def __init__(
         self, split: Split, architecture: Architecture, plan: Plan, kv_dtype: KvDtype, limits: Limits, act: str
     ) -> None:
-        self._split, self._architecture, self._plan, self._kv_dtype, self._limits = split, architecture, plan, kv_dtype, limits
+        self._split, self._architecture, self._plan, self._kv_dtype = split, architecture, plan, kv_dtype
         self._own, self._mixture = split.own(architecture), split.mixture(architecture)
         num_seqs, at_once = split.sequences(limits.max_num_seqs), split.prompts_at_once
         num_blocks = num_seqs * (limits.num_kv_blocks // limits.max_num_seqs)
@@ -106,7 +107,7 @@ class DeviceSteps:
         return Step(extent.num_tokens, read_bytes, flops, compute_us / 1e3, exchange_us / 1e3, sent)
 
     def _work(self, extent: _Extent) -> tuple[float, float]:
-        """Bytes of weights and cache that are read, and operations of products and attention."""
+        """Bytes of weights and cache that are read, and operations of products and attention, windows as if there were none."""
         stored, moe = self._split.tensor_bytes(self._architecture, self._plan), self._mixture.moe
         share, rows = 1.0, 0
         if moe is not None:
@@ -125,7 +126,7 @@ class DeviceSteps:
                 flops += 2.0 * extent.num_logits * n * k
             elif group != "embed":
                 flops += 2.0 * extent.own_tokens * n * k
-        return reads, flops + _attention_flops(self._own, extent.own_tokens, extent.pairs)
+        return reads, flops + self._own.num_layers * attention_flops(self._own, extent.own_tokens, extent.pairs)
 
 
 def _joined(own: list[LabelledProblem], mixture: list[LabelledProblem]) -> list[LabelledProblem]:
@@ -136,12 +137,3 @@ def _joined(own: list[LabelledProblem], mixture: list[LabelledProblem]) -> list[
 def _is_table(name: str) -> bool:
     """Whether of a tensor only the rows of the step's tokens are read."""
     return name.startswith("embed.")
-
-
-def _attention_flops(a: Architecture, num_tokens: int, pairs: int) -> float:
-    """Of scores and sums, and of what latents are projected by; in absorbed form for latent attention."""
-    if a.mla is None:
-        return 4.0 * a.num_layers * a.q_size * pairs
-    mla, heads = a.mla, a.num_q_heads
-    up = 2.0 * num_tokens * heads * mla.kv_lora_rank * (mla.nope_head_dim + mla.v_head_dim)
-    return a.num_layers * (up + 2.0 * heads * (mla.cache_dim + mla.kv_lora_rank) * pairs)

@@ -14,13 +14,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from artifacts.architecture import kind_of
 from artifacts.errors import UserError
 from optimizer.importers import Source
-from optimizer.quantization.decoder_layer import DecoderLayer, check_calibrated, normed_for_head
+from optimizer.quantization.decoder_layer import DecoderLayer, normed_for_head
 from optimizer.quantization.input_statistics import InputAccumulator, InputStatistics
 from optimizer.records.progress import Reporter
 
 _HIDDEN = "hidden"
+_HITS = "hits"
 _STATISTICS = tuple(field.name for field in fields(InputStatistics))
 
 
@@ -34,11 +36,12 @@ class Calibration:
     Memory: the fp32 weights and the K x K sums of one layer, the hidden states (num_tokens x hidden_size fp32) twice, and
     the attention scores of one sequence; before the first layer, the embedding as it is stored. Disk: 4 K^2 bytes a group.
 
-    Raises UnsupportedModel for experts and latent attention, UserError for no sequences or ones longer than the model's.
+    Experts have statistics of their own where their inputs have nothing in common (`parts`), which takes E K^2 in place of K^2.
+
+    Raises UserError for no sequences or ones longer than the model's.
     """
 
     def __init__(self, source: Source, sequences: Sequence[Sequence[int]], folder: Path) -> None:
-        check_calibrated(source.architecture)
         longest = max(map(len, sequences), default=0)
         if not 0 < longest <= source.architecture.max_position or not all(sequences):
             raise UserError(
@@ -61,18 +64,34 @@ class Calibration:
         """Whether `group` multiplies inputs: an embedding, also one that is a tied head, is mostly looked up."""
         return group != "embed"
 
-    def statistics(self, group: str) -> InputStatistics:
-        """The statistics of a layer group that `covers`: `layers.I.qkv`, `.o`, `.gate_up`, `.down`, or an untied `head`.
+    def parts(self, group: str) -> tuple[str, ...]:
+        """What has statistics of its own in a layer group: equal shares of its rows, in order; mostly the group itself."""
+        moe = self._source.architecture.moe
+        if moe is None or kind_of(group) != "experts_down":
+            return (group,)
+        return tuple(f"{group}.{expert}" for expert in range(moe.num_experts))
 
-        Gathers what is missing up to its layer. KeyError for a group that the model lacks.
+    def statistics(self, part: str) -> InputStatistics:
+        """The statistics of one of the `parts` of a group that `covers`: `layers.I.qkv`, `.o`, `.experts_down.3`, `head`.
+
+        Gathers what is missing up to its layer. KeyError for one that the model lacks.
         """
-        if not self.covers(group) or group not in self._source.architecture.linear_shapes():
-            raise KeyError(f"{group} has no inputs to calibrate with")
-        num_layers = self._source.architecture.num_layers
-        layer = num_layers if group == "head" else int(group.split(".")[1])
+        architecture = self._source.architecture
+        layer = architecture.num_layers if part == "head" else _layer_of(part)
+        if not any(part in self.parts(group) for group in architecture.linear_shapes() if self.covers(group)):
+            raise KeyError(f"{part} has no inputs to calibrate with")
         self._gather(layer)
         with safe_open(self._layer_path(layer), framework="pt") as file:
-            return InputStatistics(**{name: file.get_tensor(f"{group}.{name}").clone() for name in _STATISTICS})
+            return InputStatistics(**{name: file.get_tensor(f"{part}.{name}").clone() for name in _STATISTICS})
+
+    def hits(self, layer: int) -> Tensor:
+        """How many tokens went to each expert of `layer`, i64 [experts]; empty for a layer without experts."""
+        if not self._source.architecture.is_moe(layer):
+            return torch.zeros(0, dtype=torch.int64)
+        self._gather(layer)
+        with safe_open(self._layer_path(layer), framework="pt") as file:
+            counts: Tensor = file.get_tensor(_HITS)
+            return counts.clone()
 
     def gather(self, reporter: Reporter) -> None:
         """Gather all that is missing now, as one stage of a run."""
@@ -88,34 +107,37 @@ class Calibration:
         hidden = self._load_hidden(first)
         layers = range(first, last + 1)
         for layer in reporter.track(layers, "calibrating layers", len(layers)) if reporter else layers:
-            statistics = self._pass_layer(layer, hidden) if layer < num_layers else self._pass_head(hidden)
+            accumulators = self._pass_layer(layer, hidden) if layer < num_layers else self._pass_head(hidden)
+            hits = [one.num_rows for part, one in accumulators.items() if ".experts_down." in part]
+            statistics = {part: one.statistics() for part, one in accumulators.items()}
             # The next layer's input goes first: a layer counts as done when its statistics are there.
             if layer < num_layers:
                 self._write(self._hidden_path(layer + 1), {_HIDDEN: torch.cat(hidden)})
             self._write(
                 self._layer_path(layer),
-                {f"{group}.{name}": getattr(one, name) for group, one in statistics.items() for name in _STATISTICS},
+                {f"{part}.{name}": getattr(one, name) for part, one in statistics.items() for name in _STATISTICS}
+                | ({_HITS: torch.tensor(hits)} if hits else {}),
             )
             self._hidden_path(layer).unlink(missing_ok=True)
 
-    def _pass_layer(self, index: int, hidden: list[Tensor]) -> dict[str, InputStatistics]:
-        """The statistics of one layer; `hidden`, one tensor a sequence, becomes its output."""
+    def _pass_layer(self, index: int, hidden: list[Tensor]) -> dict[str, InputAccumulator]:
+        """The inputs of one layer's parts; `hidden`, one tensor a sequence, becomes its output."""
         architecture = self._source.architecture
         shapes = architecture.linear_shapes()
         groups = [group for group in shapes if group.startswith(f"layers.{index}.")]
-        accumulators = {group: InputAccumulator(shapes[group][1]) for group in groups}
+        accumulators = {part: InputAccumulator(shapes[group][1]) for group in groups for part in self.parts(group)}
         layer = DecoderLayer(architecture, index, self._source.tensor, self._longest)
         for i, states in enumerate(hidden):
-            hidden[i] = layer(states, lambda group, rows: accumulators[group].add(rows))
-        return {group: accumulators[group].statistics() for group in groups}
+            hidden[i] = layer(states, lambda part, rows: accumulators[part].add(rows))
+        return accumulators
 
-    def _pass_head(self, hidden: list[Tensor]) -> dict[str, InputStatistics]:
+    def _pass_head(self, hidden: list[Tensor]) -> dict[str, InputAccumulator]:
         architecture = self._source.architecture
         gain = self._source.tensor("final_norm.weight").to(torch.float32)
         accumulator = InputAccumulator(architecture.hidden_size)
         for states in hidden:
             accumulator.add(normed_for_head(architecture, gain, states))
-        return {"head": accumulator.statistics()}
+        return {"head": accumulator}
 
     def _load_hidden(self, layer: int) -> list[Tensor]:
         """The input of `layer`, fp32 [T, hidden_size] for each sequence."""
@@ -137,3 +159,8 @@ class Calibration:
         partial = path.with_suffix(f".{os.getpid()}.partial")
         save_file(tensors, partial)
         partial.replace(path)
+
+
+def _layer_of(part: str) -> int:
+    """3 of `layers.3.qkv`; 0 of what has no layer."""
+    return int(part.split(".")[1]) if part.startswith("layers.") else 0

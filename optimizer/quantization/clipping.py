@@ -30,8 +30,11 @@ class ClippedRounding:
     def __call__(self, name: str, weight: Tensor, scheme: Scheme) -> QuantizedMatrix:
         if scheme.is_float or not self.calibration.covers(name):
             return round_to_nearest(name, weight, scheme)
-        importance = self.calibration.statistics(name).hessian.diagonal().clone()
-        return round_to_nearest(name, weight, scheme, partial(fit_clipped_grid, importance=importance))
+        parts, rounded = self.calibration.parts(name), []
+        for part, rows in zip(parts, weight.chunk(len(parts)), strict=True):
+            importance = self.calibration.statistics(part).hessian.diagonal().clone()
+            rounded.append(round_to_nearest(name, rows, scheme, partial(fit_clipped_grid, importance=importance)))
+        return QuantizedMatrix.joined(rounded)
 
 
 def fit_clipped_grid(

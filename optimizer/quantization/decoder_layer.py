@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from artifacts.architecture import Architecture
-from runtime.network import Activation, check_dense, final_norm, layer
+from optimizer.quantization.float_latents import FloatLatents
+from optimizer.quantization.float_mixture import FloatMixture
+from runtime.network import Activation, final_norm, layer
 from runtime.rope import rope_tables
 
 #: canonical tensor name -> tensor, as `Source.tensor`
@@ -20,17 +23,13 @@ Observer = Callable[[str, Tensor], None]
 
 
 class DecoderLayer:
-    """Layer `index` of a model, its weights held in fp32. Whole sequences go through at once and leave no cache.
-
-    Raises UnsupportedModel for experts and latent attention.
-    """
+    """Layer `index` of a model, its weights held in fp32. Whole sequences go through at once and leave no cache."""
 
     def __init__(self, architecture: Architecture, index: int, tensors: Tensors, num_positions: int) -> None:
-        check_calibrated(architecture)
         self._architecture, self._index = architecture, index
         names = [*(f"{group}.weight" for group in architecture.linear_shapes()), *architecture.float_shapes()]
         self._tensors = {name: tensors(name).to(torch.float32) for name in names if name.startswith(f"layers.{index}.")}
-        cos, sin = rope_tables(architecture.rope_of(index), architecture.head_dim, num_positions)
+        cos, sin = rope_tables(architecture.rope_of(index), architecture.rope_width, num_positions)
         self._rotation = torch.from_numpy(cos), torch.from_numpy(sin)
 
     @torch.inference_mode()
@@ -45,14 +44,6 @@ def normed_for_head(architecture: Architecture, gain: Tensor, hidden: Tensor) ->
     return final_norm(architecture, FloatBuilder(architecture, {"final_norm.weight": gain}), hidden)
 
 
-def check_calibrated(architecture: Architecture) -> None:
-    """UnsupportedModel where there is no float layer to calibrate with."""
-    check_dense(
-        architecture,
-        "calibration does not cover {what}, which this {family} model has; quantize it with method: rtn",
-    )
-
-
 @dataclass(frozen=True)
 class FloatBuilder:
     """Computes at once what it is told, over one sequence in fp32; an `observe`r sees what each layer group reads."""
@@ -62,7 +53,15 @@ class FloatBuilder:
     rotation: tuple[Tensor, ...] = ()
     observe: Observer = lambda group, rows: None
 
-    latents, mixtures = None, None
+    @property
+    def latents(self) -> FloatLatents | None:
+        mla = self.architecture.mla
+        return FloatLatents(self.architecture, mla, self.tensors, self.rotation) if mla else None
+
+    @cached_property
+    def mixtures(self) -> FloatMixture | None:
+        moe = self.architecture.moe
+        return FloatMixture(moe, self.tensors, self.observe) if moe else None
 
     def norm(self, name: str, stream: Tensor, readers: tuple[str, ...], eps: float) -> Tensor:
         return functional.rms_norm(stream, stream.shape[-1:], self.tensors[f"{name}.weight"], eps)

@@ -35,7 +35,8 @@ _MAX_DAMPING = 1e4
 class Gptq:
     """A Quantizer that takes each group's Hessian from `calibration`.
 
-    Rounds to nearest what has none: embeddings, which are looked up, groups whose inputs were all zero, and float schemes.
+    Rounds to nearest what has none: embeddings, which are looked up, groups whose inputs were all zero (experts that no token
+    went to), and float schemes.
     `clip` narrows the range of each scale first, where that lowers the error under the mean squares of the inputs.
     """
 
@@ -47,7 +48,13 @@ class Gptq:
     def __call__(self, name: str, weight: Tensor, scheme: Scheme) -> QuantizedMatrix:
         if scheme.is_float or not self.calibration.covers(name):
             return round_to_nearest(name, weight, scheme)
-        hessian = self.calibration.statistics(name).hessian
+        parts = self.calibration.parts(name)
+        return QuantizedMatrix.joined(
+            [self._part(name, part, rows, scheme) for part, rows in zip(parts, weight.chunk(len(parts)), strict=True)]
+        )
+
+    def _part(self, name: str, part: str, weight: Tensor, scheme: Scheme) -> QuantizedMatrix:
+        hessian = self.calibration.statistics(part).hessian
         fit = partial(fit_clipped_grid, importance=hessian.diagonal().clone()) if self.clip else fit_grid
         return gptq(name, weight, scheme, hessian, fit, damping=self.damping, activation_order=self.activation_order)
 

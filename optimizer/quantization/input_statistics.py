@@ -34,7 +34,8 @@ class InputAccumulator:
     """Adds up the statistics of one group, sequence by sequence. Memory: the K x K sum, and the sample."""
 
     def __init__(self, num_columns: int) -> None:
-        self._num_rows = 0
+        self.num_rows = 0
+        """How many were added."""
         self._products = torch.zeros(num_columns, num_columns)
         self._sum_abs = torch.zeros(num_columns, dtype=torch.float64)
         self._max_abs = torch.zeros(num_columns)
@@ -42,7 +43,7 @@ class InputAccumulator:
 
     def add(self, rows: Tensor) -> None:
         """The inputs of one sequence, fp32 [T, K]."""
-        self._num_rows += len(rows)
+        self.num_rows += len(rows)
         self._products.addmm_(rows.T, rows)
         magnitude = rows.abs()
         self._sum_abs += magnitude.sum(dim=0, dtype=torch.float64)
@@ -51,10 +52,11 @@ class InputAccumulator:
         self._sample.append(rows[kept].clone())
 
     def statistics(self) -> InputStatistics:
-        """Of all that was added, at least one row. Takes the sums along: the accumulator is spent."""
+        """Of all that was added; zeros if nothing was. Takes the sums along: the accumulator is spent."""
+        num_rows = max(self.num_rows, 1)
         return InputStatistics(
-            hessian=self._products.div_(self._num_rows),
-            mean_abs=(self._sum_abs / self._num_rows).to(torch.float32),
+            hessian=self._products.div_(num_rows),
+            mean_abs=(self._sum_abs / num_rows).to(torch.float32),
             max_abs=self._max_abs,
-            sample=torch.cat(self._sample),
+            sample=torch.cat([self._max_abs.new_zeros(0, len(self._max_abs)), *self._sample]),
         )

@@ -20,7 +20,7 @@ from optimizer.parallel.step import DeviceSteps, Memory, Step
 from optimizer.report.devices_page import render_devices
 from optimizer.run.planning import uniform_plans
 from optimizer.stages.job import Job
-from optimizer.targets.gpu import ACT, GpuTarget
+from optimizer.targets.gpu import GpuTarget
 from search_spaces.space import device
 
 
@@ -65,7 +65,7 @@ class Planner:
     def _divided(self, scheme: str, plan: Plan, split: Split) -> Divided:
         load = self.workload
         chunk, context = min(load.prompt_tokens, PREFILL_TOKENS), load.prompt_tokens + load.output_tokens // 2
-        steps = DeviceSteps(split, self.job.source.architecture, plan, self.kv_dtype, self._limits(), ACT)
+        steps = DeviceSteps(split, self.job.source.architecture, plan, self.kv_dtype, self._limits(), self.target.act)
         decode = steps.decode(load.concurrency, context, self.target.time_us, self.links)
         prefill = steps.prefill(chunk, self.target.time_us, self.links)
         ms = decode.ms + load.prompt_tokens / chunk * prefill.ms / load.output_tokens
@@ -92,6 +92,7 @@ def plan_for_several(job: Job) -> None:
     architecture = job.source.architecture
     planner = Planner(job, job.target, _workload(job), Links.of(found, spec.num_devices), job.target.kv_dtypes(architecture)[0])
     load = planner.workload
+    job.target.expect(load)
     say(f"{spec.name}: shapes of {architecture.family}, {spec.num_devices} x {found.title}; times are modelled")
     say(f"workload: {load.prompt_tokens} tokens in, {load.output_tokens} out, {load.concurrency} at once")
     candidates, refused = planner.candidates()

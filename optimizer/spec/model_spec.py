@@ -202,6 +202,8 @@ class ModelSpec(Section):
     """The config.json of the shapes to plan for, where `source` is `random`."""
     name: str = Field(default_factory=lambda spec: _plain_name(spec["source"]), pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
     target: Annotated[str, AfterValidator(known_devices)] = "cpu"
+    activations: Literal["bf16", "f16"] = "bf16"
+    """What activations are stored as between kernels, where the target is a GPU."""
     evaluation: EvaluationSpec = EvaluationSpec()
     quantization: QuantizationSpec = QuantizationSpec()
     gate: GateSpec = GateSpec(max_kl=0.05, max_perplexity_increase=0.01)
@@ -221,7 +223,9 @@ class ModelSpec(Section):
                 else "config is for source: random; a real source has its own, remove the key"
             )
         if not self.is_planning and self.source.suffix != ".gguf" and not (self.source / "config.json").is_file():
-            raise ValueError(f"source must be a Hugging Face folder with config.json or a .gguf file, got {self.source}")
+            raise ValueError(
+                f"source must be a Hugging Face folder with config.json or a .gguf file, and not ONNX, got {self.source}"
+            )
         return self
 
     @model_validator(mode="after")

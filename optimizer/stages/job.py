@@ -84,6 +84,8 @@ class Job:
                 f"nothing here runs a model on several devices, got {spec.target}: they are planned for by shapes alone; give "
                 "source: random and config, or one device"
             )
+        if spec.devices == ("cpu",) and "activations" in spec.model_fields_set:
+            raise UserError("activations is for GPUs, and kernels of a CPU compute in fp32; remove the key, or give --gpu")
         space = load_space(spec.search.space, device(spec.devices[0]).kind)
         opened = open_source(spec.source, spec.adapter) if spec.config is None else open_random(spec.config)
         source = replace(opened, generation_config=spec.generation.over(opened.generation_config))
@@ -101,7 +103,7 @@ class Job:
         folder.mkdir(parents=True, exist_ok=True)
         known = earlier.records if earlier else {}
         ledger = Ledger(storage_of(spec, workspace), spec.name, reporter.say, known=known)
-        target = open_target(spec.devices, space, folder / kernels, ledger, reporter, isa)
+        target = open_target(spec.devices, space, folder / kernels, ledger, reporter, isa, spec.activations)
         return cls(
             spec=spec,
             space=space,

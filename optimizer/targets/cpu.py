@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from platform import machine
-from typing import Any, get_args
+from typing import Any
 
 from artifacts.architecture import Architecture
 from artifacts.errors import UserError
@@ -37,6 +37,7 @@ from optimizer.tuning.limits import StepTime
 from optimizer.tuning.winner import Constants, Tuned
 from optimizer.weights.quantized_store import QuantizedStore
 from runtime.batch import build_batch
+from runtime.decoder import kv_dtypes
 from search_spaces.schema import SearchSpace, ThreadShare
 
 #: of the machine's memory, for the KV cache
@@ -67,17 +68,24 @@ class CpuTarget:
         return "served"
 
     def kv_dtypes(self, architecture: Architecture) -> tuple[KvDtype, ...]:
-        return self._space.precision.kv_cache
+        possible, offered = self.possible_kv_dtypes(architecture), self._space.precision.kv_cache
+        left = tuple(dtype for dtype in offered if dtype in possible)
+        if not left:
+            raise UserError(
+                f"CPU kernels keep this {architecture.family} model's KV cache in {', '.join(possible)}, and the search space "
+                f"offers {', '.join(offered)}; offer one of the former in precision.kv_cache"
+            )
+        return left
 
     def possible_kv_dtypes(self, architecture: Architecture) -> tuple[KvDtype, ...]:
-        return tuple(dtype for dtype in get_args(KvDtype) if dtype in kv_cache.STORAGE)
+        return kv_dtypes(architecture)
 
     def baseline(self, is_bf16: bool) -> Scheme:
         return Scheme("bf16" if is_bf16 else "fp32")
 
     def workbench(self, store: QuantizedStore) -> CpuWorkbench:
-        serving, precision = self._space.serving, self._space.precision
-        kv_dtype, block_size = precision.kv_cache[0], serving.kv_block_size[0]
+        serving = self._space.serving
+        kv_dtype, block_size = self.kv_dtypes(store.architecture)[0], serving.kv_block_size[0]
         bench = CpuWorkbench(store.architecture, store, kv_dtype, block_size, None, host().num_cores, machine=self._machine)
         return self._with_library(bench, self._first_constants())
 

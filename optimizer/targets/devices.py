@@ -15,7 +15,7 @@ from optimizer.quantization.packed import CPU_LAYOUT, GPU_LAYOUT, Layout
 from optimizer.records.ledger import Ledger
 from optimizer.records.progress import Reporter
 from optimizer.targets.cpu import CpuTarget
-from optimizer.targets.target import TargetStages
+from optimizer.targets.target import Act, TargetStages
 from search_spaces.schema import SearchSpace
 from search_spaces.space import device
 
@@ -37,15 +37,22 @@ def target_layout(devices: Sequence[str]) -> Layout:
 
 
 def open_target(
-    devices: Sequence[str], space: SearchSpace, folder: Path, ledger: Ledger, reporter: Reporter, isa: Isa | None = None
+    devices: Sequence[str],
+    space: SearchSpace,
+    folder: Path,
+    ledger: Ledger,
+    reporter: Reporter,
+    isa: Isa | None = None,
+    act: Act = "bf16",
 ) -> TargetStages:
-    """The stages of `devices`; `folder` keeps what they build, for `isa` rather than the best of this CPU where it is given."""
+    """The stages of `devices`; `folder` keeps what they build: for a CPU for `isa`, or else the best of this one, for GPUs for
+    activations of `act`."""
     if tuple(devices) == _CPU:
         return CpuTarget("cpu", space, folder, ledger, reporter, isa)
     # Triton and torch are found out about only where a GPU is the target.
     from optimizer.targets.gpu import GpuTarget
 
-    return GpuTarget(devices, space, folder, ledger, reporter)
+    return GpuTarget(devices, space, folder, ledger, reporter, act)
 
 
 def offered_schemes(

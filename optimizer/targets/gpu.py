@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final, Literal
 
 import numpy as np
 
@@ -44,7 +43,7 @@ from optimizer.measure.workload import Workload
 from optimizer.records.ledger import Ledger
 from optimizer.records.progress import Reporter
 from optimizer.targets.emulated import EmulatedWorkbench
-from optimizer.targets.target import Evaluated, Frozen, Phase
+from optimizer.targets.target import Act, Evaluated, Frozen, Phase
 from optimizer.tuning.gpu.time_model import LAUNCH_US
 from optimizer.tuning.gpu.tuner import GpuTuner
 from optimizer.tuning.limits import StepTime
@@ -54,7 +53,6 @@ from runtime.gpu.pool import KV_DTYPES
 from search_spaces.schema import Device, SearchSpace
 from search_spaces.space import device
 
-ACT: Final[Literal["bf16"]] = "bf16"
 POINTS = "kernels/points.json"
 #: of the device's memory, for weights and KV cache together; the rest is for graphs, activations and the driver
 _MEMORY_SHARE = 0.9
@@ -79,9 +77,12 @@ def _driver_here() -> str:
 
 
 class GpuTarget:
-    """`TargetStages` of one or more GPUs. `folder` keeps what is frozen."""
+    """`TargetStages` of one or more GPUs. `folder` keeps what is frozen; activations lie in `act` between kernels."""
 
-    def __init__(self, devices: Sequence[str], space: SearchSpace, folder: Path, ledger: Ledger, reporter: Reporter) -> None:
+    def __init__(
+        self, devices: Sequence[str], space: SearchSpace, folder: Path, ledger: Ledger, reporter: Reporter, act: Act
+    ) -> None:
+        self.act = act
         self._devices = [device(name) for name in devices]
         self._gpu = gpu_facts(self._devices[0])
         self._space, self._folder, self._ledger, self._reporter = space, folder, ledger, reporter
@@ -96,6 +97,10 @@ class GpuTarget:
     @property
     def evaluated(self) -> Evaluated:
         return "emulated"
+
+    def expect(self, workload: Workload) -> None:
+        """Times of decoding are from now on those at the mean context of `workload`. To be called before any is asked for."""
+        self._context_tokens = workload.prompt_tokens + workload.output_tokens // 2
 
     def time_us(self, problem: Problem) -> float:
         """Of one call on the first device: products by what others have measured, everything else as its points are ranked."""
@@ -123,13 +128,13 @@ class GpuTarget:
 
     def workbench(self, store: QuantizedStore) -> EmulatedWorkbench:
         kv_dtype = self.kv_dtypes(store.architecture)[0]
-        return EmulatedWorkbench(store.architecture, store, kv_dtype, self._space.serving.kv_block_size[0], ACT)
+        return EmulatedWorkbench(store.architecture, store, kv_dtype, self._space.serving.kv_block_size[0], self.act)
 
     def tune(
         self, workbench: Workbench, workload: Workload, offered: Mapping[str, Sequence[Scheme]], baseline: Scheme
     ) -> tuple[Workbench, tuple[Tuned, ...]]:
         """The KV block size, together with attention's points. Other points wait for the plan that is frozen."""
-        self._context_tokens = workload.prompt_tokens + workload.output_tokens // 2
+        self.expect(workload)
         plan = dict.fromkeys(workbench.architecture.linear_shapes(), baseline)
 
         def attention(block_size: int) -> list[Problem]:
@@ -189,7 +194,7 @@ class GpuTarget:
 
     def freeze(self, workbench: Workbench, plan: Plan, serving: Limits) -> Frozen:
         """Tunes and compiles every kernel that serving `plan` can ask for, on every device."""
-        shapes = StepShapes(workbench.architecture, plan, workbench.kv_dtype, serving, ACT)
+        shapes = StepShapes(workbench.architecture, plan, workbench.kv_dtype, serving, self.act)
         served = list(shapes.served())
         files: dict[str, bytes | Path] = {}
         tables: dict[str, PointTable] = {}
@@ -216,7 +221,7 @@ class GpuTarget:
             backend="gpu",
             table=POINTS,
             compiler=f"triton {version('triton')}",
-            activations=ACT,
+            activations=self.act,
         )
         names = ", ".join(found.name for found in self._devices)
         frozen_for = Platform(device=names, isa=self.title, archs=tuple(arch_of(found) for found in self._devices))
@@ -226,11 +231,11 @@ class GpuTarget:
         """A small call of every entry point that is served, at its default point: the self-test at load."""
         checks = []
         for symbol in dict.fromkeys(problem.symbol for problem in served):
-            contract = spec(symbol).typed(ACT)
+            contract = spec(symbol).typed(self.act)
             case = contract.cases[0]
             made = contract.make_inputs(np.random.default_rng(0), case)
             call = problem_of(contract, values(contract, made))
-            checks.append(Check(symbol, ACT, case, gpu_tuning(contract.op).default(call, target)))
+            checks.append(Check(symbol, self.act, case, gpu_tuning(contract.op).default(call, target)))
         return checks
 
     def _frozen(
@@ -268,7 +273,7 @@ class GpuTarget:
             max_model_len=tokens,
             num_threads=1,
         )
-        return StepShapes(workbench.architecture, plan, workbench.kv_dtype, limits, ACT)
+        return StepShapes(workbench.architecture, plan, workbench.kv_dtype, limits, self.act)
 
     def _total_ms(self, calls: Sequence[LabelledProblem]) -> float:
         return sum(self.time_us(call.problem) for call in calls) / 1000

@@ -20,6 +20,8 @@ from optimizer.weights.quantized_store import QuantizedStore
 
 Phase = Literal["decode", "prefill"]
 Evaluated = Literal["served", "emulated"]
+#: what activations are stored as between the kernels of a GPU
+Act = Literal["bf16", "f16"]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from artifacts.architecture import kind_of
@@ -26,6 +26,8 @@ from optimizer.transforms import AWQ, SMOOTHQUANT, search_scales, transformed
 from optimizer.transforms.channel_scales import SCALABLE
 from optimizer.weights.quantized_store import QuantizedStore
 
+#: of an even share of tokens: an expert with less is named
+RARE = 0.1
 _SCALE_METHODS = {"awq": AWQ, "smoothquant": SMOOTHQUANT}
 
 
@@ -79,7 +81,22 @@ def prepared_weights(
         quantization = with_static_activations(quantization, calibration)
     if quantization is not ROUND_TO_NEAREST:
         calibration.gather(reporter)
+        for line in rarely_hit(calibration, source.architecture.num_layers):
+            reporter.say(line)
     return QuantizedStore(source, folder / "weights", layout, quantization)
+
+
+def rarely_hit(calibration: Calibration, num_layers: int) -> Iterator[str]:
+    """A line for each layer with experts to which less than RARE of an even share of the calibration's tokens went."""
+    for layer in range(num_layers):
+        hits = calibration.hits(layer)
+        rare = (hits < RARE * hits.double().mean()).nonzero().flatten().tolist() if len(hits) else []
+        if rare:
+            found = ", ".join(f"{expert} ({hits[expert]})" for expert in rare)
+            yield (
+                f"layers.{layer}: {len(rare)} of {len(hits)} experts got less than {RARE:.0%} of an even share of "
+                f"calibration's tokens: {found}; calibrate on more text, or on some that reaches them"
+            )
 
 
 def record_sha256(source: Source) -> str:

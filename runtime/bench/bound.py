@@ -10,6 +10,7 @@ from typing import Literal
 from artifacts.architecture import Architecture
 from artifacts.kv_cache import kv_bytes_per_token
 from artifacts.precision import KvDtype, Scheme
+from runtime.attention_flops import attention_flops
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def decode_bound(
     for layer in range(architecture.num_layers):
         seen = min(context_len, architecture.window(layer) or context_len)
         own_bytes += kv_bytes_per_token(architecture, kv_cache) / architecture.num_layers * (seen + 1)
-        float_flops += 4.0 * architecture.q_size * seen
+        float_flops += attention_flops(architecture, 1, seen)
     own_memory_s = own_bytes / (peaks.memory_gbps * 1e9)
     shared_memory_s = shared_bytes / (peaks.memory_gbps * 1e9)
     compute_s = float_flops / (peaks.float_gflops * 1e9) + int8_flops / (peaks.int8_gops * 1e9)

@@ -150,7 +150,7 @@ def call_cost(call: CpuCall, counts: dict[str, int], batch: Batch) -> Cost:
     if spec.op != "paged_attention":
         return spec.cost(sizes)
     # The cache is read once per sequence, as far as any of its tokens sees; each token computes over what it sees itself.
-    window = call.arguments["window"]
+    window = call.arguments.get("window", 0)  # latents have none
     assert isinstance(window, int)
     window = window or int(batch.seq_lens.max())
     read = np.minimum(batch.seq_lens, np.diff(batch.cu_seqlens_q) + window - 1)

@@ -183,7 +183,7 @@ class GpuBuilder:
         a = self.architecture
         rope = a.rope_of(layer)
         if rope not in self._tables:
-            tables = rope_tables(rope, a.mla.rope_head_dim if a.mla else a.head_dim, self.limits.max_model_len)
+            tables = rope_tables(rope, a.rope_width, self.limits.max_model_len)
             self._tables[rope] = {
                 name: torch.from_numpy(table).to(self.device) for name, table in zip(("cos", "sin"), tables, strict=True)
             }

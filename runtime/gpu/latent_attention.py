@@ -37,7 +37,7 @@ class LatentAttention:
         build.call("gpu_head_matmul", f"{name}.k_up", x=queries, weight=k_up, out=q_latent)
         build.call(
             "gpu_mla_attention", f"{name}.attention", ATTENTION, q=q_latent, cache=cache, **build.tables(),
-            out=attended_latent, scale=a.head_dim**-0.5 * mla.score_factor,
+            out=attended_latent, scale=a.score_scale,
         )  # fmt: skip
         build.call("gpu_head_matmul", f"{name}.v_up", x=attended_latent, weight=v_up, out=attended)
         return Operand.plain(attended.flatten(1))

@@ -47,6 +47,15 @@ class HeadOrder:
 
 
 @dataclass(frozen=True)
+class Together:
+    """The rows of all matrices of a tensor, one matrix after the other."""
+
+    def of(self, matrices: Tensor) -> Tensor:
+        """[experts, N, K] -> [experts * N, K]."""
+        return matrices.flatten(0, 1)
+
+
+@dataclass(frozen=True)
 class Gain:
     """A norm's gain, made of what is stored: (stored + added) / divisor."""
 
@@ -69,7 +78,7 @@ class Part:
     name: str
     shape: tuple[int, ...]
     config_keys: str
-    rows: HeadRows | HeadOrder | None = None
+    rows: HeadRows | HeadOrder | Together | None = None
     gain: Gain | None = None
 
     def taken_from(self, stored: Tensor) -> Tensor:
@@ -95,6 +104,8 @@ class Naming:
     mixture: tuple[str, str, str, str] = ("mlp", "gate_proj", "up_proj", "down_proj")
     """Where a mixture stands in a layer, and what it calls an expert's gate, up and down projections."""
     expert_size_key: str = "moe_intermediate_size"
+    joined_experts: tuple[str, str, str] | None = None
+    """What a mixture calls its router, gate with up, and down, where each is one tensor of all experts."""
 
 
 _GEMMA = Naming(
@@ -122,6 +133,12 @@ NAMINGS: Mapping[str, Naming] = {
         fused_gate_up=True,
         neighbours_turn=True,
     ),
+    "granitemoe": Naming(
+        mixture=("block_sparse_moe", "", "", ""),
+        expert_size_key="intermediate_size",
+        joined_experts=("router.layer", "input_linear", "output_linear"),
+    ),
+    "olmoe": Naming(expert_size_key="intermediate_size"),
     "olmo2": Naming(
         norms={"attn_post_norm": "post_attention_layernorm", "mlp_post_norm": "post_feedforward_layernorm"},
     ),
@@ -263,6 +280,14 @@ def _experts(a: Architecture, moe: Moe, layer: str) -> Parts:
     mixture, hidden = f"{layer}.{place}", _hidden(a)
     size = _Axis(moe.intermediate_size, _naming(a).expert_size_key)
     count = _Axis(moe.num_experts, "the number of experts")
+    if joined := _naming(a).joined_experts:
+        router, gate_up, down = (f"{mixture}.{name}.weight" for name in joined)
+        rows = _Axis(2 * size.size, f"2 {size.config_key}")
+        return {
+            "router.weight": (_part(router, count, hidden),),
+            "experts_gate_up.weight": (replace(_part(gate_up, count, rows, hidden), rows=Together()),),
+            "experts_down.weight": (replace(_part(down, count, hidden, size), rows=Together()),),
+        }
     experts = [f"{mixture}.experts.{expert}" for expert in range(moe.num_experts)]
     tensors: Parts = {
         "router.weight": (_part(f"{mixture}.gate.weight", count, hidden),),

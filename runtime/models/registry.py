@@ -14,11 +14,13 @@ from runtime.models.gemma2 import Gemma2Config
 from runtime.models.gemma3 import Gemma3TextConfig
 from runtime.models.glm4 import Glm4Config
 from runtime.models.granite import GraniteConfig
+from runtime.models.granitemoe import GraniteMoeConfig
 from runtime.models.hf_config import HfConfig
 from runtime.models.llama import LlamaConfig
 from runtime.models.mistral import MistralConfig
 from runtime.models.mixtral import MixtralConfig
 from runtime.models.olmo2 import Olmo2Config
+from runtime.models.olmoe import OlmoeConfig
 from runtime.models.phi3 import Phi3Config
 from runtime.models.qwen2 import Qwen2Config
 from runtime.models.qwen3 import Qwen3Config
@@ -37,7 +39,9 @@ FAMILIES: dict[str, type[HfConfig]] = {
     "gemma3_text": Gemma3TextConfig,
     "glm4": Glm4Config,
     "granite": GraniteConfig,
+    "granitemoe": GraniteMoeConfig,
     "olmo2": Olmo2Config,
+    "olmoe": OlmoeConfig,
     "phi3": Phi3Config,
     "smollm3": SmolLM3Config,
     "mixtral": MixtralConfig,

@@ -21,7 +21,9 @@ _NAMES = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
-} | {f"self_attn.{x}": f"attn_{x.removesuffix('_proj')}" for x in ("q_proj", "k_proj", "v_proj", "q_norm", "k_norm")}
+} | {
+    f"self_attn.{x}": f"attn_{x.removesuffix('_proj')}" for x in ("q_proj", "k_proj", "v_proj", "qkv_proj", "q_norm", "k_norm")
+}
 
 _GEMMA = {
     "post_attention_layernorm": "post_attention_norm",
@@ -39,7 +41,7 @@ _OTHER_NAMES = {
         "mlp.gate_up_proj": "ffn_up",
     },
     "olmo2": _GEMMA,
-    "phi3": {"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"},
+    "phi3": {"mlp.gate_up_proj": "ffn_up"},
 }
 _ARCHITECTURES = {"mistral": "llama", "gemma3_text": "gemma3"}
 #: whose q and k llama.cpp turns by neighbours, and so reorders
@@ -69,10 +71,12 @@ def write_gguf(
     drop: str | None = None,
     tokenizer: Mapping[str, object] = TOKENIZER,
     part_tensors: int = 0,
+    joins_qkv: bool = False,
 ) -> Path:
     """`model` at `path`, matrices as `kind`. `metadata` overrides keys (None leaves one out), `drop` leaves out a tensor.
 
     With `part_tensors` it is parts of at most so many tensors each, named after `path` as the gguf package names them.
+    `joins_qkv`: q, k and v are one tensor, as the converter's --fuse-qkv makes them.
     """
     config = model.config
     arch = _ARCHITECTURES.get(config.model_type, config.model_type)
@@ -95,6 +99,7 @@ def write_gguf(
     for key, value in values.items():
         if value is not None:
             writer.add_key_value(key, value, GGUFValueType.get_type(value))
+    joined: dict[str, dict[str, np.ndarray]] = {}
     for name, tensor in model.state_dict().items():
         if name == drop or (name == "lm_head.weight" and config.tie_word_embeddings):
             continue
@@ -105,6 +110,13 @@ def write_gguf(
             heads = config.num_attention_heads if found[1] == "q" else config.num_key_value_heads
             array = _permuted(array, heads)
         stored = kind if array.ndim > 1 else GGMLQuantizationType.F32
+        if joins_qkv and (found := re.search(r"self_attn\.([qkv])_proj", name)):
+            name = name.replace(found[0], "self_attn.qkv_proj")
+            parts = joined.setdefault(name, {})
+            parts[found[1]] = array
+            if len(parts) < 3:
+                continue
+            array = np.concatenate([parts[part] for part in "qkv"])
         writer.add_tensor(_gguf_name(name, arch), quantize(array, stored), raw_dtype=stored)
     for name, array in (extra or {}).items():
         writer.add_tensor(name, array)

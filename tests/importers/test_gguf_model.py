@@ -64,6 +64,26 @@ def test_codes_have_the_values_of_the_gguf_package(kind: GGMLQuantizationType, t
         np.testing.assert_array_equal(stored.dequantize(), checkpoint.read(f"model.{name}.weight").numpy())
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+def test_q_k_and_v_in_one_tensor(name: str, tmp_path: Path) -> None:
+    """Rows of q and k of a llama in its order, the biases of a qwen2, codes."""
+    model = random_model(WITHOUT_WINDOW[name])
+    apart, joined = (
+        open_source(write_gguf(tmp_path / f"{joins}.gguf", model, Q8_0, joins_qkv=joins)) for joins in (False, True)
+    )
+    assert "blk.0.attn_qkv.weight" in joined.checkpoint.where("model.layers.0.self_attn.k_proj.weight")
+    assert_tensors_equal(
+        joined, {name: apart.tensor(name) for name in joined_state_dict(model.state_dict(), apart.architecture)}
+    )
+    for projection in "qkv":
+        found, expected = (
+            source.checkpoint.stored(f"model.layers.1.self_attn.{projection}_proj.weight") for source in (joined, apart)
+        )
+        assert isinstance(found, StoredMatrix) and isinstance(expected, StoredMatrix)
+        np.testing.assert_array_equal(found.codes, expected.codes)
+        np.testing.assert_array_equal(found.scales, expected.scales)
+
+
 def test_a_scale_of_mxfp4_that_is_no_number(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "model.gguf", random_model(CONFIGS["llama"]), MXFP4)
     offset = GgufFile.open(path).tensors["blk.0.ffn_down.weight"].offset

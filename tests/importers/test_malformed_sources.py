@@ -16,6 +16,7 @@ from optimizer.importers import (
     MissingFile,
     MissingTensor,
     MissingTokenizer,
+    OnnxCheckpoint,
     PickleCheckpoint,
     ShapeMismatch,
     SourceError,
@@ -90,6 +91,15 @@ def test_no_weights(folder: Path) -> None:
 def test_pickle_only(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(PickleCheckpoint, match=r"pytorch_model\.bin.*save_pretrained"):
+        open_source(folder)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "onnx/model_q4.onnx"])
+def test_onnx_only(folder: Path, name: str) -> None:
+    """As optimum writes it, and as models of the hub have it beside nothing else."""
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / "model.safetensors").rename(folder / name)
+    with pytest.raises(OnnxCheckpoint, match=rf"weights as ONNX only \({name}\), which is written .* and not read"):
         open_source(folder)
 
 
@@ -201,7 +211,7 @@ def test_truncated_gguf(gguf: Path, part: str) -> None:
 
 
 def test_gguf_of_unknown_architecture(tmp_path: Path) -> None:
-    with pytest.raises(UnknownArchitecture, match=r"one of llama, qwen2, qwen3, gemma2, .*; .* says 'orion'"):
+    with pytest.raises(UnknownArchitecture, match=r"one of llama, qwen2, qwen3, .*; .* says 'orion'"):
         open_source(rewritten(tmp_path, metadata={"general.architecture": "orion"}))
 
 

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import DeepseekV2Config, DeepseekV3Config, MixtralConfig, PreTrainedConfig, Qwen3MoeConfig
+from transformers import (
+    DeepseekV2Config,
+    DeepseekV3Config,
+    GraniteMoeConfig,
+    MixtralConfig,
+    OlmoeConfig,
+    PreTrainedConfig,
+    Qwen3MoeConfig,
+)
 
 from artifacts.manifest import Limits
 from optimizer.importers import open_source
@@ -36,6 +44,8 @@ YARN = {
 }
 CONFIGS: dict[str, PreTrainedConfig] = {
     "mixtral": MixtralConfig(**SIZES, num_local_experts=4),
+    "olmoe": OlmoeConfig(**SIZES, num_experts=4, num_experts_per_tok=2),
+    "granitemoe": GraniteMoeConfig(**SIZES, num_local_experts=4),
     "qwen3_moe": Qwen3MoeConfig(**SIZES, **EXPERTS, head_dim=16, num_experts=6, mlp_only_layers=[0]),
     "deepseek_v2": DeepseekV2Config(**LATENT, topk_method="group_limited_greedy", n_group=4, topk_group=2),
     "deepseek_v2, lite": DeepseekV2Config(**LATENT | {"q_lora_rank": None}, rope_parameters=YARN),
@@ -52,10 +62,11 @@ def test_every_tensor_is_the_modules(name: str, tmp_path: Path) -> None:
     layer = a.num_layers - 1
     ours, theirs = f"layers.{layer}", f"model.layers.{layer}"
     assert a.moe is not None
+    place, router = ("block_sparse_moe", "router") if name == "granitemoe" else ("mlp", "gate")
     for group, parameter in (("experts_gate_up", "gate_up_proj"), ("experts_down", "down_proj")):
-        expected = state[f"{theirs}.mlp.experts.{parameter}"]
+        expected = state[f"{theirs}.{place}.experts.{parameter}"]
         assert torch.equal(source.tensor(f"{ours}.{group}.weight"), expected.flatten(0, 1))
-    assert torch.equal(source.tensor(f"{ours}.router.weight"), state[f"{theirs}.mlp.gate.weight"])
+    assert torch.equal(source.tensor(f"{ours}.router.weight"), state[f"{theirs}.{place}.{router}.weight"])
     if a.mla is not None:
         # A key of a head is k_up of the latent, from the left; a value is the latent times v_up.
         up = state[f"{theirs}.self_attn.kv_b_proj.weight"]
@@ -70,7 +81,7 @@ def test_every_tensor_is_the_modules(name: str, tmp_path: Path) -> None:
 
 
 def test_absent_keys_have_transformers_defaults() -> None:
-    for config in (MixtralConfig, Qwen3MoeConfig, DeepseekV2Config, DeepseekV3Config):
+    for config in (MixtralConfig, Qwen3MoeConfig, OlmoeConfig, GraniteMoeConfig, DeepseekV2Config, DeepseekV3Config):
         written = {**SIZES, "num_key_value_heads": 4, "num_experts_per_tok": 2, "rms_norm_eps": 1e-5}
         written |= {"model_type": config.model_type, "topk_group": 1, "n_group": 1}
         assert architecture(written) == architecture(config(**written).to_dict())
@@ -86,6 +97,7 @@ REFUSED: dict[str, tuple[str, dict[str, object], str]] = {
     "normalized": ("deepseek_v2", {"norm_topk_prob": True}, "norm_topk_prob"),
     "frequency": ("deepseek_v2", {"moe_layer_freq": 2}, "moe_layer_freq"),
     "too many experts per token": ("mixtral", {"num_experts_per_tok": 9}, "num_experts_per_token must be at most num_experts"),
+    "clipped": ("olmoe", {"clip_qkv": 8.0}, "clip_qkv must be null"),
     "groups": ("deepseek_v3", {"n_group": 3}, "num_groups must divide num_experts"),
 }
 
@@ -98,8 +110,8 @@ def test_refused(kind: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["deepseek_v2", "deepseek_v3"])
-def test_cpus_have_no_kernels_for_them(name: str) -> None:
+def test_cpus_keep_latents_in_floats(name: str) -> None:
     described = architecture(CONFIGS[name].to_dict())
     room = Limits(kv_block_size=16, num_kv_blocks=4, max_num_seqs=1, max_num_batched_tokens=16, max_model_len=32, num_threads=1)
-    with pytest.raises(UnsupportedModel, match=f"no CPU kernels for latent attention, which this {described.family} model"):
-        lay_out(described, {}, "fp32", {}, room)
+    with pytest.raises(UnsupportedModel, match="a cache of latents in fp32, bf16, not in int8"):
+        lay_out(described, {}, "int8", {}, room)

@@ -158,12 +158,66 @@ def test_attention_is_the_same_however_it_is_chunked(
         assert attention(other_tiles, kv, 32, [140, 60], window, 1, softcap).tobytes() == whole.tobytes()
 
 
+def latent_attention(library: Library, kv: str, block_size: int, chunks: list[int], threads: int, heads: int = 5) -> Array:
+    """The same of latents, from the projections on: queries into their space and results out of it."""
+    rng = np.random.default_rng(3)
+    t, rank, pairs, nope, width = sum(chunks), 40, 3, 12, 46
+    q = rng.standard_normal((t, heads, nope + 2 * pairs), np.float32)
+    latents = rng.standard_normal((t, width), np.float32)
+    k_up, v_up = (rng.standard_normal((heads, *shape), np.float32) / 4 for shape in ((nope, rank), (rank, 20)))
+    angles = rng.uniform(0, 6, (t, pairs))
+    num_blocks = -(-t // block_size) + 1
+    cache = kv_cache.empty_latents(kv, num_blocks, block_size, width)
+    shapes = scratch_shapes(heads, heads, rank, t, 1)
+    scratch = {"partials": np.zeros(shapes["partials"], np.float32), "arrived": np.zeros(shapes["arrived"], np.int32)}
+    table = np.random.default_rng(block_size).permutation(num_blocks).astype(np.int32)[None]
+    out = np.zeros((t, heads, 20), np.float32)
+    start = 0
+    for count in chunks:
+        rows = slice(start, start + count)
+        positions = np.arange(start, start + count, dtype=np.int32)
+        rope: Arguments = {
+            "cos": np.cos(angles).astype(np.float32),
+            "sin": np.sin(angles).astype(np.float32),
+            "positions": positions,
+            "slot_mapping": table[0, positions // block_size].astype(np.int64) * block_size + positions % block_size,
+        }
+        q_latent, attended = np.zeros((count, heads, width), np.float32), np.zeros((count, heads, rank), np.float32)
+        given = {"q": q[rows], "kv": latents[rows], **rope, "q_latent": q_latent, **cache}
+        library.call(f"rope_and_cache_latent_{kv}", given, threads)
+        library.call("head_matmul", {"x": q[rows], "weight": k_up, "out": q_latent}, threads)
+        batch: Arguments = {
+            "block_tables": table,
+            "seq_lens": np.array([start + count], np.int32),
+            "cu_seqlens_q": np.array([0, count], np.int32),
+            "scale": 0.2,
+        }
+        library.call(f"paged_attention_latent_{kv}", {"q": q_latent, "out": attended, **batch, **cache, **scratch}, threads)
+        library.call("head_matmul", {"x": attended, "weight": v_up, "out": out[rows]}, threads)
+        start += count
+    return out
+
+
+@pytest.mark.parametrize(("kv", "heads"), [("fp32", 5), ("bf16", 5), ("bf16", 32)])
+def test_latents_are_attended_to_the_same_however_they_are_chunked(
+    each_library: Library, other_tiles: Library, library: Library, kv: str, heads: int
+) -> None:
+    whole = latent_attention(each_library, kv, 16, [100], 1, heads)
+    assert np.isfinite(whole).all() and np.abs(whole).max() > 0.1
+    assert latent_attention(each_library, kv, 16, [1] * 100, 3, heads).tobytes() == whole.tobytes()
+    assert latent_attention(each_library, kv, 48, [7, 30, 1, 1, 36, 25], 3, heads).tobytes() == whole.tobytes()
+    if each_library is library:
+        assert latent_attention(other_tiles, kv, 32, [60, 40], 1, heads).tobytes() == whole.tobytes()
+
+
 def test_emulated_tiles_give_the_same_bits(library: Library, emulated_tiles: Library) -> None:
     if "amx_bf16" not in library.cpu_flags:
         pytest.skip("this machine has no tiles")
     for window in (0, 19):
         native, emulated = (attention(each, "bf16", 32, [150, 1], window, 1) for each in (library, emulated_tiles))
         assert native.tobytes() == emulated.tobytes()
+    native, emulated = (latent_attention(each, "bf16", 32, [150, 1], 1) for each in (library, emulated_tiles))
+    assert native.tobytes() == emulated.tobytes()
 
 
 @pytest.mark.slow
@@ -177,6 +231,9 @@ def test_attention_is_the_same_on_a_lesser_instruction_set(
     built = Library(build({}, tmp_path_factory.mktemp("lesser") / "kernels.so", lesser, object_cache))
     whole = attention(built, kv, 16, [200], 90, 1)
     assert attention(built, kv, 48, [1] * 100 + [7, 30, 63], 90, 3).tobytes() == whole.tobytes()
+    if kv in kv_cache.LATENT_STORAGE:
+        whole = latent_attention(built, kv, 16, [150], 1)
+        assert latent_attention(built, kv, 48, [1] * 50 + [7, 30, 63], 3).tobytes() == whole.tobytes()
 
 
 @pytest.mark.parametrize("kv", ["fp32", "bf16", "fp16"])
@@ -187,11 +244,7 @@ def test_attention_does_not_see_what_lies_behind_the_end(each_library: Library, 
     dirty = copied(clean)
     k, v = (np.asarray(dirty[name]) for name in ("k_cache", "v_cache"))
     block_size = k.shape[3]
-    used = np.zeros((len(k), block_size), bool)
-    for table, length in zip(np.asarray(clean["block_tables"]), np.asarray(clean["seq_lens"]), strict=True):
-        positions = np.arange(length)
-        used[table[positions // block_size], positions % block_size] = True
-    for block, offset in np.argwhere(~used):
+    for block, offset in np.argwhere(~_used(clean, len(k), block_size)):
         if kv == "bf16":
             k[block, :, :, offset] = v[block, :, offset // 2, :, offset % 2] = 0x7FC0
         else:
@@ -199,3 +252,28 @@ def test_attention_does_not_see_what_lies_behind_the_end(each_library: Library, 
     for arguments in (clean, dirty):
         each_library.call(spec.symbol, arguments)
     assert np.asarray(clean["out"]).tobytes() == np.asarray(dirty["out"]).tobytes()
+
+
+@pytest.mark.parametrize("kv", kv_cache.LATENT_STORAGE)
+def test_latent_attention_does_not_see_what_lies_behind_the_end(each_library: Library, kv: str) -> None:
+    spec = registry.spec(f"paged_attention_latent_{kv}")
+    clean = make(spec, next(case for case in spec.cases if case.name == "mixed"))
+    dirty = copied(clean)
+    cache, block_size = np.asarray(dirty["cache"]), 16
+    for block, offset in np.argwhere(~_used(clean, len(cache), block_size)):
+        if kv == "bf16":
+            cache[block, offset // 2, :, offset % 2] = 0x7FC0
+        else:
+            cache[block, offset] = np.nan
+    for arguments in (clean, dirty):
+        each_library.call(spec.symbol, arguments)
+    assert np.asarray(clean["out"]).tobytes() == np.asarray(dirty["out"]).tobytes()
+
+
+def _used(arguments: Arguments, num_blocks: int, block_size: int) -> Array:
+    """Which slots hold a position of a sequence."""
+    used = np.zeros((num_blocks, block_size), bool)
+    for table, length in zip(np.asarray(arguments["block_tables"]), np.asarray(arguments["seq_lens"]), strict=True):
+        positions = np.arange(length)
+        used[table[positions // block_size], positions % block_size] = True
+    return used

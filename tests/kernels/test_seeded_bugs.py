@@ -84,6 +84,23 @@ def _rows_turned_round(arguments: Arguments) -> None:
     arguments["rows"] = np.asarray(arguments["rows"])[::-1].copy()
 
 
+def _pairs_are_halves(arguments: Arguments) -> None:
+    q, pairs = np.asarray(arguments["q"]), np.asarray(arguments["cos"]).shape[1]
+    q[:, :, -2 * pairs :] = q[:, :, -2 * pairs :].reshape(*q.shape[:2], pairs, 2).swapaxes(2, 3).reshape(*q.shape[:2], -1)
+
+
+def _turned_backwards(arguments: Arguments) -> None:
+    arguments["sin"] = -np.asarray(arguments["sin"])
+
+
+def _latents_of_another_block(arguments: Arguments) -> None:
+    arguments["block_tables"] = np.asarray(arguments["block_tables"])[:, ::-1].copy()
+
+
+def _a_heads_matrix_turned_round(arguments: Arguments) -> None:
+    arguments["weight"] = np.asarray(arguments["weight"])[::-1].copy()
+
+
 @pytest.mark.parametrize(
     ("symbol", "case", "bug"),
     [
@@ -115,6 +132,15 @@ def _rows_turned_round(arguments: Arguments) -> None:
         ("moe_sum", "shared", _another_place),
         ("moe_sum", "wide", _half_precision_weights),
         ("gather_rows_a8", "some", _rows_turned_round),
+        ("rope_and_cache_latent_fp32", "some", _pairs_are_halves),
+        ("rope_and_cache_latent_bf16", "odd", _turned_backwards),
+        ("rope_and_cache_latent_bf16", "some", _wrong_slot),
+        ("paged_attention_latent_fp32", "decode", _one_token_short),
+        ("paged_attention_latent_bf16", "prefill", _one_token_short),
+        ("paged_attention_latent_bf16", "mixed", _latents_of_another_block),
+        ("paged_attention_latent_bf16", "long_decode", _larger_scale),
+        ("head_matmul", "absorb", _a_heads_matrix_turned_round),
+        ("head_matmul", "prefill", _half_precision_input),
     ],
 )
 def test_bug_is_caught(library: Library, symbol: str, case: str, bug: Callable[[Arguments], None]) -> None:

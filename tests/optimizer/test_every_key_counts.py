@@ -100,8 +100,8 @@ def calibrated_on(spec: ModelSpec, folder: Path) -> object:
 
 def codes(spec: ModelSpec, folder: Path) -> object:
     """How far those of one group are from its weights."""
-    quiet, texts = Reporter(Console(quiet=True)), [[5, 6, 7, 8] * 4]
-    store = prepared_weights(source(spec, folder), spec.quantization, {}, texts, folder, CPU_LAYOUT, quiet)
+    model, quiet = source(spec, folder), Reporter(Console(quiet=True))
+    store = prepared_weights(model, spec.quantization, {}, [[5, 6, 7, 8] * 4], folder, CPU_LAYOUT, quiet)
     return store.relative_error("layers.0.qkv", Scheme.parse("int4-g32-sym"))
 
 
@@ -122,8 +122,7 @@ def sampled_with(spec: ModelSpec, _: Path) -> object:
 
 
 def default_study(spec: ModelSpec, folder: Path) -> object:
-    job(spec, folder)
-    return (folder / "study.db").exists()
+    return job(spec, folder) and (folder / "study.db").exists()
 
 
 def num_processes(spec: ModelSpec, folder: Path) -> object:
@@ -148,6 +147,7 @@ KEYS: dict[str, Key] = {
     ),
     "adapter": Key("tuned", "retuned", lambda spec, folder: source(spec, folder).tensor("layers.0.qkv.weight")[0, 0]),
     "name": Key("a", "b", lambda spec, _: spec.output),
+    "activations": Key("bf16", "f16", lambda spec, folder: vars(job(spec, folder).target)["act"], {"target": "h100"}),
     "target": Key("cpu", "h100", lambda spec, _: target_layout(spec.devices)),
     "output": Key("a", "b", lambda spec, _: spec.output),
     "seed": Key(0, 1, asked, {"evaluation": {"sets": [SET]}}),

@@ -92,3 +92,21 @@ def test_a_random_source_that_is_not_thought_through(tiny_llama: Path, tmp_path:
     (tmp_path / "model.yaml").write_text(text)
     result = CliRunner().invoke(optimize, [str(tmp_path / "model.yaml")])
     assert result.exit_code == 1 and fault in result.output
+
+
+@pytest.mark.slow
+def test_activations_in_f16(tiny_llama: Path, tmp_path: Path) -> None:
+    """int8 weights, and kernels that take and give f16: nothing is left of bf16 but weights that no scheme rounds."""
+    config = str(tiny_llama / "config.json")
+    bundle = run(tmp_path, {"source": "random", "name": "shapes", "config": config, "activations": "f16"})
+    manifest = verify_bundle(bundle)
+    assert "int8" in manifest.precision.groups.values() and [k.activations for k in manifest.kernels] == ["f16"]
+    kernels = FrozenKernels.read(bundle / "kernels" / "sm_90").kernels.values()
+    products = [kernel.source.signature for kernel in kernels if "quant" in kernel.source.function]
+    assert products and all("*fp16" in repr(signature) and "*bf16" not in repr(signature) for signature in products)
+
+
+def test_a_cpu_has_no_choice_of_activations(tiny_llama: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.yaml").write_text(f"source: {tiny_llama}\nactivations: f16\noutput: out\n")
+    result = CliRunner().invoke(optimize, [str(tmp_path / "model.yaml")])
+    assert result.exit_code == 1 and "activations is for GPUs, and kernels of a CPU compute in fp32" in result.output

@@ -1,4 +1,4 @@
-"""A mixture of experts, from `optimize` to what is served."""
+"""Mixtures of experts, one with latent attention, from `optimize` to what is served."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import MixtralConfig, MixtralForCausalLM
+from transformers import AutoModelForCausalLM, DeepseekV3Config, MixtralConfig, PreTrainedConfig
 
 from artifacts.precision import Scheme
 from artifacts.reader import open_bundle
@@ -20,11 +20,30 @@ from tests.rounded_weights import round_weights
 from tests.server.serving_process import ask, serving
 from tests.tiny_models import SIZES, save_tiny
 
+LATENT = {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 32,
+    "q_lora_rank": 32,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "moe_intermediate_size": 32,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "n_group": 4,
+    "topk_group": 2,
+    "first_k_dense_replace": 1,
+}
+CONFIGS: dict[str, PreTrainedConfig] = {
+    "mixtral": MixtralConfig(vocab_size=300, **SIZES, num_local_experts=4),
+    "deepseek_v3": DeepseekV3Config(vocab_size=300, **SIZES | LATENT),
+}
 
-@pytest.fixture(scope="module")
-def tiny_mixtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
+
+@pytest.fixture(params=["mixtral", pytest.param("deepseek_v3", marks=pytest.mark.slow)])
+def tiny_mixture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    model = MixtralForCausalLM(MixtralConfig(vocab_size=300, **SIZES, num_local_experts=4))
+    model = AutoModelForCausalLM.from_config(CONFIGS[request.param])
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
@@ -32,9 +51,9 @@ def tiny_mixtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("source") / "tiny", model)
 
 
-def test_experts_from_optimize_to_what_is_served(tiny_mixtral: Path, tmp_path: Path) -> None:
+def test_experts_from_optimize_to_what_is_served(tiny_mixture: Path, tmp_path: Path) -> None:
     """Against transformers with the bundle's own values in place of its weights."""
-    (tmp_path / "tiny").symlink_to(tiny_mixtral)
+    (tmp_path / "tiny").symlink_to(tiny_mixture)
     project = Project(tmp_path)
     project.write({"search": {"trials": 2}, "gate": {"max_kl": 100.0}}, ["int8", "int4-g32-sym"])
     result = project.optimize()
@@ -43,8 +62,8 @@ def test_experts_from_optimize_to_what_is_served(tiny_mixtral: Path, tmp_path: P
     groups = bundle.manifest.precision.groups
     assert set(groups) == set(bundle.manifest.architecture.linear_shapes())
 
-    model = MixtralForCausalLM.from_pretrained(tiny_mixtral)
-    round_weights(model, open_source(tiny_mixtral), {group: Scheme.parse(name) for group, name in groups.items()})
+    model = AutoModelForCausalLM.from_pretrained(tiny_mixture)
+    round_weights(model, open_source(tiny_mixture), {group: Scheme.parse(name) for group, name in groups.items()})
     text = np.random.default_rng(0).integers(4, 300, 40).tolist()
     with torch.inference_mode():
         theirs = model(torch.tensor([text])).logits[0].numpy()

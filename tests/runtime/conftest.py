@@ -10,15 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import (
+    DeepseekV2Config,
+    DeepseekV3Config,
     Gemma2Config,
     Gemma3TextConfig,
     GemmaConfig,
     Glm4Config,
     GraniteConfig,
+    GraniteMoeConfig,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
     Olmo2Config,
+    OlmoeConfig,
     Phi3Config,
     PreTrainedConfig,
     PreTrainedModel,
@@ -73,6 +77,21 @@ LONGROPE = {
 }
 #: near those of granite-3.1-2b, which says 12, 0.015625, 0.22 and 8
 GRANITE = {"embedding_multiplier": 12.0, "attention_multiplier": 0.15, "residual_multiplier": 0.22, "logits_scaling": 8.0}
+#: no size is a multiple of a vector's length, and values are of another one than queries and keys
+LATENT = {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 20,
+    "q_lora_rank": 32,
+    "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 6,
+    "v_head_dim": 8,
+    "moe_intermediate_size": 32,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "n_shared_experts": 2,
+    "first_k_dense_replace": 1,
+}
+MSCALE = {"mscale": 0.7, "mscale_all_dim": 0.9}
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
 
 #: Between them: every family, tied and not, 1, 2, 3 and 4 queries to a key, heads narrower and wider than hidden / heads,
@@ -121,6 +140,21 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "qwen3_moe, normalized": Qwen3MoeConfig(
         **SIZES, head_dim=16, num_experts=20, num_experts_per_tok=4, moe_intermediate_size=64, norm_topk_prob=True
     ),
+    "olmoe": OlmoeConfig(**SIZES, num_experts=6, num_experts_per_tok=3, norm_topk_prob=False),
+    "granitemoe": GraniteMoeConfig(
+        **SIZES,
+        num_local_experts=4,
+        embedding_multiplier=12.0,
+        attention_multiplier=0.3,
+        residual_multiplier=0.22,
+        logits_scaling=0.5,
+    ),
+    "deepseek_v2": DeepseekV2Config(**SIZES | LATENT, topk_method="group_limited_greedy", n_group=4, topk_group=2),
+    "deepseek_v2, lite": DeepseekV2Config(
+        **SIZES | LATENT | {"q_lora_rank": None, "kv_lora_rank": 64, "num_attention_heads": 16, "num_key_value_heads": 16},
+        rope_parameters=YARN | MSCALE,
+    ),
+    "deepseek_v3": DeepseekV3Config(**SIZES | LATENT, n_group=4, topk_group=2, rope_parameters=YARN | MSCALE),
     "smollm3": SmolLM3Config(**SIZES, no_rope_layers=[1, 0, 1], tie_word_embeddings=False, pad_token_id=None),
 }
 

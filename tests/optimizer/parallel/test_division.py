@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 from math import prod
+from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from artifacts.architecture import Architecture
 from artifacts.manifest import Limits
 from artifacts.precision import Plan, Scheme
+from optimizer.measure.workload import Workload
 from optimizer.parallel.exchange import Exchange, Links, chance_of_device, exchanges
 from optimizer.parallel.split import Split, splits
 from optimizer.parallel.step import DeviceSteps
+from optimizer.records.ledger import Ledger
+from optimizer.records.progress import Reporter
+from optimizer.targets.gpu import GpuTarget
 from runtime.models import architecture
-from search_spaces.space import device
+from search_spaces.space import device, load_space
 from tests.house.test_words import ROOT
 
 R1 = architecture(json.loads((ROOT / "examples/deepseek-r1-671b/config.json").read_text()))
@@ -29,10 +35,11 @@ def uniform(a: Architecture, scheme: str) -> Plan:
     return {group: Scheme.parse("bf16" if group in ("embed", "head") else scheme) for group in a.linear_shapes()}
 
 
-def steps(split: Split, a: Architecture, scheme: str = "bf16", num_seqs: int = 8) -> DeviceSteps:
+def steps(split: Split, a: Architecture, scheme: str = "bf16", num_seqs: int = 8, room: int = 128) -> DeviceSteps:
+    """Of `num_seqs` sequences of `room` tokens each."""
     limits = Limits(
-        kv_block_size=64, num_kv_blocks=num_seqs * 2, max_num_seqs=num_seqs, max_num_batched_tokens=64, max_model_len=128,
-        num_threads=1,
+        kv_block_size=64, num_kv_blocks=num_seqs * room // 64, max_num_seqs=num_seqs, max_num_batched_tokens=64,
+        max_model_len=room, num_threads=1,
     )  # fmt: skip
     return DeviceSteps(split, a, uniform(a, scheme), "bf16", limits, "bf16")
 
@@ -55,6 +62,12 @@ def test_devices_hold_the_model_together(split: Split) -> None:
     for name, size in whole.items():
         everywhere = any(part in name for part in repeated) or (split.attention == "sequences" and ".experts_" not in name)
         assert held[name] * (1 if everywhere else 8) == size, name
+
+
+def test_fewer_kv_heads_than_devices_are_repeated() -> None:
+    rows, columns = Split(16).own(LLAMA).linear_shapes()["layers.0.qkv"]
+    assert (rows, columns) == (32 // 16 * 128 + 2 * 128, 4096)
+    assert steps(Split(16), LLAMA).memory(0).kv_cache == steps(Split(8), LLAMA).memory(0).kv_cache
 
 
 def test_heads_divide_the_cache_of_grouped_queries_and_not_that_of_latents() -> None:
@@ -142,7 +155,9 @@ def test_an_exchange_takes_its_hops_and_its_bytes(kind: str, hops: int, sent: fl
 def test_what_cannot_be_divided_says_why() -> None:
     plan = uniform(LLAMA, "bf16")
     assert Split(8).refusal(LLAMA, plan) is None
-    assert Split(16).refusal(LLAMA, plan) == "8 KV heads cannot be divided by 16"
+    assert Split(32).refusal(LLAMA, plan) is None, "8 KV heads, each on four of them"
+    three = LLAMA.model_copy(update={"num_q_heads": 48, "num_kv_heads": 12})
+    assert Split(16).refusal(three, uniform(three, "bf16")) == "12 KV heads cannot be divided by 16"
     assert Split(3, "sequences", "whole").refusal(R1, uniform(R1, "bf16")) == "256 experts cannot be divided by 3"
     reason = Split(32, "heads", "sliced").refusal(R1, uniform(R1, "fp8-block"))
     assert reason is None or "cannot be divided by 32 in fp8-block" in reason
@@ -152,3 +167,13 @@ def test_every_linked_device_states_what_a_plan_needs() -> None:
     for name in ("a100", "h20", "h100", "h200", "b200"):
         found = device(name)
         assert found.link_gbps is not None and Links.of(found, 8).gbps == found.link_gbps.value / 2
+
+
+def test_a_longer_context_takes_longer(tmp_path: Path) -> None:
+    def decode_ms(context: int) -> float:
+        ledger, reporter = Ledger("sqlite://", "test"), Reporter(Console(quiet=True))
+        target = GpuTarget(("h200",), load_space(kind="gpu"), tmp_path, ledger, reporter, "bf16")
+        target.expect(Workload(context, 2, 8))
+        return steps(SPLITS[0], SMALL, room=8192).decode(8, context, target.time_us, LINKS).ms
+
+    assert decode_ms(8192) > 1.1 * decode_ms(64)

@@ -103,6 +103,22 @@ def test_weight_only_schemes_change_nothing_but_the_weights(
     assert error_by_token(ours, theirs).max() < TOLERANCE
 
 
+@pytest.mark.parametrize("act", [torch.bfloat16, torch.float16], ids=["bf16", "f16"])
+@pytest.mark.parametrize("scheme", ["int8", "int4-g32-asym"])
+def test_weight_only_schemes_take_either_activations(
+    small: Callable[[str], Small], tmp_path: Path, scheme: str, act: torch.dtype
+) -> None:
+    """Their error is that of activations alone: transformers' over the dequantized weights, and less in f16 than in bf16."""
+    model = small("qwen2")
+    exact = transformers_logits(dequantized(model, Scheme.parse(scheme), tmp_path), TEXT)
+    theirs = transformers_logits(AutoModelForCausalLM.from_pretrained(tmp_path, dtype=act), TEXT)
+    (ours,) = our_logits(model, scheme, TEXT, act=act)
+    error = np.median(error_by_token(ours, exact))
+    assert error < 1.5 * np.median(error_by_token(theirs, exact))
+    (wider,) = our_logits(model, scheme, TEXT, act=torch.bfloat16)
+    assert act == torch.bfloat16 or error < np.median(error_by_token(wider, exact)) / 3
+
+
 @pytest.mark.parametrize("scheme", ["int8", "int4-g32-sym", "int4-g32-asym"])
 def test_a_rounded_embedding_is_looked_up_and_multiplied(small: Callable[[str], Small], scheme: str) -> None:
     """A tied head reads the same table: its dequantized values, in both places, are all that changes."""
