@@ -55,10 +55,6 @@ class PickleCheckpoint(SourceError):
     """The weights are only there as pickle files, which run code when they are loaded."""
 
 
-class OnnxCheckpoint(SourceError):
-    """The weights are only there as a graph of ONNX."""
-
-
 class MissingTokenizer(SourceError):
     """There is no tokenizer, or only in a form that needs conversion."""
 

@@ -84,7 +84,7 @@ class FloatBuilder:
         return x.view(len(x), -1, self.architecture.head_dim)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int, softcap: float) -> Tensor:
-        q, k, v = (heads.transpose(0, 1)[None] for heads in (self.rotated(q), self.rotated(k), v))
+        q, k, v = (heads.transpose(0, 1)[None] for heads in (self._rotate(q), self._rotate(k), v))
         if softcap:
             k, v = (heads.repeat_interleave(q.shape[1] // heads.shape[1], dim=1) for heads in (k, v))
             scores = softcap * torch.tanh(scale * q @ k.transpose(2, 3) / softcap)
@@ -102,7 +102,7 @@ class FloatBuilder:
     def join(self, stream: Tensor, branch: Tensor, factor: float) -> Tensor:
         return torch.add(stream, branch, alpha=factor)
 
-    def rotated(self, heads: Tensor) -> Tensor:
+    def _rotate(self, heads: Tensor) -> Tensor:
         """Rotary embedding of [T, heads, head_dim], dimensions i and i + head_dim / 2 together."""
         cos, sin = (table[: len(heads), None] for table in self.rotation)
         a, b = heads.chunk(2, dim=2)

@@ -143,7 +143,12 @@ def test_a_head_by_gemm(tmp_path: Path) -> None:
     check_logits(folder, tmp_path)
 
 
-def test_a_file_may_be_named(tmp_path: Path) -> None:
+def test_a_file_may_be_named_or_lie_in_a_folder_of_its_own(tmp_path: Path) -> None:
     folder = Built(moderate(random_model(LlamaConfig(**SIZES)))).write(tmp_path / "onnx")
     source = open_source(folder / "model.onnx")
+    digests = source.sha256()
+    for name in ("model.onnx", "model.onnx.data"):
+        (folder / "onnx").mkdir(exist_ok=True)
+        (folder / name).rename(folder / "onnx" / name)
+    assert open_source(folder).sha256() == digests
     assert {path.name for path in source.files} >= {"model.onnx", "model.onnx.data", "genai_config.json", "tokenizer.json"}

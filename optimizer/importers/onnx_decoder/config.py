@@ -11,12 +11,11 @@ import onnx
 from onnx import TensorProto
 
 from optimizer.importers.errors import DamagedFile, MissingFile, UnsupportedGraph
-from optimizer.importers.graph_path import GENAI
+from optimizer.importers.graph_path import CONFIG, GENAI
 from optimizer.importers.json_file import read_json
 from optimizer.importers.onnx_decoder.graph import OnnxFile, attributes
 from optimizer.importers.onnx_decoder.roles import Decoder
 
-CONFIG = "config.json"
 #: families whose config is no more than sizes, an eps and a base of the rotation, as onnxruntime-genai names them
 _PLAIN = ("llama", "mistral", "qwen2", "qwen3")
 #: how far off theta may be by the type of the tables
@@ -54,7 +53,7 @@ def completed(stated: Mapping[str, Any], file: OnnxFile, decoder: Decoder) -> di
             "max_position_embeddings": model["context_length"],
         }
     except (KeyError, TypeError) as error:
-        raise DamagedFile(f"{file.path.parent / GENAI} lacks {error} of its model; {_FIX}") from None
+        raise DamagedFile(f"{GENAI} of {file.path} lacks {error} of its model; {_FIX}") from None
     if family not in _PLAIN:
         raise UnsupportedGraph(f"{GENAI} says too little of a model of type {family!r} (enough of {', '.join(_PLAIN)}); {_FIX}")
     groups = decoder.groups

@@ -15,26 +15,31 @@ from artifacts.architecture import Architecture
 from optimizer.formats.stored_matrix import Misfit, StoredMatrix
 from optimizer.importers.errors import GraphMismatch
 from optimizer.importers.folder_texts import FolderTexts
-from optimizer.importers.graph_path import GENAI
-from optimizer.importers.onnx_decoder.config import CONFIG, completed, read_config
+from optimizer.importers.graph_path import CONFIG, GENAI, home_of
+from optimizer.importers.onnx_decoder.config import completed, read_config
 from optimizer.importers.onnx_decoder.gains import constant, find_gains
 from optimizer.importers.onnx_decoder.graph import OnnxFile
 from optimizer.importers.onnx_decoder.matrices import Matrix
 from optimizer.importers.onnx_decoder.probe import check_plumbing
 from optimizer.importers.onnx_decoder.roles import Decoder, find_roles
 from optimizer.importers.source import Source
-from runtime.models import architecture, checkpoint_tensors
+from runtime.models import UnsupportedModel, architecture, checkpoint_tensors
 
 
 def open_onnx(path: Path) -> Source:
     """The model in the file `path`, its config and texts beside it. Raises SourceError and UnsupportedModel."""
-    folder = path.parent
+    folder = home_of(path)
     config, is_genai = read_config(folder)
     file = OnnxFile.open(path)
     decoder = find_roles(file)
     if is_genai:
         config = completed(config, file, decoder)
     described = architecture(config)
+    if described.moe or described.mla:
+        what = "experts" if described.moe else "latent attention"
+        raise UnsupportedModel(
+            f"only dense decoders are read from ONNX, and this {described.family} model has {what}; start from safetensors"
+        )
     if described.num_layers != decoder.num_layers:
         raise GraphMismatch(
             f"{path} has caches of {decoder.num_layers} layers, but the config's num_hidden_layers is {described.num_layers}; "

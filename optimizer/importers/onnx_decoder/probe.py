@@ -7,29 +7,25 @@ cache, the activation and the residual stream: little to compute, whatever the s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
-from artifacts.architecture import Architecture, Rope
+from artifacts.architecture import Architecture
 from optimizer.importers.errors import GraphMismatch, UnsupportedGraph
 from optimizer.importers.onnx_decoder.contrib_ops import CONTRIB_OPS
+from optimizer.importers.onnx_decoder.expected import ExpectedNetwork, Probe, key_order
 from optimizer.importers.onnx_decoder.gains import constant
 from optimizer.importers.onnx_decoder.graph import FLOATS, OnnxFile
 from optimizer.importers.onnx_decoder.linears import TOKENS
 from optimizer.importers.onnx_decoder.roles import LOGITS, Decoder
 from optimizer.importers.source import Source
-from optimizer.quantization.decoder_layer import FloatBuilder, check_calibrated
-from runtime.models import checkpoint_tensors
-from runtime.models.checkpoint_tensors import HeadOrder
-from runtime.network import Activation, network
+from runtime.network import network
 from runtime.rope import rope_tables
 
 _NUM_TOKENS, _LEAST_PAST, _MOST_PAST = 4, 12, 8192
@@ -42,29 +38,15 @@ _TOLERANCE_OF_TABLES = 8e-3
 """Of cosines, which may be bf16."""
 
 
-@dataclass(frozen=True)
-class Probe:
-    """Random numbers in place of products, of the embedding's rows and of the cache: for a graph and for an architecture."""
-
-    num_past: int
-    positions: NDArray[np.int64]
-    products: dict[str, NDArray[np.float32]]
-    """[T, N], by the graph's names."""
-    past: tuple[NDArray[np.float32], NDArray[np.float32]]
-    """Keys and values of every layer, [1, kv heads, past, head_dim]."""
-
-
 def check_plumbing(file: OnnxFile, decoder: Decoder, source: Source) -> None:
     """GraphMismatch where `file` computes anything but what `source` does, UnsupportedGraph for a node that is not known."""
     a = source.architecture
-    check_calibrated(a)
     _check_tables(file, a)
     probe = _probe(file, decoder, a)
-    ours = _Network(source, decoder, probe)
+    ours = ExpectedNetwork(source, decoder, probe)
     network(a, ours)
-    reads = {group: found[0].reads for group, found in decoder.groups.items()}
     keys = {layer: _present(file, layer) for layer in range(decoder.num_layers)}
-    theirs = _run(file, decoder, probe, [*reads.values(), *keys.values(), LOGITS])
+    theirs = _run(file, decoder, probe, [*(linear.reads for linear in decoder.all), *keys.values(), LOGITS])
     halves = any(file.kind(name) in FLOATS[1:] for name in file.initializers)
     tolerance = _TOLERANCE_OF_HALVES if halves else _TOLERANCE
 
@@ -76,14 +58,17 @@ def check_plumbing(file: OnnxFile, decoder: Decoder, source: Source) -> None:
                 f"magnitude, {tolerance:g} is allowed; the config is another model's, or the graph computes what is not served"
             )
 
+    def compare_reads(group: str, factor: float = 1.0) -> None:
+        for linear in decoder.groups[group]:
+            compare(f"what {group} reads", ours.reads[group] * factor, theirs[linear.reads])
+
     for layer in range(decoder.num_layers):
-        compare(f"what layers.{layer}.qkv reads", ours.reads[f"layers.{layer}.qkv"], theirs[reads[f"layers.{layer}.qkv"]])
+        compare_reads(f"layers.{layer}.qkv")
         added = theirs[keys[layer]][:, :, probe.num_past :, key_order(a, layer)]
         compare(f"the key that layer {layer} adds", ours.keys[layer], added)
         for kind in ("o", "gate_up", "down"):
-            group = f"layers.{layer}.{kind}"
-            compare(f"what {group} reads", ours.reads[group], theirs[reads[group]])
-    compare("what the head reads", ours.reads["head"] * a.logit_divisor, theirs[reads["head"]])
+            compare_reads(f"layers.{layer}.{kind}")
+    compare_reads("head", a.logit_divisor)
     compare("logits", ours.logits, theirs[LOGITS])
 
 
@@ -205,99 +190,8 @@ def _in_fp32(node: onnx.NodeProto) -> onnx.NodeProto:
     return copied
 
 
-def key_order(a: Architecture, layer: int) -> list[int]:
-    """Where the dimensions of a head of keys stand in the graph, which has them as its config's family does."""
-    orders = [
-        part.rows.order for part in checkpoint_tensors(a)[f"layers.{layer}.qkv.weight"] if isinstance(part.rows, HeadOrder)
-    ]
-    return list(orders[0]) if orders else list(range(a.head_dim))
-
-
 def _relative_error(expected: NDArray[np.float32], found: NDArray[np.float32] | None) -> float:
     """NaN where shapes differ."""
     if found is None:
         return float("nan")
     return float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-30))
-
-
-@dataclass
-class _Network:
-    """Builds a network whose products are the probe's; keeps what each reads, new keys and the logits."""
-
-    source: Source
-    decoder: Decoder
-    probe: Probe
-    reads: dict[str, Tensor] = field(default_factory=dict)
-    keys: dict[int, Tensor] = field(default_factory=dict)
-    logits: Tensor = field(default_factory=lambda: torch.empty(0))
-
-    latents, mixtures = None, None
-
-    def __post_init__(self) -> None:
-        self._a = self.source.architecture
-        gains = {name: self.source.tensor(name).float() for name in self._a.float_shapes() if not name.endswith(".bias")}
-        self._float = FloatBuilder(self._a, gains)
-        self._rotations: dict[Rope, FloatBuilder] = {}
-
-    def embed(self) -> Tensor:
-        return torch.from_numpy(self.probe.products[self.decoder.embed.makes])
-
-    def norm(self, name: str, stream: Tensor, readers: tuple[str, ...], eps: float) -> Tensor:
-        return self._float.norm(name, stream, readers, eps)
-
-    norm_in_place = norm
-
-    def read(self, stream: Tensor) -> Tensor:
-        return stream
-
-    def linear(self, group: str, x: Tensor) -> Tensor:
-        """What the graph's products of the group are in the probe, in the order that rows have here."""
-        self.reads[group] = x
-        stored = np.concatenate([self.probe.products[linear.makes] for linear in self.decoder.groups[group]], axis=1)
-        rows, taken, first = torch.from_numpy(stored).T, [], 0
-        for part in checkpoint_tensors(self._a)[f"{group}.weight"]:
-            taken.append(part.taken_from(rows[first : first + part.shape[0]]))
-            first += part.shape[0]
-        return torch.cat(taken).T
-
-    def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self._float.split(qkv)
-
-    def heads(self, x: Tensor) -> Tensor:
-        return x.reshape(len(x), -1, self._a.head_dim)
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int, softcap: float) -> Tensor:
-        rope = self._a.rope_of(layer)
-        if rope not in self._rotations:
-            tables = rope_tables(rope, self._a.head_dim, self._a.max_position)
-            cos, sin = (torch.from_numpy(table[self.probe.positions]) for table in tables)
-            self._rotations[rope] = FloatBuilder(self._a, {}, (cos, sin))
-        build = self._rotations[rope]
-        q, k = build.rotated(q), build.rotated(k)
-        self.keys[layer] = k.transpose(0, 1)[None]
-        keys, values = (torch.from_numpy(past)[0].transpose(0, 1) for past in self.probe.past)
-        keys = keys[..., key_order(self._a, layer)]
-        k, v = torch.cat((keys, k)), torch.cat((values, v))
-        k, v = (rows.repeat_interleave(q.shape[1] // rows.shape[1], dim=1) for rows in (k, v))
-        scores = torch.einsum("qhd,khd->hqk", q, k) * scale
-        if softcap:
-            scores = softcap * torch.tanh(scores / softcap)
-        age = self.probe.num_past + torch.arange(len(q))[:, None] - torch.arange(len(k))[None, :]
-        seen = (age >= 0) & (age < (window or len(k)))
-        weights = scores.masked_fill(~seen, float("-inf")).softmax(dim=2)
-        return torch.einsum("hqk,khd->qhd", weights, v).flatten(1)
-
-    def gated(self, name: str, gate_up: Tensor, reader: str, activation: Activation) -> Tensor:
-        return self._float.gated(name, gate_up, reader, activation)
-
-    def join(self, stream: Tensor, branch: Tensor, factor: float) -> Tensor:
-        return self._float.join(stream, branch, factor)
-
-    def gather(self, x: Tensor) -> Tensor:
-        return x
-
-    def head(self, group: str, x: Tensor, softcap: float) -> None:
-        (head,) = self.decoder.groups["head"]
-        logits = torch.from_numpy(self.probe.products[head.makes]) / self._a.logit_divisor
-        self.reads["head"] = x
-        self.logits = softcap * torch.tanh(logits / softcap) if softcap else logits
