@@ -219,6 +219,12 @@ def test_gguf_without_a_needed_key(tmp_path: Path) -> None:
         open_source(rewritten(tmp_path, metadata={"llama.block_count": None}))
 
 
+@pytest.mark.parametrize("depth", [(1 << 31) - 1, "three"])
+def test_gguf_of_a_depth_that_it_cannot_have(depth: object, tmp_path: Path) -> None:
+    with pytest.raises(DamagedFile, match=r"llama\.block_count must be at most the number of tensors, 30, got"):
+        open_source(rewritten(tmp_path, metadata={"llama.block_count": depth}))
+
+
 def test_gguf_without_a_tensor(tmp_path: Path) -> None:
     with pytest.raises(MissingTensor, match=r"blk\.1\.ffn_up\.weight in .*model\.gguf"):
         open_source(rewritten(tmp_path, drop="model.layers.1.mlp.up_proj.weight"))
