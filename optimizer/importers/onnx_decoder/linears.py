@@ -10,7 +10,7 @@ import onnx
 from optimizer.importers.errors import UnsupportedGraph
 from optimizer.importers.onnx_decoder.contrib_ops import CONTRIB_OPS
 from optimizer.importers.onnx_decoder.graph import PASSING, OnnxFile, attributes, named
-from optimizer.importers.onnx_decoder.matrices import FloatMatrix, Matrix, PackedMatrix, dequantized, matrix_of, packed
+from optimizer.importers.onnx_decoder.matrices import Matrix, PackedMatrix, dequantized, matrix_of, packed
 
 TOKENS = "input_ids"
 _OF_CODES = {("com.microsoft", "MatMulNBits"), ("com.microsoft", "GatherBlockQuantized")}
@@ -160,8 +160,3 @@ def _before_rounding(file: OnnxFile, value: str) -> tuple[str, bool]:
     if begin is None or begin.op_type != "QuantizeLinear":
         return value, False
     return begin.input[0], True
-
-
-def float_kind(file: OnnxFile, matrix: Matrix) -> int:
-    """The data type in which a graph multiplies by `matrix`."""
-    return file.kind(matrix.data if isinstance(matrix, FloatMatrix) else getattr(matrix, "scales"))  # noqa: B009

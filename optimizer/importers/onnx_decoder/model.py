@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,8 @@ from optimizer.importers.onnx_decoder.probe import check_plumbing
 from optimizer.importers.onnx_decoder.roles import Decoder, find_roles
 from optimizer.importers.source import Source
 from runtime.models import UnsupportedModel, architecture, checkpoint_tensors
+
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def open_onnx(path: Path) -> Source:
@@ -93,7 +94,6 @@ class OnnxCheckpoint:
     _vectors: dict[str, NDArray[np.float32]]
     _num_rounded: int = 0
     """Products whose inputs the graph rounds to integers."""
-    _head: str = field(default="lm_head.weight", repr=False)
 
     @classmethod
     def of(cls, file: OnnxFile, decoder: Decoder, a: Architecture) -> OnnxCheckpoint:
@@ -129,7 +129,7 @@ class OnnxCheckpoint:
 
     def has_tied_head(self) -> bool:
         """Whether the head is the embedding, or another copy of it."""
-        (embed,), (head,) = self._matrices["model.embed_tokens.weight"], self._matrices[self._head]
+        (embed,), (head,) = self._matrices[_EMBEDDING], self._matrices[_HEAD]
         if embed.matrix.data == head.matrix.data:
             return True
         return embed.matrix.shape == head.matrix.shape and torch.equal(embed.read(), head.read())
@@ -168,8 +168,8 @@ class OnnxCheckpoint:
 
     def others(self, names: Collection[str]) -> list[str]:
         """Biases that the config has no place for; a head that is the embedding is no other tensor."""
-        others = [name for name in (*self._matrices, *self._vectors) if name not in names and name != self._head]
-        return [name for name in others if not re.search(r"bias$", name) or self._vectors[name].any()]
+        others = [name for name in (*self._matrices, *self._vectors) if name not in names and name != _HEAD]
+        return [name for name in others if not name.endswith("bias") or self._vectors[name].any()]
 
     def notes(self) -> list[str]:
         if not self._num_rounded:
