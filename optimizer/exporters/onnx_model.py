@@ -9,6 +9,7 @@ Weights are dequantized where they are used, in fp32; the rest is computed in fp
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from onnx import TensorProto
@@ -16,6 +17,7 @@ from onnx import TensorProto
 from artifacts.architecture import Architecture, Rope
 from kernels.formats.table import FORMATS
 from optimizer.exporters.errors import ExportError
+from optimizer.exporters.hf_config import hf_config
 from optimizer.exporters.logical import LogicalBundle
 from optimizer.exporters.onnx_graph import OnnxGraph, Value
 from optimizer.exporters.onnx_matrices import Table, linear
@@ -26,7 +28,7 @@ from runtime.rope import rope_tables
 
 
 def export_onnx(logical: LogicalBundle, folder: Path) -> ExportRecord:
-    """Write model.onnx, model.onnx.data and the tokenizer's files into the empty `folder`. Raises ExportError."""
+    """Write model.onnx, model.onnx.data, config.json and the tokenizer's files into the empty `folder`. Raises ExportError."""
     schemes = {logical.scheme(group) for group in logical.architecture.linear_shapes()}
     if gpu_only := {scheme.weights for scheme in schemes if not FORMATS[scheme.weights].cpu}:
         raise ExportError(
@@ -46,6 +48,11 @@ def export_onnx(logical: LogicalBundle, folder: Path) -> ExportRecord:
         network(logical.architecture, _OnnxBuilder(graph, logical))
         graph.save(logical.manifest.name)
     write_tokenizer_files(logical, folder)
+    try:
+        config = hf_config(logical.architecture, logical.generation_config)
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    except ExportError as error:
+        record.note(f"config.json: none, so that nothing imports the graph again: {error}")
     (folder / RECORD_NAME).write_text(record.json() + "\n")
     return record
 

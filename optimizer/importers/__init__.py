@@ -1,14 +1,14 @@
-"""Importers: a Hugging Face folder, quantized or not, or a GGUF file becomes a Source, with an adapter merged or without."""
+"""Importers: a Hugging Face folder, a GGUF file or an ONNX graph, quantized or not, becomes a Source; adapters are merged."""
 
 from optimizer.formats.stored_matrix import Misfit
 from optimizer.importers.errors import (
     AdapterMismatch,
     DamagedFile,
     DamagedTensor,
+    GraphMismatch,
     MissingFile,
     MissingTensor,
     MissingTokenizer,
-    OnnxCheckpoint,
     PickleCheckpoint,
     QuantizationMismatch,
     ShapeMismatch,
@@ -16,6 +16,7 @@ from optimizer.importers.errors import (
     UnexpectedTensor,
     UnsupportedAdapter,
     UnsupportedDtype,
+    UnsupportedGraph,
     UnsupportedQuantization,
     UnsupportedTokenizer,
 )
@@ -29,11 +30,11 @@ __all__ = [
     "Checkpoint",
     "DamagedFile",
     "DamagedTensor",
+    "GraphMismatch",
     "Misfit",
     "MissingFile",
     "MissingTensor",
     "MissingTokenizer",
-    "OnnxCheckpoint",
     "PickleCheckpoint",
     "QuantizationMismatch",
     "ShapeMismatch",
@@ -42,6 +43,7 @@ __all__ = [
     "UnexpectedTensor",
     "UnsupportedAdapter",
     "UnsupportedDtype",
+    "UnsupportedGraph",
     "UnsupportedQuantization",
     "UnsupportedTokenizer",
     "describe_stored_codes",

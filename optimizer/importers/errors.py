@@ -39,16 +39,20 @@ class QuantizationMismatch(SourceError):
     """What the config says about a tensor's quantization is not how the tensor is stored."""
 
 
+class UnsupportedGraph(SourceError):
+    """An ONNX graph has a node, an input or a structure that cannot be imported."""
+
+
+class GraphMismatch(SourceError):
+    """An ONNX graph computes something other than its config describes."""
+
+
 class DamagedTensor(SourceError):
     """A tensor of the right type and shape holds values that it cannot have."""
 
 
 class PickleCheckpoint(SourceError):
     """The weights are only there as pickle files, which run code when they are loaded."""
-
-
-class OnnxCheckpoint(SourceError):
-    """The weights are only there as a graph of ONNX."""
 
 
 class MissingTokenizer(SourceError):

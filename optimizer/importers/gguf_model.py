@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from artifacts.architecture import Architecture
 from optimizer.formats.stored_matrix import CodeKind, Misfit, StoredMatrix
+from optimizer.importers.errors import DamagedFile
 from optimizer.importers.gguf_config import LONGROPE_FACTORS, ROPE_FACTORS, family_of, hf_config
 from optimizer.importers.gguf_families import GGUF_FAMILIES, GgufFamily, gguf_name, tensor_names
 from optimizer.importers.gguf_file import BLOCK, GgufFile
@@ -37,6 +38,7 @@ _CODES: dict[GGMLQuantizationType, CodeKind] = {
 def open_gguf(path: Path) -> Source:
     """The model in `path`, or of which `path` is a part. Raises SourceError and UnsupportedModel."""
     file, files = open_parts(path)
+    _check_depth(file)
     described = architecture(hf_config(file))
     return Source(
         architecture=described,
@@ -46,6 +48,14 @@ def open_gguf(path: Path) -> Source:
         generation_config=special_tokens(file.metadata),
         files=files,
     )
+
+
+def _check_depth(file: GgufFile) -> None:
+    """A damaged number of layers is found before lists are as long."""
+    key = f"{file.metadata.get('general.architecture')}.block_count"
+    depth = file.metadata.get(key, 0)
+    if not isinstance(depth, int) or depth > len(file.tensors):
+        raise DamagedFile(f"{file.path}: {key} must be at most the number of tensors, {len(file.tensors)}, got {depth!r}")
 
 
 @dataclass(frozen=True)

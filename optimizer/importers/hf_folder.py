@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from artifacts.architecture import Architecture
-from artifacts.text_file import read_text
 from optimizer.importers.errors import DamagedFile
-from optimizer.importers.hf_tokenizer import read_tokenizer, tokenizer_files
+from optimizer.importers.folder_texts import FolderTexts
 from optimizer.importers.json_file import read_json
 from optimizer.importers.prequantized import QuantizationConfig, QuantizedCheckpoint, quantization_method
 from optimizer.importers.safetensors_checkpoint import SafetensorsCheckpoint
@@ -20,9 +17,6 @@ from runtime.models import architecture
 _MODELOPT = "hf_quant_config.json"
 #: file of its own -> the method of which it is, for writers that leave config.json as it was
 _QUANTIZATION_FILES = {_MODELOPT: "modelopt", "quantize_config.json": "gptq", "quant_config.json": "awq"}
-_SPECIAL_TOKENS = "special_tokens_map.json"
-_OPTIONAL = (*_QUANTIZATION_FILES, "generation_config.json", "tokenizer_config.json", _SPECIAL_TOKENS)
-_TEMPLATES = ("chat_template.jinja", "additional_chat_templates/*.jinja", "chat_template.json")
 
 
 def open_hf_folder(folder: Path) -> Source:
@@ -37,22 +31,16 @@ def open_hf_folder(folder: Path) -> Source:
         stored, is_tied = stored.with_tied_head()
         described = described.model_copy(update={"tie_embeddings": is_tied})
     checkpoint = _checkpoint(folder, config, stored, described)
-    tokenizer = read_tokenizer(folder)
-    tokenizer_config = read_json(folder / "tokenizer_config.json", required=False)
-    templates = _chat_templates(folder, tokenizer_config)
-    inputs = [folder / "config.json", *tokenizer_files(folder), *(folder / name for name in _OPTIONAL)]
-    notes: tuple[str, ...] = ()
-    if templates and "default" not in templates:
-        notes = (f"chats are refused: of the chat templates {', '.join(templates)} none is named default",)
-    inputs += [path for pattern in _TEMPLATES for path in sorted(folder.glob(pattern))]
+    texts = FolderTexts.read(folder, config)
+    inputs = [folder / "config.json", *(folder / name for name in _QUANTIZATION_FILES)]
     return Source(
         architecture=described,
         checkpoint=checkpoint,
-        tokenizer_json=tokenizer.to_str(),
-        chat_template=templates.get("default"),
-        generation_config=_generation_config(folder, config, tokenizer_config, tokenizer),
-        files=(*(path for path in inputs if path.exists()), *stored.files),
-        notes=notes,
+        tokenizer_json=texts.tokenizer_json,
+        chat_template=texts.chat_template,
+        generation_config=texts.generation_config,
+        files=(*(path for path in inputs if path.exists()), *texts.files, *stored.files),
+        notes=texts.notes,
     )
 
 
@@ -79,44 +67,3 @@ def _method_of_file(path: Path, name: str) -> QuantizationConfig:
         if not isinstance(content, dict):
             raise DamagedFile(f"{path} must have an object quantization, got {content!r}; export the checkpoint again")
     return quantization_method({"quant_method": name, **content}, str(path))
-
-
-def _chat_templates(folder: Path, tokenizer_config: dict[str, Any]) -> dict[str, str]:
-    """By name, from where transformers has them: files, else tokenizer_config.json, else the file of a processor."""
-    own, further, of_processor = (sorted(folder.glob(pattern)) for pattern in _TEMPLATES)
-    files = {**dict.fromkeys(own, "default"), **{path: path.stem for path in further}}
-    stated: Any = {name: read_text(path, "a chat template") for path, name in files.items()}
-    stated = stated or tokenizer_config.get("chat_template")
-    if stated is None and of_processor:
-        stated = read_json(of_processor[0]).get("chat_template")
-    if isinstance(stated, list) and all(isinstance(entry, dict) for entry in stated):
-        stated = {entry.get("name"): entry.get("template") for entry in stated}
-    named: dict[str, str] = {} if stated is None else stated if isinstance(stated, dict) else {"default": stated}
-    if not all(isinstance(text, str) for text in (*named, *named.values())):
-        raise DamagedFile(f"the chat template in {folder} must be a string, or strings by name")
-    return named
-
-
-def _generation_config(
-    folder: Path, config: dict[str, Any], tokenizer_config: dict[str, Any], tokenizer: Tokenizer
-) -> dict[str, object]:
-    """generation_config.json, with what it leaves out about BOS and EOS from config.json and the tokenizer's config."""
-    special: dict[str, object] = dict(_special_tokens(folder, tokenizer_config))
-    for name in ("bos_token", "eos_token"):
-        token_id = config.get(f"{name}_id")
-        if token_id is None and name in special:
-            token_id = tokenizer.token_to_id(str(special[name]))
-        if token_id is not None:
-            special[f"{name}_id"] = token_id
-    stated = read_json(folder / "generation_config.json", required=False)
-    return special | {key: value for key, value in stated.items() if value is not None}
-
-
-def _special_tokens(folder: Path, tokenizer_config: dict[str, Any]) -> dict[str, str]:
-    """Texts by name, as transformers gives them to a chat template; an older file counts where the config lists no tokens."""
-    further = tokenizer_config.get("extra_special_tokens")
-    stated = {**tokenizer_config, **(further if isinstance(further, dict) else {})}
-    if "added_tokens_decoder" not in tokenizer_config:
-        stated |= read_json(folder / _SPECIAL_TOKENS, required=False)
-    texts = {name: token.get("content") if isinstance(token, dict) else token for name, token in stated.items()}
-    return {name: text for name, text in texts.items() if name.endswith("_token") and isinstance(text, str)}

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from optimizer.importers.errors import DamagedFile, MissingFile, OnnxCheckpoint, PickleCheckpoint, UnsupportedDtype
+from optimizer.importers.errors import DamagedFile, MissingFile, PickleCheckpoint, UnsupportedDtype
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -133,13 +133,8 @@ class SafetensorsCheckpoint:
         return [name for name in self._headers if name not in names and name not in self._unread]
 
 
-def _no_weights(folder: Path) -> MissingFile | OnnxCheckpoint | PickleCheckpoint:
+def _no_weights(folder: Path) -> MissingFile | PickleCheckpoint:
     pickles = sorted(path.name for path in folder.glob("*.bin"))
-    if graphs := sorted(path.relative_to(folder).as_posix() for path in (*folder.glob("*.onnx"), *folder.glob("onnx/*.onnx"))):
-        return OnnxCheckpoint(
-            f"{folder} has its weights as ONNX only ({graphs[0]}), which is written (coldforge export) and not read; name the "
-            "folder of safetensors, or the .gguf file, that it was exported from"
-        )
     if not pickles:
         return MissingFile(f"{folder} has neither {_SINGLE} nor {_INDEX}")
     return PickleCheckpoint(

@@ -10,7 +10,7 @@ from typing import Literal
 from artifacts.architecture import Architecture, Moe
 from artifacts.errors import UserError
 from artifacts.precision import Plan
-from optimizer.parallel.split import Split
+from optimizer.parallel.division import Division
 from search_spaces.schema import Device
 
 Kind = Literal["all-reduce", "all-gather", "all-to-all"]
@@ -69,19 +69,19 @@ class Exchange:
         return self.count * (links.start_us + steps * links.latency_us + sent / (links.gbps * _BANDWIDTH_FRACTION * 1e3))
 
 
-def exchanges(split: Split, a: Architecture, plan: Plan, num_tokens: int, num_logits: int) -> Iterator[Exchange]:
+def exchanges(division: Division, a: Architecture, plan: Plan, num_tokens: int, num_logits: int) -> Iterator[Exchange]:
     """Of a step of so many tokens, of which so many want logits."""
-    if split.num_devices == 1:
+    if division.num_devices == 1:
         return
     row = a.hidden_size * _ACT_BYTES
-    if split.attention == "heads":
+    if division.attention == "heads":
         yield Exchange("all-reduce", "of each branch of a layer, and of the embedding", 2 * a.num_layers + 1, num_tokens * row)
         yield Exchange("all-gather", "of logits", 1, num_logits * a.vocab_size * 4)
         return
     assert a.moe is not None
     num_mixtures = sum(a.is_moe(i) for i in range(a.num_layers))
-    own = split.sequences(num_tokens)
-    others = (split.num_devices - 1) * chance_of_device(a.moe, split.num_devices)
+    own = division.sequences(num_tokens)
+    others = (division.num_devices - 1) * chance_of_device(a.moe, division.num_devices)
     first = next(i for i in range(a.num_layers) if a.is_moe(i))
     narrow = plan[f"layers.{first}.experts_gate_up"].quantized_activations
     there = own * others * a.hidden_size * (1 if narrow else _ACT_BYTES)

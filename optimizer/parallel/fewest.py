@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from artifacts.architecture import Architecture
 from artifacts.precision import Plan
-from optimizer.parallel.split import splits
+from optimizer.parallel.division import divisions
 from search_spaces.schema import Device
 
 GIB = 2**30
@@ -18,8 +18,8 @@ def fewest_devices(architecture: Architecture, plans: Mapping[str, Plan], room: 
     """In words that end a refusal: the fewest devices, each with `room` bytes, that hold the weights of one of `plans`."""
     for count in _COUNTS:
         for name, plan in plans.items():
-            for split in splits(architecture, count):
-                if not split.refusal(architecture, plan) and (weights := split.weight_bytes(architecture, plan)) <= room:
+            for division in divisions(architecture, count):
+                if not division.refusal(architecture, plan) and (weights := division.weight_bytes(architecture, plan)) <= room:
                     return (
                         f"; {count} of them would hold the weights ({name}, {weights / GIB:.1f} GiB on each)"
                         f"{_advice(count, found)}"

@@ -12,13 +12,13 @@ from artifacts.precision import KvDtype, Plan
 from kernels.gpu.launch import Problem
 from optimizer.cost.gpu.problem import filled
 from optimizer.cost.gpu_steps import LabelledProblem, StepShapes
+from optimizer.parallel.division import Division, of_experts
 from optimizer.parallel.exchange import Exchange, Links, exchanges
-from optimizer.parallel.split import Split, of_experts
 from runtime.attention_flops import attention_flops
 
 
 @dataclass(frozen=True)
-class Memory:
+class DeviceMemory:
     """Bytes on one device. `kv_cache` is what the workload needs; `room` is what may be taken of the device in all."""
 
     weights: int
@@ -60,26 +60,26 @@ class _Extent:
 
 
 class DeviceSteps:
-    """Steps of `plan` under `split`, for the sequences of `limits`, whose chunk is one prompt's. Activations are of `act`."""
+    """Steps of `plan` under `division`, for the sequences of `limits`, whose chunk is of one prompt. Activations: `act`."""
 
     def __init__(
-        self, split: Split, architecture: Architecture, plan: Plan, kv_dtype: KvDtype, limits: Limits, act: str
+        self, division: Division, architecture: Architecture, plan: Plan, kv_dtype: KvDtype, limits: Limits, act: str
     ) -> None:
-        self._split, self._architecture, self._plan, self._kv_dtype = split, architecture, plan, kv_dtype
-        self._own, self._mixture = split.own(architecture), split.mixture(architecture)
-        num_seqs, at_once = split.sequences(limits.max_num_seqs), split.prompts_at_once
+        self._division, self._architecture, self._plan, self._kv_dtype = division, architecture, plan, kv_dtype
+        self._own, self._mixture = division.own(architecture), division.mixture(architecture)
+        num_seqs, at_once = division.sequences(limits.max_num_seqs), division.prompts_at_once
         num_blocks = num_seqs * (limits.num_kv_blocks // limits.max_num_seqs)
         own = limits.model_copy(update={"max_num_seqs": num_seqs, "num_kv_blocks": num_blocks})
         joint = limits.model_copy(update={"max_num_batched_tokens": limits.max_num_batched_tokens * at_once})
         self._own_shapes = StepShapes(self._own, plan, kv_dtype, own, act)
-        same = split.experts != "whole"
+        same = division.experts != "whole"
         self._mixture_shapes = self._own_shapes if same else StepShapes(self._mixture, plan, kv_dtype, joint, act)
         self._kv_tokens = num_blocks * limits.kv_block_size
 
-    def memory(self, room: int) -> Memory:
+    def memory(self, room: int) -> DeviceMemory:
         """`room` bytes of a device may be taken."""
-        return Memory(
-            weights=self._split.weight_bytes(self._architecture, self._plan),
+        return DeviceMemory(
+            weights=self._division.weight_bytes(self._architecture, self._plan),
             kv_cache=self._kv_tokens * kv_bytes_per_token(self._own, self._kv_dtype),
             activations=self._own_shapes.buffer_bytes(lambda label: not of_experts(label))
             + self._mixture_shapes.buffer_bytes(of_experts),
@@ -88,27 +88,27 @@ class DeviceSteps:
 
     def decode(self, num_seqs: int, context: int, time_us: Callable[[Problem], float], links: Links) -> Step:
         """One token for each of so many sequences, which have `context` tokens each."""
-        own = self._split.sequences(num_seqs)
+        own = self._division.sequences(num_seqs)
         calls = _joined(self._own_shapes.decode(own), self._mixture_shapes.decode(num_seqs))
         return self._step(calls, _Extent(num_seqs, own, own, own * context, own * context), time_us, links)
 
     def prefill(self, num_tokens: int, time_us: Callable[[Problem], float], links: Links) -> Step:
         """A prompt of so many tokens, or a chunk of one; where sequences are divided, one on each device."""
-        together = num_tokens * self._split.prompts_at_once
+        together = num_tokens * self._division.prompts_at_once
         calls = _joined(self._own_shapes.prefill(num_tokens), self._mixture_shapes.prefill(together))
         pairs = num_tokens * (num_tokens + 1) // 2
         return self._step(calls, _Extent(together, num_tokens, 1, num_tokens, pairs), time_us, links)
 
     def _step(self, calls: list[LabelledProblem], extent: _Extent, time_us: Callable[[Problem], float], links: Links) -> Step:
-        sent = tuple(exchanges(self._split, self._architecture, self._plan, extent.num_tokens, extent.num_logits))
+        sent = tuple(exchanges(self._division, self._architecture, self._plan, extent.num_tokens, extent.num_logits))
         read_bytes, flops = self._work(extent)
         compute_us = sum(time_us(call.problem) for call in calls)
-        exchange_us = sum(one.us(self._split.num_devices, links) for one in sent)
+        exchange_us = sum(one.us(self._division.num_devices, links) for one in sent)
         return Step(extent.num_tokens, read_bytes, flops, compute_us / 1e3, exchange_us / 1e3, sent)
 
     def _work(self, extent: _Extent) -> tuple[float, float]:
         """Bytes of weights and cache that are read, and operations of products and attention, windows as if there were none."""
-        stored, moe = self._split.tensor_bytes(self._architecture, self._plan), self._mixture.moe
+        stored, moe = self._division.tensor_bytes(self._architecture, self._plan), self._mixture.moe
         share, rows = 1.0, 0
         if moe is not None:
             share = filled(extent.num_tokens, moe.num_experts_per_token, moe.num_experts, 1)[1] / moe.num_experts

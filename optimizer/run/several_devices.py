@@ -13,10 +13,10 @@ from artifacts.plan_folder import write_plan
 from artifacts.precision import KvDtype, Plan
 from optimizer.cost.modelled import PREFILL_TOKENS
 from optimizer.measure.workload import Workload
+from optimizer.parallel.division import Division, divisions
 from optimizer.parallel.exchange import LINK_FIGURES, Links
 from optimizer.parallel.fewest import GIB, fewest_devices
-from optimizer.parallel.split import Split, splits
-from optimizer.parallel.step import DeviceSteps, Memory, Step
+from optimizer.parallel.step import DeviceMemory, DeviceSteps, Step
 from optimizer.report.devices_page import render_devices
 from optimizer.run.planning import uniform_plans
 from optimizer.stages.job import Job
@@ -29,8 +29,8 @@ class Divided:
     """A uniform plan, divided in one way: what each device holds, a step of the workload, a prompt's first chunk."""
 
     scheme: str
-    split: Split
-    memory: Memory
+    division: Division
+    memory: DeviceMemory
     decode: Step
     prefill: Step
     ms_per_token: float
@@ -38,11 +38,11 @@ class Divided:
 
     @property
     def title(self) -> str:
-        return f"{self.scheme}, {self.split.title}"
+        return f"{self.scheme}, {self.division.title}"
 
 
 @dataclass(frozen=True)
-class Planner:
+class Divider:
     """Divides plans of `job` for `workload`; `links` join its devices."""
 
     job: Job
@@ -55,21 +55,21 @@ class Planner:
         """Every uniform plan in every way that it can be divided; and the others, each with the reason."""
         architecture, found, refused = self.job.source.architecture, [], {}
         for scheme, plan in uniform_plans(self.job).items():
-            for split in splits(architecture, self.job.spec.num_devices):
-                if reason := split.refusal(architecture, plan):
-                    refused[f"{scheme}, {split.title}"] = reason
+            for division in divisions(architecture, self.job.spec.num_devices):
+                if reason := division.refusal(architecture, plan):
+                    refused[f"{scheme}, {division.title}"] = reason
                 else:
-                    found.append(self._divided(scheme, plan, split))
+                    found.append(self._divided(scheme, plan, division))
         return sorted(found, key=lambda one: one.ms_per_token), refused
 
-    def _divided(self, scheme: str, plan: Plan, split: Split) -> Divided:
+    def _divided(self, scheme: str, plan: Plan, division: Division) -> Divided:
         load = self.workload
         chunk, context = min(load.prompt_tokens, PREFILL_TOKENS), load.prompt_tokens + load.output_tokens // 2
-        steps = DeviceSteps(split, self.job.source.architecture, plan, self.kv_dtype, self._limits(), self.target.act)
+        steps = DeviceSteps(division, self.job.source.architecture, plan, self.kv_dtype, self._limits(), self.target.act)
         decode = steps.decode(load.concurrency, context, self.target.time_us, self.links)
         prefill = steps.prefill(chunk, self.target.time_us, self.links)
         ms = decode.ms + load.prompt_tokens / chunk * prefill.ms / load.output_tokens
-        return Divided(scheme, split, steps.memory(self.target.room_bytes), decode, prefill, ms)
+        return Divided(scheme, division, steps.memory(self.target.room_bytes), decode, prefill, ms)
 
     def _limits(self) -> Limits:
         """Just the room that the workload needs."""
@@ -90,12 +90,12 @@ def plan_for_several(job: Job) -> None:
     spec, say, found = job.spec, job.reporter.say, device(job.spec.devices[0])
     assert isinstance(job.target, GpuTarget)
     architecture = job.source.architecture
-    planner = Planner(job, job.target, _workload(job), Links.of(found, spec.num_devices), job.target.kv_dtypes(architecture)[0])
-    load = planner.workload
+    divider = Divider(job, job.target, _workload(job), Links.of(found, spec.num_devices), job.target.kv_dtypes(architecture)[0])
+    load = divider.workload
     job.target.expect(load)
     say(f"{spec.name}: shapes of {architecture.family}, {spec.num_devices} x {found.title}; times are modelled")
     say(f"workload: {load.prompt_tokens} tokens in, {load.output_tokens} out, {load.concurrency} at once")
-    candidates, refused = planner.candidates()
+    candidates, refused = divider.candidates()
     for one in candidates:
         lack = f", lacks {one.memory.lacking / GIB:.1f} GiB on each" if one.memory.lacking > 0 else ""
         say(f"  {one.title}: {one.ms_per_token:.3f} ms a token, {one.memory.weights / GIB:.1f} GiB of weights on each{lack}")
@@ -106,7 +106,7 @@ def plan_for_several(job: Job) -> None:
         raise UserError(_nothing_fits(job, candidates, refused))
     smallest = spec.search.choice == "smallest"
     chosen = min(fitting, key=lambda one: one.memory.weights if smallest else one.ms_per_token)
-    content = _content(planner, chosen, candidates, refused)
+    content = _content(divider, chosen, candidates, refused)
     write_plan(spec.output, canonical_json(content), render_devices(content).encode())
     say(
         f"chosen: {chosen.title}; this is a plan and no bundle, since nothing here serves a model on several devices: "
@@ -136,8 +136,8 @@ def _nothing_fits(job: Job, candidates: Sequence[Divided], refused: Mapping[str,
     )
 
 
-def _content(planner: Planner, chosen: Divided, candidates: Sequence[Divided], refused: Mapping[str, str]) -> dict[str, object]:
-    job, found = planner.job, device(planner.job.spec.devices[0])
+def _content(divider: Divider, chosen: Divided, candidates: Sequence[Divided], refused: Mapping[str, str]) -> dict[str, object]:
+    job, found = divider.job, device(divider.job.spec.devices[0])
     stated = {name: figure for name in LINK_FIGURES if (figure := getattr(found, name)) is not None}
     return {
         "name": job.spec.name,
@@ -145,28 +145,28 @@ def _content(planner: Planner, chosen: Divided, candidates: Sequence[Divided], r
         "device": found.name,
         "device_title": found.title,
         "num_devices": job.spec.num_devices,
-        "workload": asdict(planner.workload),
-        "kv_cache": planner.kv_dtype,
+        "workload": asdict(divider.workload),
+        "kv_cache": divider.kv_dtype,
         "links": {name: {"value": figure.value, "source": found.sources[figure.source]} for name, figure in stated.items()},
         "chosen": chosen.title,
-        "candidates": [_plain(one, planner) for one in candidates],
+        "candidates": [_plain(one, divider) for one in candidates],
         "not_possible": dict(refused),
         "provenance": {"study": job.study_name, "coldforge": version("coldforge"), "sources": dict(job.sources)},
     }
 
 
-def _plain(one: Divided, planner: Planner) -> dict[str, object]:
+def _plain(one: Divided, divider: Divider) -> dict[str, object]:
     def step(found: Step) -> dict[str, object]:
-        sent = [asdict(e) | {"ms": e.us(one.split.num_devices, planner.links) / 1e3} for e in found.exchanges]
+        sent = [asdict(e) | {"ms": e.us(one.division.num_devices, divider.links) / 1e3} for e in found.exchanges]
         return asdict(found) | {"exchanges": sent, "ms": found.ms}
 
     return {
         "title": one.title,
         "scheme": one.scheme,
-        "split": asdict(one.split),
+        "division": asdict(one.division),
         "memory_per_device": asdict(one.memory) | {"lacking": one.memory.lacking},
         "decode_step": step(one.decode),
         "prefill_step": step(one.prefill),
         "ms_per_token": one.ms_per_token,
-        "tokens_per_second": 1e3 * planner.workload.concurrency / one.decode.ms,
+        "tokens_per_second": 1e3 * divider.workload.concurrency / one.decode.ms,
     }

@@ -75,8 +75,13 @@ def known_devices(names: str) -> str:
     return ",".join(f"{count}x{name}" if count > 1 else name for count, name in listed)
 
 
+#: what a source ends in that is a file, and what is in one that is a folder (of Hugging Face's, or of onnxruntime-genai's)
+_FILES, _CONFIGS = (".gguf", ".onnx"), ("config.json", "genai_config.json")
+
+
 def _plain_name(source: Path) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]", "-", source.name.removesuffix(".gguf")).lstrip(".-") or "model"
+    name = source.stem if source.suffix in _FILES else source.name
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip(".-") or "model"
 
 
 def _not_yet(target_ms: object) -> None:
@@ -222,9 +227,11 @@ class ModelSpec(Section):
                 if self.is_planning
                 else "config is for source: random; a real source has its own, remove the key"
             )
-        if not self.is_planning and self.source.suffix != ".gguf" and not (self.source / "config.json").is_file():
+        is_file = self.source.suffix in _FILES
+        if not self.is_planning and not is_file and not any((self.source / name).is_file() for name in _CONFIGS):
             raise ValueError(
-                f"source must be a Hugging Face folder with config.json or a .gguf file, and not ONNX, got {self.source}"
+                f"source must be a folder with {' or '.join(_CONFIGS)}, or a file that ends in {' or '.join(_FILES)}, got "
+                f"{self.source}"
             )
         return self
 

@@ -16,7 +16,6 @@ from optimizer.importers import (
     MissingFile,
     MissingTensor,
     MissingTokenizer,
-    OnnxCheckpoint,
     PickleCheckpoint,
     ShapeMismatch,
     SourceError,
@@ -55,7 +54,7 @@ def change_config(folder: Path, **changes: object) -> None:
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    with pytest.raises(MissingFile, match=r"a Hugging Face folder or a \.gguf file"):
+    with pytest.raises(MissingFile, match=r"a Hugging Face folder, a folder or file of ONNX, or a \.gguf file"):
         open_source(tmp_path / "absent")
 
 
@@ -96,10 +95,10 @@ def test_pickle_only(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.onnx", "onnx/model_q4.onnx"])
 def test_onnx_only(folder: Path, name: str) -> None:
-    """As optimum writes it, and as models of the hub have it beside nothing else."""
+    """Where optimum writes it, and where models of the hub have it."""
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / "model.safetensors").rename(folder / name)
-    with pytest.raises(OnnxCheckpoint, match=rf"weights as ONNX only \({name}\), which is written .* and not read"):
+    with pytest.raises(DamagedFile, match=rf"{name} is truncated or not ONNX"):
         open_source(folder)
 
 
@@ -218,6 +217,12 @@ def test_gguf_of_unknown_architecture(tmp_path: Path) -> None:
 def test_gguf_without_a_needed_key(tmp_path: Path) -> None:
     with pytest.raises(DamagedFile, match=r"lacks the metadata llama\.block_count"):
         open_source(rewritten(tmp_path, metadata={"llama.block_count": None}))
+
+
+@pytest.mark.parametrize("depth", [(1 << 31) - 1, "three"])
+def test_gguf_of_a_depth_that_it_cannot_have(depth: object, tmp_path: Path) -> None:
+    with pytest.raises(DamagedFile, match=r"llama\.block_count must be at most the number of tensors, 30, got"):
+        open_source(rewritten(tmp_path, metadata={"llama.block_count": depth}))
 
 
 def test_gguf_without_a_tensor(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_a_plan_and_its_page(tmp_path: Path) -> None:
     files = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     assert files.keys() == {"plan.json", "report.html"}
     plan = json.loads(files["plan.json"])
-    assert plan["num_devices"] == 4 and len({one["split"]["experts"] for one in plan["candidates"]}) == 2
+    assert plan["num_devices"] == 4 and len({one["division"]["experts"] for one in plan["candidates"]}) == 2
     (chosen,) = (one for one in plan["candidates"] if one["title"] == plan["chosen"])
     assert chosen["ms_per_token"] == min(one["ms_per_token"] for one in plan["candidates"])
     memory, step = chosen["memory_per_device"], chosen["decode_step"]

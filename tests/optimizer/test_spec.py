@@ -29,6 +29,15 @@ def load(folder: Path, text: str) -> ModelSpec:
     return load_spec(folder / "model.yaml")
 
 
+def test_a_source_may_be_onnx(folder: Path) -> None:
+    built = folder / "built"
+    built.mkdir()
+    (built / "genai_config.json").write_text("{}")
+    (built / "decoder.onnx").write_bytes(b"")
+    assert load(folder, "source: built\n").name == "built"
+    assert load(folder, "source: built/decoder.onnx\n").name == "decoder"
+
+
 def test_a_source_is_enough(folder: Path) -> None:
     spec = load(folder, "source: tiny model.gguf\n")
     assert spec.source == folder / "tiny model.gguf"

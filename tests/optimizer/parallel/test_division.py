@@ -14,8 +14,8 @@ from artifacts.architecture import Architecture
 from artifacts.manifest import Limits
 from artifacts.precision import Plan, Scheme
 from optimizer.measure.workload import Workload
+from optimizer.parallel.division import Division, divisions
 from optimizer.parallel.exchange import Exchange, Links, chance_of_device, exchanges
-from optimizer.parallel.split import Split, splits
 from optimizer.parallel.step import DeviceSteps
 from optimizer.records.ledger import Ledger
 from optimizer.records.progress import Reporter
@@ -28,88 +28,88 @@ R1 = architecture(json.loads((ROOT / "examples/deepseek-r1-671b/config.json").re
 LLAMA = architecture(json.loads((ROOT / "examples/llama-3.1-8b/config.json").read_text()))
 SMALL = R1.model_copy(update={"num_layers": 5})
 LINKS = Links(gbps=450, latency_us=0.6, start_us=6.6)
-SPLITS = splits(R1, 8)
+SPLITS = divisions(R1, 8)
 
 
 def uniform(a: Architecture, scheme: str) -> Plan:
     return {group: Scheme.parse("bf16" if group in ("embed", "head") else scheme) for group in a.linear_shapes()}
 
 
-def steps(split: Split, a: Architecture, scheme: str = "bf16", num_seqs: int = 8, room: int = 128) -> DeviceSteps:
+def steps(division: Division, a: Architecture, scheme: str = "bf16", num_seqs: int = 8, room: int = 128) -> DeviceSteps:
     """Of `num_seqs` sequences of `room` tokens each."""
     limits = Limits(
         kv_block_size=64, num_kv_blocks=num_seqs * room // 64, max_num_seqs=num_seqs, max_num_batched_tokens=64,
         max_model_len=room, num_threads=1,
     )  # fmt: skip
-    return DeviceSteps(split, a, uniform(a, scheme), "bf16", limits, "bf16")
+    return DeviceSteps(division, a, uniform(a, scheme), "bf16", limits, "bf16")
 
 
 def test_the_shapes_are_those_of_the_model_that_was_published() -> None:
     """671 B parameters, 37 B of them for a token: DeepSeek-AI 2024, DeepSeek-V3, section 4.2."""
     sizes = [prod(shape) for shape in (*R1.linear_shapes().values(), *R1.float_shapes().values())]
     assert sum(sizes) == pytest.approx(671e9, rel=1e-3)
-    flops = steps(Split(1, experts="sliced"), R1).decode(1, 0, lambda _: 0.0, LINKS).flops
+    flops = steps(Division(1, experts="sliced"), R1).decode(1, 0, lambda _: 0.0, LINKS).flops
     assert flops / 2 == pytest.approx(37e9, rel=0.02)
 
 
-@pytest.mark.parametrize("split", SPLITS, ids=lambda split: split.title)
-def test_devices_hold_the_model_together(split: Split) -> None:
+@pytest.mark.parametrize("division", SPLITS, ids=lambda division: division.title)
+def test_devices_hold_the_model_together(division: Division) -> None:
     """Once each, but for what all have: latents' projections, gains, routers, and with sequences divided all but experts."""
     plan = uniform(R1, "fp8-block")
-    whole, held = Split(1, experts="sliced").tensor_bytes(R1, plan), split.tensor_bytes(R1, plan)
+    whole, held = Division(1, experts="sliced").tensor_bytes(R1, plan), division.tensor_bytes(R1, plan)
     assert whole.keys() == held.keys()
     repeated = (".q_a.", ".kv_a.", "norm.", ".router.")
     for name, size in whole.items():
-        everywhere = any(part in name for part in repeated) or (split.attention == "sequences" and ".experts_" not in name)
+        everywhere = any(part in name for part in repeated) or (division.attention == "sequences" and ".experts_" not in name)
         assert held[name] * (1 if everywhere else 8) == size, name
 
 
 def test_fewer_kv_heads_than_devices_are_repeated() -> None:
-    rows, columns = Split(16).own(LLAMA).linear_shapes()["layers.0.qkv"]
+    rows, columns = Division(16).own(LLAMA).linear_shapes()["layers.0.qkv"]
     assert (rows, columns) == (32 // 16 * 128 + 2 * 128, 4096)
-    assert steps(Split(16), LLAMA).memory(0).kv_cache == steps(Split(8), LLAMA).memory(0).kv_cache
+    assert steps(Division(16), LLAMA).memory(0).kv_cache == steps(Division(8), LLAMA).memory(0).kv_cache
 
 
 def test_heads_divide_the_cache_of_grouped_queries_and_not_that_of_latents() -> None:
-    def cache(split: Split, a: Architecture) -> int:
-        return steps(split, a).memory(0).kv_cache
+    def cache(division: Division, a: Architecture) -> int:
+        return steps(division, a).memory(0).kv_cache
 
-    assert cache(Split(8), LLAMA) * 8 == cache(Split(1), LLAMA)
+    assert cache(Division(8), LLAMA) * 8 == cache(Division(1), LLAMA)
     heads, _, sequences = SPLITS
-    assert cache(heads, SMALL) == cache(sequences, SMALL) * 8 == cache(Split(1, experts="sliced"), SMALL)
+    assert cache(heads, SMALL) == cache(sequences, SMALL) * 8 == cache(Division(1, experts="sliced"), SMALL)
 
 
-@pytest.mark.parametrize("split", [*SPLITS, Split(8)], ids=lambda split: split.title)
+@pytest.mark.parametrize("division", [*SPLITS, Division(8)], ids=lambda division: division.title)
 @pytest.mark.parametrize("phase", ["decode", "prefill"])
-def test_devices_compute_what_one_would(split: Split, phase: str) -> None:
+def test_devices_compute_what_one_would(division: Division, phase: str) -> None:
     """Together, less what all repeat under `heads`: projections of latents. A prompt of `sequences` is one on each device."""
-    a = LLAMA.model_copy(update={"num_layers": 2}) if split.experts == "none" else SMALL
+    a = LLAMA.model_copy(update={"num_layers": 2}) if division.experts == "none" else SMALL
 
-    def flops(split: Split) -> float:
-        found = steps(split, a)
+    def flops(division: Division) -> float:
+        found = steps(division, a)
         if phase == "decode":
             return found.decode(8, 100, lambda _: 0.0, LINKS).flops
-        return found.prefill(64, lambda _: 0.0, LINKS).flops / split.prompts_at_once
+        return found.prefill(64, lambda _: 0.0, LINKS).flops / division.prompts_at_once
 
     repeated = 0.0
-    if a.mla and split.attention == "heads":
+    if a.mla and division.attention == "heads":
         tokens = 8 if phase == "decode" else 64
         rows = (a.mla.q_lora_rank or 0) + a.mla.cache_dim
         repeated = 7 * 2.0 * tokens * a.num_layers * rows * a.hidden_size
-    alone = Split(1, experts="sliced" if a.moe else "none")
-    assert flops(split) * 8 - repeated == pytest.approx(flops(alone), rel=1e-9)
+    alone = Division(1, experts="sliced" if a.moe else "none")
+    assert flops(division) * 8 - repeated == pytest.approx(flops(alone), rel=1e-9)
 
 
 def test_a_step_reads_each_expert_in_use_once() -> None:
     """Of 256 experts, as many as a draw of 8 for each of 64 tokens hits; and all else but the embedding's other rows."""
     rng, (heads, whole, _) = np.random.default_rng(0), SPLITS
     hit = np.mean([len({e for _ in range(64) for e in rng.choice(256, 8, replace=False)}) for _ in range(20)])
-    for split in (heads, whole):
+    for division in (heads, whole):
         plan = uniform(SMALL, "fp8-block")
-        sizes = split.tensor_bytes(SMALL, plan)
+        sizes = division.tensor_bytes(SMALL, plan)
         experts = sum(size for name, size in sizes.items() if ".experts_" in name)
         rest = sum(size for name, size in sizes.items() if ".experts_" not in name and not name.startswith("embed"))
-        read = steps(split, SMALL, "fp8-block", 64).decode(64, 0, lambda _: 0.0, LINKS).read_bytes
+        read = steps(division, SMALL, "fp8-block", 64).decode(64, 0, lambda _: 0.0, LINKS).read_bytes
         assert read == pytest.approx(rest + experts * hit / 256, rel=5e-3)
 
 
@@ -140,7 +140,7 @@ def test_heads_are_summed_after_each_branch() -> None:
     sums, logits = exchanges(SPLITS[0], R1, uniform(R1, "bf16"), 64, 64)
     assert (sums.kind, sums.count, sums.num_bytes) == ("all-reduce", 2 * 61 + 1, 64 * 7168 * 2)
     assert (logits.kind, logits.count, logits.num_bytes) == ("all-gather", 1, 64 * 129280 * 4)
-    assert not list(exchanges(Split(1), LLAMA, uniform(LLAMA, "bf16"), 64, 64))
+    assert not list(exchanges(Division(1), LLAMA, uniform(LLAMA, "bf16"), 64, 64))
 
 
 @pytest.mark.parametrize(
@@ -154,12 +154,12 @@ def test_an_exchange_takes_its_hops_and_its_bytes(kind: str, hops: int, sent: fl
 
 def test_what_cannot_be_divided_says_why() -> None:
     plan = uniform(LLAMA, "bf16")
-    assert Split(8).refusal(LLAMA, plan) is None
-    assert Split(32).refusal(LLAMA, plan) is None, "8 KV heads, each on four of them"
+    assert Division(8).refusal(LLAMA, plan) is None
+    assert Division(32).refusal(LLAMA, plan) is None, "8 KV heads, each on four of them"
     three = LLAMA.model_copy(update={"num_q_heads": 48, "num_kv_heads": 12})
-    assert Split(16).refusal(three, uniform(three, "bf16")) == "12 KV heads cannot be divided by 16"
-    assert Split(3, "sequences", "whole").refusal(R1, uniform(R1, "bf16")) == "256 experts cannot be divided by 3"
-    reason = Split(32, "heads", "sliced").refusal(R1, uniform(R1, "fp8-block"))
+    assert Division(16).refusal(three, uniform(three, "bf16")) == "12 KV heads cannot be divided by 16"
+    assert Division(3, "sequences", "whole").refusal(R1, uniform(R1, "bf16")) == "256 experts cannot be divided by 3"
+    reason = Division(32, "heads", "sliced").refusal(R1, uniform(R1, "fp8-block"))
     assert reason is None or "cannot be divided by 32 in fp8-block" in reason
 
 

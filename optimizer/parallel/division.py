@@ -15,7 +15,7 @@ Experts = Literal["none", "sliced", "whole"]
 
 
 @dataclass(frozen=True)
-class Split:
+class Division:
     """`heads`: each device has a share of every matrix outside the experts (tensor parallelism, Shoeybi et al. 2019).
 
     Where KV heads are fewer than devices, several devices have the same one.
@@ -109,14 +109,14 @@ def of_experts(label: str) -> bool:
     return ".experts_" in label
 
 
-def splits(a: Architecture, num_devices: int) -> list[Split]:
+def divisions(a: Architecture, num_devices: int) -> list[Division]:
     """The ways that are tried, those that divide most first."""
     if num_devices == 1:
-        return [Split(1, experts="sliced" if a.moe else "none")]
+        return [Division(1, experts="sliced" if a.moe else "none")]
     if a.moe is None:
-        return [Split(num_devices)]
+        return [Division(num_devices)]
     return [
-        Split(num_devices, "heads", "sliced"),
-        Split(num_devices, "heads", "whole"),
-        Split(num_devices, "sequences", "whole"),
+        Division(num_devices, "heads", "sliced"),
+        Division(num_devices, "heads", "whole"),
+        Division(num_devices, "sequences", "whole"),
     ]
