@@ -15,7 +15,7 @@ import pytest
 import torch
 from gguf import GGUFReader
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from benchmarks.peers.float_model import degridded
 from benchmarks.peers.gguf_export import write_f32_gguf
@@ -263,3 +263,24 @@ def test_the_degridded_twin_is_the_same_function_and_its_gguf_the_same_model(tmp
     # llama.cpp rotates neighbours: row 1 of a head is row head_dim / 2 of transformers'.
     query = stored["model.layers.0.self_attn.q_proj.weight"].numpy()
     assert np.array_equal(by_name["blk.0.attn_q.weight"][:4], query[[0, 4, 1, 5]])
+
+
+def test_experts_stand_together_in_the_gguf(tmp_path: Path) -> None:
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = MixtralConfig(
+        vocab_size=64, **shape, num_key_value_heads=2, head_dim=8, num_local_experts=3, num_experts_per_tok=2,
+        max_position_embeddings=64,
+    )  # fmt: skip
+    model = MixtralForCausalLM(config)
+    model.save_pretrained(tmp_path / "hf")
+    write_f32_gguf(tmp_path / "hf", tmp_path / "model.gguf")
+    reader = GGUFReader(tmp_path / "model.gguf")
+    by_name = {tensor.name: np.array(tensor.data) for tensor in reader.tensors}
+    mixture = model.model.layers[1].mlp
+    gate, up = mixture.experts.gate_up_proj.detach().chunk(2, dim=1)
+    assert np.array_equal(by_name["blk.1.ffn_gate_exps.weight"], gate.numpy())
+    assert np.array_equal(by_name["blk.1.ffn_up_exps.weight"], up.numpy())
+    assert np.array_equal(by_name["blk.1.ffn_down_exps.weight"], mixture.experts.down_proj.detach().numpy())
+    assert np.array_equal(by_name["blk.1.ffn_gate_inp.weight"], mixture.gate.weight.detach().numpy())
+    counts = {name: int(reader.fields[f"llama.{name}"].contents()) for name in ("expert_count", "expert_used_count")}
+    assert counts == {"expert_count": 3, "expert_used_count": 2}
