@@ -117,18 +117,25 @@ def test_zero_points_that_are_no_integers(written: Path, tmp_path: Path) -> None
     ("change", "kind", "message"),
     [
         (stated("GroupQueryAttention", "scale", 0.3), GraphMismatch, "what layers.0.o reads of the graph"),
+        (stated("GroupQueryAttention", "softcap", 50.0), GraphMismatch, "what layers.0.o reads of the graph"),
         (stated("GroupQueryAttention", "rotary_interleaved", 1), GraphMismatch, "the key that layer 0 adds"),
         (stated("SkipSimplifiedLayerNormalization", "epsilon", 1e-5), UnsupportedGraph, "with one epsilon"),
         (lambda graph: setattr(node(graph, "Sigmoid"), "op_type", "Tanh"), GraphMismatch, "what layers.0.down reads"),
         (lambda graph: setattr(node(graph, "Sigmoid"), "op_type", "Wavelet"), UnsupportedGraph, "Wavelet node .* is not known"),
         (lambda graph: setattr(node(graph, "MatMul"), "domain", "com.acme"), UnsupportedGraph, "MatMul node .* of com.acme"),
     ],
-    ids=["scale", "rotation", "eps", "activation", "unknown", "domain"],
+    ids=["scale", "cap", "rotation", "eps", "activation", "unknown", "domain"],
 )  # fmt: skip
 def test_a_graph_that_computes_something_else(
     written: Path, tmp_path: Path, change: Change, kind: type[SourceError], message: str
 ) -> None:
     refused(copied(written / "floats", tmp_path / "copy", change), kind, message)
+
+
+def test_a_window_that_the_config_lacks(written: Path, tmp_path: Path) -> None:
+    folder = copied(written / "floats", tmp_path / "copy", stated("GroupQueryAttention", "local_window_size", 90))
+    (folder / "config.json").write_text(json.dumps(LlamaConfig(**SIZES).to_dict()))
+    refused(folder, GraphMismatch, "what layers.0.o reads of the graph")
 
 
 def test_a_product_more(written: Path, tmp_path: Path) -> None:

@@ -21,16 +21,18 @@ from optimizer.importers.errors import GraphMismatch, UnsupportedGraph
 from optimizer.importers.onnx_decoder.contrib_ops import CONTRIB_OPS
 from optimizer.importers.onnx_decoder.expected import ExpectedNetwork, Probe, key_order
 from optimizer.importers.onnx_decoder.gains import constant
-from optimizer.importers.onnx_decoder.graph import FLOATS, OnnxFile
+from optimizer.importers.onnx_decoder.graph import FLOATS, OnnxFile, attributes
 from optimizer.importers.onnx_decoder.linears import TOKENS
 from optimizer.importers.onnx_decoder.roles import LOGITS, Decoder
 from optimizer.importers.source import Source
 from runtime.network import network
 from runtime.rope import rope_tables
 
-_NUM_TOKENS, _LEAST_PAST, _MOST_PAST = 4, 12, 8192
+_NUM_TOKENS, _LEAST_PAST, _MOST_PAST = 4, 62, 8192
 _SMALL = 3e-3
 """Magnitude of what norms read: near their eps, so that another eps is another result."""
+_SCORES = 6.0
+"""Magnitude of scores: caps are some 50, and change those of 1 too little to be seen."""
 _TOLERANCE = 1e-4
 _TOLERANCE_OF_HALVES = 4e-3
 """Relative to the largest magnitude, where tables and gains of the graph are of 16 bits."""
@@ -93,8 +95,8 @@ def _check_tables(file: OnnxFile, a: Architecture) -> None:
 
 def _probe(file: OnnxFile, decoder: Decoder, a: Architecture) -> Probe:
     rng = np.random.default_rng(0)
-    windows = max(a.layer_windows, default=0)
-    num_past = min(max(_LEAST_PAST, windows + 2), _MOST_PAST, a.max_position - _NUM_TOKENS)
+    stated = [attributes(node).get("local_window_size", 0) for node in file.model.graph.node]
+    num_past = min(max(_LEAST_PAST, *a.layer_windows, *stated) + 2, _MOST_PAST, a.max_position - _NUM_TOKENS)
     inputs = {entry.name for entry in file.model.graph.input}
     first = a.max_position - _NUM_TOKENS if "position_ids" in inputs else num_past
 
@@ -106,6 +108,8 @@ def _probe(file: OnnxFile, decoder: Decoder, a: Architecture) -> Probe:
         for place, linear in enumerate(found):
             small = group.endswith((".o", ".down")) or (a.qk_norm and group.endswith(".qkv") and place < 2)
             products[linear.makes] = drawn(linear.matrix.shape[0], _SMALL if small else 1.0)
+            if group.endswith(".qkv") and place == 0 and not a.qk_norm:
+                products[linear.makes][:, : a.q_size] *= _SCORES / (a.head_dim**0.5 * a.score_scale)
     past = [rng.standard_normal((1, a.num_kv_heads, num_past, a.head_dim)).astype(np.float32) for _ in range(2)]
     return Probe(num_past, first + np.arange(_NUM_TOKENS), products, (past[0], past[1]))
 
