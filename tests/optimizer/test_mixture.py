@@ -40,7 +40,7 @@ CONFIGS: dict[str, PreTrainedConfig] = {
 }
 
 
-@pytest.fixture(params=["mixtral", pytest.param("deepseek_v3", marks=pytest.mark.slow)])
+@pytest.fixture(params=["mixtral", "deepseek_v3"])
 def tiny_mixture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(CONFIGS[request.param])
@@ -51,6 +51,7 @@ def tiny_mixture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     return save_tiny(tmp_path_factory.mktemp("source") / "tiny", model)
 
 
+@pytest.mark.slow
 def test_experts_from_optimize_to_what_is_served(tiny_mixture: Path, tmp_path: Path) -> None:
     """Against transformers with the bundle's own values in place of its weights."""
     (tmp_path / "tiny").symlink_to(tiny_mixture)
