@@ -96,10 +96,11 @@ def test_weights_in_a_file_elsewhere(written: Path, tmp_path: Path) -> None:
     [
         (stated("MatMulNBits", "bits", 2), UnsupportedQuantization, r"node 'MatMulNBits_\d+': bits must be 4 or 8, got 2"),
         (stated("MatMulNBits", "block_size", 16), ShapeMismatch, "q_proj.*scales.* has shape .* block_size 16 .* make it"),
+        (stated("MatMulNBits", "N", 0), UnsupportedGraph, "must have a positive N"),
         (stated("MatMulNBits", "K", 64), ShapeMismatch, "has shape .* K 64"),
         (lambda graph: node(graph, "MatMulNBits").input.append("axis"), UnsupportedQuantization, "has g_idx"),
     ],
-    ids=["bits", "block_size", "K", "g_idx"],
+    ids=["bits", "block_size", "N", "K", "g_idx"],
 )  # fmt: skip
 def test_int4_that_cannot_be(written: Path, tmp_path: Path, change: Change, kind: type[SourceError], message: str) -> None:
     refused(copied(written / "int4", tmp_path / "copy", change), kind, message)
@@ -138,15 +139,19 @@ def test_a_window_that_the_config_lacks(written: Path, tmp_path: Path) -> None:
     refused(folder, GraphMismatch, "what layers.0.o reads of the graph")
 
 
-def test_a_product_more(written: Path, tmp_path: Path) -> None:
+def last_reader(graph: onnx.GraphProto, value: str) -> onnx.NodeProto:
+    return [node for node in graph.node if value in node.input][-1]
+
+
+@pytest.mark.parametrize("kind", ["SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization"])
+def test_a_product_more(written: Path, tmp_path: Path, kind: str) -> None:
     """An adapter beside a projection, say."""
 
     def change(graph: onnx.GraphProto) -> None:
         graph.initializer.append(numpy_helper.from_array(np.eye(32, dtype=np.float32), "more"))
-        first = node(graph, "SimplifiedLayerNormalization")
-        graph.node.insert(
-            list(graph.node).index(first) + 1, helper.make_node("MatMul", [first.output[0], "more"], ["x"], "extra")
-        )
+        beside = node(graph, kind)
+        product = helper.make_node("MatMul", [beside.output[0], "more"], ["x"], "extra")
+        graph.node.insert(list(graph.node).index(last_reader(graph, beside.output[0])) + 1, product)
 
     refused(
         copied(written / "floats", tmp_path / "copy", change), UnsupportedGraph, "MatMul node 'extra' has no place in a decoder"

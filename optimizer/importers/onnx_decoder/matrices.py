@@ -252,6 +252,8 @@ def dequantized(file: OnnxFile, node: onnx.NodeProto, parts: list[str], transpos
 def packed(file: OnnxFile, node: onnx.NodeProto) -> PackedMatrix:
     """Of a MatMulNBits node. Raises as `matrix_of`."""
     stated = attributes(node)
+    if missing := [name for name in ("N", "K", "block_size") if stated.get(name, 0) < 1]:
+        raise UnsupportedGraph(f"{named(node)} must have a positive {' and '.join(missing)}; export the model again")
     groups = node.input[4] if len(node.input) > 4 else ""
     if groups:
         raise UnsupportedQuantization(f"{named(node)} has g_idx, an order of its own of the columns; {_START_OVER}")

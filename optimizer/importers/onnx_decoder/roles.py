@@ -66,7 +66,7 @@ def find_roles(file: OnnxFile) -> Decoder:
     for linear in rest:
         if linear.makes != head.makes and embed.makes in flow.of(linear.reads):
             layer = max((outs[value] for value in flow.of(linear.reads) if value in outs), default=-1)
-            if layer < 0:
+            if layer < 0 or len(gates[layer]) == 2:
                 raise _no_place(linear)
             gates[layer].append(linear)
             layer_of[linear.makes] = layer
