@@ -183,14 +183,15 @@ void run_uncapped(const Args* a, Work* work) {
     run<Kv>(&with, work);
 }
 
-// Latents have no kv heads: q heads are shared out by so many as if they had.
+// Latents have no kv heads: q heads are shared out as if so many of them had one.
+constexpr int64_t HEADS = 16;
+
 template <class Args>
 struct OfLatents : Args {
     int64_t Hkv;
     static constexpr int64_t window = 0;
     static constexpr double softcap = 0;
 };
-constexpr int64_t HEADS = 16;
 
 template <class Kv, class Args>
 void run_latent(const Args* a, Work* work) {

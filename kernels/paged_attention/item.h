@@ -51,8 +51,8 @@ struct Item {
         return a->out + (token + query) * a->out_stride + (head * group + row - query * group) * width();
     }
     // Keys and values of positions from `at` on, which is even, up to the end of their block. Keys of bf16 lie
-    // 2 block_size apart for every two dimensions, others block_size for each; of latents `lay_out_keys` makes such. Values lie D
-    // apart, of bf16 2 D for every two.
+    // 2 block_size apart for every two dimensions, others block_size for each; of latents `lay_out_keys` makes such. Values lie
+    // D apart, of bf16 2 D for every two.
     const Kv* keys(int64_t at) const {
         return (const Kv*)a->k_cache + block(at) * a->D * a->block_size + at % a->block_size * (PAIRS ? 2 : 1);
     }

@@ -26,7 +26,10 @@ public:
     void attend(int64_t first, int64_t last, Use use) {
         const Part part = part_in(part_room, ROWS, width);
         for (int64_t chunk = first; chunk <= last; ++chunk) {
-            if constexpr (LATENTS) lay_out_keys(item, chunk * CHUNK, end_of(chunk, item.rows() - 1), laid_out = key_room.of(D * CHUNK));
+            if constexpr (LATENTS) {
+                laid_out = key_room.of(D * CHUNK);
+                lay_out_keys(item, chunk * CHUNK, end_of(chunk, item.rows() - 1), laid_out);
+            }
             for (int64_t row = 0; row < item.rows(); row += ROWS) {
                 const int64_t rows = item.rows() - row < ROWS ? item.rows() - row : ROWS;
                 if (!item.sees(row, rows, chunk)) continue;

@@ -2,8 +2,8 @@
 // weights times values are tiles of 16 dimensions.
 //
 // Operands lie in the cache as a product takes them, pairs side by side, 16 rows to a tile. What does not is brought into that
-// order first: keys of latents and of less than 32 dimensions, and values where a block of 16 or 48 does not hold the 32 positions of a tile
-// together or dimensions are no multiple of 16.
+// order first: keys of latents, keys of less than 32 dimensions, and values where a block of 16 or 48 does not hold the 32
+// positions of a tile together or dimensions are no multiple of 16.
 #pragma once
 #include "../cpu/tiles.h"
 #include "item.h"
@@ -64,7 +64,7 @@ private:
     };
 
     Item<bf16, Args> item;
-    const int64_t D, width, num_steps;  // of keys, of values, of keys
+    const int64_t D, width, num_steps;  // dimensions of keys and of values, steps over keys
     int64_t end = 0;             // of the positions that rows of the item see
     bf16* queries = nullptr;
     Operand keys[CHUNK / LANES], values[CHUNK / DEPTH];
@@ -186,17 +186,8 @@ private:
     // Where keys and values of a chunk lie; values that the sequence has not reached are zeros.
     void lay_out(int64_t begin) {
         const int64_t block_size = item.a->block_size, padded = (width + LANES - 1) / LANES * LANES;
-        if constexpr (item.LATENTS) lay_out_latents(begin);
-        else for (int64_t at = begin; at < end && at < begin + CHUNK; at += LANES) {
-            const uint32_t* pairs = (const uint32_t*)item.keys(at);
-            Operand& to = keys[(at - begin) / LANES];
-            to = {pairs, block_size * 4};
-            if (D >= DEPTH) continue;
-            uint32_t* room = key_room.of(CHUNK * LANES) + (at - begin) * LANES;
-            to = {room, TILE_BYTES};
-            for (int64_t row = 0; row < LANES; ++row, room += LANES, pairs += block_size)
-                store(room, row < D / 2 ? load(pairs) : broadcast(int32_t(0)));
-        }
+        if constexpr (Item<bf16, Args>::LATENTS) lay_out_latents(begin);
+        else find_keys(begin);
         for (int64_t at = begin; at < end && at < begin + CHUNK; at += DEPTH) {
             Operand& to = values[(at - begin) / DEPTH];
             to = {(const uint32_t*)item.values(at), D * 4};
@@ -210,6 +201,19 @@ private:
             }
         }
     }
+    void find_keys(int64_t begin) {
+        const int64_t block_size = item.a->block_size;
+        for (int64_t at = begin; at < end && at < begin + CHUNK; at += LANES) {
+            const uint32_t* pairs = (const uint32_t*)item.keys(at);
+            Operand& to = keys[(at - begin) / LANES];
+            to = {pairs, block_size * 4};
+            if (D >= DEPTH) continue;
+            uint32_t* room = key_room.of(CHUNK * LANES) + (at - begin) * LANES;
+            to = {room, TILE_BYTES};
+            for (int64_t row = 0; row < LANES; ++row, room += LANES, pairs += block_size)
+                store(room, row < D / 2 ? load(pairs) : broadcast(int32_t(0)));
+        }
+    }
     void lay_out_latents(int64_t begin) {
         uint32_t* room = key_room.of((D < DEPTH ? DEPTH : D) / 2 * CHUNK);
         if (D < DEPTH) std::memset(room + D / 2 * CHUNK, 0, (DEPTH - D) / 2 * CHUNK * sizeof(uint32_t));
@@ -219,8 +223,10 @@ private:
     // Values of two positions, of which `left` are in the sequence.
     void copy_pairs(uint32_t* to, const uint32_t* from, int64_t left) const {
         const i32x16 kept = broadcast(int32_t(left > 1 ? 0xffffffff : 0x0000ffff));
-        for (int64_t d = 0; d < width; d += LANES)
-            store(to + d, left > 0 ? load_first(from + d, width - d < LANES ? int(width - d) : LANES) & kept : broadcast(int32_t(0)));
+        for (int64_t d = 0; d < width; d += LANES) {
+            const int n = width - d < LANES ? int(width - d) : LANES;
+            store(to + d, left > 0 ? load_first(from + d, n) & kept : broadcast(int32_t(0)));
+        }
     }
 };
 

@@ -1,4 +1,5 @@
-// Rotates q and k in place by the angles of their positions (pairs i, i + D/2), and writes k and v, or latents, into their slots.
+// Rotates q and k in place by the angles of their positions (pairs i, i + D/2), and writes k and v into their slots; of latents,
+// writes rotated q beside absorbed q, and the latent into its slot.
 #include <type_traits>
 
 #include "../cpu/int8.h"

@@ -42,6 +42,9 @@ class KvCacheStage:
         """NothingPasses if none can stay."""
         job, max_kl = self.job, self.job.spec.gate.max_kl
         offered = job.target.kv_dtypes(job.base.architecture)
+        for dtype in job.space.precision.kv_cache:
+            if dtype not in offered:
+                job.reporter.say(f"KV cache: {dtype} is left out of the search: it has no kernels for this model")
         measure = partial(measure_kv_losses, job.ledger, job.reporter, self.judge)
         losses = measure(offered)
         kept = worth_searching(losses, max_kl)

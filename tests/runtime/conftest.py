@@ -149,9 +149,11 @@ CONFIGS: dict[str, PreTrainedConfig] = {
         residual_multiplier=0.22,
         logits_scaling=0.5,
     ),
-    "deepseek_v2": DeepseekV2Config(**SIZES | LATENT, topk_method="group_limited_greedy", n_group=4, topk_group=2),
-    "deepseek_v2, lite": DeepseekV2Config(
+    "deepseek_v2": DeepseekV2Config(
         **SIZES | LATENT | {"q_lora_rank": None, "kv_lora_rank": 64, "num_attention_heads": 16, "num_key_value_heads": 16},
+        topk_method="group_limited_greedy",
+        n_group=4,
+        topk_group=2,
         rope_parameters=YARN | MSCALE,
     ),
     "deepseek_v3": DeepseekV3Config(**SIZES | LATENT, n_group=4, topk_group=2, rope_parameters=YARN | MSCALE),

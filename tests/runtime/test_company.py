@@ -116,7 +116,7 @@ def test_company_changes_nothing(
 KINDS = [
     "llama", "mistral", "qwen2, tied, window", "qwen3", "gemma2", "gemma3", "glm4", "granite", "olmo2",
     "phi3, partial, longrope", "smollm3", "mixtral", "qwen3_moe", "qwen3_moe, normalized",
-    "deepseek_v2, lite", "deepseek_v3",
+    "deepseek_v2", "deepseek_v3",
 ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from tests.runtime.conftest import CONFIGS, moderate
 TEXT = torch.randint(0, 203, (90,), generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name", ["deepseek_v2, lite", "deepseek_v3"])
+@pytest.mark.parametrize("name", ["deepseek_v2", "deepseek_v3"])
 def test_float_layers_are_transformers(name: str, tmp_path: Path) -> None:
     model = moderate(random_model(CONFIGS[name]))
     source = open_source(save_folder(model, tmp_path))
