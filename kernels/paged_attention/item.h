@@ -126,7 +126,7 @@ void lay_out_keys(const Item<Kv, Args>& item, int64_t begin, int64_t end, Kv* to
     const int64_t D = item.a->D;
     for (int64_t at = begin; at < end; at += LANES) {
         const Kv* from = item.values(at);
-        if constexpr (item.PAIRS) {
+        if constexpr (Item<Kv, Args>::PAIRS) {
             const uint32_t* pairs = (const uint32_t*)from;  // of positions
             uint32_t* keys = (uint32_t*)to + (at - begin);
             for (int64_t d = 0; d < D; d += 2, keys += CHUNK)

@@ -22,6 +22,7 @@ from optimizer.records.ledger import Ledger, completed
 from optimizer.records.patient_storage import StorageUnavailable
 from tests.optimizer.conftest import NUM_TRIALS, MakeProject, num_trials
 from tests.optimizer.test_optimize import start
+from tests.waiting import wait_for
 
 HOLD = """
 import sqlite3, sys, time
@@ -183,13 +184,12 @@ def test_a_server_that_is_not_there_keeps_its_password() -> None:
 def test_a_run_outlives_a_lock_of_15_seconds(project: MakeProject) -> None:
     made = project()
     process = start(made)
-    deadline = time.monotonic() + 300
-    while num_trials(made.study_db) < 3:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    held = hold(made.study_db, 15)
+    wait_for(lambda: num_trials(made.study_db) >= 3 or process.poll() is not None, 300)
+    with closing(sqlite3.connect(made.study_db, timeout=60, isolation_level=None)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")  # at once: another process would begin when the search has ended
+        time.sleep(15)
+        holder.execute("ROLLBACK")
     _, said = process.communicate(timeout=300)
-    held.wait(10)
     assert process.returncode == 0, said
     assert said.count("waiting for the study's storage") == said.count("answers again after") == 1
     assert num_trials(made.study_db) == NUM_TRIALS
