@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -26,6 +27,8 @@ T = TypeVar("T")
 #: how long a record waits for the storage before the run gives up
 PATIENCE_S = 120.0
 _LONGEST_PAUSE_S = 1.0
+#: as long as SQLite waits for a lock before it fails
+_SILENT_S = 5.0
 
 #: SQLite's primary result code (https://sqlite.org/rescode.html) -> what to do about it
 _FIXES = {
@@ -105,13 +108,38 @@ class _Patient:
 def _patiently(
     action: Callable[[], T], shown: str, say: Callable[[str], None], patience_s: float, passes: Callable[[Exception], bool]
 ) -> T:
-    """`action()`, tried again while its fault may pass. A transaction that failed was rolled back: nothing is written twice."""
-    began_s, pause_s, waits = time.monotonic(), 0.05, False
+    """`action()`, tried again while its fault may pass. A transaction that failed was rolled back: nothing is written twice.
+
+    Optuna tries some actions again by itself, for longer than a user should wonder: who waits for `_SILENT_S` says so, too.
+    """
+    began_s, waits = time.monotonic(), threading.Event()
+
+    def say_waiting(reason: str) -> None:
+        if not waits.is_set():
+            waits.set()
+            say(f"waiting for the study's storage {shown}, at most {patience_s:.0f} s: {reason}")
 
     def say_answered() -> None:
-        if waits:
+        if waits.is_set():
             say(f"the study's storage answers again after {time.monotonic() - began_s:.0f} s")
 
+    watch = threading.Timer(_SILENT_S, say_waiting, [f"no answer for {_SILENT_S:.0f} s"])
+    watch.daemon = True
+    watch.start()
+    try:
+        return _until_it_passes(action, say_waiting, say_answered, began_s + patience_s, passes)
+    finally:
+        watch.cancel()
+
+
+def _until_it_passes(
+    action: Callable[[], T],
+    say_waiting: Callable[[str], None],
+    say_answered: Callable[[], None],
+    end_s: float,
+    passes: Callable[[Exception], bool],
+) -> T:
+    pause_s = 0.05
     while True:
         try:
             result = action()
@@ -119,12 +147,10 @@ def _patiently(
             if not passes(error):
                 say_answered()  # an error is an answer, too: a study of that name is there already
                 raise
-            left_s = began_s + patience_s - time.monotonic()
+            left_s = end_s - time.monotonic()
             if left_s <= 0:
                 raise
-            if not waits:
-                say(f"waiting for the study's storage {shown}, at most {patience_s:.0f} s: {_reason(error)}")
-            waits = True
+            say_waiting(_reason(error))
             time.sleep(min(pause_s, left_s))
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         else:
