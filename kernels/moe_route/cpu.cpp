@@ -28,7 +28,7 @@ float exponentials(float* values, int64_t count) {
     return total;
 }
 
-// The first of the largest values that are left; a NaN is none, but where nothing else is left something is chosen.
+// The first of the largest values that are left. With NaN among them it is one of those that are left.
 int64_t take_largest(const float* values, uint8_t* taken, int64_t count) {
     int64_t best = -1;
     for (int64_t i = 0; i < count; ++i)
@@ -70,40 +70,39 @@ void select(const Args* a, int64_t token, const float* scores, float* choice, in
     for (int64_t slot = 0; slot < a->top_k; ++slot) weights[slot] = weights[slot] / divisor * float(a->routed_scale);
 }
 
-}  // namespace
-
-void moe_route_softmax(const moe_route_softmax_args* a, Work* work) {
+// Each token's experts: `score` makes scores and what experts are chosen by of a token's logits.
+template <class Args, class Score>
+void route(const Args* a, Work* work, int counted, Score score) {
     thread_local std::vector<float> room;
     room.resize(2 * a->E);
     float* const scores = room.data();
     float* const choice = scores + a->E;
     work->each(*a->T, 1, [&](Range range) {
         for (int64_t t = range.begin; t < range.end; ++t) {
-            const float* logits = a->logits + t * a->logits_stride;
-            for (int64_t e = 0; e < a->E; ++e) scores[e] = choice[e] = logits[e];
-            const float total = exponentials(scores, a->E);
-            for (int64_t e = 0; e < a->E; ++e) scores[e] /= total;
-            // By logits: softmax keeps the order, and its rounding would make ties.
-            select(a, t, scores, choice, 1);
+            score(a->logits + t * a->logits_stride, scores, choice);
+            select(a, t, scores, choice, counted);
         }
     });
 }
 
+}  // namespace
+
+void moe_route_softmax(const moe_route_softmax_args* a, Work* work) {
+    route(a, work, 1, [a](const float* logits, float* scores, float* choice) {
+        // By logits: softmax keeps the order, and its rounding would make ties.
+        for (int64_t e = 0; e < a->E; ++e) scores[e] = choice[e] = logits[e];
+        const float total = exponentials(scores, a->E);
+        for (int64_t e = 0; e < a->E; ++e) scores[e] /= total;
+    });
+}
+
 void moe_route_sigmoid(const moe_route_sigmoid_args* a, Work* work) {
-    thread_local std::vector<float> room;
-    room.resize(2 * a->E);
-    float* const scores = room.data();
-    float* const choice = scores + a->E;
-    work->each(*a->T, 1, [&](Range range) {
-        for (int64_t t = range.begin; t < range.end; ++t) {
-            const float* logits = a->logits + t * a->logits_stride;
-            each_sixteen(a->E, [&](int64_t e, int n) {
-                const f32x16 one = broadcast(1.0f), power = exp(zero() - load_first(logits + e, n));
-                store_first(scores + e, one / (one + power), n);
-            });
-            for (int64_t e = 0; e < a->E; ++e) choice[e] = scores[e] + a->bias[e];
-            select(a, t, scores, choice, 2);
-        }
+    route(a, work, 2, [a](const float* logits, float* scores, float* choice) {
+        each_sixteen(a->E, [&](int64_t e, int n) {
+            const f32x16 one = broadcast(1.0f), power = exp(zero() - load_first(logits + e, n));
+            store_first(scores + e, one / (one + power), n);
+        });
+        for (int64_t e = 0; e < a->E; ++e) choice[e] = scores[e] + a->bias[e];
     });
 }
 

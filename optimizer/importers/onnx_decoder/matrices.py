@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -70,7 +71,7 @@ class FloatMatrix:
 
 
 @dataclass(frozen=True)
-class _Quantized:
+class _Quantized(ABC):
     file: OnnxFile
     data: str
     scales: str
@@ -78,8 +79,9 @@ class _Quantized:
 
     is_bf16 = False
 
+    @abstractmethod
     def stored(self) -> StoredMatrix:
-        raise NotImplementedError
+        """Codes and scales as they stand."""
 
     def read(self) -> torch.Tensor:
         return torch.from_numpy(self.stored().dequantize())
