@@ -97,8 +97,8 @@ class Moe(BaseModel):
         for rare in self.rare_experts:
             if list(rare) != sorted(set(rare)) or len(rare) >= self.num_experts or any(e >= self.num_experts for e in rare):
                 raise ValueError(
-                    f"rare_experts of a layer must be some of {self.num_experts} experts, from 0 on, in ascending order, and not "
-                    f"all of them; got {rare}"
+                    f"rare_experts of a layer must be some of {self.num_experts} experts, not all, from 0 on, in ascending "
+                    f"order; got {rare}"
                 )
         return self
 
@@ -213,8 +213,8 @@ class Architecture(BaseModel):
         rare = self.moe.rare_experts if self.moe else ()
         if rare and (len(rare) != self.num_layers or any(some and not self.is_moe(i) for i, some in enumerate(rare))):
             raise ValueError(
-                f"rare_experts must be empty or have one entry for each of {self.num_layers} layers, which names none where the "
-                f"layer is dense; got {rare}"
+                f"rare_experts must be empty or have one entry for each of {self.num_layers} layers, with none where the layer "
+                f"is dense; got {rare}"
             )
         if self.mla and self.head_dim != self.mla.nope_head_dim + self.mla.rope_head_dim:
             raise ValueError(
@@ -286,7 +286,8 @@ class Architecture(BaseModel):
         """Every layer group that a precision plan covers -> (out_features, in_features), in step order.
 
         q/k/v are one group and gate/up are one group: engines fuse them, so they share a scheme; so do all experts of a layer,
-        whose rows stand one expert after the other, but for `rare_experts`. A tied head has no group of its own: it reads `embed`.
+        whose rows stand one expert after the other, but for `rare_experts`. A tied head has no group of its own: it reads
+        `embed`.
         """
         shapes = {"embed": (self.vocab_size, self.hidden_size)}
         for i in range(self.num_layers):

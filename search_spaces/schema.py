@@ -66,7 +66,7 @@ class GroupSchemes(_Record):
     def of(self, kind: str) -> tuple[Scheme, ...]:
         """The schemes offered to layer groups of `kind`: those of its own, or of what does the same in a plainer model.
 
-        Of what is offered to the other experts, rare ones get the finer ones: schemes of at least 8 bits, int8 if there are none.
+        Of what is offered to the other experts, rare ones are offered what has at least 8 bits, or int8 if nothing has.
         """
         plain = plain_group(kind)
         names: tuple[str, ...] = getattr(self, _LIKE.get(plain, plain))

@@ -9,8 +9,8 @@ fp32.
 
 `moe_sort`: a pair is a token at one of its experts. Pairs are sorted by expert, ascending by token within one. `offsets` has
 the first pair of each expert and, last, how many there are; `tokens` the token of each pair, and `places` where each token's
-pairs have come to stand. `moe_sort_ranked` sorts by `ranks[expert]`, a permutation: `offsets` are then of ranks, and experts that
-stand together can have a product of their own.
+pairs have come to stand. `moe_sort_ranked` sorts by `ranks[expert]`, a permutation: `offsets` are then of ranks, and experts
+that stand together can have a product of their own.
 
 Chained on a CPU, for hidden states x [T, D] after the norm (I = intermediate size of an expert):
 

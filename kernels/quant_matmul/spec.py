@@ -6,8 +6,8 @@ over all of K, of step * (code - 8). `_a16` takes int16 activations as two rows 
 plus the second.
 
 The `_experts` entry points have E matrices of N rows each, N a multiple of 16: rows offsets[e] to offsets[e + 1] of x are
-multiplied by the e-th, 0 <= offsets[0] <= ... <= offsets[E] <= T; other rows of out stay as they are. Each row's numbers are those
-that the product with its matrix alone has, to the bit.
+multiplied by the e-th, 0 <= offsets[0] <= ... <= offsets[E] <= T; other rows of out stay as they are. Each row's numbers are
+those that the product with its matrix alone has, to the bit.
 """
 
 from __future__ import annotations

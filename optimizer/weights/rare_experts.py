@@ -22,7 +22,7 @@ _ANY_ROUNDED = Scheme("int8")
 
 @dataclass(frozen=True)
 class RareExperts:
-    """Those of one layer: expert -> tokens of calibration that went to it, of `num_experts` among which `num_pairs` were shared."""
+    """Those of one layer: expert -> tokens of calibration that went to it. All `num_experts` together got `num_pairs`."""
 
     layer: int
     hits: Mapping[int, int]
@@ -32,8 +32,8 @@ class RareExperts:
     def __str__(self) -> str:
         found = ", ".join(f"{expert} ({hits})" for expert, hits in self.hits.items())
         return (
-            f"layers.{self.layer}: of {self.num_experts} experts, each of which would have {self.num_pairs / self.num_experts:.4g} "
-            f"of calibration's tokens if they were shared evenly, {len(self.hits)} got hardly any: {found}"
+            f"layers.{self.layer}: {len(self.hits)} of {self.num_experts} experts got hardly any of calibration's tokens, where "
+            f"an even share is {self.num_pairs / self.num_experts:.4g}: {found}"
         )
 
 
