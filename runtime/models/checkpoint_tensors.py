@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from artifacts.architecture import Architecture, Mla, Moe
+from artifacts.architecture import Architecture
+from artifacts.layer_parts import Mla, Moe
 
 if TYPE_CHECKING:
     from torch import Tensor
