@@ -38,7 +38,7 @@ def test_golden_bytes(parts: Any) -> None:
     _, data = Manifest.seal(parts.deployment, FILES)
     lines = data.decode("ascii").splitlines(keepends=True)
     assert lines[0] == "{\n" and lines[-1] == "}\n"
-    assert '  "format_version": "1.6",\n' in lines
+    assert '  "format_version": "1.7",\n' in lines
     assert json.loads(data)["digest"] == GOLDEN_DIGEST
 
 
@@ -72,7 +72,7 @@ def test_a_manifest_of_version_1_0_keeps_its_meaning(parts: Any) -> None:
     for kernels in content["kernels"]:
         del kernels["table"], kernels["activations"]
     old = Manifest.parse(sealed({**content, "format_version": "1.0"}))
-    assert old.model_copy(update={"format_version": "1.6", "digest": manifest.digest}) == manifest
+    assert old.model_copy(update={"format_version": "1.7", "digest": manifest.digest}) == manifest
 
 
 def test_parse_is_the_inverse_of_seal(parts: Any) -> None:

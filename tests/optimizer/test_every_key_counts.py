@@ -18,6 +18,7 @@ import pytest
 from pydantic import BaseModel
 from rich.console import Console
 from tokenizers import Tokenizer
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from artifacts.architecture import Architecture
 from artifacts.precision import Scheme
@@ -49,7 +50,7 @@ from search_spaces.located_yaml import LocatedError
 from search_spaces.schema import SearchSpace
 from search_spaces.space import load_space
 from tests.optimizer.search.test_precision import BANDS, latency_ms, score
-from tests.tiny_models import write_lora
+from tests.tiny_models import SIZES, save_tiny, write_lora
 
 Json = dict[str, Any]
 ITEMS = [{"question": f"What is {i} plus {i}?", "answer": f"{i} + {i} = {2 * i} #### {2 * i}"} for i in range(6)]
@@ -103,6 +104,13 @@ def codes(spec: ModelSpec, folder: Path) -> object:
     model, quiet = source(spec, folder), Reporter(Console(quiet=True))
     store = prepared_weights(model, spec.quantization, {}, [[5, 6, 7, 8] * 4], folder, CPU_LAYOUT, quiet)
     return store.relative_error("layers.0.qkv", Scheme.parse("int4-g32-sym"))
+
+
+def divided_by(spec: ModelSpec, folder: Path) -> object:
+    """Which experts stand apart."""
+    model, quiet = source(spec, folder), Reporter(Console(quiet=True))
+    store = prepared_weights(model, spec.quantization, {}, [[5, 6, 7, 8] * 4], folder, CPU_LAYOUT, quiet)
+    return store.architecture.moe
 
 
 def passes(spec: ModelSpec, _: Path) -> object:
@@ -173,6 +181,7 @@ KEYS: dict[str, Key] = {
     "quantization.calibration.text": Key(["text.txt"], ["more.txt"], calibrated_on, {"quantization": CALIBRATED}),
     "quantization.calibration.num_sequences": Key(2, 3, calibrated_on, {"quantization": CALIBRATED}),
     "quantization.calibration.tokens_per_sequence": Key(16, 20, calibrated_on, {"quantization": CALIBRATED}),
+    "quantization.rare_experts": Key("0%", "90%", divided_by, {"source": "mixture", "quantization": {"method": "gptq"}}),
     "gate.max_kl": Key(0.05, 0.03, passes),
     "gate.max_perplexity_increase": Key("1%", "0.4%", passes),
     "gate.min_top1_agreement": Key("90%", "99%", passes),
@@ -225,6 +234,7 @@ def folder(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tmp_path = tmp_path_factory.mktemp("keys")
     for name in ("tiny", "other"):
         shutil.copytree(tiny_llama, tmp_path / name)
+    save_tiny(tmp_path / "mixture", MixtralForCausalLM(MixtralConfig(vocab_size=300, **SIZES, num_local_experts=4)))
     config = tmp_path / "other" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"rms_norm_eps": 0.25}))
     write_lora(tmp_path / "tuned", lora_alpha=1)
