@@ -32,8 +32,8 @@ class RareExperts:
     def __str__(self) -> str:
         found = ", ".join(f"{expert} ({hits})" for expert, hits in self.hits.items())
         return (
-            f"layers.{self.layer}: {len(self.hits)} of {self.num_experts} experts got hardly any of calibration's tokens, where "
-            f"an even share is {self.num_pairs / self.num_experts:.4g}: {found}"
+            f"layers.{self.layer}: {len(self.hits)} of {self.num_experts} experts got hardly any of calibration's tokens, an "
+            f"even share being {self.num_pairs / self.num_experts:.4g}: {found}"
         )
 
 

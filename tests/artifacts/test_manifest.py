@@ -18,7 +18,7 @@ FILES = {
     path: FileRecord(sha256=hashlib.sha256(path.encode()).hexdigest(), size=len(path))
     for path in ("kernels/cpu.so", "tokenizer.json", "weights/model.safetensors")
 }
-GOLDEN_DIGEST = "1e91b59732133d498464738e1d68bbdb6f6b8fd880a6148560bef70ea7030afe"
+GOLDEN_DIGEST = "43921bf2f1792cf2b0a966f6bfd0d84793ecf07ed3d8820723d1e4727e2dd295"
 
 
 @pytest.fixture

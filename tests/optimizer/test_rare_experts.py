@@ -124,9 +124,7 @@ def test_from_optimize_to_what_is_served(folder: Path, tmp_path: Path) -> None:
     assert groups["layers.0.experts_down"] == "int4-g32-sym" and "layers.1.rare_experts_down" in groups
     assert "quant_matmul_experts_int8" in manifest.kernels[0].symbols
 
-    named = (
-        "layers.1: 2 of 4 experts got hardly any of calibration&#39;s tokens, where an even share is 64: 1 (0), 3 (0); in int8"
-    )
+    named = "layers.1: 2 of 4 experts got hardly any of calibration&#39;s tokens, an even share being 64: 1 (0), 3 (0); in int8"
     assert named in (project.bundle / "report.html").read_text()
     assert json.loads((project.bundle / "search" / "rare_experts.json").read_text())[1]["hits"] == {"1": 0, "3": 0}
     with serving(project.bundle, project.folder / "stderr") as server:
