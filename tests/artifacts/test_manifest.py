@@ -118,13 +118,13 @@ def test_another_major_version(content: dict[str, Any], version: object) -> None
 
 
 def test_a_newer_minor_version_that_says_nothing_new_is_read(content: dict[str, Any]) -> None:
-    assert Manifest.parse(sealed({**content, "format_version": "1.7"})).format_version == "1.7"
+    assert Manifest.parse(sealed({**content, "format_version": "1.8"})).format_version == "1.8"
 
 
 def test_a_newer_minor_version_with_a_new_field(content: dict[str, Any]) -> None:
     with pytest.raises(errors.FormatVersionError, match=r"'target\.gpu'.*update"):
         content["target"]["gpu"] = True
-        Manifest.parse(sealed({**content, "format_version": "1.7"}))
+        Manifest.parse(sealed({**content, "format_version": "1.8"}))
 
 
 def test_our_version_with_an_unknown_field(content: dict[str, Any]) -> None:

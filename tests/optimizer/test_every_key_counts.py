@@ -100,17 +100,10 @@ def calibrated_on(spec: ModelSpec, folder: Path) -> object:
 
 
 def codes(spec: ModelSpec, folder: Path) -> object:
-    """How far those of one group are from its weights."""
+    """How far those of one group are from its weights, and which experts stand apart."""
     model, quiet = source(spec, folder), Reporter(Console(quiet=True))
     store = prepared_weights(model, spec.quantization, {}, [[5, 6, 7, 8] * 4], folder, CPU_LAYOUT, quiet)
-    return store.relative_error("layers.0.qkv", Scheme.parse("int4-g32-sym"))
-
-
-def divided_by(spec: ModelSpec, folder: Path) -> object:
-    """Which experts stand apart."""
-    model, quiet = source(spec, folder), Reporter(Console(quiet=True))
-    store = prepared_weights(model, spec.quantization, {}, [[5, 6, 7, 8] * 4], folder, CPU_LAYOUT, quiet)
-    return store.architecture.moe
+    return store.relative_error("layers.0.qkv", Scheme.parse("int4-g32-sym")), store.architecture.moe
 
 
 def passes(spec: ModelSpec, _: Path) -> object:
@@ -181,7 +174,7 @@ KEYS: dict[str, Key] = {
     "quantization.calibration.text": Key(["text.txt"], ["more.txt"], calibrated_on, {"quantization": CALIBRATED}),
     "quantization.calibration.num_sequences": Key(2, 3, calibrated_on, {"quantization": CALIBRATED}),
     "quantization.calibration.tokens_per_sequence": Key(16, 20, calibrated_on, {"quantization": CALIBRATED}),
-    "quantization.rare_experts": Key("0%", "90%", divided_by, {"source": "mixture", "quantization": {"method": "gptq"}}),
+    "quantization.rare_experts": Key("0%", "90%", codes, {"source": "mixture", "quantization": CALIBRATED}),
     "gate.max_kl": Key(0.05, 0.03, passes),
     "gate.max_perplexity_increase": Key("1%", "0.4%", passes),
     "gate.min_top1_agreement": Key("90%", "99%", passes),
