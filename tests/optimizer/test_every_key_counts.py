@@ -18,7 +18,6 @@ import pytest
 from pydantic import BaseModel
 from rich.console import Console
 from tokenizers import Tokenizer
-from transformers import MixtralConfig, MixtralForCausalLM
 
 from artifacts.architecture import Architecture
 from artifacts.precision import Scheme
@@ -50,7 +49,7 @@ from search_spaces.located_yaml import LocatedError
 from search_spaces.schema import SearchSpace
 from search_spaces.space import load_space
 from tests.optimizer.search.test_precision import BANDS, latency_ms, score
-from tests.tiny_models import SIZES, save_tiny, write_lora
+from tests.tiny_models import random_mixtral, save_tiny, write_lora
 
 Json = dict[str, Any]
 ITEMS = [{"question": f"What is {i} plus {i}?", "answer": f"{i} + {i} = {2 * i} #### {2 * i}"} for i in range(6)]
@@ -227,7 +226,7 @@ def folder(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tmp_path = tmp_path_factory.mktemp("keys")
     for name in ("tiny", "other"):
         shutil.copytree(tiny_llama, tmp_path / name)
-    save_tiny(tmp_path / "mixture", MixtralForCausalLM(MixtralConfig(vocab_size=300, **SIZES, num_local_experts=4)))
+    save_tiny(tmp_path / "mixture", random_mixtral(300))
     config = tmp_path / "other" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"rms_norm_eps": 0.25}))
     write_lora(tmp_path / "tuned", lora_alpha=1)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from transformers import AutoModelForCausalLM, MixtralConfig
 
 from artifacts.architecture import kind_of, plain_group
 from artifacts.manifest import Limits
@@ -27,7 +26,7 @@ from runtime.model_runner import ProgramRunner
 from runtime.scoring import score
 from tests.optimizer.conftest import Project
 from tests.server.serving_process import ask, serving
-from tests.tiny_models import SIZES, byte_tokenizer, save_tiny
+from tests.tiny_models import byte_tokenizer, random_mixtral, save_tiny
 
 #: tokens by which experts 0 and 2 are chosen, and a text of them; all other tokens go to 1 and 3
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -39,8 +38,7 @@ SEQUENCES = [RNG.choice(USUAL, 40).tolist() for _ in range(4)]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two layers of four experts; which two a token goes to depends on whether it is a small letter."""
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(MixtralConfig(vocab_size=300, **SIZES, num_local_experts=4))
+    model = random_mixtral(300)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
