@@ -141,8 +141,8 @@ def num_trials(spec: ModelSpec, folder: Path) -> object:
 
 KEYS: dict[str, Key] = {
     "source": Key("tiny", "other", lambda spec, folder: source(spec, folder).architecture),
-    "config": Key("tiny/config.json", "other/config.json", lambda spec, _: spec.config and open_random(spec.config).architecture,
-        {"source": "random", "target": "h100"}),
+    "config": Key("tiny/config.json", "other/config.json",
+        lambda spec, _: spec.config and open_random(spec.config).architecture, {"source": "random", "target": "h100"}),
     "adapter": Key("tuned", "retuned", lambda spec, folder: source(spec, folder).tensor("layers.0.qkv.weight")[0, 0]),
     "name": Key("a", "b", lambda spec, _: spec.output),
     "activations": Key("bf16", "f16", lambda spec, folder: vars(job(spec, folder).target)["act"], {"target": "h100"}),
