@@ -51,7 +51,9 @@ class Together:
     def of(self, matrices: Tensor) -> Tensor:
         """[experts, N, K] -> [experts * N, K], or without K."""
         rows = matrices.transpose(1, 2) if self.transposed else matrices
-        return rows.unflatten(1, (-1, 2)).transpose(1, 2).flatten(0, 2) if self.by_turns else rows.flatten(0, 1)
+        if self.by_turns:
+            rows = rows.reshape(len(rows), -1, 2, *rows.shape[2:]).transpose(1, 2).flatten(1, 2)
+        return rows.flatten(0, 1)
 
 
 @dataclass(frozen=True)
