@@ -27,6 +27,8 @@ _REQUIRED = (
     "attention.head_count",
     "attention.layer_norm_rms_epsilon",
 )
+#: of families that read them
+_OF_EXPERTS = {"expert_used_count", "expert_feed_forward_length"}
 _ROPE_SCALING = {
     "type": "rope_type",
     "factor": "factor",
@@ -89,7 +91,7 @@ def hf_config(file: Header) -> dict[str, object]:
     family = GGUF_FAMILIES[kind]
     name = family.architecture
     keys = _keys(file, name)
-    missing = [f"{name}.{key}" for key in _REQUIRED if key not in keys]
+    missing = [f"{name}.{key}" for key in (*_REQUIRED, *(_OF_EXPERTS & family.keys.keys())) if key not in keys]
     if missing:
         raise DamagedFile(f"{file.path} lacks the metadata {', '.join(missing)}")
     for key, why in _REFUSED.items():

@@ -50,6 +50,8 @@ class GgufFamily:
     """Fields of an architecture that llama.cpp's graph cannot be without (true), or cannot have."""
     turns_if_finetuned: bool = False
     """Whether a false `rope.scaling.finetuned` says that no layer knows positions; to most it says nothing."""
+    without_experts: str | None = None
+    """The family under which a model of this one is written that has no experts."""
     names_layers: bool = False
     """Whether config.json has a kind for each layer, where the file says nothing because all attend."""
     heads_fill_hidden: bool = False
@@ -117,6 +119,7 @@ GGUF_FAMILIES: Mapping[str, GgufFamily] = {
         keys=_GRANITE | _EXPERTS | {"expert_shared_feed_forward_length": "shared_intermediate_size"},
         granted={"position_embedding_type": "rope"},
         turns_if_finetuned=True,
+        without_experts="granite",
         names_layers=True,
     ),
 }

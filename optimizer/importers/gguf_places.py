@@ -32,6 +32,13 @@ _APART = {
 }
 
 
+def apart(name: str) -> tuple[str, ...] | None:
+    """The file's tensors of one of Hugging Face's, each with as many of its rows; None where it is one, or a part of one."""
+    layer = re.match(r"model\.layers\.(\d+)\.", name)
+    found = _APART.get(name[layer.end() :]) if layer else None
+    return tuple(f"blk.{layer[1]}.{tensor}" for tensor in found) if layer and found else None
+
+
 @dataclass(frozen=True)
 class Place:
     """`tensors` of the file, of each of which `chosen` is meant along its outermost axis: experts or rows."""
@@ -90,9 +97,8 @@ class Places:
     stored: Collection[str]
 
     def __getitem__(self, name: str) -> Place:
-        layer = re.match(r"model\.layers\.(\d+)\.", name)
-        if layer and (apart := _APART.get(name[layer.end() :])):
-            return Place(tuple(f"blk.{layer[1]}.{tensor}" for tensor in apart))
+        if tensors := apart(name):
+            return Place(tensors)
         if expert := re.fullmatch(r"(.*\.experts)\.(\d+)\.(\w+\.weight)", name):
             first = int(expert[2])
             return Place((gguf_name(self._names, f"{expert[1]}.{expert[3]}"),), slice(first, first + 1), is_expert=True)

@@ -161,8 +161,7 @@ FAMILIES: dict[str, tuple[PreTrainedConfig, dict[str, Any], dict[str, np.ndarray
     ),
     "granitemoehybrid": (
         GraniteMoeHybridConfig(**SIZES | HYBRID, **GRANITE, num_local_experts=4, position_embedding_type="rope"),
-        granite("granitemoe", expert_count=4, expert_used_count=2, expert_shared_feed_forward_length=96)
-        | {"granitemoe.attention.head_count_kv": [2, 2, 2]},
+        granite("granitemoe", expert_count=4, expert_used_count=2, expert_shared_feed_forward_length=96),
         {},
     ),
 }
@@ -279,6 +278,12 @@ def test_codes_of_rows_in_another_order_are_values_alone(tmp_path: Path) -> None
     source = open_source(path)
     assert source.tensor("layers.0.qkv.weight").shape == (128, 32)
     assert source.checkpoint.stored("model.layers.0.mlp.down_proj.weight") is not None
+
+
+def test_granite_4_says_for_each_layer_how_many_key_heads_it_has(tmp_path: Path) -> None:
+    """As the converter writes models of the hybrid kind whose layers all attend."""
+    theirs, ours = opened("granite", tmp_path, metadata={"granite.attention.head_count_kv": [2, 2, 2]})
+    assert ours.architecture == theirs.architecture
 
 
 @pytest.mark.parametrize("name", ["mixtral", "granitemoehybrid"])
