@@ -54,6 +54,11 @@ def gguf_family(a: Architecture) -> GgufFamily:
             f"llama.cpp's {family.architecture} needs num_heads * head_dim to be hidden_size, {a.hidden_size}, "
             f"and this model's is {a.q_size}; export it as onnx"
         )
+    if family.keys_for_each_head and a.num_kv_heads != a.num_q_heads:
+        raise ExportError(
+            f"llama.cpp's {family.architecture} needs as many heads of keys as of queries, {a.num_q_heads}, and this model has "
+            f"{a.num_kv_heads}"
+        )
     return family
 
 

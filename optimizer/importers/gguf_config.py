@@ -91,7 +91,7 @@ def hf_config(file: Header) -> dict[str, object]:
     family = GGUF_FAMILIES[kind]
     name = family.architecture
     keys = _keys(file, name)
-    missing = [f"{name}.{key}" for key in (*_REQUIRED, *(_OF_EXPERTS & family.keys.keys())) if key not in keys]
+    missing = [f"{name}.{key}" for key in (*_REQUIRED, *sorted(_OF_EXPERTS & family.keys.keys())) if key not in keys]
     if missing:
         raise DamagedFile(f"{file.path} lacks the metadata {', '.join(missing)}")
     for key, why in _REFUSED.items():

@@ -56,10 +56,12 @@ class GgufFamily:
     """Whether config.json has a kind for each layer, where the file says nothing because all attend."""
     heads_fill_hidden: bool = False
     """Whether llama.cpp wants num_heads * head_dim to be hidden_size."""
+    keys_for_each_head: bool = False
+    """Whether it wants as many heads of keys as of queries."""
 
 
-#: keys by which files of one architecture are of different families, where they are there and not 0
-_TELLING = ("expert_count", "expert_shared_feed_forward_length")
+#: keys by which files of one architecture are of different families, where they and the first are not 0
+_TELLING = {"expert_count", "expert_shared_feed_forward_length"}
 _EXPERTS = {"expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok"}
 _NAMED_EXPERTS = {"expert_count": "num_experts", "expert_used_count": "num_experts_per_tok"}
 _GRANITE = {
@@ -108,7 +110,9 @@ GGUF_FAMILIES: Mapping[str, GgufFamily] = {
         keys=_NAMED_EXPERTS | {"expert_feed_forward_length": "moe_intermediate_size"},
         granted={"norm_topk_prob": True},
     ),
-    "olmoe": GgufFamily("olmoe", keys=_NAMED_EXPERTS, needs={"tie_embeddings": False}, heads_fill_hidden=True),
+    "olmoe": GgufFamily(
+        "olmoe", keys=_NAMED_EXPERTS, needs={"tie_embeddings": False}, heads_fill_hidden=True, keys_for_each_head=True
+    ),
     "granitemoe": GgufFamily(
         "granitemoe", neighbours_turn=True, biases=("qkv", "o"), keys=_GRANITE | _EXPERTS, turns_if_finetuned=True
     ),
@@ -132,10 +136,11 @@ def architectures() -> tuple[str, ...]:
 
 def model_type(architecture: str, keys: Mapping[str, object], has_window: bool) -> str | None:
     """The family of a file of `architecture`, one of `architectures()`, with `keys` behind it; None if llama.cpp has none."""
+    told = {key for key in _TELLING if keys.get(key) and keys.get("expert_count")}
     alike = [
         name
         for name, family in GGUF_FAMILIES.items()
-        if family.architecture == architecture and all(bool(keys.get(key)) == (key in family.keys) for key in _TELLING)
+        if family.architecture == architecture and told == _TELLING & family.keys.keys()
     ]
     return next((name for name in alike if has_window and GGUF_FAMILIES[name].windows), next(iter(alike), None))
 

@@ -135,6 +135,7 @@ REFUSED: dict[str, tuple[str, Callable[[Architecture], dict[str, Any]], str]] = 
         "cannot express moe = .*'normalized': False.* a qwen3_moe model",
     ),
     "weights that sum to one": ("olmoe", moe(normalized=True), "cannot express moe = .*'normalized': True"),
+    "shared keys": ("olmoe", lambda _: {"num_kv_heads": 2}, "as many heads of keys as of queries, 4, and this model has 2"),
     "dense layers first": ("qwen3_moe", moe(first_layer=1), "cannot express moe = .*'first_layer': 1"),
     "a shared expert": ("mixtral", moe(shared_intermediate_size=32), "'shared_intermediate_size': 32"),
     "no positions": (

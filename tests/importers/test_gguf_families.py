@@ -150,7 +150,7 @@ FAMILIES: dict[str, tuple[PreTrainedConfig, dict[str, Any], dict[str, np.ndarray
         {},
     ),
     "olmoe": (
-        OlmoeConfig(**SIZES, num_experts=4, num_experts_per_tok=2, pad_token_id=None),
+        OlmoeConfig(**SIZES | {"num_key_value_heads": 4}, num_experts=4, num_experts_per_tok=2, pad_token_id=None),
         {"olmoe.expert_count": 4, "olmoe.expert_used_count": 2},
         {},
     ),
@@ -280,9 +280,10 @@ def test_codes_of_rows_in_another_order_are_values_alone(tmp_path: Path) -> None
     assert source.checkpoint.stored("model.layers.0.mlp.down_proj.weight") is not None
 
 
-def test_granite_4_says_for_each_layer_how_many_key_heads_it_has(tmp_path: Path) -> None:
-    """As the converter writes models of the hybrid kind whose layers all attend."""
-    theirs, ours = opened("granite", tmp_path, metadata={"granite.attention.head_count_kv": [2, 2, 2]})
+def test_granite_4_without_experts(tmp_path: Path) -> None:
+    """The converter says how many heads of keys each layer has, and the size of what would stand beside experts."""
+    keys = {"attention.head_count_kv": [2, 2, 2], "expert_shared_feed_forward_length": 64, "ssm.state_size": 256}
+    theirs, ours = opened("granite", tmp_path, metadata={f"granite.{key}": value for key, value in keys.items()})
     assert ours.architecture == theirs.architecture
 
 
