@@ -26,9 +26,9 @@ from runtime.models import architecture
 from runtime.models.checkpoint_tensors import Gain
 from tests.exporters.conftest import save_bundle
 from tests.exporters.test_gguf import export
+from tests.importers.gguf_models import FAMILIES, GRANITE, HYBRID, opened
 from tests.importers.gguf_writing import TOKENIZER
 from tests.importers.random_models import SIZES, random_model, save_folder
-from tests.importers.test_gguf_families import FAMILIES, GRANITE, HYBRID, opened
 from tests.runtime.conftest import Tiny
 
 
