@@ -70,6 +70,10 @@ class Moe(BaseModel):
     """Of the expert that every token goes to; 0 is none."""
     first_layer: NonNegativeInt = 0
     """Layers before it are dense."""
+    router_bias: bool = False
+    """Whether logits of a `softmax` have a bias. The one of `sigmoid` is another: it is added to scores."""
+    expert_biases: bool = False
+    """Whether each expert's gate and up, and its down, have biases."""
     rare_experts: tuple[tuple[NonNegativeInt, ...], ...] = ()
     """For each layer of the model the experts that stand in layer groups of their own, in ascending order, so that they can
     have another scheme than the others. Empty: none does, in any layer."""
@@ -85,6 +89,8 @@ class Moe(BaseModel):
                 "num_groups must divide num_experts and be at least num_chosen_groups, got "
                 f"{self.num_groups}, {self.num_experts} and {self.num_chosen_groups}"
             )
+        if self.router_bias and self.scoring != "softmax":
+            raise ValueError(f"router_bias is of logits under softmax scoring, got {self.scoring}")
         for rare in self.rare_experts:
             if list(rare) != sorted(set(rare)) or len(rare) >= self.num_experts or any(e >= self.num_experts for e in rare):
                 raise ValueError(

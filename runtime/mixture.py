@@ -47,7 +47,8 @@ class Mixture:
         logits = build.buffer("router", moe.num_experts)
         weight = cpu_packing("fp32").pack({"weight": np.asarray(build.tensors[f"{label}.weight"], np.float32)})
         bias = {"bias": build.tensors[f"{label}.bias"]} if moe.scoring == "sigmoid" else {}
-        build.call("quant_matmul_fp32", label, x=x.x, **weight, bias=None, out=logits)
+        logit_bias = build.tensors.get(f"{label}.logit_bias")
+        build.call("quant_matmul_fp32", label, x=x.x, **weight, bias=logit_bias, out=logits)
         build.call(
             f"moe_route_{moe.scoring}", label, logits=logits, **bias, topk_ids=self._topk_ids,
             topk_weights=self._topk_weights, renormalize=int(moe.normalized), num_groups=moe.num_groups,
@@ -71,8 +72,10 @@ class Mixture:
             weights = {name: _of_each(len(experts), cast(Array, tiles)) for name, tiles in build.weights(part).items()}
             out = build.buffer(kind_of(group), num_rows, self._moe.num_experts_per_token)
             offsets = self._offsets[first : first + len(experts) + 1]
+            biases = build.tensors.get(f"{group}.bias")
+            bias = None if biases is None else _of_each(self._moe.num_experts, biases)[list(experts)]
             symbol = f"quant_matmul_experts_{scheme.variant}"
-            build.call(symbol, part, PAIRS, **read[form].parts, **weights, offsets=offsets, out=out)
+            build.call(symbol, part, PAIRS, **read[form].parts, **weights, bias=bias, offsets=offsets, out=out)
             first += len(experts)
         return Operand({"x": out}, PAIRS)
 

@@ -15,8 +15,7 @@ from optimizer.formats.stored_matrix import Misfit
 from optimizer.importers import Source
 from optimizer.quantization import Calibration
 
-#: what the experts of a layer are judged by: the matrices of all are of one shape
-_GROUP = "layers.{}.experts_down"
+_KINDS = ("experts_gate_up", "experts_down")
 _ANY_ROUNDED = Scheme("int8")
 
 
@@ -89,7 +88,11 @@ def divided(source: Source, rare: Sequence[RareExperts]) -> Source:
 
     A layer whose experts came quantized keeps their codes: those do not rest on calibration.
     """
-    apart = {one.layer: tuple(one.hits) for one in rare if source.stored(_GROUP.format(one.layer), _ANY_ROUNDED) is None}
+    apart = {
+        one.layer: tuple(one.hits)
+        for one in rare
+        if not any(source.stored(f"layers.{one.layer}.{kind}", _ANY_ROUNDED) for kind in _KINDS)
+    }
     if not apart:
         return source
     architecture = source.architecture
@@ -105,7 +108,7 @@ def divided(source: Source, rare: Sequence[RareExperts]) -> Source:
 def described(rare: Sequence[RareExperts], architecture: Architecture, plan: Plan) -> Iterator[str]:
     """What became of each layer's rare experts under `plan`, in sentences."""
     for one in rare:
-        groups = [list(architecture.expert_groups(f"layers.{one.layer}.experts_{kind}")) for kind in ("gate_up", "down")]
+        groups = [list(architecture.expert_groups(f"layers.{one.layer}.{kind}")) for kind in _KINDS]
         schemes = [plan[names[-1]].name for names in groups]
         kept = "in" if len(groups[0]) > 1 else "all experts there in"
         yield f"{one}; {kept} {', '.join(dict.fromkeys(schemes))}"

@@ -18,7 +18,7 @@ FILES = {
     path: FileRecord(sha256=hashlib.sha256(path.encode()).hexdigest(), size=len(path))
     for path in ("kernels/cpu.so", "tokenizer.json", "weights/model.safetensors")
 }
-GOLDEN_DIGEST = "43921bf2f1792cf2b0a966f6bfd0d84793ecf07ed3d8820723d1e4727e2dd295"
+GOLDEN_DIGEST = "7bfcce4154df761153f2b998db7ca6510001116ce0ebd645e69014685bee86f2"
 
 
 @pytest.fixture
@@ -63,6 +63,8 @@ def test_a_manifest_of_version_1_0_keeps_its_meaning(parts: Any) -> None:
             "logit_divisor",
             "pre_norms",
             "qk_norm_of_all_heads",
+            "activation_limit",
+            "activation_slope",
         ),
         "provenance": ("quantization",),
     }
