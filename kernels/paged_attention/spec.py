@@ -7,8 +7,8 @@ V are read as fp32, times the scale of their token and kv head where they are in
 e^(score - max) are rounded to bf16 as well, and the weights are divided by the sum of the rounded ones: products of bf16,
 sums of fp32, on every instruction set. f(s) is softcap tanh(s / softcap) for the entry points that are capped, else s.
 
-A sink is a score of each query head that is in no position's place: e^(sink - max) joins the sum of the weights, and no value
-(OpenAI 2025). Entry points with sinks have a cap, too, which is none where it is 0.
+A sink is a score of a query head that stands in no position's place: it joins the largest score and, by its weight, which is
+not rounded, the sum of weights, and has no value. Entry points with sinks have a cap, too, which is none where it is 0.
 
 `partials` and `arrived` are room for what threads leave to each other where few sequences decode: a row for every query head
 and 64 positions of the context, and an item for every sequence and kv head. Where there is less, nothing is split.
@@ -44,6 +44,13 @@ _BATCHES: Mapping[str, tuple[tuple[int, int], ...]] = {
 #: What entry points do beside attention, by their names.
 _FORMS: Mapping[str, str] = {"": "", "capped_": ", scores capped", "sinks_": ", with sinks, scores capped or not"}
 _CAPPED_WITH_SINKS = ("prefill", "long_window")
+
+
+def entry_point(kv: str, softcap: float, sinks: Array | None) -> tuple[str, Arguments]:
+    """Which one attends so over a cache of `kv`, and what it takes that the plain one does not."""
+    if sinks is not None:
+        return f"paged_attention_sinks_{kv}", {"sinks": sinks, "softcap": softcap}
+    return (f"paged_attention_capped_{kv}", {"softcap": softcap}) if softcap else (f"paged_attention_{kv}", {})
 
 
 def scratch_shapes(

@@ -45,10 +45,11 @@ class LogicalBundle:
             gpu_arch=lambda: target.archs[0],
         )
         architecture = bundle.manifest.architecture
-        if architecture.moe or architecture.mla:
-            what = "a mixture of experts" if architecture.moe else "latent attention"
+        if architecture.moe or architecture.mla or architecture.attention_sinks:
+            what = "a mixture of experts" if architecture.moe else "latent attention" if architecture.mla else "attention sinks"
             raise ExportError(
-                f"only dense decoders can be exported, and {bundle.manifest.name} has {what}; serve the bundle itself"
+                f"only dense decoders without sinks can be exported, and {bundle.manifest.name} has {what}; serve the bundle "
+                "itself"
             )
         return cls(bundle)
 

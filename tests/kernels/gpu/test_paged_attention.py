@@ -13,6 +13,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.masking_utils import sliding_window_causal_mask_function
 from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward
+from transformers.models.gpt_oss.modeling_gpt_oss import eager_attention_forward as attention_with_sinks
 
 from kernels import registry
 from kernels.gpu.launch import Problem, TensorMeta
@@ -56,24 +57,27 @@ def test_reference_is_scaled_dot_product_attention(case: str) -> None:
         torch.testing.assert_close(values["out"][start:end], expected[0].transpose(0, 1), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("case", ["window", "decode_window", "softcap"])
+@pytest.mark.parametrize("case", ["window", "decode_window", "softcap", "sinks", "decode_sinks"])
 def test_reference_is_the_attention_of_transformers(case: str) -> None:
     values, sizes = _arguments(case)
     registry.reference("gpu_paged_attention_act")(**values)
-    module = SimpleNamespace(num_key_value_groups=sizes.Hq // sizes.Hkv, training=False)
-    for s in range(sizes.S):
+    sinks = values["sinks"]
+    module = SimpleNamespace(num_key_value_groups=sizes.Hq // sizes.Hkv, training=False, sinks=sinks)
+    options = {"softcap": values["softcap"] or None} if sinks is None else {}
+    theirs = eager_attention_forward if sinks is None else attention_with_sinks
+    for s in values["seq_lens"].nonzero()[:, 0].tolist():
         (start, end), length = values["cu_seqlens_q"][s : s + 2].tolist(), int(values["seq_lens"][s])
         visible = sliding_window_causal_mask_function(sizes.window or 1000)
         seen = visible(0, 0, torch.arange(length - (end - start), length)[:, None], torch.arange(length)[None, :])
         mask = torch.zeros(seen.shape, dtype=torch.float64).masked_fill(~seen, float("-inf"))
-        expected, _ = eager_attention_forward(
+        expected, _ = theirs(
             module,
             values["q"][start:end].transpose(0, 1)[None],
             _dense(values, "k_cache", s),
             _dense(values, "v_cache", s),
             mask,
             scaling=values["scale"],
-            softcap=values["softcap"] or None,
+            **options,
         )
         # Theirs takes the softmax in fp32.
         torch.testing.assert_close(values["out"][start:end], expected[0], rtol=1e-5, atol=1e-6)
