@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from artifacts.architecture import Architecture, Rope, is_of_experts
+from artifacts.architecture import Architecture, is_of_experts
+from artifacts.layer_parts import Rope
 from artifacts.manifest import Limits
 from artifacts.precision import KvDtype, Plan, Scheme
 from kernels.cpu import kv_cache

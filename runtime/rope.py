@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from artifacts.architecture import Rope
+from artifacts.layer_parts import Rope
 
 Float32 = NDArray[np.float32]
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from artifacts.architecture import Architecture, Rope
+from artifacts.architecture import Architecture
+from artifacts.layer_parts import Rope
 from optimizer.exporters.errors import ExportError
 from optimizer.importers.gguf_config import LONGROPE_FACTORS, ROPE_FACTORS, hf_config
 from optimizer.importers.gguf_families import GGUF_FAMILIES, GgufFamily

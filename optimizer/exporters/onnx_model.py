@@ -14,7 +14,8 @@ from pathlib import Path
 
 from onnx import TensorProto
 
-from artifacts.architecture import Architecture, Rope
+from artifacts.architecture import Architecture
+from artifacts.layer_parts import Rope
 from kernels.formats.table import FORMATS
 from optimizer.exporters.errors import ExportError
 from optimizer.exporters.hf_config import hf_config

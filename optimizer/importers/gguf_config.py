@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from artifacts.architecture import Rope
+from artifacts.layer_parts import Rope
 from optimizer.importers.errors import DamagedFile
 from optimizer.importers.gguf_families import GGUF_FAMILIES, GgufFamily, architectures, model_type
 from runtime.models import UnknownArchitecture, UnsupportedModel, refuse_unserved_gguf

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import torch
 
-from artifacts.architecture import Architecture, Rope
+from artifacts.architecture import Architecture
 from artifacts.kv_cache import scale_bytes
+from artifacts.layer_parts import Rope
 from artifacts.manifest import Limits
 from artifacts.precision import KvDtype, Plan, Scheme
 from kernels.formats.fp8 import INPUT_SCALE

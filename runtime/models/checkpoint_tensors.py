@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from artifacts.architecture import Architecture, Mla, Moe
+from artifacts.architecture import Architecture
+from artifacts.layer_parts import Mla, Moe
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,7 +99,12 @@ class Naming:
     gains_less_one: bool = False
     fused_qkv: bool = False
     """Whether q, k and v are one tensor."""
-    fused_gate_up: bool = False
+    joined_gate_up: tuple[str, str] | None = None
+    """What a network that all tokens go to calls gate with up, and down, where gate and up are one tensor."""
+    dense: tuple[str, str] = ("mlp", "intermediate_size")
+    """Where such a network stands in a layer, and the config's key for its size."""
+    shared: tuple[str, str] = ("mlp.shared_experts", "n_shared_experts * moe_intermediate_size")
+    """Likewise one beside experts."""
     neighbours_turn: bool = False
     """Whether dimensions 2 i and 2 i + 1 of a head turn together, not i and i + rotary_dim / 2."""
     mixture: tuple[str, str, str, str] = ("mlp", "gate_proj", "up_proj", "down_proj")
@@ -117,6 +123,11 @@ _GEMMA = Naming(
     },
     gains_less_one=True,
 )
+_GRANITE = Naming(
+    mixture=("block_sparse_moe", "", "", ""),
+    expert_size_key="intermediate_size",
+    joined_experts=("router.layer", "input_linear", "output_linear"),
+)
 _USUAL = Naming()
 #: of families that do not name and store everything as llama does
 NAMINGS: Mapping[str, Naming] = {
@@ -130,20 +141,22 @@ NAMINGS: Mapping[str, Naming] = {
             "mlp_norm": "post_attention_layernorm",
             "mlp_post_norm": "post_mlp_layernorm",
         },
-        fused_gate_up=True,
+        joined_gate_up=("gate_up_proj", "down_proj"),
         neighbours_turn=True,
     ),
-    "granitemoe": Naming(
-        mixture=("block_sparse_moe", "", "", ""),
-        expert_size_key="intermediate_size",
-        joined_experts=("router.layer", "input_linear", "output_linear"),
+    "granitemoe": _GRANITE,
+    "granitemoehybrid": replace(
+        _GRANITE,
+        joined_gate_up=("input_linear", "output_linear"),
+        dense=("shared_mlp", "shared_intermediate_size"),
+        shared=("shared_mlp", "shared_intermediate_size"),
     ),
     "olmoe": Naming(expert_size_key="intermediate_size"),
     "olmo2": Naming(
         norms={"attn_post_norm": "post_attention_layernorm", "mlp_post_norm": "post_feedforward_layernorm"},
     ),
     "mixtral": Naming(mixture=("block_sparse_moe", "w1", "w3", "w2"), expert_size_key="intermediate_size"),
-    "phi3": Naming(fused_qkv=True, fused_gate_up=True),
+    "phi3": Naming(fused_qkv=True, joined_gate_up=("gate_up_proj", "down_proj")),
 }
 
 
@@ -168,7 +181,7 @@ def checkpoint_tensors(architecture: Architecture) -> Mapping[str, tuple[Part, .
         if a.moe is not None and a.is_moe(i):
             feed_forward = _experts(a, a.moe, layer)
         else:
-            feed_forward = _swiglu(a, f"{layer}.mlp", hidden, _Axis(a.intermediate_size, "intermediate_size"))
+            feed_forward = _swiglu(a, layer, _naming(a).dense, a.intermediate_size)
         tensors |= {f"{ours}.{name}": parts for name, parts in {**attention, **feed_forward}.items()}
     tensors["final_norm.weight"] = (_gain(a, "model.norm.weight", a.logit_divisor),)
     if not a.tie_embeddings:
@@ -267,11 +280,14 @@ def _latent_attention(a: Architecture, mla: Mla, layer: str) -> Parts:
     }
 
 
-def _swiglu(a: Architecture, network: str, hidden: _Axis, size: _Axis) -> Parts:
+def _swiglu(a: Architecture, layer: str, place: tuple[str, str], num_rows: int) -> Parts:
+    network, hidden, size = f"{layer}.{place[0]}", _hidden(a), _Axis(num_rows, place[1])
     gate_up: tuple[Part, ...] = tuple(_part(f"{network}.{p}.weight", size, hidden) for p in ("gate_proj", "up_proj"))
-    if _naming(a).fused_gate_up:
-        gate_up = (_part(f"{network}.gate_up_proj.weight", _Axis(2 * size.size, f"2 {size.config_key}"), hidden),)
-    return {"gate_up.weight": gate_up, "down.weight": (_part(f"{network}.down_proj.weight", hidden, size),)}
+    down = "down_proj"
+    if joined := _naming(a).joined_gate_up:
+        gate_up = (_part(f"{network}.{joined[0]}.weight", _Axis(2 * size.size, f"2 {size.config_key}"), hidden),)
+        down = joined[1]
+    return {"gate_up.weight": gate_up, "down.weight": (_part(f"{network}.{down}.weight", hidden, size),)}
 
 
 def _experts(a: Architecture, moe: Moe, layer: str) -> Parts:
@@ -280,10 +296,11 @@ def _experts(a: Architecture, moe: Moe, layer: str) -> Parts:
     mixture, hidden = f"{layer}.{place}", _hidden(a)
     size = _Axis(moe.intermediate_size, _naming(a).expert_size_key)
     count = _Axis(moe.num_experts, "the number of experts")
+    shared = _swiglu(a, layer, _naming(a).shared, moe.shared_intermediate_size) if moe.shared_intermediate_size else {}
     if joined := _naming(a).joined_experts:
         router, gate_up, down = (f"{mixture}.{name}.weight" for name in joined)
         rows = _Axis(2 * size.size, f"2 {size.config_key}")
-        return {
+        return shared | {
             "router.weight": (_part(router, count, hidden),),
             "experts_gate_up.weight": (replace(_part(gate_up, count, rows, hidden), rows=Together()),),
             "experts_down.weight": (replace(_part(down, count, hidden, size), rows=Together()),),
@@ -296,10 +313,7 @@ def _experts(a: Architecture, moe: Moe, layer: str) -> Parts:
     }
     if moe.scoring == "sigmoid":
         tensors["router.bias"] = (_part(f"{mixture}.gate.e_score_correction_bias", count),)
-    if moe.shared_intermediate_size:
-        shared = _Axis(moe.shared_intermediate_size, "n_shared_experts * moe_intermediate_size")
-        tensors |= _swiglu(a, f"{mixture}.shared_experts", hidden, shared)
-    return tensors
+    return tensors | shared
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 
-from artifacts.architecture import Rope
+from artifacts.layer_parts import Rope
 from runtime.models.unsupported import UnsupportedModel
 
 Scaling = Literal["none", "linear", "llama3", "yarn", "longrope"]

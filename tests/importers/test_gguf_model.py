@@ -12,7 +12,8 @@ from gguf import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 from transformers import LlamaConfig, MistralConfig, PreTrainedModel
 
-from artifacts.architecture import Architecture, Rope
+from artifacts.architecture import Architecture
+from artifacts.layer_parts import Rope
 from optimizer.formats.stored_matrix import Misfit, StoredMatrix
 from optimizer.importers import open_source
 from optimizer.importers.gguf_file import GgufFile

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from artifacts.architecture import Architecture, Rope
+from artifacts.architecture import Architecture
+from artifacts.layer_parts import Rope
 from optimizer.importers.onnx_decoder.roles import Decoder
 from optimizer.importers.source import Source
 from runtime.models import checkpoint_tensors
