@@ -18,7 +18,7 @@ FILES = {
     path: FileRecord(sha256=hashlib.sha256(path.encode()).hexdigest(), size=len(path))
     for path in ("kernels/cpu.so", "tokenizer.json", "weights/model.safetensors")
 }
-GOLDEN_DIGEST = "da9b0f55e9bdf0529b0dfd0b5f68ddb8f52cffb155c9387cdb79937cd88cbbba"
+GOLDEN_DIGEST = "e961a75a044446be2a889c9df686b5b19dc7f65ab397e64ece4b554697aad4b1"
 
 
 @pytest.fixture
@@ -64,6 +64,8 @@ def test_a_manifest_of_version_1_0_keeps_its_meaning(parts: Any) -> None:
             "pre_norms",
             "qk_norm_of_all_heads",
             "attention_sinks",
+            "activation_limit",
+            "activation_slope",
         ),
         "provenance": ("quantization",),
     }
