@@ -26,6 +26,8 @@ class Rope(BaseModel):
     high_freq_factor: PositiveFloat = 4.0
     beta_fast: PositiveFloat = 32.0
     beta_slow: PositiveFloat = 1.0
+    truncate: bool = True
+    """Whether under `yarn` the ramp between the two begins and ends at whole dimensions."""
     attention_factor: PositiveFloat | None = None
     """Multiplies cos and sin under `yarn`, where None means 0.1 ln(factor) + 1, and under `longrope`."""
     short_factors: tuple[PositiveFloat, ...] = ()
@@ -70,6 +72,10 @@ class Moe(BaseModel):
     """Of the expert that every token goes to; 0 is none."""
     first_layer: NonNegativeInt = 0
     """Layers before it are dense."""
+    router_bias: bool = False
+    """Whether logits of a `softmax` have a bias. The one of `sigmoid` is another: it is added to scores."""
+    expert_biases: bool = False
+    """Whether each expert's gate and up, and its down, have biases."""
 
     @model_validator(mode="after")
     def _experts_suffice(self) -> Moe:
@@ -82,6 +88,8 @@ class Moe(BaseModel):
                 "num_groups must divide num_experts and be at least num_chosen_groups, got "
                 f"{self.num_groups}, {self.num_experts} and {self.num_chosen_groups}"
             )
+        if self.router_bias and self.scoring != "softmax":
+            raise ValueError(f"router_bias is of logits under softmax scoring, got {self.scoring}")
         return self
 
 

@@ -18,7 +18,7 @@ from optimizer.formats.stored_matrix import Misfit, StoredMatrix
 from optimizer.formats.table import kept_in
 from optimizer.importers.errors import MissingTensor, ShapeMismatch, UnexpectedTensor
 from runtime.models import checkpoint_tensors
-from runtime.models.checkpoint_tensors import Together
+from runtime.models.stored_rows import Together
 
 
 class Checkpoint(Protocol):

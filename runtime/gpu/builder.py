@@ -123,7 +123,7 @@ class GpuBuilder:
         self.call(f"gpu_rope_and_cache_{form}", f"layers.{layer}.rope", q=q.x, k=k.x, v=v.x, **self.rotation(layer), **caches)
         self.call(
             f"gpu_paged_attention_{form}", f"layers.{layer}.attention", ATTENTION, q=q.x, **caches, **self.tables(),
-            out=out, scale=scale, window=window, softcap=softcap,
+            sinks=self.tensors.get(f"layers.{layer}.sinks"), out=out, scale=scale, window=window, softcap=softcap,
         )  # fmt: skip
         return Operand.plain(out.flatten(1))
 
@@ -132,10 +132,10 @@ class GpuBuilder:
         width, rows = x.shape[1] // 2, x.shape[0] // self.max_num_tokens
         if form:
             written = self._codes(form, [reader], width, rows)
-            self.call(f"gpu_{activation}_and_mul_{form}", name, counters, x=x, **written)
+            self.call(f"gpu_{activation.name}_and_mul_{form}", name, counters, x=x, **written, **activation.scalars)
             return Operand({form: _as_operand(written)}, counters)
         out = self.buffer("activated", width, rows=rows)
-        self.call(f"gpu_{activation}_and_mul", name, counters, x=x, out=out)
+        self.call(f"gpu_{activation.name}_and_mul", name, counters, x=x, out=out, **activation.scalars)
         return Operand.plain(out, counters)
 
     def join(self, stream: Stream, branch: Operand, factor: float) -> Stream:

@@ -23,7 +23,7 @@ from optimizer.importers import Source, open_source
 from optimizer.importers.gguf_tokenizer import tokenizer_json
 from optimizer.weights.quantized_store import QuantizedStore
 from runtime.models import architecture
-from runtime.models.checkpoint_tensors import Gain
+from runtime.models.stored_rows import Gain
 from tests.exporters.conftest import save_bundle
 from tests.exporters.test_gguf import export
 from tests.importers.gguf_models import FAMILIES, GRANITE, HYBRID, opened

@@ -15,7 +15,7 @@ from artifacts.layer_parts import Rope
 from optimizer.importers.onnx_decoder.roles import Decoder
 from optimizer.importers.source import Source
 from runtime.models import checkpoint_tensors
-from runtime.models.checkpoint_tensors import HeadOrder
+from runtime.models.stored_rows import HeadOrder
 from runtime.network import Activation
 from runtime.rope import rope_tables
 
@@ -107,7 +107,8 @@ class ExpectedNetwork:
 
     def gated(self, name: str, gate_up: Tensor, reader: str, activation: Activation) -> Tensor:
         gate, up = gate_up.chunk(2, dim=1)
-        return (functional.silu(gate) if activation == "silu" else functional.gelu(gate, approximate="tanh")) * up
+        assert activation.name != "clamped_silu", "an activation of experts, which no graph has"
+        return (functional.silu(gate) if activation.name == "silu" else functional.gelu(gate, approximate="tanh")) * up
 
     def join(self, stream: Tensor, branch: Tensor, factor: float) -> Tensor:
         return torch.add(stream, branch, alpha=factor)
