@@ -12,6 +12,7 @@ from artifacts.precision import Scheme
 from optimizer.importers import Source
 from optimizer.quantization import round_to_nearest
 from runtime.models import checkpoint_tensors
+from runtime.models.stored_rows import Together
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,8 +27,18 @@ def round_weights(model: PreTrainedModel, source: Source, plan: Mapping[str, Sch
             _, layer, kind = plain_group(group).split(".")
             parameter = state[f"model.layers.{layer}.mlp.{kind.replace('_', '.', 1)}_proj"]
             experts = list(source.architecture.expert_groups(plain_group(group))[group])
-            parameter[experts] = values.view(len(experts), *parameter.shape[1:])
+            rows = parts[f"{plain_group(group)}.weight"][0].rows
+            parameter[experts] = _as_stored(values.view(len(experts), -1, values.shape[1]), rows)
             continue
         rows = [part.shape[0] for part in parts[f"{group}.weight"]]
         for part, matrix in zip(parts[f"{group}.weight"], values.split(rows), strict=True):
             state[part.name].copy_(matrix)
+
+
+def _as_stored(experts: torch.Tensor, rows: object) -> torch.Tensor:
+    """[experts, N, K] as the checkpoint has them: what `Together.of` takes apart."""
+    if not isinstance(rows, Together):
+        return experts
+    if rows.by_turns:
+        experts = experts.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+    return experts.transpose(1, 2) if rows.transposed else experts

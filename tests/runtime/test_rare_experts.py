@@ -20,8 +20,8 @@ from tests.rounded_weights import round_weights
 from tests.runtime.conftest import RARE, Tiny, limits
 from tests.runtime.test_logits import TEXT, TOLERANCE, our_logits, relative_error, transformers_logits
 
-#: softmax and sigmoid, groups of experts of which some are chosen, shared experts, a layer without any
-NAMES = ["mixtral", "qwen3_moe, normalized", "deepseek_v2", "deepseek_v3"]
+#: softmax and sigmoid, groups of experts of which some are chosen, shared experts, a layer without any, biases of experts
+NAMES = ["mixtral", "qwen3_moe, normalized", "deepseek_v2", "deepseek_v3", "gpt_oss"]
 
 
 @pytest.mark.parametrize("scheme", ["fp32", "int8-a8", "int8-a16", "int4-g32-asym-a8"])
@@ -33,12 +33,12 @@ def test_to_stand_apart_changes_no_bit(tiny: Callable[[str], Tiny], library: Lib
 
 
 @pytest.mark.parametrize("chunk", [7, 128])
-@pytest.mark.parametrize(("scheme", "of_rare"), [("int4-g32-sym", "int8"), ("int8", "fp32")])
+@pytest.mark.parametrize(("name", "scheme", "of_rare"), [("mixtral", "int4-g32-sym", "int8"), ("gpt_oss", "int8", "fp32")])
 def test_each_expert_has_the_weights_of_its_scheme(
-    tiny: Callable[[str], Tiny], library: Library, scheme: str, of_rare: str, chunk: int
+    tiny: Callable[[str], Tiny], library: Library, name: str, scheme: str, of_rare: str, chunk: int
 ) -> None:
     """Of rounded weights with float activations, against transformers on the same values."""
-    model = tiny("mixtral" + RARE)
+    model = tiny(name + RARE)
     named = f"{scheme}, rare {of_rare}"
     rounded = copy.deepcopy(model.model)
     round_weights(rounded, model.source, model.plan(named))
@@ -51,7 +51,7 @@ def test_each_expert_has_the_weights_of_its_scheme(
     ("scheme", "of_rare"),
     [("int4-g32-asym-a8", "int8"), ("int4-g32-asym-a8", "int8-a16"), ("int8", "int8-a8"), ("int4-g32-sym-a8", "int8-a8")],
 )
-@pytest.mark.parametrize("name", ["qwen3_moe, normalized", "deepseek_v3"])
+@pytest.mark.parametrize("name", ["qwen3_moe, normalized", "deepseek_v3", "gpt_oss"])
 def test_a_pairs_row_is_that_of_its_expert_under_the_experts_own_scheme(
     tiny: Callable[[str], Tiny], library: Library, name: str, scheme: str, of_rare: str
 ) -> None:
