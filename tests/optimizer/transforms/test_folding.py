@@ -114,7 +114,7 @@ def test_mixtures_and_latent_attention_are_refused(config: dict[str, object], wh
 @pytest.mark.parametrize(
     ("group", "factors", "message"),
     [
-        ("embed", torch.ones(32), "qkv, o, gate_up, down and head, got 'embed'"),
+        ("embed", torch.ones(32), "qkv, o, gate_up, down, experts_gate_up, experts_down and head, got 'embed'"),
         ("head", torch.ones(32), "a tied head shares its columns"),
         ("layers.9.qkv", torch.ones(32), "got 'layers.9.qkv'"),
         ("layers.0.o", torch.ones(64), r"layers.0.o needs 32 finite positive factors, got \[64\]"),
