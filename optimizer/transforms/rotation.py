@@ -6,8 +6,8 @@ its input, so with gains moved into the linears that follow,
     embed R,    qkv diag(gain) R,    gate_up diag(gain) R,    R' o,    R' down (and o's bias),    head diag(gain) R
 
 compute what they did, and so do a mixture's router and experts, which read and write the same stream. Heads of V are rotated
-alike: H' V, o H. What QuaRot rotates at run time, the inputs of down, the heads among each other, and K after RoPE for its cache,
-is left alone: no kernel does it here.
+alike: H' V, o H. What QuaRot rotates at run time, the inputs of down, the heads among each other, and K after RoPE for its
+cache, is left alone: no kernel does it here.
 
 The rotated head differs from the rotated embedding by the final norm's gain, so a tied model is untied: it gets a `head`
 group of its own, vocab_size x hidden_size more weights.
@@ -92,7 +92,9 @@ class Rotation:
         made_for = (len(self.residual.signs), len(self.values.signs) if self.values else before.head_dim)
         if made_for != sizes:
             raise ValueError(f"a rotation must have the model's hidden_size and head_dim {sizes}, it was made for {made_for}")
-        if unknown := sorted({name.split(".")[-2] for name in before.float_shapes()} - _PASSED):
+        # A sink is a score of its head, beside those of keys: values are rotated alike with it.
+        others = {name.split(".")[-2] for name in before.float_shapes() if not name.endswith(".sinks")}
+        if unknown := sorted(others - _PASSED):
             raise UntransformableModelError(
                 f"a rotation cannot pass the {', '.join(unknown)} of a {before.family} model: quantize it without one"
             )

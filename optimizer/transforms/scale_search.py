@@ -28,6 +28,9 @@ from optimizer.records.progress import Reporter
 from optimizer.transforms.channel_scales import ChannelScales, num_factors, scalable_groups, sharing, spread
 from optimizer.transforms.transformed_source import refuse_what_cannot_fold
 
+#: what is smaller makes no output that counts: of an expert without tokens, or whose gate was shut for all of them
+_LEAST_INPUT = 1e-10
+
 
 @dataclass(frozen=True)
 class Channels:
@@ -186,9 +189,9 @@ def _search_part(
     method: ScaleMethod,
     quantize: Quantizer,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Of rows that have inputs of their own: all of a group's, or one expert's. Ones without any inputs, too."""
+    """Of rows that have inputs of their own: all of a group's, or one expert's. Ones where there are none to speak of."""
     best = torch.ones(weight.shape[1] if is_of_experts(group) else num_factors(architecture, group))
-    if not bool(statistics.max_abs.any()):
+    if float(statistics.max_abs.max()) < _LEAST_INPUT:
         return best, {"loss": 0.0, "unscaled_loss": 0.0}
 
     def shared(columns: Tensor) -> Tensor:
