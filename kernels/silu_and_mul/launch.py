@@ -1,4 +1,4 @@
-"""From a call of silu_and_mul or gelu_and_mul to its launch."""
+"""From a call of silu_and_mul, gelu_and_mul or clamped_silu_and_mul to its launch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def plan(problem: Problem, point: Point, target: Target) -> OpPlan:
     constants: dict[str, Constant] = {
         "F": width,
         "X_STRIDE": x.strides[0],
-        "ACTIVATION": "gelu" if "gelu" in problem.symbol else "silu",
+        "ACTIVATION": problem.symbol.removeprefix("gpu_").partition("_and_mul")[0],
+        **{name.upper(): float(value) for name, value in problem.scalars.items()},
         "BLOCK": block,
         **form_constants,
     }

@@ -119,7 +119,8 @@ class _OnnxBuilder:
     def gated(self, name: str, gate_up: Value, reader: str, activation: Activation) -> Value:
         graph = self.graph
         gate, up = graph.ops("Split", gate_up, outs=(f"{name}.gate", f"{name}.up"), axis=-1, num_outputs=2)
-        if activation == "gelu":
+        assert activation.name != "clamped_silu", "an activation of experts, which are refused"
+        if activation.name == "gelu":
             return graph.op("Mul", graph.op("Gelu", gate, approximate="tanh"), up)
         return graph.op("Mul", graph.op("Mul", gate, graph.op("Sigmoid", gate)), up)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from artifacts.architecture import Architecture
+from kernels.silu_and_mul.reference import clamped_silu
 from optimizer.quantization.float_latents import FloatLatents
 from optimizer.quantization.float_mixture import FloatMixture
 from runtime.network import Activation, final_norm, layer
@@ -97,7 +98,13 @@ class FloatBuilder:
 
     def gated(self, name: str, gate_up: Tensor, reader: str, activation: Activation) -> Tensor:
         gate, up = gate_up.chunk(2, dim=1)
-        return (functional.silu(gate) if activation == "silu" else functional.gelu(gate, approximate="tanh")) * up
+        match activation.name:
+            case "silu":
+                return functional.silu(gate) * up
+            case "gelu":
+                return functional.gelu(gate, approximate="tanh") * up
+            case "clamped_silu":
+                return clamped_silu(gate, up, activation.limit, activation.slope)
 
     def join(self, stream: Tensor, branch: Tensor, factor: float) -> Tensor:
         return torch.add(stream, branch, alpha=factor)

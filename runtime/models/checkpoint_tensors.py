@@ -48,11 +48,17 @@ class HeadOrder:
 
 @dataclass(frozen=True)
 class Together:
-    """The rows of all matrices of a tensor, one matrix after the other."""
+    """The rows of all matrices of a tensor, one matrix after the other; or their biases."""
+
+    transposed: bool = False
+    """Whether a matrix is stored as [K, N]."""
+    by_turns: bool = False
+    """Whether rows 2 i and 2 i + 1 are those that here are i and i + N / 2: gate and up by turns."""
 
     def of(self, matrices: Tensor) -> Tensor:
-        """[experts, N, K] -> [experts * N, K]."""
-        return matrices.flatten(0, 1)
+        """[experts, N, K] -> [experts * N, K], or without K."""
+        rows = matrices.transpose(1, 2) if self.transposed else matrices
+        return rows.unflatten(1, (-1, 2)).transpose(1, 2).flatten(0, 2) if self.by_turns else rows.flatten(0, 1)
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,8 @@ class Naming:
     expert_size_key: str = "moe_intermediate_size"
     joined_experts: tuple[str, str, str] | None = None
     """What a mixture calls its router, gate with up, and down, where each is one tensor of all experts."""
+    experts_by_turns: bool = False
+    """Whether such a tensor of experts has matrices transposed, rows of gate and up by turns, and no `.weight` in its name."""
 
 
 _GEMMA = Naming(
@@ -141,6 +149,11 @@ NAMINGS: Mapping[str, Naming] = {
     "olmoe": Naming(expert_size_key="intermediate_size"),
     "olmo2": Naming(
         norms={"attn_post_norm": "post_attention_layernorm", "mlp_post_norm": "post_feedforward_layernorm"},
+    ),
+    "gpt_oss": Naming(
+        expert_size_key="intermediate_size",
+        joined_experts=("router", "experts.gate_up_proj", "experts.down_proj"),
+        experts_by_turns=True,
     ),
     "mixtral": Naming(mixture=("block_sparse_moe", "w1", "w3", "w2"), expert_size_key="intermediate_size"),
     "phi3": Naming(fused_qkv=True, fused_gate_up=True),
@@ -281,13 +294,28 @@ def _experts(a: Architecture, moe: Moe, layer: str) -> Parts:
     size = _Axis(moe.intermediate_size, _naming(a).expert_size_key)
     count = _Axis(moe.num_experts, "the number of experts")
     if joined := _naming(a).joined_experts:
-        router, gate_up, down = (f"{mixture}.{name}.weight" for name in joined)
-        rows = _Axis(2 * size.size, f"2 {size.config_key}")
-        return {
-            "router.weight": (_part(router, count, hidden),),
-            "experts_gate_up.weight": (replace(_part(gate_up, count, rows, hidden), rows=Together()),),
-            "experts_down.weight": (replace(_part(down, count, hidden, size), rows=Together()),),
+        router, gate_up, down = (f"{mixture}.{name}" for name in joined)
+        by_turns, rows = _naming(a).experts_by_turns, _Axis(2 * size.size, f"2 {size.config_key}")
+
+        def together(name: str, num_rows: _Axis, width: _Axis, *, by_turns: bool, transposed: bool) -> Part:
+            axes = (width, num_rows) if transposed else (num_rows, width)
+            stored = name if transposed else f"{name}.weight"
+            return replace(_part(stored, count, *axes), rows=Together(transposed, by_turns))
+
+        made: Parts = {
+            "router.weight": (_part(f"{router}.weight", count, hidden),),
+            "experts_gate_up.weight": (together(gate_up, rows, hidden, by_turns=by_turns, transposed=by_turns),),
+            "experts_down.weight": (together(down, hidden, size, by_turns=False, transposed=by_turns),),
         }
+        if moe.router_bias:
+            made["router.logit_bias"] = (_part(f"{router}.bias", count),)
+        if moe.expert_biases:
+            biases = ((gate_up, rows, by_turns), (down, hidden, False))
+            made |= {
+                f"experts_{kind}.bias": (replace(_part(f"{name}_bias", count, width), rows=Together(by_turns=turns)),)
+                for kind, (name, width, turns) in zip(("gate_up", "down"), biases, strict=True)
+            }
+        return made
     experts = [f"{mixture}.experts.{expert}" for expert in range(moe.num_experts)]
     tensors: Parts = {
         "router.weight": (_part(f"{mixture}.gate.weight", count, hidden),),
