@@ -1,7 +1,8 @@
 """Tiles of the grouped matmul. Rows of a tile, block_m, are the alignment's (a shape); the rest is a point of the kernel.
 
 Under int4 an alignment's rows may be several tiles, and block_m is of the point: the sums of 128 rows do not fit everywhere
-beside widened codes. What is legal there is what is legal for a dense matrix and as many tokens as a tile has rows.
+beside widened codes. Where weights are widened, what is legal is what is legal for a dense matrix and so many tokens as a tile
+has rows.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from kernels.gpu.launch import DTYPES, Problem, TensorMeta
 from kernels.gpu.target import Target
 from kernels.gpu.tuning import GpuTuning, Point
-from kernels.moe_matmul.launch import is_int4
+from kernels.moe_matmul.launch import is_int4, is_widened
 from kernels.quant_matmul.gpu_tuning import TUNING as DENSE
 
 #: What block_m of an alignment may be: to be tuned together with the points of both matmuls that share it.
@@ -25,14 +26,14 @@ _MATMUL: Mapping[str, tuple[int, ...]] = {
     "num_warps": (4, 8),
     "num_stages": (2, 3, 4, 5),
 }
-_INT4: Mapping[str, tuple[int, ...]] = {
-    "block_m": (8, 16, 32, 64, 128),
+_W8: Mapping[str, tuple[int, ...]] = {
     "block_n": (64, 128, 256),
     "block_k": (64, 128, 256),
     "group_m": (1, 16, 32, 64),
     "num_warps": (4, 8),
     "num_stages": (2, 3, 4, 5),
 }
+_INT4: Mapping[str, tuple[int, ...]] = {"block_m": (8, 16, 32, 64, 128), **_W8}
 _SUM: Mapping[str, tuple[int, ...]] = {"block_n": (256, 512, 1024, 2048), "num_warps": (1, 2, 4, 8)}
 
 
@@ -45,31 +46,14 @@ def default_block_m(num_pairs: int, num_experts: int) -> int:
 def _parameters(symbol: str) -> Mapping[str, tuple[int, ...]]:
     if symbol == "gpu_moe_sum":
         return _SUM
-    return _INT4 if symbol.startswith("gpu_moe_matmul_int4") else _MATMUL
-
-
-def _int4_refusal(problem: Problem, point: Point, target: Target) -> str | None:
-    (n, k), block_m, aligned = (problem["out"].shape[2], problem["x"].shape[2]), point["block_m"], problem["sorted_ids"].shape[1]
-    if n % 16:
-        return f"experts begin at tiles of 16 rows: theirs must be a multiple of 16, got {n}"
-    if aligned % block_m:
-        return f"an alignment of {aligned} rows has no whole number of tiles of {block_m}"
-    tensors = {name: TensorMeta(meta.dtype, meta.shape[1:], meta.strides[1:]) for name, meta in _parts(problem).items()}
-    tensors |= {name: TensorMeta.contiguous(problem[name].dtype, block_m, width) for name, width in (("x", k), ("out", n))}
-    dense = {name.upper() if name.startswith(("block", "group")) else name: value for name, value in point.items()}
-    symbol = problem.symbol.replace("gpu_moe", "gpu_quant")
-    return DENSE.refusal(Problem(symbol, tensors), dense | {"SPLIT_K": 1}, target)
-
-
-def _parts(problem: Problem) -> dict[str, TensorMeta]:
-    return {name: problem[name] for name in ("codes", "scales", "zeros") if name in problem}
+    return _INT4 if "int4" in symbol else _W8 if symbol.endswith("w8") else _MATMUL
 
 
 def _refusal(problem: Problem, point: Point, target: Target) -> str | None:
     if problem.symbol == "gpu_moe_sum":
         return None
-    if is_int4(problem):
-        return _int4_refusal(problem, point, target)
+    if is_widened(problem):
+        return _widened_refusal(problem, point, target)
     arch, block_m = target.arch, problem["sorted_ids"].shape[1]
     block_n, block_k, num_warps = point["block_n"], point["block_k"], point["num_warps"]
     x = problem["x" if "x" in problem else "x_codes"]
@@ -86,49 +70,72 @@ def _refusal(problem: Problem, point: Point, target: Target) -> str | None:
         return f"a tile of {block_n} x {block_k} weights has more than one scale: both are at most 128"
     if element_bytes == 1 and block_k < 64 and arch.backend == "hip":
         return f"one-byte operands are multiplied 64 columns at a time on {arch.name}, got {block_k}"
-    threads = num_warps * arch.warp_size
-    elements = block_m * block_n // threads
+    elements = block_m * block_n // (num_warps * arch.warp_size)
     accumulators = 2 if x.dtype == "e4m3" else 1
     if not 2 <= elements * accumulators <= 128:
         return f"{accumulators} accumulators of {elements} registers per thread: between 2 and 128 in all fit"
-    weight_bytes, widened = element_bytes, 0
-    if problem.symbol == "gpu_moe_matmul_w8":
-        weight_bytes, widened = 1, 2 * block_n * block_k
-        if (registers := elements + 3 * widened // 8 // threads) > 190:
-            return f"sums and widened weights would take {registers} registers of a thread, more than 190"
-    stage = (block_m * element_bytes + block_n * weight_bytes) * block_k
-    if stage * point["num_stages"] + widened > arch.tile_shared_bytes:
-        return f"{point['num_stages']} stages of {stage} bytes{' and widened weights' if widened else ''} exceed {arch.tile_shared_bytes} bytes of shared memory"
+    stage = (block_m + block_n) * block_k * element_bytes
+    if stage * point["num_stages"] > arch.tile_shared_bytes:
+        return f"{point['num_stages']} stages of {stage} bytes exceed {arch.tile_shared_bytes} bytes of shared memory"
     return None
 
 
-def _int4_default(problem: Problem, target: Target) -> Point:
-    """The largest tile that fits; where it has few rows, of 64 channels, for there are few programs."""
-    aligned, k = problem["sorted_ids"].shape[1], problem["x"].shape[2]
-    large = aligned >= 64
-    candidates = (
+def _widened_refusal(problem: Problem, point: Point, target: Target) -> str | None:
+    (n, k), aligned = (problem["out"].shape[2], problem["x"].shape[2]), problem["sorted_ids"].shape[1]
+    block_m = point.get("block_m", aligned)
+    if aligned not in BLOCK_MS:
+        return f"block_m of an alignment must be one of {BLOCK_MS}, got {aligned}"
+    if is_int4(problem) and n % 16:
+        return f"experts begin at tiles of 16 rows: theirs must be a multiple of 16, got {n}"
+    if aligned % block_m:
+        return f"an alignment of {aligned} rows has no whole number of tiles of {block_m}"
+    if block_m < 16 and not is_int4(problem):
+        return f"{block_m} rows are less than the matrix units take"
+    tensors = {name: TensorMeta(of.dtype, of.shape[1:], of.strides[1:]) for name, of in problem.tensors.items() if name in ("codes", "scales", "zeros")}
+    tensors |= {name: TensorMeta.contiguous(problem[name].dtype, block_m, width) for name, width in (("x", k), ("out", n))}
+    dense = Problem(f"gpu_quant_matmul_{problem.symbol.removeprefix('gpu_moe_matmul_').replace('w8', 'int8')}", tensors)
+    return DENSE.refusal(
+        dense,
         {
-            "block_m": block_m,
+            "BLOCK_M": block_m,
+            "BLOCK_N": point["block_n"],
+            "BLOCK_K": point["block_k"],
+            "SPLIT_K": 1,
+            "GROUP_M": point["group_m"],
+            "num_warps": point["num_warps"],
+            "num_stages": point["num_stages"],
+        },
+        target,
+    )
+
+
+def _widened_default(problem: Problem, target: Target) -> Point:
+    """The largest tile that fits; of 64 channels where 128 would leave SMs without one."""
+    (tokens, top_k, n), k = problem["out"].shape, problem["x"].shape[2]
+    aligned, is_cuda = problem["sorted_ids"].shape[1], target.arch.backend == "cuda"
+    wide = min(problem["codes"].shape[0], tokens * top_k) * -(-n // 128) >= target.num_sms
+    candidates = [
+        {
+            **({"block_m": block_m} if is_int4(problem) else {}),
             "block_n": block_n,
             "block_k": block_k,
-            "group_m": 16 if large else 1,
+            "group_m": 16 if aligned >= 64 else 1,
             "num_warps": 8 if block_m >= 64 and block_n >= 128 else 4,
             "num_stages": stages,
         }
-        for block_m in (128, 64, 32, 16, 8)
-        for block_n in ((128, 64) if large else (64, 128))
+        for block_m in ((128, 64, 32, 16, 8) if is_int4(problem) else (aligned,))
+        for block_n in ((128, 64) if wide else (64, 128))
         for block_k in ((128, 64) if k % 128 == 0 else (64,))
-        for stages in ((4, 3, 2) if target.arch.backend == "cuda" else (2,))
-    )
-    made = list(candidates)
-    return next((point for point in made if _int4_refusal(problem, point, target) is None), made[-1])
+        for stages in ((4, 3, 2) if is_cuda else (2,))
+    ]
+    return next((point for point in candidates if _widened_refusal(problem, point, target) is None), candidates[-1])
 
 
 def _default(problem: Problem, target: Target) -> Point:
     if problem.symbol == "gpu_moe_sum":
         return {"block_n": 1024, "num_warps": 4}
-    if is_int4(problem):
-        return _int4_default(problem, target)
+    if is_widened(problem):
+        return _widened_default(problem, target)
     block_m = problem["sorted_ids"].shape[1]
     large, blocks = block_m >= 64, problem.symbol == "gpu_moe_matmul_e4m3_block"
     element_bytes = DTYPES[problem["x" if "x" in problem else "x_codes"].dtype][0]

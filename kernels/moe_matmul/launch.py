@@ -15,6 +15,11 @@ def is_int4(problem: Problem) -> bool:
     return problem.symbol.startswith("gpu_moe_matmul_int4")
 
 
+def is_widened(problem: Problem) -> bool:
+    """Whether codes of weights become numbers of x's dtype."""
+    return "x" in problem and "codes" in problem
+
+
 def plan(problem: Problem, point: Point, target: Target) -> OpPlan:
     if problem.symbol == "gpu_moe_sum":
         return OpPlan((_sum(problem, point),))
@@ -39,7 +44,7 @@ def _matmul(problem: Problem, point: Point, target: Target) -> Launch:
         "BLOCK_N": block_n,
         "BLOCK_K": block_k,
         "GROUP_M": point["group_m"],
-        "SWAP": bool(point["swap"]),
+        "SWAP": bool(point.get("swap", 0)),
         "X_SCALES_STRIDE": problem["x_scales"].strides[0] if "x_scales" in problem else 0,
     }
     for name in ("x_scales", "scales", "topk_weights"):
