@@ -34,6 +34,8 @@ _W8: Mapping[str, tuple[int, ...]] = {
     "num_stages": (2, 3, 4, 5),
 }
 _INT4: Mapping[str, tuple[int, ...]] = {"block_m": (8, 16, 32, 64, 128), **_W8}
+#: what a dense matrix's kernel calls the same
+_AS_DENSE = {name: name.upper() for name in ("block_m", "block_n", "block_k", "group_m")} | {"w8": "int8"}
 _SUM: Mapping[str, tuple[int, ...]] = {"block_n": (256, 512, 1024, 2048), "num_warps": (1, 2, 4, 8)}
 
 
@@ -91,29 +93,25 @@ def _widened_refusal(problem: Problem, point: Point, target: Target) -> str | No
         return f"an alignment of {aligned} rows has no whole number of tiles of {block_m}"
     if block_m < 16 and not is_int4(problem):
         return f"{block_m} rows are less than the matrix units take"
-    tensors = {name: TensorMeta(of.dtype, of.shape[1:], of.strides[1:]) for name, of in problem.tensors.items() if name in ("codes", "scales", "zeros")}
+    parts = ((name, problem[name]) for name in ("codes", "scales", "zeros") if name in problem)
+    tensors = {name: TensorMeta(part.dtype, part.shape[1:], part.strides[1:]) for name, part in parts}
     tensors |= {name: TensorMeta.contiguous(problem[name].dtype, block_m, width) for name, width in (("x", k), ("out", n))}
-    dense = Problem(f"gpu_quant_matmul_{problem.symbol.removeprefix('gpu_moe_matmul_').replace('w8', 'int8')}", tensors)
-    return DENSE.refusal(
-        dense,
-        {
-            "BLOCK_M": block_m,
-            "BLOCK_N": point["block_n"],
-            "BLOCK_K": point["block_k"],
-            "SPLIT_K": 1,
-            "GROUP_M": point["group_m"],
-            "num_warps": point["num_warps"],
-            "num_stages": point["num_stages"],
-        },
-        target,
-    )
+    variant = problem.symbol.removeprefix("gpu_moe_matmul_")
+    named = {"BLOCK_M": block_m, "SPLIT_K": 1, **{_AS_DENSE.get(name, name): value for name, value in point.items()}}
+    return DENSE.refusal(Problem(f"gpu_quant_matmul_{_AS_DENSE.get(variant, variant)}", tensors), named, target)
 
 
 def _widened_default(problem: Problem, target: Target) -> Point:
-    """The largest tile that fits; of 64 channels where 128 would leave SMs without one."""
+    """The largest tile that fits; of 64 channels where 128 would leave SMs without one.
+
+    128 rows beside the scales of groups of 32 spill on gfx950.
+    """
     (tokens, top_k, n), k = problem["out"].shape, problem["x"].shape[2]
     aligned, is_cuda = problem["sorted_ids"].shape[1], target.arch.backend == "cuda"
     wide = min(problem["codes"].shape[0], tokens * top_k) * -(-n // 128) >= target.num_sms
+    rows: tuple[int, ...] = (aligned,)
+    if is_int4(problem):
+        rows = (128, 64, 32, 16, 8) if k // problem["scales"].shape[2] > 32 else (64, 32, 16, 8)
     candidates = [
         {
             **({"block_m": block_m} if is_int4(problem) else {}),
@@ -123,7 +121,7 @@ def _widened_default(problem: Problem, target: Target) -> Point:
             "num_warps": 8 if block_m >= 64 and block_n >= 128 else 4,
             "num_stages": stages,
         }
-        for block_m in ((128, 64, 32, 16, 8) if is_int4(problem) else (aligned,))
+        for block_m in rows
         for block_n in ((128, 64) if wide else (64, 128))
         for block_k in ((128, 64) if k % 128 == 0 else (64,))
         for stages in ((4, 3, 2) if is_cuda else (2,))
