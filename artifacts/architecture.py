@@ -15,112 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-
-class Rope(BaseModel):
-    """Rotary embedding (Su et al. 2021) and its long-context scalings.
-
-    `llama3` is Llama 3.1's frequency-dependent rule; `yarn` is Peng et al. 2023, equations 22 to 25; `longrope` is Ding et al.
-    2024: a divisor for each frequency; `linear` divides every position by `factor`.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    theta: PositiveFloat = 10000.0
-    rotary_dim: NonNegativeInt | None = None
-    """Dimensions of a head that turn: i and i + head_dim / 2 for i below half of it. None is all, 0 is none (NoPE)."""
-    scaling: Literal["none", "linear", "llama3", "yarn", "longrope"] = "none"
-    factor: PositiveFloat = 1.0
-    original_max_position: PositiveInt | None = None
-    low_freq_factor: PositiveFloat = 1.0
-    high_freq_factor: PositiveFloat = 4.0
-    beta_fast: PositiveFloat = 32.0
-    beta_slow: PositiveFloat = 1.0
-    attention_factor: PositiveFloat | None = None
-    """Multiplies cos and sin under `yarn`, where None means 0.1 ln(factor) + 1, and under `longrope`."""
-    short_factors: tuple[PositiveFloat, ...] = ()
-    """Of `longrope`: what each frequency is divided by where no sequence is longer than `original_max_position`."""
-    long_factors: tuple[PositiveFloat, ...] = ()
-    """Likewise where one may be: a model that is served for longer sequences computes the short ones with these, too."""
-
-    @model_validator(mode="after")
-    def _scaled_rope_names_its_origin(self) -> Rope:
-        if self.scaling in ("llama3", "yarn", "longrope") and self.original_max_position is None:
-            raise ValueError(f"rope scaling {self.scaling!r} needs original_max_position; the config gives none")
-        if self.rotary_dim is not None and self.rotary_dim % 2:
-            raise ValueError(f"rotary_dim must be even, got {self.rotary_dim}")
-        return self
-
-    def turning(self, head_dim: int) -> int:
-        """Dimensions of a head of `head_dim` that turn."""
-        return head_dim if self.rotary_dim is None else self.rotary_dim
-
-
-class Moe(BaseModel):
-    """A mixture of experts in place of the feed-forward network: each token goes to `num_experts_per_token` of `num_experts`.
-
-    `softmax` scores are those of Shazeer et al. 2017 as Mixtral has them; `sigmoid` ones, with a bias that only chooses, and
-    experts taken from the best `num_chosen_groups` of `num_groups`, are DeepSeek-V3's.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    num_experts: PositiveInt
-    num_experts_per_token: PositiveInt
-    intermediate_size: PositiveInt
-    """Of one expert."""
-    scoring: Literal["softmax", "sigmoid"] = "softmax"
-    normalized: bool = True
-    """Whether the weights of the chosen experts are made to sum to 1."""
-    scaling: PositiveFloat = 1.0
-    """Multiplies the weights last."""
-    num_groups: PositiveInt = 1
-    num_chosen_groups: PositiveInt = 1
-    shared_intermediate_size: NonNegativeInt = 0
-    """Of the expert that every token goes to; 0 is none."""
-    first_layer: NonNegativeInt = 0
-    """Layers before it are dense."""
-    router_bias: bool = False
-    """Whether logits of a `softmax` have a bias. The one of `sigmoid` is another: it is added to scores."""
-    expert_biases: bool = False
-    """Whether each expert's gate and up, and its down, have biases."""
-
-    @model_validator(mode="after")
-    def _experts_suffice(self) -> Moe:
-        if self.num_experts_per_token > self.num_experts:
-            raise ValueError(
-                f"num_experts_per_token must be at most num_experts, got {self.num_experts_per_token} and {self.num_experts}"
-            )
-        if self.num_experts % self.num_groups or self.num_chosen_groups > self.num_groups:
-            raise ValueError(
-                "num_groups must divide num_experts and be at least num_chosen_groups, got "
-                f"{self.num_groups}, {self.num_experts} and {self.num_chosen_groups}"
-            )
-        if self.router_bias and self.scoring != "softmax":
-            raise ValueError(f"router_bias is of logits under softmax scoring, got {self.scoring}")
-        return self
-
-
-class Mla(BaseModel):
-    """Multi-head latent attention (DeepSeek-V2, section 2.1): the cache holds one latent and one rotated key for all heads.
-
-    A query head has `nope_head_dim` dimensions that meet the latent and `rope_head_dim` that meet the rotated key.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kv_lora_rank: PositiveInt
-    q_lora_rank: PositiveInt | None = None
-    """None: queries are projected in one step."""
-    nope_head_dim: PositiveInt
-    rope_head_dim: PositiveInt
-    v_head_dim: PositiveInt
-    score_factor: PositiveFloat = 1.0
-    """Multiplies the scores beside head_dim^-0.5: the square of DeepSeek's mscale where yarn stretches the context."""
-
-    @property
-    def cache_dim(self) -> int:
-        """Elements that a token takes in the cache of one layer."""
-        return self.kv_lora_rank + self.rope_head_dim
+from artifacts.layer_parts import Mla, Moe, Rope
 
 
 class Architecture(BaseModel):
@@ -173,6 +68,8 @@ class Architecture(BaseModel):
     """Scores are divided by its square root; None is `head_dim`."""
     attention_softcap: NonNegativeFloat = 0.0
     """Scores s become c tanh(s / c), where it is not 0."""
+    attention_sinks: bool = False
+    """Whether each head has a score more, which joins the sum that weights are divided by, and stands for no value."""
     logit_softcap: NonNegativeFloat = 0.0
     """Logits likewise."""
     layer_windows: tuple[int, ...] = Field(default=())
@@ -217,6 +114,8 @@ class Architecture(BaseModel):
             )
         if not self.pre_norms and (self.moe or self.mla or self.embedding_scale != 1.0):
             raise ValueError("pre_norms must be true with moe, mla or an embedding_scale, got false")
+        if self.mla and self.attention_sinks:
+            raise ValueError("attention_sinks must be false with mla, got true")
         if self.mla and self.head_dim != self.mla.nope_head_dim + self.mla.rope_head_dim:
             raise ValueError(
                 "under mla, head_dim must be nope_head_dim + rope_head_dim, got "
@@ -315,7 +214,7 @@ class Architecture(BaseModel):
         return shapes
 
     def float_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every tensor that no plan quantizes (norm gains, biases, routers, MLA's up-projection of the latent) -> shape."""
+        """Every tensor that no plan quantizes (gains, biases, sinks, routers, MLA's up-projection of the latent) -> shape."""
         shapes: dict[str, tuple[int, ...]] = {"final_norm.weight": (self.hidden_size,)}
         for i in range(self.num_layers):
             if self.pre_norms:
@@ -328,6 +227,8 @@ class Architecture(BaseModel):
                 shapes[f"layers.{i}.qkv.bias"] = (self.q_size + 2 * self.kv_size,)
             if self.output_bias:
                 shapes[f"layers.{i}.o.bias"] = (self.hidden_size,)
+            if self.attention_sinks:
+                shapes[f"layers.{i}.sinks"] = (self.num_q_heads,)
             if self.qk_norm:
                 whole = self.qk_norm_of_all_heads
                 shapes[f"layers.{i}.q_norm.weight"] = (self.q_size if whole else self.head_dim,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from artifacts.architecture import Mla
+from artifacts.layer_parts import Mla
 from kernels.cpu import kv_cache
 from runtime.models import UnsupportedModel
 from runtime.operand import Operand

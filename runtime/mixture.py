@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from artifacts.architecture import Moe, kind_of
+from artifacts.architecture import kind_of
+from artifacts.layer_parts import Moe
 from artifacts.precision import Scheme
 from kernels.formats.format import LANES
 from kernels.formats.table import cpu_packing

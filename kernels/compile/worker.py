@@ -39,9 +39,8 @@ def _compile(source: dict[str, Any], folder: Path) -> None:
     function = getattr(importlib.import_module(f"kernels.{source['op']}.triton"), source["function"])
     types = dict(source["signature"])
     signature = {name: types.get(name, "constexpr") for name in function.arg_names}
-    # A launch leaves out what only newer ones have, so that an older bundle's kernels still have their names.
-    defaults = {parameter.name: parameter.default for parameter in function.params if parameter.has_default}
-    constants = {name: value for name, value in defaults.items() if name not in types} | source["constants"]
+    constants = {parameter.name: parameter.default for parameter in function.params if parameter.has_default}
+    constants = {name: value for name, value in constants.items() if name not in types} | source["constants"]
     missing = [name for name, kind in signature.items() if kind == "constexpr" and name not in constants]
     if missing or types.keys() - signature.keys():
         raise ValueError(f"the launch gives {sorted(types.keys() - signature.keys())} too much and lacks {missing}")

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from artifacts.architecture import Architecture, Rope
+from artifacts.architecture import Architecture
+from artifacts.layer_parts import Rope
 from optimizer.exporters.errors import ExportError
 from optimizer.importers.gguf_config import LONGROPE_FACTORS, ROPE_FACTORS, hf_config
 from optimizer.importers.gguf_families import GGUF_FAMILIES, GgufFamily
@@ -18,6 +19,13 @@ from runtime.models import UnsupportedModel, architecture
 from runtime.rope import inverse_frequencies
 
 _FP32_UNIT = 2.0**-24
+
+
+def known_as(a: Architecture) -> Architecture:
+    """`a`, under the name of the family as which it is written."""
+    family = GGUF_FAMILIES.get(a.family)
+    other = family.without_experts if family and a.moe is None else None
+    return a.model_copy(update={"family": other}) if other else a
 
 
 def gguf_family(a: Architecture) -> GgufFamily:
@@ -33,10 +41,9 @@ def gguf_family(a: Architecture) -> GgufFamily:
                 f"llama.cpp's {family.architecture} has no biases of {name}, and this model has; "
                 "export it as compressed-tensors or onnx"
             )
-    if a.rope.scaling == "yarn" and a.rope.attention_factor is not None:
-        raise ExportError(
-            "a model with its own yarn attention_factor cannot be exported as GGUF; export it as compressed-tensors or onnx"
-        )
+    if a.rope.scaling == "yarn" and (a.rope.attention_factor is not None or not a.rope.truncate):
+        what = "its own yarn attention_factor" if a.rope.truncate else "yarn's truncate: false"
+        raise ExportError(f"a model with {what} cannot be exported as GGUF; export it as compressed-tensors or onnx")
     for field, needed in family.needs.items():
         if bool(getattr(a, field)) != needed:
             needs, has = ("needs", "none") if needed else ("cannot have", "it")
@@ -45,6 +52,11 @@ def gguf_family(a: Architecture) -> GgufFamily:
         raise ExportError(
             f"llama.cpp's {family.architecture} needs num_heads * head_dim to be hidden_size, {a.hidden_size}, "
             f"and this model's is {a.q_size}; export it as onnx"
+        )
+    if family.keys_for_each_head and a.num_kv_heads != a.num_q_heads:
+        raise ExportError(
+            f"llama.cpp's {family.architecture} needs as many heads of keys as of queries, {a.num_q_heads}, and this model has "
+            f"{a.num_kv_heads}"
         )
     return family
 
@@ -67,7 +79,7 @@ def architecture_metadata(a: Architecture, family: GgufFamily) -> dict[str, obje
         **_window_keys(a, family),
         **_rope_scaling_keys(a.rope),
     }
-    stated = {
+    stated: dict[str, float | None] = {
         "attn_logit_softcapping": a.attention_softcap,
         "final_logit_softcapping": a.logit_softcap,
         "attention.scale": a.score_scale,
@@ -75,6 +87,13 @@ def architecture_metadata(a: Architecture, family: GgufFamily) -> dict[str, obje
         "residual_scale": a.branch_scale,
         "logit_scale": a.logit_divisor,
     }
+    if a.moe is not None:
+        stated |= {
+            "expert_count": a.moe.num_experts,
+            "expert_used_count": a.moe.num_experts_per_token,
+            "expert_feed_forward_length": a.moe.intermediate_size,
+            "expert_shared_feed_forward_length": a.moe.shared_intermediate_size,
+        }
     values |= {key: value for key, value in stated.items() if value and key in family.keys}
     return {f"{family.architecture}.{key}": value for key, value in values.items()}
 

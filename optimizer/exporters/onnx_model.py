@@ -14,7 +14,8 @@ from pathlib import Path
 
 from onnx import TensorProto
 
-from artifacts.architecture import Architecture, Rope
+from artifacts.architecture import Architecture
+from artifacts.layer_parts import Rope
 from kernels.formats.table import FORMATS
 from optimizer.exporters.errors import ExportError
 from optimizer.exporters.hf_config import hf_config
@@ -29,6 +30,7 @@ from runtime.rope import rope_tables
 
 def export_onnx(logical: LogicalBundle, folder: Path) -> ExportRecord:
     """Write model.onnx, model.onnx.data, config.json and the tokenizer's files into the empty `folder`. Raises ExportError."""
+    logical.require_dense("onnx")
     schemes = {logical.scheme(group) for group in logical.architecture.linear_shapes()}
     if gpu_only := {scheme.weights for scheme in schemes if not FORMATS[scheme.weights].cpu}:
         raise ExportError(

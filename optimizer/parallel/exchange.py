@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from math import comb
 from typing import Literal
 
-from artifacts.architecture import Architecture, Moe
+from artifacts.architecture import Architecture
 from artifacts.errors import UserError
+from artifacts.layer_parts import Moe
 from artifacts.precision import Plan
 from optimizer.parallel.division import Division
 from search_spaces.schema import Device

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from artifacts.architecture import Architecture, Mla
+from artifacts.architecture import Architecture
+from artifacts.layer_parts import Mla
 from kernels.rope_and_cache.reference import rotated_pairs
 
 

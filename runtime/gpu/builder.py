@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import torch
 
-from artifacts.architecture import Architecture, Rope
+from artifacts.architecture import Architecture
 from artifacts.kv_cache import scale_bytes
+from artifacts.layer_parts import Rope
 from artifacts.manifest import Limits
 from artifacts.precision import KvDtype, Plan, Scheme
 from kernels.formats.fp8 import INPUT_SCALE
@@ -122,7 +123,7 @@ class GpuBuilder:
         self.call(f"gpu_rope_and_cache_{form}", f"layers.{layer}.rope", q=q.x, k=k.x, v=v.x, **self.rotation(layer), **caches)
         self.call(
             f"gpu_paged_attention_{form}", f"layers.{layer}.attention", ATTENTION, q=q.x, **caches, **self.tables(),
-            out=out, scale=scale, window=window, softcap=softcap,
+            sinks=self.tensors.get(f"layers.{layer}.sinks"), out=out, scale=scale, window=window, softcap=softcap,
         )  # fmt: skip
         return Operand.plain(out.flatten(1))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from artifacts.architecture import Mla
 from artifacts.errors import UserError
+from artifacts.layer_parts import Mla
 from runtime.gpu.builder import ATTENTION, GpuBuilder, Operand
 
 

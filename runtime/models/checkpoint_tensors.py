@@ -7,70 +7,15 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from artifacts.architecture import Architecture, Mla, Moe
+from artifacts.architecture import Architecture
+from artifacts.layer_parts import Mla, Moe
+from runtime.models.stored_rows import Gain, HeadOrder, HeadRows, Together
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 #: canonical name -> the tensors to join along their rows
 Parts = dict[str, "tuple[Part, ...]"]
-
-
-@dataclass(frozen=True)
-class HeadRows:
-    """Rows `start` to `stop` of each of `num_heads` equal shares of a matrix's rows."""
-
-    num_heads: int
-    start: int
-    stop: int
-    transposed: bool
-
-    def of(self, matrix: Tensor) -> Tensor:
-        """[heads, stop - start, K], or with the last two axes exchanged."""
-        rows = matrix.view(self.num_heads, -1, matrix.shape[1])[:, self.start : self.stop]
-        return (rows.transpose(1, 2) if self.transposed else rows).contiguous()
-
-
-@dataclass(frozen=True)
-class HeadOrder:
-    """All rows, with those of each of the first `num_heads` heads in `order`: what turns together then stands as here."""
-
-    num_heads: int
-    order: tuple[int, ...]
-
-    def of(self, rows: Tensor) -> Tensor:
-        """The same shape."""
-        num_rows, ordered = self.num_heads * len(self.order), rows.clone()
-        heads = rows[:num_rows].reshape(self.num_heads, len(self.order), *rows.shape[1:])
-        ordered[:num_rows] = heads[:, list(self.order)].flatten(0, 1)
-        return ordered
-
-
-@dataclass(frozen=True)
-class Together:
-    """The rows of all matrices of a tensor, one matrix after the other; or their biases."""
-
-    transposed: bool = False
-    """Whether a matrix is stored as [K, N]."""
-    by_turns: bool = False
-    """Whether rows 2 i and 2 i + 1 are those that here are i and i + N / 2: gate and up by turns."""
-
-    def of(self, matrices: Tensor) -> Tensor:
-        """[experts, N, K] -> [experts * N, K], or without K."""
-        rows = matrices.transpose(1, 2) if self.transposed else matrices
-        return rows.unflatten(1, (-1, 2)).transpose(1, 2).flatten(0, 2) if self.by_turns else rows.flatten(0, 1)
-
-
-@dataclass(frozen=True)
-class Gain:
-    """A norm's gain, made of what is stored: (stored + added) / divisor."""
-
-    added: float
-    divisor: float
-
-    def of(self, stored: Tensor) -> Tensor:
-        """fp32."""
-        return (stored.float() + self.added) / self.divisor
 
 
 @dataclass(frozen=True)
@@ -104,7 +49,12 @@ class Naming:
     gains_less_one: bool = False
     fused_qkv: bool = False
     """Whether q, k and v are one tensor."""
-    fused_gate_up: bool = False
+    joined_gate_up: tuple[str, str] | None = None
+    """What a network that all tokens go to calls gate with up, and down, where gate and up are one tensor."""
+    dense: tuple[str, str] = ("mlp", "intermediate_size")
+    """Where such a network stands in a layer, and the config's key for its size."""
+    shared: tuple[str, str] = ("mlp.shared_experts", "n_shared_experts * moe_intermediate_size")
+    """Likewise one beside experts."""
     neighbours_turn: bool = False
     """Whether dimensions 2 i and 2 i + 1 of a head turn together, not i and i + rotary_dim / 2."""
     mixture: tuple[str, str, str, str] = ("mlp", "gate_proj", "up_proj", "down_proj")
@@ -125,6 +75,11 @@ _GEMMA = Naming(
     },
     gains_less_one=True,
 )
+_GRANITE = Naming(
+    mixture=("block_sparse_moe", "", "", ""),
+    expert_size_key="intermediate_size",
+    joined_experts=("router.layer", "input_linear", "output_linear"),
+)
 _USUAL = Naming()
 #: of families that do not name and store everything as llama does
 NAMINGS: Mapping[str, Naming] = {
@@ -138,13 +93,15 @@ NAMINGS: Mapping[str, Naming] = {
             "mlp_norm": "post_attention_layernorm",
             "mlp_post_norm": "post_mlp_layernorm",
         },
-        fused_gate_up=True,
+        joined_gate_up=("gate_up_proj", "down_proj"),
         neighbours_turn=True,
     ),
-    "granitemoe": Naming(
-        mixture=("block_sparse_moe", "", "", ""),
-        expert_size_key="intermediate_size",
-        joined_experts=("router.layer", "input_linear", "output_linear"),
+    "granitemoe": _GRANITE,
+    "granitemoehybrid": replace(
+        _GRANITE,
+        joined_gate_up=("input_linear", "output_linear"),
+        dense=("shared_mlp", "shared_intermediate_size"),
+        shared=("shared_mlp", "shared_intermediate_size"),
     ),
     "olmoe": Naming(expert_size_key="intermediate_size"),
     "olmo2": Naming(
@@ -156,7 +113,7 @@ NAMINGS: Mapping[str, Naming] = {
         experts_by_turns=True,
     ),
     "mixtral": Naming(mixture=("block_sparse_moe", "w1", "w3", "w2"), expert_size_key="intermediate_size"),
-    "phi3": Naming(fused_qkv=True, fused_gate_up=True),
+    "phi3": Naming(fused_qkv=True, joined_gate_up=("gate_up_proj", "down_proj")),
 }
 
 
@@ -181,7 +138,7 @@ def checkpoint_tensors(architecture: Architecture) -> Mapping[str, tuple[Part, .
         if a.moe is not None and a.is_moe(i):
             feed_forward = _experts(a, a.moe, layer)
         else:
-            feed_forward = _swiglu(a, f"{layer}.mlp", hidden, _Axis(a.intermediate_size, "intermediate_size"))
+            feed_forward = _swiglu(a, layer, _naming(a).dense, a.intermediate_size)
         tensors |= {f"{ours}.{name}": parts for name, parts in {**attention, **feed_forward}.items()}
     tensors["final_norm.weight"] = (_gain(a, "model.norm.weight", a.logit_divisor),)
     if not a.tie_embeddings:
@@ -280,11 +237,14 @@ def _latent_attention(a: Architecture, mla: Mla, layer: str) -> Parts:
     }
 
 
-def _swiglu(a: Architecture, network: str, hidden: _Axis, size: _Axis) -> Parts:
+def _swiglu(a: Architecture, layer: str, place: tuple[str, str], num_rows: int) -> Parts:
+    network, hidden, size = f"{layer}.{place[0]}", _hidden(a), _Axis(num_rows, place[1])
     gate_up: tuple[Part, ...] = tuple(_part(f"{network}.{p}.weight", size, hidden) for p in ("gate_proj", "up_proj"))
-    if _naming(a).fused_gate_up:
-        gate_up = (_part(f"{network}.gate_up_proj.weight", _Axis(2 * size.size, f"2 {size.config_key}"), hidden),)
-    return {"gate_up.weight": gate_up, "down.weight": (_part(f"{network}.down_proj.weight", hidden, size),)}
+    down = "down_proj"
+    if joined := _naming(a).joined_gate_up:
+        gate_up = (_part(f"{network}.{joined[0]}.weight", _Axis(2 * size.size, f"2 {size.config_key}"), hidden),)
+        down = joined[1]
+    return {"gate_up.weight": gate_up, "down.weight": (_part(f"{network}.{down}.weight", hidden, size),)}
 
 
 def _experts(a: Architecture, moe: Moe, layer: str) -> Parts:
@@ -293,29 +253,9 @@ def _experts(a: Architecture, moe: Moe, layer: str) -> Parts:
     mixture, hidden = f"{layer}.{place}", _hidden(a)
     size = _Axis(moe.intermediate_size, _naming(a).expert_size_key)
     count = _Axis(moe.num_experts, "the number of experts")
+    shared = _swiglu(a, layer, _naming(a).shared, moe.shared_intermediate_size) if moe.shared_intermediate_size else {}
     if joined := _naming(a).joined_experts:
-        router, gate_up, down = (f"{mixture}.{name}" for name in joined)
-        by_turns, rows = _naming(a).experts_by_turns, _Axis(2 * size.size, f"2 {size.config_key}")
-
-        def together(name: str, num_rows: _Axis, width: _Axis, *, by_turns: bool, transposed: bool) -> Part:
-            axes = (width, num_rows) if transposed else (num_rows, width)
-            stored = name if transposed else f"{name}.weight"
-            return replace(_part(stored, count, *axes), rows=Together(transposed, by_turns))
-
-        made: Parts = {
-            "router.weight": (_part(f"{router}.weight", count, hidden),),
-            "experts_gate_up.weight": (together(gate_up, rows, hidden, by_turns=by_turns, transposed=by_turns),),
-            "experts_down.weight": (together(down, hidden, size, by_turns=False, transposed=by_turns),),
-        }
-        if moe.router_bias:
-            made["router.logit_bias"] = (_part(f"{router}.bias", count),)
-        if moe.expert_biases:
-            biases = ((gate_up, rows, by_turns), (down, hidden, False))
-            made |= {
-                f"experts_{kind}.bias": (replace(_part(f"{name}_bias", count, width), rows=Together(by_turns=turns)),)
-                for kind, (name, width, turns) in zip(("gate_up", "down"), biases, strict=True)
-            }
-        return made
+        return shared | _joined_experts(a, moe, *(f"{mixture}.{name}" for name in joined))
     experts = [f"{mixture}.experts.{expert}" for expert in range(moe.num_experts)]
     tensors: Parts = {
         "router.weight": (_part(f"{mixture}.gate.weight", count, hidden),),
@@ -324,9 +264,25 @@ def _experts(a: Architecture, moe: Moe, layer: str) -> Parts:
     }
     if moe.scoring == "sigmoid":
         tensors["router.bias"] = (_part(f"{mixture}.gate.e_score_correction_bias", count),)
-    if moe.shared_intermediate_size:
-        shared = _Axis(moe.shared_intermediate_size, "n_shared_experts * moe_intermediate_size")
-        tensors |= _swiglu(a, f"{mixture}.shared_experts", hidden, shared)
+    return tensors | shared
+
+
+def _joined_experts(a: Architecture, moe: Moe, router: str, gate_up: str, down: str) -> Parts:
+    """The same, where each is one tensor of all experts."""
+    by_turns, key, hidden = _naming(a).experts_by_turns, _naming(a).expert_size_key, _hidden(a)
+    count = _Axis(moe.num_experts, "the number of experts")
+    size, both = _Axis(moe.intermediate_size, key), _Axis(2 * moe.intermediate_size, f"2 {key}")
+    tensors: Parts = {"router.weight": (_part(f"{router}.weight", count, hidden),)}
+    if moe.router_bias:
+        tensors["router.logit_bias"] = (_part(f"{router}.bias", count),)
+    for ours, name, rows, width, turns in (
+        ("experts_gate_up", gate_up, both, hidden, by_turns),
+        ("experts_down", down, hidden, size, False),
+    ):
+        matrices = _part(name, count, width, rows) if by_turns else _part(f"{name}.weight", count, rows, width)
+        tensors[f"{ours}.weight"] = (replace(matrices, rows=Together(transposed=by_turns, by_turns=turns)),)
+        if moe.expert_biases:
+            tensors[f"{ours}.bias"] = (replace(_part(f"{name}_bias", count, rows), rows=Together(by_turns=turns)),)
     return tensors
 
 

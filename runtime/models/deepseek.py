@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from artifacts.architecture import Mla, Moe
+from artifacts.layer_parts import Mla, Moe
 from runtime.models.hf_config import HfConfig
 from runtime.models.hf_rope import score_factor
 from runtime.models.unsupported import UnsupportedModel

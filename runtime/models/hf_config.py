@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 
-from artifacts.architecture import Architecture, Mla, Moe, Rope
+from artifacts.architecture import Architecture
+from artifacts.layer_parts import Mla, Moe, Rope
 from runtime.models.hf_rope import read_rope
 from runtime.models.unsupported import UnsupportedModel
 

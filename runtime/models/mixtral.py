@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import PositiveFloat, PositiveInt
 
-from artifacts.architecture import Moe
+from artifacts.layer_parts import Moe
 from runtime.models.mistral import MistralConfig
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import PositiveFloat, PositiveInt
 
-from artifacts.architecture import Architecture, Moe
+from artifacts.architecture import Architecture
+from artifacts.layer_parts import Moe
 from runtime.models.llama import LlamaConfig
 from runtime.models.unsupported import UnsupportedModel
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import AliasChoices, Field, PositiveInt
 
-from artifacts.architecture import Moe
+from artifacts.layer_parts import Moe
 from runtime.models.qwen3 import Qwen3Config
 from runtime.models.unsupported import UnsupportedModel
 

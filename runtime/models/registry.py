@@ -15,6 +15,7 @@ from runtime.models.gemma3 import Gemma3TextConfig
 from runtime.models.glm4 import Glm4Config
 from runtime.models.granite import GraniteConfig
 from runtime.models.granitemoe import GraniteMoeConfig
+from runtime.models.granitemoehybrid import GraniteMoeHybridConfig
 from runtime.models.hf_config import HfConfig
 from runtime.models.llama import LlamaConfig
 from runtime.models.mistral import MistralConfig
@@ -40,6 +41,7 @@ FAMILIES: dict[str, type[HfConfig]] = {
     "glm4": Glm4Config,
     "granite": GraniteConfig,
     "granitemoe": GraniteMoeConfig,
+    "granitemoehybrid": GraniteMoeHybridConfig,
     "olmo2": Olmo2Config,
     "olmoe": OlmoeConfig,
     "phi3": Phi3Config,

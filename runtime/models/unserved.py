@@ -44,7 +44,7 @@ _RECURRENT = Unserved(
     "layers with a recurrent state (linear attention, a state space or short convolutions)",
     "the KV cache keeps keys and values of attention alone",
     """
-    bailing_hybrid bamba falcon_h1 falcon_mamba granitehybrid granitemoehybrid jamba kimi_linear lfm2 lfm2_moe
+    bailing_hybrid bamba falcon_h1 falcon_mamba granitehybrid jamba kimi_linear lfm2 lfm2_moe
     mamba mamba2 minimax minimax_text_01 nemotron_h nemotron_h_moe olmo_hybrid plamo2 qwen3_5_moe_text
     qwen3_5_text qwen3_next recurrent_gemma rwkv rwkv6 rwkv7 xlstm zamba zamba2
     """,
@@ -121,6 +121,11 @@ def refuse_unserved_gguf(name: str) -> None:
     for row in UNSERVED:
         if row is not _WRAPPER and _plain(name) in map(_plain, row.types):
             raise UnservedArchitecture(_refusal(name, row, "a decoder with attention in every layer"))
+
+
+def recurrent(name: str) -> UnservedArchitecture:
+    """The error for a config of a type that is served where all layers attend, and whose layers do not."""
+    return UnservedArchitecture(_refusal(name, _RECURRENT, f"a {name} with attention in every layer"))
 
 
 def _refusal(name: str, row: Unserved, instead: str) -> str:

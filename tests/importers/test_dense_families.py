@@ -11,7 +11,8 @@ import pytest
 import torch
 from transformers import Gemma3TextConfig, Glm4Config, LlamaConfig, Phi3Config, PreTrainedConfig, SmolLM3Config
 
-from artifacts.architecture import Architecture, Rope
+from artifacts.architecture import Architecture
+from artifacts.layer_parts import Rope
 from optimizer.exporters import ExportError
 from optimizer.exporters.hf_config import hf_config
 from runtime.models import UnsupportedModel, architecture, checkpoint_tensors

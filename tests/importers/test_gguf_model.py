@@ -12,7 +12,8 @@ from gguf import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 from transformers import LlamaConfig, MistralConfig, PreTrainedModel
 
-from artifacts.architecture import Architecture, Rope
+from artifacts.architecture import Architecture
+from artifacts.layer_parts import Rope
 from optimizer.formats.stored_matrix import Misfit, StoredMatrix
 from optimizer.importers import open_source
 from optimizer.importers.gguf_file import GgufFile
@@ -142,7 +143,6 @@ def test_other_frequency_factors_are_refused(tmp_path: Path) -> None:
         ({"llama.rope.scaling.attn_factor": 1.2}, "attn_factor"),
         ({"llama.rope.scaling.type": "longrope"}, "rope_type 'longrope' needs short_factor, long_factor"),
         ({"llama.rope.dimension_count": 4}, "partial_rotary_factor"),
-        ({"llama.expert_count": 8}, "mixture of experts"),
         ({"llama.attention.value_length": 4}, "different sizes"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from transformers import (
     DeepseekV2Config,
     DeepseekV3Config,
     GraniteMoeConfig,
+    GraniteMoeHybridConfig,
     MixtralConfig,
     OlmoeConfig,
     PreTrainedConfig,
@@ -17,9 +19,9 @@ from transformers import (
 )
 
 from artifacts.manifest import Limits
-from optimizer.importers import open_source
+from optimizer.importers import ShapeMismatch, open_source
 from runtime.decoder import lay_out
-from runtime.models import UnsupportedModel, architecture
+from runtime.models import UnsupportedModel, architecture, checkpoint_tensors
 from tests.importers.random_models import SIZES, random_model, save_folder
 
 EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 24}
@@ -42,10 +44,12 @@ YARN = {
     "mscale": 0.7,
     "mscale_all_dim": 0.9,
 }
+HYBRID = {"layer_types": ["full_attention"] * 3, "shared_intermediate_size": 48, "mamba_n_heads": 4}
 CONFIGS: dict[str, PreTrainedConfig] = {
     "mixtral": MixtralConfig(**SIZES, num_local_experts=4),
     "olmoe": OlmoeConfig(**SIZES, num_experts=4, num_experts_per_tok=2),
     "granitemoe": GraniteMoeConfig(**SIZES, num_local_experts=4),
+    "granitemoehybrid": GraniteMoeHybridConfig(**SIZES | HYBRID, num_local_experts=4),
     "qwen3_moe": Qwen3MoeConfig(**SIZES, **EXPERTS, head_dim=16, num_experts=6, mlp_only_layers=[0]),
     "deepseek_v2": DeepseekV2Config(**LATENT, topk_method="group_limited_greedy", n_group=4, topk_group=2),
     "deepseek_v2, lite": DeepseekV2Config(**LATENT | {"q_lora_rank": None}, rope_parameters=YARN),
@@ -62,7 +66,7 @@ def test_every_tensor_is_the_modules(name: str, tmp_path: Path) -> None:
     layer = a.num_layers - 1
     ours, theirs = f"layers.{layer}", f"model.layers.{layer}"
     assert a.moe is not None
-    place, router = ("block_sparse_moe", "router") if name == "granitemoe" else ("mlp", "gate")
+    place, router = ("block_sparse_moe", "router") if name.startswith("granitemoe") else ("mlp", "gate")
     for group, parameter in (("experts_gate_up", "gate_up_proj"), ("experts_down", "down_proj")):
         expected = state[f"{theirs}.{place}.experts.{parameter}"]
         assert torch.equal(source.tensor(f"{ours}.{group}.weight"), expected.flatten(0, 1))
@@ -80,6 +84,25 @@ def test_every_tensor_is_the_modules(name: str, tmp_path: Path) -> None:
     assert {tensor: tuple(source.tensor(tensor).shape) for tensor in shapes} == shapes
 
 
+def test_granite_4_without_experts_is_dense() -> None:
+    """ibm-granite/granite-4.0-350m: kinds of layers by their older name, and a size of experts that it does not have."""
+    config = CONFIGS["granitemoehybrid"].to_dict()
+    config |= {"layer_types": ["attention"] * 3, "num_local_experts": 0, "num_experts_per_tok": 0}
+    found = architecture(config)
+    assert found.moe is None and found.intermediate_size == 48
+    assert found.rope.rotary_dim == 0 and architecture(config | {"position_embedding_type": "rope"}).rope.rotary_dim is None
+    (part, *others) = checkpoint_tensors(found)["layers.1.gate_up.weight"]
+    assert (part.name, part.shape, others) == ("model.layers.1.shared_mlp.input_linear.weight", (96, 32), [])
+
+
+def test_a_network_of_another_size_is_named(tmp_path: Path) -> None:
+    folder = save_folder(random_model(CONFIGS["granitemoehybrid"]), tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"shared_intermediate_size": 40}))
+    with pytest.raises(ShapeMismatch, match=r"shared_mlp\.\w+_linear\.weight .*shared_intermediate_size.* make it"):
+        open_source(folder)
+
+
 def test_absent_keys_have_transformers_defaults() -> None:
     for config in (MixtralConfig, Qwen3MoeConfig, OlmoeConfig, GraniteMoeConfig, DeepseekV2Config, DeepseekV3Config):
         written = {**SIZES, "num_key_value_heads": 4, "num_experts_per_tok": 2, "rms_norm_eps": 1e-5}
@@ -88,6 +111,13 @@ def test_absent_keys_have_transformers_defaults() -> None:
 
 
 REFUSED: dict[str, tuple[str, dict[str, object], str]] = {
+    "recurrent layers": (
+        "granitemoehybrid",
+        {"layer_types": ["full_attention", "linear_attention", "full_attention"]},
+        r"granitemoehybrid is not served: it has layers with a recurrent state .* instead: a granitemoehybrid with attention",
+    ),
+    "fewer types than layers": ("granitemoehybrid", {"layer_types": ["attention"]}, "recurrent state"),
+    "no expert for a token": ("granitemoehybrid", {"num_experts_per_tok": 0}, "num_experts_per_token"),
     "every other layer": ("qwen3_moe", {"decoder_sparse_step": 2}, "dense layers must come first"),
     "dense layers behind": ("qwen3_moe", {"mlp_only_layers": [2]}, r"dense layers must come first.*\[2\]"),
     "biased latents": ("deepseek_v3", {"attention_bias": True}, "attention_bias must be false"),

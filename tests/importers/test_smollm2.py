@@ -11,7 +11,8 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-from artifacts.architecture import Architecture, Rope
+from artifacts.architecture import Architecture
+from artifacts.layer_parts import Rope
 from optimizer.importers import Source, open_source
 from tests.importers.test_gguf_tokenizer import CORPUS, TEXTS
 from tests.importers.test_hf_folder import assert_tensors_equal, joined_state_dict

@@ -37,6 +37,18 @@ def _larger_cap(arguments: Arguments) -> None:
     arguments["softcap"] = arguments["softcap"] * 1.05  # type: ignore[operator]
 
 
+def _no_sinks(arguments: Arguments) -> None:
+    arguments["sinks"] = np.full_like(arguments["sinks"], -1e9)  # type: ignore[arg-type]
+
+
+def _a_sink_counts_twice(arguments: Arguments) -> None:
+    arguments["sinks"] = arguments["sinks"] + np.float32(np.log(2))  # type: ignore[operator]
+
+
+def _sinks_of_other_heads(arguments: Arguments) -> None:
+    arguments["sinks"] = np.roll(np.asarray(arguments["sinks"]), 1)
+
+
 def _one_token_short(arguments: Arguments) -> None:
     arguments["seq_lens"] = arguments["seq_lens"] - np.int32(1)  # type: ignore[operator]
 
@@ -66,6 +78,18 @@ def _all_groups(arguments: Arguments) -> None:
 
 def _no_bias(arguments: Arguments) -> None:
     arguments["bias"] = np.zeros_like(arguments["bias"])  # type: ignore[arg-type]
+
+
+def _bias_of_another_expert(arguments: Arguments) -> None:
+    arguments["bias"] = np.roll(np.asarray(arguments["bias"]), 1, axis=0)
+
+
+def _larger_limit(arguments: Arguments) -> None:
+    arguments["limit"] = arguments["limit"] * 1.02  # type: ignore[operator]
+
+
+def _usual_slope(arguments: Arguments) -> None:
+    arguments["slope"] = 1.0
 
 
 def _another_place(arguments: Arguments) -> None:
@@ -115,15 +139,25 @@ def _a_heads_matrix_turned_round(arguments: Arguments) -> None:
         ("rms_norm", "heads", _half_precision_input),
         ("silu_and_mul", "some", _half_precision_input),
         ("gelu_and_mul", "some", _half_precision_input),
+        ("clamped_silu_and_mul", "some", _half_precision_input),
+        ("clamped_silu_and_mul", "some", _larger_limit),
+        ("clamped_silu_and_mul", "one", _usual_slope),
         ("softcap", "small", _half_precision_input),
         ("scaled_add", "some", _half_precision_input),
         ("paged_attention_capped_fp32", "decode", _larger_cap),
         ("paged_attention_capped_bf16", "prefill", _larger_cap),
+        ("paged_attention_sinks_fp32", "mixed", _no_sinks),
+        ("paged_attention_sinks_int8", "decode", _a_sink_counts_twice),
+        ("paged_attention_sinks_bf16", "long_decode", _a_sink_counts_twice),
+        ("paged_attention_sinks_bf16", "prefill", _sinks_of_other_heads),
+        ("paged_attention_sinks_fp32", "long_window", _larger_cap),
         ("rope_and_cache_bf16", "grouped", _wrong_slot),
         ("quant_matmul_experts_fp32", "prefill", _an_expert_has_another_ones_row),
         ("quant_matmul_experts_int4_asym_a8", "decode", _an_expert_has_another_ones_row),
         ("quant_matmul_experts_int4_asym", "prefill", _zero_point_off_by_one),
         ("quant_matmul_experts_fp32", "decode", _half_precision_input),
+        ("quant_matmul_experts_fp32", "decode", _bias_of_another_expert),
+        ("quant_matmul_experts_int8_a8", "prefill", _bias_of_another_expert),
         ("moe_route_softmax", "renormalized", _not_normalized),
         ("moe_route_softmax", "grouped", _all_groups),
         ("moe_route_sigmoid", "odd_groups", _all_groups),

@@ -18,6 +18,7 @@ from transformers import (
     Glm4Config,
     GraniteConfig,
     GraniteMoeConfig,
+    GraniteMoeHybridConfig,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
@@ -77,6 +78,7 @@ LONGROPE = {
 }
 #: near those of granite-3.1-2b, which says 12, 0.015625, 0.22 and 8
 GRANITE = {"embedding_multiplier": 12.0, "attention_multiplier": 0.15, "residual_multiplier": 0.22, "logits_scaling": 8.0}
+ALL_ATTEND = {"layer_types": ["full_attention"] * 3, "shared_intermediate_size": 160}
 #: no size is a multiple of a vector's length, and values are of another one than queries and keys
 LATENT = {
     "num_key_value_heads": 4,
@@ -148,6 +150,12 @@ CONFIGS: dict[str, PreTrainedConfig] = {
         attention_multiplier=0.3,
         residual_multiplier=0.22,
         logits_scaling=0.5,
+    ),
+    "granitemoehybrid": GraniteMoeHybridConfig(
+        **SIZES | ALL_ATTEND, **GRANITE, num_local_experts=0, num_experts_per_tok=0, position_embedding_type="rope"
+    ),
+    "granitemoehybrid, experts, without positions": GraniteMoeHybridConfig(
+        **SIZES | ALL_ATTEND, embedding_multiplier=12.0, attention_multiplier=0.3, residual_multiplier=0.22, num_local_experts=4
     ),
     "deepseek_v2": DeepseekV2Config(
         **SIZES | LATENT | {"q_lora_rank": None, "kv_lora_rank": 64, "num_attention_heads": 16, "num_key_value_heads": 16},

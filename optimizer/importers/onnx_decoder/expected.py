@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from artifacts.architecture import Architecture, Rope
+from artifacts.architecture import Architecture
+from artifacts.layer_parts import Rope
 from optimizer.importers.onnx_decoder.roles import Decoder
 from optimizer.importers.source import Source
 from runtime.models import checkpoint_tensors
-from runtime.models.checkpoint_tensors import HeadOrder
+from runtime.models.stored_rows import HeadOrder
 from runtime.network import Activation
 from runtime.rope import rope_tables
 

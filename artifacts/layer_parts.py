@@ -1,0 +1,116 @@
+"""Parts of a decoder, as data: rotary embedding, mixtures of experts, latent attention."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+
+class Rope(BaseModel):
+    """Rotary embedding (Su et al. 2021) and its long-context scalings.
+
+    `llama3` is Llama 3.1's frequency-dependent rule; `yarn` is Peng et al. 2023, equations 22 to 25; `longrope` is Ding et al.
+    2024: a divisor for each frequency; `linear` divides every position by `factor`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    theta: PositiveFloat = 10000.0
+    rotary_dim: NonNegativeInt | None = None
+    """Dimensions of a head that turn: i and i + head_dim / 2 for i below half of it. None is all, 0 is none (NoPE)."""
+    scaling: Literal["none", "linear", "llama3", "yarn", "longrope"] = "none"
+    factor: PositiveFloat = 1.0
+    original_max_position: PositiveInt | None = None
+    low_freq_factor: PositiveFloat = 1.0
+    high_freq_factor: PositiveFloat = 4.0
+    beta_fast: PositiveFloat = 32.0
+    beta_slow: PositiveFloat = 1.0
+    truncate: bool = True
+    """Whether under `yarn` the ramp between the two begins and ends at whole dimensions."""
+    attention_factor: PositiveFloat | None = None
+    """Multiplies cos and sin under `yarn`, where None means 0.1 ln(factor) + 1, and under `longrope`."""
+    short_factors: tuple[PositiveFloat, ...] = ()
+    """Of `longrope`: what each frequency is divided by where no sequence is longer than `original_max_position`."""
+    long_factors: tuple[PositiveFloat, ...] = ()
+    """Likewise where one may be: a model that is served for longer sequences computes the short ones with these, too."""
+
+    @model_validator(mode="after")
+    def _scaled_rope_names_its_origin(self) -> Rope:
+        if self.scaling in ("llama3", "yarn", "longrope") and self.original_max_position is None:
+            raise ValueError(f"rope scaling {self.scaling!r} needs original_max_position; the config gives none")
+        if self.rotary_dim is not None and self.rotary_dim % 2:
+            raise ValueError(f"rotary_dim must be even, got {self.rotary_dim}")
+        return self
+
+    def turning(self, head_dim: int) -> int:
+        """Dimensions of a head of `head_dim` that turn."""
+        return head_dim if self.rotary_dim is None else self.rotary_dim
+
+
+class Moe(BaseModel):
+    """A mixture of experts in place of the feed-forward network: each token goes to `num_experts_per_token` of `num_experts`.
+
+    `softmax` scores are those of Shazeer et al. 2017 as Mixtral has them; `sigmoid` ones, with a bias that only chooses, and
+    experts taken from the best `num_chosen_groups` of `num_groups`, are DeepSeek-V3's.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_experts: PositiveInt
+    num_experts_per_token: PositiveInt
+    intermediate_size: PositiveInt
+    """Of one expert."""
+    scoring: Literal["softmax", "sigmoid"] = "softmax"
+    normalized: bool = True
+    """Whether the weights of the chosen experts are made to sum to 1."""
+    scaling: PositiveFloat = 1.0
+    """Multiplies the weights last."""
+    num_groups: PositiveInt = 1
+    num_chosen_groups: PositiveInt = 1
+    shared_intermediate_size: NonNegativeInt = 0
+    """Of the expert that every token goes to; 0 is none."""
+    first_layer: NonNegativeInt = 0
+    """Layers before it are dense."""
+    router_bias: bool = False
+    """Whether logits of a `softmax` have a bias. The one of `sigmoid` is another: it is added to scores."""
+    expert_biases: bool = False
+    """Whether each expert's gate and up, and its down, have biases."""
+
+    @model_validator(mode="after")
+    def _experts_suffice(self) -> Moe:
+        if self.num_experts_per_token > self.num_experts:
+            raise ValueError(
+                f"num_experts_per_token must be at most num_experts, got {self.num_experts_per_token} and {self.num_experts}"
+            )
+        if self.num_experts % self.num_groups or self.num_chosen_groups > self.num_groups:
+            raise ValueError(
+                "num_groups must divide num_experts and be at least num_chosen_groups, got "
+                f"{self.num_groups}, {self.num_experts} and {self.num_chosen_groups}"
+            )
+        if self.router_bias and self.scoring != "softmax":
+            raise ValueError(f"router_bias is of logits under softmax scoring, got {self.scoring}")
+        return self
+
+
+class Mla(BaseModel):
+    """Multi-head latent attention (DeepSeek-V2, section 2.1): the cache holds one latent and one rotated key for all heads.
+
+    A query head has `nope_head_dim` dimensions that meet the latent and `rope_head_dim` that meet the rotated key.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kv_lora_rank: PositiveInt
+    q_lora_rank: PositiveInt | None = None
+    """None: queries are projected in one step."""
+    nope_head_dim: PositiveInt
+    rope_head_dim: PositiveInt
+    v_head_dim: PositiveInt
+    score_factor: PositiveFloat = 1.0
+    """Multiplies the scores beside head_dim^-0.5: the square of DeepSeek's mscale where yarn stretches the context."""
+
+    @property
+    def cache_dim(self) -> int:
+        """Elements that a token takes in the cache of one layer."""
+        return self.kv_lora_rank + self.rope_head_dim
