@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -91,7 +90,18 @@ def gpu_moe_matmul_int4_asym(
         _store(out, ids, rows[ids].to(inner) @ weight.T, _of(bias, expert), topk_weights)
 
 
-gpu_moe_matmul_int4_sym = partial(gpu_moe_matmul_int4_asym, zeros=None)
+def gpu_moe_matmul_int4_sym(
+    x: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    bias: Tensor | None,
+    topk_weights: Tensor | None,
+    sorted_ids: Tensor,
+    expert_ids: Tensor,
+    num_padded: Tensor,
+    out: Tensor,
+) -> None:
+    gpu_moe_matmul_int4_asym(x, codes, scales, None, bias, topk_weights, sorted_ids, expert_ids, num_padded, out)
 
 
 def _per_channel(

@@ -8,11 +8,11 @@ that all the experts of a token read, or [T, k, K], one for each (the second mat
 factor is 1. There are no atomics: `gpu_moe_sum` adds up the k rows of a token in order, and then the output of the shared
 experts if there is one, in fp32, rounded once.
 
-w16: weight [E, N, K] in the activation dtype. w8, int4_sym, int4_asym: x in the activation dtype, and weights as
-kernels/quant_matmul/gpu_spec.py has them, each expert's as those of one matrix; of int4 N is a multiple of 16, so that an expert's
-rows begin at a tile. Codes less their zero are exact, and scales meet sums in fp32. int8 and e4m3: codes with a scale for each channel, x as codes with a scale for
-each row (out = x_scale * scale * dot, the integer dot product exact in int32). e4m3_block: scales for 128 x 128 of W and for
-1 x 128 of x, applied to each 128 columns' fp32 sum (DeepSeek-V3). Scales of x are as quantize_activations makes them of
+w16: weight [E, N, K] in the activation dtype. w8, int4_sym, int4_asym: x in the activation dtype, and each expert's weights as
+kernels/quant_matmul/gpu_spec.py has those of a matrix; of int4 N is a multiple of 16, so that an expert begins at a tile. Codes
+less their zero are exact, and scales meet sums in fp32. int8 and e4m3: codes with a scale for each channel, x as codes with a
+scale for each row (out = x_scale * scale * dot, the integer dot product exact in int32). e4m3_block: scales for 128 x 128 of W
+and for 1 x 128 of x, applied to each 128 columns' fp32 sum (DeepSeek-V3). Scales of x are as quantize_activations makes them of
 [T * J, K].
 
 How a decoder chains these: kernels/moe_route/gpu_spec.py.
@@ -52,6 +52,7 @@ _INT4_CASES = _cases(
     ("down", (6, 3, 3, 48, 160, 4, 16, 1, 1, 32)),
     ("many", (70, 1, 2, 176, 384, 3, 64, 0, 0, 128)),
     ("whole_columns", (20, 2, 2, 128, 256, 3, 32, 1, 0, 128)),
+    ("two_tiles", (150, 1, 2, 48, 64, 2, 128, 0, 0, 32)),
     ("half_a_chunk", (9, 1, 2, 16, 96, 3, 16, 0, 0, 32)),
     ("no_tokens", (0, 1, 2, 32, 32, 4, 16, 0, 1, 32)),
 )

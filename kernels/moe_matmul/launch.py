@@ -32,7 +32,7 @@ def plan(problem: Problem, point: Point, target: Target) -> OpPlan:
 def _matmul(problem: Problem, point: Point, target: Target) -> Launch:
     variant = problem.symbol.removeprefix("gpu_moe_matmul_")
     x_name, weight_name = "x" if "x" in problem else "x_codes", "weight" if "weight" in problem else "codes"
-    x, (_, n, k) = problem[x_name], problem[weight_name].shape
+    _, n, k = problem[weight_name].shape
     block_m, block_n, block_k = problem["sorted_ids"].shape[1], point["block_n"], point["block_k"]
     arguments, constants = _routed(problem, x_name, block_m, block_n)
     arguments["weight_ptr"] = Ptr(weight_name)

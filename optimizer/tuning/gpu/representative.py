@@ -142,6 +142,8 @@ def _scalar(name: str, sizes: Mapping[str, int], count: int) -> float | int:
         "scale": sizes.get("D", sizes.get("L", 64)) ** -0.5,
         "window": 0,
         "softcap": 0.0,
+        "limit": 7.0,
+        "slope": 1.702,
         "factor": 1.0,
         "max_query_len": count if count >= _PROMPT else 1,
         "renormalize": 1,
