@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -77,6 +78,15 @@ class GgufLayout:
         gain = self._parts[name].gain
         whole = values if gain is None else whole_gain(gain, values)
         return self.rows(name, whole).astype(np.float32, copy=False)
+
+    def latents(self, tensors: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
+        """Of a bundle's `tensors`, what makes keys and values of latents."""
+        found = {}
+        for layer in range(self.architecture.num_layers if self.architecture.mla else 0):
+            for name in ("k", "v"):
+                values = tensors[f"layers.{layer}.{name}_up.weight"]
+                found[f"blk.{layer}.attn_{name}_b.weight"] = np.ascontiguousarray(values.swapaxes(1, 2))
+        return found
 
     def rows(self, name: str, rows: Array) -> Array:
         """`rows` [N, ...] of a bundle in the file's order; of a packed matrix, too."""

@@ -89,6 +89,28 @@ class Place:
 
 
 @dataclass(frozen=True)
+class LatentPlace(Place):
+    """What makes keys and values of a latent, head by head: keys' [heads, rank, n], and values' [heads, n, rank]."""
+
+    def shape(self, file: GgufFile) -> tuple[int, ...] | None:
+        """Of one matrix."""
+        if any(tensor not in file.tensors for tensor in self.tensors):
+            return None
+        keys, values = (file.tensors[tensor].shape for tensor in self.tensors)
+        if len(keys) != 3 or len(values) != 3 or keys[:2] != values[::2]:
+            raise ShapeMismatch(
+                f"{' and '.join(self.tensors)} in {file.path} must have shapes [heads, rank, n] and [heads, n, rank], got "
+                f"{list(keys)} and {list(values)}"
+            )
+        return keys[0] * (keys[2] + values[1]), keys[1]
+
+    def read(self, file: GgufFile) -> NDArray[np.float32]:
+        """The values."""
+        keys, values = (file.read(tensor) for tensor in self.tensors)
+        return np.concatenate((keys.swapaxes(1, 2), values), axis=1).reshape(-1, values.shape[2])
+
+
+@dataclass(frozen=True)
 class Places:
     """Of the tensors of `architecture`, by their Hugging Face names, in a file that has the tensors `stored`."""
 
@@ -102,7 +124,10 @@ class Places:
         if expert := re.fullmatch(r"(.*\.experts)\.(\d+)\.(\w+\.weight)", name):
             first = int(expert[2])
             return Place((gguf_name(self._names, f"{expert[1]}.{expert[3]}"),), slice(first, first + 1), is_expert=True)
-        return self._rows(gguf_name(self._names, name))
+        stored = gguf_name(self._names, name)
+        if stored.endswith(".attn_kv_b.weight") and stored not in self.stored:
+            return LatentPlace(tuple(stored.replace("_kv_b", part) for part in ("_k_b", "_v_b")))
+        return self._rows(stored)
 
     def _rows(self, stored: str) -> Place:
         """A converter may have joined rows of q, k and v."""

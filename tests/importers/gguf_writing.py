@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 from gguf.quants import quantize
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 _NAMES = {
     "model.embed_tokens": "token_embd",
@@ -24,6 +24,14 @@ _NAMES = {
     "mlp.gate": "ffn_gate_inp",
     "block_sparse_moe.router": "ffn_gate_inp",
     "shared_mlp.output_linear": "ffn_down_shexp",
+    "mlp.shared_experts.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_experts.up_proj": "ffn_up_shexp",
+    "mlp.shared_experts.down_proj": "ffn_down_shexp",
+    "self_attn.q_a_proj": "attn_q_a",
+    "self_attn.q_a_layernorm": "attn_q_a_norm",
+    "self_attn.q_b_proj": "attn_q_b",
+    "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
+    "self_attn.kv_a_layernorm": "attn_kv_a_norm",
 } | {
     f"self_attn.{x}": f"attn_{x.removesuffix('_proj')}" for x in ("q_proj", "k_proj", "v_proj", "qkv_proj", "q_norm", "k_norm")
 }
@@ -52,6 +60,8 @@ _ARCHITECTURES = {
     "mixtral": "llama",
     "qwen3_moe": "qwen3moe",
     "granitemoehybrid": "granitemoe",
+    "deepseek_v2": "deepseek2",
+    "deepseek_v3": "deepseek2",
 }
 #: whose q and k llama.cpp turns by neighbours, and so reorders
 _REORDERED = ("llama", "smollm3", "granite", "granitemoe")
@@ -89,7 +99,7 @@ def write_gguf(
     joins_qkv: bool = False,
 ) -> Path:
     """`model` at `path`, matrices as `kind`. `metadata` overrides keys (None leaves one out), `drop` leaves out a
-    tensor by the model's name, `leave_out` by the file's.
+    tensor by the model's name, `leave_out` (a pattern) those of the file's names.
 
     With `part_tensors` it is parts of at most so many tensors each, named after `path` as the gguf package names them.
     `joins_qkv`: q, k and v are one tensor, as the converter's --fuse-qkv makes them.
@@ -133,8 +143,8 @@ def write_gguf(
             if len(parts) < 3:
                 continue
             array = np.concatenate([parts[part] for part in "qkv"])
-        for part, values in _apart(name, array, arch).items():
-            if part == leave_out:
+        for part, values in _apart(name, array, arch, config).items():
+            if leave_out and re.fullmatch(leave_out, part):
                 continue
             writer.add_tensor(part, quantize(values, stored), raw_dtype=stored)
     for name, array in (extra or {}).items():
@@ -146,8 +156,18 @@ def write_gguf(
     return path
 
 
-def _apart(name: str, array: np.ndarray, arch: str) -> dict[str, np.ndarray]:
+def _apart(name: str, array: np.ndarray, arch: str, config: PreTrainedConfig) -> dict[str, np.ndarray]:
     """The file's tensors of one of the model's."""
+    if name.endswith("kv_b_proj.weight"):
+        heads = array.reshape(config.num_attention_heads, -1, array.shape[1])
+        keys, values = np.split(heads, [config.qk_nope_head_dim], axis=1)
+        layer = name.split(".")[2]
+        return {
+            f"blk.{layer}.attn_k_b.weight": np.ascontiguousarray(keys.swapaxes(1, 2)),
+            f"blk.{layer}.attn_v_b.weight": np.ascontiguousarray(values),
+        }
+    if name.endswith("e_score_correction_bias"):
+        return {f"blk.{name.split('.')[2]}.exp_probs_b.bias": array}
     layer = "".join(name.split(".")[2:3])
     for end, parts in _HALVES.items():
         if name.endswith(end):
