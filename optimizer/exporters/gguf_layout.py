@@ -21,6 +21,7 @@ from runtime.models.stored_rows import Gain, HeadOrder
 _UNITS = (0, 1, -1, 2, -2)
 
 
+_UP = {"k_up": "attn_k_b", "v_up": "attn_v_b"}
 _OF_EXPERTS = {"experts_gate_up": ("ffn_gate_exps", "ffn_up_exps"), "experts_down": ("ffn_down_exps",)}
 
 
@@ -79,13 +80,18 @@ class GgufLayout:
         whole = values if gain is None else whole_gain(gain, values)
         return self.rows(name, whole).astype(np.float32, copy=False)
 
-    def latents(self, tensors: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
-        """Of a bundle's `tensors`, what makes keys and values of latents."""
+    def others(self, tensors: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
+        """Of a bundle's float `tensors` those that are no gain or bias of one matrix: biases of experts, what makes keys and
+        values of latents."""
         found = {}
-        for layer in range(self.architecture.num_layers if self.architecture.mla else 0):
-            for name in ("k", "v"):
-                values = tensors[f"layers.{layer}.{name}_up.weight"]
-                found[f"blk.{layer}.attn_{name}_b.weight"] = np.ascontiguousarray(values.swapaxes(1, 2))
+        for name in self.architecture.float_shapes():
+            *_, layer, last, _ = ("", *name.split("."))
+            if last in _UP:
+                found[f"blk.{layer}.{_UP[last]}.weight"] = np.ascontiguousarray(tensors[name].swapaxes(1, 2))
+            elif last in _OF_EXPERTS:
+                assert self.architecture.moe is not None
+                biases = tensors[name].reshape(self.architecture.moe.num_experts, len(_OF_EXPERTS[last]), -1)
+                found |= {f"blk.{layer}.{n}.bias": np.ascontiguousarray(biases[:, i]) for i, n in enumerate(_OF_EXPERTS[last])}
         return found
 
     def rows(self, name: str, rows: Array) -> Array:

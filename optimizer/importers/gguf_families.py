@@ -152,6 +152,13 @@ GGUF_FAMILIES: Mapping[str, GgufFamily] = {
         without_experts="granite",
         names_layers=True,
     ),
+    "gpt_oss": GgufFamily(
+        "gpt-oss",
+        biases=("qkv", "o"),
+        windows=Windows(full_every=2, default=128),
+        keys=_EXPERTS | {"expert_feed_forward_length": "intermediate_size"},
+        needs={"tie_embeddings": False, "attention_sinks": True},
+    ),
     "deepseek_v2": GgufFamily("deepseek2", keys=_LATENT, granted=_LATENT_GRANTED, without_q_rank=(26, 27)),
     "deepseek_v3": GgufFamily("deepseek2", keys=_LATENT, granted=_LATENT_GRANTED, without_q_rank=(26, 27), sigmoid=True),
 }
@@ -183,5 +190,5 @@ def tensor_names(architecture: str, num_layers: int) -> TensorNameMap:
 
 def gguf_name(names: TensorNameMap, name: str) -> str:
     """`model.layers.3.self_attn.q_proj.weight` -> `blk.3.attn_q.weight`; a name that GGUF does not have is its own."""
-    name = name.replace(".e_score_correction_bias", ".e_score_correction.bias")
+    name = name.replace(".e_score_correction_bias", ".e_score_correction.bias").replace(".sinks", ".sinks.weight")
     return names.get_name(name, try_suffixes=(".weight", ".bias")) or name

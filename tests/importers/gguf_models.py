@@ -14,6 +14,7 @@ from transformers import (
     Gemma3TextConfig,
     GemmaConfig,
     Glm4Config,
+    GptOssConfig,
     GraniteConfig,
     GraniteMoeConfig,
     GraniteMoeHybridConfig,
@@ -185,6 +186,36 @@ FAMILIES: dict[str, tuple[PreTrainedConfig, dict[str, Any], dict[str, np.ndarray
     "granitemoe": (
         GraniteMoeConfig(**SIZES, **GRANITE, num_local_experts=4, tie_word_embeddings=True),
         granite("granitemoe", expert_count=4, expert_used_count=2),
+        {},
+    ),
+    "gpt_oss": (
+        GptOssConfig(
+            **SIZES,
+            head_dim=16,
+            num_local_experts=4,
+            num_experts_per_tok=2,
+            sliding_window=24,
+            rope_parameters={
+                "rope_type": "yarn",
+                "rope_theta": 1.5e5,
+                "factor": 4.0,
+                "original_max_position_embeddings": 32,
+                "beta_fast": 16.0,
+            },
+        ),
+        {
+            f"gpt-oss.{key}": value
+            for key, value in {
+                "attention.sliding_window": 24,
+                "expert_count": 4,
+                "expert_used_count": 2,
+                "expert_feed_forward_length": 64,
+                "rope.scaling.type": "yarn",
+                "rope.scaling.factor": 4.0,
+                "rope.scaling.original_context_length": 32,
+                "rope.scaling.yarn_beta_fast": 16.0,
+            }.items()
+        },
         {},
     ),
     "deepseek_v2": (DeepseekV2Config(**LATENT), {**LATENT_KEYS, "deepseek2.expert_gating_func": 1}, {}),

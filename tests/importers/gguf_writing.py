@@ -22,6 +22,7 @@ _NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
     "mlp.gate": "ffn_gate_inp",
+    "mlp.router": "ffn_gate_inp",
     "block_sparse_moe.router": "ffn_gate_inp",
     "shared_mlp.output_linear": "ffn_down_shexp",
     "mlp.shared_experts.gate_proj": "ffn_gate_shexp",
@@ -52,6 +53,7 @@ _OTHER_NAMES = {
         "mlp.gate_up_proj": "ffn_up",
     },
     "olmo2": _GEMMA,
+    "gpt-oss": {"post_attention_layernorm": "post_attention_norm"},
     "phi3": {"mlp.gate_up_proj": "ffn_up"},
 }
 _ARCHITECTURES = {
@@ -62,6 +64,7 @@ _ARCHITECTURES = {
     "granitemoehybrid": "granitemoe",
     "deepseek_v2": "deepseek2",
     "deepseek_v3": "deepseek2",
+    "gpt_oss": "gpt-oss",
 }
 #: whose q and k llama.cpp turns by neighbours, and so reorders
 _REORDERED = ("llama", "smollm3", "granite", "granitemoe")
@@ -135,7 +138,7 @@ def write_gguf(
         if arch in _REORDERED and (found := re.search(r"self_attn\.([qk])_proj", name)):
             heads = config.num_attention_heads if found[1] == "q" else config.num_key_value_heads
             array = _permuted(array, heads)
-        stored = kind if array.ndim > 1 else GGMLQuantizationType.F32
+        stored = kind if array.ndim > 1 and "_bias" not in name else GGMLQuantizationType.F32
         if joins_qkv and (found := re.search(r"self_attn\.([qkv])_proj", name)):
             name = name.replace(found[0], "self_attn.qkv_proj")
             parts = joined.setdefault(name, {})
@@ -169,6 +172,13 @@ def _apart(name: str, array: np.ndarray, arch: str, config: PreTrainedConfig) ->
     if name.endswith("e_score_correction_bias"):
         return {f"blk.{name.split('.')[2]}.exp_probs_b.bias": array}
     layer = "".join(name.split(".")[2:3])
+    if arch == "gpt-oss" and (found := re.search(r"experts\.(gate_up|down)_proj(_bias)?$", name)):
+        rows = array if found[2] else array.swapaxes(1, 2)
+        parts = {"gate": rows[:, ::2], "up": rows[:, 1::2]} if found[1] == "gate_up" else {"down": rows}
+        end = "bias" if found[2] else "weight"
+        return {f"blk.{layer}.ffn_{part}_exps.{end}": np.ascontiguousarray(values) for part, values in parts.items()}
+    if name.endswith("sinks"):
+        return {f"blk.{layer}.attn_sinks.weight": array}
     for end, parts in _HALVES.items():
         if name.endswith(end):
             halves = np.split(array, 2, axis=-2)
