@@ -53,10 +53,6 @@ class Checkpoint(Protocol):
         ...
 
 
-def _as_stored(rows: object) -> bool:
-    return isinstance(rows, Together) and not rows.by_turns
-
-
 @dataclass(frozen=True)
 class Source:
     """An opened model. Opening checks every tensor's presence and shape from headers; data is read by `tensor`.
@@ -117,7 +113,7 @@ class Source:
         if scheme.is_float:
             return None
         parts = checkpoint_tensors(self.architecture)[f"{group}.weight"]
-        reordered = any(part.rows is not None and not _as_stored(part.rows) for part in parts)
+        reordered = any(part.rows is not None and not isinstance(part.rows, Together) for part in parts)
         if reordered and any(self.checkpoint.stored(part.name) for part in parts):
             return Misfit("rows stand in another order here than in the checkpoint")
         fitted = [self._in_scheme(part.name, scheme) for part in parts]
