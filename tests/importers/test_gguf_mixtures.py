@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,19 @@ MALFORMED: dict[str, tuple[str, dict[str, Any], type[Exception], str]] = {
         {"metadata": {"deepseek2.rope.scaling.yarn_log_multiplier": None}},
         UnsupportedModel,
         "yarn without",
+    ),
+    "no sinks": ("gpt_oss", {"leave_out": r"blk\.1\.attn_sinks\.weight"}, MissingTensor, r"blk\.1\.attn_sinks\.weight"),
+    "biases of fewer experts": (
+        "gpt_oss",
+        {"leave_out": r"blk\.0\.ffn_up_exps\.bias", "extra": {"blk.0.ffn_up_exps.bias": np.zeros((3, 64), np.float32)}},
+        DamagedFile,
+        r"ffn_up_exps\.bias .* as many matrices as there are experts, 4, and has shape \[3, 64\]",
+    ),
+    "gate unlike up, by turns": (
+        "gpt_oss",
+        {"leave_out": re.escape(EXPS), "extra": {EXPS: np.zeros((4, 64, 64), np.float32)}},
+        ShapeMismatch,
+        r"must have one shape, of all experts, got \[4, 64, 32\] and \[4, 64, 64\]",
     ),
     "no experts": ("qwen3_moe", {"metadata": {"qwen3moe.expert_count": 0}}, UnsupportedModel, "qwen3moe and has no experts"),
     "experts elsewhere": ("olmo2", {"metadata": {"olmo2.expert_count": 4}}, UnsupportedModel, "olmo2 and has experts"),
