@@ -19,8 +19,6 @@ from runtime.models.stored_rows import Gain, HeadOrder
 
 #: a quotient of fp32 is that of a product within so many units in the last place
 _UNITS = (0, 1, -1, 2, -2)
-
-
 _UP = {"k_up": "attn_k_b", "v_up": "attn_v_b"}
 _OF_EXPERTS = {"experts_gate_up": ("ffn_gate_exps", "ffn_up_exps"), "experts_down": ("ffn_down_exps",)}
 

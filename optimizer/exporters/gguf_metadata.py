@@ -59,13 +59,15 @@ def gguf_family(a: Architecture) -> GgufFamily:
     if family.keys_for_each_head and a.num_kv_heads != a.num_q_heads:
         raise ExportError(
             f"llama.cpp's {family.architecture} needs as many heads of keys as of queries, {a.num_q_heads}, and this model has "
-            f"{a.num_kv_heads}"
+            f"{a.num_kv_heads}; serve the bundle itself"
         )
     if a.mla and (a.mla.q_lora_rank is None) != (a.num_layers in family.without_q_rank):
         raise ExportError(
             f"llama.cpp's {family.architecture} reads {'no' if a.mla.q_lora_rank else 'a'} q_lora_rank of models of "
-            f"{a.num_layers} layers, and this model's is {a.mla.q_lora_rank}"
+            f"{a.num_layers} layers, and this model's is {a.mla.q_lora_rank}; serve the bundle itself"
         )
+    if a.mla and not (a.moe and a.moe.shared_intermediate_size):
+        raise ExportError(f"llama.cpp's {family.architecture} needs shared experts, and this model has none; serve the bundle")
     return family
 
 
@@ -130,7 +132,7 @@ def _latent_keys(a: Architecture) -> dict[str, object]:
         keys["attention.q_lora_rank"] = a.mla.q_lora_rank
     if a.moe is not None:
         keys["expert_gating_func"] = int(ExpertGatingFuncType[a.moe.scoring.upper()])
-    if a.rope.scaling == "yarn":
+    if a.rope.scaling == "yarn" and a.rope.factor > 1:
         keys[YARN_LOG_MULTIPLIER] = (math.sqrt(a.mla.score_factor) - 1) / math.log(a.rope.factor)
     return keys
 
@@ -207,7 +209,7 @@ def check_read_back(
         if not _alike(mine, theirs):
             raise ExportError(
                 f"GGUF cannot express {field} = {mine} of a {a.family} model, for which its readers take {theirs}; "
-                "export it as onnx"
+                f"{'serve the bundle itself' if a.moe or a.mla else 'export it as onnx'}"
             )
 
 

@@ -163,6 +163,7 @@ REFUSED: dict[str, tuple[str, Callable[[Architecture], dict[str, Any]], str]] = 
         "reads a q_lora_rank of models of 3 layers, and this model's is None",
     ),
     "a rank of queries": ("deepseek_v3", lambda _: {"num_layers": 27}, "reads no q_lora_rank of models of 27 layers"),
+    "no shared experts": ("deepseek_v3", moe(shared_intermediate_size=0), "deepseek2 needs shared experts"),
     "scaled rotations": (
         "deepseek_v3",
         lambda a: {"rope": a.rope.model_copy(update={"attention_factor": 1.2})},
