@@ -81,7 +81,7 @@ class GgufLayout:
     def others(self, tensors: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
         """Of a bundle's float `tensors` those that are no gain or bias of one matrix: biases of experts, what makes keys and
         values of latents."""
-        found = {}
+        found: dict[str, NDArray[np.float32]] = {}
         for name in self.architecture.float_shapes():
             *_, layer, last, _ = ("", *name.split("."))
             if last in _UP:
@@ -89,7 +89,8 @@ class GgufLayout:
             elif last in _OF_EXPERTS:
                 assert self.architecture.moe is not None
                 biases = tensors[name].reshape(self.architecture.moe.num_experts, len(_OF_EXPERTS[last]), -1)
-                found |= {f"blk.{layer}.{n}.bias": np.ascontiguousarray(biases[:, i]) for i, n in enumerate(_OF_EXPERTS[last])}
+                for i, of in enumerate(_OF_EXPERTS[last]):
+                    found[f"blk.{layer}.{of}.bias"] = np.ascontiguousarray(biases[:, i])
         return found
 
     def rows(self, name: str, rows: Array) -> Array:
