@@ -62,10 +62,6 @@ class GroupSchemes(_Record):
     o: Candidates[SchemeName]
     gate_up: Candidates[SchemeName]
     down: Candidates[SchemeName]
-    experts_gate_up: Candidates[SchemeName] | None = None
-    """None: what `gate_up` is offered."""
-    experts_down: Candidates[SchemeName] | None = None
-    """None: what `down` is offered."""
 
     def of(self, kind: str) -> tuple[Scheme, ...]:
         """The schemes offered to layer groups of `kind`: those of its own, or of what does the same in a plainer model.
@@ -73,7 +69,7 @@ class GroupSchemes(_Record):
         Of what is offered to the other experts, rare ones are offered what has at least 8 bits, or int8 if nothing has.
         """
         plain = plain_group(kind)
-        names: tuple[str, ...] = getattr(self, plain, None) or getattr(self, _LIKE.get(plain, plain))
+        names: tuple[str, ...] = getattr(self, _LIKE.get(plain, plain))
         schemes = tuple(Scheme.parse(name) for name in names)
         if kind == plain:
             return schemes
