@@ -43,9 +43,11 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-#: layer groups of latent attention and of experts -> those of a plain decoder
+#: layer groups of latent attention, of experts and of inputs of each layer -> those of a plain decoder
 _LIKE = {
-    "q": "qkv", "q_a": "qkv", "q_b": "qkv", "kv_a": "qkv", "experts_gate_up": "gate_up", "experts_down": "down"
+    "q": "qkv", "q_a": "qkv", "q_b": "qkv", "kv_a": "qkv", "experts_gate_up": "gate_up", "experts_down": "down",
+    "embed_per_layer": "embed", "per_layer_model_projection": "gate_up", "per_layer_input_gate": "gate_up",
+    "per_layer_projection": "down",
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kernels.quantize_activations.gpu_reference import in_every_form
+from kernels.quantize_activations.output import PLAIN
 
 
 def _gated(activation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -23,4 +24,17 @@ def _gelu_and_mul(x: Tensor) -> Tensor:
     return _gated(lambda gate: torch.nn.functional.gelu(gate, approximate="tanh"), x)
 
 
-REFERENCES = in_every_form("gpu_silu_and_mul", _silu_and_mul) | in_every_form("gpu_gelu_and_mul", _gelu_and_mul)
+def _silu_gate(gate: Tensor, x: Tensor) -> Tensor:
+    return _silu_and_mul(torch.cat([gate, x], dim=1))
+
+
+def _gelu_gate(gate: Tensor, x: Tensor) -> Tensor:
+    return _gelu_and_mul(torch.cat([gate, x], dim=1))
+
+
+REFERENCES = {
+    **in_every_form("gpu_silu_and_mul", _silu_and_mul),
+    **in_every_form("gpu_gelu_and_mul", _gelu_and_mul),
+    **in_every_form("gpu_silu_gate", _silu_gate, [PLAIN]),
+    **in_every_form("gpu_gelu_gate", _gelu_gate, [PLAIN]),
+}

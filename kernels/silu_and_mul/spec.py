@@ -2,11 +2,13 @@
 
 silu_and_mul: f(z) = z / (1 + e^-z), of SwiGLU. gelu_and_mul: f(z) = z / 2 (1 + tanh(sqrt(2 / pi) (z + 0.044715 z^3))), the
 approximation of GELU that Gemma has. Those that end in _a8 write what quantize_activations makes of that, to the bit.
+silu_gate, gelu_gate: out = f(gate) * x of two tensors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -77,4 +79,23 @@ def _specs(activation: str, source: str) -> tuple[OpSpec, OpSpec]:
     )
 
 
-SPECS = tuple(spec for activation, source in SOURCES.items() for spec in _specs(activation, source))
+def _make_gate_inputs(rng: np.random.Generator, case: Case) -> Arguments:
+    t, f, spread = case.sizes["T"], case.sizes["F"], np.float32(case.sizes["spread"])
+    gate, x = (rng.standard_normal((t, f + further), np.float32)[:, :f] * spread for further in (0, 24))
+    return {"gate": gate, "x": x, "out": np.zeros((t, f), np.float32)}
+
+
+def _gate(activation: str, source: str) -> OpSpec:
+    plain, _ = _specs(activation, source)
+    return replace(
+        plain,
+        symbol=f"{activation}_gate",
+        summary=f"{activation} of one tensor times another",
+        tensors=(Tensor("gate", "f32", ("T", "F")), Tensor("x", "f32", ("T", "F")), Tensor("out", "f32", ("T", "F"), "out")),
+        make_inputs=_make_gate_inputs,
+    )
+
+
+SPECS = tuple(
+    spec for activation, source in SOURCES.items() for spec in (*_specs(activation, source), _gate(activation, source))
+)

@@ -10,10 +10,15 @@ from kernels.gpu.triton import encode, scale_of, store_columns
 @triton.jit
 def gated(x_row, first, F: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK: tl.constexpr):
     """f(gate) * up of BLOCK columns from `first`, zero past the last."""
+    return gated_by(x_row, x_row + F, first, F, ACTIVATION, BLOCK)
+
+
+@triton.jit
+def gated_by(gate_row, up_row, first, F: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK: tl.constexpr):
     columns = first + tl.arange(0, BLOCK)
     inside = columns < F
-    gate = tl.load(x_row + columns, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(x_row + F + columns, mask=inside, other=0.0).to(tl.float32)
+    gate = tl.load(gate_row + columns, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(up_row + columns, mask=inside, other=0.0).to(tl.float32)
     # For gelu 2 sqrt(2 / pi) (z + 0.044715 z^3): z / 2 (1 + tanh u) is z * sigmoid(2 u).
     slope = gate if ACTIVATION == "silu" else gate * (1.5957691216057308 + 0.07135481282636172 * gate * gate)
     return gate / (1.0 + tl.exp(-slope)) * up
@@ -35,6 +40,27 @@ def gated_kernel(
     token = tl.program_id(0).to(tl.int64)
     first = tl.program_id(1) * BLOCK
     product = gated(x_ptr + token * X_STRIDE, first, F, ACTIVATION, BLOCK)
+    store_columns(product, first, F, out_ptr + token * OUT_STRIDE, scales_ptr, token * SCALES_STRIDE, SCALING, BLOCK)
+
+
+@triton.jit
+def gate_kernel(
+    gate_ptr,
+    x_ptr,
+    out_ptr,
+    scales_ptr,
+    F: tl.constexpr,
+    GATE_STRIDE: tl.constexpr,
+    X_STRIDE: tl.constexpr,
+    OUT_STRIDE: tl.constexpr,
+    SCALES_STRIDE: tl.constexpr,
+    SCALING: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    token = tl.program_id(0).to(tl.int64)
+    first = tl.program_id(1) * BLOCK
+    product = gated_by(gate_ptr + token * GATE_STRIDE, x_ptr + token * X_STRIDE, first, F, ACTIVATION, BLOCK)
     store_columns(product, first, F, out_ptr + token * OUT_STRIDE, scales_ptr, token * SCALES_STRIDE, SCALING, BLOCK)
 
 

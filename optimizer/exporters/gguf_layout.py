@@ -13,7 +13,7 @@ from artifacts.architecture import Architecture
 from kernels.spec import Array
 from optimizer.importers.gguf_families import GgufFamily, gguf_name, tensor_names
 from runtime.models import Part, checkpoint_tensors
-from runtime.models.checkpoint_tensors import Gain, HeadOrder
+from runtime.models.stored_rows import Gain, HeadOrder
 
 #: a quotient of fp32 is that of a product within so many units in the last place
 _UNITS = (0, 1, -1, 2, -2)

@@ -76,6 +76,8 @@ class Division:
     def refusal(self, a: Architecture, plan: Plan) -> str | None:
         """Why `plan` cannot be divided so, or None."""
         n, moe = self.num_devices, a.moe
+        if a.layers_differ and n > 1:
+            return f"layers of a {a.family} model differ in sizes, inputs or caches, which is divided by no rule here"
         divided = {}
         if self.attention == "heads":
             divided = {"heads": a.num_q_heads, "rows of a feed-forward network": a.intermediate_size}

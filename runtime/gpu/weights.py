@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 import torch
 
-from artifacts.architecture import Architecture
+from artifacts.architecture import Architecture, is_table
 from artifacts.errors import UserError
 from artifacts.precision import Plan, Scheme
 from artifacts.weight_formats import FP8_BLOCK
@@ -50,7 +50,7 @@ def refusal(scheme: Scheme, kind: str, architecture: Architecture) -> str | None
         rows = {"experts_gate_up": 2 * architecture.moe.intermediate_size, "experts_down": architecture.hidden_size}[kind]
         if rows % FP8_BLOCK:
             return f"blocks of {FP8_BLOCK} rows would span two experts, which have {rows}"
-    if kind == "embed" and packing.embedding is None:
+    if is_table(kind) and packing.embedding is None:
         return "an embedding has kernels for bf16, int8 and int4"
     return None
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import AliasChoices, Field, NonNegativeInt, PositiveInt
 
-from artifacts.architecture import Architecture, Moe, Rope
+from artifacts.architecture import Architecture
+from artifacts.layer_parts import Moe, Rope
 from runtime.models.granite import GraniteConfig
 from runtime.models.unserved import recurrent
 

@@ -12,6 +12,7 @@ from runtime.models.deepseek import DeepseekV2Config, DeepseekV3Config
 from runtime.models.gemma import GemmaConfig
 from runtime.models.gemma2 import Gemma2Config
 from runtime.models.gemma3 import Gemma3TextConfig
+from runtime.models.gemma4 import Gemma4TextConfig
 from runtime.models.glm4 import Glm4Config
 from runtime.models.granite import GraniteConfig
 from runtime.models.granitemoe import GraniteMoeConfig
@@ -38,6 +39,7 @@ FAMILIES: dict[str, type[HfConfig]] = {
     "gemma": GemmaConfig,
     "gemma2": Gemma2Config,
     "gemma3_text": Gemma3TextConfig,
+    "gemma4_text": Gemma4TextConfig,
     "glm4": Glm4Config,
     "granite": GraniteConfig,
     "granitemoe": GraniteMoeConfig,

@@ -19,7 +19,7 @@ from optimizer.exporters.gguf_metadata import architecture_metadata, check_read_
 from optimizer.importers import Source, open_source
 from optimizer.weights.quantized_store import QuantizedStore
 from runtime.models import architecture
-from runtime.models.checkpoint_tensors import Gain
+from runtime.models.stored_rows import Gain
 from tests.exporters.conftest import save_bundle
 from tests.exporters.test_gguf import export
 from tests.importers.test_gguf_families import FAMILIES, opened

@@ -15,7 +15,7 @@ from optimizer.exporters import ExportError
 from optimizer.exporters.hf_config import hf_config
 from optimizer.transforms import UntransformableModelError, refuse_what_cannot_fold
 from runtime.models import UnsupportedModel, architecture, checkpoint_tensors
-from runtime.models.checkpoint_tensors import Gain
+from runtime.models.stored_rows import Gain
 from tests.importers.random_models import SIZES
 
 GEMMA = GemmaConfig(**SIZES, head_dim=16)

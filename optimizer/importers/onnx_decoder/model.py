@@ -36,8 +36,8 @@ def open_onnx(path: Path) -> Source:
     if is_genai:
         config = completed(config, file, decoder)
     described = architecture(config)
-    if described.moe or described.mla:
-        what = "experts" if described.moe else "latent attention"
+    if described.moe or described.mla or described.layers_differ:
+        what = "experts" if described.moe else "latent attention" if described.mla else "layers that differ"
         raise UnsupportedModel(
             f"only dense decoders are read from ONNX, and this {described.family} model has {what}; start from safetensors"
         )

@@ -5,7 +5,8 @@ from tests.kernels.gpu.mutations import Mutation
 _OP = "silu_and_mul"
 
 MUTATIONS = (
-    Mutation("gate times itself", _OP, "x_row + F + columns", "x_row + columns", "gpu_silu_and_mul", "several_blocks"),
+    Mutation("gate times itself", _OP, "x_row, x_row + F, first", "x_row, x_row, first", "gpu_silu_and_mul", "several_blocks"),
+    Mutation("gates taken to be adjacent", _OP, "token * GATE_STRIDE", "token * F", "gpu_gelu_gate", "several_blocks"),
     Mutation("sign of the exponent", _OP, "tl.exp(-slope)", "tl.exp(slope)", "gpu_silu_and_mul", "one"),
     Mutation("silu for gelu", _OP, 'ACTIVATION == "silu"', 'ACTIVATION != ""', "gpu_gelu_and_mul", "several_blocks"),
     Mutation("cube left out", _OP, "0.07135481282636172 * gate * gate", "0.0", "gpu_gelu_and_mul", "several_blocks"),

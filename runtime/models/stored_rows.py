@@ -1,0 +1,60 @@
+"""How what a checkpoint stores becomes what is meant: which of a tensor's rows, in which order, and a norm's gain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class HeadRows:
+    """Rows `start` to `stop` of each of `num_heads` equal shares of a matrix's rows."""
+
+    num_heads: int
+    start: int
+    stop: int
+    transposed: bool
+
+    def of(self, matrix: Tensor) -> Tensor:
+        """[heads, stop - start, K], or with the last two axes exchanged."""
+        rows = matrix.view(self.num_heads, -1, matrix.shape[1])[:, self.start : self.stop]
+        return (rows.transpose(1, 2) if self.transposed else rows).contiguous()
+
+
+@dataclass(frozen=True)
+class HeadOrder:
+    """All rows, with those of each of the first `num_heads` heads in `order`: what turns together then stands as here."""
+
+    num_heads: int
+    order: tuple[int, ...]
+
+    def of(self, rows: Tensor) -> Tensor:
+        """The same shape."""
+        num_rows, ordered = self.num_heads * len(self.order), rows.clone()
+        heads = rows[:num_rows].reshape(self.num_heads, len(self.order), *rows.shape[1:])
+        ordered[:num_rows] = heads[:, list(self.order)].flatten(0, 1)
+        return ordered
+
+
+@dataclass(frozen=True)
+class Together:
+    """The rows of all matrices of a tensor, one matrix after the other."""
+
+    def of(self, matrices: Tensor) -> Tensor:
+        """[experts, N, K] -> [experts * N, K]."""
+        return matrices.flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A norm's gain, made of what is stored: (stored + added) / divisor."""
+
+    added: float
+    divisor: float
+
+    def of(self, stored: Tensor) -> Tensor:
+        """fp32."""
+        return (stored.float() + self.added) / self.divisor
