@@ -47,8 +47,13 @@ class Architecture(BaseModel):
     qk_norm: bool = False
     qk_norm_of_all_heads: bool = False
     """Whether one norm spans all heads of a token's queries, and one those of its keys; otherwise each head has its own."""
-    activation: Literal["silu", "gelu"] = "silu"
-    """Of the gate; gelu is its approximation by tanh."""
+    activation: Literal["silu", "gelu", "clamped_silu"] = "silu"
+    """Of the gate; gelu is its approximation by tanh. Under clamped_silu with limit L and slope s, gates g and what they
+    multiply, u, make min(g, L) sigmoid(s min(g, L)) (1 + max(-L, min(u, L)))."""
+    activation_limit: NonNegativeFloat = 0.0
+    """Of clamped_silu."""
+    activation_slope: PositiveFloat = 1.0
+    """Likewise."""
     pre_norms: bool = True
     """Whether a branch reads the norm of the stream, and not the stream itself."""
     post_norms: bool = False
@@ -125,6 +130,11 @@ class Architecture(BaseModel):
                     f"longrope needs {turning // 2} short_factors and as many long_factors, one for each pair of dimensions "
                     f"that turns; got {len(rope.short_factors)} and {len(rope.long_factors)}"
                 )
+        if (self.activation == "clamped_silu") != (self.activation_limit > 0):
+            raise ValueError(
+                "activation_limit must be positive under clamped_silu and 0 otherwise, got "
+                f"{self.activation_limit} under {self.activation}"
+            )
         if not self.pre_norms and (self.moe or self.mla or self.embedding_scale != 1.0):
             raise ValueError("pre_norms must be true with moe, mla or an embedding_scale, got false")
         if self.mla and self.head_dim != self.mla.nope_head_dim + self.mla.rope_head_dim:
@@ -304,6 +314,12 @@ class Architecture(BaseModel):
                 shapes[f"layers.{i}.router.weight"] = (self.moe.num_experts, self.hidden_size)
                 if self.moe.scoring == "sigmoid":
                     shapes[f"layers.{i}.router.bias"] = (self.moe.num_experts,)
+                if self.moe.router_bias:
+                    shapes[f"layers.{i}.router.logit_bias"] = (self.moe.num_experts,)
+                if self.moe.expert_biases:
+                    experts, size = self.moe.num_experts, self.moe.intermediate_size
+                    shapes[f"layers.{i}.experts_gate_up.bias"] = (experts * 2 * size,)
+                    shapes[f"layers.{i}.experts_down.bias"] = (experts * self.hidden_size,)
         return shapes
 
 

@@ -100,6 +100,10 @@ class Moe(BaseModel):
     """Of the expert that every token goes to; 0 is none."""
     first_layer: NonNegativeInt = 0
     """Layers before it are dense."""
+    router_bias: bool = False
+    """Whether logits of a `softmax` have a bias. The one of `sigmoid` is another: it is added to scores."""
+    expert_biases: bool = False
+    """Whether each expert's gate and up, and its down, have biases."""
 
     @model_validator(mode="after")
     def _experts_suffice(self) -> Moe:
@@ -112,6 +116,8 @@ class Moe(BaseModel):
                 "num_groups must divide num_experts and be at least num_chosen_groups, got "
                 f"{self.num_groups}, {self.num_experts} and {self.num_chosen_groups}"
             )
+        if self.router_bias and self.scoring != "softmax":
+            raise ValueError(f"router_bias is of logits under softmax scoring, got {self.scoring}")
         return self
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.gguf_families --llama-cpp PYTHON --work FOLDER [--out RESULT.json]
 
-A model of tests/importers/test_gguf_families.py is written as llama.cpp's converter writes it, imported, made a bundle of in
+A model of tests/importers/gguf_models.py is written as llama.cpp's converter writes it, imported, made a bundle of in
 fp32 and exported; llama.cpp, by the Python of an environment that has llama-cpp-python, reads the export. Compared are the
 log-probabilities after every token of a text with those of transformers on the model itself. The text is longer than the
 windows, but for families whose windows llama.cpp does not apply. llama.cpp looks gelu up in a table of fp16; `same_gelu` is the
@@ -31,9 +31,9 @@ from kernels.cpu.host import host
 from optimizer.exporters import export_bundle
 from optimizer.importers import open_source
 from optimizer.importers.gguf_families import GGUF_FAMILIES
+from tests.importers.gguf_models import FAMILIES
 from tests.importers.gguf_writing import write_gguf
 from tests.importers.random_models import random_model
-from tests.importers.test_gguf_families import FAMILIES
 from tests.runtime.conftest import moderate
 
 NUM_TOKENS, WITHIN_WINDOW = 48, 24

@@ -23,7 +23,7 @@ from runtime.latent_attention import LatentAttention
 from runtime.layer_extras import LayerExtras
 from runtime.mixture import Mixture
 from runtime.models import UnsupportedModel
-from runtime.network import Extras, Latents, Mixtures, network
+from runtime.network import Activation, Extras, Latents, Mixtures, network
 from runtime.operand import TOKENS, Operand, as_operand, rows_per_token
 from runtime.rope import rope_tables
 
@@ -169,14 +169,14 @@ class CpuBuilder:
         )  # fmt: skip
         return Operand({"x": out}, TOKENS)
 
-    def gated(self, name: str, gate_up: Operand, reader: str, activation: str) -> Operand:
+    def gated(self, name: str, gate_up: Operand, reader: str, activation: Activation) -> Operand:
         x, counters, width = gate_up.x, gate_up.counters, gate_up.x.shape[1] // 2
         if self.plan[reader].int8_activations:
             codes = self.quantized(len(x), width)
-            self.call(f"{activation}_and_mul_a8", name, counters, x=x, **codes)
+            self.call(f"{activation.name}_and_mul_a8", name, counters, x=x, **codes, **activation.scalars)
             return as_operand(codes, counters)
         out = self.buffer("activated", width, len(x) // self.max_num_tokens)
-        self.call(f"{activation}_and_mul", name, counters, x=x, out=out)
+        self.call(f"{activation.name}_and_mul", name, counters, x=x, out=out, **activation.scalars)
         return Operand({"x": out}, counters)
 
     def join(self, stream: Stream, branch: Operand, factor: float) -> Stream:

@@ -8,6 +8,7 @@ import numpy as np
 
 from kernels.spec import Array
 from runtime.buffers import zeros
+from runtime.network import Activation
 from runtime.operand import TOKENS, Operand
 
 if TYPE_CHECKING:
@@ -45,9 +46,9 @@ class LayerExtras:
         self._build.call("scaled_add", "add", stream=stream, x=other, factor=factor)
         return x
 
-    def gated_by(self, name: str, gate: Operand, x: Operand, activation: str) -> Operand:
+    def gated_by(self, name: str, gate: Operand, x: Operand, activation: Activation) -> Operand:
         out = self._build.buffer("activated", gate.x.shape[1])
-        self._build.call(f"{activation}_gate", name, gate=gate.x, x=x.x, out=out)
+        self._build.call(f"{activation.name}_gate", name, gate=gate.x, x=x.x, out=out, **activation.scalars)
         return Operand({"x": out}, TOKENS)
 
     def scale(self, name: str, stream: Stream) -> Stream:

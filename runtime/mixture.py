@@ -45,7 +45,8 @@ class Mixture:
         logits = build.buffer("router", moe.num_experts)
         weight = cpu_packing("fp32").pack({"weight": np.asarray(build.tensors[f"{label}.weight"], np.float32)})
         bias = {"bias": build.tensors[f"{label}.bias"]} if moe.scoring == "sigmoid" else {}
-        build.call("quant_matmul_fp32", label, x=x.x, **weight, bias=None, out=logits)
+        logit_bias = build.tensors.get(f"{label}.logit_bias")
+        build.call("quant_matmul_fp32", label, x=x.x, **weight, bias=logit_bias, out=logits)
         build.call(
             f"moe_route_{moe.scoring}", label, logits=logits, **bias, topk_ids=self._topk_ids,
             topk_weights=self._topk_weights, renormalize=int(moe.normalized), num_groups=moe.num_groups,
@@ -65,7 +66,9 @@ class Mixture:
         weights = {name: _of_each(experts, cast(Array, tiles)) for name, tiles in build.weights(group).items()}
         out = build.buffer(kind_of(group), num_rows, self._moe.num_experts_per_token)
         symbol = f"quant_matmul_experts_{scheme.variant}"
-        build.call(symbol, group, PAIRS, **x.parts, **weights, offsets=self._offsets, out=out)
+        bias = build.tensors.get(f"{group}.bias")
+        bias = bias if bias is None else bias.reshape(experts, num_rows)
+        build.call(symbol, group, PAIRS, **x.parts, **weights, bias=bias, offsets=self._offsets, out=out)
         return Operand({"x": out}, PAIRS)
 
     def combine(self, name: str, pairs: Operand, shared: Operand | None) -> Operand:

@@ -6,7 +6,7 @@ differs between families comes to it as an argument or as a name: no builder ask
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from artifacts.architecture import Architecture
 
@@ -14,7 +14,19 @@ Stream = TypeVar("Stream")
 """The residual stream, [T, hidden_size]."""
 Value = TypeVar("Value")
 """Any other intermediate result."""
-Activation = Literal["silu", "gelu"]
+
+
+class Activation(NamedTuple):
+    """The activation of a gate: its name, and the numbers of those that have some (`Architecture.activation`)."""
+
+    name: Literal["silu", "gelu", "clamped_silu"]
+    limit: float
+    slope: float
+
+    @property
+    def scalars(self) -> dict[str, float]:
+        """What its kernels take beside the gate."""
+        return {"limit": self.limit, "slope": self.slope} if self.name == "clamped_silu" else {}
 
 
 class Latents(Protocol[Value]):
@@ -33,7 +45,8 @@ class Mixtures(Protocol[Value]):
         ...
 
     def linear(self, group: str, x: Value) -> Value:
-        """x W^T for each pair of a token and an expert; x is of tokens, or of pairs, whose results are then weighted."""
+        """x W^T, plus the bias, for each pair of a token and an expert; x is of tokens, or of pairs, whose results are then
+        weighted."""
         ...
 
     def combine(self, name: str, pairs: Value, shared: Value | None) -> Value:
@@ -130,7 +143,7 @@ class LayerBuilder(Protocol[Stream, Value]):
         ...
 
     def gated(self, name: str, gate_up: Value, reader: str, activation: Activation) -> Value:
-        """activation(gate) * up (Shazeer 2020), for the layer group `reader`; gelu is its approximation by tanh."""
+        """activation(gate) * up (Shazeer 2020), for the layer group `reader`; what clamped_silu is the architecture says."""
         ...
 
     def join(self, stream: Stream, branch: Value, factor: float) -> Stream:
@@ -245,11 +258,15 @@ def _latent_attention(a: Architecture, i: int, build: LayerBuilder[Stream, Value
     return build.linear(f"{name}.o", build.latents.attend(i, q, kv))
 
 
+def _activation(a: Architecture) -> Activation:
+    return Activation(a.activation, a.activation_limit, a.activation_slope)
+
+
 def _feed_forward(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream: Stream) -> Value:
     """down(activation(gate x) * up x) (Shazeer 2020)."""
     name = f"layers.{i}"
     gate_up = build.linear(f"{name}.gate_up", _read(a, f"{name}.mlp_norm", build, stream, (f"{name}.gate_up",)))
-    return build.linear(f"{name}.down", build.gated(f"{name}.activation", gate_up, f"{name}.down", a.activation))
+    return build.linear(f"{name}.down", build.gated(f"{name}.activation", gate_up, f"{name}.down", _activation(a)))
 
 
 def _join_inputs(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream: Stream, inputs: Value) -> Stream:
@@ -257,7 +274,7 @@ def _join_inputs(a: Architecture, i: int, build: LayerBuilder[Stream, Value], st
     assert build.extras is not None
     name = f"layers.{i}"
     gate = build.linear(f"{name}.per_layer_input_gate", build.read(stream))
-    gated = build.extras.gated_by(f"{name}.per_layer_activation", gate, build.extras.share(inputs, i), a.activation)
+    gated = build.extras.gated_by(f"{name}.per_layer_activation", gate, build.extras.share(inputs, i), _activation(a))
     branch = build.linear(f"{name}.per_layer_projection", gated)
     return build.join(stream, build.norm_in_place(f"{name}.per_layer_post_norm", branch, (), a.rms_norm_eps), 1.0)
 
@@ -273,9 +290,9 @@ def _mixture(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream
     # First, because rounding the experts' activations may take the place of the rounded norm.
     shared = build.linear(f"{name}.gate_up", normed) if has_shared else None
     pairs = experts.linear(f"{name}.experts_gate_up", normed)
-    activated = build.gated(f"{name}.activation", pairs, f"{name}.experts_down", a.activation)
+    activated = build.gated(f"{name}.activation", pairs, f"{name}.experts_down", _activation(a))
     pairs = experts.linear(f"{name}.experts_down", activated)
     if shared is not None:
-        activated = build.gated(f"{name}.shared_activation", shared, f"{name}.down", a.activation)
+        activated = build.gated(f"{name}.shared_activation", shared, f"{name}.down", _activation(a))
         shared = build.linear(f"{name}.down", activated)
     return experts.combine(name, pairs, shared)

@@ -39,7 +39,9 @@ def _compile(source: dict[str, Any], folder: Path) -> None:
     function = getattr(importlib.import_module(f"kernels.{source['op']}.triton"), source["function"])
     types = dict(source["signature"])
     signature = {name: types.get(name, "constexpr") for name in function.arg_names}
-    missing = [name for name, kind in signature.items() if kind == "constexpr" and name not in source["constants"]]
+    constants = {parameter.name: parameter.default for parameter in function.params if parameter.has_default}
+    constants = {name: value for name, value in constants.items() if name not in types} | source["constants"]
+    missing = [name for name, kind in signature.items() if kind == "constexpr" and name not in constants]
     if missing or types.keys() - signature.keys():
         raise ValueError(f"the launch gives {sorted(types.keys() - signature.keys())} too much and lacks {missing}")
     aligned = {
@@ -49,7 +51,7 @@ def _compile(source: dict[str, Any], folder: Path) -> None:
     if source["maxnreg"] is not None:
         options["maxnreg"] = source["maxnreg"]
     compiled = triton.compile(
-        ASTSource(function, signature, source["constants"], aligned),
+        ASTSource(function, signature, constants, aligned),
         target=GPUTarget(arch.backend, arch.number, arch.warp_size),
         options=options,
     )

@@ -21,7 +21,14 @@ def _rows(x: Tensor, top_k: int) -> Tensor:
     return x.expand(-1, top_k, *x.shape[2:]).flatten(0, 1)
 
 
-def _store(out: Tensor, ids: Tensor, result: Tensor, topk_weights: Tensor | None) -> None:
+def _of(bias: Tensor | None, expert: int) -> Tensor | None:
+    return None if bias is None else bias[expert]
+
+
+def _store(out: Tensor, ids: Tensor, result: Tensor, bias: Tensor | None, topk_weights: Tensor | None) -> None:
+    """`bias` is the expert's."""
+    if bias is not None:
+        result = result + bias
     if topk_weights is not None:
         result = result * topk_weights.flatten()[ids, None]
     out[ids // out.shape[1], ids % out.shape[1]] = result.to(out.dtype)
@@ -30,6 +37,7 @@ def _store(out: Tensor, ids: Tensor, result: Tensor, topk_weights: Tensor | None
 def gpu_moe_matmul_w16(
     x: Tensor,
     weight: Tensor,
+    bias: Tensor | None,
     topk_weights: Tensor | None,
     sorted_ids: Tensor,
     expert_ids: Tensor,
@@ -39,7 +47,7 @@ def gpu_moe_matmul_w16(
     inner, top_k = torch.promote_types(x.dtype, torch.float32), out.shape[1]
     rows = _rows(x, top_k)
     for expert, ids in _experts(sorted_ids, expert_ids, num_padded, len(rows)):
-        _store(out, ids, rows[ids].to(inner) @ weight[expert].to(inner).T, topk_weights)
+        _store(out, ids, rows[ids].to(inner) @ weight[expert].to(inner).T, _of(bias, expert), topk_weights)
 
 
 def _per_channel(
@@ -47,6 +55,7 @@ def _per_channel(
     x_scales: Tensor,
     codes: Tensor,
     scales: Tensor,
+    bias: Tensor | None,
     topk_weights: Tensor | None,
     sorted_ids: Tensor,
     expert_ids: Tensor,
@@ -59,7 +68,7 @@ def _per_channel(
     rows, row_scales = _rows(x_codes, top_k), _rows(x_scales, top_k)
     for expert, ids in _experts(sorted_ids, expert_ids, num_padded, len(rows)):
         dot = (rows[ids].to(products) @ codes[expert].to(products).T).to(inner)
-        _store(out, ids, dot * scales[expert] * row_scales[ids, None], topk_weights)
+        _store(out, ids, dot * scales[expert] * row_scales[ids, None], _of(bias, expert), topk_weights)
 
 
 gpu_moe_matmul_int8 = gpu_moe_matmul_e4m3 = _per_channel
@@ -70,6 +79,7 @@ def gpu_moe_matmul_e4m3_block(
     x_scales: Tensor,
     codes: Tensor,
     scales: Tensor,
+    bias: Tensor | None,
     topk_weights: Tensor | None,
     sorted_ids: Tensor,
     expert_ids: Tensor,
@@ -81,7 +91,7 @@ def gpu_moe_matmul_e4m3_block(
     for expert, ids in _experts(sorted_ids, expert_ids, num_padded, len(rows)):
         x = rows[ids].to(inner) * row_scales[ids].repeat_interleave(128, dim=1)[:, :k]
         expanded = scales[expert].repeat_interleave(128, dim=0)[: codes.shape[1]].repeat_interleave(128, dim=1)[:, :k]
-        _store(out, ids, x @ (codes[expert].to(inner) * expanded).T, topk_weights)
+        _store(out, ids, x @ (codes[expert].to(inner) * expanded).T, _of(bias, expert), topk_weights)
 
 
 def gpu_moe_sum(x: Tensor, shared: Tensor | None, out: Tensor) -> None:

@@ -1,4 +1,6 @@
-"""Mixture of experts, the experts: out[t, j, n] = topk_weights[t, j] * sum_c x[t, j, c] W[e(t, j), n, c], accumulated in fp32.
+"""Mixture of experts, the experts: out[t, j, n] = topk_weights[t, j] (sum_c x[t, j, c] W[e(t, j), n, c] + bias[e(t, j), n]).
+
+Sums are accumulated in fp32. The bias may be left out.
 
 Pair (t, j) is token t at the j-th of its k experts. Rows are gathered by the alignment of moe_route (`gpu_moe_align`), whose
 block_m is the tile's rows, and written to where the pair belongs; blocks beyond num_padded do nothing. x is [T, 1, K], a row
@@ -24,14 +26,17 @@ from kernels.moe_route.launch import max_blocks
 from kernels.spec import Argument, Arguments, Array, Case, Cost, OpSpec, Tensor
 
 _CASES = tuple(
-    Case(name, {"T": t, "J": j, "top_k": k, "N": n, "K": width, "E": e, "block_m": block_m, "weighted": weighted})
-    for name, t, j, k, n, width, e, block_m, weighted in (
-        ("decode", 5, 1, 2, 72, 136, 6, 16, 0),
-        ("down", 6, 3, 3, 48, 160, 4, 16, 1),
-        ("many", 70, 1, 2, 168, 144, 3, 64, 0),
-        ("whole_columns", 20, 2, 2, 136, 256, 3, 32, 1),
-        ("one", 1, 1, 1, 16, 32, 2, 16, 0),
-        ("no_tokens", 0, 1, 2, 32, 32, 4, 16, 0),
+    Case(
+        name,
+        {"T": t, "J": j, "top_k": k, "N": n, "K": width, "E": e, "block_m": block_m, "weighted": weighted} | {"bias": bias},
+    )
+    for name, t, j, k, n, width, e, block_m, weighted, bias in (
+        ("decode", 5, 1, 2, 72, 136, 6, 16, 0, 1),
+        ("down", 6, 3, 3, 48, 160, 4, 16, 1, 1),
+        ("many", 70, 1, 2, 168, 144, 3, 64, 0, 0),
+        ("whole_columns", 20, 2, 2, 136, 256, 3, 32, 1, 0),
+        ("one", 1, 1, 1, 16, 32, 2, 16, 0, 0),
+        ("no_tokens", 0, 1, 2, 32, 32, 4, 16, 0, 1),
     )
 )
 
@@ -72,6 +77,7 @@ def _make_inputs(variant: str, rng: np.random.Generator, case: Case) -> Argument
     topk_ids = np.array([rng.permutation(e)[:top_k] for _ in range(t)], np.int64).reshape(t, top_k)
     made: Arguments = {
         **_aligned(topk_ids, e, case.sizes["block_m"]),
+        "bias": rng.standard_normal((e, n), np.float32) if case.sizes["bias"] else None,
         "topk_weights": _strided(rng.uniform(0.1, 1, (t, top_k)).astype(np.float32)) if case.sizes["weighted"] else None,
         "out": _strided(np.zeros((t, top_k, n), np.float32)),
     }
@@ -122,6 +128,7 @@ def _spec(variant: str) -> OpSpec:
         summary=f"each token's row times the {variant} matrices of its experts",
         tensors=(
             *operands,
+            Tensor("bias", "f32", ("E", "N"), optional=True),
             Tensor("topk_weights", "f32", ("T", "top_k"), optional=True),
             Tensor("sorted_ids", "i32", ("num_blocks", "block_m")),
             Tensor("expert_ids", "i32", ("num_blocks",)),

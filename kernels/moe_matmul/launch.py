@@ -50,6 +50,8 @@ def _matmul(problem: Problem, point: Point) -> Launch:
             arguments[f"{name}_ptr"] = Ptr(name)
         else:
             constants[f"{name}_ptr"] = None
+    if "bias" in problem:
+        arguments["bias_ptr"] = Ptr("bias")
     for name in ("x_scales", "topk_weights"):
         constants[f"{name.upper()}_STRIDE"] = problem[name].strides[0] if name in problem else 0
     return Launch(

@@ -43,6 +43,7 @@ def moe_matmul_kernel(
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
     SWAP: tl.constexpr,
+    bias_ptr=None,
 ):
     """X_ROWS rows of x belong to a token: 1, which all its experts read, or TOP_K, one for each."""
     num_m = tl.load(num_padded_ptr) // BLOCK_M
@@ -96,6 +97,8 @@ def moe_matmul_kernel(
     if SCALING == "channel":
         result *= tl.load(scales_ptr + expert * N + channel_rows)[None, :]
         result *= tl.load(x_scales_ptr + tokens * X_SCALES_STRIDE + x_slots)[:, None]
+    if bias_ptr is not None:
+        result += tl.load(bias_ptr + expert * N + channel_rows)[None, :]
     if topk_weights_ptr is not None:
         result *= tl.load(topk_weights_ptr + tokens * TOPK_WEIGHTS_STRIDE + slots)[:, None]
     out = out_ptr + (tokens * OUT_STRIDE + slots * N)[:, None] + channels[None, :]

@@ -10,9 +10,10 @@ from kernels.moe_route.reference import moe_route_sigmoid, moe_route_softmax
 gpu_moe_route_softmax, gpu_moe_route_sigmoid = moe_route_softmax, moe_route_sigmoid
 
 
-def gpu_moe_logits(x: Tensor, weight: Tensor, out: Tensor) -> None:
+def gpu_moe_logits(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
     inner = torch.promote_types(x.dtype, torch.float32)
-    out.copy_(x.to(inner) @ weight.to(inner).T)
+    logits = x.to(inner) @ weight.to(inner).T
+    out.copy_(logits if bias is None else logits + bias)
 
 
 def gpu_moe_align(topk_ids: Tensor, sorted_ids: Tensor, expert_ids: Tensor, num_padded: Tensor, num_experts: int) -> None:

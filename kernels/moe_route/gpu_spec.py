@@ -1,6 +1,7 @@
 """Mixture of experts, up to the experts: router logits, each token's experts and their weights, pairs sorted by expert.
 
-`gpu_moe_logits`: out = x W^T with fp32 accumulation and fp32 out: a router that rounds its logits chooses other experts.
+`gpu_moe_logits`: out = x W^T (+ bias) with fp32 accumulation and fp32 out: a router that rounds its logits chooses other
+experts.
 
 `gpu_moe_route_softmax`, `gpu_moe_route_sigmoid`: as kernels/moe_route/spec.py has them.
 
@@ -40,6 +41,7 @@ def _logits_inputs(rng: np.random.Generator, case: Case) -> Arguments:
     return {
         "x": rng.standard_normal((t, k + 8), np.float32)[:, :k],
         "weight": rng.standard_normal((e, k), np.float32) / np.float32(k**0.5),
+        "bias": rng.standard_normal(e, np.float32) if case.sizes["bias"] else None,
         "out": np.zeros((t, e), np.float32),
     }
 
@@ -76,14 +78,20 @@ SPECS = (
         tensors=(
             Tensor("x", "act", ("T", "K")),
             Tensor("weight", "act", ("E", "K")),
+            Tensor("bias", "f32", ("E",), optional=True),
             Tensor("out", "f32", ("T", "E"), "out"),
         ),
         scalars=(),
         variable=("T",),
         source="DeepSeek-AI 2024, DeepSeek-V3 (2.1.2)",
         cases=tuple(
-            Case(name, {"T": t, "K": k, "E": e})
-            for name, t, k, e in (("ragged", 19, 72, 20), ("split", 3, 1552, 40), ("one", 1, 16, 8), ("no_tokens", 0, 32, 8))
+            Case(name, {"T": t, "K": k, "E": e, "bias": bias})
+            for name, t, k, e, bias in (
+                ("ragged", 19, 72, 20, 1),
+                ("split", 3, 1552, 40, 1),
+                ("one", 1, 16, 8, 0),
+                ("no_tokens", 0, 32, 8, 0),
+            )
         ),
         make_inputs=_logits_inputs,
         cost=_logits_cost,

@@ -41,6 +41,8 @@ def _logits(problem: Problem, point: Point) -> OpPlan:
         "out_ptr": Ptr(written),
         "T": I32(tokens),
     }
+    if "bias" in problem:
+        arguments["bias_ptr"] = Ptr("bias")
     tile = Launch(
         "moe_route",
         "logits_kernel",

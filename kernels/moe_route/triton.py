@@ -17,6 +17,7 @@ def logits_kernel(
     BLOCK_T: tl.constexpr,
     BLOCK_E: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    bias_ptr=None,
 ):
     """One tile of tokens x experts over one stretch of K; `out` [splits, T, E]."""
     tokens = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
@@ -32,6 +33,9 @@ def logits_kernel(
         x = tl.load(x_rows + k[None, :], mask=k[None, :] < K, other=0.0)
         weight = tl.load(weight_rows + k[:, None], mask=k[:, None] < K, other=0.0)
         acc = tl.dot(x, weight, acc)
+    if bias_ptr is not None:
+        bias = tl.load(bias_ptr + experts, mask=experts < E, other=0.0)
+        acc += tl.where(split == 0, bias, 0.0)[None, :]
     out = out_ptr + (split * T + tokens).to(tl.int64)[:, None] * E + experts[None, :]
     tl.store(out, acc, mask=(tokens < T)[:, None] & (experts < E)[None, :])
 

@@ -121,6 +121,7 @@ void run_experts(const Args* a, const W& every, Work* work) {
             Product one{};
             one.K = a->K, one.N = a->N, one.T = &rows;
             one.out = a->out + first * a->out_stride, one.out_stride = a->out_stride;
+            one.bias = a->bias ? a->bias + e * a->N : nullptr;
             if constexpr (Kind::IS_INTEGER) {
                 constexpr int EACH = W::ROWS_PER_TOKEN;
                 one.x_codes = a->x_codes + EACH * first * a->x_codes_stride, one.x_codes_stride = a->x_codes_stride;

@@ -50,7 +50,7 @@ def _reference(name: str) -> Callable[..., None]:
 def _experts_reference(name: str) -> Callable[..., None]:
     product, rows_per_token = _reference(name), 2 if name.endswith("a16") else 1
 
-    def each_expert(offsets: Tensor, out: Tensor, **arguments: Tensor) -> None:
+    def each_expert(bias: Tensor | None, offsets: Tensor, out: Tensor, **arguments: Tensor) -> None:
         activations = {key: tensor for key, tensor in arguments.items() if key == "x" or key.startswith("x_")}
         every = {key: tensor for key, tensor in arguments.items() if key not in activations}
         for expert, (first, end) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)):
@@ -59,7 +59,8 @@ def _experts_reference(name: str) -> Callable[..., None]:
                 for key, tensor in activations.items()
             }
             if first < end:
-                product(**rows, **{key: tiles[expert] for key, tiles in every.items()}, bias=None, out=out[first:end])
+                matrix = {key: tiles[expert] for key, tiles in every.items()}
+                product(**rows, **matrix, bias=None if bias is None else bias[expert], out=out[first:end])
 
     return each_expert
 

@@ -5,9 +5,9 @@ in int32, then out = x_scale * sum over groups of scale * (dot - zero * sum of x
 over all of K, of step * (code - 8). `_a16` takes int16 activations as two rows of bytes, which stand for 256 times the first
 plus the second.
 
-The `_experts` entry points have E matrices of N rows each, N a multiple of 16: rows offsets[e] to offsets[e + 1] of x are
-multiplied by the e-th. offsets[0] is 0 and offsets[E] is T. Each row's numbers are those that the product with its matrix alone
-has, to the bit.
+The `_experts` entry points have E matrices of N rows each, N a multiple of 16, and as many biases, or none: rows offsets[e] to
+offsets[e + 1] of x are multiplied by the e-th. offsets[0] is 0 and offsets[E] is T. Each row's numbers are those that the
+product with its matrix alone has, to the bit.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _CASES = tuple(
     )
 )
 _EXPERT_CASES = tuple(
-    Case(name, {"T": t, "E": e, "hit": hit, "K": k, "N": n, "G": g})
-    for name, t, e, hit, k, n, g in (
-        ("decode", 4, 9, 4, 192, 160, 32),
-        ("one_row", 1, 5, 1, 64, 48, 64),
-        ("one_expert", 21, 3, 1, 128, 80, 64),
-        ("prefill", 90, 6, 4, 256, 96, 128),
-        ("no_tokens", 0, 4, 2, 64, 32, 32),
+    Case(name, {"T": t, "E": e, "hit": hit, "K": k, "N": n, "G": g, "bias": bias})
+    for name, t, e, hit, k, n, g, bias in (
+        ("decode", 4, 9, 4, 192, 160, 32, 1),
+        ("one_row", 1, 5, 1, 64, 48, 64, 0),
+        ("one_expert", 21, 3, 1, 128, 80, 64, 0),
+        ("prefill", 90, 6, 4, 256, 96, 128, 1),
+        ("no_tokens", 0, 4, 2, 64, 32, 32, 1),
     )
 )
 
@@ -126,6 +126,7 @@ def _experts_spec(variant: str) -> OpSpec:
         weight = random_weight(rng, variant, e * n, k, case.sizes["G"])
         return {
             **{name: tiles.reshape(e, -1, *tiles.shape[1:]) for name, tiles in weight.items()},
+            "bias": rng.standard_normal((e, n), np.float32) if case.sizes["bias"] else None,
             "offsets": np.concatenate([[0], counts.cumsum()]).astype(np.int32),
             "out": np.zeros((t, n), np.float32),
             **_random_activations(rng, variant, t, k),
@@ -139,6 +140,7 @@ def _experts_spec(variant: str) -> OpSpec:
         tensors=(
             *_activations(variant),
             *(replace(tensor, axes=("E", *tensor.axes)) for tensor in tiles),
+            Tensor("bias", "f32", ("E", "N"), optional=True),
             Tensor("offsets", "i32", ("E+1",)),
             Tensor("out", "f32", ("T", "N"), "out"),
         ),

@@ -1,4 +1,4 @@
-// out = f(gate) * up, where x = [gate, up].
+// out = f(gate, up), where x = [gate, up].
 #include <vector>
 
 #include "../cpu/exp.h"
@@ -11,14 +11,31 @@ using namespace cf;
 namespace {
 
 struct Silu {
-    static f32x16 of(f32x16 gate) { return gate * reciprocal(broadcast(1.0f) + exp(zero() - gate)); }
+    template <class Args>
+    explicit Silu(const Args*) {}
+    f32x16 operator()(f32x16 gate, f32x16 up) const { return gate * reciprocal(broadcast(1.0f) + exp(zero() - gate)) * up; }
 };
 
 // The approximation by tanh: z / 2 (1 + tanh u) is z / (1 + e^-2u), and 2 u = 2 sqrt(2 / pi) (z + 0.044715 z^3).
 struct Gelu {
-    static f32x16 of(f32x16 gate) {
+    template <class Args>
+    explicit Gelu(const Args*) {}
+    f32x16 operator()(f32x16 gate, f32x16 up) const {
         const f32x16 slope = gate * fma(broadcast(0.0713548128f), gate * gate, broadcast(1.59576912f));
-        return gate * reciprocal(broadcast(1.0f) + exp(zero() - slope));
+        return gate * reciprocal(broadcast(1.0f) + exp(zero() - slope)) * up;
+    }
+};
+
+// A gate of at most the limit, times sigmoid of the slope times it, times one more than an up of at most that magnitude.
+struct ClampedSilu {
+    float limit, slope;
+    template <class Args>
+    explicit ClampedSilu(const Args* a) : limit(float(a->limit)), slope(float(a->slope)) {}
+    f32x16 operator()(f32x16 gate, f32x16 up) const {
+        const f32x16 one = broadcast(1.0f), most = broadcast(limit);
+        gate = min(most, gate);  // of NaN the second one
+        up = one + max(zero() - most, min(most, up));
+        return gate * reciprocal(one + exp(zero() - gate * broadcast(slope))) * up;
     }
 };
 
@@ -27,11 +44,11 @@ struct Both {
 };
 
 template <class F>
-void activate(const float* gate, const float* up, float* out, int64_t count) {
+void activate(F activation, const float* gate, const float* up, float* out, int64_t count) {
     int64_t f = 0;
 #pragma GCC unroll 2
-    for (; f + LANES <= count; f += LANES) store(out + f, F::of(load(gate + f)) * load(up + f));
-    if (const int n = int(count - f)) store_first(out + f, F::of(load_first(gate + f, n)) * load_first(up + f, n), n);
+    for (; f + LANES <= count; f += LANES) store(out + f, activation(load(gate + f), load(up + f)));
+    if (const int n = int(count - f)) store_first(out + f, activation(load_first(gate + f, n), load_first(up + f, n)), n);
 }
 
 // of(t) is what token t has of both.
@@ -42,7 +59,7 @@ void plain(const Args* a, Work* work, Of of) {
         const int64_t begin = range.begin * LANES, end = range.end * LANES < a->F ? range.end * LANES : a->F;
         for (int64_t t = 0; t < *a->T; ++t) {
             const Both both = of(t);
-            activate<F>(both.gate + begin, both.up + begin, a->out + t * a->out_stride + begin, end - begin);
+            activate(F(a), both.gate + begin, both.up + begin, a->out + t * a->out_stride + begin, end - begin);
         }
     });
 }
@@ -65,7 +82,7 @@ void quantized(const Args* a, Work* work) {
     work->each(*a->T, 1, [&](Range range) {
         for (int64_t t = range.begin; t < range.end; ++t) {
             const float* gate = a->x + t * a->x_stride;
-            activate<F>(gate, gate + a->F, row, a->F);
+            activate(F(a), gate, gate + a->F, row, a->F);
             quantize_row(row, a->F, a->codes + t * a->codes_stride, a->scales + t, a->sums + t * a->sums_stride);
         }
     });
@@ -75,7 +92,10 @@ void quantized(const Args* a, Work* work) {
 
 void silu_and_mul(const silu_and_mul_args* a, Work* work) { plain<Silu>(a, work); }
 void gelu_and_mul(const gelu_and_mul_args* a, Work* work) { plain<Gelu>(a, work); }
+void clamped_silu_and_mul(const clamped_silu_and_mul_args* a, Work* work) { plain<ClampedSilu>(a, work); }
 void silu_gate(const silu_gate_args* a, Work* work) { gate<Silu>(a, work); }
 void gelu_gate(const gelu_gate_args* a, Work* work) { gate<Gelu>(a, work); }
+void clamped_silu_gate(const clamped_silu_gate_args* a, Work* work) { gate<ClampedSilu>(a, work); }
 void silu_and_mul_a8(const silu_and_mul_a8_args* a, Work* work) { quantized<Silu>(a, work); }
 void gelu_and_mul_a8(const gelu_and_mul_a8_args* a, Work* work) { quantized<Gelu>(a, work); }
+void clamped_silu_and_mul_a8(const clamped_silu_and_mul_a8_args* a, Work* work) { quantized<ClampedSilu>(a, work); }

@@ -17,7 +17,8 @@ def plan(problem: Problem, point: Point, target: Target) -> OpPlan:
     constants: dict[str, Constant] = {
         "F": width,
         "X_STRIDE": x.strides[0],
-        "ACTIVATION": "gelu" if "gelu" in problem.symbol else "silu",
+        "ACTIVATION": problem.symbol.removeprefix("gpu_").partition("_gate" if is_apart else "_and_mul")[0],
+        **{name.upper(): float(value) for name, value in problem.scalars.items()},
         "BLOCK": block,
         **form_constants,
     }

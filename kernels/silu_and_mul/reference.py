@@ -19,6 +19,12 @@ def _gated(activation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return activation(gate) * up
 
 
+def clamped_silu(gate: Tensor, up: Tensor, limit: float, slope: float) -> Tensor:
+    """gate' sigmoid(slope gate') (1 + up'), with a gate of at most `limit`, and an up whose magnitude is."""
+    gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+    return gate * torch.sigmoid(slope * gate) * (1 + up)
+
+
 def silu_and_mul(x: Tensor, out: Tensor) -> None:
     out.copy_(_gated(torch.nn.functional.silu, x))
 
@@ -35,9 +41,23 @@ def gelu_gate(gate: Tensor, x: Tensor, out: Tensor) -> None:
     out.copy_(_gelu(gate) * x)
 
 
+def clamped_silu_gate(gate: Tensor, x: Tensor, out: Tensor, limit: float, slope: float) -> None:
+    out.copy_(clamped_silu(gate, x, limit, slope))
+
+
 def silu_and_mul_a8(x: Tensor, codes: Tensor, scales: Tensor, sums: Tensor) -> None:
     quantize_activations(_gated(torch.nn.functional.silu, x), codes, scales, sums)
 
 
 def gelu_and_mul_a8(x: Tensor, codes: Tensor, scales: Tensor, sums: Tensor) -> None:
     quantize_activations(_gated(_gelu, x), codes, scales, sums)
+
+
+def clamped_silu_and_mul(x: Tensor, out: Tensor, limit: float, slope: float) -> None:
+    gate, up = x.chunk(2, dim=1)
+    out.copy_(clamped_silu(gate, up, limit, slope))
+
+
+def clamped_silu_and_mul_a8(x: Tensor, codes: Tensor, scales: Tensor, sums: Tensor, limit: float, slope: float) -> None:
+    gate, up = x.chunk(2, dim=1)
+    quantize_activations(clamped_silu(gate, up, limit, slope), codes, scales, sums)

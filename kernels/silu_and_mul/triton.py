@@ -8,19 +8,41 @@ from kernels.gpu.triton import encode, scale_of, store_columns
 
 
 @triton.jit
-def gated(x_row, first, F: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK: tl.constexpr):
+def gated(
+    x_row,
+    first,
+    F: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    BLOCK: tl.constexpr,
+    LIMIT: tl.constexpr,
+    SLOPE: tl.constexpr,
+):
     """f(gate) * up of BLOCK columns from `first`, zero past the last."""
-    return gated_by(x_row, x_row + F, first, F, ACTIVATION, BLOCK)
+    return gated_by(x_row, x_row + F, first, F, ACTIVATION, BLOCK, LIMIT, SLOPE)
 
 
 @triton.jit
-def gated_by(gate_row, up_row, first, F: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK: tl.constexpr):
+def gated_by(
+    gate_row,
+    up_row,
+    first,
+    F: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    BLOCK: tl.constexpr,
+    LIMIT: tl.constexpr,
+    SLOPE: tl.constexpr,
+):
     columns = first + tl.arange(0, BLOCK)
     inside = columns < F
     gate = tl.load(gate_row + columns, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(up_row + columns, mask=inside, other=0.0).to(tl.float32)
-    # For gelu 2 sqrt(2 / pi) (z + 0.044715 z^3): z / 2 (1 + tanh u) is z * sigmoid(2 u).
-    slope = gate if ACTIVATION == "silu" else gate * (1.5957691216057308 + 0.07135481282636172 * gate * gate)
+    if ACTIVATION == "clamped_silu":
+        gate = tl.minimum(gate, LIMIT, tl.PropagateNan.ALL)
+        up = 1.0 + tl.clamp(up, -LIMIT, LIMIT, tl.PropagateNan.ALL)
+        slope = SLOPE * gate
+    else:
+        # For gelu 2 sqrt(2 / pi) (z + 0.044715 z^3): z / 2 (1 + tanh u) is z * sigmoid(2 u).
+        slope = gate if ACTIVATION == "silu" else gate * (1.5957691216057308 + 0.07135481282636172 * gate * gate)
     return gate / (1.0 + tl.exp(-slope)) * up
 
 
@@ -36,10 +58,12 @@ def gated_kernel(
     SCALING: tl.constexpr,
     ACTIVATION: tl.constexpr,
     BLOCK: tl.constexpr,
+    LIMIT: tl.constexpr = 0.0,
+    SLOPE: tl.constexpr = 1.0,
 ):
     token = tl.program_id(0).to(tl.int64)
     first = tl.program_id(1) * BLOCK
-    product = gated(x_ptr + token * X_STRIDE, first, F, ACTIVATION, BLOCK)
+    product = gated(x_ptr + token * X_STRIDE, first, F, ACTIVATION, BLOCK, LIMIT, SLOPE)
     store_columns(product, first, F, out_ptr + token * OUT_STRIDE, scales_ptr, token * SCALES_STRIDE, SCALING, BLOCK)
 
 
@@ -57,10 +81,13 @@ def gate_kernel(
     SCALING: tl.constexpr,
     ACTIVATION: tl.constexpr,
     BLOCK: tl.constexpr,
+    LIMIT: tl.constexpr = 0.0,
+    SLOPE: tl.constexpr = 1.0,
 ):
     token = tl.program_id(0).to(tl.int64)
     first = tl.program_id(1) * BLOCK
-    product = gated_by(gate_ptr + token * GATE_STRIDE, x_ptr + token * X_STRIDE, first, F, ACTIVATION, BLOCK)
+    gate_row, x_row = gate_ptr + token * GATE_STRIDE, x_ptr + token * X_STRIDE
+    product = gated_by(gate_row, x_row, first, F, ACTIVATION, BLOCK, LIMIT, SLOPE)
     store_columns(product, first, F, out_ptr + token * OUT_STRIDE, scales_ptr, token * SCALES_STRIDE, SCALING, BLOCK)
 
 
@@ -76,17 +103,19 @@ def gated_long_row_kernel(
     SCALING: tl.constexpr,
     ACTIVATION: tl.constexpr,
     BLOCK: tl.constexpr,
+    LIMIT: tl.constexpr = 0.0,
+    SLOPE: tl.constexpr = 1.0,
 ):
     tl.static_assert(SCALING == "row")
     token = tl.program_id(0).to(tl.int64)
     x_row = x_ptr + token * X_STRIDE
     amax = tl.zeros((BLOCK,), tl.float32)
     for first in range(0, F, BLOCK):
-        amax = tl.maximum(amax, tl.abs(gated(x_row, first, F, ACTIVATION, BLOCK)))
+        amax = tl.maximum(amax, tl.abs(gated(x_row, first, F, ACTIVATION, BLOCK, LIMIT, SLOPE)))
     DTYPE: tl.constexpr = out_ptr.dtype.element_ty
     scale, inverse = scale_of(tl.max(amax, axis=0), DTYPE)
     tl.store(scales_ptr + token * SCALES_STRIDE, scale)
     for first in range(0, F, BLOCK):
         columns = first + tl.arange(0, BLOCK)
-        codes = encode(gated(x_row, first, F, ACTIVATION, BLOCK) * inverse, DTYPE)
+        codes = encode(gated(x_row, first, F, ACTIVATION, BLOCK, LIMIT, SLOPE) * inverse, DTYPE)
         tl.store(out_ptr + token * OUT_STRIDE + columns, codes, mask=columns < F)

@@ -40,6 +40,7 @@ def export_compressed_tensors(logical: LogicalBundle, folder: Path, dtype: Float
     float16 is what keeps fp16 scales and loses least of the rest; bfloat16 has the range for activations beyond 65504.
     Raises ExportError.
     """
+    logical.require_dense("compressed-tensors")
     record = ExportRecord(logical.manifest, "compressed-tensors")
     config = hf_config(logical.architecture, logical.generation_config) | {"torch_dtype": dtype}
     if groups := _config_groups(logical, record):

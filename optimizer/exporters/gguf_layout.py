@@ -9,14 +9,32 @@ import numpy as np
 from gguf.tensor_mapping import TensorNameMap
 from numpy.typing import NDArray
 
-from artifacts.architecture import Architecture
+from artifacts.architecture import Architecture, is_of_experts, kind_of
 from kernels.spec import Array
 from optimizer.importers.gguf_families import GgufFamily, gguf_name, tensor_names
+from optimizer.importers.gguf_places import apart
 from runtime.models import Part, checkpoint_tensors
 from runtime.models.stored_rows import Gain, HeadOrder
 
 #: a quotient of fp32 is that of a product within so many units in the last place
 _UNITS = (0, 1, -1, 2, -2)
+
+
+_OF_EXPERTS = {"experts_gate_up": ("ffn_gate_exps", "ffn_up_exps"), "experts_down": ("ffn_down_exps",)}
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A tensor of the file: `rows` of a layer group's matrix, from and to, of one matrix or of each expert's."""
+
+    name: str
+    rows: tuple[tuple[int, int], ...]
+    part: str | None = None
+    """Hugging Face's name; None for experts."""
+
+    def shape(self, num_columns: int) -> tuple[int, ...]:
+        (first, last), *_ = self.rows
+        return (last - first, num_columns) if self.part else (len(self.rows), last - first, num_columns)
 
 
 @dataclass(frozen=True)
@@ -25,6 +43,31 @@ class GgufLayout:
 
     architecture: Architecture
     family: GgufFamily
+
+    def slots(self, group: str) -> list[Slot]:
+        """The file's tensors of a layer group's matrix."""
+        if is_of_experts(group):
+            return self._of_experts(group)
+        found, first = [], 0
+        for part in checkpoint_tensors(self.architecture)[f"{group}.weight"]:
+            names = apart(part.name) or (self.name(part.name),)
+            size = part.shape[0] // len(names)
+            for name in names:
+                found.append(Slot(name, ((first, first + size),), part.name))
+                first += size
+        return found
+
+    def _of_experts(self, group: str) -> list[Slot]:
+        """Here each expert's rows of gate stand before those of up, whatever a checkpoint's tensors are."""
+        assert self.architecture.moe is not None
+        num_experts, names = self.architecture.moe.num_experts, _OF_EXPERTS[kind_of(group)]
+        size = self.architecture.linear_shapes()[group][0] // num_experts // len(names)
+        starts = range(0, num_experts * len(names) * size, len(names) * size)
+        layer = group.split(".")[1]
+        return [
+            Slot(f"blk.{layer}.{name}.weight", tuple((start + i * size, start + (i + 1) * size) for start in starts))
+            for i, name in enumerate(names)
+        ]
 
     def name(self, name: str) -> str:
         return gguf_name(self._names, name)

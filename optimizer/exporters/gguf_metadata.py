@@ -21,6 +21,13 @@ from runtime.rope import inverse_frequencies
 _FP32_UNIT = 2.0**-24
 
 
+def known_as(a: Architecture) -> Architecture:
+    """`a`, under the name of the family as which it is written."""
+    family = GGUF_FAMILIES.get(a.family)
+    other = family.without_experts if family and a.moe is None else None
+    return a.model_copy(update={"family": other}) if other else a
+
+
 def gguf_family(a: Architecture) -> GgufFamily:
     """ExportError for a family that GGUF does not have, or that llama.cpp reads otherwise than `a` is."""
     family = GGUF_FAMILIES.get(a.family)
@@ -47,6 +54,11 @@ def gguf_family(a: Architecture) -> GgufFamily:
             f"llama.cpp's {family.architecture} needs num_heads * head_dim to be hidden_size, {a.hidden_size}, "
             f"and this model's is {a.q_size}; export it as onnx"
         )
+    if family.keys_for_each_head and a.num_kv_heads != a.num_q_heads:
+        raise ExportError(
+            f"llama.cpp's {family.architecture} needs as many heads of keys as of queries, {a.num_q_heads}, and this model has "
+            f"{a.num_kv_heads}"
+        )
     return family
 
 
@@ -68,7 +80,7 @@ def architecture_metadata(a: Architecture, family: GgufFamily) -> dict[str, obje
         **_window_keys(a, family),
         **_rope_scaling_keys(a.rope),
     }
-    stated = {
+    stated: dict[str, float | None] = {
         "attn_logit_softcapping": a.attention_softcap,
         "final_logit_softcapping": a.logit_softcap,
         "attention.scale": a.score_scale,
@@ -76,6 +88,13 @@ def architecture_metadata(a: Architecture, family: GgufFamily) -> dict[str, obje
         "residual_scale": a.branch_scale,
         "logit_scale": a.logit_divisor,
     }
+    if a.moe is not None:
+        stated |= {
+            "expert_count": a.moe.num_experts,
+            "expert_used_count": a.moe.num_experts_per_token,
+            "expert_feed_forward_length": a.moe.intermediate_size,
+            "expert_shared_feed_forward_length": a.moe.shared_intermediate_size,
+        }
     values |= {key: value for key, value in stated.items() if value and key in family.keys}
     return {f"{family.architecture}.{key}": value for key, value in values.items()}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +16,18 @@ from gguf.quants import dequantize
 from kernels.spec import Array
 from optimizer.exporters.gguf_blocks import block_kind, blocks, reason
 from optimizer.exporters.gguf_layout import GgufLayout
-from optimizer.exporters.gguf_metadata import architecture_metadata, check_read_back, gguf_family, rope_tensors
+from optimizer.exporters.gguf_metadata import architecture_metadata, check_read_back, gguf_family, known_as, rope_tensors
 from optimizer.exporters.gguf_vocabulary import unsaid_ends, vocabulary_metadata
-from optimizer.exporters.logical import LogicalBundle
+from optimizer.exporters.logical import LogicalBundle, rows_of
 from optimizer.exporters.record import ExportRecord
-from runtime.models import checkpoint_tensors
 
 RECORD_KEY = "coldforge.export"
 
 
 def export_gguf(logical: LogicalBundle, path: Path) -> ExportRecord:
     """Write the bundle as one file; what was changed is also its metadata `coldforge.export`. Raises ExportError."""
-    a = logical.architecture
+    a = known_as(logical.architecture)
+    logical = replace(logical, architecture=a)
     record = ExportRecord(logical.manifest, "gguf")
     family = gguf_family(a)
     if a.layer_windows and family.windows and not family.windows.applied:
@@ -61,7 +63,7 @@ def export_gguf(logical: LogicalBundle, path: Path) -> ExportRecord:
         writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
     for name, shape, kind in _shapes(logical, layout):
         block_size, block_bytes = GGML_QUANT_SIZES[kind]
-        num_bytes = shape[0] * shape[1] // block_size * block_bytes
+        num_bytes = math.prod(shape) // block_size * block_bytes
         writer.add_tensor_info(name, shape, np.dtype(np.float32), num_bytes, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -89,22 +91,21 @@ def _add(writer: GGUFWriter, key: str, value: object) -> None:
         writer.add_array(key, value)
 
 
-def _shapes(logical: LogicalBundle, layout: GgufLayout) -> Iterator[tuple[str, tuple[int, int], Kind]]:
+def _shapes(logical: LogicalBundle, layout: GgufLayout) -> Iterator[tuple[str, tuple[int, ...], Kind]]:
     """(name, shape, type) of every matrix, in the order of `_matrices`."""
-    parts = checkpoint_tensors(logical.architecture)
     for group, (_, num_columns) in logical.architecture.linear_shapes().items():
-        for part in parts[f"{group}.weight"]:
-            yield layout.name(part.name), (part.shape[0], num_columns), block_kind(logical.scheme(group), num_columns)
+        for slot in layout.slots(group):
+            yield slot.name, slot.shape(num_columns), block_kind(logical.scheme(group), num_columns)
 
 
 def _matrices(logical: LogicalBundle, layout: GgufLayout, record: ExportRecord | None) -> Iterator[Array]:
     """The data of every matrix, rows in llama.cpp's order; `record` takes note of those whose values change."""
     for group, (_, num_columns) in logical.architecture.linear_shapes().items():
-        kind = block_kind(logical.scheme(group), num_columns)
-        for module, matrix in logical.projections(group):
-            name = f"{module}.weight"
-            data = blocks(name, matrix, kind)
+        kind, fused = block_kind(logical.scheme(group), num_columns), logical.matrix(group)
+        for slot in layout.slots(group):
+            matrices = [rows_of(fused, first, last) for first, last in slot.rows]
+            data = np.stack([blocks(slot.name, matrix, kind) for matrix in matrices])
             if record is not None and kind in (Kind.Q8_0, Kind.Q4_1, Kind.F16):
-                after = dequantize(data, kind)
-                record.changed(layout.name(name), matrix.scheme.name, kind.name, reason(kind), matrix.dequantize(), after)
-            yield layout.rows(name, data)
+                before = np.stack([matrix.dequantize() for matrix in matrices])
+                record.changed(slot.name, fused.scheme.name, kind.name, reason(kind), before, dequantize(data, kind))
+            yield layout.rows(slot.part, data[0]) if slot.part else data

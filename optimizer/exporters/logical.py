@@ -27,15 +27,16 @@ from runtime.models import checkpoint_tensors
 
 @dataclass(frozen=True)
 class LogicalBundle:
-    """A verified bundle of a dense decoder, its matrices unpacked one at a time."""
+    """A verified bundle, its matrices unpacked one at a time. `architecture` is its own, maybe by another family's names."""
 
     bundle: Bundle
+    architecture: Architecture
 
     @classmethod
     def open(cls, folder: Path) -> LogicalBundle:
         """The bundle at `folder`, of whatever device: weights are read, no kernel is run.
 
-        Raises BundleError as `open_bundle` does, and ExportError for a model that no format here is written for.
+        Raises BundleError as `open_bundle` does.
         """
         target = read_manifest(folder).target
         bundle = open_bundle(
@@ -44,21 +45,18 @@ class LogicalBundle:
             cpu_flags=frozenset(target.cpu_flags),
             gpu_arch=lambda: target.archs[0],
         )
-        architecture = bundle.manifest.architecture
-        if architecture.moe or architecture.mla:
-            what = "a mixture of experts" if architecture.moe else "latent attention"
-            raise ExportError(
-                f"only dense decoders can be exported, and {bundle.manifest.name} has {what}; serve the bundle itself"
-            )
-        return cls(bundle)
+        return cls(bundle, bundle.manifest.architecture)
+
+    def require_dense(self, form: str) -> None:
+        """ExportError for a model that `form` is not written for."""
+        a = self.architecture
+        if a.moe or a.mla or a.layers_differ:
+            what = "a mixture of experts" if a.moe else "latent attention" if a.mla else "layers of several kinds"
+            raise ExportError(f"only dense decoders can be exported as {form}, and {self.manifest.name} has {what}")
 
     @property
     def manifest(self) -> Manifest:
         return self.bundle.manifest
-
-    @property
-    def architecture(self) -> Architecture:
-        return self.manifest.architecture
 
     @property
     def tokenizer_json(self) -> str:
@@ -113,7 +111,7 @@ class LogicalBundle:
         """(module, matrix) of each of `modules(group)`."""
         fused, first = self.matrix(group), 0
         for module, part in zip(self.modules(group), checkpoint_tensors(self.architecture)[f"{group}.weight"], strict=True):
-            yield module, _rows(fused, first, first + part.shape[0])
+            yield module, rows_of(fused, first, first + part.shape[0])
             first += part.shape[0]
 
     def floats(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
@@ -126,7 +124,7 @@ class LogicalBundle:
                 first += part.shape[0]
 
 
-def _rows(matrix: QuantizedMatrix, first: int, last: int) -> QuantizedMatrix:
+def rows_of(matrix: QuantizedMatrix, first: int, last: int) -> QuantizedMatrix:
     """Rows `first` to `last`. ExportError where they begin within a block of rows that share an fp8 scale."""
     if matrix.scheme.granularity == "block" and first % FP8_BLOCK:
         raise ExportError(

@@ -30,11 +30,7 @@ from runtime.rope import rope_tables
 
 def export_onnx(logical: LogicalBundle, folder: Path) -> ExportRecord:
     """Write model.onnx, model.onnx.data, config.json and the tokenizer's files into the empty `folder`. Raises ExportError."""
-    if logical.architecture.layers_differ:
-        raise ExportError(
-            "ONNX is written of decoders whose layers have the same sizes and a cache each, and those of a "
-            f"{logical.architecture.family} model have not; there is no export of it"
-        )
+    logical.require_dense("onnx")
     schemes = {logical.scheme(group) for group in logical.architecture.linear_shapes()}
     if gpu_only := {scheme.weights for scheme in schemes if not FORMATS[scheme.weights].cpu}:
         raise ExportError(
@@ -127,7 +123,8 @@ class _OnnxBuilder:
     def gated(self, name: str, gate_up: Value, reader: str, activation: Activation) -> Value:
         graph = self.graph
         gate, up = graph.ops("Split", gate_up, outs=(f"{name}.gate", f"{name}.up"), axis=-1, num_outputs=2)
-        if activation == "gelu":
+        assert activation.name != "clamped_silu", "an activation of experts, which are refused"
+        if activation.name == "gelu":
             return graph.op("Mul", graph.op("Gelu", gate, approximate="tanh"), up)
         return graph.op("Mul", graph.op("Mul", gate, graph.op("Sigmoid", gate)), up)
 

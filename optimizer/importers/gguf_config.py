@@ -27,6 +27,8 @@ _REQUIRED = (
     "attention.head_count",
     "attention.layer_norm_rms_epsilon",
 )
+#: of families that read them
+_OF_EXPERTS = {"expert_used_count", "expert_feed_forward_length"}
 _ROPE_SCALING = {
     "type": "rope_type",
     "factor": "factor",
@@ -38,7 +40,6 @@ _ROPE_SCALING = {
 _WITHOUT_EFFECT = {"factor": 0.0, "attn_factor": 1.0, "rope.scale_linear": 1.0}
 #: keys of what a decoder here does not do, where they are not 0, and what it is
 _REFUSED = {
-    "expert_count": "is a mixture of experts; the decoder's layers are dense",
     "nextn_predict_layers": "has layers that predict further tokens; convert it again without them",
     "rope.dimension_sections": "turns by positions of images, too; only text is read",
     "deepstack_mapping": "reads images in some layers; only text is read",
@@ -70,7 +71,15 @@ def family_of(file: Header) -> str:
         raise UnknownArchitecture(
             f"general.architecture must be one of {', '.join(architectures())}; {file.path} says {name!r}"
         )
-    return model_type(name, has_window=bool(_window(file.metadata, name)))
+    found = model_type(name, _keys(file, name), has_window=bool(_window(file.metadata, name)))
+    if found is None:
+        has = "experts" if file.metadata.get(f"{name}.expert_count") else "no experts"
+        raise UnsupportedModel(f"{file.path} is of the architecture {name} and has {has}, which llama.cpp does not read so")
+    return found
+
+
+def _keys(file: Header, name: str) -> dict[str, Any]:
+    return {key.removeprefix(f"{name}."): value for key, value in file.metadata.items() if key.startswith(f"{name}.")}
 
 
 def hf_config(file: Header) -> dict[str, object]:
@@ -81,8 +90,8 @@ def hf_config(file: Header) -> dict[str, object]:
     kind = family_of(file)
     family = GGUF_FAMILIES[kind]
     name = family.architecture
-    keys = {key.removeprefix(f"{name}."): value for key, value in file.metadata.items() if key.startswith(f"{name}.")}
-    missing = [f"{name}.{key}" for key in _REQUIRED if key not in keys]
+    keys = _keys(file, name)
+    missing = [f"{name}.{key}" for key in (*_REQUIRED, *sorted(_OF_EXPERTS & family.keys.keys())) if key not in keys]
     if missing:
         raise DamagedFile(f"{file.path} lacks the metadata {', '.join(missing)}")
     for key, why in _REFUSED.items():
@@ -99,7 +108,8 @@ def hf_config(file: Header) -> dict[str, object]:
         "intermediate_size": keys["feed_forward_length"],
         "num_hidden_layers": keys["block_count"],
         "num_attention_heads": keys["attention.head_count"],
-        "num_key_value_heads": keys.get("attention.head_count_kv"),
+        "num_key_value_heads": _of_all_layers(file, keys.get("attention.head_count_kv")),
+        "layer_types": ["full_attention"] * keys["block_count"] if family.names_layers else None,
         "head_dim": head_dim,
         "max_position_embeddings": keys["context_length"],
         "rms_norm_eps": _decimal(keys["attention.layer_norm_rms_epsilon"]),
@@ -111,7 +121,7 @@ def hf_config(file: Header) -> dict[str, object]:
         **_windows(file, keys, family),
         **_scores(keys, family, head_dim),
         **family.granted,
-        **{theirs: _decimal(keys[key]) for key, theirs in family.keys.items() if key in keys},
+        **{theirs: _plain(keys[key]) for key, theirs in family.keys.items() if key in keys},
     }
 
 
@@ -176,7 +186,7 @@ def _rope_parameters(file: Header, keys: Mapping[str, Any], family: GgufFamily, 
         elif key.startswith("rope.sc") and value == _WITHOUT_EFFECT.get(scaling):
             continue
         elif scaling in _ROPE_SCALING:
-            parameters[_ROPE_SCALING[scaling]] = _decimal(value) if isinstance(value, float) else value
+            parameters[_ROPE_SCALING[scaling]] = _plain(value)
         elif key.startswith("rope.sc") and scaling != "finetuned":
             raise UnsupportedModel(f"{file.path} has {key} = {value}, which cannot be imported")
         elif scaling == "finetuned" and not value and family.turns_if_finetuned:
@@ -207,6 +217,19 @@ def _llama3_scaling(file: Header, theta: float, head_dim: int) -> dict[str, obje
             "(low_freq_factor 1, high_freq_factor 4, original length 8192)"
         )
     return {"rope_type": "llama3", "original_max_position_embeddings": 8192, **scaling}
+
+
+def _of_all_layers(file: Header, value: Any) -> Any:
+    """Of a number of key heads that some converters write for each layer."""
+    if not isinstance(value, list):
+        return value
+    if len(set(value)) != 1:
+        raise UnsupportedModel(f"{file.path} must have as many key heads in all layers, got {sorted(set(value))}")
+    return value[0]
+
+
+def _plain(value: object) -> object:
+    return _decimal(value) if isinstance(value, float) else value
 
 
 def _decimal(value: float) -> float:

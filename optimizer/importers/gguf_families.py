@@ -50,13 +50,29 @@ class GgufFamily:
     """Fields of an architecture that llama.cpp's graph cannot be without (true), or cannot have."""
     turns_if_finetuned: bool = False
     """Whether a false `rope.scaling.finetuned` says that no layer knows positions; to most it says nothing."""
+    without_experts: str | None = None
+    """The family under which a model of this one is written that has no experts."""
+    names_layers: bool = False
+    """Whether config.json has a kind for each layer, where the file says nothing because all attend."""
     heads_fill_hidden: bool = False
     """Whether llama.cpp wants num_heads * head_dim to be hidden_size."""
+    keys_for_each_head: bool = False
+    """Whether it wants as many heads of keys as of queries."""
 
 
+#: keys by which files of one architecture are of different families, where they and the first are not 0
+_TELLING = {"expert_count", "expert_shared_feed_forward_length"}
+_EXPERTS = {"expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok"}
+_NAMED_EXPERTS = {"expert_count": "num_experts", "expert_used_count": "num_experts_per_tok"}
+_GRANITE = {
+    "attention.scale": "attention_multiplier",
+    "embedding_scale": "embedding_multiplier",
+    "residual_scale": "residual_multiplier",
+    "logit_scale": "logits_scaling",
+}
 _CAPS = {"attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping"}
 
-#: by the `model_type` of config.json; of two that share an architecture the one with windows is meant where a file has one
+#: by the `model_type` of config.json; of some that share an architecture `model_type` says which is meant
 GGUF_FAMILIES: Mapping[str, GgufFamily] = {
     "llama": GgufFamily("llama", neighbours_turn=True, biases=("qkv", "o")),
     "mistral": GgufFamily("llama", neighbours_turn=True, windows=Windows(applied=False)),
@@ -82,17 +98,34 @@ GGUF_FAMILIES: Mapping[str, GgufFamily] = {
         "granite",
         neighbours_turn=True,
         biases=("qkv", "o"),
-        keys={
-            "attention.scale": "attention_multiplier",
-            "embedding_scale": "embedding_multiplier",
-            "residual_scale": "residual_multiplier",
-            "logit_scale": "logits_scaling",
-        },
+        keys=_GRANITE,
         turns_if_finetuned=True,
     ),
     "olmo2": GgufFamily("olmo2", needs={"tie_embeddings": False}, heads_fill_hidden=True),
     "phi3": GgufFamily("phi3", windows=Windows(applied=False), heads_fill_hidden=True),
     "smollm3": GgufFamily("smollm3", neighbours_turn=True, granted={"no_rope_layer_interval": 4}),
+    "mixtral": GgufFamily("llama", neighbours_turn=True, biases=("qkv", "o"), windows=Windows(applied=False), keys=_EXPERTS),
+    "qwen3_moe": GgufFamily(
+        "qwen3moe",
+        keys=_NAMED_EXPERTS | {"expert_feed_forward_length": "moe_intermediate_size"},
+        granted={"norm_topk_prob": True},
+    ),
+    "olmoe": GgufFamily(
+        "olmoe", keys=_NAMED_EXPERTS, needs={"tie_embeddings": False}, heads_fill_hidden=True, keys_for_each_head=True
+    ),
+    "granitemoe": GgufFamily(
+        "granitemoe", neighbours_turn=True, biases=("qkv", "o"), keys=_GRANITE | _EXPERTS, turns_if_finetuned=True
+    ),
+    "granitemoehybrid": GgufFamily(
+        "granitemoe",
+        neighbours_turn=True,
+        biases=("qkv", "o"),
+        keys=_GRANITE | _EXPERTS | {"expert_shared_feed_forward_length": "shared_intermediate_size"},
+        granted={"position_embedding_type": "rope"},
+        turns_if_finetuned=True,
+        without_experts="granite",
+        names_layers=True,
+    ),
 }
 
 
@@ -101,10 +134,15 @@ def architectures() -> tuple[str, ...]:
     return tuple(dict.fromkeys(family.architecture for family in GGUF_FAMILIES.values()))
 
 
-def model_type(architecture: str, has_window: bool) -> str:
-    """The family of a file of `architecture`, one of `architectures()`."""
-    alike = [name for name, family in GGUF_FAMILIES.items() if family.architecture == architecture]
-    return next((name for name in alike if has_window and GGUF_FAMILIES[name].windows), alike[0])
+def model_type(architecture: str, keys: Mapping[str, object], has_window: bool) -> str | None:
+    """The family of a file of `architecture`, one of `architectures()`, with `keys` behind it; None if llama.cpp has none."""
+    told = {key for key in _TELLING if keys.get(key) and keys.get("expert_count")}
+    alike = [
+        name
+        for name, family in GGUF_FAMILIES.items()
+        if family.architecture == architecture and told == _TELLING & family.keys.keys()
+    ]
+    return next((name for name in alike if has_window and GGUF_FAMILIES[name].windows), next(iter(alike), None))
 
 
 def tensor_names(architecture: str, num_layers: int) -> TensorNameMap:

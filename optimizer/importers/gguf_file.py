@@ -79,23 +79,31 @@ class GgufFile:
             tensors[name] = tensor
         return cls(path, metadata, tensors)
 
-    def read(self, name: str) -> NDArray[np.float32]:
-        """Tensor `name`, dequantized, row-major. The file is mapped for the time of the call only."""
-        tensor, rows = self.tensors[name], self._rows(name)
+    def read(self, name: str, chosen: slice = slice(None)) -> NDArray[np.float32]:
+        """What is `chosen` along the outermost axis of tensor `name`, dequantized, row-major.
+
+        The file is mapped for the time of the call only.
+        """
+        tensor = self.tensors[name]
+        if len(tensor.shape) == 1:  # one row, which may be one block
+            return self._read(tensor, self._rows(name)).reshape(-1)[chosen]
+        return self._read(tensor, self._rows(name, chosen)).reshape(-1, *tensor.shape[1:])
+
+    def _read(self, tensor: GgufTensor, rows: NDArray[np.uint8]) -> NDArray[np.float32]:
         values = np.empty((rows.shape[0], tensor.shape[-1]), dtype=np.float32)
         for start in range(0, rows.shape[0], _ROWS_AT_ONCE):  # temporaries stay small
             chunk = slice(start, start + _ROWS_AT_ONCE)
             values[chunk] = dequantize(np.ascontiguousarray(rows[chunk]), tensor.kind)
-        return values.reshape(tensor.shape)
+        return values
 
-    def read_codes(self, name: str) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Codes [N, K] and scales [N, K / 32] of a matrix in one of three types.
+    def read_codes(self, name: str, chosen: slice = slice(None)) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Codes [..., N, K] and scales [..., N, K / 32] of what is `chosen` of a matrix, or of many, in one of three types.
 
         Values are scale (code - 8) in Q4_0, scale (code - 128) in Q8_0, scale e2m1(code) in MXFP4.
         """
-        num_rows, num_columns = self.tensors[name].shape
-        blocks = self._rows(name).reshape(num_rows, num_columns // BLOCK, -1)
-        kind = self.tensors[name].kind
+        inner, kind = self.tensors[name].shape[1:], self.tensors[name].kind
+        rows = self._rows(name, chosen)
+        blocks = rows.reshape(len(rows), inner[-1] // BLOCK, -1)
         head = 1 if kind == GGMLQuantizationType.MXFP4 else 2
         stored = blocks[:, :, head:]
         if kind == GGMLQuantizationType.MXFP4:
@@ -108,13 +116,14 @@ class GgufFile:
             codes = stored ^ np.uint8(128)  # from two's complement
         else:
             codes = np.concatenate((stored & np.uint8(15), stored >> np.uint8(4)), axis=2)
-        return codes.reshape(num_rows, num_columns), scales
+        return codes.reshape(-1, *inner), scales.reshape(-1, *inner[:-1], inner[-1] // BLOCK)
 
-    def _rows(self, name: str) -> NDArray[np.uint8]:
-        """Tensor `name` as stored, mapped: bytes [rows, bytes of a row]."""
+    def _rows(self, name: str, chosen: slice = slice(None)) -> NDArray[np.uint8]:
+        """What is `chosen` of tensor `name` as stored, mapped: bytes [rows, bytes of a row]."""
         tensor = self.tensors[name]
         stored = np.memmap(tensor.path, np.uint8, "r", tensor.offset, (tensor.num_bytes,))
-        return stored.reshape(math.prod(tensor.shape[:-1]), -1)
+        by_row = stored.reshape(*tensor.shape[:-1], -1)[chosen]
+        return by_row.reshape(-1, by_row.shape[-1])
 
 
 def _located(path: Path, name: str, dims: tuple[int, ...], kind: int, offset: int) -> GgufTensor:

@@ -4,35 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
-from gguf.constants import GGMLQuantizationType
-from gguf.tensor_mapping import TensorNameMap
 from numpy.typing import NDArray
 
 from artifacts.architecture import Architecture
-from optimizer.formats.stored_matrix import CodeKind, Misfit, StoredMatrix
+from optimizer.formats.stored_matrix import Misfit, StoredMatrix
 from optimizer.importers.errors import DamagedFile
 from optimizer.importers.gguf_config import LONGROPE_FACTORS, ROPE_FACTORS, family_of, hf_config
-from optimizer.importers.gguf_families import GGUF_FAMILIES, GgufFamily, gguf_name, tensor_names
-from optimizer.importers.gguf_file import BLOCK, GgufFile
+from optimizer.importers.gguf_families import GGUF_FAMILIES, GgufFamily
+from optimizer.importers.gguf_file import GgufFile
 from optimizer.importers.gguf_parts import open_parts
+from optimizer.importers.gguf_places import Places
 from optimizer.importers.gguf_tokenizer import special_tokens, tokenizer_json, tokenizer_notes
 from optimizer.importers.source import Source
-from runtime.models import architecture, checkpoint_tensors
+from runtime.models import UnsupportedModel, architecture, checkpoint_tensors
 
 _T = TypeVar("_T", bound=np.generic)
-_FLOATS = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16, GGMLQuantizationType.F64)
-_CODES: dict[GGMLQuantizationType, CodeKind] = {
-    GGMLQuantizationType.Q4_0: "uint4",
-    GGMLQuantizationType.Q8_0: "uint8",
-    GGMLQuantizationType.MXFP4: "e2m1",
-}
 
 
 def open_gguf(path: Path) -> Source:
@@ -40,6 +33,7 @@ def open_gguf(path: Path) -> Source:
     file, files = open_parts(path)
     _check_depth(file)
     described = architecture(hf_config(file))
+    _check_experts(file, described)
     return Source(
         architecture=described,
         checkpoint=GgufCheckpoint(file, described, GGUF_FAMILIES[family_of(file)]),
@@ -58,6 +52,19 @@ def _check_depth(file: GgufFile) -> None:
         raise DamagedFile(f"{file.path}: {key} must be at most the number of tensors, {len(file.tensors)}, got {depth!r}")
 
 
+def _check_experts(file: GgufFile, described: Architecture) -> None:
+    """Experts stand in three tensors of a layer, as many as the file says. UnsupportedModel, DamagedFile."""
+    for name, tensor in file.tensors.items():
+        if described.moe and (other := re.fullmatch(r"blk\.\d+\.ffn_(gate\.0|gate_up_exps)\.weight", name)):
+            which = "a tensor for each expert" if other[1] == "gate.0" else "gate and up of its experts in one tensor"
+            raise UnsupportedModel(f"{tensor.path} has {which} ({name}); convert it again, to ffn_gate_exps and ffn_up_exps")
+        if described.moe and "_exps." in name and tensor.shape[0] != described.moe.num_experts:
+            raise DamagedFile(
+                f"{name} in {tensor.path} must have as many matrices as there are experts, {described.moe.num_experts}, "
+                f"and has shape {list(tensor.shape)}"
+            )
+
+
 @dataclass(frozen=True)
 class GgufCheckpoint:
     """Tensors of a GGUF file by their Hugging Face names, as fp32."""
@@ -67,58 +74,35 @@ class GgufCheckpoint:
     family: GgufFamily
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        stored, rows = self._place(name)
-        tensor = self.file.tensors.get(stored)
-        return None if tensor is None else (len(range(tensor.shape[0])[rows]), *tensor.shape[1:])
+        return self._places[name].shape(self.file)
 
     def is_bf16(self, name: str) -> bool:
         return False  # what the file has in bf16 is widened
 
     def where(self, name: str) -> str:
-        stored, _ = self._place(name)
-        tensor = self.file.tensors.get(stored)
-        return f"{stored} in {self.file.path if tensor is None else tensor.path}"
+        tensors = self._places[name].tensors
+        found = self.file.tensors.get(tensors[0])
+        return f"{' with '.join(tensors)} in {self.file.path if found is None else found.path}"
 
     def read(self, name: str) -> torch.Tensor:
         """Gains are whole in the file; what Hugging Face has less is taken off, which undoes the converter's sum exactly."""
-        stored, rows = self._place(name)
-        values = self._in_order(name, self.file.read(stored)[rows])
+        values = self._in_order(name, self._places[name].read(self.file))
         if (added := self._added.get(name)) is not None:
             values -= np.float32(added)
         return torch.from_numpy(values)
 
     def stored(self, name: str) -> StoredMatrix | Misfit | None:
-        stored, rows = self._place(name)
-        kind = self.file.tensors[stored].kind
-        if kind in _FLOATS:
-            return None
-        if kind not in _CODES:
-            return Misfit(f"codes are {kind.name}")
-        codes, scales = self.file.read_codes(stored)
-        if not np.isfinite(scales).all():
-            return Misfit("a scale is no number")
-        return StoredMatrix(_CODES[kind], self._in_order(name, codes[rows]), self._in_order(name, scales[rows]), 1, BLOCK)
+        found = self._places[name].stored(self.file)
+        if not isinstance(found, StoredMatrix):
+            return found
+        return replace(found, codes=self._in_order(name, found.codes), scales=self._in_order(name, found.scales))
 
     def notes(self) -> list[str]:
         return tokenizer_notes(self.file.metadata)
 
     def others(self, names: Collection[str]) -> list[str]:
-        used = {self._place(name)[0] for name in names} | {ROPE_FACTORS, *LONGROPE_FACTORS.values()}
+        used = {tensor for name in names for tensor in self._places[name].tensors} | {ROPE_FACTORS, *LONGROPE_FACTORS.values()}
         return [name for name in self.file.tensors if name not in used]
-
-    def _place(self, name: str) -> tuple[str, slice]:
-        """The file's tensor that has `name`, and its rows: a converter may have joined those of q, k and v."""
-        stored = gguf_name(self._names, name)
-        projection = re.fullmatch(r"(blk\.\d+)\.attn_([qkv])\.(weight|bias)", stored)
-        if projection is None or stored in self.file.tensors:
-            return stored, slice(None)
-        joined = f"{projection[1]}.attn_qkv.{projection[3]}"
-        if joined not in self.file.tensors:
-            return stored, slice(None)
-        a = self.architecture
-        sizes = {"q": (0, a.q_size), "k": (a.q_size, a.kv_size), "v": (a.q_size + a.kv_size, a.kv_size)}
-        first, size = sizes[projection[2]]
-        return joined, slice(first, first + size)
 
     def _in_order(self, name: str, rows: NDArray[_T]) -> NDArray[_T]:
         """`rows` of the tensor `name` as Hugging Face orders them."""
@@ -130,8 +114,8 @@ class GgufCheckpoint:
         return rows
 
     @cached_property
-    def _names(self) -> TensorNameMap:
-        return tensor_names(self.family.architecture, self.architecture.num_layers)
+    def _places(self) -> Places:
+        return Places(self.architecture, self.family, self.file.tensors)
 
     @cached_property
     def _added(self) -> dict[str, float]:

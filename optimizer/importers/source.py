@@ -18,6 +18,7 @@ from optimizer.formats.stored_matrix import Misfit, StoredMatrix
 from optimizer.formats.table import kept_in
 from optimizer.importers.errors import MissingTensor, ShapeMismatch, UnexpectedTensor
 from runtime.models import checkpoint_tensors
+from runtime.models.stored_rows import Together
 
 
 class Checkpoint(Protocol):
@@ -111,7 +112,8 @@ class Source:
         if scheme.is_float:
             return None
         parts = checkpoint_tensors(self.architecture)[f"{group}.weight"]
-        if any(part.rows for part in parts) and any(self.checkpoint.stored(part.name) for part in parts):
+        reordered = any(part.rows is not None and not isinstance(part.rows, Together) for part in parts)
+        if reordered and any(self.checkpoint.stored(part.name) for part in parts):
             return Misfit("rows stand in another order here than in the checkpoint")
         fitted = [self._in_scheme(part.name, scheme) for part in parts]
         if not any(fitted):

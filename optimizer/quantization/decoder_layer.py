@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from artifacts.architecture import Architecture
-from optimizer.quantization.float_extras import FloatExtras
+from optimizer.quantization.float_extras import FloatExtras, gated
 from optimizer.quantization.float_latents import FloatLatents
 from optimizer.quantization.float_mixture import FloatMixture
 from runtime.network import Activation, final_norm, layer
@@ -116,8 +116,7 @@ class FloatBuilder:
         return attended[0].transpose(0, 1).flatten(1)
 
     def gated(self, name: str, gate_up: Tensor, reader: str, activation: Activation) -> Tensor:
-        gate, up = gate_up.chunk(2, dim=1)
-        return (functional.silu(gate) if activation == "silu" else functional.gelu(gate, approximate="tanh")) * up
+        return gated(*gate_up.chunk(2, dim=1), activation)
 
     def join(self, stream: Tensor, branch: Tensor, factor: float) -> Tensor:
         return torch.add(stream, branch, alpha=factor)

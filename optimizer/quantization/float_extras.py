@@ -9,7 +9,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kernels.silu_and_mul.reference import clamped_silu
 from runtime.network import Activation
+
+
+def gated(gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
+    """activation(gate) * up, fp32."""
+    match activation.name:
+        case "silu":
+            return functional.silu(gate) * up
+        case "gelu":
+            return functional.gelu(gate, approximate="tanh") * up
+        case "clamped_silu":
+            return clamped_silu(gate, up, activation.limit, activation.slope)
 
 
 @dataclass(frozen=True)
@@ -34,7 +46,7 @@ class FloatExtras:
         return torch.add(x, more, alpha=factor)
 
     def gated_by(self, name: str, gate: Tensor, x: Tensor, activation: Activation) -> Tensor:
-        return (functional.silu(gate) if activation == "silu" else functional.gelu(gate, approximate="tanh")) * x
+        return gated(gate, x, activation)
 
     def scale(self, name: str, stream: Tensor) -> Tensor:
         return stream * self.tensors[f"{name}.weight"]

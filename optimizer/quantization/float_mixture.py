@@ -25,7 +25,7 @@ class FloatMixture:
 
     def route(self, name: str, x: Tensor) -> None:
         moe, k = self._moe, self._moe.num_experts_per_token
-        logits = functional.linear(x, self._tensors[f"{name}.router.weight"])
+        logits = functional.linear(x, self._tensors[f"{name}.router.weight"], self._tensors.get(f"{name}.router.logit_bias"))
         ids, self._weights = torch.empty(len(x), k, dtype=torch.int32), torch.empty(len(x), k)
         rules = int(moe.normalized), moe.num_groups, moe.num_chosen_groups, moe.scaling
         if moe.scoring == "sigmoid":
@@ -40,6 +40,8 @@ class FloatMixture:
     def linear(self, group: str, x: Tensor) -> Tensor:
         """Rows of pairs, sorted by expert."""
         experts = self._tensors[f"{group}.weight"].chunk(self._moe.num_experts)
+        bias = self._tensors.get(f"{group}.bias")
+        biases = [None] * len(experts) if bias is None else bias.chunk(len(experts))
         of_tokens = kind_of(group) == "experts_gate_up"
         if of_tokens:
             self._observe(group, x)
@@ -49,7 +51,7 @@ class FloatMixture:
             if len(rows):
                 if not of_tokens:
                     self._observe(f"{group}.{expert}", rows)
-                products.append(functional.linear(rows, experts[expert]))
+                products.append(functional.linear(rows, experts[expert], biases[expert]))
         return torch.cat(products)
 
     def combine(self, name: str, pairs: Tensor, shared: Tensor | None) -> Tensor:

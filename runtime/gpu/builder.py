@@ -143,10 +143,10 @@ class GpuBuilder:
         width, rows = x.shape[1] // 2, x.shape[0] // self.max_num_tokens
         if form:
             written = self._codes(form, [reader], width, rows)
-            self.call(f"gpu_{activation}_and_mul_{form}", name, counters, x=x, **written)
+            self.call(f"gpu_{activation.name}_and_mul_{form}", name, counters, x=x, **written, **activation.scalars)
             return Operand({form: _as_operand(written)}, counters)
         out = self.buffer("activated", width, rows=rows)
-        self.call(f"gpu_{activation}_and_mul", name, counters, x=x, out=out)
+        self.call(f"gpu_{activation.name}_and_mul", name, counters, x=x, out=out, **activation.scalars)
         return Operand.plain(out, counters)
 
     def join(self, stream: Stream, branch: Operand, factor: float) -> Stream:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from runtime.gpu.builder import Operand, Stream
+from runtime.network import Activation
 
 if TYPE_CHECKING:
     from runtime.gpu.builder import GpuBuilder
@@ -40,9 +41,9 @@ class LayerExtras:
         self._build.call("gpu_scaled_add", "add", stream=x.x.flatten(1), x=more.x.flatten(1), factor=factor)
         return x
 
-    def gated_by(self, name: str, gate: Operand, x: Operand, activation: str) -> Operand:
+    def gated_by(self, name: str, gate: Operand, x: Operand, activation: Activation) -> Operand:
         out = self._build.buffer("activated", gate.x.shape[1])
-        self._build.call(f"gpu_{activation}_gate", name, gate=gate.x, x=x.x, out=out)
+        self._build.call(f"gpu_{activation.name}_gate", name, gate=gate.x, x=x.x, out=out, **activation.scalars)
         return Operand.plain(out)
 
     def scale(self, name: str, stream: Stream) -> Stream:

@@ -37,7 +37,8 @@ class Mixture:
         logits = build.buffer("router", moe.num_experts, dtype=torch.float32)
         weight = build.tensors[f"{name}.router.weight"]
         bias = {"bias": build.tensors[f"{name}.router.bias"]} if moe.scoring == "sigmoid" else {}
-        build.call("gpu_moe_logits", f"{name}.router", x=x.x, weight=weight, out=logits)
+        logit_bias = build.tensors.get(f"{name}.router.logit_bias")
+        build.call("gpu_moe_logits", f"{name}.router", x=x.x, weight=weight, bias=logit_bias, out=logits)
         build.call(
             f"gpu_moe_route_{moe.scoring}", f"{name}.router", logits=logits, **bias, topk_ids=self._topk_ids,
             topk_weights=self._topk_weights, renormalize=int(moe.normalized), num_groups=moe.num_groups,
@@ -64,8 +65,10 @@ class Mixture:
         }
         tokens = {name: value.view(-1, k if of_pairs else 1, *value.shape[1:]) for name, value in x.forms[form].items()}
         out = build.buffer(group.rpartition(".")[2], k, num_rows)
+        bias = build.tensors.get(f"{group}.bias")
+        bias = bias if bias is None else bias.view(experts, num_rows)
         build.call(
-            f"gpu_moe_matmul_{gpu_packing_of(build.plan[group]).experts}", group, **tokens, **per_expert,
+            f"gpu_moe_matmul_{gpu_packing_of(build.plan[group]).experts}", group, **tokens, **per_expert, bias=bias,
             topk_weights=self._topk_weights if of_pairs else None, num_padded=self._num_padded, out=out, **self._alignment(),
         )  # fmt: skip
         return Operand.plain(out.flatten(0, 1), PAIRS)

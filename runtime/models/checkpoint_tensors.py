@@ -63,6 +63,8 @@ class Naming:
     expert_size_key: str = "moe_intermediate_size"
     joined_experts: tuple[str, str, str] | None = None
     """What a mixture calls its router, gate with up, and down, where each is one tensor of all experts."""
+    experts_by_turns: bool = False
+    """Whether such a tensor of experts has matrices transposed, rows of gate and up by turns, and no `.weight` in its name."""
 
 
 _GEMMA = Naming(
@@ -106,6 +108,11 @@ NAMINGS: Mapping[str, Naming] = {
     "olmoe": Naming(expert_size_key="intermediate_size"),
     "olmo2": Naming(
         norms={"attn_post_norm": "post_attention_layernorm", "mlp_post_norm": "post_feedforward_layernorm"},
+    ),
+    "gpt_oss": Naming(
+        expert_size_key="intermediate_size",
+        joined_experts=("router", "experts.gate_up_proj", "experts.down_proj"),
+        experts_by_turns=True,
     ),
     "mixtral": Naming(mixture=("block_sparse_moe", "w1", "w3", "w2"), expert_size_key="intermediate_size"),
     "phi3": Naming(fused_qkv=True, joined_gate_up=("gate_up_proj", "down_proj")),
@@ -285,13 +292,7 @@ def _experts(a: Architecture, moe: Moe, layer: str) -> Parts:
     count = _Axis(moe.num_experts, "the number of experts")
     shared = _swiglu(a, layer, _naming(a).shared, moe.shared_intermediate_size) if moe.shared_intermediate_size else {}
     if joined := _naming(a).joined_experts:
-        router, gate_up, down = (f"{mixture}.{name}.weight" for name in joined)
-        rows = _Axis(2 * size.size, f"2 {size.config_key}")
-        return shared | {
-            "router.weight": (_part(router, count, hidden),),
-            "experts_gate_up.weight": (replace(_part(gate_up, count, rows, hidden), rows=Together()),),
-            "experts_down.weight": (replace(_part(down, count, hidden, size), rows=Together()),),
-        }
+        return shared | _joined_experts(a, moe, *(f"{mixture}.{name}" for name in joined))
     experts = [f"{mixture}.experts.{expert}" for expert in range(moe.num_experts)]
     tensors: Parts = {
         "router.weight": (_part(f"{mixture}.gate.weight", count, hidden),),
@@ -301,6 +302,25 @@ def _experts(a: Architecture, moe: Moe, layer: str) -> Parts:
     if moe.scoring == "sigmoid":
         tensors["router.bias"] = (_part(f"{mixture}.gate.e_score_correction_bias", count),)
     return tensors | shared
+
+
+def _joined_experts(a: Architecture, moe: Moe, router: str, gate_up: str, down: str) -> Parts:
+    """The same, where each is one tensor of all experts."""
+    by_turns, key, hidden = _naming(a).experts_by_turns, _naming(a).expert_size_key, _hidden(a)
+    count = _Axis(moe.num_experts, "the number of experts")
+    size, both = _Axis(moe.intermediate_size, key), _Axis(2 * moe.intermediate_size, f"2 {key}")
+    tensors: Parts = {"router.weight": (_part(f"{router}.weight", count, hidden),)}
+    if moe.router_bias:
+        tensors["router.logit_bias"] = (_part(f"{router}.bias", count),)
+    for ours, name, rows, width, turns in (
+        ("experts_gate_up", gate_up, both, hidden, by_turns),
+        ("experts_down", down, hidden, size, False),
+    ):
+        matrices = _part(name, count, width, rows) if by_turns else _part(f"{name}.weight", count, rows, width)
+        tensors[f"{ours}.weight"] = (replace(matrices, rows=Together(transposed=by_turns, by_turns=turns)),)
+        if moe.expert_biases:
+            tensors[f"{ours}.bias"] = (replace(_part(f"{name}_bias", count, rows), rows=Together(by_turns=turns)),)
+    return tensors
 
 
 @dataclass(frozen=True)

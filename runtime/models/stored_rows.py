@@ -41,11 +41,19 @@ class HeadOrder:
 
 @dataclass(frozen=True)
 class Together:
-    """The rows of all matrices of a tensor, one matrix after the other."""
+    """The rows of all matrices of a tensor, one matrix after the other; or their biases."""
+
+    transposed: bool = False
+    """Whether a matrix is stored as [K, N]."""
+    by_turns: bool = False
+    """Whether rows 2 i and 2 i + 1 are those that here are i and i + N / 2: gate and up by turns."""
 
     def of(self, matrices: Tensor) -> Tensor:
-        """[experts, N, K] -> [experts * N, K]."""
-        return matrices.flatten(0, 1)
+        """[experts, N, K] -> [experts * N, K], or without K."""
+        rows = matrices.transpose(1, 2) if self.transposed else matrices
+        if self.by_turns:
+            rows = rows.reshape(len(rows), -1, 2, *rows.shape[2:]).transpose(1, 2).flatten(1, 2)
+        return rows.flatten(0, 1)
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,24 @@ import pytest
 import torch
 from gguf import GGUFReader
 from gguf.quants import dequantize
+from transformers import GraniteMoeHybridConfig
 
 from artifacts.architecture import Architecture
 from optimizer.exporters import ExportError
 from optimizer.exporters.gguf_layout import whole_gain
 from optimizer.exporters.gguf_metadata import architecture_metadata, check_read_back, gguf_family
+from optimizer.exporters.logical import LogicalBundle
+from optimizer.formats.matrix import QuantizedMatrix
 from optimizer.importers import Source, open_source
+from optimizer.importers.gguf_tokenizer import tokenizer_json
 from optimizer.weights.quantized_store import QuantizedStore
 from runtime.models import architecture
 from runtime.models.stored_rows import Gain
 from tests.exporters.conftest import save_bundle
 from tests.exporters.test_gguf import export
-from tests.importers.test_gguf_families import FAMILIES, opened
+from tests.importers.gguf_models import FAMILIES, GRANITE, HYBRID, opened
+from tests.importers.gguf_writing import TOKENIZER
+from tests.importers.random_models import SIZES, random_model, save_folder
 from tests.runtime.conftest import Tiny
 
 
@@ -62,6 +68,31 @@ def test_the_file_is_the_converters_and_the_importer_reads_it(name: str, tmp_pat
             assert keys[key] == pytest.approx(value), key
 
 
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "granitemoehybrid"])
+@pytest.mark.parametrize("scheme", ["int4-g32-sym", "int4-g32-asym", "int8"])
+def test_experts_as_the_bundle_has_them(name: str, scheme: str, tmp_path: Path) -> None:
+    _, path = exported(name, scheme, tmp_path)
+    logical, ours = LogicalBundle.open(tmp_path / "bundle"), open_source(path)
+    for group in ("layers.0.experts_gate_up", "layers.2.experts_down"):
+        matrix, values = logical.matrix(group), ours.tensor(f"{group}.weight").flatten(0, -2).numpy()
+        kept = ours.stored(group, matrix.scheme)
+        if scheme == "int4-g32-sym":
+            assert isinstance(kept, QuantizedMatrix)
+            np.testing.assert_array_equal(kept.codes, matrix.codes)
+        np.testing.assert_allclose(values, matrix.dequantize(), atol=0 if scheme == "int4-g32-sym" else 2e-3 * values.max())
+
+
+def test_granite_4_without_experts_is_written_as_granite(tmp_path: Path) -> None:
+    config = GraniteMoeHybridConfig(**SIZES | HYBRID, **GRANITE, num_local_experts=0, position_embedding_type="rope")
+    theirs = open_source(save_folder(random_model(config), tmp_path / "hf"))
+    model = Tiny(None, theirs, QuantizedStore(theirs, tmp_path / "store"))  # type: ignore[arg-type]  # likewise
+    texts = tokenizer_json({f"tokenizer.ggml.{key}": value for key, value in TOKENIZER.items()})
+    ours = open_source(export(save_bundle(tmp_path / "bundle", model, "fp32", tokenizer_json=texts)))
+    assert ours.architecture == theirs.architecture.model_copy(update={"family": "granite"})
+    for tensor in ("layers.2.gate_up.weight", "layers.0.down.weight", "layers.1.qkv.weight"):
+        assert torch.equal(ours.tensor(tensor), theirs.tensor(tensor))
+
+
 def test_a_gain_that_was_divided_is_found_again() -> None:
     random = np.random.default_rng(0)
     for divisor in (1.0, 640**0.5, 3.7, 1152**0.5):
@@ -77,6 +108,14 @@ def described(name: str) -> Architecture:
     return architecture(FAMILIES[name][0].to_dict())
 
 
+def moe(**changes: Any) -> Callable[[Architecture], dict[str, Any]]:
+    def changed(a: Architecture) -> dict[str, Any]:
+        assert a.moe is not None
+        return {"moe": a.moe.model_copy(update=changes)}
+
+    return changed
+
+
 REFUSED: dict[str, tuple[str, Callable[[Architecture], dict[str, Any]], str]] = {
     "scale of scores": ("gemma3", lambda a: {"query_scalar": 40.0}, r"query_scalar = 40\.0 of a gemma3_text .* take 16\.0"),
     "caps": ("gemma3", lambda a: {"attention_softcap": 50.0}, r"attention_softcap = 50\.0 .* take 0\.0"),
@@ -90,6 +129,21 @@ REFUSED: dict[str, tuple[str, Callable[[Architecture], dict[str, Any]], str]] = 
     "windows": ("smollm3", lambda a: {"layer_windows": (8,) * 7}, "in which layers a smollm3 model has a sliding window"),
     "positions": ("smollm3", lambda a: {"layer_ropes": (1,) * 7}, "cannot express layer_ropes"),
     "size of heads": ("phi3", lambda a: {"head_dim": 16}, "num_heads . head_dim to be hidden_size, 32, and this model's is 64"),
+    "weights of experts": (
+        "qwen3_moe",
+        moe(normalized=False),
+        "cannot express moe = .*'normalized': False.* a qwen3_moe model",
+    ),
+    "weights that sum to one": ("olmoe", moe(normalized=True), "cannot express moe = .*'normalized': True"),
+    "shared keys": ("olmoe", lambda _: {"num_kv_heads": 2}, "as many heads of keys as of queries, 4, and this model has 2"),
+    "dense layers first": ("qwen3_moe", moe(first_layer=1), "cannot express moe = .*'first_layer': 1"),
+    "a shared expert": ("mixtral", moe(shared_intermediate_size=32), "'shared_intermediate_size': 32"),
+    "no positions": (
+        "granitemoehybrid",
+        lambda a: {"rope": a.rope.model_copy(update={"rotary_dim": 0})},
+        r"partial_rotary_factor must be 1 for granitemoehybrid, got 0\.0",
+    ),
+    "latents": ("granitemoehybrid", lambda _: {"family": "deepseek_v3"}, "exported of the families .*, got 'deepseek_v3'"),
     "another rope of windows": (
         "gemma2",
         lambda a: {"further_ropes": (a.rope.model_copy(update={"theta": 5.0}),), "layer_ropes": (1, 0, 1)},

@@ -16,7 +16,7 @@ from optimizer.weights.quantized_store import QuantizedStore
 from runtime.model_runner import ProgramRunner
 from runtime.models import FAMILIES, architecture
 from runtime.models.hf_config import HfConfig
-from runtime.network import network
+from runtime.network import Activation, network
 from runtime.scoring import score
 from tests.house.recipes import files_of
 from tests.house.test_words import ROOT
@@ -91,8 +91,8 @@ class Written:
     def attend(self, layer: int, q: str, k: str, v: str, scale: float, window: int, softcap: float) -> str:
         return f"attend({q}, {k}, {v}, {scale:g}, {window}, {softcap:g})"
 
-    def gated(self, name: str, gate_up: str, reader: str, activation: str) -> str:
-        return f"{activation}({gate_up})"
+    def gated(self, name: str, gate_up: str, reader: str, activation: Activation) -> str:
+        return f"{activation.name}({gate_up})"
 
     def join(self, stream: str, branch: str, factor: float) -> str:
         return f"{stream} + {branch}" if factor == 1 else f"{stream} + {factor:g} {branch}"

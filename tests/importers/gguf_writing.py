@@ -21,6 +21,9 @@ _NAMES = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "mlp.gate": "ffn_gate_inp",
+    "block_sparse_moe.router": "ffn_gate_inp",
+    "shared_mlp.output_linear": "ffn_down_shexp",
 } | {
     f"self_attn.{x}": f"attn_{x.removesuffix('_proj')}" for x in ("q_proj", "k_proj", "v_proj", "qkv_proj", "q_norm", "k_norm")
 }
@@ -43,9 +46,20 @@ _OTHER_NAMES = {
     "olmo2": _GEMMA,
     "phi3": {"mlp.gate_up_proj": "ffn_up"},
 }
-_ARCHITECTURES = {"mistral": "llama", "gemma3_text": "gemma3"}
+_ARCHITECTURES = {
+    "mistral": "llama",
+    "gemma3_text": "gemma3",
+    "mixtral": "llama",
+    "qwen3_moe": "qwen3moe",
+    "granitemoehybrid": "granitemoe",
+}
 #: whose q and k llama.cpp turns by neighbours, and so reorders
-_REORDERED = ("llama", "smollm3", "granite")
+_REORDERED = ("llama", "smollm3", "granite", "granitemoe")
+#: ends of names -> the two tensors of which the first has the first half of the rows, of each matrix
+_HALVES = {
+    "experts.gate_up_proj": ("ffn_gate_exps", "ffn_up_exps"),
+    "shared_mlp.input_linear.weight": ("ffn_gate_shexp", "ffn_up_shexp"),
+}
 #: whose gains Hugging Face keeps less one
 _WHOLE_GAINS = ("gemma", "gemma2", "gemma3")
 
@@ -69,11 +83,13 @@ def write_gguf(
     metadata: Mapping[str, object] | None = None,
     extra: Mapping[str, np.ndarray] | None = None,
     drop: str | None = None,
+    leave_out: str | None = None,
     tokenizer: Mapping[str, object] = TOKENIZER,
     part_tensors: int = 0,
     joins_qkv: bool = False,
 ) -> Path:
-    """`model` at `path`, matrices as `kind`. `metadata` overrides keys (None leaves one out), `drop` leaves out a tensor.
+    """`model` at `path`, matrices as `kind`. `metadata` overrides keys (None leaves one out), `drop` leaves out a
+    tensor by the model's name, `leave_out` by the file's.
 
     With `part_tensors` it is parts of at most so many tensors each, named after `path` as the gguf package names them.
     `joins_qkv`: q, k and v are one tensor, as the converter's --fuse-qkv makes them.
@@ -117,7 +133,10 @@ def write_gguf(
             if len(parts) < 3:
                 continue
             array = np.concatenate([parts[part] for part in "qkv"])
-        writer.add_tensor(_gguf_name(name, arch), quantize(array, stored), raw_dtype=stored)
+        for part, values in _apart(name, array, arch).items():
+            if part == leave_out:
+                continue
+            writer.add_tensor(part, quantize(values, stored), raw_dtype=stored)
     for name, array in (extra or {}).items():
         writer.add_tensor(name, array)
     writer.write_header_to_file()
@@ -125,6 +144,18 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def _apart(name: str, array: np.ndarray, arch: str) -> dict[str, np.ndarray]:
+    """The file's tensors of one of the model's."""
+    layer = "".join(name.split(".")[2:3])
+    for end, parts in _HALVES.items():
+        if name.endswith(end):
+            halves = np.split(array, 2, axis=-2)
+            return {f"blk.{layer}.{part}.weight": np.ascontiguousarray(half) for part, half in zip(parts, halves, strict=True)}
+    if name.endswith("experts.down_proj"):
+        return {f"blk.{layer}.ffn_down_exps.weight": array}
+    return {_gguf_name(name, arch): array}
 
 
 def _permuted(rows: np.ndarray, heads: int) -> np.ndarray:

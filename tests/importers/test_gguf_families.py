@@ -13,136 +13,17 @@ import torch
 from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 from transformers import (
-    Gemma2Config,
-    Gemma3TextConfig,
-    GemmaConfig,
     Glm4Config,
-    GraniteConfig,
-    Olmo2Config,
-    Phi3Config,
-    PreTrainedConfig,
-    SmolLM3Config,
 )
 
-from optimizer.importers import DamagedFile, MissingTensor, Source, open_source
+from optimizer.importers import DamagedFile, MissingTensor, open_source
 from optimizer.importers.gguf_config import hf_config
 from optimizer.importers.gguf_families import GGUF_FAMILIES
 from runtime.models import UnsupportedModel, architecture
 from tests.house.test_words import ROOT
+from tests.importers.gguf_models import FACTORS, FAMILIES, PHI3_LONG, opened
 from tests.importers.gguf_writing import write_gguf
-from tests.importers.random_models import SIZES, random_model, save_folder
-
-LONGROPE = {
-    "rope_type": "longrope",
-    "rope_theta": 1e4,
-    "partial_rotary_factor": 0.5,
-    "short_factor": [1.0, 1.08],
-    "long_factor": [1.5, 4.25],
-}
-PHI3_LONG = Phi3Config(**SIZES, original_max_position_embeddings=32, rope_parameters=LONGROPE, pad_token_id=None)
-FACTORS = {f"rope_factors_{length}.weight": np.array(LONGROPE[f"{length}_factor"], np.float32) for length in ("long", "short")}
-SEVEN = SIZES | {"num_hidden_layers": 7}
-
-#: a config, what the converter writes of it beside what it writes of every family, and further tensors
-FAMILIES: dict[str, tuple[PreTrainedConfig, dict[str, Any], dict[str, np.ndarray]]] = {
-    "gemma2": (
-        Gemma2Config(**SIZES, head_dim=16, query_pre_attn_scalar=16, sliding_window=24),
-        {
-            "gemma2.attention.sliding_window": 24,
-            "gemma2.attn_logit_softcapping": 50.0,
-            "gemma2.final_logit_softcapping": 30.0,
-        },
-        {},
-    ),
-    "gemma2, silent": (Gemma2Config(**SIZES, head_dim=16, query_pre_attn_scalar=16), {}, {}),
-    "gemma3": (
-        Gemma3TextConfig(**SEVEN, head_dim=16, query_pre_attn_scalar=16, sliding_window=24),
-        {"gemma3.attention.sliding_window": 24},
-        {},
-    ),
-    "gemma3, linear, capped": (
-        Gemma3TextConfig(
-            **SEVEN,
-            head_dim=16,
-            query_pre_attn_scalar=16,
-            sliding_window=200,
-            final_logit_softcapping=20.0,
-            rope_parameters={
-                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
-                "sliding_attention": {"rope_type": "default", "rope_theta": 5e3},
-            },
-        ),
-        {
-            "gemma3.attention.sliding_window": 200,
-            "gemma3.final_logit_softcapping": 20.0,
-            "gemma3.rope.scaling.type": "linear",
-            "gemma3.rope.scaling.factor": 8.0,
-            "gemma3.rope.freq_base_swa": 5e3,
-        },
-        {},
-    ),
-    "gemma3, by layer": (
-        Gemma3TextConfig(
-            **SIZES,
-            head_dim=16,
-            query_pre_attn_scalar=16,
-            sliding_window=24,
-            layer_types=["full_attention", "sliding_attention", "full_attention"],
-        ),
-        {"gemma3.attention.sliding_window": 24, "gemma3.attention.sliding_window_pattern": [False, True, False]},
-        {},
-    ),
-    "glm4": (Glm4Config(**SIZES, head_dim=16, pad_token_id=None), {"glm4.rope.dimension_count": 8}, {}),
-    "phi3": (
-        Phi3Config(**SIZES, sliding_window=24, pad_token_id=None),
-        {"phi3.attention.sliding_window": 24, "phi3.rope.scaling.original_context_length": 4096},
-        {},
-    ),
-    "phi3, longrope": (
-        PHI3_LONG,
-        {
-            "phi3.rope.dimension_count": 4,
-            "phi3.rope.scaling.type": "longrope",
-            "phi3.rope.scaling.original_context_length": 32,
-            "phi3.rope.scaling.attn_factor": (1 + 2 / 5) ** 0.5,
-        },
-        FACTORS,
-    ),
-    "gemma": (GemmaConfig(**SIZES, head_dim=16), {}, {}),
-    "granite": (
-        GraniteConfig(
-            **SIZES,
-            attention_multiplier=0.22,
-            embedding_multiplier=12.0,
-            residual_multiplier=0.3,
-            logits_scaling=8.0,
-            attention_bias=True,
-        ),
-        {
-            "granite.attention.scale": 0.22,
-            "granite.embedding_scale": 12.0,
-            "granite.residual_scale": 0.3,
-            "granite.logit_scale": 8.0,
-        },
-        {},
-    ),
-    "granite, silent": (GraniteConfig(**SIZES, attention_multiplier=8**-0.5, tie_word_embeddings=True), {}, {}),
-    "olmo2": (Olmo2Config(**SIZES, pad_token_id=None), {}, {}),
-    "smollm3": (SmolLM3Config(**SEVEN, pad_token_id=None), {}, {}),
-}
-
-
-def opened(name: str, folder: Path, **options: Any) -> tuple[Source, Source]:
-    """From Hugging Face's folder, from GGUF."""
-    config, metadata, extra = FAMILIES[name]
-    model = random_model(config)
-    with torch.no_grad():  # gains as models have them: less one they are below and above zero
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter.mul_(3)
-    folder.mkdir(exist_ok=True)
-    written = write_gguf(folder / "model.gguf", model, metadata=metadata | options.pop("metadata", {}), extra=extra, **options)
-    return open_source(save_folder(model, folder / "hf")), open_source(written)
+from tests.importers.random_models import SIZES, random_model
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -242,6 +123,13 @@ def test_codes_of_rows_in_another_order_are_values_alone(tmp_path: Path) -> None
     source = open_source(path)
     assert source.tensor("layers.0.qkv.weight").shape == (128, 32)
     assert source.checkpoint.stored("model.layers.0.mlp.down_proj.weight") is not None
+
+
+def test_granite_4_without_experts(tmp_path: Path) -> None:
+    """The converter says how many heads of keys each layer has, and the size of what would stand beside experts."""
+    keys = {"attention.head_count_kv": [2, 2, 2], "expert_shared_feed_forward_length": 64, "ssm.state_size": 256}
+    theirs, ours = opened("granite", tmp_path, metadata={f"granite.{key}": value for key, value in keys.items()})
+    assert ours.architecture == theirs.architecture
 
 
 def test_the_documentation_says_which_families_are_read_from_gguf() -> None:

@@ -143,7 +143,6 @@ def test_other_frequency_factors_are_refused(tmp_path: Path) -> None:
         ({"llama.rope.scaling.attn_factor": 1.2}, "attn_factor"),
         ({"llama.rope.scaling.type": "longrope"}, "rope_type 'longrope' needs short_factor, long_factor"),
         ({"llama.rope.dimension_count": 4}, "partial_rotary_factor"),
-        ({"llama.expert_count": 8}, "mixture of experts"),
         ({"llama.attention.value_length": 4}, "different sizes"),
     ],
 )

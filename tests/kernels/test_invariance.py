@@ -81,7 +81,7 @@ def test_an_experts_rows_are_those_of_its_matrix_alone(
     """Whatever other experts have, and however many they are; those without rows are not read."""
     spec = registry.spec(f"quant_matmul_experts_{variant}")
     counts = np.array([0, 1, 40, 0, 0, 7, 2, 13, 1])
-    case = Case("", {"T": int(counts.sum()), "E": len(counts), "hit": 1, "K": 192, "N": 176, "G": 64})
+    case = Case("", {"T": int(counts.sum()), "E": len(counts), "hit": 1, "K": 192, "N": 176, "G": 64, "bias": 1})
     inputs = make(spec, case) | {"offsets": np.concatenate([[0], counts.cumsum()]).astype(np.int32)}
     # A NaN in a scale or a weight would show wherever the matrix is read.
     for name in {tensor.name for tensor in spec.tensors} & {"scales", "weight"}:
@@ -95,7 +95,7 @@ def test_an_experts_rows_are_those_of_its_matrix_alone(
         for name in activations:
             scale = 1 if name == "x_scales" else each
             alone[name] = np.asarray(expected[name])[first * scale : end * scale]
-        library.call(f"quant_matmul_{variant}", {**alone, "bias": None, "out": np.asarray(expected["out"])[first:end]})
+        library.call(f"quant_matmul_{variant}", {**alone, "out": np.asarray(expected["out"])[first:end]})
     for built, threads in ((each_library, 1), (each_library, 2), (each_library, 3), (other_tiles, 2)):
         outputs = copied(inputs)
         built.call(spec.symbol, outputs, threads)

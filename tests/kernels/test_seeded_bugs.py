@@ -68,6 +68,18 @@ def _no_bias(arguments: Arguments) -> None:
     arguments["bias"] = np.zeros_like(arguments["bias"])  # type: ignore[arg-type]
 
 
+def _bias_of_another_expert(arguments: Arguments) -> None:
+    arguments["bias"] = np.roll(np.asarray(arguments["bias"]), 1, axis=0)
+
+
+def _larger_limit(arguments: Arguments) -> None:
+    arguments["limit"] = arguments["limit"] * 1.02  # type: ignore[operator]
+
+
+def _usual_slope(arguments: Arguments) -> None:
+    arguments["slope"] = 1.0
+
+
 def _another_place(arguments: Arguments) -> None:
     arguments["places"] = np.asarray(arguments["places"])[::-1].copy()
 
@@ -115,6 +127,9 @@ def _a_heads_matrix_turned_round(arguments: Arguments) -> None:
         ("rms_norm", "heads", _half_precision_input),
         ("silu_and_mul", "some", _half_precision_input),
         ("gelu_and_mul", "some", _half_precision_input),
+        ("clamped_silu_and_mul", "some", _half_precision_input),
+        ("clamped_silu_and_mul", "some", _larger_limit),
+        ("clamped_silu_and_mul", "one", _usual_slope),
         ("softcap", "small", _half_precision_input),
         ("scaled_add", "some", _half_precision_input),
         ("paged_attention_capped_fp32", "decode", _larger_cap),
@@ -124,6 +139,8 @@ def _a_heads_matrix_turned_round(arguments: Arguments) -> None:
         ("quant_matmul_experts_int4_asym_a8", "decode", _an_expert_has_another_ones_row),
         ("quant_matmul_experts_int4_asym", "prefill", _zero_point_off_by_one),
         ("quant_matmul_experts_fp32", "decode", _half_precision_input),
+        ("quant_matmul_experts_fp32", "decode", _bias_of_another_expert),
+        ("quant_matmul_experts_int8_a8", "prefill", _bias_of_another_expert),
         ("moe_route_softmax", "renormalized", _not_normalized),
         ("moe_route_softmax", "grouped", _all_groups),
         ("moe_route_sigmoid", "odd_groups", _all_groups),

@@ -109,7 +109,8 @@ class ExpectedNetwork:
 
     def gated(self, name: str, gate_up: Tensor, reader: str, activation: Activation) -> Tensor:
         gate, up = gate_up.chunk(2, dim=1)
-        return (functional.silu(gate) if activation == "silu" else functional.gelu(gate, approximate="tanh")) * up
+        assert activation.name != "clamped_silu", "an activation of experts, which no graph has"
+        return (functional.silu(gate) if activation.name == "silu" else functional.gelu(gate, approximate="tanh")) * up
 
     def join(self, stream: Tensor, branch: Tensor, factor: float) -> Tensor:
         return torch.add(stream, branch, alpha=factor)

@@ -67,6 +67,8 @@ MUTATIONS = (
         "many",
     ),
     _seeded("scales of the first expert", "(expert * N_BLOCKS +", "(0 * expert +", "matmul_e4m3_block", "decode"),
+    _seeded("bias of the first expert", "bias_ptr + expert * N", "bias_ptr + 0 * expert", "matmul_w16", "down"),
+    _seeded("bias not weighed", "result += tl.load(bias_ptr", "result += 2 * tl.load(bias_ptr", "matmul_int8", "down"),
     _seeded("shared experts left out", "    if shared_ptr is not None:", "    if False:", "sum", "shared"),
     _seeded("an expert left out of the sum", "tl.static_range(TOP_K)", "tl.static_range(TOP_K - 1)", "sum", "wide"),
     _seeded("channels beyond the first block dropped", "tl.program_id(1) * BLOCK_N", "0 * tl.program_id(1)", "sum", "wide"),

@@ -25,6 +25,8 @@ MUTATIONS = (
     _logits("the last expert not stored", "& (experts < E)[None, :]", "& (experts < E - 1)[None, :]", "ragged"),
     _logits("one split left out", "static_range(SPLITS)", "static_range(SPLITS - 1)", "split"),
     _logits("rows taken for contiguous", "[:, None] * X_STRIDE", "[:, None] * K", "ragged"),
+    _logits("a bias for every split", "tl.where(split == 0, bias, 0.0)", "bias", "split"),
+    _logits("bias left out", "tl.where(split == 0, bias, 0.0)", "0.0 * bias", "ragged"),
     _softmax("not renormalized", "    if RENORMALIZE:", "    if False:", "renormalized"),
     _softmax("the highest of equal experts", "tl.min(tl.min(tl.where(values == largest, index, END)",
              "tl.max(tl.max(tl.where(values == largest, index, -1)", "ties"),

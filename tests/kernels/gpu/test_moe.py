@@ -9,9 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from torch.nn.functional import silu
-from transformers import DeepseekV2Config, DeepseekV3Config, MixtralConfig, Qwen3MoeConfig
+from transformers import DeepseekV2Config, DeepseekV3Config, GptOssConfig, MixtralConfig, Qwen3MoeConfig
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Moe
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssMLP
 from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 
@@ -55,6 +56,10 @@ BLOCKS = {
         ),
         {**_PLAIN, "renormalize": 0},
     ),
+    "gpt_oss": (
+        lambda: GptOssMLP(GptOssConfig(hidden_size=32, intermediate_size=24, num_local_experts=6, num_experts_per_tok=3)),
+        {**_PLAIN, "renormalize": 1},
+    ),
     "deepseek_v2": (
         lambda: DeepseekV2Moe(DeepseekV2Config(**_DEEPSEEK, topk_method="group_limited_greedy")),
         {**_GROUPED, "renormalize": 0},
@@ -68,10 +73,10 @@ BLOCKS = {
 
 def _chained(block: torch.nn.Module, x: torch.Tensor, routing: dict[str, float]) -> torch.Tensor:
     """What a decoder computes with the ops, in the dtype of x."""
-    gate, experts = block.gate, block.experts
+    gate, experts = getattr(block, "gate", None) or block.router, block.experts
     num_experts, num_tokens, top_k = gate.weight.shape[0], len(x), gate.top_k
     logits = torch.empty(num_tokens, num_experts)
-    gpu_moe_logits(x, gate.weight, logits)
+    gpu_moe_logits(x, gate.weight, getattr(gate, "bias", None), logits)
     ids, weights = torch.empty(num_tokens, top_k, dtype=torch.int32), torch.empty(num_tokens, top_k)
     if hasattr(gate, "e_score_correction_bias"):
         gpu_moe_route_sigmoid(logits, gate.e_score_correction_bias, ids, weights, **routing)
@@ -84,11 +89,15 @@ def _chained(block: torch.nn.Module, x: torch.Tensor, routing: dict[str, float])
         "num_padded": torch.empty(1, dtype=torch.int32),
     }
     gpu_moe_align(ids, **alignment, num_experts=num_experts)
-    up = torch.empty(num_tokens, top_k, experts.gate_up_proj.shape[1])
-    gpu_moe_matmul_w16(x[:, None], experts.gate_up_proj, None, **alignment, out=up)
-    gated, linear = up.chunk(2, dim=2)
+    into, out_of = experts.gate_up_proj, experts.down_proj
+    biases = getattr(experts, "gate_up_proj_bias", None), getattr(experts, "down_proj_bias", None)
+    if biases[0] is not None:  # gpt_oss, whose matrices lie the other way round
+        into, out_of = into.transpose(1, 2), out_of.transpose(1, 2)
+    up = torch.empty(num_tokens, top_k, into.shape[1])
+    gpu_moe_matmul_w16(x[:, None], into, biases[0], None, **alignment, out=up)
+    activated = experts._apply_gate(up) if biases[0] is not None else silu(up.chunk(2, dim=2)[0]) * up.chunk(2, dim=2)[1]
     down = torch.empty(num_tokens, top_k, x.shape[1])
-    gpu_moe_matmul_w16(silu(gated) * linear, experts.down_proj, weights, **alignment, out=down)
+    gpu_moe_matmul_w16(activated, out_of, biases[1], weights, **alignment, out=down)
     out = torch.empty_like(x)
     gpu_moe_sum(down, block.shared_experts(x) if hasattr(block, "shared_experts") else None, out)
     return out
@@ -102,10 +111,10 @@ def test_chained_ops_are_the_models_block(name: str) -> None:
     block = build()
     for parameter in block.parameters():
         parameter.normal_(std=0.3)
-    if hasattr(block.gate, "e_score_correction_bias"):
+    if hasattr(getattr(block, "gate", None), "e_score_correction_bias"):
         block.gate.e_score_correction_bias.uniform_(-0.3, 0.3)
     x = torch.randn(17, 32)
-    torch.testing.assert_close(_chained(block, x, routing), block(x[None])[0], rtol=2e-4, atol=2e-5)
+    torch.testing.assert_close(_chained(block, x, routing), block(x[None])[0].view(17, 32), rtol=2e-4, atol=2e-5)
 
 
 @settings(max_examples=40)
@@ -164,11 +173,12 @@ def test_padded_rows_and_unused_blocks_touch_nothing() -> None:
 def test_rows_may_lie_past_2_to_the_31(symbol: str) -> None:
     tokens = torch.arange(48.0).remainder(7).sub(3).half().view(3, 16)
     arguments: dict[str, object] = {
-        "gpu_moe_logits": {"x": tokens, "weight": tokens, "out": torch.zeros(3, 3)},
+        "gpu_moe_logits": {"x": tokens, "weight": tokens, "bias": None, "out": torch.zeros(3, 3)},
         "gpu_moe_sum": {"x": tokens.view(3, 2, 8), "shared": None, "out": torch.zeros(3, 8).half()},
         "gpu_moe_matmul_w16": {
             "x": tokens.view(3, 1, 16),
             "weight": tokens.expand(2, 3, 16).contiguous(),
+            "bias": None,
             "topk_weights": None,
             "sorted_ids": torch.tensor([[0, 1, 2] + [3] * 13], dtype=torch.int32),
             "expert_ids": torch.ones(1, dtype=torch.int32),

@@ -1,0 +1,122 @@
+"""Where a GGUF file has what Hugging Face calls one tensor: by itself, as rows or a matrix of a larger one, or in several."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from gguf.constants import GGMLQuantizationType
+from gguf.tensor_mapping import TensorNameMap
+from numpy.typing import NDArray
+
+from artifacts.architecture import Architecture
+from optimizer.formats.stored_matrix import CodeKind, Misfit, StoredMatrix
+from optimizer.importers.errors import ShapeMismatch
+from optimizer.importers.gguf_families import GgufFamily, gguf_name, tensor_names
+from optimizer.importers.gguf_file import BLOCK, GgufFile
+
+_FLOATS = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16, GGMLQuantizationType.F64)
+_CODES: dict[GGMLQuantizationType, CodeKind] = {
+    GGMLQuantizationType.Q4_0: "uint4",
+    GGMLQuantizationType.Q8_0: "uint8",
+    GGMLQuantizationType.MXFP4: "e2m1",
+}
+#: one tensor of Hugging Face's -> the file's, of which the rows of the first come before those of the second, matrix by matrix
+_APART = {
+    "block_sparse_moe.input_linear.weight": ("ffn_gate_exps.weight", "ffn_up_exps.weight"),
+    "shared_mlp.input_linear.weight": ("ffn_gate_shexp.weight", "ffn_up_shexp.weight"),
+}
+
+
+def apart(name: str) -> tuple[str, ...] | None:
+    """The file's tensors of one of Hugging Face's, each with as many of its rows; None where it is one, or a part of one."""
+    layer = re.match(r"model\.layers\.(\d+)\.", name)
+    found = _APART.get(name[layer.end() :]) if layer else None
+    return tuple(f"blk.{layer[1]}.{tensor}" for tensor in found) if layer and found else None
+
+
+@dataclass(frozen=True)
+class Place:
+    """`tensors` of the file, of each of which `chosen` is meant along its outermost axis: experts or rows."""
+
+    tensors: tuple[str, ...]
+    chosen: slice = field(default_factory=lambda: slice(None))
+    is_expert: bool = False
+    """Whether it is the one matrix that is chosen of each."""
+
+    def shape(self, file: GgufFile) -> tuple[int, ...] | None:
+        """None if one of `tensors` is not there, ShapeMismatch if their matrices do not stand above each other."""
+        if any(tensor not in file.tensors for tensor in self.tensors):
+            return None
+        shapes = [file.tensors[tensor].shape for tensor in self.tensors]
+        if len({(*shape[:-2], shape[-1]) for shape in shapes}) > 1:
+            raise ShapeMismatch(
+                f"{' and '.join(self.tensors)} in {file.path} must differ in rows alone, and have shapes "
+                f"{' and '.join(str(list(shape)) for shape in shapes)}"
+            )
+        first = shapes[0]
+        chosen = (len(range(first[0])[self.chosen]), *first[1:])
+        if len(shapes) > 1:
+            chosen = (*chosen[:-2], sum(shape[-2] for shape in shapes), chosen[-1])
+        return chosen[1:] if self.is_expert else chosen
+
+    def read(self, file: GgufFile) -> NDArray[np.float32]:
+        """The values."""
+        values = [file.read(tensor, self.chosen) for tensor in self.tensors]
+        joined = values[0] if len(values) == 1 else np.concatenate(values, axis=-2)
+        return joined[0] if self.is_expert else joined
+
+    def stored(self, file: GgufFile) -> StoredMatrix | Misfit | None:
+        """The codes of all matrices, one behind the other, as `Checkpoint.stored` gives them."""
+        kinds = {file.tensors[tensor].kind for tensor in self.tensors}
+        if kinds <= set(_FLOATS):
+            return None
+        if len(kinds) > 1:
+            return Misfit(f"{' and '.join(self.tensors)} are stored in different types")
+        (kind,) = kinds
+        if kind not in _CODES:
+            return Misfit(f"codes are {kind.name}")
+        read = [file.read_codes(tensor, self.chosen) for tensor in self.tensors]
+        codes, scales = (np.concatenate(parts, axis=-2) for parts in zip(*read, strict=True))
+        if not np.isfinite(scales).all():
+            return Misfit("a scale is no number")
+        rows = math.prod(codes.shape[:-1])
+        return StoredMatrix(_CODES[kind], codes.reshape(rows, -1), scales.reshape(rows, -1), 1, BLOCK)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Of the tensors of `architecture`, by their Hugging Face names, in a file that has the tensors `stored`."""
+
+    architecture: Architecture
+    family: GgufFamily
+    stored: Collection[str]
+
+    def __getitem__(self, name: str) -> Place:
+        if tensors := apart(name):
+            return Place(tensors)
+        if expert := re.fullmatch(r"(.*\.experts)\.(\d+)\.(\w+\.weight)", name):
+            first = int(expert[2])
+            return Place((gguf_name(self._names, f"{expert[1]}.{expert[3]}"),), slice(first, first + 1), is_expert=True)
+        return self._rows(gguf_name(self._names, name))
+
+    def _rows(self, stored: str) -> Place:
+        """A converter may have joined rows of q, k and v."""
+        projection = re.fullmatch(r"(blk\.\d+)\.attn_([qkv])\.(weight|bias)", stored)
+        if projection is None or stored in self.stored:
+            return Place((stored,))
+        joined = f"{projection[1]}.attn_qkv.{projection[3]}"
+        if joined not in self.stored:
+            return Place((stored,))
+        a = self.architecture
+        sizes = {"q": (0, a.q_size), "k": (a.q_size, a.kv_size), "v": (a.q_size + a.kv_size, a.kv_size)}
+        first, size = sizes[projection[2]]
+        return Place((joined,), slice(first, first + size))
+
+    @cached_property
+    def _names(self) -> TensorNameMap:
+        return tensor_names(self.family.architecture, self.architecture.num_layers)
