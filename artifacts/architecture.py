@@ -60,6 +60,8 @@ class Architecture(BaseModel):
     embedding_scale: PositiveFloat = 1.0
     """What the family multiplies embeddings by. Here the whole residual stream is as much smaller instead: branches join it by
     `branch_factor`, and norms of the stream take an eps smaller by its square."""
+    embedding_factor: PositiveFloat = 1.0
+    """What embeddings are multiplied by here as well: what reads the stream without a norm needs it at its full size."""
     branch_scale: PositiveFloat = 1.0
     """What the family multiplies a branch by where it joins the residual stream."""
     logit_divisor: PositiveFloat = 1.0
@@ -148,7 +150,7 @@ class Architecture(BaseModel):
     def layers_differ(self) -> bool:
         """Whether layers have sizes, caches, inputs, norms or scalars that those of most families do not have."""
         own = (self.layer_shapes, self.layer_caches, self.per_layer_size, self.value_norm, self.layer_scalars)
-        return any(own)
+        return any(own) or self.embedding_factor != 1.0
 
     @property
     def q_size(self) -> int:

@@ -51,7 +51,14 @@ class LayerExtras:
         self._build.call(f"{activation.name}_gate", name, gate=gate.x, x=x.x, out=out, **activation.scalars)
         return Operand({"x": out}, TOKENS)
 
+    def times(self, stream: Stream, factor: float) -> Stream:
+        scale = zeros((1,), np.float32)
+        scale[0] = factor
+        return self._scaled("times", stream, scale)
+
     def scale(self, name: str, stream: Stream) -> Stream:
-        scale = self._build.tensors[f"{name}.weight"]
-        self._build.call("scaled_sum", name, stream=stream.residual, x=stream.branch, scale=scale)
+        return self._scaled(name, stream, self._build.tensors[f"{name}.weight"])
+
+    def _scaled(self, label: str, stream: Stream, scale: Array) -> Stream:
+        self._build.call("scaled_sum", label, stream=stream.residual, x=stream.branch, scale=scale)
         return stream._replace(branch=None)

@@ -81,8 +81,12 @@ class Extras(Protocol[Stream, Value]):
         """activation(gate) * x, as `gated` of one value."""
         ...
 
+    def times(self, stream: Stream, factor: float) -> Stream:
+        """The stream times a number."""
+        ...
+
     def scale(self, name: str, stream: Stream) -> Stream:
-        """The stream times the number `name`.weight."""
+        """The same by the number `name`.weight."""
         ...
 
 
@@ -170,6 +174,9 @@ class Builder(LayerBuilder[Stream, Value], Protocol[Stream, Value]):
 def network(a: Architecture, build: Builder[Stream, Value]) -> None:
     """Builds the whole model."""
     stream = build.embed()
+    if a.embedding_factor != 1.0:
+        assert build.extras is not None
+        stream = build.extras.times(stream, a.embedding_factor)
     inputs = per_layer_inputs(a, build, stream) if a.per_layer_size else None
     for i in range(a.num_layers):
         stream = layer(a, i, build, stream, inputs)
@@ -179,13 +186,13 @@ def network(a: Architecture, build: Builder[Stream, Value]) -> None:
 def per_layer_inputs(a: Architecture, build: LayerBuilder[Stream, Value], stream: Stream) -> Value:
     """Builds what layers read beside the stream, [T, layers, per_layer_size]: (norm(embeddings W^T) + rows sqrt(size)) 2^-1/2.
 
-    The norm's gain has been divided by the root of 2. Of transformers 5.23, whose embeddings times 1 / sqrt(hidden_size) are
-    the stream as it is here.
+    The norm's gain has been divided by the root of 2; its eps is the larger, because transformers 5.23 divides what it reads by
+    the root of hidden_size.
     """
     assert build.extras is not None
     size, extras = a.per_layer_size, build.extras
     projected = extras.shares(build.linear("per_layer_model_projection", build.read(stream)), size)
-    normed = build.norm_in_place("per_layer_norm", projected, (), a.rms_norm_eps)
+    normed = build.norm_in_place("per_layer_norm", projected, (), a.rms_norm_eps * a.hidden_size)
     return extras.add(normed, extras.shares(extras.rows("embed_per_layer"), size), (size / 2) ** 0.5)
 
 

@@ -167,8 +167,9 @@ class Calibration:
     def _load_hidden(self, layer: int) -> tuple[list[Tensor], list[Caches]]:
         """The input of `layer`, fp32 [T, hidden_size] for each sequence, and caches of layers before that are still read."""
         if layer == 0:
-            embedding = self._source.tensor("embed.weight")
-            return [embedding[torch.tensor(ids)].to(torch.float32) for ids in self._sequences], [{} for _ in self._sequences]
+            embedding, factor = self._source.tensor("embed.weight"), self._source.architecture.embedding_factor
+            states = [embedding[torch.tensor(ids)].to(torch.float32).mul_(factor) for ids in self._sequences]
+            return states, [{} for _ in self._sequences]
         lengths = [len(ids) for ids in self._sequences]
         with safe_open(self._hidden_path(layer), framework="pt") as file:
             found = {name: torch.split(file.get_tensor(name), lengths) for name in file.keys()}  # noqa: SIM118 - not a mapping

@@ -116,7 +116,8 @@ class FloatBuilder:
         return attended[0].transpose(0, 1).flatten(1)
 
     def gated(self, name: str, gate_up: Tensor, reader: str, activation: Activation) -> Tensor:
-        return gated(*gate_up.chunk(2, dim=1), activation)
+        gate, up = gate_up.chunk(2, dim=1)
+        return gated(gate, up, activation)
 
     def join(self, stream: Tensor, branch: Tensor, factor: float) -> Tensor:
         return torch.add(stream, branch, alpha=factor)

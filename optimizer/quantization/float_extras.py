@@ -48,5 +48,8 @@ class FloatExtras:
     def gated_by(self, name: str, gate: Tensor, x: Tensor, activation: Activation) -> Tensor:
         return gated(gate, x, activation)
 
+    def times(self, stream: Tensor, factor: float) -> Tensor:
+        return stream * factor
+
     def scale(self, name: str, stream: Tensor) -> Tensor:
         return stream * self.tensors[f"{name}.weight"]

@@ -32,7 +32,8 @@ class LayerInputs:
             "per_layer_norm.weight": self._gain,
         }
         build = FloatBuilder(self._architecture, tensors)
-        return LayerInput(self._ids, per_layer_inputs(self._architecture, build, self._embeddings.float()))
+        embeddings = self._embeddings.float() * self._architecture.embedding_factor
+        return LayerInput(self._ids, per_layer_inputs(self._architecture, build, embeddings))
 
 
 class LayerInput:

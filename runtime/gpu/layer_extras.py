@@ -46,7 +46,12 @@ class LayerExtras:
         self._build.call(f"gpu_{activation.name}_gate", name, gate=gate.x, x=x.x, out=out, **activation.scalars)
         return Operand.plain(out)
 
+    def times(self, stream: Stream, factor: float) -> Stream:
+        return self._scaled("times", stream, torch.tensor([factor], device=self._build.device))
+
     def scale(self, name: str, stream: Stream) -> Stream:
-        scale = self._build.tensors[f"{name}.weight"]
-        self._build.call("gpu_scaled_sum", name, stream=stream.residual, x=stream.branch, scale=scale)
+        return self._scaled(name, stream, self._build.tensors[f"{name}.weight"])
+
+    def _scaled(self, label: str, stream: Stream, scale: torch.Tensor) -> Stream:
+        self._build.call("gpu_scaled_sum", label, stream=stream.residual, x=stream.branch, scale=scale)
         return stream._replace(branch=None)

@@ -35,6 +35,7 @@ class Gemma4TextConfig(Gemma2Config):
     def architecture(self) -> Architecture:
         kinds, size = self.kinds(), self.hidden_size_per_layer_input
         own: dict[str, Any] = {"query_scalar": 1.0, "value_norm": True, "layer_scalars": True, "per_layer_size": size}
+        own |= {"embedding_scale": 1.0, "embedding_factor": self.hidden_size**0.5}
         own |= {"layer_shapes": [self._shape(i) for i in range(len(kinds))], "layer_caches": self._caches(kinds)}
         own |= {"further_ropes": [self._rope_of(_SLIDING)], "layer_ropes": [int(kind == _SLIDING) for kind in kinds]}
         return Architecture.model_validate(super().architecture().model_dump() | own)
