@@ -37,7 +37,7 @@ class Gemma4TextConfig(Gemma2Config):
         own: dict[str, Any] = {"query_scalar": 1.0, "value_norm": True, "layer_scalars": True, "per_layer_size": size}
         own |= {"embedding_scale": 1.0, "embedding_factor": self.hidden_size**0.5}
         own |= {"layer_shapes": [self._shape(i) for i in range(len(kinds))], "layer_caches": self._caches(kinds)}
-        own |= {"further_ropes": [self._rope_of(_SLIDING)], "layer_ropes": [int(kind == _SLIDING) for kind in kinds]}
+        own |= {"further_ropes": [self._rope_of(_FULL)], "layer_ropes": [int(kind == _FULL) for kind in kinds]}
         return Architecture.model_validate(super().architecture().model_dump() | own)
 
     def has_qk_norm(self) -> bool:
@@ -48,7 +48,7 @@ class Gemma4TextConfig(Gemma2Config):
         return [*kinds[:-1], _FULL]
 
     def rope(self, parameters: object) -> Rope:
-        return self._rope_of(_FULL)
+        return self._rope_of(_SLIDING)
 
     def _rope_of(self, kind: str) -> Rope:
         plain = {"partial_rotary_factor": 1.0, "original_max_position_embeddings": self.max_position_embeddings}
