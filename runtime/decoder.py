@@ -15,7 +15,7 @@ from artifacts.manifest import Limits
 from artifacts.precision import KvDtype, Plan, Scheme
 from kernels.cpu import kv_cache
 from kernels.formats.table import cpu_packing
-from kernels.paged_attention.spec import scratch_shapes
+from kernels.paged_attention.spec import entry_point, scratch_shapes
 from kernels.spec import Argument, Arguments, Array, CpuCall, Program, Tensor
 from runtime.batch import Batch
 from runtime.buffers import resident_zeros, zeros
@@ -148,12 +148,14 @@ class CpuBuilder:
         self, layer: int, q: Operand, k: Operand | None, v: Operand | None, scale: float, window: int, softcap: float
     ) -> Operand:
         a, kv_dtype, name = self.architecture, self.kv_dtype, f"layers.{layer}"
+        sinks = self.tensors.get(f"{name}.sinks")
         if k is None or v is None:
             rotation = {part: array for part, array in self.rotation(layer).items() if part != "slot_mapping"}
             self.call("rope", f"{name}.rope", q=q.x, **rotation)
         else:
-            # What all keys have in common changes no softmax, but what a cap makes of their scores.
-            bias = None if softcap else self.tensors.get(f"{name}.qkv.bias")
+            # What all keys have in common changes no softmax, but what a cap makes of their scores, and their weight beside a
+            # sink.
+            bias = None if softcap or sinks is not None else self.tensors.get(f"{name}.qkv.bias")
             centre = {"k_centre": _key_centre(a, layer, bias)} if kv_dtype == "int8" else {}
             self._caches[layer] = self._empty_cache(a.layer_shape(layer))
             self.call(
@@ -162,10 +164,10 @@ class CpuBuilder:
             )  # fmt: skip
         caches = self._caches[a.cache_of(layer)]
         out = self.buffer("attended", a.layer_shape(layer).q_size)
-        symbol, cap = ("paged_attention_capped", {"softcap": softcap}) if softcap else ("paged_attention", {})
+        symbol, further = entry_point(kv_dtype, softcap, sinks)
         self.call(
-            f"{symbol}_{kv_dtype}", f"{name}.attention", {"T": "num_tokens", "S": "num_seqs"},
-            q=q.x, **self.tables(layer), **caches, out=out.reshape(q.x.shape), scale=scale, window=window, **cap,
+            symbol, f"{name}.attention", {"T": "num_tokens", "S": "num_seqs"},
+            q=q.x, **self.tables(layer), **caches, out=out.reshape(q.x.shape), scale=scale, window=window, **further,
         )  # fmt: skip
         return Operand({"x": out}, TOKENS)
 

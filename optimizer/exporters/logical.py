@@ -50,9 +50,15 @@ class LogicalBundle:
     def require_dense(self, form: str) -> None:
         """ExportError for a model that `form` is not written for."""
         a = self.architecture
-        if a.moe or a.mla or a.layers_differ:
-            what = "a mixture of experts" if a.moe else "latent attention" if a.mla else "layers of several kinds"
-            raise ExportError(f"only dense decoders can be exported as {form}, and {self.manifest.name} has {what}")
+        found = {
+            "a mixture of experts": a.moe,
+            "latent attention": a.mla,
+            "attention sinks": a.attention_sinks,
+            "layers of several kinds": a.layers_differ,
+        }
+        for what, has in found.items():
+            if has:
+                raise ExportError(f"only dense decoders can be exported as {form}, and {self.manifest.name} has {what}")
 
     @property
     def manifest(self) -> Manifest:

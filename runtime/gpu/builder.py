@@ -134,7 +134,7 @@ class GpuBuilder:
         caches = self._caches[self.architecture.cache_of(layer)]
         self.call(
             f"gpu_paged_attention_{form}", f"layers.{layer}.attention", ATTENTION, q=q.x, **caches, **self.tables(),
-            out=out, scale=scale, window=window, softcap=softcap,
+            sinks=self.tensors.get(f"layers.{layer}.sinks"), out=out, scale=scale, window=window, softcap=softcap,
         )  # fmt: skip
         return Operand.plain(out.flatten(1))
 

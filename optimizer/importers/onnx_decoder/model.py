@@ -36,10 +36,16 @@ def open_onnx(path: Path) -> Source:
     if is_genai:
         config = completed(config, file, decoder)
     described = architecture(config)
-    if described.moe or described.mla or described.layers_differ:
-        what = "experts" if described.moe else "latent attention" if described.mla else "layers that differ"
+    found = {
+        "experts": described.moe,
+        "latent attention": described.mla,
+        "attention sinks": described.attention_sinks,
+        "layers of several kinds": described.layers_differ,
+    }
+    if what := next((name for name, has in found.items() if has), None):
         raise UnsupportedModel(
-            f"only dense decoders are read from ONNX, and this {described.family} model has {what}; start from safetensors"
+            f"only dense decoders without sinks are read from ONNX, and this {described.family} model has {what}; start from "
+            "safetensors"
         )
     if described.num_layers != decoder.num_layers:
         raise GraphMismatch(
