@@ -81,13 +81,15 @@ _GRANITE = Naming(
     expert_size_key="intermediate_size",
     joined_experts=("router.layer", "input_linear", "output_linear"),
 )
+_GEMMA_4 = replace(_GEMMA, gains_less_one=False)
 _USUAL = Naming()
 #: of families that do not name and store everything as llama does
 NAMINGS: Mapping[str, Naming] = {
     "gemma": Naming(gains_less_one=True),
     "gemma2": _GEMMA,
     "gemma3_text": _GEMMA,
-    "gemma4_text": replace(_GEMMA, gains_less_one=False),
+    "gemma4_text": _GEMMA_4,
+    "gemma4_unified_text": _GEMMA_4,
     "glm4": Naming(
         norms={
             "attn_norm": "input_layernorm",

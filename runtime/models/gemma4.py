@@ -7,13 +7,13 @@ from typing import Any, Literal
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from artifacts.architecture import Architecture
-from artifacts.layer_parts import LayerShape, Rope
+from artifacts.layer_parts import LayerShape
 from runtime.models.gemma2 import Gemma2Config
 from runtime.models.hf_rope import read_rope
 from runtime.models.unsupported import UnsupportedModel
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
-_ROPES = {_FULL: {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6}, _SLIDING: {"rope_theta": 1e4}}
+_PROPORTIONAL: dict[str, Any] = {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6}
 
 
 class Gemma4TextConfig(Gemma2Config):
@@ -24,37 +24,34 @@ class Gemma4TextConfig(Gemma2Config):
     global_head_dim: PositiveInt = 512
     num_global_key_value_heads: PositiveInt | None = None
     per_layer_config: dict[int, dict[Literal["head_dim", "num_key_value_heads"], PositiveInt]] | None = None
-    """Layer -> sizes that it has otherwise: transformers writes it in place of the two keys before."""
     vocab_size_per_layer_input: PositiveInt = 262144
     hidden_size_per_layer_input: NonNegativeInt = 256
     attention_k_eq_v: bool = False
     num_kv_shared_layers: NonNegativeInt = 0
     use_double_wide_mlp: bool = False
     enable_moe_block: bool = False
+    rope_parameters: dict[str, dict[str, Any]] | None = None  # type: ignore[assignment]
+    layer_types: list[Literal["full_attention", "sliding_attention"]] | None = None  # type: ignore[assignment]
 
     def architecture(self) -> Architecture:
-        kinds, size = self.kinds(), self.hidden_size_per_layer_input
-        own: dict[str, Any] = {"query_scalar": 1.0, "value_norm": True, "layer_scalars": True, "per_layer_size": size}
+        kinds, own = self.kinds(), dict[str, Any](per_layer_size=self.hidden_size_per_layer_input)
+        own |= {"query_scalar": 1.0, "qk_norm": True, "value_norm": True, "layer_scalars": True}
         own |= {"embedding_scale": 1.0, "embedding_factor": self.hidden_size**0.5}
         own |= {"layer_shapes": [self._shape(i) for i in range(len(kinds))], "layer_caches": self._caches(kinds)}
-        own |= {"further_ropes": [self._rope_of(_FULL)], "layer_ropes": [int(kind == _FULL) for kind in kinds]}
+        full = read_rope(self._rope_of(_FULL), self._shape(len(kinds) - 1).head_dim, self.max_position_embeddings)
+        own |= {"further_ropes": [full], "layer_ropes": [int(kind == _FULL) for kind in kinds]}
         return Architecture.model_validate(super().architecture().model_dump() | own)
 
-    def has_qk_norm(self) -> bool:
-        return True
-
     def kinds(self) -> list[str]:
-        kinds = self.layer_types or [_SLIDING if (i + 1) % 6 else _FULL for i in range(self.num_hidden_layers)]
-        return [*kinds[:-1], _FULL]
+        by_turns = [_SLIDING if (i + 1) % 6 else _FULL for i in range(self.num_hidden_layers)]
+        return [*(self.layer_types or by_turns)[:-1], _FULL]
 
-    def rope(self, parameters: object) -> Rope:
+    def rope_parameters_given(self) -> dict[str, object]:
         return self._rope_of(_SLIDING)
 
-    def _rope_of(self, kind: str) -> Rope:
-        plain = {"partial_rotary_factor": 1.0, "original_max_position_embeddings": self.max_position_embeddings}
-        given: Any = (self.rope_parameters or {}).get(kind) or _ROPES[kind]
-        layer = self.kinds().index(kind) if kind in self.kinds() else 0
-        return read_rope(plain | given, self._shape(layer).head_dim, self.max_position_embeddings)
+    def _rope_of(self, kind: str) -> dict[str, object]:
+        stated = (self.rope_parameters or {}).get(kind) or (_PROPORTIONAL if kind == _FULL else {"rope_theta": 1e4})
+        return {"partial_rotary_factor": 1.0, "original_max_position_embeddings": self.max_position_embeddings} | stated
 
     def _shape(self, layer: int) -> LayerShape:
         is_full, shares = self.kinds()[layer] == _FULL, layer >= self.num_hidden_layers - self.num_kv_shared_layers
@@ -69,8 +66,8 @@ class Gemma4TextConfig(Gemma2Config):
 
     def _caches(self, kinds: list[str]) -> list[int]:
         """The last layers read the cache of the last layer of their kind before them."""
-        first = len(kinds) - self.num_kv_shared_layers
-        owners = {kind: i for i, kind in enumerate(kinds[: max(0, first)])}
+        first = max(0, len(kinds) - self.num_kv_shared_layers)
+        owners = {kind: i for i, kind in enumerate(kinds[:first])}
         if missing := sorted(set(kinds) - owners.keys()):
             raise UnsupportedModel(f"num_kv_shared_layers must leave a layer of {missing[0]}, got {self.num_kv_shared_layers}")
         return [i if i < first else owners[kind] for i, kind in enumerate(kinds)] if self.num_kv_shared_layers else []

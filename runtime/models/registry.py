@@ -13,6 +13,7 @@ from runtime.models.gemma import GemmaConfig
 from runtime.models.gemma2 import Gemma2Config
 from runtime.models.gemma3 import Gemma3TextConfig
 from runtime.models.gemma4 import Gemma4TextConfig
+from runtime.models.gemma4_unified import Gemma4UnifiedTextConfig
 from runtime.models.glm4 import Glm4Config
 from runtime.models.granite import GraniteConfig
 from runtime.models.granitemoe import GraniteMoeConfig
@@ -40,6 +41,7 @@ FAMILIES: dict[str, type[HfConfig]] = {
     "gemma2": Gemma2Config,
     "gemma3_text": Gemma3TextConfig,
     "gemma4_text": Gemma4TextConfig,
+    "gemma4_unified_text": Gemma4UnifiedTextConfig,
     "glm4": Glm4Config,
     "granite": GraniteConfig,
     "granitemoe": GraniteMoeConfig,

@@ -84,8 +84,8 @@ _ENCODER = Unserved(
 )
 _GEMMA_3N = Unserved(
     "layers of Gemma 3n",
-    "embeddings for each layer, caches that layers share, or heads of two sizes, in a way of its own",
-    "of such models Gemma 4 alone is known here",
+    "several streams, or embeddings for each layer, shared caches or heads of two sizes under another name",
+    "of models with such layers Gemma 4 alone is known",
     "gemma3n_text",
     ("attention_k_eq_v", "hidden_size_per_layer_input", "num_kv_shared_layers", "per_layer_config"),
 )

@@ -18,7 +18,7 @@ FILES = {
     path: FileRecord(sha256=hashlib.sha256(path.encode()).hexdigest(), size=len(path))
     for path in ("kernels/cpu.so", "tokenizer.json", "weights/model.safetensors")
 }
-GOLDEN_DIGEST = "e961a75a044446be2a889c9df686b5b19dc7f65ab397e64ece4b554697aad4b1"
+GOLDEN_DIGEST = "1f1b5a58f430b9243a9d99fdba317cc57855f3546c368b8425c3656abc276b32"
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
     Gemma4TextConfig,
+    Gemma4UnifiedTextConfig,
     GemmaConfig,
     Glm4Config,
     GraniteConfig,
@@ -147,6 +148,9 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     ),
     "gemma4, keys are values": Gemma4TextConfig(
         **SIZES | GEMMA4 | {"hidden_size_per_layer_input": 0}, attention_k_eq_v=True, num_global_key_value_heads=1
+    ),
+    "gemma4 unified, biased": Gemma4UnifiedTextConfig(
+        **SIZES, head_dim=16, global_head_dim=24, attention_k_eq_v=True, attention_bias=True, tie_word_embeddings=False
     ),
     "glm4": Glm4Config(**SIZES, head_dim=24, pad_token_id=None),
     "granite": GraniteConfig(**SIZES, **GRANITE, attention_bias=True, tie_word_embeddings=True),
