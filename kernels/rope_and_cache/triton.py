@@ -33,13 +33,13 @@ def rope_kernel(
     Q_STRIDE: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
 ):
-    token = tl.program_id(0).to(tl.int64)
+    row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK_HALF)
     inside = columns < HALF
-    place = tl.load(positions_ptr + token).to(tl.int64) * HALF + columns
+    place = tl.load(positions_ptr + row).to(tl.int64) * HALF + columns
     cos = tl.load(cos_ptr + place, mask=inside, other=0.0)
     sin = tl.load(sin_ptr + place, mask=inside, other=0.0)
-    head = q_ptr + token * Q_STRIDE + tl.program_id(1) * (2 * HALF) + columns
+    head = q_ptr + row * Q_STRIDE + tl.program_id(1) * (2 * HALF) + columns
     first = tl.load(head, mask=inside, other=0.0).to(tl.float32)
     second = tl.load(head + HALF, mask=inside, other=0.0).to(tl.float32)
     tl.store(head, (first * cos - second * sin).to(q_ptr.dtype.element_ty), mask=inside)

@@ -57,7 +57,7 @@ def _spec(activation: str, form: Form) -> OpSpec:
 
 def _make_gate_inputs(activation: str, rng: np.random.Generator, case: Case) -> Arguments:
     t, f, spread = case.sizes["T"], case.sizes["F"], np.float32(case.sizes["spread"])
-    gate, x = (rng.standard_normal((t, f + further), np.float32)[:, :f] * spread for further in (8, 24))
+    gate, x = ((rng.standard_normal((t, f + further), np.float32) * spread)[:, :f] for further in (8, 24))
     return {"gate": gate, "x": x, **PLAIN.buffers(t, f), **random_scalars(activation)}
 
 

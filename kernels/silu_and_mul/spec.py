@@ -93,7 +93,7 @@ def _specs(activation: str, source: str) -> tuple[OpSpec, OpSpec]:
 
 def _make_gate_inputs(activation: str, rng: np.random.Generator, case: Case) -> Arguments:
     t, f, spread = case.sizes["T"], case.sizes["F"], np.float32(case.sizes["spread"])
-    gate, x = (rng.standard_normal((t, f + further), np.float32)[:, :f] * spread for further in (0, 24))
+    gate, x = ((rng.standard_normal((t, f + further), np.float32) * spread)[:, :f] for further in (0, 24))
     return {"gate": gate, "x": x, "out": np.zeros((t, f), np.float32), **random_scalars(activation)}
 
 

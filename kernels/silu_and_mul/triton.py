@@ -84,11 +84,11 @@ def gate_kernel(
     LIMIT: tl.constexpr = 0.0,
     SLOPE: tl.constexpr = 1.0,
 ):
-    token = tl.program_id(0).to(tl.int64)
+    row = tl.program_id(0).to(tl.int64)
     first = tl.program_id(1) * BLOCK
-    gate_row, x_row = gate_ptr + token * GATE_STRIDE, x_ptr + token * X_STRIDE
+    gate_row, x_row = gate_ptr + row * GATE_STRIDE, x_ptr + row * X_STRIDE
     product = gated_by(gate_row, x_row, first, F, ACTIVATION, BLOCK, LIMIT, SLOPE)
-    store_columns(product, first, F, out_ptr + token * OUT_STRIDE, scales_ptr, token * SCALES_STRIDE, SCALING, BLOCK)
+    store_columns(product, first, F, out_ptr + row * OUT_STRIDE, scales_ptr, row * SCALES_STRIDE, SCALING, BLOCK)
 
 
 @triton.jit
