@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from artifacts.architecture import is_table, kind_of
 from artifacts.errors import UserError
 from artifacts.kv_cache import kv_bytes_per_token
+from artifacts.layer_groups import is_table, kind_of
 from artifacts.manifest import Manifest
 from kernels.cpu.control_groups import text, v1_groups, v2_groups
 

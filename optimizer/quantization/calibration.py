@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from artifacts.architecture import is_table, kind_of
+from artifacts.architecture import Architecture
 from artifacts.errors import UserError
+from artifacts.layer_groups import is_of_experts, is_table, kind_of, plain_group
 from optimizer.importers import Source
 from optimizer.quantization.decoder_layer import Caches, DecoderLayer, normed_for_head
 from optimizer.quantization.input_statistics import InputAccumulator, InputStatistics
@@ -54,7 +56,7 @@ class Calibration:
                 "calibration needs sequences of 1 to "
                 f"{source.architecture.max_position} tokens, got {len(sequences)} of up to {longest}"
             )
-        self._source, self._folder = source, folder
+        self._source, self._folder, self._divided = source, folder, source.architecture
         self._sequences = [list(ids) for ids in sequences]
         self._longest = longest
 
@@ -71,11 +73,17 @@ class Calibration:
         return not is_table(group)
 
     def parts(self, group: str) -> tuple[str, ...]:
-        """What has statistics of its own in a layer group: equal shares of its rows, in order; mostly the group itself."""
-        moe = self._source.architecture.moe
-        if moe is None or kind_of(group) != "experts_down":
-            return (group,)
-        return tuple(f"{group}.{expert}" for expert in range(moe.num_experts))
+        """What has statistics of its own in a layer group: equal shares of its rows, in order; mostly the group itself.
+
+        `group` may be one that the source has under `divided`.
+        """
+        return _parts(self._divided, group)
+
+    def divided(self, architecture: Architecture) -> Calibration:
+        """The same statistics for the layer groups of `architecture`, in which rare experts have theirs."""
+        found = copy(self)
+        found._divided = architecture
+        return found
 
     def statistics(self, part: str) -> InputStatistics:
         """The statistics of one of the `parts` of a group that `covers`: `layers.I.qkv`, `.o`, `.experts_down.3`, `head`.
@@ -84,7 +92,8 @@ class Calibration:
         """
         architecture = self._source.architecture
         layer = architecture.num_layers if part == "head" else _layer_of(part)
-        if not any(part in self.parts(group) for group in architecture.linear_shapes() if self.covers(group)):
+        groups = architecture.linear_shapes()
+        if not any(part in _parts(architecture, group) for group in groups if self.covers(group)):
             raise KeyError(f"{part} has no inputs to calibrate with")
         self._gather(layer)
         with safe_open(self._layer_path(layer), framework="pt") as file:
@@ -132,7 +141,7 @@ class Calibration:
         shapes = architecture.linear_shapes()
         groups = [group for group in shapes if group.startswith(f"layers.{index}.")]
         groups += [_PROJECTION] if index == 0 and _PROJECTION in shapes else []
-        accumulators = {part: InputAccumulator(shapes[group][1]) for group in groups for part in self.parts(group)}
+        accumulators = {part: InputAccumulator(shapes[group][1]) for group in groups for part in _parts(architecture, group)}
         layer = DecoderLayer(architecture, index, self._source.tensor, self._longest)
         inputs = self._inputs.of_layer(index) if architecture.per_layer_size else None
         for i, (ids, states) in enumerate(zip(self._sequences, hidden, strict=True)):
@@ -191,6 +200,15 @@ class Calibration:
         partial = path.with_suffix(f".{os.getpid()}.partial")
         save_file(tensors, partial)
         partial.replace(path)
+
+
+def _parts(architecture: Architecture, group: str) -> tuple[str, ...]:
+    if not is_of_experts(group):
+        return (group,)
+    plain = plain_group(group)
+    if kind_of(plain) == "experts_gate_up":  # all experts read the same states
+        return (plain,)
+    return tuple(f"{plain}.{expert}" for expert in architecture.expert_groups(plain)[group])
 
 
 def _layer_of(part: str) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from artifacts.architecture import kind_of
+from artifacts.layer_groups import kind_of
 from artifacts.layer_parts import Moe
 from kernels.moe_route.reference import moe_route_sigmoid, moe_route_softmax, moe_sort
 
@@ -21,6 +21,7 @@ class FloatMixture:
     """
 
     def __init__(self, moe: Moe, tensors: Mapping[str, Tensor], observe: Callable[[str, Tensor], None]) -> None:
+        assert not moe.rare_experts, "calibration is of a model whose experts still stand together"
         self._moe, self._tensors, self._observe = moe, tensors, observe
 
     def route(self, name: str, x: Tensor) -> None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-from artifacts.architecture import kind_of
+from artifacts.architecture import Architecture
 from artifacts.errors import UserError
+from artifacts.layer_groups import kind_of
 from artifacts.precision import Plan, Scheme
 from kernels.cpu.isa import Isa
 from optimizer.importers import Source, open_random, open_source
@@ -94,9 +95,7 @@ class Job:
             refuse_what_cannot_fold(source.architecture)
         if quantization.rotates:
             base = transformed(source, Rotation.random(source.architecture, seed=spec.seed))
-        shapes = base.architecture.linear_shapes()
-        kinds = dict.fromkeys(map(kind_of, shapes))
-        offered = fitting_schemes(shapes, offered_schemes(space, spec.devices, kinds, base.architecture))
+        shapes, offered = base.architecture.linear_shapes(), _offered(space, spec, base.architecture)
         scaled = scaled_plan(quantization.scales, shapes, offered) if quantization.scales else {}
         study = study_name(spec, sources, space)
         folder = workspace / study
@@ -121,6 +120,16 @@ class Job:
             ledger=ledger,
             reporter=reporter,
             earlier=earlier,
+        )
+
+    def on(self, source: Source) -> Job:
+        """The same over `source`: `base` as it was prepared, whose rare experts may have layer groups of their own."""
+        (lossless,) = set(self.lossless.values())
+        return replace(
+            self,
+            base=source,
+            offered=_offered(self.space, self.spec, source.architecture),
+            lossless=dict.fromkeys(source.architecture.linear_shapes(), lossless),
         )
 
     @property
@@ -159,3 +168,10 @@ class Job:
     def unquantized(self, workbench: Workbench) -> tuple[Workbench, Plan]:
         """The checkpoint's own weights on the kernels of `workbench`."""
         return workbench.on(self.original), self.baseline
+
+
+def _offered(space: SearchSpace, spec: ModelSpec, architecture: Architecture) -> dict[str, tuple[Scheme, ...]]:
+    """Kind of layer group -> the schemes of the space that its shapes and kernels allow."""
+    shapes = architecture.linear_shapes()
+    kinds = dict.fromkeys(map(kind_of, shapes))
+    return fitting_schemes(shapes, offered_schemes(space, spec.devices, kinds, architecture))

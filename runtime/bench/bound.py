@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from artifacts.architecture import Architecture, is_table
+from artifacts.architecture import Architecture
 from artifacts.kv_cache import layer_kv_bytes
+from artifacts.layer_groups import is_table
 from artifacts.precision import KvDtype, Scheme
 from runtime.attention_flops import attention_flops
 

@@ -9,8 +9,9 @@ from math import prod
 import numpy as np
 import torch
 
-from artifacts.architecture import Architecture, is_table
+from artifacts.architecture import Architecture
 from artifacts.errors import UserError
+from artifacts.layer_groups import is_table
 from artifacts.precision import Plan, Scheme
 from artifacts.weight_formats import FP8_BLOCK
 from kernels.formats.format import GpuPacking

@@ -15,6 +15,7 @@ from runtime.models.gemma3 import Gemma3TextConfig
 from runtime.models.gemma4 import Gemma4TextConfig
 from runtime.models.gemma4_unified import Gemma4UnifiedTextConfig
 from runtime.models.glm4 import Glm4Config
+from runtime.models.gpt_oss import GptOssConfig
 from runtime.models.granite import GraniteConfig
 from runtime.models.granitemoe import GraniteMoeConfig
 from runtime.models.granitemoehybrid import GraniteMoeHybridConfig
@@ -43,6 +44,7 @@ FAMILIES: dict[str, type[HfConfig]] = {
     "gemma4_text": Gemma4TextConfig,
     "gemma4_unified_text": Gemma4UnifiedTextConfig,
     "glm4": Glm4Config,
+    "gpt_oss": GptOssConfig,
     "granite": GraniteConfig,
     "granitemoe": GraniteMoeConfig,
     "granitemoehybrid": GraniteMoeHybridConfig,

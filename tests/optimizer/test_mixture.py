@@ -1,4 +1,4 @@
-"""Mixtures of experts, latent attention, and layers that differ, from `optimize` to what is served."""
+"""Mixtures of experts, latent attention, sinks, and layers that differ, from `optimize` to what is served."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, DeepseekV3Config, Gemma4TextConfig, MixtralConfig, PreTrainedConfig
+from transformers import AutoModelForCausalLM, DeepseekV3Config, Gemma4TextConfig, GptOssConfig, MixtralConfig, PreTrainedConfig
 
 from artifacts.precision import Scheme
 from artifacts.reader import open_bundle
@@ -47,6 +47,9 @@ CONFIGS: dict[str, PreTrainedConfig] = {
         num_kv_shared_layers=2,
         hidden_size_per_layer_input=32,
         vocab_size_per_layer_input=300,
+    ),
+    "gpt_oss": GptOssConfig(
+        vocab_size=300, **SIZES, head_dim=16, num_local_experts=4, num_experts_per_tok=2, sliding_window=16
     ),
 }
 
