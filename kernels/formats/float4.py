@@ -61,7 +61,7 @@ def _mxfp4_to_rows(parts: Parts) -> dict[str, Array]:
 
 
 def _mxfp4_from_rows(rows: Parts) -> dict[str, Array]:
-    return {"codes": pair_nibbles(from_words(rows["codes"])), "scales": rows["scales"]}
+    return {"codes": pair_nibbles(from_words(rows["codes"]).astype(np.uint8, copy=False)), "scales": rows["scales"]}
 
 
 def _random_mxfp4(rng: np.random.Generator, values: NDArray[np.float32], group_size: int) -> dict[str, Array]:
