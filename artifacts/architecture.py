@@ -68,6 +68,8 @@ class Architecture(BaseModel):
     """Scores are divided by its square root; None is `head_dim`."""
     attention_softcap: NonNegativeFloat = 0.0
     """Scores s become c tanh(s / c), where it is not 0."""
+    attention_sinks: bool = False
+    """Whether each head has a score more, which joins the sum that weights are divided by, and stands for no value."""
     logit_softcap: NonNegativeFloat = 0.0
     """Logits likewise."""
     layer_windows: tuple[int, ...] = Field(default=())
@@ -112,6 +114,8 @@ class Architecture(BaseModel):
             )
         if not self.pre_norms and (self.moe or self.mla or self.embedding_scale != 1.0):
             raise ValueError("pre_norms must be true with moe, mla or an embedding_scale, got false")
+        if self.mla and self.attention_sinks:
+            raise ValueError("attention_sinks must be false with mla, got true")
         if self.mla and self.head_dim != self.mla.nope_head_dim + self.mla.rope_head_dim:
             raise ValueError(
                 "under mla, head_dim must be nope_head_dim + rope_head_dim, got "
@@ -210,7 +214,7 @@ class Architecture(BaseModel):
         return shapes
 
     def float_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every tensor that no plan quantizes (norm gains, biases, routers, MLA's up-projection of the latent) -> shape."""
+        """Every tensor that no plan quantizes (gains, biases, sinks, routers, MLA's up-projection of the latent) -> shape."""
         shapes: dict[str, tuple[int, ...]] = {"final_norm.weight": (self.hidden_size,)}
         for i in range(self.num_layers):
             if self.pre_norms:
@@ -223,6 +227,8 @@ class Architecture(BaseModel):
                 shapes[f"layers.{i}.qkv.bias"] = (self.q_size + 2 * self.kv_size,)
             if self.output_bias:
                 shapes[f"layers.{i}.o.bias"] = (self.hidden_size,)
+            if self.attention_sinks:
+                shapes[f"layers.{i}.sinks"] = (self.num_q_heads,)
             if self.qk_norm:
                 whole = self.qk_norm_of_all_heads
                 shapes[f"layers.{i}.q_norm.weight"] = (self.q_size if whole else self.head_dim,)

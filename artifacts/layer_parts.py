@@ -26,6 +26,8 @@ class Rope(BaseModel):
     high_freq_factor: PositiveFloat = 4.0
     beta_fast: PositiveFloat = 32.0
     beta_slow: PositiveFloat = 1.0
+    truncate: bool = True
+    """Whether under `yarn` the ramp between the two begins and ends at whole dimensions."""
     attention_factor: PositiveFloat | None = None
     """Multiplies cos and sin under `yarn`, where None means 0.1 ln(factor) + 1, and under `longrope`."""
     short_factors: tuple[PositiveFloat, ...] = ()

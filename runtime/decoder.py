@@ -15,7 +15,7 @@ from artifacts.manifest import Limits
 from artifacts.precision import KvDtype, Plan, Scheme
 from kernels.cpu import kv_cache
 from kernels.formats.table import cpu_packing
-from kernels.paged_attention.spec import scratch_shapes
+from kernels.paged_attention.spec import entry_point, scratch_shapes
 from kernels.spec import Argument, Arguments, Array, CpuCall, Program, Tensor
 from runtime.batch import Batch
 from runtime.buffers import resident_zeros, zeros
@@ -148,8 +148,9 @@ class CpuBuilder:
 
     def attend(self, layer: int, q: Operand, k: Operand, v: Operand, scale: float, window: int, softcap: float) -> Operand:
         a, kv_dtype, name = self.architecture, self.kv_dtype, f"layers.{layer}"
-        # What all keys have in common changes no softmax, but what a cap makes of their scores.
-        bias = None if softcap else self.tensors.get(f"{name}.qkv.bias")
+        sinks = self.tensors.get(f"{name}.sinks")
+        # What all keys have in common changes no softmax, but what a cap makes of their scores, and their weight beside a sink.
+        bias = None if softcap or sinks is not None else self.tensors.get(f"{name}.qkv.bias")
         rope = a.rope_of(layer)
         centre = {"k_centre": _key_centre(a, rope, bias)} if kv_dtype == "int8" else {}
         limits = self.limits
@@ -161,10 +162,10 @@ class CpuBuilder:
             **caches, **centre,
         )  # fmt: skip
         out = self.buffer("attended", a.q_size)
-        symbol, cap = ("paged_attention_capped", {"softcap": softcap}) if softcap else ("paged_attention", {})
+        symbol, further = entry_point(kv_dtype, softcap, sinks)
         self.call(
-            f"{symbol}_{kv_dtype}", f"{name}.attention", {"T": "num_tokens", "S": "num_seqs"},
-            q=q.x, **self.tables(), **caches, out=out.reshape(q.x.shape), scale=scale, window=window, **cap,
+            symbol, f"{name}.attention", {"T": "num_tokens", "S": "num_seqs"},
+            q=q.x, **self.tables(), **caches, out=out.reshape(q.x.shape), scale=scale, window=window, **further,
         )  # fmt: skip
         return Operand({"x": out}, TOKENS)
 

@@ -98,7 +98,8 @@ class LayerBuilder(Protocol[Stream, Value]):
     def attend(self, layer: int, q: Value, k: Value, v: Value, scale: float, window: int, softcap: float) -> Value:
         """softmax(f(scale q k^T)) v, causal, with q and k rotated; k and v go to the cache of the layer. [T, q_size].
 
-        f(s) is softcap tanh(s / softcap), or s where softcap is 0. A query sees `window` positions, all where that is 0.
+        f(s) is softcap tanh(s / softcap), or s where softcap is 0. A query sees `window` positions, all where that is 0. The
+        layer's sinks, where it has any, are scores of heads that join the softmax and stand for no value.
         """
         ...
 

@@ -73,8 +73,10 @@ def _yarn_kept(rope: Rope, head_dim: int) -> Float32:
         span = rope.original_max_position / (turns * 2 * math.pi)  # type: ignore[operator]
         return head_dim * math.log(span) / (2 * math.log(rope.theta))
 
-    low = max(math.floor(dimension(rope.beta_fast)), 0)
-    high = min(math.ceil(dimension(rope.beta_slow)), head_dim - 1)
+    low, high = dimension(rope.beta_fast), dimension(rope.beta_slow)
+    if rope.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
     width = high - low if high != low else 0.001
     ramp = (np.arange(head_dim // 2, dtype=np.float32) - low) / width
     kept: Float32 = np.float32(1.0) - np.clip(ramp, 0.0, 1.0)

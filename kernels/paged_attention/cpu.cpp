@@ -49,10 +49,15 @@ void finish(const I& item, Part all) {
     }
 }
 
-Part nothing_yet(Part part, int64_t rows) {
-    std::memset(part.out, 0, rows * part.stride * sizeof(float));
-    for (int64_t row = 0; row < rows; ++row) part.most[row] = -__builtin_inff();
-    std::memset(part.sum, 0, rows * sizeof(float));
+// What stands before the first chunk: a row's sink, which weighs and gives nothing, or nothing at all.
+template <class Kv, class Args>
+Part before_chunks(const Item<Kv, Args>& item, Room<float>& room) {
+    const Part part = part_in(room, item.rows(), item.width());
+    std::memset(part.out, 0, item.rows() * part.stride * sizeof(float));
+    for (int64_t row = 0; row < item.rows(); ++row) {
+        part.most[row] = item.a->sinks ? item.sink(row) * Softmax<Kv>::UNIT : -__builtin_inff();
+        part.sum[row] = item.a->sinks ? 1 : 0;
+    }
     return part;
 }
 
@@ -60,7 +65,7 @@ Part nothing_yet(Part part, int64_t rows) {
 template <class Kv, class Args>
 void attend(Engine<Kv, Args>& engine, const Item<Kv, Args>& item) {
     thread_local Room<float> room;
-    const Part all = nothing_yet(part_in(room, item.rows(), item.width()), item.rows());
+    const Part all = before_chunks(item, room);
     engine.take(item);
     engine.attend(item.first_chunk(), item.last_chunk(), [&](int64_t row, int64_t rows, int64_t, Part part) {
         join<Kv>(all.from(row), part, rows, item.width());
@@ -87,7 +92,7 @@ template <class Kv, class Args>
 void join_chunks(const Item<Kv, Args>& item, float* partials) {
     thread_local Room<float> room;
     const int64_t rows = item.rows(), D = item.width();
-    const Part all = nothing_yet(part_in(room, rows, D), rows);
+    const Part all = before_chunks(item, room);
     for (int64_t c = 0; c < item.num_chunks(); ++c) join<Kv>(all, partial(item, c, partials), rows, D);
     finish(item, all);
 }
@@ -170,17 +175,20 @@ void run(const Args* a, Work* work) {
     work->each(items, 1, [&](Range range) { attend_to_items<Kv>(engine, a, range); });
 }
 
-// Runs what caps no scores as what does, by nothing: one engine for both. The fields of both are the same in the same order, but
-// for softcap.
-template <class Kv, class Capped, class Args>
-void run_uncapped(const Args* a, Work* work) {
-    static_assert(sizeof(Capped) == sizeof(Args) + sizeof(Capped::softcap));
-    Capped with;
-    constexpr size_t before = offsetof(Capped, softcap), behind = before + sizeof(with.softcap);
-    std::memcpy(&with, a, before);
-    with.softcap = 0;
-    std::memcpy((char*)&with + behind, (const char*)a + before, sizeof(Capped) - behind);
-    run<Kv>(&with, work);
+// Runs what has no sinks, and may have no cap, as what has both: one engine for all. The fields of what has both are the same in
+// the same order, with `sinks` behind the tensors and `softcap` behind the scalars.
+template <class Kv, class All, class Args>
+void run_without_sinks(const Args* a, double softcap, Work* work) {
+    static_assert(offsetof(All, sinks) == offsetof(Args, scale));
+    All all;
+    constexpr size_t rest = sizeof(All) - offsetof(All, softcap) - sizeof(all.softcap);
+    std::memcpy(&all, a, offsetof(Args, scale));
+    all.sinks = nullptr;
+    all.scale = a->scale;
+    all.window = a->window;
+    all.softcap = softcap;
+    std::memcpy((char*)(&all + 1) - rest, (const char*)(a + 1) - rest, rest);
+    run<Kv>(&all, work);
 }
 
 // Latents have no kv heads: q heads are shared out as if so many of them had one.
@@ -191,6 +199,7 @@ struct OfLatents : Args {
     int64_t Hkv;
     static constexpr int64_t window = 0;
     static constexpr double softcap = 0;
+    static constexpr const float* sinks = nullptr;
 };
 
 template <class Kv, class Args>
@@ -201,11 +210,14 @@ void run_latent(const Args* a, Work* work) {
 
 }  // namespace
 
-#define ENTRY(KV, TYPE)                                                                                             \
-    void paged_attention_##KV(const paged_attention_##KV##_args* a, Work* work) {                                   \
-        run_uncapped<TYPE, paged_attention_capped_##KV##_args>(a, work);                                            \
-    }                                                                                                               \
-    void paged_attention_capped_##KV(const paged_attention_capped_##KV##_args* a, Work* work) { run<TYPE>(a, work); }
+#define ENTRY(KV, TYPE)                                                                                                       \
+    void paged_attention_##KV(const paged_attention_##KV##_args* a, Work* work) {                                             \
+        run_without_sinks<TYPE, paged_attention_sinks_##KV##_args>(a, 0, work);                                               \
+    }                                                                                                                         \
+    void paged_attention_capped_##KV(const paged_attention_capped_##KV##_args* a, Work* work) {                               \
+        run_without_sinks<TYPE, paged_attention_sinks_##KV##_args>(a, a->softcap, work);                                      \
+    }                                                                                                                         \
+    void paged_attention_sinks_##KV(const paged_attention_sinks_##KV##_args* a, Work* work) { run<TYPE>(a, work); }
 ENTRY(fp32, float)
 ENTRY(bf16, bf16)
 ENTRY(fp16, f16)

@@ -19,6 +19,7 @@ def _attention(
     softcap: float,
     k_scales: Tensor | None = None,
     v_scales: Tensor | None = None,
+    sinks: Tensor | None = None,
 ) -> None:
     inner = torch.promote_types(q.dtype, torch.float32)
     # Of a cache that is not of activations the matrix products are in f16; an oracle in a wider dtype rounds nothing.
@@ -47,8 +48,13 @@ def _attention(
         key = torch.arange(low, length)[None, :]
         hidden = (key > position) | ((key <= position - window) if window else (key < 0))
         scores.view(num_kv_heads, count, -1, length - low).masked_fill_(hidden[:, None], float("-inf"))
-        p = scores.sub_(scores.amax(dim=2, keepdim=True)).exp_()
-        total = p.sum(dim=2, keepdim=True)
+        most, of_sink = scores.amax(dim=2, keepdim=True), torch.zeros((), dtype=inner)
+        if sinks is not None:
+            of_rows = sinks.to(inner).view(num_kv_heads, 1, -1).expand(-1, count, -1).reshape(num_kv_heads, -1, 1)
+            most = torch.maximum(most, of_rows)
+            of_sink = (of_rows - most).exp()
+        p = scores.sub_(most).exp_()
+        total = p.sum(dim=2, keepdim=True) + of_sink
         if v_scales is not None:
             # 2^8 keeps the product normal in f16, as in the kernel.
             p *= (256 * v_scales.flatten(0, 1)[slots].to(inner)).T[:, None]
@@ -70,13 +76,15 @@ def gpu_paged_attention_act(
     block_tables: Tensor,
     seq_lens: Tensor,
     cu_seqlens_q: Tensor,
+    sinks: Tensor | None,
     out: Tensor,
     scale: float,
     window: int,
     softcap: float,
     max_query_len: int,
 ) -> None:
-    _attention(q, k_cache, v_cache, block_tables, seq_lens, cu_seqlens_q, out, scale, window, softcap)
+    tables = block_tables, seq_lens, cu_seqlens_q
+    _attention(q, k_cache, v_cache, *tables, out, scale, window, softcap, sinks=sinks)
 
 
 gpu_paged_attention_fp16 = gpu_paged_attention_act
@@ -91,13 +99,15 @@ def _quantized(
     block_tables: Tensor,
     seq_lens: Tensor,
     cu_seqlens_q: Tensor,
+    sinks: Tensor | None,
     out: Tensor,
     scale: float,
     window: int,
     softcap: float,
     max_query_len: int,
 ) -> None:
-    _attention(q, k_cache, v_cache, block_tables, seq_lens, cu_seqlens_q, out, scale, window, softcap, k_scales, v_scales)
+    tables, scales = (block_tables, seq_lens, cu_seqlens_q), (k_scales, v_scales)
+    _attention(q, k_cache, v_cache, *tables, out, scale, window, softcap, *scales, sinks)
 
 
 gpu_paged_attention_int8 = gpu_paged_attention_e4m3 = _quantized

@@ -5,6 +5,9 @@ are all in the cache: query j of n has position p = seq_len - n + j and sees pos
 .. p. Each group of Hq / Hkv query heads shares a kv head. f(x) = softcap tanh(x / softcap), or x if softcap is 0. A padded
 sequence has no query tokens and a length of 0. `max_query_len` bounds the query tokens of a sequence: 1 plans for decoding.
 
+A sink is a score of a query head that stands in no position's place: it joins the largest score and the sum of p, and has no
+value.
+
 A quantized cache has codes and one fp32 scale per token and head (see kernels/rope_and_cache/gpu_spec.py). Products are
 accumulated in fp32; p = exp(score - largest score) is rounded for its product with V to the activations' dtype, over an fp16
 cache to f16, as q is, and over a quantized one too, after its product with the scale of V. block_size is a power of two from
@@ -28,6 +31,8 @@ _BATCHES: Mapping[str, tuple[tuple[int, int], ...]] = {
     "mixed": ((70, 1), (90, 50), (7, 7), (3, 0), (0, 0), (18, 2)),
     "window": ((90, 40), (5, 5)),
     "softcap": ((40, 3),),
+    "sinks": ((40, 9), (33, 1)),
+    "decode_sinks": ((150, 1), (0, 0), (20, 1)),
     "large_block": ((100, 12),),
     "one": ((1, 1),),
     "no_sequences": (),
@@ -37,7 +42,7 @@ _CASES = tuple(
     Case(
         name,
         {"T": sum(new for _, new in _BATCHES[name]), "S": len(_BATCHES[name]), "Hq": hq, "Hkv": hkv, "D": d}
-        | {"block_size": block_size, "window": window, "softcap_tenths": softcap}
+        | {"block_size": block_size, "window": window, "softcap_tenths": softcap, "sinks": int("sinks" in name)}
         | {"max_query_len": max((new for _, new in _BATCHES[name]), default=0)}
         | {"context": max((length for length, _ in _BATCHES[name]), default=0)},
     )
@@ -48,6 +53,8 @@ _CASES = tuple(
         ("mixed", 6, 2, 40, 16, 0, 0),
         ("window", 4, 2, 16, 16, 21, 0),
         ("softcap", 2, 1, 16, 32, 0, 15),
+        ("sinks", 6, 2, 16, 32, 19, 0),
+        ("decode_sinks", 6, 2, 32, 16, 0, 0),
         ("large_block", 3, 1, 32, 128, 0, 0),
         ("one", 2, 1, 16, 16, 0, 0),
         ("no_sequences", 2, 1, 16, 16, 0, 0),
@@ -55,7 +62,7 @@ _CASES = tuple(
 )
 
 #: What another cache than one of activations changes lies in how tiles are read.
-_OTHER_CASES = ("decode", "decode_window", "mixed", "large_block", "no_sequences")
+_OTHER_CASES = ("decode", "decode_window", "mixed", "large_block", "decode_sinks", "no_sequences")
 
 
 def _spec(kv: str) -> OpSpec:
@@ -92,6 +99,7 @@ def _spec(kv: str) -> OpSpec:
             "block_tables": tables,
             "seq_lens": lengths,
             "cu_seqlens_q": cu_seqlens,
+            "sinks": _sinks(rng, hq) if case.sizes["sinks"] else None,
             "out": np.zeros((len(qkv), hq, d), np.float32),
             "scale": d**-0.5,
             "window": case.sizes["window"],
@@ -131,16 +139,25 @@ def _spec(kv: str) -> OpSpec:
             Tensor("block_tables", "i32", ("S", "max_blocks")),
             Tensor("seq_lens", "i32", ("S",)),
             Tensor("cu_seqlens_q", "i32", ("S+1",)),
+            Tensor("sinks", "f32", ("Hq",), optional=True),
             Tensor("out", "act", ("T", "Hq", "D"), "out"),
         ),
         scalars=(Scalar("scale", "f64"), Scalar("window", "i64"), Scalar("softcap", "f64"), Scalar("max_query_len", "i64")),
         variable=("T", "S"),
-        source="Kwon et al. 2023, PagedAttention; Dao 2023, FlashAttention-2 and Flash-Decoding; Ainslie et al. 2023, GQA",
+        source="Kwon et al. 2023, PagedAttention; Dao 2023, FlashAttention-2 and Flash-Decoding; Ainslie et al. 2023, GQA; "
+        "OpenAI 2025, gpt-oss (sinks)",
         cases=tuple(case for case in _CASES if kv == "act" or case.name in _OTHER_CASES),
         make_inputs=make_inputs,
         cost=cost,
         backend="gpu",
     )
+
+
+def _sinks(rng: np.random.Generator, num_heads: int) -> Array:
+    """Of the size of scores, the first one above all of them and the second below."""
+    sinks: Array = rng.standard_normal(num_heads, np.float32)
+    sinks[:2] = 6.0, -6.0
+    return sinks
 
 
 SPECS = tuple(map(_spec, CACHE_DTYPES))

@@ -46,6 +46,8 @@ struct Item {
         const int64_t query = query_of(row);
         return a->q + (token + query) * a->q_stride + (head * group + row - query * group) * a->D;
     }
+    // A row is of a q head, whose sink all its rows share.
+    float sink(int64_t row) const { return a->sinks[head * group + row - query_of(row) * group]; }
     float* out(int64_t row) const {
         const int64_t query = query_of(row);
         return a->out + (token + query) * a->out_stride + (head * group + row - query * group) * width();

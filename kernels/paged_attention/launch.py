@@ -55,6 +55,9 @@ def plan(problem: Problem, point: Point, target: Target) -> OpPlan:
             arguments[f"{name}_ptr"] = Ptr(name)
         else:
             constants[f"{name}_ptr"] = None
+    # Where a model has none nothing is said of them, so that a kernel is found that was frozen before there were any.
+    if "sinks" in problem:
+        arguments["sinks_ptr"] = Ptr("sinks")
 
     def launch(function: str, grid: tuple[int, int, int]) -> Launch:
         return Launch(

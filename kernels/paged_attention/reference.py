@@ -25,6 +25,7 @@ def _paged_attention(
     softcap: float = 0.0,
     k_scales: Tensor | None = None,
     v_scales: Tensor | None = None,
+    sinks: Tensor | None = None,
 ) -> None:
     group = q.shape[1] // k_cache.shape[1]
     in_pairs = k_cache.dim() == 5
@@ -53,8 +54,12 @@ def _paged_attention(
         key = torch.arange(length)[None, :]
         hidden = (key > position) | ((key <= position - window) if window else torch.zeros(1, dtype=torch.bool))
         scores = scores.masked_fill(hidden, float("-inf"))
-        weights = rounded((scores - scores.amax(dim=2, keepdim=True)).exp())
-        out[start:end] = torch.einsum("htl,hld->thd", weights, v) / weights.sum(dim=2).T[..., None]
+        most, of_sink = scores.amax(dim=2), torch.zeros((), dtype=q.dtype)
+        if sinks is not None:
+            most = torch.maximum(most, sinks[:, None])
+            of_sink = (sinks[:, None] - most).exp()
+        weights = rounded((scores - most[..., None]).exp())
+        out[start:end] = torch.einsum("htl,hld->thd", weights, v) / (weights.sum(dim=2) + of_sink).T[..., None]
 
 
 def _paged_attention_latent(
@@ -91,3 +96,5 @@ paged_attention_latent_fp32 = paged_attention_latent_bf16 = _paged_attention_lat
 paged_attention_fp32 = paged_attention_bf16 = paged_attention_fp16 = paged_attention_int8 = _paged_attention
 paged_attention_capped_fp32 = paged_attention_capped_bf16 = _paged_attention
 paged_attention_capped_fp16 = paged_attention_capped_int8 = _paged_attention
+paged_attention_sinks_fp32 = paged_attention_sinks_bf16 = _paged_attention
+paged_attention_sinks_fp16 = paged_attention_sinks_int8 = _paged_attention

@@ -7,6 +7,9 @@ V are read as fp32, times the scale of their token and kv head where they are in
 e^(score - max) are rounded to bf16 as well, and the weights are divided by the sum of the rounded ones: products of bf16,
 sums of fp32, on every instruction set. f(s) is softcap tanh(s / softcap) for the entry points that are capped, else s.
 
+A sink is a score of a query head that stands in no position's place: it joins the largest score and, by its weight, which is
+not rounded, the sum of weights, and has no value. Entry points with sinks have a cap, too, which is none where it is 0.
+
 `partials` and `arrived` are room for what threads leave to each other where few sequences decode: a row for every query head
 and 64 positions of the context, and an item for every sequence and kv head. Where there is less, nothing is split.
 
@@ -22,7 +25,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from kernels.cpu import kv_cache
-from kernels.spec import Arguments, Case, Cost, OpSpec, Scalar, Tensor
+from kernels.spec import Arguments, Array, Case, Cost, OpSpec, Scalar, Tensor
 
 CHUNK_TOKENS = 64
 #: Per case: (tokens in the cache, new tokens) of each sequence.
@@ -38,6 +41,16 @@ _BATCHES: Mapping[str, tuple[tuple[int, int], ...]] = {
     "wide_head": ((130, 70), (65, 1)),
     "no_sequences": (),
 }
+#: What entry points do beside attention, by their names.
+_FORMS: Mapping[str, str] = {"": "", "capped_": ", scores capped", "sinks_": ", with sinks, scores capped or not"}
+_CAPPED_WITH_SINKS = ("prefill", "long_window")
+
+
+def entry_point(kv: str, softcap: float, sinks: Array | None) -> tuple[str, Arguments]:
+    """Which one attends so over a cache of `kv`, and what it takes that the plain one does not."""
+    if sinks is not None:
+        return f"paged_attention_sinks_{kv}", {"sinks": sinks, "softcap": softcap}
+    return (f"paged_attention_capped_{kv}", {"softcap": softcap}) if softcap else (f"paged_attention_{kv}", {})
 
 
 def scratch_shapes(
@@ -48,7 +61,9 @@ def scratch_shapes(
     return {"partials": (num_chunks * num_q_heads, head_dim + 2), "arrived": (num_seqs * num_kv_heads,)}
 
 
-def _spec(kv: str, softcap: float) -> OpSpec:
+def _spec(kv: str, form: str) -> OpSpec:
+    has_sinks, has_cap = form == "sinks_", form != ""
+
     def make_inputs(rng: np.random.Generator, case: Case) -> Arguments:
         hq, hkv, d, block_size = (case.sizes[axis] for axis in ("Hq", "Hkv", "D", "block_size"))
         num_blocks, batch = _batch(rng, case.name, block_size)
@@ -65,7 +80,8 @@ def _spec(kv: str, softcap: float) -> OpSpec:
             "out": np.zeros((len(qkv), hq, d), np.float32),
             "scale": d**-0.5,
             "window": case.sizes["window"],
-            **({"softcap": softcap} if softcap else {}),
+            **({"sinks": _sinks(rng, hq)} if has_sinks else {}),
+            **({"softcap": 1.5 if form == "capped_" or case.name in _CAPPED_WITH_SINKS else 0.0} if has_cap else {}),
         }
 
     def cost(sizes: Mapping[str, int]) -> Cost:
@@ -75,9 +91,9 @@ def _spec(kv: str, softcap: float) -> OpSpec:
         return Cost(cache + 8 * sizes["T"] * heads, 4.0 * sizes["T"] * sizes["context"] * heads)
 
     return OpSpec(
-        symbol=f"paged_attention_{'capped_' if softcap else ''}{kv}",
+        symbol=f"paged_attention_{form}{kv}",
         op="paged_attention",
-        summary=f"causal attention over a paged {kv} cache" + (", scores capped" if softcap else ""),
+        summary=f"causal attention over a paged {kv} cache" + _FORMS[form],
         tensors=(
             Tensor("q", "f32", ("T", "Hq", "D")),
             *kv_cache.tensors(kv, "in"),
@@ -87,12 +103,14 @@ def _spec(kv: str, softcap: float) -> OpSpec:
             Tensor("partials", "f32", ("num_partials", "D+2"), "scratch"),
             Tensor("arrived", "i32", ("num_items",), "scratch"),
             Tensor("out", "f32", ("T", "Hq", "D"), "out"),
+            *((Tensor("sinks", "f32", ("Hq",)),) if has_sinks else ()),
         ),
-        scalars=(Scalar("scale", "f64"), Scalar("window", "i64"), *((Scalar("softcap", "f64"),) if softcap else ())),
+        scalars=(Scalar("scale", "f64"), Scalar("window", "i64"), *((Scalar("softcap", "f64"),) if has_cap else ())),
         variable=("T", "S"),
         source="Kwon et al. 2023, PagedAttention; Ainslie et al. 2023, GQA; Beltagy et al. 2020, Longformer (window); "
         "Milakov & Gimelshein 2018 (online softmax); Dao et al. 2023, Flash-Decoding"
-        + ("; Gemma Team 2024, Gemma 2 (section 2)" if softcap else ""),
+        + ("; Gemma Team 2024, Gemma 2 (section 2)" if has_cap else "")
+        + ("; OpenAI 2025, gpt-oss (2.2); Xiao et al. 2023 (attention sinks)" if has_sinks else ""),
         cases=tuple(
             Case(
                 name,
@@ -116,6 +134,13 @@ def _spec(kv: str, softcap: float) -> OpSpec:
         make_inputs=make_inputs,
         cost=cost,
     )
+
+
+def _sinks(rng: np.random.Generator, num_heads: int) -> Array:
+    """Of the size of scores, the first one above all of them and the second below, where there are so many."""
+    sinks: Array = rng.standard_normal(num_heads).astype(np.float32)
+    sinks[:2] = (9.0, -9.0)[:num_heads]
+    return sinks
 
 
 def _batch(rng: np.random.Generator, name: str, block_size: int) -> tuple[int, Arguments]:
@@ -195,6 +220,6 @@ def _latent_spec(kv: str) -> OpSpec:
     )
 
 
-SPECS = tuple(_spec(kv, softcap) for softcap in (0.0, 1.5) for kv in kv_cache.STORAGE) + tuple(
+SPECS = tuple(_spec(kv, form) for form in _FORMS for kv in kv_cache.STORAGE) + tuple(
     _latent_spec(kv) for kv in kv_cache.LATENT_STORAGE
 )

@@ -117,6 +117,7 @@ def _attend(
     k_scales_ptr,
     v_scales_ptr,
     table_ptr,
+    sinks,
     SCALE: tl.constexpr,
     SOFTCAP: tl.constexpr,
     WINDOW: tl.constexpr,
@@ -130,7 +131,8 @@ def _attend(
 ):
     """Attention of queries at `positions`, first .. last, to keys begin .. end; begin is a multiple of TILE.
 
-    Returns, per row, the largest exponent (in base 2), the sum of p, and the sum of p v; p is relative to the largest.
+    Returns, per row, the largest exponent (in base 2), the sum of p, and the sum of p v; p is relative to the largest. `sinks`
+    are scores of rows that stand before all keys and have no value, -inf where a row has none, or None.
     """
     LOG2_E: tl.constexpr = 1.4426950408889634
     LOG2_SCALE: tl.constexpr = LOG2_E * (SOFTCAP if SOFTCAP > 0 else SCALE)
@@ -138,8 +140,12 @@ def _attend(
     OFFSET: tl.constexpr = 0.0 if v_scales_ptr is None else 8.0
     BLOCK_M: tl.constexpr = q.shape[0]
     BLOCK_D: tl.constexpr = q.shape[1]
-    maxima = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    sums = tl.zeros([BLOCK_M], tl.float32)
+    if sinks is None:
+        maxima = tl.full([BLOCK_M], float("-inf"), tl.float32)
+        sums = tl.zeros([BLOCK_M], tl.float32)
+    else:
+        maxima = sinks * LOG2_E
+        sums = tl.where(sinks == float("-inf"), 0.0, tl.exp2(tl.full([BLOCK_M], OFFSET, tl.float32)))
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
 
     # First the tiles that every query sees whole, without a mask; then those before and after. A softmax has no order.
@@ -198,6 +204,15 @@ def _query_tile(rows, count, kv_head, GROUP: tl.constexpr, D: tl.constexpr, BLOC
 
 
 @triton.jit
+def _sinks(sinks_ptr, rows, kv_head, GROUP: tl.constexpr):
+    """Of the heads that a tile's rows are of; None where the model has none."""
+    if sinks_ptr is None:
+        return None
+    else:
+        return tl.load(sinks_ptr + kv_head * GROUP + rows % GROUP)
+
+
+@triton.jit
 def _load_q(pointers, inside, F16_OPERANDS: tl.constexpr):
     q = tl.load(pointers, mask=inside, other=0.0)
     if F16_OPERANDS:
@@ -235,6 +250,7 @@ def prefill_kernel(
     USE_TMA: tl.constexpr,
     PACKED_INT8: tl.constexpr,
     F16_OPERANDS: tl.constexpr,
+    sinks_ptr=None,
 ):
     """Any number of query tokens per sequence: a program takes a tile of one sequence's tokens, for one kv head.
 
@@ -269,6 +285,7 @@ def prefill_kernel(
         first + tl.minimum(rows, count - 1), first, last,
         tl.maximum(first + 1 - WINDOW, 0) // TILE * TILE if WINDOW > 0 else 0, last + 1, kv_head,
         k, v, k_scales_ptr, v_scales_ptr, block_tables_ptr + sequence.to(tl.int64) * TABLE_STRIDE,
+        _sinks(sinks_ptr, tl.arange(0, BLOCK_M), kv_head, GROUP),
         SCALE, SOFTCAP, WINDOW, D, TILE, BLOCK_SIZE, SLOT_STRIDE, SCALE_STRIDE, USE_TMA, PACKED_INT8,
     )  # fmt: skip
     out = (acc / sums[:, None]).to(out_ptr.dtype.element_ty)
@@ -314,6 +331,7 @@ def decode_kernel(
     USE_TMA: tl.constexpr,
     PACKED_INT8: tl.constexpr,
     F16_OPERANDS: tl.constexpr,
+    sinks_ptr=None,
 ):
     """At most one query token per sequence: a program takes one kv head and one of `num_splits` even parts of the keys.
 
@@ -331,10 +349,14 @@ def decode_kernel(
     rows = tl.arange(0, BLOCK_M)
     _, within, inside = _query_tile(rows, 1, kv_head, GROUP, D, BLOCK_D)
     last = length - 1
+    sinks = _sinks(sinks_ptr, rows, kv_head, GROUP)
+    if sinks is not None:
+        # Once: in the first part.
+        sinks = tl.where(split == 0, sinks, float("-inf"))
     maxima, sums, acc = _attend(
         _load_q(q_ptr + token * Q_STRIDE + within, inside, F16_OPERANDS),
         last + tl.zeros([BLOCK_M], tl.int32), last, last, begin, tl.minimum(begin + share, length), kv_head,
-        k, v, k_scales_ptr, v_scales_ptr, block_tables_ptr + sequence * TABLE_STRIDE,
+        k, v, k_scales_ptr, v_scales_ptr, block_tables_ptr + sequence * TABLE_STRIDE, sinks,
         SCALE, SOFTCAP, WINDOW, D, TILE, BLOCK_SIZE, SLOT_STRIDE, SCALE_STRIDE, USE_TMA, PACKED_INT8,
     )  # fmt: skip
     if partials_ptr is None:

@@ -41,10 +41,9 @@ def gguf_family(a: Architecture) -> GgufFamily:
                 f"llama.cpp's {family.architecture} has no biases of {name}, and this model has; "
                 "export it as compressed-tensors or onnx"
             )
-    if a.rope.scaling == "yarn" and a.rope.attention_factor is not None:
-        raise ExportError(
-            "a model with its own yarn attention_factor cannot be exported as GGUF; export it as compressed-tensors or onnx"
-        )
+    if a.rope.scaling == "yarn" and (a.rope.attention_factor is not None or not a.rope.truncate):
+        what = "its own yarn attention_factor" if a.rope.truncate else "yarn's truncate: false"
+        raise ExportError(f"a model with {what} cannot be exported as GGUF; export it as compressed-tensors or onnx")
     for field, needed in family.needs.items():
         if bool(getattr(a, field)) != needed:
             needs, has = ("needs", "none") if needed else ("cannot have", "it")

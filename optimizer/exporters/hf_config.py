@@ -68,5 +68,5 @@ def _rope_scaling(rope: Rope) -> dict[str, object] | None:
     scaling["original_max_position_embeddings"] = rope.original_max_position
     if rope.scaling == "llama3":
         return scaling | {"low_freq_factor": rope.low_freq_factor, "high_freq_factor": rope.high_freq_factor}
-    scaling |= {"beta_fast": rope.beta_fast, "beta_slow": rope.beta_slow}
+    scaling |= {"beta_fast": rope.beta_fast, "beta_slow": rope.beta_slow} | ({} if rope.truncate else {"truncate": False})
     return scaling if rope.attention_factor is None else scaling | {"attention_factor": rope.attention_factor}

@@ -49,9 +49,10 @@ class LogicalBundle:
 
     def require_dense(self, form: str) -> None:
         """ExportError for a model that `form` is not written for."""
-        if self.architecture.moe or self.architecture.mla:
-            what = "a mixture of experts" if self.architecture.moe else "latent attention"
-            raise ExportError(f"only dense decoders can be exported as {form}, and {self.manifest.name} has {what}")
+        a = self.architecture
+        for what, has in (("a mixture of experts", a.moe), ("latent attention", a.mla), ("attention sinks", a.attention_sinks)):
+            if has:
+                raise ExportError(f"only dense decoders can be exported as {form}, and {self.manifest.name} has {what}")
 
     @property
     def manifest(self) -> Manifest:

@@ -19,6 +19,8 @@ from optimizer.formats.matrix import QuantizedMatrix
 from optimizer.formats.stored_matrix import MIDDLE, Misfit, StoredMatrix
 
 _NUMBERS = Integers(0, 15, 8, torch.uint8)
+_LARGEST_ROUNDING = 2.0**-11
+"""Of ||W||: what rounding scales to fp16 costs at most, where none is too small for it."""
 
 
 def _fit(name: str, weight: Tensor, scheme: Scheme, largest: float, shrink: Tensor | float) -> Grid:
@@ -50,12 +52,16 @@ def _kept(stored: StoredMatrix, scheme: Scheme) -> QuantizedMatrix | Misfit:
         return Misfit("zero points are not all 8")
     with np.errstate(over="ignore"):
         halves = stored.scales.astype(np.float16)
-    if not np.array_equal(halves.astype(np.float32), stored.scales):
-        return Misfit("not all scales are representable in fp16")
+    if not np.isfinite(halves).all():
+        return Misfit("a scale is beyond fp16")
     scales, spread = stored.spread(halves, 1, scheme.group_size), stored.spread(zeros, 1, scheme.group_size)
     if scales is None or spread is None:
         return Misfit(f"a scale is for {stored.columns} columns, no multiple of {scheme.group_size}")
-    matrix = QuantizedMatrix(scheme, {"codes": stored.codes, "scales": scales})
+    exact = np.array_equal(halves.astype(np.float32), stored.scales)
+    rounding = 0.0 if exact else stored.change(halves)
+    if rounding > _LARGEST_ROUNDING:
+        return Misfit("scales are too small for fp16")
+    matrix = QuantizedMatrix(scheme, {"codes": stored.codes, "scales": scales}, rounding)
     return matrix if scheme.symmetric else matrix.with_part("zeros", spread)
 
 

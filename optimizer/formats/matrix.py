@@ -53,6 +53,8 @@ class QuantizedMatrix:
 
     scheme: Scheme
     parts: Parts
+    rounding: float = 0.0
+    """Of a checkpoint's own codes whose scales were rounded to the scheme's dtype: ||W - Q|| / ||W|| of its values, at most."""
 
     @property
     def codes(self) -> NDArray[Any]:
@@ -108,7 +110,7 @@ class QuantizedMatrix:
         parts = {
             name: np.max(arrays, axis=0) if name == INPUT_SCALE else np.concatenate(arrays) for name, arrays in together.items()
         }
-        return cls(first.scheme, parts)
+        return cls(first.scheme, parts, max(matrix.rounding for matrix in matrices))
 
     def dequantize(self) -> NDArray[np.float32]:
         """The matrix that the kernels multiply by, fp32 [N, K]."""

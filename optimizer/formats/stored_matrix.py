@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -49,24 +50,43 @@ class StoredMatrix:
 
     def dequantize(self) -> NDArray[np.float32]:
         """The values, fp32 [N, K]."""
-        num_rows, num_columns = self.codes.shape
-        groups = np.arange(num_columns) // self.columns if self.groups is None else self.groups
-        values = np.empty(self.codes.shape, np.float32)
+        groups, values = self._groups(), np.empty(self.codes.shape, np.float32)
+        for slab, rows, numbers in self._slabs():
+            values[slab] = numbers
+            values[slab] *= self.scales[rows][:, groups]
+            if self.tensor_scale is not None:
+                values[slab] *= self.tensor_scale
+        return values
+
+    def change(self, scales: NDArray[np.floating]) -> float:
+        """||W' - W|| / ||W||, where W' has other `scales`, of the same shape; 0 for a matrix of zeros."""
+        groups, difference = self._groups(), np.square(scales.astype(np.float64) - self.scales)
+        squares, changed, whole = np.square(self.scales, dtype=np.float64), 0.0, 0.0
+        for _, rows, numbers in self._slabs():
+            energy = np.square(numbers, dtype=np.float64)
+            changed += float((energy * difference[rows][:, groups]).sum())
+            whole += float((energy * squares[rows][:, groups]).sum())
+        return (changed / whole) ** 0.5 if whole else 0.0
+
+    def _groups(self) -> NDArray[np.int64]:
+        """The column of `scales` of each of ours."""
+        return np.arange(self.codes.shape[1]) // self.columns if self.groups is None else self.groups
+
+    def _slabs(self) -> Iterator[tuple[slice, NDArray[np.int64], NDArray[np.float32]]]:
+        """Some rows, the row of `scales` of each, and what their codes mean before any scale."""
+        (num_rows, num_columns), groups = self.codes.shape, self._groups()
         step = max(1, _SLAB_ELEMENTS // max(1, num_columns))
         for start in range(0, num_rows, step):
             slab = slice(start, start + step)
             rows = np.arange(start, min(start + step, num_rows)) // self.rows
             if self.kind == "e4m3":
-                values[slab] = decode_e4m3(self.codes[slab])
+                numbers = decode_e4m3(self.codes[slab])
             elif self.kind == "e2m1":
-                values[slab] = decode_e2m1(self.codes[slab])
+                numbers = decode_e2m1(self.codes[slab])
             else:
-                values[slab] = self.codes[slab]
-                values[slab] -= MIDDLE[self.kind] if self.zeros is None else self.zeros[rows][:, groups]
-            values[slab] *= self.scales[rows][:, groups]
-            if self.tensor_scale is not None:
-                values[slab] *= self.tensor_scale
-        return values
+                numbers = self.codes[slab].astype(np.float32)
+                numbers -= MIDDLE[self.kind] if self.zeros is None else self.zeros[rows][:, groups]
+            yield slab, rows, numbers
 
     def wrong_kind(self, *kinds: CodeKind) -> Misfit | None:
         """That codes are of none of `kinds`."""

@@ -107,6 +107,7 @@ class Source:
     def stored(self, group: str, scheme: Scheme) -> QuantizedMatrix | Misfit | None:
         """The checkpoint's own codes and scales of a layer group, where `scheme` holds them and the values bit for bit.
 
+        Scales in fp32 that it holds in fp16 are rounded, and `rounding` says what that changes.
         Misfit says why it does not; None: the group is not quantized, or `scheme` is a float one.
         """
         if scheme.is_float:

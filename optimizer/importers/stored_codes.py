@@ -15,14 +15,20 @@ def describe_stored_codes(source: Source, plan: Plan) -> list[str]:
     Empty where nothing came quantized. Reads the checkpoint's codes once.
     """
     kept: list[str] = []
+    rounded: dict[str, float] = {}
     again: dict[str, list[str]] = {}
     for group, scheme in plan.items():
         found = source.stored(group, scheme)
         if isinstance(found, Misfit):
             again.setdefault(f"{scheme.name}: {found.reason}", []).append(group)
+        elif found is not None and found.rounding:
+            rounded[group] = found.rounding
         elif found is not None:
             kept.append(group)
     lines = [f"codes and scales kept as in the checkpoint: {', '.join(kept)}"] if kept else []
+    if rounded:
+        change = f"(by {max(rounded.values()):.1e} of the weights' norm)"
+        lines.append(f"codes kept as in the checkpoint, fp32 scales rounded to fp16 {change}: {', '.join(rounded)}")
     return lines + [f"quantized again to {reason}: {_named(groups)}" for reason, groups in again.items()]
 
 

@@ -86,10 +86,15 @@ class FloatBuilder:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int, softcap: float) -> Tensor:
         q, k, v = (heads.transpose(0, 1)[None] for heads in (self._rotate(q), self._rotate(k), v))
-        if softcap:
+        sinks = self.tensors.get(f"layers.{layer}.sinks")
+        if softcap or sinks is not None:
             k, v = (heads.repeat_interleave(q.shape[1] // heads.shape[1], dim=1) for heads in (k, v))
-            scores = softcap * torch.tanh(scale * q @ k.transpose(2, 3) / softcap)
-            attended = scores.masked_fill(~_seen(q.shape[2], window), float("-inf")).softmax(dim=3) @ v
+            scores = scale * q @ k.transpose(2, 3)
+            scores = softcap * torch.tanh(scores / softcap) if softcap else scores
+            scores = scores.masked_fill(~_seen(q.shape[2], window), float("-inf"))
+            if sinks is not None:
+                scores = torch.cat((scores, sinks[None, :, None, None].expand(*scores.shape[:3], 1)), dim=3)
+            attended = scores.softmax(dim=3)[..., : k.shape[2]] @ v
         else:
             causal = not 0 < window < q.shape[2]
             mask = None if causal else _seen(q.shape[2], window)

@@ -123,7 +123,7 @@ class GpuBuilder:
         self.call(f"gpu_rope_and_cache_{form}", f"layers.{layer}.rope", q=q.x, k=k.x, v=v.x, **self.rotation(layer), **caches)
         self.call(
             f"gpu_paged_attention_{form}", f"layers.{layer}.attention", ATTENTION, q=q.x, **caches, **self.tables(),
-            out=out, scale=scale, window=window, softcap=softcap,
+            sinks=self.tensors.get(f"layers.{layer}.sinks"), out=out, scale=scale, window=window, softcap=softcap,
         )  # fmt: skip
         return Operand.plain(out.flatten(1))
 

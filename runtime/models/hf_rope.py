@@ -70,8 +70,6 @@ def read_rope(parameters: Mapping[str, object], head_dim: int, max_position: int
         raise UnsupportedModel(f"rope_type {kind!r} needs {', '.join(missing)}; the config gives none")
 
     given = _RopeParameters.model_validate(parameters)
-    if not given.truncate:
-        raise UnsupportedModel("yarn must have truncate: true, got false")
     fields: dict[str, Any] = {"theta": given.rope_theta, "scaling": scaling}
     if given.partial_rotary_factor != 1.0:
         fields["rotary_dim"] = int(head_dim * given.partial_rotary_factor)
@@ -82,7 +80,7 @@ def read_rope(parameters: Mapping[str, object], head_dim: int, max_position: int
     if scaling == "llama3":
         fields |= {"low_freq_factor": given.low_freq_factor, "high_freq_factor": given.high_freq_factor}
     if scaling == "yarn":
-        fields |= {"beta_fast": given.beta_fast, "beta_slow": given.beta_slow}
+        fields |= {"beta_fast": given.beta_fast, "beta_slow": given.beta_slow, "truncate": given.truncate}
         fields["attention_factor"] = _yarn_attention_factor(given)
     if scaling == "longrope":
         fields |= {"short_factors": given.short_factor, "long_factors": given.long_factor}

@@ -18,7 +18,7 @@ FILES = {
     path: FileRecord(sha256=hashlib.sha256(path.encode()).hexdigest(), size=len(path))
     for path in ("kernels/cpu.so", "tokenizer.json", "weights/model.safetensors")
 }
-GOLDEN_DIGEST = "7bfcce4154df761153f2b998db7ca6510001116ce0ebd645e69014685bee86f2"
+GOLDEN_DIGEST = "e961a75a044446be2a889c9df686b5b19dc7f65ab397e64ece4b554697aad4b1"
 
 
 @pytest.fixture
@@ -63,6 +63,7 @@ def test_a_manifest_of_version_1_0_keeps_its_meaning(parts: Any) -> None:
             "logit_divisor",
             "pre_norms",
             "qk_norm_of_all_heads",
+            "attention_sinks",
             "activation_limit",
             "activation_slope",
         ),

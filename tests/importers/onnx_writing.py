@@ -71,10 +71,10 @@ class Packed:
     zeros: NDArray[np.uint8] | None
 
     @classmethod
-    def of(cls, weight: Floats, block: int, asymmetric: bool) -> Packed:
+    def of(cls, weight: Floats, block: int, asymmetric: bool, scales_in: type) -> Packed:
         rows = weight.shape[0]
         grouped = weight.reshape(rows, -1, block)
-        scales = ((grouped.max(2) - grouped.min(2)) / 15).astype(np.float16).astype(np.float32)
+        scales = ((grouped.max(2) - grouped.min(2)) / 15).astype(scales_in).astype(np.float32)
         zeros = np.clip(np.round(-grouped.min(2) / scales), 0, 15) if asymmetric else np.full(scales.shape, 8)
         codes = np.clip(np.round(grouped / scales[..., None]) + zeros[..., None], 0, 15).astype(np.uint8)
         return cls(codes.reshape(rows, -1), scales, zeros.astype(np.uint8) if asymmetric else None)
@@ -101,6 +101,8 @@ class Built:
     block: int = 0
     """Of int4 codes; 0: floats."""
     asymmetric: bool = False
+    scales_in: type = np.float16
+    """float32: as the builder has them for CPUs."""
     packed_qkv: bool = True
     dtype: type = np.float32
     window: int = -1
@@ -214,7 +216,7 @@ class Built:
         name = "+".join(modules)
         weight = np.concatenate([state[f"{module}.weight"] for module in modules])
         if self.block:
-            packed = self.codes[name] = Packed.of(weight, self.block, self.asymmetric)
+            packed = self.codes[name] = Packed.of(weight, self.block, self.asymmetric, self.scales_in)
             for part, array in packed.inputs(self.block).items():
                 self._store(f"{name}.{part}", array)
             inputs = [x, *(f"{name}.{part}" for part in packed.inputs(self.block))]

@@ -126,7 +126,6 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
         "partial_rotary_factor must",
     ),
     "partial, old": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor must be 1"),
-    "truncate": ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "truncate": False}}, "truncate: true"),
     "per layer": ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "same for all layers"),
 }
 

@@ -16,7 +16,7 @@ from transformers import LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Conf
 from artifacts.precision import Scheme
 from optimizer.formats.matrix import QuantizedMatrix
 from optimizer.formats.stored_matrix import Misfit
-from optimizer.importers import Source, open_source
+from optimizer.importers import Source, describe_stored_codes, open_source
 from optimizer.weights.quantized_store import QuantizedStore
 from tests.exporters.conftest import our_logits, relative_error, save_bundle
 from tests.importers.onnx_writing import Built, trace
@@ -116,6 +116,26 @@ def test_codes_of_matmulnbits_are_kept(asymmetric: bool, scheme: str, tmp_path: 
             np.testing.assert_array_equal(found.zeros, written.zeros)
     other = source.stored("head", Scheme.parse("int4-g32-sym")) if asymmetric else source.stored("embed", Scheme.parse(scheme))
     assert isinstance(other, Misfit) if asymmetric else other is None
+
+
+@pytest.mark.parametrize(("asymmetric", "scheme"), [(False, "int4-g32-sym"), (True, "int4-g32-asym")])
+def test_codes_under_scales_in_fp32_are_kept(asymmetric: bool, scheme: str, tmp_path: Path) -> None:
+    """As the builder writes them for CPUs. Values are of the scales as they are; a bundle rounds these, by what it says."""
+    built = Built(moderate(random_model(LlamaConfig(**SIZES))), 32, asymmetric, np.float32)
+    source, parsed, group = open_source(built.write(tmp_path / "onnx")), Scheme.parse(scheme), "layers.2.down"
+    found, values = source.stored(group, parsed), source.tensor(f"{group}.weight").numpy()
+    (written,) = [packed for name, packed in built.codes.items() if name.split("+")[0].endswith("layers.2.mlp.down_proj")]
+    assert isinstance(found, QuantizedMatrix)
+    np.testing.assert_array_equal(found.codes, written.codes)
+    np.testing.assert_array_equal(found.scales, written.scales.astype(np.float16))
+    change = float(np.linalg.norm(values - found.dequantize()) / np.linalg.norm(values))
+    assert 0 < change < 2**-11 and found.rounding == pytest.approx(change, rel=1e-3)
+    store = QuantizedStore(source, tmp_path / "store")
+    assert store.relative_error(group, parsed) == pytest.approx(change, rel=1e-3)
+    (line,) = describe_stored_codes(source, {group: parsed})
+    assert (
+        line == f"codes kept as in the checkpoint, fp32 scales rounded to fp16 (by {change:.1e} of the weights' norm): {group}"
+    )
 
 
 @pytest.mark.parametrize(("dtype", "kept"), [(np.float16, torch.float16), (ml_dtypes.bfloat16, torch.bfloat16)])

@@ -24,6 +24,7 @@ PARAMETERS: dict[str, dict[str, object]] = {
     "llama3-32": {**_LLAMA3, "factor": 32.0, "original_max_position_embeddings": 256},
     "yarn": _YARN,
     "yarn-betas": {**_YARN, "beta_fast": 16.0, "beta_slow": 2.0},
+    "yarn-not-truncated": {**_YARN, "truncate": False},
     "yarn-small-theta": {**_YARN, "rope_theta": 1e4, "factor": 1.0},
     "yarn-factor": {**_YARN, "attention_factor": 0.75},
     "yarn-mscale": {**_YARN, "mscale": 0.8, "mscale_all_dim": 0.5},

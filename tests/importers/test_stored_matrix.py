@@ -73,11 +73,27 @@ def test_a_scheme_that_holds_it_changes_no_value(matrix: StoredMatrix, name: str
         assert found.reason
         return
     n, k = matrix.codes.shape
-    np.testing.assert_array_equal(found.dequantize(), matrix.dequantize())
+    values = matrix.dequantize()
+    if found.rounding:  # scales in fp32, once
+        assert scheme.weights == "int4" and found.rounding <= 2**-11
+        change = float(np.linalg.norm(found.dequantize() - values) / np.linalg.norm(values))
+        assert change == pytest.approx(found.rounding, rel=1e-2)
+    else:
+        np.testing.assert_array_equal(found.dequantize(), values)
     grid = {"int4": (n, k // (scheme.group_size or 1)), "int8": (n,), "fp8": (n,)}[scheme.weights]
     assert found.scales.shape == ((-(-n // 128), -(-k // 128)) if scheme.granularity == "block" else grid)
     assert found.codes.dtype == (np.int8 if name == "int8" else np.uint8)
     assert found.scales.dtype == (np.float16 if scheme.weights == "int4" else np.float32)
+
+
+@pytest.mark.parametrize(("scale", "reason"), [(7e4, "a scale is beyond fp16"), (1e-7, "scales are too small for fp16")])
+def test_scales_that_fp16_does_not_reach(scale: float, reason: str) -> None:
+    codes = np.random.default_rng(0).integers(0, 16, (2, 64), np.uint8)
+    scales = np.full((2, 2), scale, np.float32)
+    assert kept_in(Scheme.parse("int4-g32-sym"), StoredMatrix("uint4", codes, scales, 1, 32)) == Misfit(reason)
+    scales[0, 0] = 0.01 if scale < 1 else scale
+    mixed = kept_in(Scheme.parse("int4-g32-sym"), StoredMatrix("uint4", codes, scales, 1, 32))
+    assert isinstance(mixed, QuantizedMatrix) == (scale < 1)  # what a small group loses does not count beside the others
 
 
 def test_what_is_stored_in_a_scheme_is_held_by_it() -> None:

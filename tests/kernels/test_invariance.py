@@ -15,7 +15,7 @@ from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa, isa
 from kernels.cpu.library import Library
 from kernels.formats.table import cpu_products
-from kernels.paged_attention.spec import scratch_shapes
+from kernels.paged_attention.spec import entry_point, scratch_shapes
 from kernels.quant_matmul.spec import random_weight, rows_per_token
 from kernels.quantize_activations.spec import quantized_buffers
 from kernels.spec import Arguments, Array, Case
@@ -103,7 +103,7 @@ def test_an_experts_rows_are_those_of_its_matrix_alone(
 
 
 def attention(
-    library: Library, kv: str, block_size: int, chunks: list[int], window: int, threads: int, softcap: float = 0.0
+    library: Library, kv: str, block_size: int, chunks: list[int], window: int, threads: int, softcap: float, has_sinks: bool
 ) -> Array:
     """The outputs of one sequence, written and attended to in the given chunks."""
     rng = np.random.default_rng(2)
@@ -138,24 +138,28 @@ def attention(
             "window": window,
         }
         rows = out[start : start + count]
-        symbol, cap = ("paged_attention_capped", {"softcap": softcap}) if softcap else ("paged_attention", {})
-        library.call(f"{symbol}_{kv}", {"q": q, "out": rows, **batch, **caches, **scratch, **cap}, threads)
+        symbol, further = entry_point(kv, softcap, np.linspace(-3, 5, hq, dtype=np.float32) if has_sinks else None)
+        library.call(symbol, {"q": q, "out": rows, **batch, **caches, **scratch, **further}, threads)
         start += count
     return out
 
 
-@pytest.mark.parametrize(("window", "softcap"), [(0, 0.0), (19, 0.0), (90, 0.0), (90, 2.0)])
+@pytest.mark.parametrize(
+    ("window", "softcap", "has_sinks"),
+    [(0, 0.0, False), (19, 0.0, False), (90, 0.0, False), (90, 2.0, False), (0, 0.0, True), (90, 2.0, True)],
+)
 @pytest.mark.parametrize("kv", kv_cache.STORAGE)
 def test_attention_is_the_same_however_it_is_chunked(
-    each_library: Library, other_tiles: Library, library: Library, kv: str, window: int, softcap: float
+    each_library: Library, other_tiles: Library, library: Library, kv: str, window: int, softcap: float, has_sinks: bool
 ) -> None:
-    whole = attention(each_library, kv, 16, [200], window, 1, softcap)
+    form = softcap, has_sinks
+    whole = attention(each_library, kv, 16, [200], window, 1, *form)
     assert np.isfinite(whole).all()
     # Alone and over three threads: the chunks of a decoding token are shared out, and joined in order.
-    assert attention(each_library, kv, 16, [1] * 200, window, 3, softcap).tobytes() == whole.tobytes()
-    assert attention(each_library, kv, 48, [7, 30, 1, 1, 36, 125], window, 3, softcap).tobytes() == whole.tobytes()
+    assert attention(each_library, kv, 16, [1] * 200, window, 3, *form).tobytes() == whole.tobytes()
+    assert attention(each_library, kv, 48, [7, 30, 1, 1, 36, 125], window, 3, *form).tobytes() == whole.tobytes()
     if each_library is library:
-        assert attention(other_tiles, kv, 32, [140, 60], window, 1, softcap).tobytes() == whole.tobytes()
+        assert attention(other_tiles, kv, 32, [140, 60], window, 1, *form).tobytes() == whole.tobytes()
 
 
 def latent_attention(library: Library, kv: str, block_size: int, chunks: list[int], threads: int, heads: int = 5) -> Array:

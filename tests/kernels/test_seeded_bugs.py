@@ -37,6 +37,18 @@ def _larger_cap(arguments: Arguments) -> None:
     arguments["softcap"] = arguments["softcap"] * 1.05  # type: ignore[operator]
 
 
+def _no_sinks(arguments: Arguments) -> None:
+    arguments["sinks"] = np.full_like(arguments["sinks"], -1e9)  # type: ignore[arg-type]
+
+
+def _a_sink_counts_twice(arguments: Arguments) -> None:
+    arguments["sinks"] = arguments["sinks"] + np.float32(np.log(2))  # type: ignore[operator]
+
+
+def _sinks_of_other_heads(arguments: Arguments) -> None:
+    arguments["sinks"] = np.roll(np.asarray(arguments["sinks"]), 1)
+
+
 def _one_token_short(arguments: Arguments) -> None:
     arguments["seq_lens"] = arguments["seq_lens"] - np.int32(1)  # type: ignore[operator]
 
@@ -134,6 +146,11 @@ def _a_heads_matrix_turned_round(arguments: Arguments) -> None:
         ("scaled_add", "some", _half_precision_input),
         ("paged_attention_capped_fp32", "decode", _larger_cap),
         ("paged_attention_capped_bf16", "prefill", _larger_cap),
+        ("paged_attention_sinks_fp32", "mixed", _no_sinks),
+        ("paged_attention_sinks_int8", "decode", _a_sink_counts_twice),
+        ("paged_attention_sinks_bf16", "long_decode", _a_sink_counts_twice),
+        ("paged_attention_sinks_bf16", "prefill", _sinks_of_other_heads),
+        ("paged_attention_sinks_fp32", "long_window", _larger_cap),
         ("rope_and_cache_bf16", "grouped", _wrong_slot),
         ("quant_matmul_experts_fp32", "prefill", _an_expert_has_another_ones_row),
         ("quant_matmul_experts_int4_asym_a8", "decode", _an_expert_has_another_ones_row),

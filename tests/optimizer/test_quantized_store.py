@@ -14,7 +14,7 @@ from artifacts.precision import Scheme
 from kernels.formats.table import cpu_packing
 from kernels.quant_matmul import gpu_packing
 from optimizer.importers import Source, open_source
-from optimizer.quantization import pack_matrix, round_to_nearest
+from optimizer.quantization import round_to_nearest
 from optimizer.quantization.packed import CPU_LAYOUT, GPU_LAYOUT
 from optimizer.weights.quantized_store import QuantizedStore
 from tests.importers.gguf_writing import write_gguf
@@ -62,13 +62,15 @@ def test_fp8_blocks_reach_the_packed_weights(tmp_path: Path) -> None:
     np.testing.assert_array_equal(parts["layers.0.qkv.scales"], joined(written.scales, "layers.0.qkv"))
 
 
-def test_scales_that_fp16_cannot_hold_are_rounded_again(tmp_path: Path) -> None:
-    source, cpu, _ = stores(write_gptq(tmp_path / "m", scales_dtype=torch.float32), tmp_path)
-    scheme = Scheme.parse("int4-g32-sym")
-    expected = pack_matrix(round_to_nearest("layers.0.o", source.tensor("layers.0.o.weight"), scheme))
-    for name, array in cpu.group_tensors("layers.0.o", scheme).items():
-        np.testing.assert_array_equal(array, expected[name.removeprefix("layers.0.o.")])
-    assert 0 < cpu.relative_error("layers.0.o", scheme) < 0.1
+def test_scales_in_fp32_are_rounded_once_under_the_same_codes(tmp_path: Path) -> None:
+    written = write_gptq(tmp_path / "m", scales_dtype=torch.float32)
+    source, cpu, _ = stores(written, tmp_path)
+    scheme, group = Scheme.parse("int4-g32-sym"), "layers.0.o"
+    parts = logical(cpu, group, "int4-g32-sym", source.architecture.linear_shapes()[group][0])
+    np.testing.assert_array_equal(parts["codes"], joined(written.codes, group))
+    np.testing.assert_array_equal(parts["scales"], joined(written.scales, group).astype(np.float16))
+    again = round_to_nearest(group, weight := source.tensor(f"{group}.weight"), scheme).error(weight).relative_rms
+    assert 0 < cpu.relative_error(group, scheme) < 2**-11 < again
 
 
 def test_q4_0_of_gguf_is_int4_in_groups_of_32(tmp_path: Path) -> None:

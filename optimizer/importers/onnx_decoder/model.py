@@ -36,10 +36,11 @@ def open_onnx(path: Path) -> Source:
     if is_genai:
         config = completed(config, file, decoder)
     described = architecture(config)
-    if described.moe or described.mla:
-        what = "experts" if described.moe else "latent attention"
+    if described.moe or described.mla or described.attention_sinks:
+        what = "experts" if described.moe else "latent attention" if described.mla else "attention sinks"
         raise UnsupportedModel(
-            f"only dense decoders are read from ONNX, and this {described.family} model has {what}; start from safetensors"
+            f"only dense decoders without sinks are read from ONNX, and this {described.family} model has {what}; start from "
+            "safetensors"
         )
     if described.num_layers != decoder.num_layers:
         raise GraphMismatch(

@@ -31,6 +31,11 @@ MUTATIONS = (
     _bug(
         "a part too many", "num_parts = tl.cdiv(length - low, share)", "num_parts = tl.cdiv(length - low, share) - 1", "decode"
     ),
+    _bug("sinks forgotten", "if sinks is None:", "if sinks is None or D > 0:", "sinks"),
+    _bug("a sink in every part", "split == 0, sinks", "split >= 0, sinks", "decode_sinks"),
+    _bug("sinks of the first kv head", "sinks_ptr + kv_head * GROUP + rows", "sinks_ptr + rows", "sinks"),
+    _bug("a sink weighs nothing", "0.0, tl.exp2(tl.full", "0.0, 0.0 * tl.exp2(tl.full", "sinks"),
+    _bug("a sink weighs less than p does", "OFFSET, tl.float32)))", "0.0, tl.float32)))", "decode_sinks", _INT8),
     _bug("scale of k left out", "scores *= _scales(k_scales_ptr", "_scales(k_scales_ptr", "decode", _INT8),
     _bug("scale of v is that of k", "p *= _scales(v_scales_ptr", "p *= _scales(k_scales_ptr", "mixed", _E4M3),
     _bug(

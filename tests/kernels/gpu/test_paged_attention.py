@@ -13,14 +13,18 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.masking_utils import sliding_window_causal_mask_function
 from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward
+from transformers.models.gpt_oss.modeling_gpt_oss import eager_attention_forward as attention_with_sinks
 
 from kernels import registry
+from kernels.compile.cross_compile import CrossCompiler
+from kernels.gpu.kernel_source import kernel_sources
 from kernels.gpu.launch import Problem, TensorMeta
 from kernels.gpu.target import Target
 from kernels.gpu.tensors import meta
 from kernels.interpreter import Interpreter
 from kernels.paged_attention.gpu_tuning import TUNING
 from tests.kernels.gpu import contract
+from tests.kernels.gpu.compiling import compile_all
 
 _POINTS = {
     "narrow": {"BLOCK_M": 32, "TILE": 16, "PROGRAMS_PER_SM": 4, "USE_TMA": 0},
@@ -56,24 +60,27 @@ def test_reference_is_scaled_dot_product_attention(case: str) -> None:
         torch.testing.assert_close(values["out"][start:end], expected[0].transpose(0, 1), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("case", ["window", "decode_window", "softcap"])
+@pytest.mark.parametrize("case", ["window", "decode_window", "softcap", "sinks", "decode_sinks"])
 def test_reference_is_the_attention_of_transformers(case: str) -> None:
     values, sizes = _arguments(case)
     registry.reference("gpu_paged_attention_act")(**values)
-    module = SimpleNamespace(num_key_value_groups=sizes.Hq // sizes.Hkv, training=False)
-    for s in range(sizes.S):
+    sinks = values["sinks"]
+    module = SimpleNamespace(num_key_value_groups=sizes.Hq // sizes.Hkv, training=False, sinks=sinks)
+    options = {"softcap": values["softcap"] or None} if sinks is None else {}
+    theirs = eager_attention_forward if sinks is None else attention_with_sinks
+    for s in values["seq_lens"].nonzero()[:, 0].tolist():
         (start, end), length = values["cu_seqlens_q"][s : s + 2].tolist(), int(values["seq_lens"][s])
         visible = sliding_window_causal_mask_function(sizes.window or 1000)
         seen = visible(0, 0, torch.arange(length - (end - start), length)[:, None], torch.arange(length)[None, :])
         mask = torch.zeros(seen.shape, dtype=torch.float64).masked_fill(~seen, float("-inf"))
-        expected, _ = eager_attention_forward(
+        expected, _ = theirs(
             module,
             values["q"][start:end].transpose(0, 1)[None],
             _dense(values, "k_cache", s),
             _dense(values, "v_cache", s),
             mask,
             scaling=values["scale"],
-            softcap=values["softcap"] or None,
+            **options,
         )
         # Theirs takes the softmax in fp32.
         torch.testing.assert_close(values["out"][start:end], expected[0], rtol=1e-5, atol=1e-6)
@@ -96,6 +103,17 @@ def test_other_points_compute_the_same(symbol: str, case: str, point: str) -> No
     if found.sizes["max_query_len"] > 1:
         whole["PROGRAMS_PER_SM"] = 1
     assert not contract.violations(spec, found, Interpreter().run, whole)
+
+
+@pytest.mark.parametrize("kv", ["act", "int8"])
+def test_sinks_are_a_tensor_more_where_there_are_some(compiler: CrossCompiler, kv: str) -> None:
+    """Kernels without them are asked for as they were before there were any, so that frozen ones are found."""
+    spec = registry.spec(f"gpu_paged_attention_{kv}").typed("f16")
+    calls = (contract.call(spec, case) for case in spec.cases if case.name in ("decode", "decode_sinks"))
+    plain, with_sinks = (list(kernel_sources(registry.plan_call(call, contract.TARGET), call, "sm_90")) for call in calls)
+    assert all("sinks_ptr" not in {*dict(source.signature), *dict(source.constants)} for source in plain)
+    assert ["sinks_ptr" in dict(source.signature) for source in with_sinks] == [True, False]
+    compile_all(compiler, with_sinks)
 
 
 def test_a_block_beyond_two_to_the_31(tmp_path: Path) -> None:
