@@ -17,7 +17,7 @@ from optimizer.formats.matrix import QuantizedMatrix
 from optimizer.formats.stored_matrix import Misfit, StoredMatrix
 from optimizer.formats.table import kept_in
 from optimizer.importers.errors import MissingTensor, ShapeMismatch, UnexpectedTensor
-from runtime.models import checkpoint_tensors
+from runtime.models import Part, checkpoint_tensors
 from runtime.models.stored_rows import Together
 
 
@@ -116,7 +116,7 @@ class Source:
         reordered = any(part.rows is not None and not isinstance(part.rows, Together) for part in parts)
         if reordered and any(self.checkpoint.stored(part.name) for part in parts):
             return Misfit("rows stand in another order here than in the checkpoint")
-        fitted = [self._in_scheme(part.name, scheme) for part in parts]
+        fitted = [self._in_scheme(part, scheme) for part in parts]
         if not any(fitted):
             return None
         joined: list[QuantizedMatrix] = []
@@ -131,9 +131,13 @@ class Source:
             return Misfit(f"blocks of {FP8_BLOCK} rows cross from one joined matrix into the next")
         return QuantizedMatrix.joined(joined)
 
-    def _in_scheme(self, name: str, scheme: Scheme) -> QuantizedMatrix | Misfit | None:
-        stored = self.checkpoint.stored(name)
-        return kept_in(scheme, stored) if isinstance(stored, StoredMatrix) else stored
+    def _in_scheme(self, part: Part, scheme: Scheme) -> QuantizedMatrix | Misfit | None:
+        stored = self.checkpoint.stored(part.name)
+        if not isinstance(stored, StoredMatrix):
+            return stored
+        if isinstance(part.rows, Together) and part.rows.by_turns:
+            stored = stored.reordered(part.rows.order(part.shape[0], len(stored.codes)))
+        return kept_in(scheme, stored)
 
     def transforms(self) -> list[dict[str, object]]:
         """The records of all transforms between the checkpoint and this source, the first one first."""
