@@ -58,8 +58,8 @@ class ExpertBlocks:
         """Experts, rows of each, and blocks of a row."""
         if module.joint != "_":
             raise QuantizationMismatch(
-                f"{module.name} is quantized otherwise than quant_method mxfp4 says, which is of experts' tensors alone; correct the "
-                "config"
+                f"{module.name} is quantized in another way than quant_method mxfp4 says, which is of experts' tensors alone; "
+                "correct the config"
             )
         shape = module.tensor_shape("blocks", "U8", _ROLE)
         if len(shape) != 4 or shape[3] != _PAIRS:
