@@ -12,6 +12,7 @@ from artifacts.precision import Scheme
 from optimizer.importers import Source
 from optimizer.quantization import round_to_nearest
 from runtime.models import checkpoint_tensors
+from runtime.models.stored_rows import Together
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,8 +26,17 @@ def round_weights(model: PreTrainedModel, source: Source, plan: Mapping[str, Sch
         if is_of_experts(group):  # one by one in the checkpoint, together in the module
             _, layer, kind = group.split(".")
             parameter = state[f"model.layers.{layer}.mlp.{kind.replace('_', '.', 1)}_proj"]
-            parameter.copy_(values.view_as(parameter))
+            parameter.copy_(_as_stored(values.view(len(parameter), -1, values.shape[1]), parts[f"{group}.weight"][0].rows))
             continue
         rows = [part.shape[0] for part in parts[f"{group}.weight"]]
         for part, matrix in zip(parts[f"{group}.weight"], values.split(rows), strict=True):
             state[part.name].copy_(matrix)
+
+
+def _as_stored(experts: torch.Tensor, rows: object) -> torch.Tensor:
+    """[experts, N, K] as the checkpoint has them: what `Together.of` takes apart."""
+    if not isinstance(rows, Together):
+        return experts
+    if rows.by_turns:
+        experts = experts.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+    return experts.transpose(1, 2) if rows.transposed else experts

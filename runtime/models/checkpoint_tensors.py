@@ -184,6 +184,8 @@ def _grouped_query_attention(a: Architecture, i: int, layer: str) -> Parts:
         tensors["qkv.bias"] = tuple(turned(_part(f"{attention}.{p}.bias", rows), heads) for p, rows, heads in projections)
     if a.output_bias:
         tensors["o.bias"] = (_part(f"{attention}.o_proj.bias", hidden),)
+    if a.attention_sinks:
+        tensors["sinks"] = (_part(f"{attention}.sinks", _Axis(a.num_q_heads, "num_attention_heads")),)
     if a.qk_norm:
         one = (_Axis(a.head_dim, "head_dim"), 1)
         spans = ((q, a.num_q_heads), (kv, a.num_kv_heads)) if a.qk_norm_of_all_heads else (one, one)

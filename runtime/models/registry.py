@@ -13,6 +13,7 @@ from runtime.models.gemma import GemmaConfig
 from runtime.models.gemma2 import Gemma2Config
 from runtime.models.gemma3 import Gemma3TextConfig
 from runtime.models.glm4 import Glm4Config
+from runtime.models.gpt_oss import GptOssConfig
 from runtime.models.granite import GraniteConfig
 from runtime.models.granitemoe import GraniteMoeConfig
 from runtime.models.granitemoehybrid import GraniteMoeHybridConfig
@@ -39,6 +40,7 @@ FAMILIES: dict[str, type[HfConfig]] = {
     "gemma2": Gemma2Config,
     "gemma3_text": Gemma3TextConfig,
     "glm4": Glm4Config,
+    "gpt_oss": GptOssConfig,
     "granite": GraniteConfig,
     "granitemoe": GraniteMoeConfig,
     "granitemoehybrid": GraniteMoeHybridConfig,

@@ -1,4 +1,4 @@
-"""Mixtures of experts, one with latent attention, from `optimize` to what is served."""
+"""Mixtures of experts, one with latent attention and one with sinks, from `optimize` to what is served."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, DeepseekV3Config, MixtralConfig, PreTrainedConfig
+from transformers import AutoModelForCausalLM, DeepseekV3Config, GptOssConfig, MixtralConfig, PreTrainedConfig
 
 from artifacts.precision import Scheme
 from artifacts.reader import open_bundle
@@ -37,10 +37,13 @@ LATENT = {
 CONFIGS: dict[str, PreTrainedConfig] = {
     "mixtral": MixtralConfig(vocab_size=300, **SIZES, num_local_experts=4),
     "deepseek_v3": DeepseekV3Config(vocab_size=300, **SIZES | LATENT),
+    "gpt_oss": GptOssConfig(
+        vocab_size=300, **SIZES, head_dim=16, num_local_experts=4, num_experts_per_tok=2, sliding_window=16
+    ),
 }
 
 
-@pytest.fixture(params=["mixtral", "deepseek_v3"])
+@pytest.fixture(params=CONFIGS)
 def tiny_mixture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(CONFIGS[request.param])

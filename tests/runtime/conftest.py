@@ -16,6 +16,7 @@ from transformers import (
     Gemma3TextConfig,
     GemmaConfig,
     Glm4Config,
+    GptOssConfig,
     GraniteConfig,
     GraniteMoeConfig,
     GraniteMoeHybridConfig,
@@ -165,6 +166,15 @@ CONFIGS: dict[str, PreTrainedConfig] = {
         rope_parameters=YARN | MSCALE,
     ),
     "deepseek_v3": DeepseekV3Config(**SIZES | LATENT, n_group=4, topk_group=2, rope_parameters=YARN | MSCALE),
+    "gpt_oss": GptOssConfig(
+        **SIZES,
+        head_dim=24,
+        num_local_experts=6,
+        num_experts_per_tok=3,
+        sliding_window=24,
+        swiglu_limit=1.0,
+        rope_parameters=YARN | {"truncate": False},
+    ),
     "smollm3": SmolLM3Config(**SIZES, no_rope_layers=[1, 0, 1], tie_word_embeddings=False, pad_token_id=None),
 }
 

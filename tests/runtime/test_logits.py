@@ -186,3 +186,15 @@ def test_smollm2_logits_are_transformers(smollm2: Tiny, library: Library) -> Non
         ours = score(ProgramRunner(step, executable), ids)
         assert relative_error(ours, theirs) < TOLERANCE
         assert ours.argmax(axis=1).tolist() == theirs.argmax(axis=1).tolist()
+
+
+def test_an_int8_cache_takes_nothing_off_keys_that_sinks_are_weighed_against(library: Library, tmp_path: Path) -> None:
+    """What all keys have in common changes no softmax, but how much a sink weighs in it."""
+    model = moderate(random_model(CONFIGS["gpt_oss"]))
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.k_proj.bias.mul_(4)
+    source = open_source(save_folder(model, tmp_path / "model"))
+    tiny, room = Tiny(model, source, QuantizedStore(source, tmp_path / "store")), limits(max_num_seqs=1)
+    exact, rounded = (score(tiny.runner(library, "fp32", room, kv_dtype), TEXT) for kv_dtype in ("fp32", "int8"))
+    assert np.median(np.abs(rounded - exact).max(axis=1)) < 0.05 * np.abs(exact).max()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional
-from transformers import MixtralConfig, PreTrainedConfig, PreTrainedModel, Qwen3MoeConfig
+from transformers import GptOssConfig, MixtralConfig, PreTrainedConfig, PreTrainedModel, Qwen3MoeConfig
 
 from artifacts.precision import Scheme
 from optimizer.importers import Source, open_source
@@ -86,6 +86,31 @@ def test_experts_that_hardly_any_token_went_to_are_named(model: PreTrainedModel,
     last = source.architecture.num_layers - 1
     assert [line.partition(":")[0] for line in lines][-1] == f"layers.{last}"
     assert "got less than 10% of an even share" in lines[-1] and ": 1 (0)" in lines[-1]
+
+
+def test_sinks_and_clamped_experts_are_transformers(tmp_path: Path) -> None:
+    """gpt-oss: what o, an expert and the head read, of transformers' own modules."""
+    model = random_model(
+        GptOssConfig(**SIZES, head_dim=16, num_local_experts=4, num_experts_per_tok=2, sliding_window=16, swiglu_limit=1.0)
+    ).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter *= 2 * parameter.shape[-1] ** -0.5
+    attention_of_last: list[torch.Tensor] = []
+    last = model.model.layers[-1]
+    last.self_attn.o_proj.register_forward_pre_hook(lambda module, inputs: attention_of_last.append(inputs[0][0]))
+    calls, head = heard(model)
+    attended, states, chosen = torch.cat(attention_of_last), *(torch.cat(parts) for parts in zip(*calls[-1], strict=True))
+    calibration = Calibration(open_source(save_folder(model, tmp_path / "model")), SEQUENCES, tmp_path / "calibration")
+    agree(calibration.statistics("layers.2.o").hessian, attended)
+    agree(calibration.statistics("layers.2.experts_gate_up").hessian, states)
+    experts = last.mlp.experts
+    for expert, part in enumerate(calibration.parts("layers.2.experts_down")):
+        own = states[(chosen == expert).any(dim=1)]
+        gate_up = own @ experts.gate_up_proj[expert] + experts.gate_up_proj_bias[expert]
+        agree(calibration.statistics(part).hessian, experts._apply_gate(gate_up))
+    agree(calibration.statistics("head").hessian, head)
 
 
 def agree(hessian: torch.Tensor, rows: torch.Tensor) -> None:

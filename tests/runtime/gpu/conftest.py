@@ -16,6 +16,7 @@ from transformers import (
     Gemma3TextConfig,
     GemmaConfig,
     Glm4Config,
+    GptOssConfig,
     GraniteConfig,
     GraniteMoeConfig,
     GraniteMoeHybridConfig,
@@ -108,6 +109,9 @@ CONFIGS: dict[str, PreTrainedConfig] = {
         position_embedding_type="rope",
     ),
     "qwen3_moe": Qwen3MoeConfig(**SIZES, **EXPERTS, head_dim=16, num_experts=6, norm_topk_prob=True, mlp_only_layers=[0]),
+    "gpt_oss": GptOssConfig(
+        **SIZES, head_dim=16, num_local_experts=4, num_experts_per_tok=2, sliding_window=7, swiglu_limit=1.0
+    ),
     "deepseek_v2": DeepseekV2Config(**LATENT, topk_method="group_limited_greedy", n_group=4, topk_group=2),
     "deepseek_v2, lite": DeepseekV2Config(**LATENT | {"q_lora_rank": None}, rope_parameters=DEEPSEEK_YARN),
     "deepseek_v3": DeepseekV3Config(**LATENT, n_group=4, topk_group=2, rope_parameters=DEEPSEEK_YARN),
