@@ -34,9 +34,9 @@ class Blocks:
     scales: dict[str, torch.Tensor]
 
 
-def write_blocks(folder: Path, config: GptOssConfig = CONFIG) -> Blocks:
-    """Random codes, and scales of three sizes at which logits are moderate."""
-    written = Blocks(folder, random_model(config), {}, {})
+def write_blocks(folder: Path, model: PreTrainedModel | None = None) -> Blocks:
+    """`model` with random codes in the place of its experts, under scales of three sizes at which logits are moderate."""
+    written = Blocks(folder, model or random_model(CONFIG), {}, {})
     generator = torch.Generator().manual_seed(0)
     save_folder(written.model, folder)
     path = folder / "model.safetensors"
