@@ -19,7 +19,7 @@ from optimizer.search.bands import fitting_schemes
 from optimizer.search.earlier import Earlier
 from optimizer.spec import ModelSpec
 from optimizer.stages.study_name import study_name
-from optimizer.targets import TargetStages, offered_schemes, open_target, target_layout
+from optimizer.targets import TargetStages, offered_schemes, open_target, target_layout, with_own_schemes
 from optimizer.transforms import Rotation, refuse_what_cannot_fold, transformed
 from optimizer.weights.prepared_weights import record_sha256, scaled_plan
 from optimizer.weights.quantized_store import QuantizedStore
@@ -96,7 +96,10 @@ class Job:
             base = transformed(source, Rotation.random(source.architecture, seed=spec.seed))
         shapes = base.architecture.linear_shapes()
         kinds = dict.fromkeys(map(kind_of, shapes))
-        offered = fitting_schemes(shapes, offered_schemes(space, spec.devices, kinds, base.architecture))
+        schemes = offered_schemes(space, spec.devices, kinds, base.architecture)
+        if not quantization.transform:
+            schemes = with_own_schemes(source, spec.devices, schemes)
+        offered = fitting_schemes(shapes, schemes)
         scaled = scaled_plan(quantization.scales, shapes, offered) if quantization.scales else {}
         study = study_name(spec, sources, space)
         folder = workspace / study

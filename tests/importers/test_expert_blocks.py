@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from artifacts.architecture import kind_of
 from artifacts.precision import Scheme
 from kernels.formats.table import cpu_packing, gpu_packing
 from optimizer.formats.matrix import QuantizedMatrix
@@ -22,6 +23,8 @@ from optimizer.importers import (
     UnsupportedQuantization,
     open_source,
 )
+from optimizer.targets import offered_schemes, with_own_schemes
+from search_spaces.space import load_space
 from tests.importers.blocks_writing import QUANTIZATION, write_blocks
 from tests.importers.prequantized_writing import change_config, change_tensor
 
@@ -147,3 +150,16 @@ def test_floats_are_read_where_the_config_speaks_of_blocks(tmp_path: Path) -> No
     down = state["model.layers.0.mlp.experts.down_proj"].transpose(1, 2).flatten(0, 1)
     assert torch.equal(source.tensor("layers.0.experts_down.weight"), down)
     assert source.stored("layers.0.experts_down", Scheme.parse("mxfp4")) is None
+
+
+def test_a_search_offers_experts_what_keeps_their_codes(tmp_path: Path) -> None:
+    write_blocks(tmp_path)
+    source, space = open_source(tmp_path), load_space()
+    kinds = dict.fromkeys(map(kind_of, source.architecture.linear_shapes()))
+    usual = offered_schemes(space, ("cpu",), kinds, source.architecture)
+    offered = with_own_schemes(source, ("cpu",), usual)
+    own = [Scheme.parse("mxfp4"), Scheme.parse("mxfp4-a8")]
+    for kind, schemes in offered.items():
+        assert schemes == ((*own, *usual[kind]) if kind.startswith("experts") else usual[kind])
+    named = with_own_schemes(source, ("cpu",), usual | {"experts_down": (own[1],)})
+    assert named["experts_down"] == (own[1],)
