@@ -9,6 +9,8 @@ import pytest
 
 from artifacts.architecture import is_of_experts
 from kernels.cpu.library import Library
+from kernels.formats.table import cpu_packing
+from optimizer.formats.matrix import QuantizedMatrix
 from optimizer.importers import open_source
 from optimizer.weights.quantized_store import QuantizedStore
 from tests.importers.blocks_writing import write_blocks
@@ -37,6 +39,17 @@ def test_logits_over_kept_codes_are_transformers(kept: Tiny, library: Library) -
     assert relative_error(compiled, theirs) < TOLERANCE
     assert relative_error(reference, theirs) < TOLERANCE
     assert chunked.tobytes() == compiled.tobytes()
+
+
+def test_what_is_served_has_the_codes_of_the_file(kept: Tiny) -> None:
+    chosen = kept.plan(plan(kept, "mxfp4-a8"))
+    tensors = kept.store.plan_tensors(chosen)
+    for group in filter(is_of_experts, chosen):
+        packing, of_file = cpu_packing("mxfp4_a8"), kept.source.stored(group, chosen[group])
+        assert isinstance(of_file, QuantizedMatrix)
+        packed = {name: tensors[f"{group}.{name}"] for name in ("codes", "scales")}
+        for name, part in packing.unpack(packed, of_file.shape[0]).items():
+            np.testing.assert_array_equal(part, of_file.parts[name])
 
 
 def test_rounded_activations_change_little(kept: Tiny, library: Library) -> None:
