@@ -114,6 +114,12 @@ class Architecture(BaseModel):
             )
         if not self.pre_norms and (self.moe or self.mla or self.embedding_scale != 1.0):
             raise ValueError("pre_norms must be true with moe, mla or an embedding_scale, got false")
+        rare = self.moe.rare_experts if self.moe else ()
+        if rare and (len(rare) != self.num_layers or any(some and not self.is_moe(i) for i, some in enumerate(rare))):
+            raise ValueError(
+                f"rare_experts must be empty or have one entry for each of {self.num_layers} layers, with none where the layer "
+                f"is dense; got {rare}"
+            )
         if self.mla and self.attention_sinks:
             raise ValueError("attention_sinks must be false with mla, got true")
         if self.mla and self.head_dim != self.mla.nope_head_dim + self.mla.rope_head_dim:
@@ -165,6 +171,19 @@ class Architecture(BaseModel):
         """Whether `layer` has experts in place of one feed-forward network."""
         return self.moe is not None and layer >= self.moe.first_layer
 
+    def rare_experts(self, layer: int) -> tuple[int, ...]:
+        """Those of `layer` that stand in layer groups of their own."""
+        return self.moe.rare_experts[layer] if self.moe and self.moe.rare_experts else ()
+
+    def expert_groups(self, group: str) -> dict[str, tuple[int, ...]]:
+        """The layer groups of all experts that `group`, such as `layers.3.experts_down`, is of -> the experts of each, in the
+        order of their rows: `group` itself, and then that of the rare ones if there are any."""
+        assert self.moe is not None
+        layer, kind = group.rsplit(".", 1)
+        rare = self.rare_experts(int(layer.rsplit(".", 1)[1]))
+        others = tuple(expert for expert in range(self.moe.num_experts) if expert not in rare)
+        return {group: others, f"{layer}.{_RARE}{kind}": rare} if rare else {group: others}
+
     def window(self, layer: int) -> int:
         """Sliding window of `layer` in tokens, 0 for full attention."""
         return self.layer_windows[layer] if self.layer_windows else 0
@@ -173,7 +192,8 @@ class Architecture(BaseModel):
         """Every layer group that a precision plan covers -> (out_features, in_features), in step order.
 
         q/k/v are one group and gate/up are one group: engines fuse them, so they share a scheme; so do all experts of a layer,
-        whose rows stand one expert after the other. A tied head has no group of its own: it reads `embed`.
+        whose rows stand one expert after the other, but for `rare_experts`. A tied head has no group of its own: it reads
+        `embed`.
         """
         shapes = {"embed": (self.vocab_size, self.hidden_size)}
         for i in range(self.num_layers):
@@ -204,11 +224,11 @@ class Architecture(BaseModel):
                 "gate_up": (2 * self.intermediate_size, self.hidden_size),
                 "down": (self.hidden_size, self.intermediate_size),
             }
-        experts, size, shared = self.moe.num_experts, self.moe.intermediate_size, self.moe.shared_intermediate_size
-        shapes = {
-            "experts_gate_up": (experts * 2 * size, self.hidden_size),
-            "experts_down": (experts * self.hidden_size, size),
-        }
+        size, shared, rare = self.moe.intermediate_size, self.moe.shared_intermediate_size, len(self.rare_experts(layer))
+        of_one = {"experts_gate_up": (2 * size, self.hidden_size), "experts_down": (self.hidden_size, size)}
+        shapes = {kind: ((self.moe.num_experts - rare) * rows, columns) for kind, (rows, columns) in of_one.items()}
+        if rare:
+            shapes |= {f"{_RARE}{kind}": (rare * rows, columns) for kind, (rows, columns) in of_one.items()}
         if shared:
             shapes |= {"gate_up": (2 * shared, self.hidden_size), "down": (self.hidden_size, shared)}
         return shapes
@@ -254,11 +274,21 @@ class Architecture(BaseModel):
         return shapes
 
 
+#: before the kind of a layer group of `rare_experts`
+_RARE = "rare_"
+
+
 def kind_of(group: str) -> str:
     """The kind of a layer group: `layers.3.qkv` -> `qkv`; `embed` and `head` are kinds of their own."""
     return group.rsplit(".", 1)[-1]
 
 
+def plain_group(group: str) -> str:
+    """The layer group, or kind of one, that is the same of the other experts, if `group` is of `rare_experts`; else `group`."""
+    layer, dot, kind = group.rpartition(".")
+    return f"{layer}{dot}{kind.removeprefix(_RARE)}"
+
+
 def is_of_experts(group: str) -> bool:
     """Whether a layer group is of experts that tokens are routed to: the rows of one stand after those of another."""
-    return kind_of(group).startswith("experts")
+    return kind_of(plain_group(group)).startswith("experts")

@@ -76,6 +76,9 @@ class Moe(BaseModel):
     """Whether logits of a `softmax` have a bias. The one of `sigmoid` is another: it is added to scores."""
     expert_biases: bool = False
     """Whether each expert's gate and up, and its down, have biases."""
+    rare_experts: tuple[tuple[NonNegativeInt, ...], ...] = ()
+    """For each layer of the model the experts that stand in layer groups of their own, in ascending order, so that they can
+    have another scheme than the others. Empty: none does, in any layer."""
 
     @model_validator(mode="after")
     def _experts_suffice(self) -> Moe:
@@ -90,6 +93,12 @@ class Moe(BaseModel):
             )
         if self.router_bias and self.scoring != "softmax":
             raise ValueError(f"router_bias is of logits under softmax scoring, got {self.scoring}")
+        for rare in self.rare_experts:
+            if list(rare) != sorted(set(rare)) or len(rare) >= self.num_experts or any(e >= self.num_experts for e in rare):
+                raise ValueError(
+                    f"rare_experts of a layer must be some of {self.num_experts} experts, not all, from 0 on, in ascending "
+                    f"order; got {rare}"
+                )
         return self
 
 

@@ -171,7 +171,8 @@ class CpuBuilder:
 
     def gated(self, name: str, gate_up: Operand, reader: str, activation: Activation) -> Operand:
         x, counters, width = gate_up.x, gate_up.counters, gate_up.x.shape[1] // 2
-        if self.plan[reader].int8_activations:
+        readers = self.architecture.expert_groups(reader) if is_of_experts(reader) else (reader,)
+        if all(self.plan[one].int8_activations for one in readers):
             codes = self.quantized(len(x), width)
             self.call(f"{activation.name}_and_mul_a8", name, counters, x=x, **codes, **activation.scalars)
             return as_operand(codes, counters)

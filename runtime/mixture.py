@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from artifacts.architecture import kind_of
 from artifacts.layer_parts import Moe
@@ -52,23 +54,29 @@ class Mixture:
             topk_weights=self._topk_weights, renormalize=int(moe.normalized), num_groups=moe.num_groups,
             topk_groups=moe.num_chosen_groups, routed_scale=moe.scaling,
         )  # fmt: skip
+        groups = build.architecture.expert_groups(f"{name}.experts_down")
+        symbol, ranks = ("moe_sort_ranked", {"ranks": _ranks(groups.values())}) if len(groups) > 1 else ("moe_sort", {})
         build.call(
-            "moe_sort", label, {"T": "num_tokens", "P": "num_pairs"}, topk_ids=self._topk_ids, offsets=self._offsets,
+            symbol, label, {"T": "num_tokens", "P": "num_pairs"}, topk_ids=self._topk_ids, **ranks, offsets=self._offsets,
             tokens=self._tokens, places=self._places,
         )  # fmt: skip
 
     def linear(self, group: str, x: Operand) -> Operand:
-        build, experts = self._build, self._moe.num_experts
-        scheme, num_rows = build.plan[group], build.architecture.linear_shapes()[group][0] // experts
-        x = build.as_read(group, x)
-        if x.counters != PAIRS:
-            x = self._gathered(group, x, scheme)
-        weights = {name: _of_each(experts, cast(Array, tiles)) for name, tiles in build.weights(group).items()}
-        out = build.buffer(kind_of(group), num_rows, self._moe.num_experts_per_token)
-        symbol = f"quant_matmul_experts_{scheme.variant}"
-        bias = build.tensors.get(f"{group}.bias")
-        bias = bias if bias is None else bias.reshape(experts, num_rows)
-        build.call(symbol, group, PAIRS, **x.parts, **weights, bias=bias, offsets=self._offsets, out=out)
+        """One product for each layer group that the experts stand in: each has the rows of its own."""
+        build, first, read = self._build, 0, dict[int, Operand]()
+        for part, experts in build.architecture.expert_groups(group).items():
+            scheme, num_rows = build.plan[part], build.architecture.linear_shapes()[part][0] // len(experts)
+            form = rows_per_token(scheme) if scheme.integer_activations else 0
+            if form not in read:
+                read[form] = self._of_pairs(part, build.as_read(part, x), scheme)
+            weights = {name: _of_each(len(experts), cast(Array, tiles)) for name, tiles in build.weights(part).items()}
+            out = build.buffer(kind_of(group), num_rows, self._moe.num_experts_per_token)
+            offsets = self._offsets[first : first + len(experts) + 1]
+            biases = build.tensors.get(f"{group}.bias")
+            bias = None if biases is None else _of_each(self._moe.num_experts, biases)[list(experts)]
+            symbol = f"quant_matmul_experts_{scheme.variant}"
+            build.call(symbol, part, PAIRS, **read[form].parts, **weights, bias=bias, offsets=offsets, out=out)
+            first += len(experts)
         return Operand({"x": out}, PAIRS)
 
     def combine(self, name: str, pairs: Operand, shared: Operand | None) -> Operand:
@@ -80,8 +88,10 @@ class Mixture:
         )  # fmt: skip
         return Operand({"x": out}, {"T": "num_tokens"})
 
-    def _gathered(self, group: str, x: Operand, scheme: Scheme) -> Operand:
-        """A row of x for each pair, sorted by expert."""
+    def _of_pairs(self, group: str, x: Operand, scheme: Scheme) -> Operand:
+        """A row of x for each pair, sorted as experts stand; x itself where it has them."""
+        if x.counters == PAIRS:
+            return x
         build, k, counters = self._build, self._moe.num_experts_per_token, {"T": "num_tokens", "R": "num_pairs"}
         width = build.architecture.linear_shapes()[group][1]
         if not scheme.integer_activations:
@@ -96,6 +106,12 @@ class Mixture:
         }
         build.call(f"gather_rows_a{8 * each}", group, counters, **x.parts, rows=self._tokens, **codes)
         return as_operand(codes, PAIRS)
+
+
+def _ranks(groups: Iterable[tuple[int, ...]]) -> NDArray[np.int32]:
+    """Where each expert stands: the inverse of the order in which layer groups have them."""
+    order = np.concatenate([np.array(experts) for experts in groups])
+    return np.argsort(order).astype(np.int32)
 
 
 def _of_each(experts: int, tiles: Array) -> Array:

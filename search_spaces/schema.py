@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
+from artifacts.architecture import plain_group
 from artifacts.precision import KvDtype, Scheme
 
 T = TypeVar("T", bound=Hashable)
@@ -48,6 +49,9 @@ _LIKE = {
     "q": "qkv", "q_a": "qkv", "q_b": "qkv", "kv_a": "qkv", "experts_gate_up": "gate_up", "experts_down": "down"
 }  # fmt: skip
 
+#: the fewest that a weight of a rarely reached expert has
+_RARE_BITS = 8
+
 
 class GroupSchemes(_Record):
     """Schemes offered to each kind of layer group."""
@@ -60,9 +64,16 @@ class GroupSchemes(_Record):
     down: Candidates[SchemeName]
 
     def of(self, kind: str) -> tuple[Scheme, ...]:
-        """The schemes offered to layer groups of `kind`: those of its own, or of what does the same in a plainer model."""
-        names: tuple[str, ...] = getattr(self, _LIKE.get(kind, kind))
-        return tuple(Scheme.parse(name) for name in names)
+        """The schemes offered to layer groups of `kind`: those of its own, or of what does the same in a plainer model.
+
+        Of what is offered to the other experts, rare ones are offered what has at least 8 bits, or int8 if nothing has.
+        """
+        plain = plain_group(kind)
+        names: tuple[str, ...] = getattr(self, _LIKE.get(plain, plain))
+        schemes = tuple(Scheme.parse(name) for name in names)
+        if kind == plain:
+            return schemes
+        return tuple(scheme for scheme in schemes if scheme.bits_per_weight >= _RARE_BITS) or (Scheme("int8"),)
 
 
 class PrecisionSpace(_Record):

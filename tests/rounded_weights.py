@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from artifacts.architecture import is_of_experts
+from artifacts.architecture import is_of_experts, plain_group
 from artifacts.precision import Scheme
 from optimizer.importers import Source
 from optimizer.quantization import round_to_nearest
@@ -19,14 +19,16 @@ if TYPE_CHECKING:
 
 
 def round_weights(model: PreTrainedModel, source: Source, plan: Mapping[str, Scheme]) -> None:
-    """In place; `source` is opened from what `model` saved."""
+    """In place; `source` is opened from what `model` saved, rare experts may have been put apart."""
     state, parts = model.state_dict(), checkpoint_tensors(source.architecture)
     for group, scheme in plan.items():
         values = torch.from_numpy(round_to_nearest(group, source.tensor(f"{group}.weight"), scheme).dequantize())
         if is_of_experts(group):  # one by one in the checkpoint, together in the module
-            _, layer, kind = group.split(".")
+            _, layer, kind = plain_group(group).split(".")
             parameter = state[f"model.layers.{layer}.mlp.{kind.replace('_', '.', 1)}_proj"]
-            parameter.copy_(_as_stored(values.view(len(parameter), -1, values.shape[1]), parts[f"{group}.weight"][0].rows))
+            experts = list(source.architecture.expert_groups(plain_group(group))[group])
+            rows = parts[f"{plain_group(group)}.weight"][0].rows
+            parameter[experts] = _as_stored(values.view(len(experts), -1, values.shape[1]), rows)
             continue
         rows = [part.shape[0] for part in parts[f"{group}.weight"]]
         for part, matrix in zip(parts[f"{group}.weight"], values.split(rows), strict=True):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedModel
+    from transformers import LlamaForCausalLM, MixtralForCausalLM, PreTrainedModel
 
 SPECIAL_TOKENS = ("<s>", "</s>", "<|user|>", "<|assistant|>")
 TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}</s>{% endfor %}<|assistant|>"
@@ -44,6 +44,15 @@ def random_llama(vocab_size: int, **sizes: int) -> LlamaForCausalLM:
 
     torch.manual_seed(0)
     return LlamaForCausalLM(LlamaConfig(vocab_size=vocab_size, **SIZES | sizes))
+
+
+def random_mixtral(vocab_size: int) -> MixtralForCausalLM:
+    """A mixtral of SIZES with four experts."""
+    import torch
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    torch.manual_seed(0)
+    return MixtralForCausalLM(MixtralConfig(vocab_size=vocab_size, **SIZES, num_local_experts=4))
 
 
 def save_tiny(folder: Path, model: PreTrainedModel, tokenizer: Tokenizer | None = None, template: str = TEMPLATE) -> Path:

@@ -85,6 +85,34 @@ void route(const Args* a, Work* work, int counted, Score score) {
     });
 }
 
+// Pairs by the rank of their expert, and by token within one.
+template <class Args, class Rank>
+void sort(const Args* a, Work* work, Rank rank) {
+    // A few thousand pairs: one thread counts them faster than several would agree.
+    work->each(1, 1, [&](Range) {
+        const int64_t T = *a->T, E = a->ends - 1, top_k = a->top_k;
+        int32_t* const ends = a->offsets + 1;
+        for (int64_t e = 0; e <= E; ++e) a->offsets[e] = 0;
+        auto each_pair = [&](auto use) {
+            for (int64_t t = 0; t < T; ++t)
+                for (int64_t slot = 0; slot < top_k; ++slot)
+                    use(t, rank(a->topk_ids[t * a->topk_ids_stride + slot]), a->places[t * a->places_stride + slot]);
+        };
+        each_pair([&](int64_t, int32_t expert, int32_t&) { ++ends[expert]; });
+        // Where an expert's pairs begin; each pair that is placed moves it on, to where they end.
+        int32_t begin = 0;
+        for (int64_t e = 0; e < E; ++e) {
+            const int32_t count = ends[e];
+            ends[e] = begin;
+            begin += count;
+        }
+        each_pair([&](int64_t t, int32_t expert, int32_t& place) {
+            place = ends[expert]++;
+            a->tokens[place] = int32_t(t);
+        });
+    });
+}
+
 }  // namespace
 
 void moe_route_softmax(const moe_route_softmax_args* a, Work* work) {
@@ -107,27 +135,9 @@ void moe_route_sigmoid(const moe_route_sigmoid_args* a, Work* work) {
 }
 
 void moe_sort(const moe_sort_args* a, Work* work) {
-    // A few thousand pairs: one thread counts them faster than several would agree.
-    work->each(1, 1, [&](Range) {
-        const int64_t T = *a->T, E = a->ends - 1, top_k = a->top_k;
-        int32_t* const ends = a->offsets + 1;
-        for (int64_t e = 0; e <= E; ++e) a->offsets[e] = 0;
-        auto each_pair = [&](auto use) {
-            for (int64_t t = 0; t < T; ++t)
-                for (int64_t slot = 0; slot < top_k; ++slot)
-                    use(t, a->topk_ids[t * a->topk_ids_stride + slot], a->places[t * a->places_stride + slot]);
-        };
-        each_pair([&](int64_t, int32_t expert, int32_t&) { ++ends[expert]; });
-        // Where an expert's pairs begin; each pair that is placed moves it on, to where they end.
-        int32_t begin = 0;
-        for (int64_t e = 0; e < E; ++e) {
-            const int32_t count = ends[e];
-            ends[e] = begin;
-            begin += count;
-        }
-        each_pair([&](int64_t t, int32_t expert, int32_t& place) {
-            place = ends[expert]++;
-            a->tokens[place] = int32_t(t);
-        });
-    });
+    sort(a, work, [](int32_t expert) { return expert; });
+}
+
+void moe_sort_ranked(const moe_sort_ranked_args* a, Work* work) {
+    sort(a, work, [a](int32_t expert) { return a->ranks[expert]; });
 }

@@ -73,3 +73,7 @@ def moe_sort(topk_ids: Tensor, offsets: Tensor, tokens: Tensor, places: Tensor) 
     offsets[1:] = torch.bincount(pairs, minlength=len(offsets) - 1).cumsum(0)
     tokens.copy_(order // topk_ids.shape[1])
     places.copy_(order.argsort().view(places.shape))
+
+
+def moe_sort_ranked(topk_ids: Tensor, ranks: Tensor, offsets: Tensor, tokens: Tensor, places: Tensor) -> None:
+    moe_sort(ranks[topk_ids.long()], offsets, tokens, places)

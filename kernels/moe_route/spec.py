@@ -9,7 +9,8 @@ fp32.
 
 `moe_sort`: a pair is a token at one of its experts. Pairs are sorted by expert, ascending by token within one. `offsets` has
 the first pair of each expert and, last, how many there are; `tokens` the token of each pair, and `places` where each token's
-pairs have come to stand.
+pairs have come to stand. `moe_sort_ranked` sorts by `ranks[expert]`, a permutation: `offsets` are then of ranks, and experts
+that stand together can have a product of their own.
 
 Chained on a CPU, for hidden states x [T, D] after the norm (I = intermediate size of an expert):
 
@@ -56,11 +57,12 @@ def _route_cost(sizes: Mapping[str, int]) -> Cost:
     return Cost(4 * t * (e + 2 * k), t * e * (4 + k))
 
 
-def _sort_inputs(rng: np.random.Generator, case: Case) -> Arguments:
+def _sort_inputs(ranked: bool, rng: np.random.Generator, case: Case) -> Arguments:
     t, k, e, used = (case.sizes[axis] for axis in ("T", "top_k", "experts", "used"))
     ids = np.array([rng.permutation(used)[:k] + (e - used) for _ in range(t)], np.int32).reshape(t, k)
     return {
         "topk_ids": ids,
+        **({"ranks": rng.permutation(e).astype(np.int32)} if ranked else {}),
         "offsets": np.full(e + 1, -7, np.int32),
         "tokens": np.full(t * k, -7, np.int32),
         "places": np.full((t, k), -7, np.int32),
@@ -115,15 +117,14 @@ def route(scoring: str, backend: Literal["cpu", "gpu"]) -> OpSpec:
     )
 
 
-SPECS = (
-    route("softmax", "cpu"),
-    route("sigmoid", "cpu"),
-    OpSpec(
-        symbol="moe_sort",
+def _sort(ranked: bool) -> OpSpec:
+    return OpSpec(
+        symbol="moe_sort_ranked" if ranked else "moe_sort",
         op="moe_route",
-        summary="pairs of token and expert sorted by expert",
+        summary=f"pairs of token and expert sorted by {'the rank of the ' if ranked else ''}expert",
         tensors=(
             Tensor("topk_ids", "i32", ("T", "top_k")),
+            *((Tensor("ranks", "i32", ("E",)),) if ranked else ()),
             Tensor("offsets", "i32", ("ends",), "out"),
             Tensor("tokens", "i32", ("P",), "out"),
             Tensor("places", "i32", ("T", "top_k"), "out"),
@@ -141,7 +142,9 @@ SPECS = (
                 ("no_tokens", 0, 2, 4, 4),
             )
         ),
-        make_inputs=_sort_inputs,
+        make_inputs=lambda rng, case: _sort_inputs(ranked, rng, case),
         cost=_sort_cost,
-    ),
-)
+    )
+
+
+SPECS = (route("softmax", "cpu"), route("sigmoid", "cpu"), _sort(ranked=False), _sort(ranked=True))

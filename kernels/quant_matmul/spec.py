@@ -6,8 +6,8 @@ over all of K, of step * (code - 8). `_a16` takes int16 activations as two rows 
 plus the second.
 
 The `_experts` entry points have E matrices of N rows each, N a multiple of 16, and as many biases, or none: rows offsets[e] to
-offsets[e + 1] of x are multiplied by the e-th. offsets[0] is 0 and offsets[E] is T. Each row's numbers are those that the
-product with its matrix alone has, to the bit.
+offsets[e + 1] of x are multiplied by the e-th, 0 <= offsets[0] <= ... <= offsets[E] <= T; other rows of out stay as they are.
+Each row's numbers are those that the product with its matrix alone has, to the bit.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ _CASES = tuple(
     )
 )
 _EXPERT_CASES = tuple(
-    Case(name, {"T": t, "E": e, "hit": hit, "K": k, "N": n, "G": g, "bias": bias})
-    for name, t, e, hit, k, n, g, bias in (
-        ("decode", 4, 9, 4, 192, 160, 32, 1),
-        ("one_row", 1, 5, 1, 64, 48, 64, 0),
-        ("one_expert", 21, 3, 1, 128, 80, 64, 0),
-        ("prefill", 90, 6, 4, 256, 96, 128, 1),
-        ("no_tokens", 0, 4, 2, 64, 32, 32, 1),
+    Case(name, {"T": t, "E": e, "hit": hit, "K": k, "N": n, "G": g, "bias": bias, "others": others})
+    for name, t, e, hit, k, n, g, bias, others in (
+        ("decode", 4, 9, 4, 192, 160, 32, 1, 0),
+        ("one_row", 1, 5, 1, 64, 48, 64, 0, 0),
+        ("one_expert", 21, 3, 1, 128, 80, 64, 0, 0),
+        ("prefill", 90, 6, 4, 256, 96, 128, 1, 0),
+        ("some_rows", 30, 4, 3, 64, 48, 32, 1, 11),
+        ("no_tokens", 0, 4, 2, 64, 32, 32, 1, 0),
     )
 )
 
@@ -120,14 +121,14 @@ def _spec(variant: str) -> OpSpec:
 def _experts_spec(variant: str) -> OpSpec:
     def make_inputs(rng: np.random.Generator, case: Case) -> Arguments:
         t, e, k, n = (case.sizes[axis] for axis in "TEKN")
-        # Some have all rows, most have none.
-        hit = rng.permutation(e)[: case.sizes["hit"]]
-        counts = np.bincount(rng.choice(hit, t), minlength=e) if t else np.zeros(e, np.int64)
+        # Some have all rows, most have none; a few rows, before and behind, are other matrices'.
+        hit, others = rng.permutation(e)[: case.sizes["hit"]], case.sizes["others"]
+        counts = np.bincount(rng.choice(hit, t - others), minlength=e) if t else np.zeros(e, np.int64)
         weight = random_weight(rng, variant, e * n, k, case.sizes["G"])
         return {
             **{name: tiles.reshape(e, -1, *tiles.shape[1:]) for name, tiles in weight.items()},
             "bias": rng.standard_normal((e, n), np.float32) if case.sizes["bias"] else None,
-            "offsets": np.concatenate([[0], counts.cumsum()]).astype(np.int32),
+            "offsets": (np.concatenate([[0], counts.cumsum()]) + others // 2).astype(np.int32),
             "out": np.zeros((t, n), np.float32),
             **_random_activations(rng, variant, t, k),
         }

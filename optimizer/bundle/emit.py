@@ -22,6 +22,7 @@ from optimizer.search.precision import Trial, pareto_front
 from optimizer.search.warm_start import KV_CACHE, kv_dtype_of
 from optimizer.spec import ModelSpec
 from optimizer.weights.prepared_weights import record_sha256
+from optimizer.weights.rare_experts import described
 from runtime.loading import chat_template_of
 from runtime.prompts import Prompts
 from runtime.self_test import record
@@ -53,6 +54,8 @@ def emit(forged: Forged, destination: Path, admit: Callable[[Path], object]) -> 
         files[f"evaluation/{name}.jsonl"] = comparison.items_jsonl().encode()
     if records := source.transforms():
         files["search/transforms.json"] = canonical_json(records)
+    if rare := forged.workbench.store.rare:
+        files["search/rare_experts.json"] = canonical_json([asdict(one) for one in rare])
     files |= forged.frozen.files
     tensors = forged.workbench.store.plan_tensors(forged.plan)
     return write_bundle(destination, deployment(forged), tensors, files, admit=admit)
@@ -161,6 +164,7 @@ def report_data(forged: Forged) -> ReportData:
     trials, proven = forged.searched.trials, forged.proven
     front = {trial.number for trial in pareto_front(trials)}
     stored, transform = forged.stored_codes, _transform(forged.source)
+    rare = list(described(forged.workbench.store.rare, forged.source.architecture, forged.plan))
     return ReportData(
         name=forged.job.spec.name,
         target=f"{forged.job.spec.target} ({forged.job.target.title})",
@@ -204,6 +208,7 @@ def report_data(forged: Forged) -> ReportData:
             **{name: version(name) for name in _libraries(forged)},
             **{f"sha256 of {name}": digest for name, digest in forged.job.sources.items()},
             **({"the checkpoint's codes": "; ".join(stored)} if stored else {}),
+            **({"experts that calibration hardly reached": "; ".join(rare)} if rare else {}),
         },
     )
 

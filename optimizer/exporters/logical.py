@@ -36,7 +36,7 @@ class LogicalBundle:
     def open(cls, folder: Path) -> LogicalBundle:
         """The bundle at `folder`, of whatever device: weights are read, no kernel is run.
 
-        Raises BundleError as `open_bundle` does.
+        Raises BundleError as `open_bundle` does, and ExportError for experts of one layer in several schemes.
         """
         target = read_manifest(folder).target
         bundle = open_bundle(
@@ -45,7 +45,13 @@ class LogicalBundle:
             cpu_flags=frozenset(target.cpu_flags),
             gpu_arch=lambda: target.archs[0],
         )
-        return cls(bundle, bundle.manifest.architecture)
+        architecture = bundle.manifest.architecture
+        if architecture.moe and architecture.moe.rare_experts:
+            raise ExportError(
+                f"{bundle.manifest.name} has some experts of a layer in a scheme of their own, and other formats have one for "
+                "all; build the bundle with rare_experts: 0 under quantization, or serve it"
+            )
+        return cls(bundle, architecture)
 
     def require_dense(self, form: str) -> None:
         """ExportError for a model that `form` is not written for."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import fields
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from artifacts.architecture import kind_of
+from artifacts.architecture import Architecture, is_of_experts, kind_of, plain_group
 from artifacts.errors import UserError
 from optimizer.importers import Source
 from optimizer.quantization.decoder_layer import DecoderLayer, normed_for_head
@@ -48,7 +49,7 @@ class Calibration:
                 "calibration needs sequences of 1 to "
                 f"{source.architecture.max_position} tokens, got {len(sequences)} of up to {longest}"
             )
-        self._source, self._folder = source, folder
+        self._source, self._folder, self._divided = source, folder, source.architecture
         self._sequences = [list(ids) for ids in sequences]
         self._longest = longest
 
@@ -65,11 +66,17 @@ class Calibration:
         return group != "embed"
 
     def parts(self, group: str) -> tuple[str, ...]:
-        """What has statistics of its own in a layer group: equal shares of its rows, in order; mostly the group itself."""
-        moe = self._source.architecture.moe
-        if moe is None or kind_of(group) != "experts_down":
-            return (group,)
-        return tuple(f"{group}.{expert}" for expert in range(moe.num_experts))
+        """What has statistics of its own in a layer group: equal shares of its rows, in order; mostly the group itself.
+
+        `group` may be one that the source has under `divided`.
+        """
+        return _parts(self._divided, group)
+
+    def divided(self, architecture: Architecture) -> Calibration:
+        """The same statistics for the layer groups of `architecture`, in which rare experts have theirs."""
+        found = copy(self)
+        found._divided = architecture
+        return found
 
     def statistics(self, part: str) -> InputStatistics:
         """The statistics of one of the `parts` of a group that `covers`: `layers.I.qkv`, `.o`, `.experts_down.3`, `head`.
@@ -78,7 +85,8 @@ class Calibration:
         """
         architecture = self._source.architecture
         layer = architecture.num_layers if part == "head" else _layer_of(part)
-        if not any(part in self.parts(group) for group in architecture.linear_shapes() if self.covers(group)):
+        groups = architecture.linear_shapes()
+        if not any(part in _parts(architecture, group) for group in groups if self.covers(group)):
             raise KeyError(f"{part} has no inputs to calibrate with")
         self._gather(layer)
         with safe_open(self._layer_path(layer), framework="pt") as file:
@@ -125,7 +133,7 @@ class Calibration:
         architecture = self._source.architecture
         shapes = architecture.linear_shapes()
         groups = [group for group in shapes if group.startswith(f"layers.{index}.")]
-        accumulators = {part: InputAccumulator(shapes[group][1]) for group in groups for part in self.parts(group)}
+        accumulators = {part: InputAccumulator(shapes[group][1]) for group in groups for part in _parts(architecture, group)}
         layer = DecoderLayer(architecture, index, self._source.tensor, self._longest)
         for i, states in enumerate(hidden):
             hidden[i] = layer(states, lambda part, rows: accumulators[part].add(rows))
@@ -159,6 +167,15 @@ class Calibration:
         partial = path.with_suffix(f".{os.getpid()}.partial")
         save_file(tensors, partial)
         partial.replace(path)
+
+
+def _parts(architecture: Architecture, group: str) -> tuple[str, ...]:
+    if not is_of_experts(group):
+        return (group,)
+    plain = plain_group(group)
+    if kind_of(plain) == "experts_gate_up":  # all experts read the same states
+        return (plain,)
+    return tuple(f"{plain}.{expert}" for expert in architecture.expert_groups(plain)[group])
 
 
 def _layer_of(part: str) -> int:

@@ -21,6 +21,7 @@ class FloatMixture:
     """
 
     def __init__(self, moe: Moe, tensors: Mapping[str, Tensor], observe: Callable[[str, Tensor], None]) -> None:
+        assert not moe.rare_experts, "calibration is of a model whose experts still stand together"
         self._moe, self._tensors, self._observe = moe, tensors, observe
 
     def route(self, name: str, x: Tensor) -> None:

@@ -19,6 +19,8 @@ class Layout:
     storage: Callable[[Scheme], Scheme]
     pack: Callable[[QuantizedMatrix], dict[str, Array]]
     """Part name (`weight`, or `codes`, `scales` and what else the scheme has) -> packed array."""
+    divides_experts: bool = False
+    """Whether rare experts of a layer may have a scheme of their own."""
 
 
 def pack_matrix(matrix: QuantizedMatrix) -> dict[str, Array]:
@@ -40,4 +42,4 @@ def _gpu_storage(scheme: Scheme) -> Scheme:
 
 
 GPU_LAYOUT = Layout(storage=_gpu_storage, pack=pack_gpu_matrix)
-CPU_LAYOUT = Layout(storage=lambda scheme: scheme.storage, pack=pack_matrix)
+CPU_LAYOUT = Layout(storage=lambda scheme: scheme.storage, pack=pack_matrix, divides_experts=True)

@@ -18,6 +18,7 @@ from optimizer.stages.proof import ProofStage
 from optimizer.stages.search import SearchStage
 from optimizer.stages.texts import TextStage
 from optimizer.stages.weights import WeightStage
+from optimizer.weights.rare_experts import described
 
 
 def forge(job: Job) -> Forged:
@@ -34,7 +35,7 @@ def forge(job: Job) -> Forged:
     text_stage = TextStage(job, prompts, untuned)
     texts = text_stage.run()
     store = WeightStage(job, text_stage.calibration).run()
-    untuned = untuned.on(store)
+    job, untuned = job.on(store.source), untuned.on(store)
     judge = judge_on(job, untuned, texts.search, texts.own)
     kv_losses = KvCacheStage(job, judge).run()
     kernels = KernelStage(job, replace(untuned, kv_dtype=next(iter(kv_losses)))).run()
@@ -49,7 +50,7 @@ def forge(job: Job) -> Forged:
     chosen = plan_of(searched.bands, proven.trial.choice)
     plan = {group: chosen[group] for group in job.lossless}
     stored_codes = tuple(describe_stored_codes(store.source, plan))
-    for line in stored_codes:
+    for line in (*stored_codes, *described(store.rare, store.architecture, plan)):
         say(line)
     workload = kernels.workload
     limits = LimitStage(target, job.space.serving, job.reporter, workbench, plan, workload, spec.workload.itl_ms)

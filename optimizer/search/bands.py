@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from artifacts.architecture import Architecture, kind_of
+from artifacts.architecture import Architecture, kind_of, plain_group
 from artifacts.errors import UserError
 from artifacts.precision import Scheme
 
@@ -36,7 +36,8 @@ def make_bands(
     bands: list[Band] = []
     for kind in dict.fromkeys(kind_of(group) for group in shapes):
         groups = sorted((g for g in shapes if kind_of(g) == kind), key=lambda g: (sensitivity[g], g))
-        num_bands = min(NUM_BANDS, len(groups))
+        # What hardly any token meets is one variable: text tells its layers apart as badly.
+        num_bands = min(NUM_BANDS, len(groups)) if plain_group(kind) == kind else 1
         for index in range(num_bands):
             members = groups[index * len(groups) // num_bands : (index + 1) * len(groups) // num_bands]
             name = kind if num_bands == 1 else f"{kind}.{_NAMES[index]}"

@@ -113,6 +113,8 @@ class QuantizationSpec(Section):
     clip: bool = False
     """Whether scales may span less than their weights' range, where that lowers the error under the inputs' mean squares."""
     calibration: CalibrationSpec = CalibrationSpec()
+    rare_experts: Annotated[Fraction, Field(ge=0, lt=1)] = 0.1
+    """Experts that fewer of calibration's tokens go to, as a part of an even share, are kept at a higher precision; 0: none."""
 
     @model_validator(mode="after")
     def _transforms_go_together(self) -> Self:
@@ -124,9 +126,10 @@ class QuantizationSpec(Section):
 
     @model_validator(mode="after")
     def _calibration_is_used(self) -> Self:
-        if "calibration" in self.model_fields_set and not self.is_calibrated:
+        idle = self.model_fields_set & {"calibration", "rare_experts"}
+        if idle and not self.is_calibrated:
             raise ValueError(
-                "rtn without clip uses only the weights; remove calibration, or choose transform: awq or smoothquant, method: "
+                f"rtn without clip uses only the weights; remove {min(idle)}, or choose transform: awq or smoothquant, method: "
                 "gptq or clip: true"
             )
         return self

@@ -94,12 +94,7 @@ class Job:
             refuse_what_cannot_fold(source.architecture)
         if quantization.rotates:
             base = transformed(source, Rotation.random(source.architecture, seed=spec.seed))
-        shapes = base.architecture.linear_shapes()
-        kinds = dict.fromkeys(map(kind_of, shapes))
-        schemes = offered_schemes(space, spec.devices, kinds, base.architecture)
-        if not quantization.transform:
-            schemes = with_own_schemes(source, spec.devices, schemes)
-        offered = fitting_schemes(shapes, schemes)
+        shapes, offered = base.architecture.linear_shapes(), _offered(space, spec, base)
         scaled = scaled_plan(quantization.scales, shapes, offered) if quantization.scales else {}
         study = study_name(spec, sources, space)
         folder = workspace / study
@@ -124,6 +119,16 @@ class Job:
             ledger=ledger,
             reporter=reporter,
             earlier=earlier,
+        )
+
+    def on(self, source: Source) -> Job:
+        """The same over `source`: `base` as it was prepared, whose rare experts may have layer groups of their own."""
+        (lossless,) = set(self.lossless.values())
+        return replace(
+            self,
+            base=source,
+            offered=_offered(self.space, self.spec, source),
+            lossless=dict.fromkeys(source.architecture.linear_shapes(), lossless),
         )
 
     @property
@@ -162,3 +167,12 @@ class Job:
     def unquantized(self, workbench: Workbench) -> tuple[Workbench, Plan]:
         """The checkpoint's own weights on the kernels of `workbench`."""
         return workbench.on(self.original), self.baseline
+
+
+def _offered(space: SearchSpace, spec: ModelSpec, source: Source) -> dict[str, tuple[Scheme, ...]]:
+    """Kind of layer group -> the schemes of the space that its shapes and kernels allow, and those of its own codes."""
+    shapes = source.architecture.linear_shapes()
+    schemes = offered_schemes(space, spec.devices, dict.fromkeys(map(kind_of, shapes)), source.architecture)
+    if not spec.quantization.transform:
+        schemes = with_own_schemes(source, spec.devices, schemes)
+    return fitting_schemes(shapes, schemes)

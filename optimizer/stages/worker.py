@@ -103,7 +103,9 @@ class WorkerStage:
         offer.check_numbers({"numbers": bench.numbers})
         text_stage = TextStage(job, source_prompts(job.source), bench)
         texts = text_stage.run()
-        judge = judge_on(job, bench.on(WeightStage(job, text_stage.calibration).run()), texts.search, texts.own)
+        store = WeightStage(job, text_stage.calibration).run()
+        job = job.on(store.source)
+        judge = judge_on(job, bench.on(store), texts.search, texts.own)
         offer.check_numbers(judge.depends_beside_plan(job.schemes))
         offer.check_probes(probe_each(judge, job.uniform_changes()))
         return judge, {name: text.looks[-1] for name, text in texts.proof.items()}

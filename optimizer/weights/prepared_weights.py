@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from artifacts.architecture import kind_of
@@ -25,9 +25,8 @@ from optimizer.spec import QuantizationSpec
 from optimizer.transforms import AWQ, SMOOTHQUANT, search_scales, transformed
 from optimizer.transforms.channel_scales import SCALABLE
 from optimizer.weights.quantized_store import QuantizedStore
+from optimizer.weights.rare_experts import RareExperts, divided, rare_experts
 
-#: of an even share of tokens: an expert with less is named
-RARE = 0.1
 _SCALE_METHODS = {"awq": AWQ, "smoothquant": SMOOTHQUANT}
 
 
@@ -68,7 +67,7 @@ def prepared_weights(
     `folder` keeps statistics, scales and weights; a killed run goes on at its layer. What depends on the transform has a folder
     named after its record, so gains and weights of two never mix.
     """
-    calibration = Calibration(source, sequences, folder / "calibration")
+    first = calibration = Calibration(source, sequences, folder / "calibration")
     if spec.scales is not None:
         calibration.gather(reporter)
         method, scales_folder = _SCALE_METHODS[spec.scales], folder / "scales" / spec.scales
@@ -76,27 +75,27 @@ def prepared_weights(
         source = transformed(source, scales)
         folder = folder / f"{spec.scales}-{record_sha256(source)[:16]}"
         calibration = Calibration(source, sequences, folder / "calibration")
+    if spec.method == "gptq" or spec.clip or has_static_activations:
+        calibration.gather(reporter)
+    is_calibrated = spec.is_calibrated or has_static_activations
+    rare = rare_experts(first, source.architecture.num_layers, spec.rare_experts) if is_calibrated else []
+    if layout.divides_experts and (apart := divided(source, rare)) is not source:
+        source, calibration = apart, calibration.divided(apart.architecture)
+        folder = folder / f"rare-{hashlib.sha256(canonical_json(source.architecture.model_dump(mode='json'))).hexdigest()[:16]}"
+    for one in rare:
+        reporter.say(f"{one}; {_what_is_done(one, source, layout)}; more text, or some that reaches them, may help")
     quantization = _method(spec, calibration)
     if has_static_activations:
         quantization = with_static_activations(quantization, calibration)
-    if quantization is not ROUND_TO_NEAREST:
-        calibration.gather(reporter)
-        for line in rarely_hit(calibration, source.architecture.num_layers):
-            reporter.say(line)
-    return QuantizedStore(source, folder / "weights", layout, quantization)
+    return QuantizedStore(source, folder / "weights", layout, quantization, rare)
 
 
-def rarely_hit(calibration: Calibration, num_layers: int) -> Iterator[str]:
-    """A line for each layer with experts to which less than RARE of an even share of the calibration's tokens went."""
-    for layer in range(num_layers):
-        hits = calibration.hits(layer)
-        rare = (hits < RARE * hits.double().mean()).nonzero().flatten().tolist() if len(hits) else []
-        if rare:
-            found = ", ".join(f"{expert} ({hits[expert]})" for expert in rare)
-            yield (
-                f"layers.{layer}: {len(rare)} of {len(hits)} experts got less than {RARE:.0%} of an even share of "
-                f"calibration's tokens: {found}; calibrate on more text, or on some that reaches them"
-            )
+def _what_is_done(rare: RareExperts, source: Source, layout: Layout) -> str:
+    if source.architecture.rare_experts(rare.layer):
+        return "they are kept at a higher precision"
+    if not layout.divides_experts:
+        return "they keep the scheme of the others: GPU kernels have one for all experts of a layer"
+    return "the checkpoint's own codes are kept"
 
 
 def record_sha256(source: Source) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from kernels.cpu.host import host
 from optimizer.importers import Source
 from optimizer.quantization import ROUND_TO_NEAREST, Method, QuantizedMatrix
 from optimizer.quantization.packed import CPU_LAYOUT, Layout
+from optimizer.weights.rare_experts import RareExperts
 
 _FP32_PRODUCTS = 2.0**-22
 """Values are products that were rounded to fp32, before and after their scales were rounded."""
@@ -30,10 +31,19 @@ class QuantizedStore:
     in each scheme that was asked for; memory stays near one matrix a core, and what `method` needs for it.
     """
 
-    def __init__(self, source: Source, folder: Path, layout: Layout = CPU_LAYOUT, method: Method = ROUND_TO_NEAREST) -> None:
+    def __init__(
+        self,
+        source: Source,
+        folder: Path,
+        layout: Layout = CPU_LAYOUT,
+        method: Method = ROUND_TO_NEAREST,
+        rare: Sequence[RareExperts] = (),
+    ) -> None:
         self.architecture = source.architecture
         self.method = method
         self.source = source
+        #: experts that `method` calibrated on hardly any token
+        self.rare = rare
         self._folder = folder
         self._layout = layout
         #: of the last plan: the next one often differs in a single group
@@ -42,7 +52,9 @@ class QuantizedStore:
     def depends_on(self, schemes: Iterable[Scheme]) -> dict[str, object]:
         """What tensors in `schemes` follow from beside the checkpoint, as plain data: a method rounds to no float one."""
         is_rounded = any(not scheme.is_float for scheme in schemes)
-        return {"transforms": self._transforms, "method": self.method.key if is_rounded else None}
+        known: dict[str, object] = {"transforms": self._transforms, "method": self.method.key if is_rounded else None}
+        moe = self.architecture.moe
+        return known | {"rare_experts": moe.rare_experts} if moe and moe.rare_experts else known
 
     @cached_property
     def _transforms(self) -> list[dict[str, object]]:

@@ -13,6 +13,7 @@ from runtime.gpu.builder import GpuBuilder
 from runtime.gpu.latent_attention import LatentAttention
 from runtime.gpu.mixture import Mixture
 from runtime.gpu.program import GpuBatch, GpuProgram
+from runtime.models import UnsupportedModel
 from runtime.network import network
 
 #: rows of logits that are computed at a time where prompts are scored
@@ -28,8 +29,13 @@ def lay_out_gpu(
     act: torch.dtype,
     device: torch.device,
 ) -> GpuProgram:
-    """The step of a model; `tensors` are as `weights.to_device` gives them, buffers and cache are allocated here."""
+    """The step of a model; `tensors` are as `weights.to_device` gives them, buffers and cache are allocated here.
+
+    UnsupportedModel for what only CPUs have kernels for.
+    """
     a = architecture
+    if a.moe and a.moe.rare_experts:
+        raise UnsupportedModel("GPU kernels have one scheme for all experts of a layer; rare_experts must be empty for them")
     num_logits = max(limits.max_num_seqs, min(_LOGITS_AT_ONCE, limits.max_num_batched_tokens))
 
     def zeros(shape: tuple[int, ...], dtype: str) -> torch.Tensor:

@@ -29,7 +29,7 @@ from tests.exporters.test_gguf import export
 from tests.importers.gguf_models import FAMILIES, GRANITE, HYBRID, opened
 from tests.importers.gguf_writing import TOKENIZER
 from tests.importers.random_models import SIZES, random_model, save_folder
-from tests.runtime.conftest import Tiny
+from tests.runtime.conftest import Tiny, rare_apart
 
 
 def exported(name: str, scheme: str, folder: Path) -> tuple[Source, Path]:
@@ -80,6 +80,15 @@ def test_experts_as_the_bundle_has_them(name: str, scheme: str, tmp_path: Path) 
             assert isinstance(kept, QuantizedMatrix)
             np.testing.assert_array_equal(kept.codes, matrix.codes)
         np.testing.assert_allclose(values, matrix.dequantize(), atol=0 if scheme == "int4-g32-sym" else 2e-3 * values.max())
+
+
+def test_experts_in_a_scheme_of_their_own_are_refused(tmp_path: Path) -> None:
+    theirs, other = opened("mixtral", tmp_path)
+    apart = rare_apart(theirs)
+    model = Tiny(None, apart, QuantizedStore(apart, tmp_path / "store"))  # type: ignore[arg-type]  # as above
+    schemes = "int4-g32-sym, rare int8"
+    with pytest.raises(ExportError, match="rare_experts: 0 under quantization"):
+        export(save_bundle(tmp_path / "bundle", model, schemes, tokenizer_json=other.tokenizer_json))
 
 
 def test_granite_4_without_experts_is_written_as_granite(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_an_experts_rows_are_those_of_its_matrix_alone(
     """Whatever other experts have, and however many they are; those without rows are not read."""
     spec = registry.spec(f"quant_matmul_experts_{variant}")
     counts = np.array([0, 1, 40, 0, 0, 7, 2, 13, 1])
-    case = Case("", {"T": int(counts.sum()), "E": len(counts), "hit": 1, "K": 192, "N": 176, "G": 64, "bias": 1})
+    case = Case("", {"T": int(counts.sum()), "E": len(counts), "hit": 1, "K": 192, "N": 176, "G": 64, "bias": 1, "others": 0})
     inputs = make(spec, case) | {"offsets": np.concatenate([[0], counts.cumsum()]).astype(np.int32)}
     # A NaN in a scale or a weight would show wherever the matrix is read.
     for name in {tensor.name for tensor in spec.tensors} & {"scales", "weight"}:

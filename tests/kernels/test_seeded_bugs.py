@@ -104,6 +104,10 @@ def _another_expert(arguments: Arguments) -> None:
     np.asarray(arguments["topk_ids"])[0, 0] ^= 1
 
 
+def _ranks_turned_round(arguments: Arguments) -> None:
+    arguments["ranks"] = np.asarray(arguments["ranks"])[::-1].copy()
+
+
 def _rows_turned_round(arguments: Arguments) -> None:
     arguments["rows"] = np.asarray(arguments["rows"])[::-1].copy()
 
@@ -163,6 +167,8 @@ def _a_heads_matrix_turned_round(arguments: Arguments) -> None:
         ("moe_route_sigmoid", "odd_groups", _all_groups),
         ("moe_route_sigmoid", "odd_experts", _no_bias),
         ("moe_sort", "many", _another_expert),
+        ("moe_sort_ranked", "many", _another_expert),
+        ("moe_sort_ranked", "decode", _ranks_turned_round),
         ("moe_sum", "shared", _another_place),
         ("moe_sum", "wide", _half_precision_weights),
         ("gather_rows_a8", "some", _rows_turned_round),

@@ -49,7 +49,7 @@ from search_spaces.located_yaml import LocatedError
 from search_spaces.schema import SearchSpace
 from search_spaces.space import load_space
 from tests.optimizer.search.test_precision import BANDS, latency_ms, score
-from tests.tiny_models import write_lora
+from tests.tiny_models import random_mixtral, save_tiny, write_lora
 
 Json = dict[str, Any]
 ITEMS = [{"question": f"What is {i} plus {i}?", "answer": f"{i} + {i} = {2 * i} #### {2 * i}"} for i in range(6)]
@@ -99,10 +99,10 @@ def calibrated_on(spec: ModelSpec, folder: Path) -> object:
 
 
 def codes(spec: ModelSpec, folder: Path) -> object:
-    """How far those of one group are from its weights."""
+    """How far those of one group are from its weights, and which experts stand apart."""
     model, quiet = source(spec, folder), Reporter(Console(quiet=True))
     store = prepared_weights(model, spec.quantization, {}, [[5, 6, 7, 8] * 4], folder, CPU_LAYOUT, quiet)
-    return store.relative_error("layers.0.qkv", Scheme.parse("int4-g32-sym"))
+    return store.relative_error("layers.0.qkv", Scheme.parse("int4-g32-sym")), store.architecture.moe
 
 
 def passes(spec: ModelSpec, _: Path) -> object:
@@ -141,10 +141,8 @@ def num_trials(spec: ModelSpec, folder: Path) -> object:
 
 KEYS: dict[str, Key] = {
     "source": Key("tiny", "other", lambda spec, folder: source(spec, folder).architecture),
-    "config": Key(
-        "tiny/config.json", "other/config.json", lambda spec, _: spec.config and open_random(spec.config).architecture,
-        {"source": "random", "target": "h100"},
-    ),
+    "config": Key("tiny/config.json", "other/config.json",
+        lambda spec, _: spec.config and open_random(spec.config).architecture, {"source": "random", "target": "h100"}),
     "adapter": Key("tuned", "retuned", lambda spec, folder: source(spec, folder).tensor("layers.0.qkv.weight")[0, 0]),
     "name": Key("a", "b", lambda spec, _: spec.output),
     "activations": Key("bf16", "f16", lambda spec, folder: vars(job(spec, folder).target)["act"], {"target": "h100"}),
@@ -173,6 +171,7 @@ KEYS: dict[str, Key] = {
     "quantization.calibration.text": Key(["text.txt"], ["more.txt"], calibrated_on, {"quantization": CALIBRATED}),
     "quantization.calibration.num_sequences": Key(2, 3, calibrated_on, {"quantization": CALIBRATED}),
     "quantization.calibration.tokens_per_sequence": Key(16, 20, calibrated_on, {"quantization": CALIBRATED}),
+    "quantization.rare_experts": Key("0%", "90%", codes, {"source": "mixture", "quantization": CALIBRATED}),
     "gate.max_kl": Key(0.05, 0.03, passes),
     "gate.max_perplexity_increase": Key("1%", "0.4%", passes),
     "gate.min_top1_agreement": Key("90%", "99%", passes),
@@ -225,6 +224,7 @@ def folder(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tmp_path = tmp_path_factory.mktemp("keys")
     for name in ("tiny", "other"):
         shutil.copytree(tiny_llama, tmp_path / name)
+    save_tiny(tmp_path / "mixture", random_mixtral(300))
     config = tmp_path / "other" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"rms_norm_eps": 0.25}))
     write_lora(tmp_path / "tuned", lora_alpha=1)

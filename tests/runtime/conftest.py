@@ -34,7 +34,7 @@ from transformers import (
     SmolLM3Config,
 )
 
-from artifacts.architecture import Architecture
+from artifacts.architecture import Architecture, plain_group
 from artifacts.manifest import Limits
 from artifacts.precision import KvDtype, Scheme
 from kernels.cpu.build import build
@@ -43,6 +43,7 @@ from kernels.cpu.isa import best_isa
 from kernels.cpu.library import Library
 from optimizer.importers import Source, open_source
 from optimizer.weights.quantized_store import QuantizedStore
+from optimizer.weights.rare_experts import RareExperts, divided
 from runtime.decoder import StepProgram, lay_out
 from runtime.model_runner import ProgramRunner
 from tests.importers.random_models import random_model, save_folder
@@ -192,8 +193,12 @@ class Tiny:
         return self.source.architecture
 
     def plan(self, schemes: str | Mapping[str, str]) -> dict[str, Scheme]:
-        """One scheme for every layer group, or each its own."""
-        named = dict.fromkeys(self.architecture.linear_shapes(), schemes) if isinstance(schemes, str) else schemes
+        """One scheme for every layer group, or each its own. `A, rare B` gives B to rare experts."""
+        if isinstance(schemes, str):
+            scheme, _, of_rare = schemes.partition(", rare ")
+            named = {g: scheme if plain_group(g) == g else of_rare or scheme for g in self.architecture.linear_shapes()}
+        else:
+            named = dict(schemes)
         return {group: Scheme.parse(name) for group, name in named.items()}
 
     def step(self, schemes: str | Mapping[str, str], limits: Limits, kv_dtype: KvDtype = "fp32") -> StepProgram:
@@ -206,6 +211,19 @@ class Tiny:
         """A compiled runner over a cache of its own."""
         step = self.step(schemes, limits, kv_dtype)
         return ProgramRunner(step, library.compile(step.program, limits.num_threads))
+
+
+#: what the names of models end in, some of whose experts stand apart
+RARE = ", rare"
+
+
+def rare_apart(source: Source) -> Source:
+    """Of the experts of each layer the first, of every other the last two."""
+    a = source.architecture
+    assert a.moe is not None
+    last, layers = a.moe.num_experts - 1, [i for i in range(a.num_layers) if a.is_moe(i)]
+    hits = [{0: 0} if i % 2 else {last - 1: 0, last: 0} for i in layers]
+    return divided(source, [RareExperts(i, of, last + 1, 1) for i, of in zip(layers, hits, strict=True)])
 
 
 def limits(**changes: int) -> Limits:
@@ -243,12 +261,16 @@ def library(kernels_path: Path) -> Library:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tiny]:
-    """A model of CONFIGS by name."""
+    """A model of CONFIGS by name; `NAME, rare` is the one whose experts stand in two layer groups."""
 
     @cache
     def make(name: str) -> Tiny:
-        model = moderate(random_model(CONFIGS[name]))
-        source = open_source(save_folder(model, tmp_path_factory.mktemp("model")))
+        plain = name.removesuffix(RARE)
+        if name != plain:
+            model, source = make(plain).model, rare_apart(make(plain).source)
+        else:
+            model = moderate(random_model(CONFIGS[name]))
+            source = open_source(save_folder(model, tmp_path_factory.mktemp("model")))
         return Tiny(model, source, QuantizedStore(source, tmp_path_factory.mktemp("store")))
 
     return make

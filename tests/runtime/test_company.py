@@ -58,7 +58,7 @@ CROWDED = [Arrival(i // 3, 48, 5 + i, 24, 0.0, i == 3) for i in range(8)]
 CROWD_LIMITS = {"num_kv_blocks": 7, "max_num_seqs": 4, "max_num_batched_tokens": 13, "max_model_len": 112}
 
 #: model, scheme, KV dtype: windows in all layers and in some, biases, QK-norm of each head and of all, branches that join the
-#: stream before it is read, every kind of weight and of activation, experts, latents, sinks
+#: stream before it is read, every kind of weight and of activation, experts, some of them apart, latents, sinks
 MODELS: list[tuple[str, str, KvDtype]] = [
     ("mistral, tied, yarn", "fp32", "fp32"),
     ("qwen3", "bf16", "bf16"),
@@ -67,6 +67,7 @@ MODELS: list[tuple[str, str, KvDtype]] = [
     ("llama, tied, biased, llama3", "int4-g32-sym", "fp32"),
     ("olmo2", "int4-g32-asym-a8", "fp32"),
     ("mixtral", "int4-g32-asym-a8", "bf16"),
+    ("mixtral, rare", "int4-g32-asym-a8, rare int8", "bf16"),
     ("deepseek_v3", "int8-a8", "bf16"),
     ("gpt_oss", "int4-g32-sym-a8", "int8"),
 ]

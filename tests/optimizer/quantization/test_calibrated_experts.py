@@ -13,7 +13,7 @@ from transformers import GptOssConfig, MixtralConfig, PreTrainedConfig, PreTrain
 from artifacts.precision import Scheme
 from optimizer.importers import Source, open_source
 from optimizer.quantization import Calibration, Method, clipped_rounding_method, gptq_method, round_to_nearest
-from optimizer.weights.prepared_weights import rarely_hit
+from optimizer.weights.rare_experts import divided, rare_experts
 from tests.importers.random_models import SIZES, random_model, save_folder
 
 CONFIGS: dict[str, PreTrainedConfig] = {
@@ -82,10 +82,36 @@ def test_statistics_are_those_of_transformers_experts(model: PreTrainedModel, so
 
 
 def test_experts_that_hardly_any_token_went_to_are_named(model: PreTrainedModel, source: Source, tmp_path: Path) -> None:
-    lines = list(rarely_hit(Calibration(source, SEQUENCES, tmp_path / "calibration"), source.architecture.num_layers))
+    calibration, last = Calibration(source, SEQUENCES, tmp_path / "calibration"), source.architecture.num_layers - 1
+    found = rare_experts(calibration, last + 1, 0.1)[-1]
+    assert (found.layer, found.hits[1], found.num_pairs) == (last, 0, 2 * sum(map(len, SEQUENCES)))
+    assert str(found).startswith(f"layers.{last}: ") and "got hardly any" in str(found) and ": 1 (0)" in str(found)
+    # Every one with less than its even share, of which there are always some.
+    hits = calibration.hits(last)
+    assert rare_experts(calibration, last + 1, 0.999)[-1].hits == {
+        expert: hits[expert] for expert in range(len(hits)) if hits[expert] < hits.double().mean()
+    }
+    assert not rare_experts(calibration, last + 1, 0)
+
+
+@pytest.mark.parametrize("make", [gptq_method, clipped_rounding_method])
+def test_experts_that_stand_apart_have_the_codes_that_they_had(
+    model: PreTrainedModel, source: Source, tmp_path: Path, make: Callable[[Calibration], Method]
+) -> None:
+    """Statistics are of experts, wherever these stand."""
+    calibration, scheme = Calibration(source, SEQUENCES, tmp_path / "calibration"), Scheme.parse("int4-g32-sym")
     last = source.architecture.num_layers - 1
-    assert [line.partition(":")[0] for line in lines][-1] == f"layers.{last}"
-    assert "got less than 10% of an even share" in lines[-1] and ": 1 (0)" in lines[-1]
+    apart = divided(source, rare_experts(calibration, last + 1, 0.1))
+    method, of_apart = make(calibration).quantize, make(calibration.divided(apart.architecture)).quantize
+    for kind in ("experts_gate_up", "experts_down"):
+        group = f"layers.{last}.{kind}"
+        every = method(group, source.tensor(f"{group}.weight").float(), scheme).dequantize()
+        matrices = every.reshape(len(calibration.hits(last)), -1, every.shape[1])
+        groups = apart.architecture.expert_groups(group)
+        assert len(groups) == 2 and sum(map(len, groups.values())) == len(matrices)
+        for part, experts in groups.items():
+            found = of_apart(part, apart.tensor(f"{part}.weight").float(), scheme).dequantize()
+            assert found.tobytes() == matrices[list(experts)].tobytes()
 
 
 def test_sinks_and_clamped_experts_are_transformers(tmp_path: Path) -> None:
