@@ -143,8 +143,8 @@ def _known_format(_: click.Context, parameter: click.Parameter, name: str | None
     "--reasoning-format",
     metavar="NAME",
     callback=_known_format,
-    help="How it marks what it thinks before it answers: think, mistral, seed, cohere, thinking, reasoning or none. Default: "
-    "the bundle's.",
+    help="How it marks what it thinks before it answers: think, mistral, seed, cohere, harmony, thinking, reasoning or "
+    "none. Default: the bundle's.",
 )
 @shown_to_user()
 def serve(

@@ -74,7 +74,7 @@ def _cpu(name: str, *zeros: Tensor) -> CpuPacking:
 
 def _gpu(name: str) -> GpuPacking:
     tensors = gpu_packing.packed_tensors(name, "N", "K")
-    return GpuPacking(name, tensors, f"gpu_quant_matmul_{name}", _pack_gpu, _unpack_gpu, embedding=name)
+    return GpuPacking(name, tensors, f"gpu_quant_matmul_{name}", _pack_gpu, _unpack_gpu, embedding=name, experts=name)
 
 
 INT4 = Format(

@@ -34,7 +34,7 @@ def _from_quads(rows: Parts) -> dict[str, Array]:
     return {**rows, "codes": (quads ^ np.uint8(128)).view(np.int8).reshape(len(quads), 4 * quads.shape[1])}
 
 
-def _gpu(name: str, matmul: str, form: str, experts: str | None) -> GpuPacking:
+def _gpu(name: str, matmul: str, form: str, experts: str) -> GpuPacking:
     tensors = Tensor("codes", "i8", ("N", "K")), _SCALES
     return GpuPacking(name, tensors, matmul, kept, kept_of, form, embedding="int8", experts=experts)
 
@@ -54,7 +54,7 @@ INT8 = Format(
         ),
     ),
     (
-        _gpu("int8", "gpu_quant_matmul_int8", "", None),
+        _gpu("int8", "gpu_quant_matmul_int8", "", "w8"),
         _gpu("int8_a8", "gpu_scaled_matmul_int8", "int8", "int8"),
     ),
 )

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from kernels.quant_matmul.gpu_reference import int4_values
+
 
 def _experts(sorted_ids: Tensor, expert_ids: Tensor, num_padded: Tensor, num_pairs: int) -> Iterator[tuple[int, Tensor]]:
     """Every expert that has pairs, with their numbers."""
@@ -48,6 +50,58 @@ def gpu_moe_matmul_w16(
     rows = _rows(x, top_k)
     for expert, ids in _experts(sorted_ids, expert_ids, num_padded, len(rows)):
         _store(out, ids, rows[ids].to(inner) @ weight[expert].to(inner).T, _of(bias, expert), topk_weights)
+
+
+def gpu_moe_matmul_w8(
+    x: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    bias: Tensor | None,
+    topk_weights: Tensor | None,
+    sorted_ids: Tensor,
+    expert_ids: Tensor,
+    num_padded: Tensor,
+    out: Tensor,
+) -> None:
+    inner, top_k = torch.promote_types(x.dtype, torch.float32), out.shape[1]
+    rows = _rows(x, top_k)
+    for expert, ids in _experts(sorted_ids, expert_ids, num_padded, len(rows)):
+        product = rows[ids].to(inner) @ codes[expert].to(inner).T
+        _store(out, ids, product * scales[expert], _of(bias, expert), topk_weights)
+
+
+def gpu_moe_matmul_int4_asym(
+    x: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None,
+    bias: Tensor | None,
+    topk_weights: Tensor | None,
+    sorted_ids: Tensor,
+    expert_ids: Tensor,
+    num_padded: Tensor,
+    out: Tensor,
+) -> None:
+    inner, top_k = torch.promote_types(x.dtype, torch.float32), out.shape[1]
+    rows = _rows(x, top_k)
+    for expert, ids in _experts(sorted_ids, expert_ids, num_padded, len(rows)):
+        own_zeros = None if zeros is None else zeros[expert]
+        weight = int4_values(codes[expert], scales[expert], own_zeros, out.shape[2], x.shape[2], inner)
+        _store(out, ids, rows[ids].to(inner) @ weight.T, _of(bias, expert), topk_weights)
+
+
+def gpu_moe_matmul_int4_sym(
+    x: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    bias: Tensor | None,
+    topk_weights: Tensor | None,
+    sorted_ids: Tensor,
+    expert_ids: Tensor,
+    num_padded: Tensor,
+    out: Tensor,
+) -> None:
+    gpu_moe_matmul_int4_asym(x, codes, scales, None, bias, topk_weights, sorted_ids, expert_ids, num_padded, out)
 
 
 def _per_channel(

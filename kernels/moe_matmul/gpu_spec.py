@@ -8,9 +8,11 @@ that all the experts of a token read, or [T, k, K], one for each (the second mat
 factor is 1. There are no atomics: `gpu_moe_sum` adds up the k rows of a token in order, and then the output of the shared
 experts if there is one, in fp32, rounded once.
 
-w16: weight [E, N, K] in the activation dtype. int8 and e4m3: codes with a scale for each channel, x as codes with a scale for
-each row (out = x_scale * scale * dot, the integer dot product exact in int32). e4m3_block: scales for 128 x 128 of W and for
-1 x 128 of x, applied to each 128 columns' fp32 sum (DeepSeek-V3). Scales of x are as quantize_activations makes them of
+w16: weight [E, N, K] in the activation dtype. w8, int4_sym, int4_asym: x in the activation dtype, and each expert's weights as
+kernels/quant_matmul/gpu_spec.py has those of a matrix; of int4 N is a multiple of 16, so that an expert begins at a tile. Codes
+less their zero are exact, and scales meet sums in fp32. int8 and e4m3: codes with a scale for each channel, x as codes with a
+scale for each row (out = x_scale * scale * dot, the integer dot product exact in int32). e4m3_block: scales for 128 x 128 of W
+and for 1 x 128 of x, applied to each 128 columns' fp32 sum (DeepSeek-V3). Scales of x are as quantize_activations makes them of
 [T * J, K].
 
 How a decoder chains these: kernels/moe_route/gpu_spec.py.
@@ -19,25 +21,40 @@ How a decoder chains these: kernels/moe_route/gpu_spec.py.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from kernels.moe_route.launch import max_blocks
+from kernels.quant_matmul.gpu_packing import packed_tensors
+from kernels.quant_matmul.gpu_spec import random_weight
 from kernels.spec import Argument, Arguments, Array, Case, Cost, OpSpec, Tensor
 
-_CASES = tuple(
-    Case(
-        name,
-        {"T": t, "J": j, "top_k": k, "N": n, "K": width, "E": e, "block_m": block_m, "weighted": weighted} | {"bias": bias},
-    )
-    for name, t, j, k, n, width, e, block_m, weighted, bias in (
-        ("decode", 5, 1, 2, 72, 136, 6, 16, 0, 1),
-        ("down", 6, 3, 3, 48, 160, 4, 16, 1, 1),
-        ("many", 70, 1, 2, 168, 144, 3, 64, 0, 0),
-        ("whole_columns", 20, 2, 2, 136, 256, 3, 32, 1, 0),
-        ("one", 1, 1, 1, 16, 32, 2, 16, 0, 0),
-        ("no_tokens", 0, 1, 2, 32, 32, 4, 16, 0, 1),
-    )
+#: what symbols of 4-bit codes end in
+_INT4 = ("int4_sym", "int4_asym")
+
+
+def _cases(*rows: tuple[str, tuple[int, ...]]) -> tuple[Case, ...]:
+    axes = ("T", "J", "top_k", "N", "K", "E", "block_m", "weighted", "bias", "G")
+    return tuple(Case(name, dict(zip(axes, extents, strict=False))) for name, extents in rows)
+
+
+_CASES = _cases(
+    ("decode", (5, 1, 2, 72, 136, 6, 16, 0, 1)),
+    ("down", (6, 3, 3, 48, 160, 4, 16, 1, 1)),
+    ("many", (70, 1, 2, 168, 144, 3, 64, 0, 0)),
+    ("whole_columns", (20, 2, 2, 136, 256, 3, 32, 1, 0)),
+    ("one", (1, 1, 1, 16, 32, 2, 16, 0, 0)),
+    ("no_tokens", (0, 1, 2, 32, 32, 4, 16, 0, 1)),
+)
+_INT4_CASES = _cases(
+    ("decode", (5, 1, 2, 80, 192, 6, 16, 0, 1, 64)),
+    ("down", (6, 3, 3, 48, 160, 4, 16, 1, 1, 32)),
+    ("many", (70, 1, 2, 176, 384, 3, 64, 0, 0, 128)),
+    ("whole_columns", (20, 2, 2, 128, 256, 3, 32, 1, 0, 128)),
+    ("two_tiles", (150, 1, 2, 48, 64, 2, 128, 0, 0, 32)),
+    ("half_a_chunk", (9, 1, 2, 16, 96, 3, 16, 0, 0, 32)),
+    ("no_tokens", (0, 1, 2, 32, 32, 4, 16, 0, 1, 32)),
 )
 
 
@@ -84,6 +101,10 @@ def _make_inputs(variant: str, rng: np.random.Generator, case: Case) -> Argument
     if variant == "w16":
         weight = rng.standard_normal((e, n, k), np.float32) / np.float32(k**0.5)
         return made | {"x": _strided(rng.standard_normal((t, j, k), np.float32)), "weight": weight}
+    if variant in ("w8", *_INT4):
+        weights = random_weight(rng, "int8" if variant == "w8" else variant, e * n, k, case.sizes.get("G", 0))
+        of_experts = {name: part.reshape(e, -1, *part.shape[1:]) for name, part in weights.items()}
+        return made | {"x": _strided(rng.standard_normal((t, j, k), np.float32)), **of_experts}
     if variant == "int8":
         made["x_codes"] = _strided(rng.integers(-127, 128, (t, j, k), np.int8))
         made["codes"] = rng.integers(-127, 128, (e, n, k), np.int8)
@@ -95,18 +116,25 @@ def _make_inputs(variant: str, rng: np.random.Generator, case: Case) -> Argument
     return made | {"x_scales": _strided(x_scales), "scales": scales}
 
 
-def _cost(element_bytes: int, sizes: Mapping[str, int]) -> Cost:
+def _cost(variant: str, sizes: Mapping[str, int]) -> Cost:
     """Every expert that can be in use is read once."""
     t, j, top_k, n, k, e = (sizes[axis] for axis in ("T", "J", "top_k", "N", "K", "E"))
-    weights = min(e, t * top_k) * n * k * element_bytes
-    return Cost(weights + t * j * k * element_bytes + 2 * t * top_k * n, 2.0 * t * top_k * n * k)
+    per_group = {"int4_sym": 2, "int4_asym": 4}.get(variant, 0) * sizes.get("groups", 0)
+    of_expert = n * (k * {"w16": 2, "int4_sym": 0.5, "int4_asym": 0.5}.get(variant, 1) + per_group)
+    x = t * j * k * (1 if variant in ("int8", "e4m3", "e4m3_block") else 2)
+    return Cost(min(e, t * top_k) * of_expert + x + 2 * t * top_k * n, 2.0 * t * top_k * n * k)
+
+
+def _weight_only(variant: str) -> tuple[Tensor, ...]:
+    parts = packed_tensors("int8" if variant == "w8" else variant, "N", "K")
+    return Tensor("x", "act", ("T", "J", "K")), *(replace(part, axes=("E", *part.axes)) for part in parts)
 
 
 def _spec(variant: str) -> OpSpec:
-    element_bytes = 2 if variant == "w16" else 1
     code = "i8" if variant == "int8" else "e4m3"
     operands = {
         "w16": (Tensor("x", "act", ("T", "J", "K")), Tensor("weight", "act", ("E", "N", "K"))),
+        **{name: _weight_only(name) for name in ("w8", *_INT4)},
         "e4m3_block": (
             Tensor("x_codes", code, ("T", "J", "K")),
             Tensor("x_scales", "f32", ("T", "J", "K/128")),
@@ -138,9 +166,9 @@ def _spec(variant: str) -> OpSpec:
         scalars=(),
         variable=("T",),
         source="Shazeer et al. 2017, Outrageously Large Neural Networks; Gale et al. 2022, MegaBlocks",
-        cases=_CASES,
+        cases=_INT4_CASES if variant in _INT4 else _CASES,
         make_inputs=lambda rng, case: _make_inputs(variant, rng, case),
-        cost=lambda sizes: _cost(element_bytes, sizes),
+        cost=lambda sizes: _cost(variant, sizes),
         backend="gpu",
     )
 
@@ -160,7 +188,7 @@ def _sum_cost(sizes: Mapping[str, int]) -> Cost:
 
 
 SPECS = (
-    *(_spec(variant) for variant in ("w16", "int8", "e4m3", "e4m3_block")),
+    *(_spec(variant) for variant in ("w16", "w8", *_INT4, "int8", "e4m3", "e4m3_block")),
     OpSpec(
         symbol="gpu_moe_sum",
         op="moe_matmul",

@@ -1,12 +1,19 @@
-"""Tiles of the grouped matmul. Rows of a tile, block_m, are the alignment's (a shape); the rest is a point of the kernel."""
+"""Tiles of the grouped matmul. Rows of a tile, block_m, are the alignment's (a shape); the rest is a point of the kernel.
+
+Under int4 an alignment's rows may be several tiles, and block_m is of the point: the sums of 128 rows do not fit everywhere
+beside widened codes. Where weights are widened, what is legal is what is legal for a dense matrix and so many tokens as a tile
+has rows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kernels.gpu.launch import DTYPES, Problem
+from kernels.gpu.launch import DTYPES, Problem, TensorMeta
 from kernels.gpu.target import Target
 from kernels.gpu.tuning import GpuTuning, Point
+from kernels.moe_matmul.launch import is_int4, is_widened
+from kernels.quant_matmul.gpu_tuning import TUNING as DENSE
 
 #: What block_m of an alignment may be: to be tuned together with the points of both matmuls that share it.
 BLOCK_MS = (8, 16, 32, 64, 128, 256)
@@ -19,6 +26,16 @@ _MATMUL: Mapping[str, tuple[int, ...]] = {
     "num_warps": (4, 8),
     "num_stages": (2, 3, 4, 5),
 }
+_W8: Mapping[str, tuple[int, ...]] = {
+    "block_n": (64, 128, 256),
+    "block_k": (64, 128, 256),
+    "group_m": (1, 16, 32, 64),
+    "num_warps": (4, 8),
+    "num_stages": (2, 3, 4, 5),
+}
+_INT4: Mapping[str, tuple[int, ...]] = {"block_m": (8, 16, 32, 64, 128), **_W8}
+#: what a dense matrix's kernel calls the same
+_AS_DENSE = {name: name.upper() for name in ("block_m", "block_n", "block_k", "group_m")} | {"w8": "int8"}
 _SUM: Mapping[str, tuple[int, ...]] = {"block_n": (256, 512, 1024, 2048), "num_warps": (1, 2, 4, 8)}
 
 
@@ -29,12 +46,16 @@ def default_block_m(num_pairs: int, num_experts: int) -> int:
 
 
 def _parameters(symbol: str) -> Mapping[str, tuple[int, ...]]:
-    return _SUM if symbol == "gpu_moe_sum" else _MATMUL
+    if symbol == "gpu_moe_sum":
+        return _SUM
+    return _INT4 if "int4" in symbol else _W8 if symbol.endswith("w8") else _MATMUL
 
 
 def _refusal(problem: Problem, point: Point, target: Target) -> str | None:
     if problem.symbol == "gpu_moe_sum":
         return None
+    if is_widened(problem):
+        return _widened_refusal(problem, point, target)
     arch, block_m = target.arch, problem["sorted_ids"].shape[1]
     block_n, block_k, num_warps = point["block_n"], point["block_k"], point["num_warps"]
     x = problem["x" if "x" in problem else "x_codes"]
@@ -61,9 +82,58 @@ def _refusal(problem: Problem, point: Point, target: Target) -> str | None:
     return None
 
 
+def _widened_refusal(problem: Problem, point: Point, target: Target) -> str | None:
+    (n, k), aligned = (problem["out"].shape[2], problem["x"].shape[2]), problem["sorted_ids"].shape[1]
+    block_m = point.get("block_m", aligned)
+    if aligned not in BLOCK_MS:
+        return f"block_m of an alignment must be one of {BLOCK_MS}, got {aligned}"
+    if is_int4(problem) and n % 16:
+        return f"experts begin at tiles of 16 rows: theirs must be a multiple of 16, got {n}"
+    if aligned % block_m:
+        return f"an alignment of {aligned} rows has no whole number of tiles of {block_m}"
+    if block_m < 16 and not is_int4(problem):
+        return f"{block_m} rows are less than the matrix units take"
+    parts = ((name, problem[name]) for name in ("codes", "scales", "zeros") if name in problem)
+    tensors = {name: TensorMeta(part.dtype, part.shape[1:], part.strides[1:]) for name, part in parts}
+    tensors |= {name: TensorMeta.contiguous(problem[name].dtype, block_m, width) for name, width in (("x", k), ("out", n))}
+    variant = problem.symbol.removeprefix("gpu_moe_matmul_")
+    named = {"BLOCK_M": block_m, "SPLIT_K": 1, **{_AS_DENSE.get(name, name): value for name, value in point.items()}}
+    return DENSE.refusal(Problem(f"gpu_quant_matmul_{_AS_DENSE.get(variant, variant)}", tensors), named, target)
+
+
+def _widened_default(problem: Problem, target: Target) -> Point:
+    """The largest tile that fits; of 64 channels where 128 would leave SMs without one.
+
+    128 rows beside the scales of groups of 32 spill on gfx950.
+    """
+    (tokens, top_k, n), k = problem["out"].shape, problem["x"].shape[2]
+    aligned, is_cuda = problem["sorted_ids"].shape[1], target.arch.backend == "cuda"
+    wide = min(problem["codes"].shape[0], tokens * top_k) * -(-n // 128) >= target.num_sms
+    rows: tuple[int, ...] = (aligned,)
+    if is_int4(problem):
+        rows = (128, 64, 32, 16, 8) if k // problem["scales"].shape[2] > 32 else (64, 32, 16, 8)
+    candidates = [
+        {
+            **({"block_m": block_m} if is_int4(problem) else {}),
+            "block_n": block_n,
+            "block_k": block_k,
+            "group_m": 16 if aligned >= 64 else 1,
+            "num_warps": 8 if block_m >= 64 and block_n >= 128 else 4,
+            "num_stages": stages,
+        }
+        for block_m in rows
+        for block_n in ((128, 64) if wide else (64, 128))
+        for block_k in ((128, 64) if k % 128 == 0 else (64,))
+        for stages in ((4, 3, 2) if is_cuda else (2,))
+    ]
+    return next((point for point in candidates if _widened_refusal(problem, point, target) is None), candidates[-1])
+
+
 def _default(problem: Problem, target: Target) -> Point:
     if problem.symbol == "gpu_moe_sum":
         return {"block_n": 1024, "num_warps": 4}
+    if is_widened(problem):
+        return _widened_default(problem, target)
     block_m = problem["sorted_ids"].shape[1]
     large, blocks = block_m >= 64, problem.symbol == "gpu_moe_matmul_e4m3_block"
     element_bytes = DTYPES[problem["x" if "x" in problem else "x_codes"].dtype][0]

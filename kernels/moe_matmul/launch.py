@@ -7,63 +7,131 @@ from kernels.gpu.target import Target
 from kernels.gpu.tuning import Point
 from kernels.moe_route.launch import max_blocks
 
-_SCALING = {"w16": "none", "int8": "channel", "e4m3": "channel", "e4m3_block": "block"}
+_SCALING = {"w16": "none", "w8": "channel", "int8": "channel", "e4m3": "channel", "e4m3_block": "block"}
+
+
+def is_int4(problem: Problem) -> bool:
+    """Whether weights are 4-bit codes, in the order of fragments."""
+    return problem.symbol.startswith("gpu_moe_matmul_int4")
+
+
+def is_widened(problem: Problem) -> bool:
+    """Whether codes of weights become numbers of x's dtype."""
+    return "x" in problem and "codes" in problem
 
 
 def plan(problem: Problem, point: Point, target: Target) -> OpPlan:
-    return OpPlan((_sum(problem, point) if problem.symbol == "gpu_moe_sum" else _matmul(problem, point),))
-
-
-def _matmul(problem: Problem, point: Point) -> Launch:
-    variant = problem.symbol.removeprefix("gpu_moe_matmul_")
-    x_name, weight_name = ("x", "weight") if variant == "w16" else ("x_codes", "codes")
-    x, out, (experts, n, k) = problem[x_name], problem["out"], problem[weight_name].shape
-    tokens, top_k, _ = out.shape
+    if problem.symbol == "gpu_moe_sum":
+        return OpPlan((_sum(problem, point),))
+    x, top_k = problem["x" if "x" in problem else "x_codes"], problem["out"].shape[1]
     if x.shape[1] not in (1, top_k):
         raise ValueError(f"a token has one row of x or one for each of its {top_k} experts; x has {x.shape[1]}")
-    block_m, block_n = problem["sorted_ids"].shape[1], point["block_n"]
-    arguments: dict[str, RuntimeArgument] = {
-        "x_ptr": Ptr(x_name),
-        "weight_ptr": Ptr(weight_name),
-        "sorted_ids_ptr": Ptr("sorted_ids"),
-        "expert_ids_ptr": Ptr("expert_ids"),
-        "num_padded_ptr": Ptr("num_padded"),
-        "out_ptr": Ptr("out"),
-        "num_pairs": I32(tokens * top_k),
-    }
-    constants: dict[str, Constant] = {
+    return OpPlan(((_int4 if is_int4(problem) else _matmul)(problem, point, target),))
+
+
+def _matmul(problem: Problem, point: Point, target: Target) -> Launch:
+    variant = problem.symbol.removeprefix("gpu_moe_matmul_")
+    x_name, weight_name = "x" if "x" in problem else "x_codes", "weight" if "weight" in problem else "codes"
+    _, n, k = problem[weight_name].shape
+    block_m, block_n, block_k = problem["sorted_ids"].shape[1], point["block_n"], point["block_k"]
+    arguments, constants = _routed(problem, x_name, block_m, block_n)
+    arguments["weight_ptr"] = Ptr(weight_name)
+    constants |= {
         "N": n,
         "K": k,
-        "TOP_K": top_k,
-        "X_ROWS": x.shape[1],
-        "X_STRIDE": x.strides[0],
-        "OUT_STRIDE": out.strides[0],
         "SCALING": _SCALING[variant],
         "BLOCK_M": block_m,
         "BLOCK_N": block_n,
-        "BLOCK_K": point["block_k"],
+        "BLOCK_K": block_k,
         "GROUP_M": point["group_m"],
-        "SWAP": bool(point["swap"]),
+        "SWAP": bool(point.get("swap", 0)),
+        "X_SCALES_STRIDE": problem["x_scales"].strides[0] if "x_scales" in problem else 0,
     }
     for name in ("x_scales", "scales", "topk_weights"):
-        if name in problem:
-            arguments[f"{name}_ptr"] = Ptr(name)
-        else:
-            constants[f"{name}_ptr"] = None
+        _optional(problem, name, arguments, constants)
+    # What came later is left out where it is not needed: kernels of older bundles are found by the constants that they have.
     if "bias" in problem:
         arguments["bias_ptr"] = Ptr("bias")
-    for name in ("x_scales", "topk_weights"):
-        constants[f"{name.upper()}_STRIDE"] = problem[name].strides[0] if name in problem else 0
+    if variant == "w8":
+        constants["ASM"] = target.arch.backend == "cuda"
+    element_bytes = [DTYPES[problem[name].dtype][0] for name in (x_name, weight_name)]
     return Launch(
         "moe_matmul",
         "moe_matmul_kernel",
-        (max_blocks(tokens * top_k, experts, block_m) * -(-n // block_n), 1, 1),
+        _grid(problem, block_m, block_n),
         arguments,
         constants,
         point["num_warps"],
         point["num_stages"],
-        streamed_bytes=(block_m + block_n) * point["block_k"] * DTYPES[x.dtype][0],
+        streamed_bytes=(block_m * element_bytes[0] + block_n * element_bytes[1]) * block_k,
     )
+
+
+def _int4(problem: Problem, point: Point, target: Target) -> Launch:
+    k, groups = problem["x"].shape[2], problem["scales"].shape[2]
+    block_m, block_n, block_k = point["block_m"], point["block_n"], point["block_k"]
+    arguments, constants = _routed(problem, "x", block_m, block_n)
+    arguments |= {"codes_ptr": Ptr("codes"), "scales_ptr": Ptr("scales"), "width": I32(k)}
+    constants |= {
+        "N": problem["out"].shape[2],
+        "K": k,
+        "GROUP_SIZE": k // groups,
+        "ALIGNED": problem["sorted_ids"].shape[1],
+        "BLOCK_M": block_m,
+        "BLOCK_N": block_n,
+        "BLOCK_K": block_k,
+        "GROUP_M": point["group_m"],
+        "NUM_STAGES": point["num_stages"],
+        # AMD's compiler knows no PTX.
+        "ASM": target.arch.backend == "cuda",
+    }
+    for name in ("zeros", "bias", "topk_weights"):
+        _optional(problem, name, arguments, constants)
+    scale_bytes = (4 if "zeros" in problem else 2) * block_n * block_k * groups // k
+    return Launch(
+        "moe_matmul",
+        "moe_matmul_int4_kernel",
+        _grid(problem, block_m, block_n),
+        arguments,
+        constants,
+        point["num_warps"],
+        point["num_stages"],
+        streamed_bytes=block_n * block_k // 2 + scale_bytes,
+    )
+
+
+def _routed(
+    problem: Problem, x_name: str, block_m: int, block_n: int
+) -> tuple[dict[str, RuntimeArgument], dict[str, Constant]]:
+    """What all grouped matmuls take: tokens, their alignment and where results go."""
+    x, out = problem[x_name], problem["out"]
+    arguments: dict[str, RuntimeArgument] = {
+        "x_ptr": Ptr(x_name),
+        **{f"{name}_ptr": Ptr(name) for name in ("sorted_ids", "expert_ids", "num_padded", "out")},
+        "num_pairs": I32(out.shape[0] * out.shape[1]),
+    }
+    constants: dict[str, Constant] = {
+        "TOP_K": out.shape[1],
+        "X_ROWS": x.shape[1],
+        "X_STRIDE": x.strides[0],
+        "OUT_STRIDE": out.strides[0],
+        "TOPK_WEIGHTS_STRIDE": problem["topk_weights"].strides[0] if "topk_weights" in problem else 0,
+    }
+    return arguments, constants
+
+
+def _grid(problem: Problem, block_m: int, block_n: int) -> tuple[int, int, int]:
+    """Programs for every tile that an alignment can have in use."""
+    (tokens, top_k, n), aligned = problem["out"].shape, problem["sorted_ids"].shape[1]
+    experts = problem["weight" if "weight" in problem else "codes"].shape[0]
+    return max_blocks(tokens * top_k, experts, aligned) * (aligned // block_m) * -(-n // block_n), 1, 1
+
+
+def _optional(problem: Problem, name: str, arguments: dict[str, RuntimeArgument], constants: dict[str, Constant]) -> None:
+    if name in problem:
+        arguments[f"{name}_ptr"] = Ptr(name)
+    else:
+        constants[f"{name}_ptr"] = None
 
 
 def _sum(problem: Problem, point: Point) -> Launch:

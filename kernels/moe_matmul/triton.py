@@ -1,7 +1,13 @@
-"""Grouped matmul: a tile of BLOCK_M pairs of one expert times BLOCK_N of its channels; and the sum over a token's experts."""
+"""Grouped matmul: a tile of BLOCK_M pairs of one expert times BLOCK_N of its channels; and the sum over a token's experts.
+
+int8 weights under activations of 16 bits become numbers of x's dtype in registers, int4 ones by the loop of a dense matrix
+(kernels/quant_matmul/triton.py): an expert's rows begin at a tile of the packed order, so that its matrix is one by itself.
+"""
 
 import triton
 import triton.language as tl
+
+from kernels.quant_matmul.triton import sum_int4, widen_int8
 
 #: Columns, and channels, that share a scale where scaling is by block.
 SCALE_BLOCK = tl.constexpr(128)
@@ -15,6 +21,45 @@ def _tile(num_m, num_n, GROUP_M: tl.constexpr):
     rows = min(num_m - first_m, GROUP_M)
     within = program % (GROUP_M * num_n)
     return first_m + within % rows, within // rows
+
+
+@triton.jit
+def _pairs(sorted_ids_ptr, first, num_pairs, TOP_K: tl.constexpr, X_ROWS: tl.constexpr, BLOCK_M: tl.constexpr):
+    """Which pairs of a tile there are, their tokens, their experts' places, and the rows of x of these; X_ROWS belong to a
+    token: 1, which all its experts read, or TOP_K, one for each.
+
+    Pairs that only pad have the places of the first: what they read is there, and is not stored.
+    """
+    pairs = tl.load(sorted_ids_ptr + first + tl.arange(0, BLOCK_M))
+    exists = pairs < num_pairs
+    read = tl.where(exists, pairs, 0)
+    tokens, slots = (read // TOP_K).to(tl.int64), read % TOP_K
+    return exists, tokens, slots, slots if X_ROWS > 1 else tl.zeros_like(slots)
+
+
+@triton.jit
+def _store(
+    result,
+    bias_ptr,
+    topk_weights_ptr,
+    out_ptr,
+    exists,
+    tokens,
+    slots,
+    expert,
+    channels,
+    N: tl.constexpr,
+    TOPK_WEIGHTS_STRIDE: tl.constexpr,
+    OUT_STRIDE: tl.constexpr,
+):
+    """Writes a tile's sums [pairs, channels], scaled, to where their pairs belong."""
+    inside = channels < N
+    if bias_ptr is not None:
+        result += tl.load(bias_ptr + expert * N + channels, mask=inside, other=0.0)[None, :]
+    if topk_weights_ptr is not None:
+        result *= tl.load(topk_weights_ptr + tokens * TOPK_WEIGHTS_STRIDE + slots)[:, None]
+    out = out_ptr + (tokens * OUT_STRIDE + slots * N)[:, None] + channels[None, :]
+    tl.store(out, result.to(out_ptr.dtype.element_ty), mask=exists[:, None] & inside[None, :])
 
 
 @triton.jit
@@ -44,21 +89,18 @@ def moe_matmul_kernel(
     GROUP_M: tl.constexpr,
     SWAP: tl.constexpr,
     bias_ptr=None,
+    ASM: tl.constexpr = False,
 ):
-    """X_ROWS rows of x belong to a token: 1, which all its experts read, or TOP_K, one for each."""
+    """`ASM`: whether int8 weights are widened by PTX, where x is not int8 itself."""
     num_m = tl.load(num_padded_ptr) // BLOCK_M
     num_n: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     if tl.program_id(0) >= num_m * num_n:
         return
     block_m, block_n = _tile(num_m, num_n, GROUP_M)
     expert = tl.load(expert_ids_ptr + block_m).to(tl.int64)
-    pairs = tl.load(sorted_ids_ptr + block_m * BLOCK_M + tl.arange(0, BLOCK_M))
-    exists = pairs < num_pairs
-    # Rows that only pad, and channels beyond N, read what is there, and are not stored.
-    read = tl.where(exists, pairs, 0)
-    tokens, slots = (read // TOP_K).to(tl.int64), read % TOP_K
-    x_slots = slots if X_ROWS > 1 else tl.zeros_like(slots)
+    exists, tokens, slots, x_slots = _pairs(sorted_ids_ptr, block_m * BLOCK_M, num_pairs, TOP_K, X_ROWS, BLOCK_M)
     channels = block_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    # Channels beyond N read what is there, and are not stored.
     channel_rows = tl.where(channels < N, channels, 0)
     columns = tl.arange(0, BLOCK_K)
     x_tile = x_ptr + (tokens * X_STRIDE + x_slots * K)[:, None] + columns[None, :]
@@ -73,6 +115,7 @@ def moe_matmul_kernel(
 
     INTEGER: tl.constexpr = x_ptr.dtype.element_ty == tl.int8
     FP8: tl.constexpr = x_ptr.dtype.element_ty == tl.float8e4nv
+    WIDENED: tl.constexpr = weight_ptr.dtype.element_ty == tl.int8 and not INTEGER
     acc = tl.zeros((BLOCK_N, BLOCK_M) if SWAP else (BLOCK_M, BLOCK_N), tl.int32 if INTEGER else tl.float32)
     for start in range(0, K, BLOCK_K):
         if K % BLOCK_K == 0:
@@ -81,6 +124,8 @@ def moe_matmul_kernel(
         else:
             x = tl.load(x_tile + start, mask=(start + columns < K)[None, :], other=0.0)
             weight = tl.load(weight_tile + start, mask=(start + columns < K)[None, :], other=0.0)
+        if WIDENED:
+            weight = widen_int8(weight, x_ptr.dtype.element_ty, ASM)
         # The operand of at least 64 rows comes first, as wgmma wants it.
         left, right = (weight, x) if SWAP else (x, weight)
         if SCALING == "block":
@@ -96,13 +141,105 @@ def moe_matmul_kernel(
     result = (tl.trans(acc) if SWAP else acc).to(tl.float32)
     if SCALING == "channel":
         result *= tl.load(scales_ptr + expert * N + channel_rows)[None, :]
-        result *= tl.load(x_scales_ptr + tokens * X_SCALES_STRIDE + x_slots)[:, None]
-    if bias_ptr is not None:
-        result += tl.load(bias_ptr + expert * N + channel_rows)[None, :]
-    if topk_weights_ptr is not None:
-        result *= tl.load(topk_weights_ptr + tokens * TOPK_WEIGHTS_STRIDE + slots)[:, None]
-    out = out_ptr + (tokens * OUT_STRIDE + slots * N)[:, None] + channels[None, :]
-    tl.store(out, result.to(out_ptr.dtype.element_ty), mask=exists[:, None] & (channels < N)[None, :])
+        if not WIDENED:
+            result *= tl.load(x_scales_ptr + tokens * X_SCALES_STRIDE + x_slots)[:, None]
+    _store(
+        result,
+        bias_ptr,
+        topk_weights_ptr,
+        out_ptr,
+        exists,
+        tokens,
+        slots,
+        expert,
+        channels,
+        N,
+        TOPK_WEIGHTS_STRIDE,
+        OUT_STRIDE,
+    )
+
+
+@triton.jit
+def moe_matmul_int4_kernel(
+    x_ptr,
+    codes_ptr,
+    scales_ptr,
+    zeros_ptr,
+    bias_ptr,
+    topk_weights_ptr,
+    sorted_ids_ptr,
+    expert_ids_ptr,
+    num_padded_ptr,
+    out_ptr,
+    num_pairs,
+    width,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    GROUP_SIZE: tl.constexpr,
+    TOP_K: tl.constexpr,
+    X_ROWS: tl.constexpr,
+    X_STRIDE: tl.constexpr,
+    TOPK_WEIGHTS_STRIDE: tl.constexpr,
+    OUT_STRIDE: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+    NUM_STAGES: tl.constexpr,
+    ASM: tl.constexpr,
+):
+    """An expert's pairs fill blocks of ALIGNED, of which a tile has BLOCK_M. N is a multiple of 16.
+
+    `width` is K at run time: a loop whose length ptxas knows is unrolled to the end.
+    """
+    num_m = tl.load(num_padded_ptr) // BLOCK_M
+    num_n: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
+    if tl.program_id(0) >= num_m * num_n:
+        return
+    block_m, block_n = _tile(num_m, num_n, GROUP_M)
+    # Pairs come before what only pads.
+    if tl.load(sorted_ids_ptr + block_m * BLOCK_M) >= num_pairs:
+        return
+    expert = tl.load(expert_ids_ptr + block_m * BLOCK_M // ALIGNED).to(tl.int64)
+    exists, tokens, slots, x_slots = _pairs(sorted_ids_ptr, block_m * BLOCK_M, num_pairs, TOP_K, X_ROWS, BLOCK_M)
+    TILES: tl.constexpr = N // 16
+    OF_PAIRS: tl.constexpr = TILES * (K // GROUP_SIZE) * 8
+    zeros = zeros_ptr
+    if zeros_ptr is not None:
+        zeros += expert * OF_PAIRS
+    acc = sum_int4(
+        x_ptr + (tokens * X_STRIDE + x_slots * K)[:, None],
+        exists[:, None],
+        codes_ptr + expert * (TILES * ((K + 63) // 64 * 128)),
+        scales_ptr.to(tl.pointer_type(tl.uint32)) + expert * OF_PAIRS,
+        zeros,
+        block_n,
+        0,
+        tl.cdiv(width, BLOCK_K),
+        N,
+        K,
+        GROUP_SIZE,
+        BLOCK_M,
+        BLOCK_N,
+        BLOCK_K,
+        NUM_STAGES,
+        ASM,
+    )
+    _store(
+        tl.trans(acc),
+        bias_ptr,
+        topk_weights_ptr,
+        out_ptr,
+        exists,
+        tokens,
+        slots,
+        expert,
+        block_n * BLOCK_N + tl.arange(0, BLOCK_N),
+        N,
+        TOPK_WEIGHTS_STRIDE,
+        OUT_STRIDE,
+    )
 
 
 @triton.jit

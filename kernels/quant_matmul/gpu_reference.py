@@ -28,13 +28,19 @@ def _write(out: Tensor, product: Tensor, bias: Tensor | None) -> None:
     out.copy_(product if bias is None else product + bias)
 
 
-def _int4(x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor | None, bias: Tensor | None, out: Tensor) -> None:
-    inner = torch.promote_types(x.dtype, torch.float32)
-    (n, k), groups = (out.shape[1], x.shape[1]), scales.shape[1]
+def int4_values(codes: Tensor, scales: Tensor, zeros: Tensor | None, n: int, k: int, inner: torch.dtype) -> Tensor:
+    """The matrix [n, k] in `inner`, fp32 or wider: exact."""
+    groups = scales.shape[1]
     centred = _int4_codes(codes)[:n, :k].view(n, groups, k // groups)
     zero = 8 if zeros is None else _by_row(zeros.view(torch.int16))[:n, :, None]
     weight = (centred - zero).to(inner) * _by_row(scales)[:n, :, None]
-    _write(out, x.to(inner) @ weight.view(n, k).T, bias)
+    return weight.view(n, k)
+
+
+def _int4(x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor | None, bias: Tensor | None, out: Tensor) -> None:
+    inner = torch.promote_types(x.dtype, torch.float32)
+    weight = int4_values(codes, scales, zeros, out.shape[1], x.shape[1], inner)
+    _write(out, x.to(inner) @ weight.T, bias)
 
 
 def gpu_quant_matmul_int8(x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None, out: Tensor) -> None:

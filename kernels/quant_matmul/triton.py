@@ -198,28 +198,29 @@ def _scaled_product(words, x, scales, zeros, ACT: tl.constexpr, ASM: tl.constexp
 
 
 @triton.jit
-def quant_matmul_int4_kernel(
-    x_ptr,
+def sum_int4(
+    x_rows,
+    x_exists,
     codes_ptr,
     scales_ptr,
     zeros_ptr,
-    bias_ptr,
-    out_ptr,
-    num_tokens,
+    block_n,
+    begin,
+    end,
     N: tl.constexpr,
     K: tl.constexpr,
     GROUP_SIZE: tl.constexpr,
-    X_STRIDE: tl.constexpr,
-    OUT_STRIDE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
-    SPLIT_K: tl.constexpr,
-    GROUP_M: tl.constexpr,
     NUM_STAGES: tl.constexpr,
     ASM: tl.constexpr,
 ):
-    ACT: tl.constexpr = x_ptr.dtype.element_ty
+    """f32 [BLOCK_N, BLOCK_M]: tile `block_n` of a matrix's rows times rows of x, over the blocks [begin, end) along K.
+
+    `x_rows` points to rows of x, [BLOCK_M, 1], and `x_exists` says which of them there are; `scales_ptr` is to pairs of scales.
+    """
+    ACT: tl.constexpr = x_rows.dtype.element_ty
     TILES: tl.constexpr = (N + 15) // 16
     WORDS: tl.constexpr = (K + 63) // 64 * 128
     GROUPS: tl.constexpr = K // GROUP_SIZE
@@ -230,18 +231,15 @@ def quant_matmul_int4_kernel(
     EVEN_N: tl.constexpr = N % BLOCK_N == 0
     EVEN_K: tl.constexpr = K % BLOCK_K == 0
 
-    pid_m, pid_n = _tile(num_tokens, N, BLOCK_M, BLOCK_N, GROUP_M)
-    begin, end = _blocks(K, BLOCK_K, SPLIT_K)
-    tokens = pid_m * BLOCK_M + tl.arange(0, BLOCK_M)
-    tiles = pid_n * BLOCK_TILES + tl.arange(0, BLOCK_TILES)
-    pairs = pid_n * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)
+    tiles = block_n * BLOCK_TILES + tl.arange(0, BLOCK_TILES)
+    pairs = block_n * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)
     columns = tl.arange(0, X_STEP)
     words = tl.arange(0, STEP * 2)
     of_pair = pairs // 8 * (GROUPS * 8) + begin * BLOCK_K // GROUP_SIZE * 8 + pairs % 8
 
-    x_pointers = x_ptr + tokens[:, None].to(tl.int64) * X_STRIDE + (begin * BLOCK_K + columns)[None, :]
+    x_pointers = x_rows + (begin * BLOCK_K + columns)[None, :]
     code_pointers = codes_ptr + tiles[:, None] * WORDS + (begin * BLOCK_K * 2 + words)[None, :]
-    scale_pointers = scales_ptr.to(tl.pointer_type(tl.uint32)) + of_pair
+    scale_pointers = scales_ptr + of_pair
     if zeros_ptr is not None:
         zero_pointers = zeros_ptr + of_pair
 
@@ -264,7 +262,7 @@ def quant_matmul_int4_kernel(
             for half in tl.static_range(STEP // X_STEP):
                 offset = step * STEP + half * X_STEP
                 group_offset = offset // GROUP_SIZE * 8
-                x_inside = tokens[:, None] < num_tokens
+                x_inside = x_exists
                 pair_inside = None
                 if not EVEN_N:
                     pair_inside = pairs < TILES * 8
@@ -286,6 +284,52 @@ def quant_matmul_int4_kernel(
         scale_pointers += next_group
         if zeros_ptr is not None:
             zero_pointers += next_group
+    return acc
+
+
+@triton.jit
+def quant_matmul_int4_kernel(
+    x_ptr,
+    codes_ptr,
+    scales_ptr,
+    zeros_ptr,
+    bias_ptr,
+    out_ptr,
+    num_tokens,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    GROUP_SIZE: tl.constexpr,
+    X_STRIDE: tl.constexpr,
+    OUT_STRIDE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    SPLIT_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+    NUM_STAGES: tl.constexpr,
+    ASM: tl.constexpr,
+):
+    pid_m, pid_n = _tile(num_tokens, N, BLOCK_M, BLOCK_N, GROUP_M)
+    begin, end = _blocks(K, BLOCK_K, SPLIT_K)
+    tokens = pid_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    acc = sum_int4(
+        x_ptr + tokens[:, None].to(tl.int64) * X_STRIDE,
+        tokens[:, None] < num_tokens,
+        codes_ptr,
+        scales_ptr.to(tl.pointer_type(tl.uint32)),
+        zeros_ptr,
+        pid_n,
+        begin,
+        end,
+        N,
+        K,
+        GROUP_SIZE,
+        BLOCK_M,
+        BLOCK_N,
+        BLOCK_K,
+        NUM_STAGES,
+        ASM,
+    )
     rows = pid_n * BLOCK_N + tl.arange(0, BLOCK_N)
     _write(tl.trans(acc), bias_ptr, out_ptr, tokens, rows, num_tokens, N, OUT_STRIDE)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,8 +19,7 @@ from runtime.models.stored_rows import Gain, HeadOrder
 
 #: a quotient of fp32 is that of a product within so many units in the last place
 _UNITS = (0, 1, -1, 2, -2)
-
-
+_UP = {"k_up": "attn_k_b", "v_up": "attn_v_b"}
 _OF_EXPERTS = {"experts_gate_up": ("ffn_gate_exps", "ffn_up_exps"), "experts_down": ("ffn_down_exps",)}
 
 
@@ -77,6 +77,21 @@ class GgufLayout:
         gain = self._parts[name].gain
         whole = values if gain is None else whole_gain(gain, values)
         return self.rows(name, whole).astype(np.float32, copy=False)
+
+    def others(self, tensors: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
+        """Of a bundle's float `tensors` those that are no gain or bias of one matrix: biases of experts, what makes keys and
+        values of latents."""
+        found: dict[str, NDArray[np.float32]] = {}
+        for name in self.architecture.float_shapes():
+            *_, layer, last, _ = ("", *name.split("."))
+            if last in _UP:
+                found[f"blk.{layer}.{_UP[last]}.weight"] = np.ascontiguousarray(tensors[name].swapaxes(1, 2))
+            elif last in _OF_EXPERTS:
+                assert self.architecture.moe is not None
+                biases = tensors[name].reshape(self.architecture.moe.num_experts, len(_OF_EXPERTS[last]), -1)
+                for i, of in enumerate(_OF_EXPERTS[last]):
+                    found[f"blk.{layer}.{of}.bias"] = np.ascontiguousarray(biases[:, i])
+        return found
 
     def rows(self, name: str, rows: Array) -> Array:
         """`rows` [N, ...] of a bundle in the file's order; of a packed matrix, too."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from gguf.constants import ExpertGatingFuncType
 from numpy.typing import NDArray
 
 from artifacts.architecture import Architecture
@@ -15,6 +16,7 @@ from artifacts.layer_parts import Rope
 from optimizer.exporters.errors import ExportError
 from optimizer.importers.gguf_config import LONGROPE_FACTORS, ROPE_FACTORS, hf_config
 from optimizer.importers.gguf_families import GGUF_FAMILIES, GgufFamily
+from optimizer.importers.gguf_latents import YARN_LOG_MULTIPLIER
 from runtime.models import UnsupportedModel, architecture
 from runtime.rope import inverse_frequencies
 
@@ -41,7 +43,8 @@ def gguf_family(a: Architecture) -> GgufFamily:
                 f"llama.cpp's {family.architecture} has no biases of {name}, and this model has; "
                 "export it as compressed-tensors or onnx"
             )
-    if a.rope.scaling == "yarn" and (a.rope.attention_factor is not None or not a.rope.truncate):
+    own_factor = a.rope.attention_factor is not None and a.mla is None  # under latents it is read back
+    if a.rope.scaling == "yarn" and (own_factor or not a.rope.truncate):
         what = "its own yarn attention_factor" if a.rope.truncate else "yarn's truncate: false"
         raise ExportError(f"a model with {what} cannot be exported as GGUF; export it as compressed-tensors or onnx")
     for field, needed in family.needs.items():
@@ -56,8 +59,15 @@ def gguf_family(a: Architecture) -> GgufFamily:
     if family.keys_for_each_head and a.num_kv_heads != a.num_q_heads:
         raise ExportError(
             f"llama.cpp's {family.architecture} needs as many heads of keys as of queries, {a.num_q_heads}, and this model has "
-            f"{a.num_kv_heads}"
+            f"{a.num_kv_heads}; serve the bundle itself"
         )
+    if a.mla and (a.mla.q_lora_rank is None) != (a.num_layers in family.without_q_rank):
+        raise ExportError(
+            f"llama.cpp's {family.architecture} reads {'no' if a.mla.q_lora_rank else 'a'} q_lora_rank of models of "
+            f"{a.num_layers} layers, and this model's is {a.mla.q_lora_rank}; serve the bundle itself"
+        )
+    if a.mla and not (a.moe and a.moe.shared_intermediate_size):
+        raise ExportError(f"llama.cpp's {family.architecture} needs shared experts, and this model has none; serve the bundle")
     return family
 
 
@@ -78,6 +88,7 @@ def architecture_metadata(a: Architecture, family: GgufFamily) -> dict[str, obje
         "rope.freq_base": a.rope.theta,
         **_window_keys(a, family),
         **_rope_scaling_keys(a.rope),
+        **_latent_keys(a),
     }
     stated: dict[str, float | None] = {
         "attn_logit_softcapping": a.attention_softcap,
@@ -93,9 +104,37 @@ def architecture_metadata(a: Architecture, family: GgufFamily) -> dict[str, obje
             "expert_used_count": a.moe.num_experts_per_token,
             "expert_feed_forward_length": a.moe.intermediate_size,
             "expert_shared_feed_forward_length": a.moe.shared_intermediate_size,
+            "expert_shared_count": a.moe.shared_intermediate_size // a.moe.intermediate_size,
+            "expert_weights_scale": a.moe.scaling,
+            "expert_weights_norm": a.moe.normalized,
+            "expert_group_count": a.moe.num_groups,
+            "expert_group_used_count": a.moe.num_chosen_groups,
+            "leading_dense_block_count": a.moe.first_layer,
         }
     values |= {key: value for key, value in stated.items() if value and key in family.keys}
     return {f"{family.architecture}.{key}": value for key, value in values.items()}
+
+
+def _latent_keys(a: Architecture) -> dict[str, object]:
+    """As llama.cpp sees latent attention: one head of keys, whose first columns are the values, beside the sizes of a head."""
+    if a.mla is None:
+        return {}
+    keys: dict[str, object] = {
+        "attention.head_count_kv": 1,
+        "attention.key_length": a.mla.cache_dim,
+        "attention.value_length": a.mla.kv_lora_rank,
+        "attention.key_length_mla": a.head_dim,
+        "attention.value_length_mla": a.mla.v_head_dim,
+        "attention.kv_lora_rank": a.mla.kv_lora_rank,
+        "rope.dimension_count": a.mla.rope_head_dim,
+    }
+    if a.mla.q_lora_rank is not None:
+        keys["attention.q_lora_rank"] = a.mla.q_lora_rank
+    if a.moe is not None:
+        keys["expert_gating_func"] = int(ExpertGatingFuncType[a.moe.scoring.upper()])
+    if a.rope.scaling == "yarn" and a.rope.factor > 1:
+        keys[YARN_LOG_MULTIPLIER] = (math.sqrt(a.mla.score_factor) - 1) / math.log(a.rope.factor)
+    return keys
 
 
 def _window_keys(a: Architecture, family: GgufFamily) -> dict[str, object]:
@@ -170,7 +209,7 @@ def check_read_back(
         if not _alike(mine, theirs):
             raise ExportError(
                 f"GGUF cannot express {field} = {mine} of a {a.family} model, for which its readers take {theirs}; "
-                "export it as onnx"
+                f"{'serve the bundle itself' if a.moe or a.mla else 'export it as onnx'}"
             )
 
 

@@ -43,7 +43,9 @@ def export_gguf(logical: LogicalBundle, path: Path) -> ExportRecord:
             "knows their names"
         )
     layout = GgufLayout(a, family)
-    floats = {layout.name(name): layout.floats(name, values) for name, values in logical.floats()} | rope_tensors(a)
+    plain = ((name, values) for name, values in logical.floats() if not name.endswith((".kv_b_proj.weight", "_proj_bias")))
+    floats = {layout.name(name): layout.floats(name, values) for name, values in plain}
+    floats |= layout.others(logical.bundle.tensors) | rope_tensors(a)
     matrices = [name for name, _, _ in _shapes(logical, layout)]
     check_read_back(a, {**metadata, "general.architecture": family.architecture}, [*floats, *matrices], floats)
     # The record is part of the header, so matrices are packed twice: once to see what changes, once to write them.

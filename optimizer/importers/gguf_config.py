@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from artifacts.layer_parts import Rope
 from optimizer.importers.errors import DamagedFile
 from optimizer.importers.gguf_families import GGUF_FAMILIES, GgufFamily, architectures, model_type
+from optimizer.importers.gguf_latents import YARN_LOG_MULTIPLIER, latent_config
 from runtime.models import UnknownArchitecture, UnsupportedModel, refuse_unserved_gguf
 from runtime.rope import inverse_frequencies
 
@@ -42,6 +43,7 @@ _WITHOUT_EFFECT = {"factor": 0.0, "attn_factor": 1.0, "rope.scale_linear": 1.0}
 _REFUSED = {
     "nextn_predict_layers": "has layers that predict further tokens; convert it again without them",
     "rope.dimension_sections": "turns by positions of images, too; only text is read",
+    "attention.temperature_scale": "scales scores by their positions",
     "deepstack_mapping": "reads images in some layers; only text is read",
 }
 
@@ -97,8 +99,11 @@ def hf_config(file: Header) -> dict[str, object]:
     for key, why in _REFUSED.items():
         if np.any(keys.get(key) or 0):
             raise UnsupportedModel(f"{file.path} {why}")
+    latents = latent_config(file.path, keys, family) if "attention.kv_lora_rank" in family.keys else {}
     head_dim = keys.get("attention.key_length") or keys["embedding_length"] // keys["attention.head_count"]
-    if keys.get("attention.value_length", head_dim) != head_dim:
+    if latents:
+        head_dim = keys["rope.dimension_count"]  # of what turns
+    elif keys.get("attention.value_length", head_dim) != head_dim:
         raise UnsupportedModel(f"{file.path} has keys and values of different sizes per head")
     rope = _rope_parameters(file, keys, family, head_dim)
     return {
@@ -122,6 +127,7 @@ def hf_config(file: Header) -> dict[str, object]:
         **_scores(keys, family, head_dim),
         **family.granted,
         **{theirs: _plain(keys[key]) for key, theirs in family.keys.items() if key in keys},
+        **latents,
     }
 
 
@@ -181,7 +187,9 @@ def _rope_parameters(file: Header, keys: Mapping[str, Any], family: GgufFamily, 
         parameters |= _longrope_scaling(file)
     for key, value in keys.items():
         scaling = key.removeprefix("rope.scaling.")
-        if scaling == "attn_factor" and is_longrope:
+        if key == YARN_LOG_MULTIPLIER and "attention.kv_lora_rank" in family.keys:
+            parameters["mscale"] = parameters["mscale_all_dim"] = round(10 * _decimal(value), 8)
+        elif scaling == "attn_factor" and is_longrope:
             parameters["attention_factor"] = _decimal(value)
         elif key.startswith("rope.sc") and value == _WITHOUT_EFFECT.get(scaling):
             continue

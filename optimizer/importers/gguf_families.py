@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gguf.constants import MODEL_ARCH, MODEL_ARCH_NAMES
+from gguf.constants import MODEL_ARCH, MODEL_ARCH_NAMES, ExpertGatingFuncType
 from gguf.tensor_mapping import TensorNameMap, get_tensor_name_map
 
 
@@ -54,6 +54,10 @@ class GgufFamily:
     """The family under which a model of this one is written that has no experts."""
     names_layers: bool = False
     """Whether config.json has a kind for each layer, where the file says nothing because all attend."""
+    sigmoid: bool = False
+    """Whether experts are scored by sigmoids, as `expert_gating_func` says."""
+    without_q_rank: tuple[int, ...] = ()
+    """Of latent attention: numbers of layers of which llama.cpp takes it for granted that queries are projected in one step."""
     heads_fill_hidden: bool = False
     """Whether llama.cpp wants num_heads * head_dim to be hidden_size."""
     keys_for_each_head: bool = False
@@ -64,6 +68,28 @@ class GgufFamily:
 _TELLING = {"expert_count", "expert_shared_feed_forward_length"}
 _EXPERTS = {"expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok"}
 _NAMED_EXPERTS = {"expert_count": "num_experts", "expert_used_count": "num_experts_per_tok"}
+_LATENT = {
+    "attention.kv_lora_rank": "kv_lora_rank",
+    "attention.q_lora_rank": "q_lora_rank",
+    "rope.dimension_count": "qk_rope_head_dim",
+    "leading_dense_block_count": "first_k_dense_replace",
+    "expert_count": "n_routed_experts",
+    "expert_used_count": "num_experts_per_tok",
+    "expert_feed_forward_length": "moe_intermediate_size",
+    "expert_shared_count": "n_shared_experts",
+    "expert_weights_scale": "routed_scaling_factor",
+    "expert_weights_norm": "norm_topk_prob",
+    "expert_group_count": "n_group",
+    "expert_group_used_count": "topk_group",
+}
+_LATENT_GRANTED = {
+    "q_lora_rank": None,
+    "first_k_dense_replace": 0,
+    "routed_scaling_factor": 1.0,
+    "norm_topk_prob": False,
+    "n_group": 1,
+    "topk_group": 1,
+}
 _GRANITE = {
     "attention.scale": "attention_multiplier",
     "embedding_scale": "embedding_multiplier",
@@ -126,6 +152,15 @@ GGUF_FAMILIES: Mapping[str, GgufFamily] = {
         without_experts="granite",
         names_layers=True,
     ),
+    "gpt_oss": GgufFamily(
+        "gpt-oss",
+        biases=("qkv", "o"),
+        windows=Windows(full_every=2, default=128),
+        keys=_EXPERTS | {"expert_feed_forward_length": "intermediate_size"},
+        needs={"tie_embeddings": False, "attention_sinks": True},
+    ),
+    "deepseek_v2": GgufFamily("deepseek2", keys=_LATENT, granted=_LATENT_GRANTED, without_q_rank=(26, 27)),
+    "deepseek_v3": GgufFamily("deepseek2", keys=_LATENT, granted=_LATENT_GRANTED, without_q_rank=(26, 27), sigmoid=True),
 }
 
 
@@ -140,7 +175,9 @@ def model_type(architecture: str, keys: Mapping[str, object], has_window: bool) 
     alike = [
         name
         for name, family in GGUF_FAMILIES.items()
-        if family.architecture == architecture and told == _TELLING & family.keys.keys()
+        if family.architecture == architecture
+        and told == _TELLING & family.keys.keys()
+        and family.sigmoid == (keys.get("expert_gating_func") == ExpertGatingFuncType.SIGMOID)
     ]
     return next((name for name in alike if has_window and GGUF_FAMILIES[name].windows), next(iter(alike), None))
 
@@ -153,4 +190,5 @@ def tensor_names(architecture: str, num_layers: int) -> TensorNameMap:
 
 def gguf_name(names: TensorNameMap, name: str) -> str:
     """`model.layers.3.self_attn.q_proj.weight` -> `blk.3.attn_q.weight`; a name that GGUF does not have is its own."""
+    name = name.replace(".e_score_correction_bias", ".e_score_correction.bias").replace(".sinks", ".sinks.weight")
     return names.get_name(name, try_suffixes=(".weight", ".bias")) or name

@@ -13,16 +13,21 @@ from runtime.answer.reader import AnswerReader
 
 @dataclass(frozen=True)
 class ReasoningFormat:
-    """Thoughts stand between `begin` and `end`, at the beginning of an answer."""
+    """Thoughts stand between `begin` and `end`, at the beginning of an answer.
+
+    `direct` begins an answer without thoughts, where that has a mark, too. `words` are what marks of several tokens consist of.
+    """
 
     name: str
     begin: str
     end: str
+    direct: str = ""
+    words: tuple[str, ...] = ()
 
     @property
-    def markers(self) -> tuple[str, str]:
+    def markers(self) -> tuple[str, ...]:
         """Texts that a tokenizer may have as special tokens."""
-        return self.begin, self.end
+        return self.words or (self.begin, self.end)
 
     def is_open_after(self, prompt: str) -> bool:
         """Whether an answer to `prompt` begins inside thoughts: templates of models that always think end like that."""
@@ -38,6 +43,13 @@ FORMATS: Sequence[ReasoningFormat] = (
     ReasoningFormat("mistral", "[THINK]", "[/THINK]"),  # Magistral
     ReasoningFormat("seed", "<seed:think>", "</seed:think>"),  # Seed-OSS
     ReasoningFormat("cohere", "<|START_THINKING|>", "<|END_THINKING|>"),  # Command A Reasoning
+    ReasoningFormat(  # gpt-oss: channels of OpenAI's harmony
+        "harmony",
+        "<|channel|>analysis<|message|>",
+        "<|end|><|start|>assistant<|channel|>final<|message|>",
+        direct="<|channel|>final<|message|>",
+        words=("<|channel|>", "<|message|>", "<|end|>", "<|start|>"),
+    ),
     ReasoningFormat("thinking", "<thinking>", "</thinking>"),
     ReasoningFormat("reasoning", "<reasoning>", "</reasoning>"),
 )
@@ -47,8 +59,9 @@ NAMES = (*(format.name for format in FORMATS), NONE)
 
 
 def found_in(template: str) -> str:
-    """The name of the format whose end the chat template's text mentions: it cuts thoughts off, or writes them."""
-    return next((format.name for format in FORMATS if format.end in template), NONE)
+    """The name of the format whose end the chat template's text mentions: it cuts thoughts off, or writes them; or writes
+    answers that have a mark."""
+    return next((format.name for format in FORMATS if (format.direct or format.end) in template), NONE)
 
 
 def named(name: str) -> ReasoningFormat | None:
@@ -109,7 +122,7 @@ class ReasoningReader:
             yield from self._thoughts()
             self.is_reasoning = False
             yield from cursor.skip_space()
-        else:
+        elif not (self._format.direct and (yield from cursor.skips(self._format.direct))):
             cursor.position = 0
         self._has_ended = True
         self._events += self._answer.push(cursor.rest)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import torch
 
+from artifacts.architecture import kind_of
 from artifacts.errors import UserError
 from artifacts.layer_parts import Moe
-from artifacts.weight_formats import FP8_BLOCK
 from kernels.gpu.points import bucket
 from kernels.moe_matmul.gpu_tuning import BLOCK_MS, default_block_m
 from kernels.moe_route.launch import max_blocks
 from runtime.gpu.builder import GpuBuilder, Operand, form_of
 from runtime.gpu.program import Counts, GpuArgument
-from runtime.gpu.weights import gpu_packing_of
+from runtime.gpu.weights import gpu_packing_of, refusal
 
 PAIRS = {"T": "num_pairs"}
 
@@ -51,24 +51,22 @@ class Mixture:
 
     def linear(self, group: str, x: Operand) -> Operand:
         build, experts, k = self._build, self._moe.num_experts, self._moe.num_experts_per_token
-        num_rows = build.architecture.linear_shapes()[group][0] // experts
-        form = form_of(build.plan[group])
-        if form == "e4m3_block" and num_rows % FP8_BLOCK:
-            raise UserError(
-                f"{group} cannot take fp8-block: an expert's {num_rows} rows must be a multiple of {FP8_BLOCK}, or a block of "
-                "weights spans two experts; choose fp8"
-            )
+        scheme, num_rows = build.plan[group], build.architecture.linear_shapes()[group][0] // experts
+        if reason := refusal(scheme, kind_of(group), build.architecture):
+            raise UserError(f"{group} cannot take {scheme.name}: {reason}; choose another scheme")
         of_pairs = x.counters == PAIRS
         per_expert = {
             name: value.view(experts, -1, *value.shape[1:]) if isinstance(value, torch.Tensor) else value
             for name, value in build.weights(group).items()
         }
-        tokens = {name: value.view(-1, k if of_pairs else 1, *value.shape[1:]) for name, value in x.forms[form].items()}
-        out = build.buffer(group.rpartition(".")[2], k, num_rows)
+        tokens = {
+            name: value.view(-1, k if of_pairs else 1, *value.shape[1:]) for name, value in x.forms[form_of(scheme)].items()
+        }
+        out = build.buffer(kind_of(group), k, num_rows)
         bias = build.tensors.get(f"{group}.bias")
         bias = bias if bias is None else bias.view(experts, num_rows)
         build.call(
-            f"gpu_moe_matmul_{gpu_packing_of(build.plan[group]).experts}", group, **tokens, **per_expert, bias=bias,
+            f"gpu_moe_matmul_{gpu_packing_of(scheme).experts}", group, **tokens, **per_expert, bias=bias,
             topk_weights=self._topk_weights if of_pairs else None, num_padded=self._num_padded, out=out, **self._alignment(),
         )  # fmt: skip
         return Operand.plain(out.flatten(0, 1), PAIRS)

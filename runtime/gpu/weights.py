@@ -12,10 +12,9 @@ import torch
 from artifacts.architecture import Architecture
 from artifacts.errors import UserError
 from artifacts.precision import Plan, Scheme
-from artifacts.weight_formats import FP8_BLOCK
 from kernels.formats.format import GpuPacking
 from kernels.formats.table import gpu_packing
-from kernels.spec import Array, Tensor
+from kernels.spec import Array, Tensor, axis_divisor
 from runtime.stored_tensors import tensor_shapes
 
 #: tensors that no plan quantizes and that kernels read in the activation dtype; all others stay fp32
@@ -44,12 +43,13 @@ def refusal(scheme: Scheme, kind: str, architecture: Architecture) -> str | None
         return f"there are no GPU kernels for {scheme.name}"
     if scheme.static_activations and (architecture.moe is not None or architecture.mla is not None):
         return "static scales are calibrated on dense decoders only"
-    if kind.startswith("experts") and packing.experts is None:
-        return "experts have kernels for bf16, int8-a8, fp8 and fp8-block"
-    if kind.startswith("experts") and scheme.granularity == "block" and architecture.moe is not None:
+    if kind.startswith("experts") and architecture.moe is not None:
+        if packing.experts is None:
+            return "experts have kernels for bf16, int8, int8-a8, int4, fp8 and fp8-block"
         rows = {"experts_gate_up": 2 * architecture.moe.intermediate_size, "experts_down": architecture.hidden_size}[kind]
-        if rows % FP8_BLOCK:
-            return f"blocks of {FP8_BLOCK} rows would span two experts, which have {rows}"
+        block = max(axis_divisor(tensor.axes[0]) for tensor in packing.tensors)
+        if rows % block:
+            return f"blocks of {block} rows would span two experts, which have {rows}"
     if kind == "embed" and packing.embedding is None:
         return "an embedding has kernels for bf16, int8 and int4"
     return None

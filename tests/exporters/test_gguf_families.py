@@ -152,7 +152,28 @@ REFUSED: dict[str, tuple[str, Callable[[Architecture], dict[str, Any]], str]] = 
         lambda a: {"rope": a.rope.model_copy(update={"rotary_dim": 0})},
         r"partial_rotary_factor must be 1 for granitemoehybrid, got 0\.0",
     ),
-    "latents": ("granitemoehybrid", lambda _: {"family": "deepseek_v3"}, "exported of the families .*, got 'deepseek_v3'"),
+    "groups by their best": (
+        "deepseek_v2",
+        moe(num_groups=4, num_chosen_groups=2),
+        "expert_group_count = 4 with a softmax: llama.cpp chooses groups by the sum",
+    ),
+    "queries in one step": (
+        "deepseek_v2",
+        lambda a: {"mla": a.mla and a.mla.model_copy(update={"q_lora_rank": None})},
+        "reads a q_lora_rank of models of 3 layers, and this model's is None",
+    ),
+    "a rank of queries": ("deepseek_v3", lambda _: {"num_layers": 27}, "reads no q_lora_rank of models of 27 layers"),
+    "no shared experts": ("deepseek_v3", moe(shared_intermediate_size=0), "deepseek2 needs shared experts"),
+    "scaled rotations": (
+        "deepseek_v3",
+        lambda a: {"rope": a.rope.model_copy(update={"attention_factor": 1.2})},
+        "cannot express rope = .*'attention_factor': 1.2",
+    ),
+    "scores without a scale": (
+        "deepseek_v3",
+        lambda a: {"mla": a.mla and a.mla.model_copy(update={"score_factor": 1.0})},
+        "yarn without rope.scaling.yarn_log_multiplier",
+    ),
     "another rope of windows": (
         "gemma2",
         lambda a: {"further_ropes": (a.rope.model_copy(update={"theta": 5.0}),), "layer_ropes": (1, 0, 1)},

@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import (
+    DeepseekV2Config,
+    DeepseekV3Config,
     Gemma2Config,
     Gemma3TextConfig,
     GemmaConfig,
     Glm4Config,
+    GptOssConfig,
     GraniteConfig,
     GraniteMoeConfig,
     GraniteMoeHybridConfig,
@@ -40,6 +43,47 @@ FACTORS = {f"rope_factors_{length}.weight": np.array(LONGROPE[f"{length}_factor"
 GRANITE = {"attention_multiplier": 0.22, "embedding_multiplier": 12.0, "residual_multiplier": 0.3, "logits_scaling": 8.0}
 SCALES = {"attention.scale": 0.22, "embedding_scale": 12.0, "residual_scale": 0.3, "logit_scale": 8.0}
 HYBRID = {"layer_types": ["full_attention"] * 3, "shared_intermediate_size": 96, "mamba_n_heads": 4}
+
+
+LATENT = SIZES | {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 24,
+    "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 10,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "n_shared_experts": 2,
+    "first_k_dense_replace": 1,
+}  # fmt: skip
+LATENT_KEYS = {
+    f"deepseek2.{key}": value
+    for key, value in {
+        "attention.head_count_kv": 1,
+        "attention.key_length": 24,
+        "attention.value_length": 16,
+        "attention.key_length_mla": 20,
+        "attention.value_length_mla": 10,
+        "attention.kv_lora_rank": 16,
+        "attention.q_lora_rank": 24,
+        "rope.dimension_count": 8,
+        "leading_dense_block_count": 1,
+        "expert_count": 8,
+        "expert_used_count": 2,
+        "expert_feed_forward_length": 32,
+        "expert_shared_count": 2,
+    }.items()
+}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "original_max_position_embeddings": 32,
+    "mscale": 0.707,
+    "mscale_all_dim": 0.707,
+}
 
 
 def granite(architecture: str, **experts: int) -> dict[str, Any]:
@@ -142,6 +186,53 @@ FAMILIES: dict[str, tuple[PreTrainedConfig, dict[str, Any], dict[str, np.ndarray
     "granitemoe": (
         GraniteMoeConfig(**SIZES, **GRANITE, num_local_experts=4, tie_word_embeddings=True),
         granite("granitemoe", expert_count=4, expert_used_count=2),
+        {},
+    ),
+    "gpt_oss": (
+        GptOssConfig(
+            **SIZES,
+            head_dim=16,
+            num_local_experts=4,
+            num_experts_per_tok=2,
+            sliding_window=24,
+            rope_parameters={
+                "rope_type": "yarn",
+                "rope_theta": 1.5e5,
+                "factor": 4.0,
+                "original_max_position_embeddings": 32,
+                "beta_fast": 16.0,
+            },
+        ),
+        {
+            f"gpt-oss.{key}": value
+            for key, value in {
+                "attention.sliding_window": 24,
+                "expert_count": 4,
+                "expert_used_count": 2,
+                "expert_feed_forward_length": 64,
+                "rope.scaling.type": "yarn",
+                "rope.scaling.factor": 4.0,
+                "rope.scaling.original_context_length": 32,
+                "rope.scaling.yarn_beta_fast": 16.0,
+            }.items()
+        },
+        {},
+    ),
+    "deepseek_v2": (DeepseekV2Config(**LATENT), {**LATENT_KEYS, "deepseek2.expert_gating_func": 1}, {}),
+    "deepseek_v3": (
+        DeepseekV3Config(**LATENT, n_group=4, topk_group=2, rope_parameters=YARN),
+        {
+            **LATENT_KEYS,
+            "deepseek2.expert_gating_func": 2,
+            "deepseek2.expert_group_count": 4,
+            "deepseek2.expert_group_used_count": 2,
+            "deepseek2.expert_weights_norm": True,
+            "deepseek2.expert_weights_scale": 2.5,
+            "deepseek2.rope.scaling.type": "yarn",
+            "deepseek2.rope.scaling.factor": 4.0,
+            "deepseek2.rope.scaling.original_context_length": 32,
+            "deepseek2.rope.scaling.yarn_log_multiplier": 0.0707,
+        },
         {},
     ),
     "granitemoehybrid": (

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 from gguf.quants import quantize
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 _NAMES = {
     "model.embed_tokens": "token_embd",
@@ -22,8 +22,17 @@ _NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
     "mlp.gate": "ffn_gate_inp",
+    "mlp.router": "ffn_gate_inp",
     "block_sparse_moe.router": "ffn_gate_inp",
     "shared_mlp.output_linear": "ffn_down_shexp",
+    "mlp.shared_experts.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_experts.up_proj": "ffn_up_shexp",
+    "mlp.shared_experts.down_proj": "ffn_down_shexp",
+    "self_attn.q_a_proj": "attn_q_a",
+    "self_attn.q_a_layernorm": "attn_q_a_norm",
+    "self_attn.q_b_proj": "attn_q_b",
+    "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
+    "self_attn.kv_a_layernorm": "attn_kv_a_norm",
 } | {
     f"self_attn.{x}": f"attn_{x.removesuffix('_proj')}" for x in ("q_proj", "k_proj", "v_proj", "qkv_proj", "q_norm", "k_norm")
 }
@@ -44,6 +53,7 @@ _OTHER_NAMES = {
         "mlp.gate_up_proj": "ffn_up",
     },
     "olmo2": _GEMMA,
+    "gpt-oss": {"post_attention_layernorm": "post_attention_norm"},
     "phi3": {"mlp.gate_up_proj": "ffn_up"},
 }
 _ARCHITECTURES = {
@@ -52,6 +62,9 @@ _ARCHITECTURES = {
     "mixtral": "llama",
     "qwen3_moe": "qwen3moe",
     "granitemoehybrid": "granitemoe",
+    "deepseek_v2": "deepseek2",
+    "deepseek_v3": "deepseek2",
+    "gpt_oss": "gpt-oss",
 }
 #: whose q and k llama.cpp turns by neighbours, and so reorders
 _REORDERED = ("llama", "smollm3", "granite", "granitemoe")
@@ -89,7 +102,7 @@ def write_gguf(
     joins_qkv: bool = False,
 ) -> Path:
     """`model` at `path`, matrices as `kind`. `metadata` overrides keys (None leaves one out), `drop` leaves out a
-    tensor by the model's name, `leave_out` by the file's.
+    tensor by the model's name, `leave_out` (a pattern) those of the file's names.
 
     With `part_tensors` it is parts of at most so many tensors each, named after `path` as the gguf package names them.
     `joins_qkv`: q, k and v are one tensor, as the converter's --fuse-qkv makes them.
@@ -125,7 +138,7 @@ def write_gguf(
         if arch in _REORDERED and (found := re.search(r"self_attn\.([qk])_proj", name)):
             heads = config.num_attention_heads if found[1] == "q" else config.num_key_value_heads
             array = _permuted(array, heads)
-        stored = kind if array.ndim > 1 else GGMLQuantizationType.F32
+        stored = kind if array.ndim > 1 and "_bias" not in name else GGMLQuantizationType.F32
         if joins_qkv and (found := re.search(r"self_attn\.([qkv])_proj", name)):
             name = name.replace(found[0], "self_attn.qkv_proj")
             parts = joined.setdefault(name, {})
@@ -133,8 +146,8 @@ def write_gguf(
             if len(parts) < 3:
                 continue
             array = np.concatenate([parts[part] for part in "qkv"])
-        for part, values in _apart(name, array, arch).items():
-            if part == leave_out:
+        for part, values in _apart(name, array, arch, config).items():
+            if leave_out and re.fullmatch(leave_out, part):
                 continue
             writer.add_tensor(part, quantize(values, stored), raw_dtype=stored)
     for name, array in (extra or {}).items():
@@ -146,9 +159,26 @@ def write_gguf(
     return path
 
 
-def _apart(name: str, array: np.ndarray, arch: str) -> dict[str, np.ndarray]:
+def _apart(name: str, array: np.ndarray, arch: str, config: PreTrainedConfig) -> dict[str, np.ndarray]:
     """The file's tensors of one of the model's."""
+    if name.endswith("kv_b_proj.weight"):
+        heads = array.reshape(config.num_attention_heads, -1, array.shape[1])
+        keys, values = np.split(heads, [config.qk_nope_head_dim], axis=1)
+        layer = name.split(".")[2]
+        return {
+            f"blk.{layer}.attn_k_b.weight": np.ascontiguousarray(keys.swapaxes(1, 2)),
+            f"blk.{layer}.attn_v_b.weight": np.ascontiguousarray(values),
+        }
+    if name.endswith("e_score_correction_bias"):
+        return {f"blk.{name.split('.')[2]}.exp_probs_b.bias": array}
     layer = "".join(name.split(".")[2:3])
+    if arch == "gpt-oss" and (found := re.search(r"experts\.(gate_up|down)_proj(_bias)?$", name)):
+        rows = array if found[2] else array.swapaxes(1, 2)
+        parts = {"gate": rows[:, ::2], "up": rows[:, 1::2]} if found[1] == "gate_up" else {"down": rows}
+        end = "bias" if found[2] else "weight"
+        return {f"blk.{layer}.ffn_{part}_exps.{end}": np.ascontiguousarray(values) for part, values in parts.items()}
+    if name.endswith("sinks"):
+        return {f"blk.{layer}.attn_sinks.weight": array}
     for end, parts in _HALVES.items():
         if name.endswith(end):
             halves = np.split(array, 2, axis=-2)

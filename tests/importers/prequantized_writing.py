@@ -20,7 +20,7 @@ from compressed_tensors.quantization import (
 )
 from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, PreTrainedModel
+from transformers import LlamaConfig, MixtralConfig, PreTrainedModel
 
 from tests.importers.random_models import random_model, save_folder
 
@@ -37,17 +37,34 @@ CONFIG = LlamaConfig(
 )
 
 
-def linear_shapes(config: LlamaConfig = CONFIG) -> dict[str, tuple[int, int]]:
-    """Every linear layer of the decoder -> (N, K)."""
+#: the same with experts, of which a token goes to two
+MIXTURE = MixtralConfig(
+    vocab_size=96,
+    hidden_size=128,
+    intermediate_size=64,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=128,
+    max_position_embeddings=64,
+    num_local_experts=3,
+)
+
+
+def linear_shapes(config: LlamaConfig | MixtralConfig = CONFIG) -> dict[str, tuple[int, int]]:
+    """Every linear layer of the decoder but the router -> (N, K)."""
     hidden, inner = config.hidden_size, config.intermediate_size
     q, kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     shapes = {
         **{f"self_attn.{x}_proj": (rows, hidden) for x, rows in (("q", q), ("k", kv), ("v", kv))},
         "self_attn.o_proj": (hidden, q),
-        "mlp.gate_proj": (inner, hidden),
-        "mlp.up_proj": (inner, hidden),
-        "mlp.down_proj": (hidden, inner),
     }
+    gated = ((inner, hidden), (inner, hidden), (hidden, inner))
+    if isinstance(config, MixtralConfig):
+        experts = [f"block_sparse_moe.experts.{expert}" for expert in range(config.num_local_experts)]
+        shapes |= {f"{each}.{name}": shape for each in experts for name, shape in zip(("w1", "w3", "w2"), gated, strict=True)}
+    else:
+        shapes |= {f"mlp.{name}_proj": shape for name, shape in zip(("gate", "up", "down"), gated, strict=True)}
     return {f"model.layers.{i}.{name}": shape for i in range(config.num_hidden_layers) for name, shape in shapes.items()}
 
 
@@ -69,7 +86,7 @@ class Written:
 
 
 def write_folder(
-    folder: Path, config: LlamaConfig, tensors: dict[str, torch.Tensor], quantization: dict[str, Any] | None
+    folder: Path, config: LlamaConfig | MixtralConfig, tensors: dict[str, torch.Tensor], quantization: dict[str, Any] | None
 ) -> None:
     """A random float model in which `tensors` stand for the weights of their modules."""
     save_folder(random_model(config), folder)
@@ -115,7 +132,7 @@ def write_gptq(
     version: int = 1,
     sym: bool = True,
     desc_act: bool = False,
-    config: LlamaConfig = CONFIG,
+    config: LlamaConfig | MixtralConfig = CONFIG,
     scales_dtype: torch.dtype = torch.float16,
 ) -> Written:
     rng, written, tensors = np.random.default_rng(bits + group_size), Written(folder), {}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from gguf import GGMLQuantizationType, GGUFWriter
 from gguf.quants import dequantize
 
@@ -22,7 +24,7 @@ from tests.importers.gguf_writing import write_gguf
 from tests.importers.random_models import random_model
 
 
-@pytest.mark.parametrize("name", ["mixtral", "granitemoehybrid"])
+@pytest.mark.parametrize("name", ["mixtral", "granitemoehybrid", "gpt_oss"])
 @pytest.mark.parametrize(("kind", "scheme"), [("Q4_0", "int4-g32-sym"), ("Q8_0", "int8"), ("MXFP4", "mxfp4")])
 def test_codes_of_experts_are_kept(name: str, kind: str, scheme: str, tmp_path: Path) -> None:
     """One expert behind the other, each with its rows of gate before those of up."""
@@ -97,6 +99,39 @@ MALFORMED: dict[str, tuple[str, dict[str, Any], type[Exception], str]] = {
         UnexpectedTensor,
         "exp_probs_b",
     ),
+    "keys and values of two ranks": (
+        "deepseek_v3",
+        {"leave_out": r"blk\.1\.attn_v_b\.weight", "extra": {"blk.1.attn_v_b.weight": np.zeros((4, 10, 8), np.float32)}},
+        ShapeMismatch,
+        r"attn_k_b\.weight and blk\.1\.attn_v_b\.weight .* must have shapes .* got \[4, 16, 12\] and \[4, 10, 8\]",
+    ),
+    "no rank": ("deepseek_v2", {"metadata": {"deepseek2.attention.kv_lora_rank": None}}, DamagedFile, "attention.kv_lora_rank"),
+    "no bias of the router": ("deepseek_v3", {"leave_out": r"blk\.2\.exp_probs_b\.bias"}, MissingTensor, "exp_probs_b"),
+    "groups by a sum": (
+        "deepseek_v2",
+        {"metadata": {"deepseek2.expert_group_count": 4, "deepseek2.expert_group_used_count": 2}},
+        UnsupportedModel,
+        "by the sum of their two best experts",
+    ),
+    "yarn that scales all scores": (
+        "deepseek_v3",
+        {"metadata": {"deepseek2.rope.scaling.yarn_log_multiplier": None}},
+        UnsupportedModel,
+        "yarn without",
+    ),
+    "no sinks": ("gpt_oss", {"leave_out": r"blk\.1\.attn_sinks\.weight"}, MissingTensor, r"blk\.1\.attn_sinks\.weight"),
+    "biases of fewer experts": (
+        "gpt_oss",
+        {"leave_out": r"blk\.0\.ffn_up_exps\.bias", "extra": {"blk.0.ffn_up_exps.bias": np.zeros((3, 64), np.float32)}},
+        DamagedFile,
+        r"ffn_up_exps\.bias .* as many matrices as there are experts, 4, and has shape \[3, 64\]",
+    ),
+    "gate unlike up, by turns": (
+        "gpt_oss",
+        {"leave_out": re.escape(EXPS), "extra": {EXPS: np.zeros((4, 64, 64), np.float32)}},
+        ShapeMismatch,
+        r"must have one shape, of all experts, got \[4, 64, 32\] and \[4, 64, 64\]",
+    ),
     "no experts": ("qwen3_moe", {"metadata": {"qwen3moe.expert_count": 0}}, UnsupportedModel, "qwen3moe and has no experts"),
     "experts elsewhere": ("olmo2", {"metadata": {"olmo2.expert_count": 4}}, UnsupportedModel, "olmo2 and has experts"),
     "no key heads in some layers": (
@@ -106,6 +141,18 @@ MALFORMED: dict[str, tuple[str, dict[str, Any], type[Exception], str]] = {
         r"as many key heads in all layers, got \[0, 2\]",
     ),
 }
+
+
+def test_latents_of_older_files(tmp_path: Path) -> None:
+    """What makes keys and values is one matrix, and sizes are those of a head."""
+    state = random_model(FAMILIES["deepseek_v2"][0]).state_dict()
+    joined = {f"blk.{i}.attn_kv_b.weight": state[f"model.layers.{i}.self_attn.kv_b_proj.weight"].numpy() for i in range(3)}
+    sizes = {"head_count_kv": 4, "key_length": 20, "value_length": 10, "key_length_mla": None, "value_length_mla": None}
+    metadata = {f"deepseek2.attention.{key}": value for key, value in sizes.items()}
+    theirs, ours = opened("deepseek_v2", tmp_path, metadata=metadata, extra=joined, leave_out=r".*attn_[kv]_b\.weight")
+    assert ours.architecture == theirs.architecture
+    for name in ("k_up", "v_up"):
+        assert torch.equal(ours.tensor(f"layers.1.{name}.weight"), theirs.tensor(f"layers.1.{name}.weight"))
 
 
 @pytest.mark.parametrize("what", MALFORMED)

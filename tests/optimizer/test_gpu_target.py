@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
+from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 
 from artifacts.errors import DeviceError, PlanningOnlyError
 from artifacts.reader import verify_bundle
@@ -17,6 +20,7 @@ from kernels.gpu.points import parse_tables
 from optimizer.cli import optimize
 from runtime.loading import load
 from tests.optimizer.conftest import KINDS
+from tests.tiny_models import SIZES, save_tiny
 
 SPACE = {
     "precision": {
@@ -27,9 +31,9 @@ SPACE = {
 }
 
 
-def run(folder: Path, spec: dict[str, object]) -> Path:
+def run(folder: Path, spec: dict[str, object], space: Mapping[str, object] = SPACE) -> Path:
     """The bundle that `optimize` makes in `folder`."""
-    (folder / "space.json").write_text(json.dumps(SPACE))
+    (folder / "space.json").write_text(json.dumps(space))
     search = {"trials": 3, "space": "space.json"}
     workload = {"prompt_tokens": 16, "output_tokens": 16}
     (folder / "model.yaml").write_text(json.dumps({"search": search, "workload": workload, "output": "out", **spec}))
@@ -37,6 +41,13 @@ def run(folder: Path, spec: dict[str, object]) -> Path:
     assert result.exit_code == 0, result.output
     assert ("bit for bit, numbers unchecked: accuracy is an emulation's" in result.output) == (spec["source"] != "random")
     return folder / "out"
+
+
+def mixture(folder: Path) -> Path:
+    torch.manual_seed(0)
+    sizes = SIZES | {"intermediate_size": 64, "head_dim": 16, "moe_intermediate_size": 64}
+    config = Qwen3MoeConfig(vocab_size=300, **sizes, num_experts=4, num_experts_per_tok=2, norm_topk_prob=True)
+    return save_tiny(folder / "tiny", AutoModelForCausalLM.from_config(config))
 
 
 def digests(bundle: Path) -> dict[str, str]:
@@ -66,6 +77,30 @@ def test_a_bundle_for_a_gpu_that_is_not_here(tiny_llama: Path, tmp_path: Path) -
     first = digests(bundle)
     shutil.rmtree(bundle)
     assert digests(run(tmp_path, spec)) == first, "emitting again measures and compiles nothing anew"
+
+
+@pytest.mark.slow
+def test_experts_in_int4(tmp_path: Path) -> None:
+    """From weights to a bundle whose experts GPTQ has rounded and whose kernels read them."""
+    mixture(tmp_path)
+    experts = {kind: ["int4-g32-asym"] for kind in ("gate_up", "down")}
+    precision = {**SPACE["precision"], "groups": {kind: ["int8"] for kind in KINDS} | experts}
+    spec: dict[str, object] = {
+        "source": "tiny",
+        "evaluation": {"num_sequences": 4, "tokens_per_sequence": 32},
+        "gate": {"max_kl": 0.5},
+        "quantization": {"method": "gptq", "calibration": {"num_sequences": 8, "tokens_per_sequence": 32}},
+    }
+    bundle = run(tmp_path, spec, SPACE | {"precision": precision})
+    manifest = verify_bundle(bundle)
+    schemes = manifest.precision.groups
+    assert {schemes[f"layers.{layer}.experts_{kind}"] for layer in range(2) for kind in ("gate_up", "down")} == {
+        "int4-g32-asym"
+    }
+    frozen = FrozenKernels.read(bundle / "kernels" / "sm_90").kernels.values()
+    assert {"moe_matmul_int4_kernel", "quant_matmul_int8_kernel"} <= {kernel.source.function for kernel in frozen}
+    assert not {kernel.source.function for kernel in frozen} & {"moe_matmul_kernel", "quant_matmul_int4_kernel"}
+    assert manifest.evaluated == "emulated"
 
 
 @pytest.mark.slow

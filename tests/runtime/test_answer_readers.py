@@ -145,6 +145,21 @@ def test_thoughts_whatever_the_cuts(format: Any, parts: list[str], is_open: bool
     ], "no character is lost or added"
 
 
+@pytest.mark.parametrize(
+    ("text", "thoughts", "content"),
+    [
+        ("<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Yes.", "Hm.", "Yes."),
+        ("<|channel|>final<|message|>Yes. <|end|>", None, "Yes. <|end|>"),
+        ("<|channel|>analysis<|message|>Hm.<|end|><|start|>assist", "Hm.<|end|><|start|>assist", ""),
+        ("<|channel|>finally", None, "<|channel|>finally"),
+    ],
+)
+def test_channels_of_harmony(text: str, thoughts: str | None, content: str) -> None:
+    (harmony,) = (format for format in REASONING_FORMATS if format.name == "harmony")
+    for cuts in ((), range(len(text))):
+        assert read(ReasoningReader(harmony, PlainReader(), is_open=False), text, cuts) == (content, thoughts, [])
+
+
 @settings(max_examples=100)
 @given(thoughts=words, said=words, calls=made_calls, cuts=st.lists(st.integers(0, 400), max_size=12))
 def test_thoughts_text_and_calls(thoughts: str, said: str, calls: list[tuple[str, Any]], cuts: list[int]) -> None:

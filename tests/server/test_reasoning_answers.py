@@ -173,11 +173,26 @@ def test_a_model_without_a_format_writes_what_it_writes(run_server: Any) -> None
 
 @pytest.mark.parametrize(
     ("format", "text"),
-    [("mistral", "[THINK]a[/THINK]b"), ("seed", "<seed:think>a</seed:think>b"), ("reasoning", "<reasoning>a</reasoning>b")],
+    [
+        ("mistral", "[THINK]a[/THINK]b"),
+        ("seed", "<seed:think>a</seed:think>b"),
+        ("reasoning", "<reasoning>a</reasoning>b"),
+        ("harmony", "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b"),
+    ],
 )
 def test_other_families_markers(run_server: Any, format: str, text: str) -> None:
     template = ChatTemplate(HERMES_TEMPLATE, bos_token="<s>", eos_token="</s>", reasoning_format=format)
     with run_server(speak=lambda prompt: text, chat_template=template) as served:
+        message = answer(served, tools=None)["message"]
+        assert (message["reasoning_content"], message["content"]) == ("a", "b")
+
+
+def test_channels_of_special_tokens(run_server: Any) -> None:
+    """As gpt-oss has them: special tokens that are left out of texts, and that its reader must see."""
+    words = ["<|channel|>", "<|message|>", "<|start|>"]
+    template = ChatTemplate(HERMES_TEMPLATE, bos_token="<s>", eos_token="</s>", reasoning_format="harmony")
+    text = "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b"
+    with run_server(speak=lambda prompt: text, chat_template=template, special_tokens=words) as served:
         message = answer(served, tools=None)["message"]
         assert (message["reasoning_content"], message["content"]) == ("a", "b")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from kernels.gpu.launch import Problem
 from optimizer.cost.gpu.facts import GpuFacts
 from optimizer.cost.gpu.memory_time import start_us
+from optimizer.cost.gpu.problem import OF_EXPERTS, filled
 
 #: median fraction of the bandwidth at 64 rows and fewer
 _BANDWIDTH_FRACTION = 0.79
@@ -28,8 +29,10 @@ def expected_us(problem: Problem, gpu: GpuFacts) -> float | None:
     flops = 2.0 * rows * x.shape[-1] * problem["out"].shape[-1]
     num_bytes = float(sum(tensor.nbytes for tensor in problem.tensors.values()))
     if experts:
-        # Of the experts' weights only those in use are read.
-        num_bytes -= weight.nbytes * (1 - min(1.0, rows / weight.shape[0]))
+        # Read are the matrices of the experts that have tokens.
+        tokens, top_k, _ = problem["out"].shape
+        unread = 1 - filled(max(tokens, 1), top_k, weight.shape[0], 1)[1] / weight.shape[0]
+        num_bytes -= unread * sum(problem[name].nbytes for name in OF_EXPERTS if name in problem)
     peak, fraction = _peak(problem, gpu)
     if experts:
         fraction = min(fraction, _FLOPS_FRACTIONS["experts"])

@@ -51,10 +51,12 @@ class MatmulCall:
     num_experts: int = 1
     top_k: int = 1
     block_m: int | None = None
-    """Rows of a tile where the call fixes them."""
+    """Rows of a tile where the call fixes them; of an alignment where the point has those of the tile."""
     block_scaled: bool = False
     moved_bytes: int = 0
     """All tensors once; 0 where routing decides."""
+    scale_bytes: float = 0.0
+    """Where routing decides: scales, zero points and biases of the experts that have tokens."""
 
     @classmethod
     def of(cls, problem: Problem) -> MatmulCall:
@@ -68,7 +70,10 @@ class MatmulCall:
         if "sorted_ids" in problem:
             _, top_k, channels = problem["out"].shape
             block_m, scaled = problem["sorted_ids"].shape[1], problem.symbol.endswith("_block")
-            return cls(tokens, channels, width, *elements, 1, weight.shape[0], top_k, block_m, scaled)
+            num_experts = weight.shape[0]
+            active = filled(tokens, top_k, num_experts, 1)[1] / num_experts
+            beside = active * sum(problem[name].nbytes for name in ("scales", "zeros", "bias") if name in problem)
+            return cls(tokens, channels, width, *elements, 1, num_experts, top_k, block_m, scaled, scale_bytes=beside)
         if problem.symbol == "gpu_head_matmul":
             heads, channels, width = weight.shape
             return cls(tokens, channels, width, *elements, heads, moved_bytes=moved)
@@ -141,13 +146,14 @@ class MatmulModel:
 
     def _beside(self, call: MatmulCall, matmul: MatmulProblem) -> float:
         """The launch, and what the problem does not know of: scales, zero points, logits in fp32."""
-        unseen = max(0.0, call.moved_bytes - matmul.unique_bytes) if call.moved_bytes else 0.0
+        unseen = max(0.0, call.moved_bytes - matmul.unique_bytes) if call.moved_bytes else call.scale_bytes
         return LAUNCH_US + unseen / (self._gpu.memory_bandwidth_gbps * 1e3 * FITTED.memory_efficiency)
 
 
 def _tile(point: Point, block_m: int | None, always_left: bool) -> tuple[bool, Tile]:
     named = {_FIELDS.get(name.lower(), name.lower()): value for name, value in point.items()}
-    rows, columns = block_m or named["block_m"], named["block_n"]
+    rows, columns = named.get("block_m") or block_m, named["block_n"]
+    assert rows is not None, "a point or a call has the rows of a tile"
     left = always_left or bool(named.get("swap"))
     if left:
         rows, columns = columns, rows

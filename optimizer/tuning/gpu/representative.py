@@ -127,8 +127,11 @@ def _latent_sizes(op: str, model: LatentShape, count: int) -> Iterator[tuple[str
         block_m = default_block_m(pairs, experts)
         routed = {"E": experts, "top_k": model.top_k, "block_m": block_m, "num_blocks": max_blocks(pairs, experts, block_m)}
         if op == "moe_matmul":
-            yield " gate_up", routed | {"J": 1, "N": 2 * model.expert_width, "K": model.hidden}
-            yield " down", routed | {"J": model.top_k, "N": model.hidden, "K": model.expert_width}
+            for part, rows, n, k in (
+                ("gate_up", 1, 2 * model.expert_width, model.hidden),
+                ("down", model.top_k, model.hidden, model.expert_width),
+            ):
+                yield f" {part}", routed | {"J": rows, "N": n, "K": k, "groups": k // _GROUP_SIZE}
         else:
             yield "", routed | {"K": model.hidden}
 
@@ -139,6 +142,8 @@ def _scalar(name: str, sizes: Mapping[str, int], count: int) -> float | int:
         "scale": sizes.get("D", sizes.get("L", 64)) ** -0.5,
         "window": 0,
         "softcap": 0.0,
+        "limit": 7.0,
+        "slope": 1.702,
         "factor": 1.0,
         "max_query_len": count if count >= _PROMPT else 1,
         "renormalize": 1,

@@ -79,7 +79,7 @@ def _calls(symbol: str, tokens: int) -> Iterator[tuple[str, Problem]]:
             num_blocks = max_blocks(tokens * top_k, experts, block_m)
             routed = {"T": tokens, "E": experts, "top_k": top_k, "block_m": block_m, "num_blocks": num_blocks}
             for part, rows, n, k in (("gate_up", 1, 2 * width, hidden), ("down", top_k, hidden, width)):
-                yield f"{model} {part} x{tokens}", call_of(symbol, {**routed, "J": rows, "N": n, "K": k}, {})
+                yield f"{model} {part} x{tokens}", call_of(symbol, {**routed, "J": rows, "N": n, "K": k, "groups": k // 64}, {})
 
 
 def read(compiler: CrossCompiler, configurations: Sequence[Configuration]) -> list[StaticRecord]:

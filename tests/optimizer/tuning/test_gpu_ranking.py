@@ -38,6 +38,8 @@ def one(symbol: str, tokens: int = 16, name: str = "") -> Problem:
         ("gpu_quant_matmul_int8", 64),
         ("gpu_scaled_matmul_e4m3_block", 64),
         ("gpu_moe_matmul_w16", 16),
+        ("gpu_moe_matmul_w8", 16),
+        ("gpu_moe_matmul_int4_asym", 16),
         ("gpu_head_matmul", 16),
         ("gpu_paged_attention_e4m3", 16),
         ("gpu_paged_attention_act", 2048),
@@ -151,13 +153,18 @@ def test_every_entry_point_has_calls_that_its_default_serves() -> None:
             assert point_key(each.problem).startswith(f"{symbol}(")
 
 
-def test_bytes_beside_the_matrices_count() -> None:
+@pytest.mark.parametrize(("symbol", "of"), [("gpu_quant_matmul_int4_asym", ""), ("gpu_moe_matmul_int4_asym", "gate_up")])
+def test_bytes_beside_the_matrices_count(symbol: str, of: str) -> None:
     """A finer grouping has more scales to read."""
-    coarse = one("gpu_quant_matmul_int4_asym", 1, "llama-3.1-8b gate_up")
-    n, k = coarse["out"].shape[1], coarse["x"].shape[1]
-    fine_tensors = {
-        "scales": TensorMeta.contiguous("f16", n // 16, k // 32, 16),
-        "zeros": TensorMeta.contiguous("u32", n // 16, k // 32, 8),
-    }
+    coarse = one(symbol, 1, of or "llama-3.1-8b gate_up")
+    fine_tensors = {}
+    for name in ("scales", "zeros"):
+        *leading, groups, rows = coarse[name].shape
+        fine_tensors[name] = TensorMeta.contiguous(coarse[name].dtype, *leading, 2 * groups, rows)
     fine = Problem(coarse.symbol, {**coarse.tensors, **fine_tensors})
     assert next(ranker().ranked(fine)).time_us > next(ranker().ranked(coarse)).time_us
+
+
+def test_narrower_experts_take_less_time() -> None:
+    times = [next(ranker().ranked(one(f"gpu_moe_matmul_{of}", 16, "gate_up"))).time_us for of in ("w16", "w8", "int4_sym")]
+    assert times == sorted(times, reverse=True) and times[2] < 0.5 * times[0]

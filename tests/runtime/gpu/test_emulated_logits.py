@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -92,8 +93,13 @@ def dequantized(model: Small, scheme: Scheme, folder: Path) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(folder, experts_implementation="eager")
 
 
-@pytest.mark.parametrize("scheme", ["int8", "int4-g32-sym", "int4-g32-asym", "mxfp4", "nvfp4"])
-@pytest.mark.parametrize("name", ["qwen2", "llama"])
+WEIGHT_ONLY = [
+    *product(("qwen2", "llama"), ("int8", "int4-g32-sym", "int4-g32-asym", "mxfp4", "nvfp4")),
+    *product(("mixtral", "qwen3_moe", "deepseek_v2, lite", "deepseek_v3"), ("int8", "int4-g32-sym", "int4-g32-asym")),
+]
+
+
+@pytest.mark.parametrize(("name", "scheme"), WEIGHT_ONLY)
 def test_weight_only_schemes_change_nothing_but_the_weights(
     small: Callable[[str], Small], tmp_path: Path, name: str, scheme: str
 ) -> None:
@@ -242,9 +248,18 @@ def test_latents_are_cached_as_they_are(small: Callable[[str], Small]) -> None:
         small("deepseek_v3").program("bf16", torch.float16, limits(), "fp8")
 
 
-def test_a_block_of_weights_spans_one_expert(small: Callable[[str], Small]) -> None:
-    with pytest.raises(ValueError, match=r"layers.1.experts_gate_up cannot take fp8-block: an expert's 64 rows must be"):
-        small("deepseek_v3").program("fp8-block", torch.float16, limits())
+def test_a_block_of_weights_is_of_one_expert(small: Callable[[str], Small]) -> None:
+    model = small("deepseek_v3")
+    with pytest.raises(
+        ValueError,
+        match=r"layers.1.experts_gate_up cannot take fp8-block: blocks of 128 rows would span two experts, which have 64",
+    ):
+        model.program("fp8-block", torch.float16, limits())
+    odd = model.architecture.model_copy(update={"hidden_size": 72})
+    reason = "blocks of 16 rows would span two experts, which have 72"
+    assert refusal(Scheme.parse("int4-g32-sym"), "experts_down", odd) == reason
+    assert refusal(Scheme.parse("int4-g32-sym"), "experts_gate_up", odd) is None
+    assert refusal(Scheme.parse("int8"), "experts_down", odd) is None
 
 
 @pytest.mark.parametrize("name", ["qwen3_moe", "deepseek_v3"])
