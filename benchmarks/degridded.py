@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from optimizer.importers import Source, open_source
 from optimizer.importers.gguf_config import hf_config
 from optimizer.importers.gguf_file import GgufFile
-from optimizer.transforms import ChannelScales, transformed
+from optimizer.transforms import ChannelScales, scalable_groups, transformed
 from optimizer.transforms.channel_scales import num_factors
 from runtime.chat import special_tokens
 from runtime.models import checkpoint_tensors
@@ -29,12 +29,11 @@ SPREAD = 0.5
 
 
 def degridded(source: Source, seed: int = 0, spread: float = SPREAD) -> Source:
-    """The twin of `source`, the same one for the same seed; UntransformableModelError for experts and latent attention."""
+    """The twin of `source`, the same one for the same seed; UntransformableModelError for latent attention."""
     generator = torch.Generator().manual_seed(seed)
     factors = {
         group: (spread * torch.randn(num_factors(source.architecture, group), generator=generator)).exp()
-        for group in source.architecture.linear_shapes()
-        if group != "embed"
+        for group in scalable_groups(source.architecture)
     }
     return transformed(source, ChannelScales(factors, {"degridded": {"seed": seed, "spread": spread}}))
 

@@ -20,7 +20,7 @@ from optimizer.search.earlier import Earlier
 from optimizer.spec import ModelSpec
 from optimizer.stages.study_name import study_name
 from optimizer.targets import TargetStages, offered_schemes, open_target, target_layout, with_own_schemes
-from optimizer.transforms import Rotation, refuse_what_cannot_fold, transformed
+from optimizer.transforms import Rotation, refuse_what_cannot_fold, scalable_groups, transformed
 from optimizer.weights.prepared_weights import record_sha256, scaled_plan
 from optimizer.weights.quantized_store import QuantizedStore
 from search_spaces.schema import SearchSpace
@@ -95,7 +95,7 @@ class Job:
         if quantization.rotates:
             base = transformed(source, Rotation.random(source.architecture, seed=spec.seed))
         shapes, offered = base.architecture.linear_shapes(), _offered(space, spec, base)
-        scaled = scaled_plan(quantization.scales, shapes, offered) if quantization.scales else {}
+        scaled = scaled_plan(quantization.scales, scalable_groups(base.architecture), offered) if quantization.scales else {}
         study = study_name(spec, sources, space)
         folder = workspace / study
         folder.mkdir(parents=True, exist_ok=True)

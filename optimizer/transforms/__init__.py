@@ -1,7 +1,7 @@
 """Changes of a model that leave its function as it is and make it easier to quantize."""
 
 from optimizer.transforms.awq import AWQ
-from optimizer.transforms.channel_scales import ChannelScales
+from optimizer.transforms.channel_scales import ChannelScales, scalable_groups
 from optimizer.transforms.hadamard import NoHadamardMatrixError, hadamard
 from optimizer.transforms.rotation import Rotation
 from optimizer.transforms.scale_search import ScaleMethod, search_scales
@@ -26,6 +26,7 @@ __all__ = [
     "UntransformableModelError",
     "hadamard",
     "refuse_what_cannot_fold",
+    "scalable_groups",
     "search_scales",
     "transformed",
 ]

@@ -9,6 +9,9 @@
 | down      | silu(gate) * up                 | up's rows of gate_up                            |
 | head      | the final RMSNorm               | the norm's gain; not where the head is tied     |
 
+In a mixture the router, all experts' gate_up and the network of all tokens read one norm, so experts_gate_up has the factors of
+all of them. Each expert's down has factors of its own, which go into its own up rows.
+
 Attention mixes rows of V over positions only, so factors of V's channels pass through it; every query head of a KV group
 reads the same V, so o has one factor for all of them. Norms of Q and K and rotary embedding are never on the way.
 """
@@ -22,13 +25,31 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from artifacts.architecture import Architecture
+from artifacts.architecture import Architecture, kind_of
 from optimizer.importers import Source
 from optimizer.transforms.transformed_source import UntransformableModelError
 
 #: kinds of groups in a layer whose input channels can be scaled
-SCALABLE = ("qkv", "o", "gate_up", "down")
-_NORM_OF = {"qkv": "attn_norm", "gate_up": "mlp_norm"}
+SCALABLE = ("qkv", "o", "gate_up", "down", "experts_gate_up", "experts_down")
+_NORM_OF = {"qkv": "attn_norm", "gate_up": "mlp_norm", "experts_gate_up": "mlp_norm"}
+_MAKERS = {"o": "qkv", "down": "gate_up", "experts_down": "experts_gate_up"}
+#: what else reads the norm of a mixture
+_BESIDE_EXPERTS = ("router", "gate_up")
+
+
+def scalable_groups(architecture: Architecture) -> list[str]:
+    """Layer groups whose input channels can have factors of their own."""
+    shapes = architecture.linear_shapes()
+
+    def is_scalable(group: str) -> bool:
+        layer, _, kind = group.rpartition(".")
+        if kind == "gate_up" and f"{layer}.experts_gate_up" in shapes:
+            return False
+        if kind in ("down", "experts_down") and architecture.activation == "clamped_silu":
+            return False  # what up makes is not only multiplied
+        return kind in SCALABLE or group == "head"
+
+    return list(filter(is_scalable, shapes))
 
 
 def num_factors(architecture: Architecture, group: str) -> int:
@@ -36,11 +57,18 @@ def num_factors(architecture: Architecture, group: str) -> int:
 
     Raises UntransformableModelError for groups that have none.
     """
-    kind = group.rsplit(".", 1)[-1]
-    if group not in architecture.linear_shapes() or kind not in (*SCALABLE, "head"):
+    if group not in scalable_groups(architecture):
         tied = "; a tied head shares its columns with the embedding" if group == "head" else ""
         raise UntransformableModelError(f"input channels can be scaled of {', '.join(SCALABLE)} and head, got {group!r}{tied}")
-    return architecture.kv_size if kind == "o" else architecture.linear_shapes()[group][1]
+    if kind_of(group) == "o":
+        return architecture.kv_size
+    return len(_experts(architecture, group)) * architecture.linear_shapes()[group][1]
+
+
+def _experts(architecture: Architecture, group: str) -> range:
+    """Those of which each has factors of its own; a group without any counts as one."""
+    moe = architecture.moe
+    return range(moe.num_experts if moe and kind_of(group) == "experts_down" else 1)
 
 
 def sharing(architecture: Architecture, group: str, columns: Tensor) -> Tensor:
@@ -52,7 +80,7 @@ def sharing(architecture: Architecture, group: str, columns: Tensor) -> Tensor:
 
 
 def spread(architecture: Architecture, group: str, factors: Tensor) -> Tensor:
-    """[num_factors] -> [in_features]: what each input channel of `group` is multiplied by."""
+    """[num_factors] -> [in_features]: what each input channel of `group` is multiplied by, or of one expert's part of it."""
     if not group.endswith(".o"):
         return factors
     num_sharing = architecture.num_q_heads // architecture.num_kv_heads
@@ -78,18 +106,24 @@ class ChannelScales:
         return before
 
     def tensor(self, name: str, source: Source) -> Tensor:
-        tensor = source.tensor(name).to(torch.float32)
+        tensor, a = source.tensor(name).to(torch.float32), source.architecture
         group, part = name.rsplit(".", 1)
-        if part == "weight" and group in self.factors:
-            tensor = tensor * spread(source.architecture, group, self.factors[group])
+        reader = self._factors_of(group)
+        if part == "weight" and reader in self.factors:
+            each = self.factors[reader].chunk(len(_experts(a, reader)))
+            matrices = zip(tensor.chunk(len(each)), each, strict=True)
+            tensor = torch.cat([matrix * spread(a, reader, factors) for matrix, factors in matrices])
         divisor = self._made_by_rows.get(group)
         if divisor is None:
             return tensor
-        rows = self.factors[divisor]
-        if tensor.shape[0] == rows.shape[0]:  # a norm's gain
-            return tensor / rows
-        kept, scaled = torch.split(tensor, [tensor.shape[0] - rows.shape[0], rows.shape[0]])  # V and up stand last
-        return torch.cat([kept, scaled / (rows[:, None] if tensor.ndim == 2 else rows)])
+        each = self.factors[divisor].chunk(len(_experts(a, divisor)))
+        return torch.cat([_divided(rows, factors) for rows, factors in zip(tensor.chunk(len(each)), each, strict=True)])
+
+    def _factors_of(self, group: str) -> str:
+        """The group whose factors the columns of `group` have."""
+        layer, _, kind = group.rpartition(".")
+        experts = f"{layer}.experts_gate_up"
+        return experts if kind in _BESIDE_EXPERTS and experts in self.factors else group
 
     def record(self) -> dict[str, object]:
         return dict(self.provenance)
@@ -105,5 +139,13 @@ class ChannelScales:
             elif kind in _NORM_OF:
                 makers[f"{layer}.{_NORM_OF[kind]}"] = group
             else:
-                makers[f"{layer}.{'qkv' if kind == 'o' else 'gate_up'}"] = group
+                makers[f"{layer}.{_MAKERS[kind]}"] = group
         return makers
+
+
+def _divided(rows: Tensor, factors: Tensor) -> Tensor:
+    """A norm's gain by its factors; of the rows, or biases, of a matrix the last ones, where V and up stand."""
+    if rows.shape[0] == factors.shape[0]:
+        return rows / factors
+    kept, scaled = torch.split(rows, [rows.shape[0] - factors.shape[0], factors.shape[0]])
+    return torch.cat([kept, scaled / (factors[:, None] if rows.ndim == 2 else factors)])

@@ -5,8 +5,9 @@ its input, so with gains moved into the linears that follow,
 
     embed R,    qkv diag(gain) R,    gate_up diag(gain) R,    R' o,    R' down (and o's bias),    head diag(gain) R
 
-compute what they did. Heads of V are rotated alike: H' V, o H. What QuaRot rotates at run time, the inputs of down, the
-heads among each other, and K after RoPE for its cache, is left alone: no kernel does it here.
+compute what they did, and so do a mixture's router and experts, which read and write the same stream. Heads of V are rotated
+alike: H' V, o H. What QuaRot rotates at run time, the inputs of down, the heads among each other, and K after RoPE for its
+cache, is left alone: no kernel does it here.
 
 The rotated head differs from the rotated embedding by the final norm's gain, so a tied model is untied: it gets a `head`
 group of its own, vocab_size x hidden_size more weights.
@@ -27,7 +28,9 @@ from optimizer.transforms.transformed_source import UntransformableModelError
 
 _CHUNK_ELEMENTS = 1 << 22
 #: where gains and biases stand that a rotation knows how to pass
-_PASSED = {"attn_norm", "mlp_norm", "final_norm", "q_norm", "k_norm", "qkv", "o"}
+_PASSED = {"attn_norm", "mlp_norm", "final_norm", "q_norm", "k_norm", "qkv", "o", "router", "experts_gate_up", "experts_down"}
+#: what reads the norm of the feed-forward network, or of a mixture
+_BEHIND_MLP_NORM = ("gate_up", "experts_gate_up", "router")
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,9 @@ class Rotation:
         made_for = (len(self.residual.signs), len(self.values.signs) if self.values else before.head_dim)
         if made_for != sizes:
             raise ValueError(f"a rotation must have the model's hidden_size and head_dim {sizes}, it was made for {made_for}")
-        if unknown := sorted({name.split(".")[-2] for name in before.float_shapes()} - _PASSED):
+        # A sink is a score of its head, beside those of keys: values are rotated alike with it.
+        others = {name.split(".")[-2] for name in before.float_shapes() if not name.endswith(".sinks")}
+        if unknown := sorted(others - _PASSED):
             raise UntransformableModelError(
                 f"a rotation cannot pass the {', '.join(unknown)} of a {before.family} model: quantize it without one"
             )
@@ -106,16 +111,20 @@ class Rotation:
         if local in ("attn_norm", "mlp_norm", "final_norm"):
             return torch.ones(a.hidden_size)
         tensor = _fp32(source, name)
-        if local in ("o", "down"):
+        if local in ("o", "down", "experts_down"):
             if name.endswith("bias"):
-                return self.residual.rotate(tensor[None])[0]
+                return self.residual.rotate(tensor.view(-1, a.hidden_size)).flatten()
             if local == "o" and self.values is not None:
                 tensor = self.values.rotate(tensor.reshape(-1, a.head_dim)).reshape(tensor.shape)
-            return self.residual.rotate(tensor.T.contiguous()).T.contiguous()
-        if local in ("qkv", "gate_up") and name.endswith("weight"):
+            return torch.cat([self._rotated_rows(matrix) for matrix in torch.split(tensor, a.hidden_size)])
+        if local in ("qkv", *_BEHIND_MLP_NORM) and name.endswith("weight"):
             norm = "attn_norm" if local == "qkv" else "mlp_norm"
             tensor = self.residual.rotate(tensor * _fp32(source, f"{layer}.{norm}.weight"))
         return self._rotate_values(tensor, a) if local == "qkv" else tensor
+
+    def _rotated_rows(self, matrix: Tensor) -> Tensor:
+        """Rows [hidden_size, n] of what joins the stream, of one expert or of all tokens."""
+        return self.residual.rotate(matrix.T.contiguous()).T.contiguous()
 
     def _rotate_values(self, qkv: Tensor, a: Architecture) -> Tensor:
         """Rows of V, or their biases, head by head."""

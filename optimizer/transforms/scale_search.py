@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from artifacts.architecture import Architecture, is_of_experts, kind_of
 from artifacts.errors import UserError
 from artifacts.precision import Plan, Scheme
 from artifacts.weight_formats import FP8_BLOCK
@@ -24,8 +25,11 @@ from optimizer.importers import Source
 from optimizer.quantization import Calibration, InputStatistics, Quantizer, WeightRangeError, round_to_nearest
 from optimizer.quantization.static_activations import static_scale
 from optimizer.records.progress import Reporter
-from optimizer.transforms.channel_scales import ChannelScales, num_factors, sharing, spread
+from optimizer.transforms.channel_scales import ChannelScales, num_factors, scalable_groups, sharing, spread
 from optimizer.transforms.transformed_source import refuse_what_cannot_fold
+
+#: what is smaller makes no output that counts: of an expert without tokens, or whose gate was shut for all of them
+_LEAST_INPUT = 1e-10
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def search_scales(
     """
     refuse_what_cannot_fold(source.architecture)
     layers: dict[str, list[str]] = {}
-    for group in source.architecture.linear_shapes():
+    for group in scalable_groups(source.architecture):
         if calibration.covers(group) and group in plan and not plan[group].is_float:
             layers.setdefault(group.rpartition(".")[0] or group, []).append(group)
 
@@ -90,10 +94,7 @@ def search_scales(
         asked = {"method": method.name, "calibration": calibration.digest, "schemes": {g: plan[g].name for g in groups}}
         path = folder / f"{layer}.safetensors"
         if not path.exists():
-            found = {
-                group: _search_group(source, group, calibration.statistics(group), plan[group], method, quantize)
-                for group in groups
-            }
+            found = {group: _search_group(source, group, calibration, plan[group], method, quantize) for group in groups}
             _write(path, found, asked)
         layer_factors, layer_choices = _read(path, asked)
         factors |= layer_factors
@@ -160,11 +161,38 @@ def quantized_activations(rows: Tensor, scheme: Scheme, static: Tensor | None = 
 
 
 def _search_group(
-    source: Source, group: str, statistics: InputStatistics, scheme: Scheme, method: ScaleMethod, quantize: Quantizer
+    source: Source, group: str, calibration: Calibration, scheme: Scheme, method: ScaleMethod, quantize: Quantizer
 ) -> tuple[Tensor, dict[str, float]]:
     """The best factors of one group, and what was chosen; ones where nothing proposed is better."""
-    architecture = source.architecture
     weight = source.tensor(f"{group}.weight").to(torch.float32)
+    if kind_of(group) == "experts_gate_up" and (beside := group.replace("experts_", "")) in source.architecture.linear_shapes():
+        # The network of all tokens reads the same channels.
+        weight = torch.cat([weight, source.tensor(f"{beside}.weight").to(torch.float32)])
+    parts = calibration.parts(group)
+    found = [
+        _search_part(source.architecture, group, rows, calibration.statistics(part), scheme, method, quantize)
+        for part, rows in zip(parts, weight.chunk(len(parts)), strict=True)
+    ]
+    if len(found) == 1:
+        return found[0]
+    losses = {name: sum(choice[name] for _, choice in found) for name in ("loss", "unscaled_loss")}
+    num_scaled = sum(bool((factors != 1).any()) for factors, _ in found)
+    return torch.cat([factors for factors, _ in found]), {"scaled_experts": num_scaled, **losses}
+
+
+def _search_part(
+    architecture: Architecture,
+    group: str,
+    weight: Tensor,
+    statistics: InputStatistics,
+    scheme: Scheme,
+    method: ScaleMethod,
+    quantize: Quantizer,
+) -> tuple[Tensor, dict[str, float]]:
+    """Of rows that have inputs of their own: all of a group's, or one expert's. Ones where there are none to speak of."""
+    best = torch.ones(weight.shape[1] if is_of_experts(group) else num_factors(architecture, group))
+    if float(statistics.max_abs.max()) < _LEAST_INPUT:
+        return best, {"loss": 0.0, "unscaled_loss": 0.0}
 
     def shared(columns: Tensor) -> Tensor:
         return sharing(architecture, group, columns)
@@ -177,7 +205,6 @@ def _search_group(
         max_weight=_positive(shared(weight.abs().amax(dim=0)).amax(dim=0)),
     )
     loss = OutputLoss(group, weight, statistics, scheme, quantize)
-    best = torch.ones(num_factors(architecture, group))
     best_loss = unscaled_loss = loss(spread(architecture, group, best))
     best_choice: dict[str, float] = {}
     for choice, proposed in method.propose(channels):

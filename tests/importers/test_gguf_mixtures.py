@@ -143,6 +143,12 @@ MALFORMED: dict[str, tuple[str, dict[str, Any], type[Exception], str]] = {
 }
 
 
+def test_a_rotation_that_llama_cpp_rounds_is_told(tmp_path: Path) -> None:
+    _, ours = opened("gpt_oss", tmp_path)
+    assert any("yarn's bounds are rounded" in note for note in ours.checkpoint.notes())
+    assert not any("yarn" in note for note in opened("deepseek_v3", tmp_path / "other")[1].checkpoint.notes())
+
+
 def test_latents_of_older_files(tmp_path: Path) -> None:
     """What makes keys and values is one matrix, and sizes are those of a head."""
     state = random_model(FAMILIES["deepseek_v2"][0]).state_dict()

@@ -112,7 +112,8 @@ def test_from_optimize_to_what_is_served(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny").symlink_to(folder)
     (tmp_path / "letters.txt").write_text("".join(RNG.choice(list(LETTERS), 4000)))
     project = Project(tmp_path)
-    quantization = {"method": "gptq", "calibration": {"text": ["letters.txt"], "num_sequences": 4, "tokens_per_sequence": 32}}
+    calibration = {"text": ["letters.txt"], "num_sequences": 4, "tokens_per_sequence": 32}
+    quantization = {"transform": "awq", "method": "gptq", "calibration": calibration}
     project.write({"search": {"trials": 2}, "gate": {"max_kl": 100.0}, "quantization": quantization}, ["int4-g32-sym"])
     result = project.optimize()
     assert result.exit_code == 0, result.output
@@ -120,6 +121,7 @@ def test_from_optimize_to_what_is_served(folder: Path, tmp_path: Path) -> None:
     groups = manifest.precision.groups
     assert {scheme for group, scheme in groups.items() if kind_of(group).startswith("rare_")} == {"int8"}
     assert groups["layers.0.experts_down"] == "int4-g32-sym" and "layers.1.rare_experts_down" in groups
+    assert manifest.provenance.quantization.transform == "awq"
     assert "quant_matmul_experts_int8" in manifest.kernels[0].symbols
 
     named = "layers.1: 2 of 4 experts got hardly any of calibration&#39;s tokens, an even share being 64: 1 (0), 3 (0); in int8"

@@ -6,27 +6,33 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import DeepseekV2Config, MixtralConfig, PreTrainedConfig
+from transformers import (
+    DeepseekV2Config,
+    GptOssConfig,
+    GraniteMoeHybridConfig,
+    MixtralConfig,
+    PreTrainedConfig,
+    Qwen3MoeConfig,
+)
 
-from artifacts.architecture import Architecture
+from artifacts.architecture import Architecture, kind_of
 from optimizer.importers import Source
-from optimizer.transforms import ChannelScales, Rotation, UntransformableModelError, transformed
+from optimizer.transforms import ChannelScales, Rotation, UntransformableModelError, scalable_groups, transformed
 from optimizer.transforms.channel_scales import num_factors
 from runtime.models import architecture
 from tests.importers.random_models import CONFIGS, SIZES
-from tests.optimizer.transforms.small_models import logits, open_small
+from tests.optimizer.transforms.small_models import layer_logits, logits, open_small
 
 #: 28 = 2 (13 + 1) has a Hadamard matrix, 18 has none
 ODD_SIZES = {**SIZES, "num_attention_heads": 2, "num_key_value_heads": 1}
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 MODELS: dict[str, PreTrainedConfig] = {
     **CONFIGS,
+    "mixtral": MixtralConfig(**SIZES, num_local_experts=5),
+    "qwen3_moe": Qwen3MoeConfig(**SIZES, **EXPERTS, head_dim=16, mlp_only_layers=[0], tie_word_embeddings=True),
     "hidden size 28": type(CONFIGS["llama"])(**ODD_SIZES | {"hidden_size": 28}, head_dim=12),
     "hidden size 18": type(CONFIGS["qwen2"])(**ODD_SIZES | {"hidden_size": 18}, head_dim=6),
 }
-
-
-def scalable_groups(a: Architecture) -> list[str]:
-    return [name for name in a.linear_shapes() if name != "embed"]
 
 
 def random_scales(a: Architecture, groups: list[str]) -> ChannelScales:
@@ -55,12 +61,19 @@ def test_scales_of_all_groups_fold(name: str, tmp_path: Path) -> None:
     assert_same_function(source, after, MODELS[name])
 
 
-@pytest.mark.parametrize("kind", ["qkv", "o", "gate_up", "down", "head"])
-def test_scales_of_one_kind_fold_alone(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *(("qwen2", kind) for kind in ("qkv", "o", "gate_up", "down", "head")),
+        *(("mixtral", f"experts_{k}") for k in ("gate_up", "down")),
+    ],
+)
+def test_scales_of_one_kind_fold_alone(name: str, kind: str, tmp_path: Path) -> None:
     """Were two folds wrong together, they could cancel."""
-    source = open_small(MODELS["qwen2"], tmp_path)
-    groups = [group for group in scalable_groups(source.architecture) if group.endswith(kind)]
-    assert_same_function(source, transformed(source, random_scales(source.architecture, groups)), MODELS["qwen2"])
+    source = open_small(MODELS[name], tmp_path)
+    groups = [group for group in scalable_groups(source.architecture) if kind_of(group) == kind]
+    assert groups
+    assert_same_function(source, transformed(source, random_scales(source.architecture, groups)), MODELS[name])
 
 
 @pytest.mark.parametrize("values", [True, False])
@@ -99,22 +112,43 @@ def test_a_rotation_spreads_an_outlier_channel(tmp_path: Path) -> None:
     assert peak_to_rms(spiky) > 5.5 and peak_to_rms(rotated) < 2.5
 
 
-MIXTURE = MixtralConfig(**SIZES, num_local_experts=2).to_dict()
+#: whose checkpoints store experts in another order: a network beside experts, and biases of experts, behind a clamp
+OTHER_MIXTURES: dict[str, PreTrainedConfig] = {
+    "granitemoehybrid": GraniteMoeHybridConfig(
+        **SIZES, num_local_experts=4, num_experts_per_tok=2, shared_intermediate_size=64,
+        layer_types=["attention"] * 3, position_embedding_type="rope", residual_multiplier=0.4, mamba_n_heads=2,
+    ),
+    "gpt_oss": GptOssConfig(**SIZES, head_dim=16, num_local_experts=4, num_experts_per_tok=2, swiglu_limit=1.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("transform", ["scales", "rotation"])
+@pytest.mark.parametrize("name", OTHER_MIXTURES)
+def test_what_stands_beside_experts_folds(name: str, transform: str, tmp_path: Path) -> None:
+    source = open_small(OTHER_MIXTURES[name], tmp_path)
+    groups = scalable_groups(source.architecture)
+    assert "layers.1.gate_up" not in groups and ("layers.1.experts_down" in groups) == (name != "gpt_oss")
+    made = random_scales(source.architecture, groups) if transform == "scales" else Rotation.random(source.architecture, seed=1)
+    after, expected = transformed(source, made), layer_logits(source)
+    assert not torch.allclose(after.tensor("layers.1.router.weight"), source.tensor("layers.1.router.weight"), rtol=0.1)
+    assert float(expected.std()) > 0.05
+    torch.testing.assert_close(layer_logits(after), expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+
+
 LATENT = DeepseekV2Config(**SIZES | {"num_key_value_heads": 4}, first_k_dense_replace=3, num_experts_per_tok=2).to_dict()
 
 
-@pytest.mark.parametrize(("config", "what"), [(MIXTURE, "mixture of experts"), (LATENT, "latent attention|mixture")])
-def test_mixtures_and_latent_attention_are_refused(config: dict[str, object], what: str, tmp_path: Path) -> None:
+def test_latent_attention_is_refused(tmp_path: Path) -> None:
     source = open_small(CONFIGS["llama"], tmp_path)
-    object.__setattr__(source, "architecture", architecture(config))
-    with pytest.raises(UntransformableModelError, match=what):
+    object.__setattr__(source, "architecture", architecture(LATENT))
+    with pytest.raises(UntransformableModelError, match="latent attention"):
         transformed(source, ChannelScales({}, {}))
 
 
 @pytest.mark.parametrize(
     ("group", "factors", "message"),
     [
-        ("embed", torch.ones(32), "qkv, o, gate_up, down and head, got 'embed'"),
+        ("embed", torch.ones(32), "qkv, o, gate_up, down, experts_gate_up, experts_down and head, got 'embed'"),
         ("head", torch.ones(32), "a tied head shares its columns"),
         ("layers.9.qkv", torch.ones(32), "got 'layers.9.qkv'"),
         ("layers.0.o", torch.ones(64), r"layers.0.o needs 32 finite positive factors, got \[64\]"),
