@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from artifacts.architecture import Architecture, kind_of
+from artifacts.architecture import Architecture
 from artifacts.errors import UserError
+from artifacts.layer_groups import kind_of
 from artifacts.precision import Scheme
 from kernels.cpu.isa import Isa
 from kernels.formats.table import cpu_products

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from artifacts.architecture import kind_of
+from artifacts.layer_groups import kind_of
 from artifacts.precision import Scheme
 from kernels.formats.table import cpu_packing, gpu_packing
 from optimizer.formats.matrix import QuantizedMatrix

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from artifacts.architecture import is_of_experts
+from artifacts.layer_groups import is_of_experts
 from kernels.cpu.library import Library
 from kernels.formats.table import cpu_packing
 from optimizer.formats.matrix import QuantizedMatrix
