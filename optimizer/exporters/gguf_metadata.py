@@ -44,7 +44,7 @@ def gguf_family(a: Architecture) -> GgufFamily:
                 "export it as compressed-tensors or onnx"
             )
     own_factor = a.rope.attention_factor is not None and a.mla is None  # under latents it is read back
-    if a.rope.scaling == "yarn" and (own_factor or not a.rope.truncate):
+    if a.rope.scaling == "yarn" and (own_factor or not (a.rope.truncate or family.rounds_yarn)):
         what = "its own yarn attention_factor" if a.rope.truncate else "yarn's truncate: false"
         raise ExportError(f"a model with {what} cannot be exported as GGUF; export it as compressed-tensors or onnx")
     for field, needed in family.needs.items():
@@ -197,6 +197,8 @@ def check_read_back(
     Frequencies of llama3 are tensors, exact for any of its parameters, of which the importer knows the published ones alone.
     """
     scaled = a.rope.scaling == "llama3"
+    if GGUF_FAMILIES[a.family].rounds_yarn:
+        a = a.model_copy(update={"rope": a.rope.model_copy(update={"truncate": True})})
     names = [name for name in tensors if name != ROPE_FACTORS]
     try:
         found = architecture(hf_config(_Written(metadata, names, floats)))

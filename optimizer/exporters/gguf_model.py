@@ -35,6 +35,8 @@ def export_gguf(logical: LogicalBundle, path: Path) -> ExportRecord:
             f"attention: llama.cpp does not apply the sliding window of {max(a.layer_windows)} tokens to this architecture; "
             "contexts up to it are computed alike"
         )
+    if not a.rope.truncate:
+        record.note("positions: llama.cpp rounds the bounds of yarn's ramp to whole dimensions, and this model does not")
     metadata = architecture_metadata(a, family)
     metadata |= vocabulary_metadata(logical.tokenizer_json, a.vocab_size, logical.generation_config, logical.chat_template)
     if unsaid := unsaid_ends(metadata, logical.generation_config):

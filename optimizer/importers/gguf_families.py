@@ -60,6 +60,8 @@ class GgufFamily:
     """Of latent attention: numbers of layers of which llama.cpp takes it for granted that queries are projected in one step."""
     heads_fill_hidden: bool = False
     """Whether llama.cpp wants num_heads * head_dim to be hidden_size."""
+    rounds_yarn: bool = False
+    """Whether a yarn ramp whose bounds are not whole dimensions is written all the same; llama.cpp rounds them."""
     keys_for_each_head: bool = False
     """Whether it wants as many heads of keys as of queries."""
 
@@ -158,6 +160,7 @@ GGUF_FAMILIES: Mapping[str, GgufFamily] = {
         windows=Windows(full_every=2, default=128),
         keys=_EXPERTS | {"expert_feed_forward_length": "intermediate_size"},
         needs={"tie_embeddings": False, "attention_sinks": True},
+        rounds_yarn=True,
     ),
     "deepseek_v2": GgufFamily("deepseek2", keys=_LATENT, granted=_LATENT_GRANTED, without_q_rank=(26, 27)),
     "deepseek_v3": GgufFamily("deepseek2", keys=_LATENT, granted=_LATENT_GRANTED, without_q_rank=(26, 27), sigmoid=True),

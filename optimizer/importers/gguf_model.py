@@ -98,7 +98,9 @@ class GgufCheckpoint:
         return replace(found, codes=self._in_order(name, found.codes), scales=self._in_order(name, found.scales))
 
     def notes(self) -> list[str]:
-        return tokenizer_notes(self.file.metadata)
+        rounded = self.family.rounds_yarn and self.architecture.rope.scaling == "yarn"
+        note = "positions turn as llama.cpp has them: yarn's bounds are rounded, and in the published model they are not"
+        return [*tokenizer_notes(self.file.metadata), *([note] if rounded else [])]
 
     def others(self, names: Collection[str]) -> list[str]:
         used = {tensor for name in names for tensor in self._places[name].tensors} | {ROPE_FACTORS, *LONGROPE_FACTORS.values()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Protocol
 
@@ -50,6 +51,9 @@ class TransformedSource(Source):
     def stored(self, group: str, scheme: Scheme) -> None:
         """Nothing: what the checkpoint stores is of the model before its transforms."""
 
+    def keeping(self, group: str, schemes: Iterable[Scheme]) -> list[Scheme]:
+        return []
+
     def transforms(self) -> list[dict[str, object]]:
         return [*self.base.transforms(), self.transform.record()]
 
@@ -72,6 +76,7 @@ def refuse_what_cannot_fold(architecture: Architecture) -> None:
     found = {
         "latent attention": architecture.mla is not None,
         "no norms before its branches": not architecture.pre_norms,
+        "layers of several sizes, with inputs beside the stream or shared caches": architecture.layers_differ,
     }
     for what, is_there in found.items():
         if is_there:

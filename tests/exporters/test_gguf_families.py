@@ -34,9 +34,15 @@ from tests.runtime.conftest import Tiny, rare_apart
 
 def exported(name: str, scheme: str, folder: Path) -> tuple[Source, Path]:
     """The model of Hugging Face's folder, and our own export of it. `model.gguf` of the folder is the converter's."""
-    theirs, other = opened(name, folder)  # the folder's tokenizer has more tokens than the model has rows
+    theirs, _ = opened(name, folder)
+    return theirs, exported_source(theirs, scheme, folder)
+
+
+def exported_source(theirs: Source, scheme: str, folder: Path) -> Path:
+    """With a tokenizer of no more tokens than a model has rows."""
     model = Tiny(None, theirs, QuantizedStore(theirs, folder / "store"))  # type: ignore[arg-type]  # no test asks transformers
-    return theirs, export(save_bundle(folder / "bundle", model, scheme, tokenizer_json=other.tokenizer_json))
+    texts = tokenizer_json({f"tokenizer.ggml.{key}": value for key, value in TOKENIZER.items()})
+    return export(save_bundle(folder / "bundle", model, scheme, tokenizer_json=texts))
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -91,12 +97,22 @@ def test_experts_in_a_scheme_of_their_own_are_refused(tmp_path: Path) -> None:
         export(save_bundle(tmp_path / "bundle", model, schemes, tokenizer_json=other.tokenizer_json))
 
 
+def test_gpt_oss_as_published(tmp_path: Path) -> None:
+    """Its yarn has bounds that llama.cpp rounds: written, and said."""
+    config, *_ = FAMILIES["gpt_oss"]
+    config = type(config)(**{**config.to_dict(), "rope_parameters": {**config.rope_parameters, "truncate": False}})
+    theirs = open_source(save_folder(random_model(config), tmp_path / "hf"))
+    path = exported_source(theirs, "fp32", tmp_path)
+    rope = theirs.architecture.rope.model_copy(update={"truncate": True})
+    assert not theirs.architecture.rope.truncate
+    assert open_source(path).architecture == theirs.architecture.model_copy(update={"rope": rope})
+    assert "rounds the bounds of yarn's ramp" in str(GGUFReader(path).fields["coldforge.export"].contents())
+
+
 def test_granite_4_without_experts_is_written_as_granite(tmp_path: Path) -> None:
     config = GraniteMoeHybridConfig(**SIZES | HYBRID, **GRANITE, num_local_experts=0, position_embedding_type="rope")
     theirs = open_source(save_folder(random_model(config), tmp_path / "hf"))
-    model = Tiny(None, theirs, QuantizedStore(theirs, tmp_path / "store"))  # type: ignore[arg-type]  # likewise
-    texts = tokenizer_json({f"tokenizer.ggml.{key}": value for key, value in TOKENIZER.items()})
-    ours = open_source(export(save_bundle(tmp_path / "bundle", model, "fp32", tokenizer_json=texts)))
+    ours = open_source(exported_source(theirs, "fp32", tmp_path))
     assert ours.architecture == theirs.architecture.model_copy(update={"family": "granite"})
     for tensor in ("layers.2.gate_up.weight", "layers.0.down.weight", "layers.1.qkv.weight"):
         assert torch.equal(ours.tensor(tensor), theirs.tensor(tensor))

@@ -24,7 +24,7 @@ from tests.importers.gguf_writing import write_gguf
 from tests.importers.random_models import random_model
 
 
-@pytest.mark.parametrize("name", ["mixtral", "granitemoehybrid"])
+@pytest.mark.parametrize("name", ["mixtral", "granitemoehybrid", "gpt_oss"])
 @pytest.mark.parametrize(("kind", "scheme"), [("Q4_0", "int4-g32-sym"), ("Q8_0", "int8"), ("MXFP4", "mxfp4")])
 def test_codes_of_experts_are_kept(name: str, kind: str, scheme: str, tmp_path: Path) -> None:
     """One expert behind the other, each with its rows of gate before those of up."""
@@ -141,6 +141,12 @@ MALFORMED: dict[str, tuple[str, dict[str, Any], type[Exception], str]] = {
         r"as many key heads in all layers, got \[0, 2\]",
     ),
 }
+
+
+def test_a_rotation_that_llama_cpp_rounds_is_told(tmp_path: Path) -> None:
+    _, ours = opened("gpt_oss", tmp_path)
+    assert any("yarn's bounds are rounded" in note for note in ours.checkpoint.notes())
+    assert not any("yarn" in note for note in opened("deepseek_v3", tmp_path / "other")[1].checkpoint.notes())
 
 
 def test_latents_of_older_files(tmp_path: Path) -> None:
