@@ -15,7 +15,8 @@ from pydantic import (
     model_validator,
 )
 
-from artifacts.layer_parts import Mla, Moe, Rope
+from artifacts.layer_groups import RARE
+from artifacts.layer_parts import LayerShape, Mla, Moe, Rope
 
 
 class Architecture(BaseModel):
@@ -60,6 +61,8 @@ class Architecture(BaseModel):
     embedding_scale: PositiveFloat = 1.0
     """What the family multiplies embeddings by. Here the whole residual stream is as much smaller instead: branches join it by
     `branch_factor`, and norms of the stream take an eps smaller by its square."""
+    embedding_factor: PositiveFloat = 1.0
+    """What embeddings are multiplied by here as well: what reads the stream without a norm needs it at its full size."""
     branch_scale: PositiveFloat = 1.0
     """What the family multiplies a branch by where it joins the residual stream."""
     logit_divisor: PositiveFloat = 1.0
@@ -75,6 +78,18 @@ class Architecture(BaseModel):
     layer_windows: tuple[int, ...] = Field(default=())
     """Sliding window of each layer: a query sees the last `window` positions, itself included; 0 is full attention.
     Empty means full attention everywhere."""
+    layer_shapes: tuple[LayerShape, ...] = ()
+    """Sizes of each layer, where they are not those above in all layers; otherwise empty."""
+    layer_caches: tuple[NonNegativeInt, ...] = ()
+    """For each layer the one whose cache it attends to: itself, or an earlier one, and then it makes no keys and values. Empty:
+    each has its own."""
+    value_norm: bool = False
+    """Whether values of each head pass an RMSNorm without a gain."""
+    per_layer_size: NonNegativeInt = 0
+    """What each layer reads of a token beside the stream: a row of a second embedding, and a projection of the first. It gates
+    a third branch of the layer. 0 is none."""
+    layer_scalars: bool = False
+    """Whether a number of the checkpoint multiplies the stream behind each layer."""
     moe: Moe | None = None
     mla: Mla | None = None
     """Then `head_dim` is nope_head_dim + rope_head_dim, and `num_kv_heads` is `num_q_heads`."""
@@ -85,21 +100,30 @@ class Architecture(BaseModel):
             raise ValueError(f"num_q_heads must be a multiple of num_kv_heads, got {self.num_q_heads} and {self.num_kv_heads}")
         if self.head_dim % 2:
             raise ValueError(f"head_dim must be even for RoPE, got {self.head_dim}")
-        if self.layer_windows and len(self.layer_windows) != self.num_layers:
-            raise ValueError(
-                f"layer_windows must be empty or have one entry per layer, got {len(self.layer_windows)} "
-                f"for {self.num_layers} layers"
-            )
+        by_layer = {"layer_windows": self.layer_windows, "layer_shapes": self.layer_shapes, "layer_caches": self.layer_caches}
+        for name, entries in by_layer.items():
+            if entries and len(entries) != self.num_layers:
+                raise ValueError(
+                    f"{name} must be empty or have one entry per layer, got {len(entries)} for {self.num_layers} layers"
+                )
+        shapes = [self.layer_shape(layer) for layer in range(self.num_layers)]
+        for layer, owner in enumerate(self.layer_caches):
+            if owner > layer or self.layer_caches[owner] != owner:
+                raise ValueError(f"a cache must be of the layer or an earlier one with its own; layer {layer} names {owner}")
+            if (shapes[layer].num_kv_heads, shapes[layer].head_dim) != (shapes[owner].num_kv_heads, shapes[owner].head_dim):
+                raise ValueError(f"layers that share a cache must have the same KV heads; layers {layer} and {owner} differ")
+        if self.layers_differ and (self.moe or self.mla):
+            raise ValueError("with moe or mla all layers must have the sizes of the model, a cache, and no inputs or scalars")
         ropes = (self.rope, *self.further_ropes)
         if self.layer_ropes and (len(self.layer_ropes) != self.num_layers or max(self.layer_ropes) >= len(ropes)):
             raise ValueError(
                 f"layer_ropes must be empty or name one of {len(ropes)} ropes, from 0 on, for each of {self.num_layers} "
                 f"layers, got {self.layer_ropes}"
             )
-        for rope in ropes:
-            turning = rope.turning(self.head_dim)
-            if turning > self.head_dim:
-                raise ValueError(f"rotary_dim must be at most head_dim, got {turning} and {self.head_dim}")
+        for rope, head_dim in {(self.rope_of(layer), shapes[layer].head_dim) for layer in range(self.num_layers)}:
+            turning = rope.turning(head_dim)
+            if turning > head_dim:
+                raise ValueError(f"rotary_dim must be at most head_dim, got {turning} and {head_dim}")
             if rope.scaling == "longrope" and any(
                 len(factors) != turning // 2 for factors in (rope.short_factors, rope.long_factors)
             ):
@@ -130,17 +154,20 @@ class Architecture(BaseModel):
         return self
 
     @property
+    def layers_differ(self) -> bool:
+        """Whether layers have sizes, caches, inputs, norms or scalars that those of most families do not have."""
+        own = (self.layer_shapes, self.layer_caches, self.per_layer_size, self.value_norm, self.layer_scalars)
+        return any(own) or self.embedding_factor != 1.0
+
+    @property
     def q_size(self) -> int:
+        """Of a layer, where all have the same sizes."""
         return self.num_q_heads * self.head_dim
 
     @property
     def kv_size(self) -> int:
+        """Likewise."""
         return self.num_kv_heads * self.head_dim
-
-    @property
-    def rope_width(self) -> int:
-        """Dimensions of a head that `rope` is of: all, or those that do not meet the latent."""
-        return self.mla.rope_head_dim if self.mla else self.head_dim
 
     @property
     def score_scale(self) -> float:
@@ -161,7 +188,41 @@ class Architecture(BaseModel):
     @property
     def kv_elements_per_token(self) -> int:
         """Elements that a token takes in the caches of all layers."""
-        return self.num_layers * (self.mla.cache_dim if self.mla else 2 * self.kv_size)
+        return sum(self.cached_elements(layer) for layer in range(self.num_layers) if self.owns_cache(layer))
+
+    def cached_elements(self, layer: int) -> int:
+        """Elements that a token takes in the cache that `layer` attends to."""
+        return self.mla.cache_dim if self.mla else 2 * self.layer_shape(layer).kv_size
+
+    def layer_shape(self, layer: int) -> LayerShape:
+        """Sizes of `layer`."""
+        if self.layer_shapes:
+            return self.layer_shapes[layer]
+        return LayerShape(
+            num_q_heads=self.num_q_heads,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+            intermediate_size=self.intermediate_size,
+        )
+
+    def cache_of(self, layer: int) -> int:
+        """The layer whose cache `layer` attends to."""
+        return self.layer_caches[layer] if self.layer_caches else layer
+
+    def owns_cache(self, layer: int) -> bool:
+        """Whether `layer` attends to keys and values that it makes itself."""
+        return self.cache_of(layer) == layer
+
+    def qkv_sizes(self, layer: int) -> tuple[int, ...]:
+        """Rows of queries, keys and values that `layer` projects, as far as it does."""
+        shape = self.layer_shape(layer)
+        if not self.owns_cache(layer):
+            return (shape.q_size,)
+        return (shape.q_size, shape.kv_size) if shape.keys_are_values else (shape.q_size, shape.kv_size, shape.kv_size)
+
+    def rope_width(self, layer: int) -> int:
+        """Dimensions of a head that `rope_of` is of: all, or those that do not meet the latent."""
+        return self.mla.rope_head_dim if self.mla else self.layer_shape(layer).head_dim
 
     def rope_of(self, layer: int) -> Rope:
         """How positions of `layer` turn."""
@@ -182,7 +243,7 @@ class Architecture(BaseModel):
         layer, kind = group.rsplit(".", 1)
         rare = self.rare_experts(int(layer.rsplit(".", 1)[1]))
         others = tuple(expert for expert in range(self.moe.num_experts) if expert not in rare)
-        return {group: others, f"{layer}.{_RARE}{kind}": rare} if rare else {group: others}
+        return {group: others, f"{layer}.{RARE}{kind}": rare} if rare else {group: others}
 
     def window(self, layer: int) -> int:
         """Sliding window of `layer` in tokens, 0 for full attention."""
@@ -196,16 +257,23 @@ class Architecture(BaseModel):
         `embed`.
         """
         shapes = {"embed": (self.vocab_size, self.hidden_size)}
+        if self.per_layer_size:
+            width = self.num_layers * self.per_layer_size
+            shapes |= {"embed_per_layer": (self.vocab_size, width), "per_layer_model_projection": (width, self.hidden_size)}
         for i in range(self.num_layers):
-            shapes |= {f"layers.{i}.{name}": shape for name, shape in self._attention_shapes().items()}
+            shapes |= {f"layers.{i}.{name}": shape for name, shape in self._attention_shapes(i).items()}
             shapes |= {f"layers.{i}.{name}": shape for name, shape in self._mlp_shapes(i).items()}
+            if self.per_layer_size:
+                shapes[f"layers.{i}.per_layer_input_gate"] = (self.per_layer_size, self.hidden_size)
+                shapes[f"layers.{i}.per_layer_projection"] = (self.hidden_size, self.per_layer_size)
         if not self.tie_embeddings:
             shapes["head"] = (self.vocab_size, self.hidden_size)
         return shapes
 
-    def _attention_shapes(self) -> dict[str, tuple[int, int]]:
+    def _attention_shapes(self, layer: int) -> dict[str, tuple[int, int]]:
         if self.mla is None:
-            return {"qkv": (self.q_size + 2 * self.kv_size, self.hidden_size), "o": (self.hidden_size, self.q_size)}
+            q_size = self.layer_shape(layer).q_size
+            return {"qkv": (sum(self.qkv_sizes(layer)), self.hidden_size), "o": (self.hidden_size, q_size)}
         rank = self.mla.q_lora_rank
         queries = (
             {"q": (self.q_size, self.hidden_size)}
@@ -220,15 +288,13 @@ class Architecture(BaseModel):
 
     def _mlp_shapes(self, layer: int) -> dict[str, tuple[int, int]]:
         if self.moe is None or not self.is_moe(layer):
-            return {
-                "gate_up": (2 * self.intermediate_size, self.hidden_size),
-                "down": (self.hidden_size, self.intermediate_size),
-            }
+            size = self.layer_shape(layer).intermediate_size
+            return {"gate_up": (2 * size, self.hidden_size), "down": (self.hidden_size, size)}
         size, shared, rare = self.moe.intermediate_size, self.moe.shared_intermediate_size, len(self.rare_experts(layer))
         of_one = {"experts_gate_up": (2 * size, self.hidden_size), "experts_down": (self.hidden_size, size)}
         shapes = {kind: ((self.moe.num_experts - rare) * rows, columns) for kind, (rows, columns) in of_one.items()}
         if rare:
-            shapes |= {f"{_RARE}{kind}": (rare * rows, columns) for kind, (rows, columns) in of_one.items()}
+            shapes |= {f"{RARE}{kind}": (rare * rows, columns) for kind, (rows, columns) in of_one.items()}
         if shared:
             shapes |= {"gate_up": (2 * shared, self.hidden_size), "down": (self.hidden_size, shared)}
         return shapes
@@ -236,7 +302,10 @@ class Architecture(BaseModel):
     def float_shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor that no plan quantizes (gains, biases, sinks, routers, MLA's up-projection of the latent) -> shape."""
         shapes: dict[str, tuple[int, ...]] = {"final_norm.weight": (self.hidden_size,)}
+        if self.per_layer_size:
+            shapes["per_layer_norm.weight"] = (self.per_layer_size,)
         for i in range(self.num_layers):
+            shape = self.layer_shape(i)
             if self.pre_norms:
                 shapes[f"layers.{i}.attn_norm.weight"] = (self.hidden_size,)
                 shapes[f"layers.{i}.mlp_norm.weight"] = (self.hidden_size,)
@@ -244,15 +313,20 @@ class Architecture(BaseModel):
                 shapes[f"layers.{i}.attn_post_norm.weight"] = (self.hidden_size,)
                 shapes[f"layers.{i}.mlp_post_norm.weight"] = (self.hidden_size,)
             if self.qkv_bias:
-                shapes[f"layers.{i}.qkv.bias"] = (self.q_size + 2 * self.kv_size,)
+                shapes[f"layers.{i}.qkv.bias"] = (sum(self.qkv_sizes(i)),)
             if self.output_bias:
                 shapes[f"layers.{i}.o.bias"] = (self.hidden_size,)
             if self.attention_sinks:
                 shapes[f"layers.{i}.sinks"] = (self.num_q_heads,)
             if self.qk_norm:
                 whole = self.qk_norm_of_all_heads
-                shapes[f"layers.{i}.q_norm.weight"] = (self.q_size if whole else self.head_dim,)
-                shapes[f"layers.{i}.k_norm.weight"] = (self.kv_size if whole else self.head_dim,)
+                shapes[f"layers.{i}.q_norm.weight"] = (shape.q_size if whole else shape.head_dim,)
+                if self.owns_cache(i):
+                    shapes[f"layers.{i}.k_norm.weight"] = (shape.kv_size if whole else shape.head_dim,)
+            if self.per_layer_size:
+                shapes[f"layers.{i}.per_layer_post_norm.weight"] = (self.hidden_size,)
+            if self.layer_scalars:
+                shapes[f"layers.{i}.scalar.weight"] = (1,)
             if self.mla is not None:
                 rank, heads = self.mla.kv_lora_rank, self.num_q_heads
                 shapes[f"layers.{i}.kv_norm.weight"] = (rank,)
@@ -272,23 +346,3 @@ class Architecture(BaseModel):
                     shapes[f"layers.{i}.experts_gate_up.bias"] = (experts * 2 * size,)
                     shapes[f"layers.{i}.experts_down.bias"] = (experts * self.hidden_size,)
         return shapes
-
-
-#: before the kind of a layer group of `rare_experts`
-_RARE = "rare_"
-
-
-def kind_of(group: str) -> str:
-    """The kind of a layer group: `layers.3.qkv` -> `qkv`; `embed` and `head` are kinds of their own."""
-    return group.rsplit(".", 1)[-1]
-
-
-def plain_group(group: str) -> str:
-    """The layer group, or kind of one, that is the same of the other experts, if `group` is of `rare_experts`; else `group`."""
-    layer, dot, kind = group.rpartition(".")
-    return f"{layer}{dot}{kind.removeprefix(_RARE)}"
-
-
-def is_of_experts(group: str) -> bool:
-    """Whether a layer group is of experts that tokens are routed to: the rows of one stand after those of another."""
-    return kind_of(plain_group(group)).startswith("experts")

@@ -17,5 +17,11 @@ def scale_bytes(dtype: KvDtype) -> int:
 
 def kv_bytes_per_token(architecture: Architecture, dtype: KvDtype) -> int:
     """Bytes of a token's keys and values in the caches of all layers, their scales included."""
-    num_scales = 2 * architecture.num_layers * architecture.num_kv_heads
-    return architecture.kv_elements_per_token * ELEMENT_BYTES[dtype] + num_scales * scale_bytes(dtype)
+    layers = range(architecture.num_layers)
+    return sum(layer_kv_bytes(architecture, dtype, layer) for layer in layers if architecture.owns_cache(layer))
+
+
+def layer_kv_bytes(architecture: Architecture, dtype: KvDtype, layer: int) -> int:
+    """The same in the cache that `layer` attends to."""
+    num_scales = 2 * architecture.layer_shape(layer).num_kv_heads
+    return architecture.cached_elements(layer) * ELEMENT_BYTES[dtype] + num_scales * scale_bytes(dtype)

@@ -1,4 +1,4 @@
-"""Parts of a decoder, as data: rotary embedding, mixtures of experts, latent attention."""
+"""Parts of a decoder, as data: rotary embedding, sizes of a layer, mixtures of experts, latent attention."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ class Rope(BaseModel):
     """Rotary embedding (Su et al. 2021) and its long-context scalings.
 
     `llama3` is Llama 3.1's frequency-dependent rule; `yarn` is Peng et al. 2023, equations 22 to 25; `longrope` is Ding et al.
-    2024: a divisor for each frequency; `linear` divides every position by `factor`.
+    2024: a divisor for each frequency; `linear` divides every position by `factor`; `proportional` too, and where a part of a
+    head turns, it turns by the first of the frequencies that a whole one would.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -19,7 +20,7 @@ class Rope(BaseModel):
     theta: PositiveFloat = 10000.0
     rotary_dim: NonNegativeInt | None = None
     """Dimensions of a head that turn: i and i + head_dim / 2 for i below half of it. None is all, 0 is none (NoPE)."""
-    scaling: Literal["none", "linear", "llama3", "yarn", "longrope"] = "none"
+    scaling: Literal["none", "linear", "llama3", "yarn", "longrope", "proportional"] = "none"
     factor: PositiveFloat = 1.0
     original_max_position: PositiveInt | None = None
     low_freq_factor: PositiveFloat = 1.0
@@ -46,6 +47,35 @@ class Rope(BaseModel):
     def turning(self, head_dim: int) -> int:
         """Dimensions of a head of `head_dim` that turn."""
         return head_dim if self.rotary_dim is None else self.rotary_dim
+
+
+class LayerShape(BaseModel):
+    """Sizes of one layer, in elements."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_q_heads: PositiveInt
+    num_kv_heads: PositiveInt
+    head_dim: PositiveInt
+    intermediate_size: PositiveInt
+    keys_are_values: bool = False
+    """Whether values are the keys before their norm, so that the layer projects none."""
+
+    @model_validator(mode="after")
+    def _heads_agree(self) -> LayerShape:
+        if self.num_q_heads % self.num_kv_heads:
+            raise ValueError(f"num_q_heads must be a multiple of num_kv_heads, got {self.num_q_heads} and {self.num_kv_heads}")
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim must be even for RoPE, got {self.head_dim}")
+        return self
+
+    @property
+    def q_size(self) -> int:
+        return self.num_q_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        return self.num_kv_heads * self.head_dim
 
 
 class Moe(BaseModel):

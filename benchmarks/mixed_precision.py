@@ -34,7 +34,7 @@ from statistics import fmean, median
 
 import numpy as np
 
-from artifacts.architecture import kind_of
+from artifacts.layer_groups import kind_of
 from artifacts.precision import Plan, Scheme
 from benchmarks.degridded import degridded
 from benchmarks.held_out import spaced, whole_text

@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from artifacts.architecture import kind_of
+from artifacts.layer_groups import kind_of
 from artifacts.precision import KvDtype, Plan, Scheme
 from benchmarks.held_out import spaced, whole_text
 from benchmarks.untuned import own_text, untuned

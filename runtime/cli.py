@@ -136,8 +136,8 @@ def _known_format(_: click.Context, parameter: click.Parameter, name: str | None
     "--tool-format",
     metavar="NAME",
     callback=_known_format,
-    help="How the model writes tool calls: hermes, qwen-xml, llama3, mistral, mistral-v11, deepseek, deepseek-v3.1, json or "
-    "none. Default: the bundle's, which is found from its chat template.",
+    help="How the model writes tool calls: hermes, qwen-xml, llama3, mistral, mistral-v11, deepseek, deepseek-v3.1, harmony, "
+    "json or none. Default: the bundle's, which is found from its chat template.",
 )
 @click.option(
     "--reasoning-format",

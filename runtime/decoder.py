@@ -9,8 +9,9 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from artifacts.architecture import Architecture, is_of_experts
-from artifacts.layer_parts import Rope
+from artifacts.architecture import Architecture
+from artifacts.layer_groups import is_of_experts
+from artifacts.layer_parts import LayerShape, Rope
 from artifacts.manifest import Limits
 from artifacts.precision import KvDtype, Plan, Scheme
 from kernels.cpu import kv_cache
@@ -20,18 +21,17 @@ from kernels.spec import Argument, Arguments, Array, CpuCall, Program, Tensor
 from runtime.batch import Batch
 from runtime.buffers import resident_zeros, zeros
 from runtime.latent_attention import LatentAttention
+from runtime.layer_extras import LayerExtras
 from runtime.mixture import Mixture
 from runtime.models import UnsupportedModel
-from runtime.network import Activation, Latents, Mixtures, network
-from runtime.operand import Operand, as_operand, rows_per_token
+from runtime.network import Activation, Extras, Latents, Mixtures, network
+from runtime.operand import TOKENS, Operand, as_operand, rows_per_token
 from runtime.rope import rope_tables
 
-#: which counter each variable axis follows, unless a call says otherwise
-TOKENS = {"T": "num_tokens"}
 LOGITS = {"T": "num_logits"}
 _ACTIVATION_BLOCK = 32
 #: groups whose output joins the residual stream: it is read before the other's is written
-_BRANCHES = ("o", "down")
+_BRANCHES = ("o", "down", "per_layer_projection")
 #: over so many positions a key's bias is averaged, whatever the limits: the numbers of a bundle must not depend on them
 _CENTRE_POSITIONS = 1024
 
@@ -72,6 +72,7 @@ class CpuBuilder:
 
     latents: Latents[Operand] | None = None
     mixtures: Mixtures[Operand] | None = None
+    extras: Extras[Stream, Operand] | None = None
 
     def __init__(
         self,
@@ -90,12 +91,9 @@ class CpuBuilder:
         self.calls: list[CpuCall] = []
         self.inputs = Batch.zeros(limits, limits.max_num_batched_tokens, np.zeros)
         self.logits: NDArray[np.float32] = self.buffer("logits", a.vocab_size)
-        self._tables: dict[Rope, Arguments] = {}
-        # Decoding is split over threads where few sequences run, so room for two of the longest is enough.
-        width = a.mla.kv_lora_rank if a.mla else a.head_dim
-        scratch = scratch_shapes(a.num_q_heads, a.num_kv_heads, width, 2 * limits.max_model_len, limits.max_num_seqs)
-        dtypes = {"partials": np.float32, "arrived": np.int32}
-        self._scratch: Arguments = {name: zeros(shape, dtypes[name]) for name, shape in scratch.items()}
+        self._tables: dict[tuple[Rope, int], Arguments] = {}
+        self._caches: dict[int, Arguments] = {}
+        self._scratch: dict[LayerShape, Arguments] = {}
 
         shapes, pairs = a.linear_shapes().items(), a.moe.num_experts_per_token if a.moe else 1
         rows = {group: rows_per_token(plan[group]) * (pairs if is_of_experts(group) else 1) for group in plan}
@@ -106,10 +104,13 @@ class CpuBuilder:
             self._scales = zeros((limits.max_num_batched_tokens * pairs,), np.float32)
 
     def embed(self) -> Stream:
-        out = self.buffer("residual", self.architecture.hidden_size)
-        symbol = f"embedding_{cpu_packing(self.plan['embed'].variant).name}"
-        self.call(symbol, "embed", token_ids=self.inputs.token_ids, **self.weights("embed"), out=out)
-        return Stream(out, None)
+        return Stream(self.rows("embed", self.buffer("residual", self.architecture.hidden_size)), None)
+
+    def rows(self, group: str, out: Array) -> Array:
+        """`out` with the rows of the step's tokens in a table."""
+        symbol = f"embedding_{cpu_packing(self.plan[group].variant).name}"
+        self.call(symbol, group, token_ids=self.inputs.token_ids, **self.weights(group), out=out)
+        return out
 
     def norm(self, name: str, stream: Stream, readers: tuple[str, ...], eps: float) -> Operand:
         # What the kernel normalizes is x + residual, which it leaves in residual.
@@ -138,34 +139,36 @@ class CpuBuilder:
         out = self.buffer("branch" if kind in _BRANCHES else kind, self.architecture.linear_shapes()[group][0])
         return self._linear(group, x, out)
 
-    def split(self, qkv: Operand) -> tuple[Operand, Operand, Operand]:
-        a = self.architecture
-        q, k, v = np.split(qkv.x, [a.q_size, a.q_size + a.kv_size], axis=1)
-        return Operand({"x": q}, TOKENS), Operand({"x": k}, TOKENS), Operand({"x": v}, TOKENS)
+    def split(self, qkv: Operand, sizes: tuple[int, ...]) -> tuple[Operand, ...]:
+        return tuple(Operand({"x": x}, TOKENS) for x in np.split(qkv.x, np.cumsum(sizes)[:-1], axis=1))
 
-    def heads(self, x: Operand) -> Operand:
-        return Operand({"x": x.x.reshape(len(x.x), -1, self.architecture.head_dim)}, TOKENS)
+    def heads(self, x: Operand, head_dim: int) -> Operand:
+        return Operand({"x": x.x.reshape(len(x.x), -1, head_dim)}, TOKENS)
 
-    def attend(self, layer: int, q: Operand, k: Operand, v: Operand, scale: float, window: int, softcap: float) -> Operand:
+    def attend(
+        self, layer: int, q: Operand, k: Operand | None, v: Operand | None, scale: float, window: int, softcap: float
+    ) -> Operand:
         a, kv_dtype, name = self.architecture, self.kv_dtype, f"layers.{layer}"
         sinks = self.tensors.get(f"{name}.sinks")
-        # What all keys have in common changes no softmax, but what a cap makes of their scores, and their weight beside a sink.
-        bias = None if softcap or sinks is not None else self.tensors.get(f"{name}.qkv.bias")
-        rope = a.rope_of(layer)
-        centre = {"k_centre": _key_centre(a, rope, bias)} if kv_dtype == "int8" else {}
-        limits = self.limits
-        caches = kv_cache.empty(
-            kv_dtype, limits.num_kv_blocks, a.num_kv_heads, limits.kv_block_size, a.head_dim, self.cache_zeros
-        )
-        self.call(
-            f"rope_and_cache_{kv_dtype}", f"{name}.rope", q=q.x, k=k.x, v=v.x, **self.rotation(rope),
-            **caches, **centre,
-        )  # fmt: skip
-        out = self.buffer("attended", a.q_size)
+        if k is None or v is None:
+            rotation = {part: array for part, array in self.rotation(layer).items() if part != "slot_mapping"}
+            self.call("rope", f"{name}.rope", q=q.x, **rotation)
+        else:
+            # What all keys have in common changes no softmax, but what a cap makes of their scores, and their weight beside a
+            # sink.
+            bias = None if softcap or sinks is not None else self.tensors.get(f"{name}.qkv.bias")
+            centre = {"k_centre": _key_centre(a, layer, bias)} if kv_dtype == "int8" else {}
+            self._caches[layer] = self._empty_cache(a.layer_shape(layer))
+            self.call(
+                f"rope_and_cache_{kv_dtype}", f"{name}.rope", q=q.x, k=k.x, v=v.x, **self.rotation(layer),
+                **self._caches[layer], **centre,
+            )  # fmt: skip
+        caches = self._caches[a.cache_of(layer)]
+        out = self.buffer("attended", a.layer_shape(layer).q_size)
         symbol, further = entry_point(kv_dtype, softcap, sinks)
         self.call(
             symbol, f"{name}.attention", {"T": "num_tokens", "S": "num_seqs"},
-            q=q.x, **self.tables(), **caches, out=out.reshape(q.x.shape), scale=scale, window=window, **further,
+            q=q.x, **self.tables(layer), **caches, out=out.reshape(q.x.shape), scale=scale, window=window, **further,
         )  # fmt: skip
         return Operand({"x": out}, TOKENS)
 
@@ -197,19 +200,27 @@ class CpuBuilder:
         if softcap:
             self.call("softcap", group, LOGITS, x=self.logits, softcap=softcap)
 
-    def tables(self) -> Arguments:
-        """Which tokens are whose, and what attention works in."""
-        inputs, scratch = self.inputs, self._scratch
+    def tables(self, layer: int) -> Arguments:
+        """Which tokens are whose, and what attention works in: layers of the same heads share it."""
+        inputs, limits, a, shape = self.inputs, self.limits, self.architecture, self.architecture.layer_shape(layer)
+        if shape not in self._scratch:
+            # Decoding is split over threads where few sequences run, so room for two of the longest is enough.
+            width = a.mla.kv_lora_rank if a.mla else shape.head_dim
+            room = scratch_shapes(shape.num_q_heads, shape.num_kv_heads, width, 2 * limits.max_model_len, limits.max_num_seqs)
+            dtypes = {"partials": np.float32, "arrived": np.int32}
+            self._scratch[shape] = {name: zeros(extents, dtypes[name]) for name, extents in room.items()}
         return {
-            "block_tables": inputs.block_tables, "seq_lens": inputs.seq_lens, "cu_seqlens_q": inputs.cu_seqlens_q, **scratch,
+            "block_tables": inputs.block_tables, "seq_lens": inputs.seq_lens, "cu_seqlens_q": inputs.cu_seqlens_q,
+            **self._scratch[shape],
         }  # fmt: skip
 
-    def rotation(self, rope: Rope) -> Arguments:
+    def rotation(self, layer: int) -> Arguments:
         """What positions turn by, and where keys go. Layers that turn alike share their tables."""
-        if rope not in self._tables:
-            cos, sin = rope_tables(rope, self.architecture.rope_width, self.limits.max_model_len)
-            self._tables[rope] = {"cos": cos, "sin": sin}
-        return {**self._tables[rope], "positions": self.inputs.positions, "slot_mapping": self.inputs.slot_mapping}
+        key = self.architecture.rope_of(layer), self.architecture.rope_width(layer)
+        if key not in self._tables:
+            cos, sin = rope_tables(*key, self.limits.max_model_len)
+            self._tables[key] = {"cos": cos, "sin": sin}
+        return {**self._tables[key], "positions": self.inputs.positions, "slot_mapping": self.inputs.slot_mapping}
 
     def _linear(self, group: str, x: Operand, out: Array) -> Operand:
         """out = x W^T + bias."""
@@ -251,6 +262,14 @@ class CpuBuilder:
         """The stored parts of a layer group, under the names that matmul and embedding give them."""
         return {part.name: self.tensors[f"{group}.{part.name}"] for part in stored_parts(self.plan[group])}
 
+    def _empty_cache(self, shape: LayerShape) -> Arguments:
+        limits = self.limits
+        return dict(
+            kv_cache.empty(
+                self.kv_dtype, limits.num_kv_blocks, shape.num_kv_heads, limits.kv_block_size, shape.head_dim, self.cache_zeros
+            )
+        )
+
     def quantized(self, num_tokens: int, width: int, rows_per_token: int = 1) -> Arguments:
         """What quantized activations are written to: the same place for all."""
         num_rows = num_tokens * rows_per_token
@@ -266,15 +285,17 @@ def stored_parts(scheme: Scheme) -> tuple[Tensor, ...]:
     return cpu_packing(scheme.variant).tiled("tiles", "K")
 
 
-def _key_centre(a: Architecture, rope: Rope, bias: Array | None) -> Array | None:
+def _key_centre(a: Architecture, layer: int, bias: Array | None) -> Array | None:
     """What rotated keys have in common by their bias, fp32 [num_kv_heads, head_dim]: its mean over the first positions.
 
     Channels that rotate slowly keep their bias, fast ones have none on average. None where keys have no bias of their own.
     """
     if bias is None or a.qk_norm:
         return None
-    first, second = np.split(bias[a.q_size : a.q_size + a.kv_size].reshape(a.num_kv_heads, a.head_dim), 2, axis=1)
-    cos, sin = (table.mean(axis=0) for table in rope_tables(rope, a.head_dim, min(a.max_position, _CENTRE_POSITIONS)))
+    shape, num_positions = a.layer_shape(layer), min(a.max_position, _CENTRE_POSITIONS)
+    of_keys = bias[shape.q_size : shape.q_size + shape.kv_size]
+    first, second = np.split(of_keys.reshape(shape.num_kv_heads, shape.head_dim), 2, axis=1)
+    cos, sin = (table.mean(axis=0) for table in rope_tables(a.rope_of(layer), shape.head_dim, num_positions))
     return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=1).astype(np.float32)
 
 
@@ -303,6 +324,7 @@ def lay_out(
     build = CpuBuilder(architecture, plan, kv_dtype, tensors, limits, cache_zeros)
     build.mixtures = Mixture(build, architecture.moe) if architecture.moe else None
     build.latents = LatentAttention(build, architecture.mla) if architecture.mla else None
+    build.extras = LayerExtras(build)
     network(architecture, build)
     counters = {name: np.zeros(1, np.int64) for name in ("num_tokens", "num_seqs", "num_logits", "num_pairs")}
     pairs = architecture.moe.num_experts_per_token if architecture.moe else 0

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from artifacts.architecture import kind_of
 from artifacts.errors import UserError
 from artifacts.kv_cache import kv_bytes_per_token
+from artifacts.layer_groups import is_table, kind_of
 from artifacts.manifest import Manifest
 from kernels.cpu.control_groups import text, v1_groups, v2_groups
 
@@ -45,9 +45,10 @@ def needed_bytes(manifest: Manifest) -> int:
         return weights + ALLOWANCE_BYTES
     architecture, serving = manifest.architecture, manifest.serving
     kv_tokens = serving.num_kv_blocks * serving.kv_block_size
-    # Logits, and for each kind of layer group its output and its input.
-    shapes = {kind_of(group): sum(shape) for group, shape in architecture.linear_shapes().items()}
-    widths = architecture.vocab_size + sum(width for kind, width in shapes.items() if kind not in ("embed", "head"))
+    # Logits, and for each kind and size of layer group its output and its input.
+    shapes = {(kind_of(group), shape) for group, shape in architecture.linear_shapes().items() if not is_table(group)}
+    widths = architecture.vocab_size + sum(sum(shape) for kind, shape in shapes if kind != "head")
+    widths += architecture.num_layers * architecture.per_layer_size  # rows of their table
     step = serving.max_num_batched_tokens * widths * _FP32_BYTES
     return weights + kv_tokens * kv_bytes_per_token(architecture, manifest.precision.kv_cache) + step + ALLOWANCE_BYTES
 

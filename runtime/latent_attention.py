@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 from artifacts.layer_parts import Mla
 from kernels.cpu import kv_cache
 from runtime.models import UnsupportedModel
-from runtime.operand import Operand
+from runtime.operand import TOKENS, Operand
 
 if TYPE_CHECKING:
     from runtime.decoder import CpuBuilder
-
-TOKENS = {"T": "num_tokens"}
 
 
 class LatentAttention:
@@ -43,14 +41,14 @@ class LatentAttention:
         build.norm_in_place(f"{name}.kv_norm", Operand({"x": kv.x[:, None, : mla.kv_lora_rank]}, TOKENS), (), a.rms_norm_eps)
         cache = kv_cache.empty_latents(kv_dtype, limits.num_kv_blocks, limits.kv_block_size, mla.cache_dim, build.cache_zeros)
         build.call(
-            f"rope_and_cache_latent_{kv_dtype}", f"{name}.rope", q=queries, kv=kv.x, **build.rotation(a.rope_of(layer)),
+            f"rope_and_cache_latent_{kv_dtype}", f"{name}.rope", q=queries, kv=kv.x, **build.rotation(layer),
             q_latent=q_latent, **cache,
         )  # fmt: skip
         k_up, v_up = (build.tensors[f"{name}.{up}.weight"] for up in ("k_up", "v_up"))
         build.call("head_matmul", f"{name}.k_up", x=queries, weight=k_up, out=q_latent)
         build.call(
             f"paged_attention_latent_{kv_dtype}", f"{name}.attention", {"T": "num_tokens", "S": "num_seqs"}, q=q_latent,
-            **cache, **build.tables(), out=attended_latent, scale=a.score_scale,
+            **cache, **build.tables(layer), out=attended_latent, scale=a.score_scale,
         )  # fmt: skip
         build.call("head_matmul", f"{name}.v_up", x=attended_latent, weight=v_up, out=attended)
         return Operand({"x": attended.reshape(len(attended), -1)}, TOKENS)

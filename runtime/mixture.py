@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from artifacts.architecture import kind_of
+from artifacts.layer_groups import kind_of
 from artifacts.layer_parts import Moe
 from artifacts.precision import Scheme
 from kernels.formats.format import LANES

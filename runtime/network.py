@@ -54,6 +54,42 @@ class Mixtures(Protocol[Value]):
         ...
 
 
+class Extras(Protocol[Stream, Value]):
+    """What layers of some families have beside attention and a feed-forward network."""
+
+    def norm_without_gain(self, name: str, x: Value, eps: float) -> Value:
+        """RMSNorm of each head of x, which stays as it is."""
+        ...
+
+    def rows(self, group: str) -> Value:
+        """Those of the step's tokens in the table `group`."""
+        ...
+
+    def shares(self, x: Value, width: int) -> Value:
+        """[T, n, width] of [T, n width]."""
+        ...
+
+    def share(self, x: Value, index: int) -> Value:
+        """One of them, [T, width]."""
+        ...
+
+    def add(self, x: Value, more: Value, factor: float) -> Value:
+        """x + factor more; x has no other use."""
+        ...
+
+    def gated_by(self, name: str, gate: Value, x: Value, activation: Activation) -> Value:
+        """activation(gate) * x, as `gated` of one value."""
+        ...
+
+    def times(self, stream: Stream, factor: float) -> Stream:
+        """The stream times a number."""
+        ...
+
+    def scale(self, name: str, stream: Stream) -> Stream:
+        """The same by the number `name`.weight."""
+        ...
+
+
 class LayerBuilder(Protocol[Stream, Value]):
     """The ops of a layer.
 
@@ -68,6 +104,11 @@ class LayerBuilder(Protocol[Stream, Value]):
 
     @property
     def mixtures(self) -> Mixtures[Value] | None:
+        """Likewise."""
+        ...
+
+    @property
+    def extras(self) -> Extras[Stream, Value] | None:
         """Likewise."""
         ...
 
@@ -87,19 +128,22 @@ class LayerBuilder(Protocol[Stream, Value]):
         """x W^T, plus the group's bias where it has one."""
         ...
 
-    def split(self, qkv: Value) -> tuple[Value, Value, Value]:
-        """Queries [T, q_size], keys and values [T, kv_size]."""
+    def split(self, qkv: Value, sizes: tuple[int, ...]) -> tuple[Value, ...]:
+        """Queries, and keys and values as far as there are any: [T, size] each."""
         ...
 
-    def heads(self, x: Value) -> Value:
+    def heads(self, x: Value, head_dim: int) -> Value:
         """One of them as [T, heads, head_dim]."""
         ...
 
-    def attend(self, layer: int, q: Value, k: Value, v: Value, scale: float, window: int, softcap: float) -> Value:
+    def attend(
+        self, layer: int, q: Value, k: Value | None, v: Value | None, scale: float, window: int, softcap: float
+    ) -> Value:
         """softmax(f(scale q k^T)) v, causal, with q and k rotated; k and v go to the cache of the layer. [T, q_size].
 
-        f(s) is softcap tanh(s / softcap), or s where softcap is 0. A query sees `window` positions, all where that is 0. The
-        layer's sinks, where it has any, are scores of heads that join the softmax and stand for no value.
+        Without k and v they are those in the cache of another layer, which the architecture names. f(s) is softcap tanh(s /
+        softcap), or s where softcap is 0. A query sees `window` positions, all where that is 0. The layer's sinks, where it has
+        any, are scores of heads that join the softmax and stand for no value.
         """
         ...
 
@@ -131,19 +175,42 @@ class Builder(LayerBuilder[Stream, Value], Protocol[Stream, Value]):
 def network(a: Architecture, build: Builder[Stream, Value]) -> None:
     """Builds the whole model."""
     stream = build.embed()
+    if a.embedding_factor != 1.0:
+        assert build.extras is not None
+        stream = build.extras.times(stream, a.embedding_factor)
+    inputs = per_layer_inputs(a, build, stream) if a.per_layer_size else None
     for i in range(a.num_layers):
-        stream = layer(a, i, build, stream)
+        stream = layer(a, i, build, stream, inputs)
     build.head("embed" if a.tie_embeddings else "head", build.gather(final_norm(a, build, stream)), a.logit_softcap)
 
 
-def layer(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream: Stream) -> Stream:
-    """Builds layer i: the stream behind it."""
+def per_layer_inputs(a: Architecture, build: LayerBuilder[Stream, Value], stream: Stream) -> Value:
+    """Builds what layers read beside the stream, [T, layers, per_layer_size]: (norm(embeddings W^T) + rows sqrt(size)) 2^-1/2.
+
+    The norm's gain has been divided by the root of 2; its eps is the larger, because transformers 5.23 divides what it reads by
+    the root of hidden_size.
+    """
+    assert build.extras is not None
+    size, extras = a.per_layer_size, build.extras
+    projected = extras.shares(build.linear("per_layer_model_projection", build.read(stream)), size)
+    normed = build.norm_in_place("per_layer_norm", projected, (), a.rms_norm_eps * a.hidden_size)
+    return extras.add(normed, extras.shares(extras.rows("embed_per_layer"), size), (size / 2) ** 0.5)
+
+
+def layer(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream: Stream, inputs: Value | None = None) -> Stream:
+    """Builds layer i: the stream behind it. `inputs` are `per_layer_inputs`."""
     attention = _latent_attention if a.mla else _attention
     branch = attention(a, i, build, stream)
     stream = _joined(a, f"layers.{i}.attn_post_norm", build, stream, branch)
     feed_forward = _mixture if a.is_moe(i) else _feed_forward
     branch = feed_forward(a, i, build, stream)
-    return _joined(a, f"layers.{i}.mlp_post_norm", build, stream, branch)
+    stream = _joined(a, f"layers.{i}.mlp_post_norm", build, stream, branch)
+    if inputs is not None:
+        stream = _join_inputs(a, i, build, stream, inputs)
+    if a.layer_scalars:
+        assert build.extras is not None
+        stream = build.extras.scale(f"layers.{i}.scalar", stream)
+    return stream
 
 
 def _read(a: Architecture, norm: str, build: LayerBuilder[Stream, Value], stream: Stream, readers: tuple[str, ...]) -> Value:
@@ -164,18 +231,26 @@ def final_norm(a: Architecture, build: LayerBuilder[Stream, Value], stream: Stre
 def _attention(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream: Stream) -> Value:
     """Grouped-query attention (Ainslie et al. 2023)."""
     name = f"layers.{i}"
-    q, k, v = build.split(build.linear(f"{name}.qkv", _read(a, f"{name}.attn_norm", build, stream, (f"{name}.qkv",))))
-    q, k = _heads(a, f"{name}.q_norm", build, q), _heads(a, f"{name}.k_norm", build, k)
-    attended = build.attend(i, q, k, build.heads(v), a.score_scale, a.window(i), a.attention_softcap)
-    return build.linear(f"{name}.o", attended)
+    qkv = build.linear(f"{name}.qkv", _read(a, f"{name}.attn_norm", build, stream, (f"{name}.qkv",)))
+    q, *kv = build.split(qkv, a.qkv_sizes(i))
+    q, k, v = _heads(a, i, f"{name}.q_norm", build, q), None, None
+    if kv:
+        head_dim = a.layer_shape(i).head_dim
+        v = build.heads(kv[-1], head_dim)  # before the norm of keys, which they may be
+        if a.value_norm:
+            assert build.extras is not None
+            v = build.extras.norm_without_gain(f"{name}.v_norm", v, a.rms_norm_eps)
+        k = _heads(a, i, f"{name}.k_norm", build, kv[0])
+    return build.linear(f"{name}.o", build.attend(i, q, k, v, a.score_scale, a.window(i), a.attention_softcap))
 
 
-def _heads(a: Architecture, norm: str, build: LayerBuilder[Stream, Value], x: Value) -> Value:
+def _heads(a: Architecture, i: int, norm: str, build: LayerBuilder[Stream, Value], x: Value) -> Value:
+    head_dim = a.layer_shape(i).head_dim
     if not a.qk_norm:
-        return build.heads(x)
+        return build.heads(x, head_dim)
     if a.qk_norm_of_all_heads:
-        return build.heads(build.norm_in_place(norm, x, (), a.rms_norm_eps))
-    return build.norm_in_place(norm, build.heads(x), (), a.rms_norm_eps)
+        return build.heads(build.norm_in_place(norm, x, (), a.rms_norm_eps), head_dim)
+    return build.norm_in_place(norm, build.heads(x, head_dim), (), a.rms_norm_eps)
 
 
 def _latent_attention(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream: Stream) -> Value:
@@ -200,6 +275,16 @@ def _feed_forward(a: Architecture, i: int, build: LayerBuilder[Stream, Value], s
     name = f"layers.{i}"
     gate_up = build.linear(f"{name}.gate_up", _read(a, f"{name}.mlp_norm", build, stream, (f"{name}.gate_up",)))
     return build.linear(f"{name}.down", build.gated(f"{name}.activation", gate_up, f"{name}.down", _activation(a)))
+
+
+def _join_inputs(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream: Stream, inputs: Value) -> Stream:
+    """The stream with a branch of what layer i reads beside it: norm(W2 (activation(W1 x) * input))."""
+    assert build.extras is not None
+    name = f"layers.{i}"
+    gate = build.linear(f"{name}.per_layer_input_gate", build.read(stream))
+    gated = build.extras.gated_by(f"{name}.per_layer_activation", gate, build.extras.share(inputs, i), _activation(a))
+    branch = build.linear(f"{name}.per_layer_projection", gated)
+    return build.join(stream, build.norm_in_place(f"{name}.per_layer_post_norm", branch, (), a.rms_norm_eps), 1.0)
 
 
 def _mixture(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream: Stream) -> Value:

@@ -8,6 +8,9 @@ from typing import NamedTuple, cast
 from artifacts.precision import Scheme
 from kernels.spec import Arguments, Array
 
+#: which counter each variable axis follows, unless a call says otherwise
+TOKENS: Mapping[str, str] = {"T": "num_tokens"}
+
 
 class Operand(NamedTuple):
     """`x` or its integer codes, and the counters of its rows."""

@@ -32,10 +32,11 @@ def inverse_frequencies(rope: Rope, head_dim: int, max_position: int = 0) -> Flo
     """Radians per position of each pair of dimensions that turns, f32 [rotary_dim / 2]; of a table of `max_position` rows.
 
     Sources: Su et al. 2021 (none), Chen et al. 2023 (linear), Llama 3.1's reference code (llama3),
-    Peng et al. 2023, equations 22 and 23 (yarn), Ding et al. 2024 (longrope).
+    Peng et al. 2023, equations 22 and 23 (yarn), Ding et al. 2024 (longrope), transformers 5.23 (proportional).
     """
-    head_dim = rope.turning(head_dim)
-    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(max(head_dim, 1))
+    whole, head_dim = head_dim, rope.turning(head_dim)
+    period = whole if rope.scaling == "proportional" else head_dim
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(max(period, 1))
     # The power is rounded once from fp64: a fp32 power is one unit off in places that differ by library and instruction
     # set, and a late position multiplies that unit by thousands.
     powers = np.power(rope.theta, exponents.astype(np.float64)).astype(np.float32)
@@ -47,7 +48,7 @@ def inverse_frequencies(rope: Rope, head_dim: int, max_position: int = 0) -> Flo
         factors = rope.long_factors if max_position > rope.original_max_position else rope.short_factors
         return np.float32(1.0) / (np.asarray(factors, np.float32) * powers)
     factor = np.float32(rope.factor)
-    if rope.scaling == "linear":
+    if rope.scaling in ("linear", "proportional"):
         return frequencies / factor
     kept = _llama3_kept(rope, frequencies) if rope.scaling == "llama3" else _yarn_kept(rope, head_dim)
     return (np.float32(1.0) - kept) * frequencies / factor + kept * frequencies

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from artifacts.architecture import Architecture
-from artifacts.kv_cache import kv_bytes_per_token
+from artifacts.kv_cache import layer_kv_bytes
+from artifacts.layer_groups import is_table
 from artifacts.precision import KvDtype, Scheme
+from runtime.attention_flops import attention_flops
 from runtime.step_work import StepWork
 
 
@@ -39,7 +41,8 @@ class StepCost:
         cls, architecture: Architecture, groups: Mapping[str, str], kv_cache: KvDtype, max_model_len: int
     ) -> StepCost | None:
         """`groups` maps layer groups to scheme names. None where counts are not enough: experts, windows in the context."""
-        windows = (architecture.window(layer) for layer in range(architecture.num_layers))
+        layers = range(architecture.num_layers)
+        windows = (architecture.window(layer) for layer in layers)
         if architecture.moe is not None or architecture.mla is not None or any(w and w < max_model_len for w in windows):
             return None
         bytes_of_step = sum(4.0 * math.prod(shape) for shape in architecture.float_shapes().values())
@@ -49,7 +52,7 @@ class StepCost:
             scheme = Scheme.parse(groups[group])
             size_bytes = out_features * in_features * scheme.bits_per_weight / 8
             is_head = group == ("embed" if architecture.tie_embeddings else "head")
-            if group == "embed" and not is_head:
+            if is_table(group) and not is_head:
                 bytes_of_token += size_bytes / out_features
                 continue
             bytes_of_step += size_bytes
@@ -58,10 +61,10 @@ class StepCost:
         return cls(
             bytes_of_step=bytes_of_step,
             bytes_of_token=bytes_of_token,
-            bytes_of_context=float(kv_bytes_per_token(architecture, kv_cache)),
+            bytes_of_context=float(sum(layer_kv_bytes(architecture, kv_cache, layer) for layer in layers)),
             float_of_token=flops[False, False],
             int8_of_token=flops[False, True],
-            float_of_pair=4.0 * architecture.q_size * architecture.num_layers,
+            float_of_pair=sum(attention_flops(architecture, layer, 0, 1) for layer in layers),
             float_of_logits=flops[True, False],
             int8_of_logits=flops[True, True],
         )

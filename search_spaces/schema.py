@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
-from artifacts.architecture import plain_group
+from artifacts.layer_groups import plain_group
 from artifacts.precision import KvDtype, Scheme
 
 T = TypeVar("T", bound=Hashable)
@@ -44,9 +44,11 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-#: layer groups of latent attention and of experts -> those of a plain decoder
+#: layer groups of latent attention, of experts and of inputs of each layer -> those of a plain decoder
 _LIKE = {
-    "q": "qkv", "q_a": "qkv", "q_b": "qkv", "kv_a": "qkv", "experts_gate_up": "gate_up", "experts_down": "down"
+    "q": "qkv", "q_a": "qkv", "q_b": "qkv", "kv_a": "qkv", "experts_gate_up": "gate_up", "experts_down": "down",
+    "embed_per_layer": "embed", "per_layer_model_projection": "gate_up", "per_layer_input_gate": "gate_up",
+    "per_layer_projection": "down",
 }  # fmt: skip
 
 #: the fewest that a weight of a rarely reached expert has

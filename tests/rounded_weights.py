@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from artifacts.architecture import is_of_experts, plain_group
+from artifacts.layer_groups import is_of_experts, plain_group
 from artifacts.precision import Scheme
 from optimizer.importers import Source
 from optimizer.quantization import round_to_nearest

@@ -130,6 +130,14 @@ void run_latent(const Args* a, Work* work) {
 
 }  // namespace
 
+void rope(const rope_args* a, Work* work) {
+    work->each(*a->T * a->Hq, 1, [&](Range range) {
+        for (int64_t i = range.begin; i < range.end; ++i) {
+            const int64_t t = i / a->Hq, angles = int64_t(a->positions[t]) * (a->D / 2);
+            rotate(a->q + t * a->q_stride + i % a->Hq * a->D, a->cos + angles, a->sin + angles, a->D / 2);
+        }
+    });
+}
 void rope_and_cache_fp32(const rope_and_cache_fp32_args* a, Work* work) { run<float>(a, work); }
 void rope_and_cache_bf16(const rope_and_cache_bf16_args* a, Work* work) { run<bf16>(a, work); }
 void rope_and_cache_fp16(const rope_and_cache_fp16_args* a, Work* work) { run<f16>(a, work); }

@@ -23,6 +23,10 @@ def _rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, positions: Tensor) -
     return rotated
 
 
+def gpu_rope(q: Tensor, cos: Tensor, sin: Tensor, positions: Tensor) -> None:
+    q.copy_(_rotated(q, cos[positions, None], sin[positions, None]))
+
+
 def gpu_rope_and_cache_act(
     q: Tensor,
     k: Tensor,

@@ -1,9 +1,9 @@
 """Rotates q and k in place by the angles of their positions, and writes rotated k, and v, into the KV cache.
 
-Pairs are (i, i + D/2) of a head; cos and sin are fp32 tables over positions. Slot = block * block_size + offset; -1 writes
-nothing. q, k and v are views of one qkv buffer, whose rows are further apart. Rotated in fp32 and rounded once, to fp16 after
-saturating at its largest number; a quantized cache has codes of v, and of the rotated k before that rounding, by the rule of
-kernels/quantize_activations/gpu_spec.py, with one fp32 scale for each token and head.
+`gpu_rope` rotates q alone. Pairs are (i, i + D/2) of a head; cos and sin are fp32 tables over positions. Slot = block *
+block_size + offset; -1 writes nothing. q, k and v are views of one qkv buffer, whose rows are further apart. Rotated in fp32
+and rounded once, to fp16 after saturating at its largest number; a quantized cache has codes of v, and of the rotated k before
+that rounding, by the rule of kernels/quantize_activations/gpu_spec.py, with one fp32 scale for each token and head.
 """
 
 from __future__ import annotations
@@ -89,4 +89,33 @@ def _spec(kv: str) -> OpSpec:
     )
 
 
-SPECS = tuple(map(_spec, CACHE_DTYPES))
+def _make_rope_inputs(rng: np.random.Generator, case: Case) -> Arguments:
+    made = _spec("act").make_inputs(rng, case)
+    return {name: made[name] for name in ("q", "cos", "sin", "positions")}
+
+
+def _rope_cost(sizes: Mapping[str, int]) -> Cost:
+    rotated = sizes["T"] * sizes["Hq"] * sizes["D"]
+    return Cost(4 * rotated, 3 * rotated)
+
+
+ROPE = OpSpec(
+    symbol="gpu_rope",
+    op="rope_and_cache",
+    summary="rotary embedding of q",
+    tensors=(
+        Tensor("q", "act", ("T", "Hq", "D"), "inout"),
+        Tensor("cos", "f32", ("P", "D/2")),
+        Tensor("sin", "f32", ("P", "D/2")),
+        Tensor("positions", "i32", ("T",)),
+    ),
+    scalars=(),
+    variable=("T",),
+    source="Su et al. 2021, RoFormer",
+    cases=_CASES,
+    make_inputs=_make_rope_inputs,
+    cost=_rope_cost,
+    backend="gpu",
+)
+
+SPECS = (ROPE, *map(_spec, CACHE_DTYPES))

@@ -15,7 +15,7 @@ def _parameters(symbol: str) -> Mapping[str, tuple[int, ...]]:
 
 
 def _refusal(problem: Problem, point: Point, target: Target) -> str | None:
-    if reason := cache_refusal(problem, target):
+    if "k" in problem and (reason := cache_refusal(problem, target)):
         return reason
     warps = point["num_warps"]
     if warps > 1 and warps * target.arch.warp_size > _pairs(problem):
@@ -30,9 +30,10 @@ def _default(problem: Problem, target: Target) -> Point:
 
 
 def _pairs(problem: Problem) -> int:
-    """Pairs of numbers that a program rotates for the query heads of a kv head."""
+    """Pairs of numbers that a program rotates for query heads: one head, or those of a kv head."""
     _, num_heads, head_dim = problem["q"].shape
-    return num_heads // problem["k"].shape[1] * head_dim // 2
+    num_programs = problem["k"].shape[1] if "k" in problem else num_heads
+    return num_heads // num_programs * head_dim // 2
 
 
 TUNING = GpuTuning(_parameters, _refusal, _default)

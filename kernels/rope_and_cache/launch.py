@@ -8,6 +8,20 @@ from kernels.gpu.tuning import Point
 
 
 def plan(problem: Problem, point: Point, target: Target) -> OpPlan:
+    return _with_cache(problem, point) if "k" in problem else _alone(problem, point)
+
+
+def _alone(problem: Problem, point: Point) -> OpPlan:
+    q = problem["q"]
+    num_tokens, num_heads, head_dim = q.shape
+    half = head_dim // 2
+    arguments: dict[str, RuntimeArgument] = {f"{name}_ptr": Ptr(name) for name in ("q", "cos", "sin", "positions")}
+    constants: dict[str, Constant] = {"HALF": half, "Q_STRIDE": q.strides[0], "BLOCK_HALF": 1 << (half - 1).bit_length()}
+    grid = (num_tokens, num_heads, 1)
+    return OpPlan((Launch("rope_and_cache", "rope_kernel", grid, arguments, constants, point["num_warps"], num_stages=1),))
+
+
+def _with_cache(problem: Problem, point: Point) -> OpPlan:
     q, k, v, cache = (problem[name] for name in ("q", "k", "v", "k_cache"))
     num_tokens, num_heads, head_dim = q.shape
     num_kv_heads = k.shape[1]

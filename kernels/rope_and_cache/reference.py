@@ -14,6 +14,10 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> None:
     x.copy_(torch.cat([a * cos - b * sin, b * cos + a * sin], dim=2))
 
 
+def rope(q: Tensor, cos: Tensor, sin: Tensor, positions: Tensor) -> None:
+    _rotate(q, cos[positions, None], sin[positions, None])
+
+
 def _rope_and_cache(
     q: Tensor,
     k: Tensor,

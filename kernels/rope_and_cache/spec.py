@@ -1,10 +1,10 @@
 """Rotates q and k in place by the angles of their positions, and writes rotated k and v into the KV cache.
 
-Pairs are (i, i + D/2) of a head; cos and sin are tables over positions. Slot = block * block_size + offset; -1 writes
-nothing. q, k and v are views of one qkv buffer, whose row stride they carry. A bf16 or fp16 cache rounds to nearest even, fp16
-after saturating at its largest number; an int8 one as quantize_activations does, with a scale for each token and kv head, keys
-less `k_centre`, where that is given: what all keys of a channel have in common moves every score of a query alike, and no
-softmax.
+Pairs are (i, i + D/2) of a head; cos and sin are tables over positions. Slot = block * block_size + offset; -1 writes nothing.
+`rope` rotates q alone: of a layer whose keys are those of another. q, k and v are views of one qkv buffer, whose row stride
+they carry. A bf16 or fp16 cache rounds to nearest even, fp16 after saturating at its largest number; an int8 one as
+quantize_activations does, with a scale for each token and kv head, keys less `k_centre`, where that is given: what all keys of
+a channel have in common moves every score of a query alike, and no softmax.
 
 Of latents (DeepSeek-AI 2024) kv is a token's row, [rank + 2 pairs]: normalized latent, then the key that all heads share. It
 goes into the cache with its last columns rotated; what is rotated of a head of q, its last columns, goes to the last ones of
@@ -133,4 +133,32 @@ def _latent_spec(kv: str) -> OpSpec:
     )
 
 
-SPECS = tuple(_spec(kv) for kv in kv_cache.STORAGE) + tuple(_latent_spec(kv) for kv in kv_cache.LATENT_STORAGE)
+def _make_rope_inputs(rng: np.random.Generator, case: Case) -> Arguments:
+    made = _spec("fp32").make_inputs(rng, case)
+    return {name: made[name] for name in ("q", "cos", "sin", "positions")}
+
+
+def _rope_cost(sizes: Mapping[str, int]) -> Cost:
+    rotated = sizes["T"] * sizes["Hq"] * sizes["D"]
+    return Cost(8 * rotated, 3 * rotated)
+
+
+ROPE = OpSpec(
+    symbol="rope",
+    op="rope_and_cache",
+    summary="rotary embedding of q",
+    tensors=(
+        Tensor("q", "f32", ("T", "Hq", "D"), "inout"),
+        Tensor("cos", "f32", ("P", "D/2")),
+        Tensor("sin", "f32", ("P", "D/2")),
+        Tensor("positions", "i32", ("T",)),
+    ),
+    scalars=(),
+    variable=("T",),
+    source="Su et al. 2021, RoFormer",
+    cases=_spec("fp32").cases,
+    make_inputs=_make_rope_inputs,
+    cost=_rope_cost,
+)
+
+SPECS = (ROPE, *(_spec(kv) for kv in kv_cache.STORAGE), *(_latent_spec(kv) for kv in kv_cache.LATENT_STORAGE))

@@ -1,4 +1,5 @@
-"""One program per token and kv head: it rotates the kv head's key and the queries that share it, and caches key and value."""
+"""One program per token and kv head: it rotates the kv head's key and the queries that share it, and caches key and value.
+Where there are queries alone, one per token and head."""
 
 import triton
 import triton.language as tl
@@ -20,6 +21,29 @@ def _store_row(low, high, base, scale_ptr, columns, inside, HALF: tl.constexpr):
         low, high = encode(low * inverse, base.dtype.element_ty), encode(high * inverse, base.dtype.element_ty)
     tl.store(base + columns, low, mask=inside)
     tl.store(base + HALF + columns, high, mask=inside)
+
+
+@triton.jit
+def rope_kernel(
+    q_ptr,
+    cos_ptr,
+    sin_ptr,
+    positions_ptr,
+    HALF: tl.constexpr,
+    Q_STRIDE: tl.constexpr,
+    BLOCK_HALF: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK_HALF)
+    inside = columns < HALF
+    place = tl.load(positions_ptr + row).to(tl.int64) * HALF + columns
+    cos = tl.load(cos_ptr + place, mask=inside, other=0.0)
+    sin = tl.load(sin_ptr + place, mask=inside, other=0.0)
+    head = q_ptr + row * Q_STRIDE + tl.program_id(1) * (2 * HALF) + columns
+    first = tl.load(head, mask=inside, other=0.0).to(tl.float32)
+    second = tl.load(head + HALF, mask=inside, other=0.0).to(tl.float32)
+    tl.store(head, (first * cos - second * sin).to(q_ptr.dtype.element_ty), mask=inside)
+    tl.store(head + HALF, (second * cos + first * sin).to(q_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit

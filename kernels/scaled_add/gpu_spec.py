@@ -1,4 +1,4 @@
-"""stream = stream + factor x, in fp32 and rounded once, in place; both in the dtype of activations."""
+"""As on a CPU, in fp32 and rounded once, in place; the stream and x in the dtype of activations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SPECS = tuple(
     replace(
         spec,
         symbol=f"gpu_{spec.symbol}",
-        tensors=tuple(replace(tensor, dtype="act") for tensor in spec.tensors),
+        tensors=tuple(tensor if tensor.name == "scale" else replace(tensor, dtype="act") for tensor in spec.tensors),
         cost=lambda sizes: cost(sizes, element_bytes=2),
         backend="gpu",
     )

@@ -1,4 +1,4 @@
-"""The residual stream plus a multiple of a branch."""
+"""The residual stream plus a multiple of a branch, and a multiple of both."""
 
 from __future__ import annotations
 
@@ -7,3 +7,7 @@ from torch import Tensor
 
 def scaled_add(stream: Tensor, x: Tensor, factor: float) -> None:
     stream += factor * x
+
+
+def scaled_sum(stream: Tensor, x: Tensor | None, scale: Tensor) -> None:
+    stream.copy_(scale * (stream if x is None else stream + x))

@@ -1,4 +1,7 @@
-"""stream = stream + factor x, in place: a branch joins the residual stream where no norm takes it in."""
+"""stream = stream + factor x, in place: a branch joins the residual stream where no norm takes it in.
+
+`scaled_sum`: stream = scale (stream + x), or scale stream where there is no x; the scale is a number of the checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,12 @@ def make_inputs(rng: np.random.Generator, case: Case) -> Arguments:
         "x": rng.standard_normal((t, d + 8), np.float32)[:, :d],
         "factor": case.sizes["factor_thousandths"] / 1000,
     }
+
+
+def make_sum_inputs(rng: np.random.Generator, case: Case) -> Arguments:
+    made = make_inputs(rng, case)
+    scale = np.array([made.pop("factor")], np.float32)
+    return made | {"x": None if case.name == "alone" else made["x"], "scale": scale}
 
 
 def cost(sizes: Mapping[str, int], element_bytes: int = 4) -> Cost:
@@ -47,6 +56,22 @@ SPECS = (
         source=SOURCE,
         cases=CASES,
         make_inputs=make_inputs,
+        cost=cost,
+    ),
+    OpSpec(
+        symbol="scaled_sum",
+        op="scaled_add",
+        summary="a multiple of the residual stream and a branch",
+        tensors=(
+            Tensor("stream", "f32", ("T", "D"), "inout"),
+            Tensor("x", "f32", ("T", "D"), optional=True),
+            Tensor("scale", "f32", (1,)),
+        ),
+        scalars=(),
+        variable=("T",),
+        source="Google 2026, Gemma 4 (layer_scalar)",
+        cases=(*CASES, Case("alone", {"T": 4, "D": 50, "factor_thousandths": 730})),
+        make_inputs=make_sum_inputs,
         cost=cost,
     ),
 )

@@ -39,6 +39,10 @@ struct ClampedSilu {
     }
 };
 
+struct Both {
+    const float *gate, *up;
+};
+
 template <class F>
 void activate(F activation, const float* gate, const float* up, float* out, int64_t count) {
     int64_t f = 0;
@@ -47,16 +51,27 @@ void activate(F activation, const float* gate, const float* up, float* out, int6
     if (const int n = int(count - f)) store_first(out + f, activation(load_first(gate + f, n), load_first(up + f, n)), n);
 }
 
-template <class F, class Args>
-void plain(const Args* a, Work* work) {
+// of(t) is what token t has of both.
+template <class F, class Args, class Of>
+void plain(const Args* a, Work* work, Of of) {
     // Columns, not rows: a single token keeps the whole team busy.
     work->each((a->F + LANES - 1) / LANES, 16, [&](Range range) {
         const int64_t begin = range.begin * LANES, end = range.end * LANES < a->F ? range.end * LANES : a->F;
         for (int64_t t = 0; t < *a->T; ++t) {
-            const float* gate = a->x + t * a->x_stride + begin;
-            activate(F(a), gate, gate + a->F, a->out + t * a->out_stride + begin, end - begin);
+            const Both both = of(t);
+            activate(F(a), both.gate + begin, both.up + begin, a->out + t * a->out_stride + begin, end - begin);
         }
     });
+}
+
+template <class F, class Args>
+void plain(const Args* a, Work* work) {
+    plain<F>(a, work, [=](int64_t t) { return Both{a->x + t * a->x_stride, a->x + t * a->x_stride + a->F}; });
+}
+
+template <class F, class Args>
+void gate(const Args* a, Work* work) {
+    plain<F>(a, work, [=](int64_t t) { return Both{a->gate + t * a->gate_stride, a->x + t * a->x_stride}; });
 }
 
 template <class F, class Args>
@@ -78,6 +93,9 @@ void quantized(const Args* a, Work* work) {
 void silu_and_mul(const silu_and_mul_args* a, Work* work) { plain<Silu>(a, work); }
 void gelu_and_mul(const gelu_and_mul_args* a, Work* work) { plain<Gelu>(a, work); }
 void clamped_silu_and_mul(const clamped_silu_and_mul_args* a, Work* work) { plain<ClampedSilu>(a, work); }
+void silu_gate(const silu_gate_args* a, Work* work) { gate<Silu>(a, work); }
+void gelu_gate(const gelu_gate_args* a, Work* work) { gate<Gelu>(a, work); }
+void clamped_silu_gate(const clamped_silu_gate_args* a, Work* work) { gate<ClampedSilu>(a, work); }
 void silu_and_mul_a8(const silu_and_mul_a8_args* a, Work* work) { quantized<Silu>(a, work); }
 void gelu_and_mul_a8(const gelu_and_mul_a8_args* a, Work* work) { quantized<Gelu>(a, work); }
 void clamped_silu_and_mul_a8(const clamped_silu_and_mul_a8_args* a, Work* work) { quantized<ClampedSilu>(a, work); }

@@ -2,13 +2,14 @@
 
 silu_and_mul: f(z) = z * sigmoid(z), of SwiGLU. gelu_and_mul: f(z) = z * sigmoid(2 u) with u = sqrt(2 / pi) (z + 0.044715 z^3),
 which is the tanh approximation of GELU, z / 2 (1 + tanh u), as Gemma has it. clamped_silu_and_mul: as
-kernels/silu_and_mul/spec.py has it. What the quantizing entry points write follows the rule of
+kernels/silu_and_mul/spec.py has it, and those that end in _gate. What the quantizing entry points write follows the rule of
 kernels/quantize_activations/gpu_spec.py, and codes are of the fp32 product.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -54,4 +55,23 @@ def _spec(activation: str, form: Form) -> OpSpec:
     )
 
 
-SPECS = tuple(_spec(activation, form) for activation in SOURCES for form in (PLAIN, *QUANTIZED))
+def _make_gate_inputs(activation: str, rng: np.random.Generator, case: Case) -> Arguments:
+    t, f, spread = case.sizes["T"], case.sizes["F"], np.float32(case.sizes["spread"])
+    gate, x = ((rng.standard_normal((t, f + further), np.float32) * spread)[:, :f] for further in (8, 24))
+    return {"gate": gate, "x": x, **PLAIN.buffers(t, f), **random_scalars(activation)}
+
+
+def _gate(activation: str) -> OpSpec:
+    return replace(
+        _spec(activation, PLAIN),
+        symbol=f"gpu_{activation}_gate",
+        summary=f"{activation} of one tensor times another",
+        tensors=(Tensor("gate", "act", ("T", "F")), Tensor("x", "act", ("T", "F")), *PLAIN.tensors("F")),
+        make_inputs=lambda rng, case: _make_gate_inputs(activation, rng, case),
+    )
+
+
+SPECS = (
+    *(_spec(activation, form) for activation in SOURCES for form in (PLAIN, *QUANTIZED)),
+    *map(_gate, SOURCES),
+)

@@ -21,7 +21,8 @@ def _parameters(symbol: str) -> Mapping[str, tuple[int, ...]]:
 
 
 def _widest(problem: Problem) -> int:
-    return max(SCALE_BLOCK, block_of(problem["x"].shape[1] // 2))
+    halves = 1 if "gate" in problem else 2
+    return max(SCALE_BLOCK, block_of(problem["x"].shape[1] // halves))
 
 
 def _refusal(problem: Problem, point: Point, target: Target) -> str | None:

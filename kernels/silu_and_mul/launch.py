@@ -1,4 +1,4 @@
-"""From a call of silu_and_mul, gelu_and_mul or clamped_silu_and_mul to its launch."""
+"""From a call of a gated activation to its launch."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from kernels.quantize_activations.output import form_of
 
 def plan(problem: Problem, point: Point, target: Target) -> OpPlan:
     x, form, block = problem["x"], form_of(problem.symbol), point["block"]
-    num_tokens, width = x.shape[0], x.shape[1] // 2
+    is_apart = "gate" in problem
+    num_tokens, width = x.shape[0], x.shape[1] // (1 if is_apart else 2)
     outputs, form_constants = form.launch_arguments(problem)
     arguments: dict[str, RuntimeArgument] = {"x_ptr": Ptr("x"), **outputs}
     constants: dict[str, Constant] = {
         "F": width,
         "X_STRIDE": x.strides[0],
-        "ACTIVATION": problem.symbol.removeprefix("gpu_").partition("_and_mul")[0],
+        "ACTIVATION": problem.symbol.removeprefix("gpu_").partition("_gate" if is_apart else "_and_mul")[0],
         **{name.upper(): float(value) for name, value in problem.scalars.items()},
         "BLOCK": block,
         **form_constants,
     }
-    if form.scaling == "row" and block < width:
+    if is_apart:
+        arguments["gate_ptr"], constants["GATE_STRIDE"] = Ptr("gate"), problem["gate"].strides[0]
+        function, programs, streamed_bytes = "gate_kernel", -(-width // block), 0
+    elif form.scaling == "row" and block < width:
         function, programs, streamed_bytes = "gated_long_row_kernel", 1, 4 * block
     else:
         function, programs, streamed_bytes = "gated_kernel", -(-width // block), 0

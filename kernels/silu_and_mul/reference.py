@@ -33,6 +33,18 @@ def gelu_and_mul(x: Tensor, out: Tensor) -> None:
     out.copy_(_gated(_gelu, x))
 
 
+def silu_gate(gate: Tensor, x: Tensor, out: Tensor) -> None:
+    out.copy_(torch.nn.functional.silu(gate) * x)
+
+
+def gelu_gate(gate: Tensor, x: Tensor, out: Tensor) -> None:
+    out.copy_(_gelu(gate) * x)
+
+
+def clamped_silu_gate(gate: Tensor, x: Tensor, out: Tensor, limit: float, slope: float) -> None:
+    out.copy_(clamped_silu(gate, x, limit, slope))
+
+
 def silu_and_mul_a8(x: Tensor, codes: Tensor, scales: Tensor, sums: Tensor) -> None:
     quantize_activations(_gated(torch.nn.functional.silu, x), codes, scales, sums)
 

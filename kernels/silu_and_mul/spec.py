@@ -3,11 +3,13 @@
 silu_and_mul: f(z) = z / (1 + e^-z), of SwiGLU. gelu_and_mul: f(z) = z / 2 (1 + tanh(sqrt(2 / pi) (z + 0.044715 z^3))), the
 approximation of GELU that Gemma has. Those that end in _a8 write what quantize_activations makes of that, to the bit.
 clamped_silu_and_mul: with z = min(x[:, :F], limit), out = z / (1 + e^(-slope z)) * (1 + max(-limit, min(x[:, F:], limit))).
+Those that end in _gate have both halves as tensors of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -89,4 +91,23 @@ def _specs(activation: str, source: str) -> tuple[OpSpec, OpSpec]:
     )
 
 
-SPECS = tuple(spec for activation, source in SOURCES.items() for spec in _specs(activation, source))
+def _make_gate_inputs(activation: str, rng: np.random.Generator, case: Case) -> Arguments:
+    t, f, spread = case.sizes["T"], case.sizes["F"], np.float32(case.sizes["spread"])
+    gate, x = ((rng.standard_normal((t, f + further), np.float32) * spread)[:, :f] for further in (0, 24))
+    return {"gate": gate, "x": x, "out": np.zeros((t, f), np.float32), **random_scalars(activation)}
+
+
+def _gate(activation: str, source: str) -> OpSpec:
+    plain, _ = _specs(activation, source)
+    return replace(
+        plain,
+        symbol=f"{activation}_gate",
+        summary=f"{activation} of one tensor times another",
+        tensors=(Tensor("gate", "f32", ("T", "F")), Tensor("x", "f32", ("T", "F")), Tensor("out", "f32", ("T", "F"), "out")),
+        make_inputs=lambda rng, case: _make_gate_inputs(activation, rng, case),
+    )
+
+
+SPECS = tuple(
+    spec for activation, source in SOURCES.items() for spec in (*_specs(activation, source), _gate(activation, source))
+)

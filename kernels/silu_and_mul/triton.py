@@ -18,10 +18,24 @@ def gated(
     SLOPE: tl.constexpr,
 ):
     """f(gate) * up of BLOCK columns from `first`, zero past the last."""
+    return gated_by(x_row, x_row + F, first, F, ACTIVATION, BLOCK, LIMIT, SLOPE)
+
+
+@triton.jit
+def gated_by(
+    gate_row,
+    up_row,
+    first,
+    F: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    BLOCK: tl.constexpr,
+    LIMIT: tl.constexpr,
+    SLOPE: tl.constexpr,
+):
     columns = first + tl.arange(0, BLOCK)
     inside = columns < F
-    gate = tl.load(x_row + columns, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(x_row + F + columns, mask=inside, other=0.0).to(tl.float32)
+    gate = tl.load(gate_row + columns, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(up_row + columns, mask=inside, other=0.0).to(tl.float32)
     if ACTIVATION == "clamped_silu":
         gate = tl.minimum(gate, LIMIT, tl.PropagateNan.ALL)
         up = 1.0 + tl.clamp(up, -LIMIT, LIMIT, tl.PropagateNan.ALL)
@@ -51,6 +65,30 @@ def gated_kernel(
     first = tl.program_id(1) * BLOCK
     product = gated(x_ptr + token * X_STRIDE, first, F, ACTIVATION, BLOCK, LIMIT, SLOPE)
     store_columns(product, first, F, out_ptr + token * OUT_STRIDE, scales_ptr, token * SCALES_STRIDE, SCALING, BLOCK)
+
+
+@triton.jit
+def gate_kernel(
+    gate_ptr,
+    x_ptr,
+    out_ptr,
+    scales_ptr,
+    F: tl.constexpr,
+    GATE_STRIDE: tl.constexpr,
+    X_STRIDE: tl.constexpr,
+    OUT_STRIDE: tl.constexpr,
+    SCALES_STRIDE: tl.constexpr,
+    SCALING: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    BLOCK: tl.constexpr,
+    LIMIT: tl.constexpr = 0.0,
+    SLOPE: tl.constexpr = 1.0,
+):
+    row = tl.program_id(0).to(tl.int64)
+    first = tl.program_id(1) * BLOCK
+    gate_row, x_row = gate_ptr + row * GATE_STRIDE, x_ptr + row * X_STRIDE
+    product = gated_by(gate_row, x_row, first, F, ACTIVATION, BLOCK, LIMIT, SLOPE)
+    store_columns(product, first, F, out_ptr + row * OUT_STRIDE, scales_ptr, row * SCALES_STRIDE, SCALING, BLOCK)
 
 
 @triton.jit

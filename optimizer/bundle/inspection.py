@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from artifacts.architecture import kind_of
+from artifacts.layer_groups import kind_of
 from artifacts.reader import read_manifest, verify_bundle
 
 

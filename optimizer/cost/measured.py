@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from artifacts.architecture import kind_of
+from artifacts.layer_groups import kind_of
 from artifacts.precision import KvDtype, Plan, Scheme
 from optimizer.cost.provider import OF_KV_CACHE
 from optimizer.measure.timing import typical_ms

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from artifacts.architecture import Architecture, kind_of
+from artifacts.architecture import Architecture
+from artifacts.layer_groups import kind_of
 from artifacts.precision import KvDtype, Plan, Scheme
 from kernels.gpu.launch import Problem
 from optimizer.cost.gpu_steps import LabelledProblem, StepShapes

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from artifacts.architecture import kind_of
+from artifacts.layer_groups import kind_of
 from optimizer.difference.facts import Facts
 from optimizer.report.quantities import byte_size, figures, percentage
 

@@ -10,7 +10,8 @@ import numpy as np
 from gguf.tensor_mapping import TensorNameMap
 from numpy.typing import NDArray
 
-from artifacts.architecture import Architecture, is_of_experts, kind_of
+from artifacts.architecture import Architecture
+from artifacts.layer_groups import is_of_experts, kind_of
 from kernels.spec import Array
 from optimizer.importers.gguf_families import GgufFamily, gguf_name, tensor_names
 from optimizer.importers.gguf_places import apart

@@ -56,7 +56,13 @@ class LogicalBundle:
     def require_dense(self, form: str) -> None:
         """ExportError for a model that `form` is not written for."""
         a = self.architecture
-        for what, has in (("a mixture of experts", a.moe), ("latent attention", a.mla), ("attention sinks", a.attention_sinks)):
+        found = {
+            "a mixture of experts": a.moe,
+            "latent attention": a.mla,
+            "attention sinks": a.attention_sinks,
+            "layers of several kinds": a.layers_differ,
+        }
+        for what, has in found.items():
             if has:
                 raise ExportError(f"only dense decoders can be exported as {form}, and {self.manifest.name} has {what}")
 

@@ -62,7 +62,7 @@ def export_onnx(logical: LogicalBundle, folder: Path) -> ExportRecord:
 class _OnnxBuilder:
     """Adds the nodes of a network to a graph; values are [batch, sequence, width]."""
 
-    latents, mixtures = None, None
+    latents, mixtures, extras = None, None, None
 
     def __init__(self, graph: OnnxGraph, logical: LogicalBundle) -> None:
         self.graph, self.logical = graph, logical
@@ -93,17 +93,19 @@ class _OnnxBuilder:
         bias = self.logical.bundle.tensors.get(f"{group}.bias")
         return product if bias is None else self.graph.op("Add", product, self.graph.weight(f"{group}.bias", bias))
 
-    def split(self, qkv: Value) -> tuple[Value, Value, Value]:
-        sizes = self.graph.constant([self.a.q_size, self.a.kv_size, self.a.kv_size])
-        q, k, v = self.graph.ops("Split", qkv, sizes, outs=tuple(f"{qkv}.{part}" for part in "qkv"), axis=-1)
-        return q, k, v
+    def split(self, qkv: Value, sizes: tuple[int, ...]) -> tuple[Value, ...]:
+        outs = tuple(f"{qkv}.{part}" for part in "qkv")
+        return tuple(self.graph.ops("Split", qkv, self.graph.constant(list(sizes)), outs=outs, axis=-1))
 
-    def heads(self, x: Value) -> Value:
+    def heads(self, x: Value, head_dim: int) -> Value:
         """[batch, sequence, heads, head_dim]."""
-        return self.graph.op("Reshape", x, self.graph.constant([0, 0, -1, self.a.head_dim]))
+        return self.graph.op("Reshape", x, self.graph.constant([0, 0, -1, head_dim]))
 
-    def attend(self, layer: int, q: Value, k: Value, v: Value, scale: float, window: int, softcap: float) -> Value:
+    def attend(
+        self, layer: int, q: Value, k: Value | None, v: Value | None, scale: float, window: int, softcap: float
+    ) -> Value:
         graph, a = self.graph, self.a
+        assert k is not None and v is not None, "layers that differ are refused"
         q, k, v = (graph.op("Transpose", heads, perm=[0, 2, 1, 3]) for heads in (q, k, v))
         tables = self.tables[a.layer_ropes[layer] if a.layer_ropes else 0]
         q, k = (graph.op("RotaryEmbedding", heads, *tables, self.positions) for heads in (q, k))

@@ -12,7 +12,7 @@ from optimizer.importers.json_file import read_json
 from optimizer.importers.prequantized import QuantizationConfig, QuantizedCheckpoint, quantization_method
 from optimizer.importers.safetensors_checkpoint import SafetensorsCheckpoint
 from optimizer.importers.source import Source
-from runtime.models import architecture
+from runtime.models import architecture, without_effect
 
 _MODELOPT = "hf_quant_config.json"
 #: file of its own -> the method of which it is, for writers that leave config.json as it was
@@ -27,6 +27,7 @@ def open_hf_folder(folder: Path) -> Source:
     num_drafts = config.get("num_nextn_predict_layers", config.get("num_mtp_layers"))
     if isinstance(num_drafts, int):
         stored = stored.without_layers(described.num_layers, described.num_layers + num_drafts)
+    stored = stored.without_effect(lambda name: without_effect(described, name))
     if described.tie_embeddings:
         stored, is_tied = stored.with_tied_head()
         described = described.model_copy(update={"tie_embeddings": is_tied})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ _INDEX = "model.safetensors.index.json"
 FLOATS = ("F32", "F16", "BF16")
 _DTYPES = (*FLOATS, "F8_E4M3", "I8", "U8", "I32", "I64")
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
-_BASE_MODEL = re.compile(r"(embed_tokens|layers|norm)\.")
+_BASE_MODEL = re.compile(r"(embed_tokens(_per_layer)?|layers|norm|per_layer_\w+)\.")
 #: tables that old checkpoints carry and every engine computes from the config
 _TABLE = re.compile(r"(.*\.)?(rotary_emb\.(inv_freq|cos_cached|sin_cached)|rope\.freqs|masked_bias)")
 
@@ -74,6 +74,11 @@ class SafetensorsCheckpoint:
         numbers = {name: int(found[1]) for name in self._headers if (found := layer.match(name))}
         drafts = {name: "it drafts tokens, which nothing here does" for name, i in numbers.items() if start <= i < stop}
         return replace(self, _unread=self._unread | drafts)
+
+    def without_effect(self, is_unused: Callable[[str], bool]) -> SafetensorsCheckpoint:
+        """Without tensors that the model has no use for."""
+        unused = {name: "the layer attends to another layer's keys and values" for name in self._headers if is_unused(name)}
+        return replace(self, _unread=self._unread | unused)
 
     def with_tied_head(self) -> tuple[SafetensorsCheckpoint, bool]:
         """Whether the head really is the embedding, as the config says: not if another one is stored, as in transformers 5."""

@@ -62,7 +62,7 @@ def _layer_of(group: str, num_layers: int) -> int:
     kind, _, rest = group.partition(".")
     if kind == "layers":
         return min(int(rest.partition(".")[0]), num_layers)
-    return 0 if kind == "embed" else num_layers
+    return num_layers if kind == "head" else 0
 
 
 def _layer_begins(calls: Sequence[CpuCall]) -> Iterator[int]:

@@ -196,7 +196,8 @@ class CpuWorkbench(Workbench):
     def score_at_once(self, plan: Plan, texts: Sequence[list[int]], num_logits: int | None = None) -> list[Logits]:
         """As for every workbench. Plans that begin like the last one over the same texts go on where they differ."""
         library = self.library
-        if library is None or self.kv_dtype == "fp16":  # all of an fp16 cache is looked at
+        # All of an fp16 cache is looked at, and layers that differ read more than the stream of those before.
+        if library is None or self.kv_dtype == "fp16" or self.architecture.layers_differ:
             return super().score_at_once(plan, texts, num_logits)
         step = self.step_program(plan, *self._room([len(text) for text in texts]), runs_once=True)
         step.fill(batch_together(texts, self.kv_block_size, num_logits))

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from artifacts.architecture import Architecture, kind_of
+from artifacts.architecture import Architecture
+from artifacts.layer_groups import kind_of
 from artifacts.precision import Plan
 from runtime.gpu.weights import device_bytes, refusal
 
@@ -76,6 +77,8 @@ class Division:
     def refusal(self, a: Architecture, plan: Plan) -> str | None:
         """Why `plan` cannot be divided so, or None."""
         n, moe = self.num_devices, a.moe
+        if a.layers_differ and n > 1:
+            return f"layers of a {a.family} model differ in sizes, inputs or caches, which is divided by no rule here"
         divided = {}
         if self.attention == "heads":
             divided = {"heads": a.num_q_heads, "rows of a feed-forward network": a.intermediate_size}

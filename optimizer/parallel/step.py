@@ -126,7 +126,7 @@ class DeviceSteps:
                 flops += 2.0 * extent.num_logits * n * k
             elif group != "embed":
                 flops += 2.0 * extent.own_tokens * n * k
-        return reads, flops + self._own.num_layers * attention_flops(self._own, extent.own_tokens, extent.pairs)
+        return reads, flops + self._own.num_layers * attention_flops(self._own, 0, extent.own_tokens, extent.pairs)
 
 
 def _joined(own: list[LabelledProblem], mixture: list[LabelledProblem]) -> list[LabelledProblem]:

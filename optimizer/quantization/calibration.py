@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import fields
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,20 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from artifacts.architecture import Architecture, is_of_experts, kind_of, plain_group
+from artifacts.architecture import Architecture
 from artifacts.errors import UserError
+from artifacts.layer_groups import is_of_experts, is_table, kind_of, plain_group
 from optimizer.importers import Source
-from optimizer.quantization.decoder_layer import DecoderLayer, normed_for_head
+from optimizer.quantization.decoder_layer import Caches, DecoderLayer, normed_for_head
 from optimizer.quantization.input_statistics import InputAccumulator, InputStatistics
+from optimizer.quantization.layer_inputs import LayerInputs
 from optimizer.records.progress import Reporter
 
 _HIDDEN = "hidden"
 _HITS = "hits"
+_CACHED = ("keys", "values")
+#: of embeddings, for all layers: it counts as one of the first
+_PROJECTION = "per_layer_model_projection"
 _STATISTICS = tuple(field.name for field in fields(InputStatistics))
 
 
@@ -35,7 +41,8 @@ class Calibration:
     sequences alone; `layers.I.safetensors` appears whole or not at all, so a killed run goes on at its layer.
 
     Memory: the fp32 weights and the K x K sums of one layer, the hidden states (num_tokens x hidden_size fp32) twice, and
-    the attention scores of one sequence; before the first layer, the embedding as it is stored. Disk: 4 K^2 bytes a group.
+    the attention scores of one sequence; before the first layer, the embedding as it is stored; keys and values that later
+    layers read, and rows of a second embedding. Disk: 4 K^2 bytes a group.
 
     Experts have statistics of their own where their inputs have nothing in common (`parts`), which takes E K^2 in place of K^2.
 
@@ -63,7 +70,7 @@ class Calibration:
 
     def covers(self, group: str) -> bool:
         """Whether `group` multiplies inputs: an embedding, also one that is a tied head, is mostly looked up."""
-        return group != "embed"
+        return not is_table(group)
 
     def parts(self, group: str) -> tuple[str, ...]:
         """What has statistics of its own in a layer group: equal shares of its rows, in order; mostly the group itself.
@@ -112,15 +119,15 @@ class Calibration:
         first = next((i for i in range(num_layers + 1) if not self._layer_path(i).exists()), num_layers + 1)
         if first > last:
             return
-        hidden = self._load_hidden(first)
+        hidden, caches = self._load_hidden(first)
         layers = range(first, last + 1)
         for layer in reporter.track(layers, "calibrating layers", len(layers)) if reporter else layers:
-            accumulators = self._pass_layer(layer, hidden) if layer < num_layers else self._pass_head(hidden)
+            accumulators = self._pass_layer(layer, hidden, caches) if layer < num_layers else self._pass_head(hidden)
             hits = [one.num_rows for part, one in accumulators.items() if ".experts_down." in part]
             statistics = {part: one.statistics() for part, one in accumulators.items()}
             # The next layer's input goes first: a layer counts as done when its statistics are there.
             if layer < num_layers:
-                self._write(self._hidden_path(layer + 1), {_HIDDEN: torch.cat(hidden)})
+                self._write(self._hidden_path(layer + 1), {_HIDDEN: torch.cat(hidden), **self._kept(caches, layer + 1)})
             self._write(
                 self._layer_path(layer),
                 {f"{part}.{name}": getattr(one, name) for part, one in statistics.items() for name in _STATISTICS}
@@ -128,16 +135,35 @@ class Calibration:
             )
             self._hidden_path(layer).unlink(missing_ok=True)
 
-    def _pass_layer(self, index: int, hidden: list[Tensor]) -> dict[str, InputAccumulator]:
-        """The inputs of one layer's parts; `hidden`, one tensor a sequence, becomes its output."""
+    def _pass_layer(self, index: int, hidden: list[Tensor], caches: list[Caches]) -> dict[str, InputAccumulator]:
+        """The inputs of one layer's parts; `hidden`, one tensor a sequence, becomes its output, and `caches` gets its keys."""
         architecture = self._source.architecture
         shapes = architecture.linear_shapes()
         groups = [group for group in shapes if group.startswith(f"layers.{index}.")]
+        groups += [_PROJECTION] if index == 0 and _PROJECTION in shapes else []
         accumulators = {part: InputAccumulator(shapes[group][1]) for group in groups for part in _parts(architecture, group)}
         layer = DecoderLayer(architecture, index, self._source.tensor, self._longest)
-        for i, states in enumerate(hidden):
-            hidden[i] = layer(states, lambda part, rows: accumulators[part].add(rows))
+        inputs = self._inputs.of_layer(index) if architecture.per_layer_size else None
+        for i, (ids, states) in enumerate(zip(self._sequences, hidden, strict=True)):
+            if _PROJECTION in accumulators:
+                accumulators[_PROJECTION].add(states)
+            read = None if inputs is None else inputs.of(ids)
+            hidden[i] = layer(states, lambda part, rows: accumulators[part].add(rows), caches[i], read)
         return accumulators
+
+    @cached_property
+    def _inputs(self) -> LayerInputs:
+        return LayerInputs(self._source, (token for ids in self._sequences for token in ids))
+
+    def _kept(self, caches: list[Caches], layer: int) -> dict[str, Tensor]:
+        """Of `caches` what `layer` and later ones read, as a file has it; all else is dropped."""
+        a = self._source.architecture
+        needed = {a.cache_of(later) for later in range(layer, a.num_layers)}
+        for held in caches:
+            for owner in held.keys() - needed:
+                del held[owner]
+        parts = ((f"{owner}.{part}", i) for owner in caches[0] for i, part in enumerate(_CACHED))
+        return {name: torch.cat([held[int(name.split(".")[0])][i] for held in caches]) for name, i in parts}
 
     def _pass_head(self, hidden: list[Tensor]) -> dict[str, InputAccumulator]:
         architecture = self._source.architecture
@@ -147,14 +173,21 @@ class Calibration:
             accumulator.add(normed_for_head(architecture, gain, states))
         return {"head": accumulator}
 
-    def _load_hidden(self, layer: int) -> list[Tensor]:
-        """The input of `layer`, fp32 [T, hidden_size] for each sequence."""
+    def _load_hidden(self, layer: int) -> tuple[list[Tensor], list[Caches]]:
+        """The input of `layer`, fp32 [T, hidden_size] for each sequence, and caches of layers before that are still read."""
         if layer == 0:
-            embedding = self._source.tensor("embed.weight")
-            return [embedding[torch.tensor(ids)].to(torch.float32) for ids in self._sequences]
+            embedding, factor = self._source.tensor("embed.weight"), self._source.architecture.embedding_factor
+            states = [embedding[torch.tensor(ids)].to(torch.float32).mul_(factor) for ids in self._sequences]
+            return states, [{} for _ in self._sequences]
+        lengths = [len(ids) for ids in self._sequences]
         with safe_open(self._hidden_path(layer), framework="pt") as file:
-            states: Tensor = file.get_tensor(_HIDDEN)
-        return [part.clone() for part in torch.split(states, [len(ids) for ids in self._sequences])]
+            found = {name: torch.split(file.get_tensor(name), lengths) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        owners = sorted({int(name.split(".")[0]) for name in found if name != _HIDDEN})
+        caches = [
+            {owner: (found[f"{owner}.{_CACHED[0]}"][i].clone(), found[f"{owner}.{_CACHED[1]}"][i].clone()) for owner in owners}
+            for i in range(len(lengths))
+        ]
+        return [part.clone() for part in found[_HIDDEN]], caches
 
     def _layer_path(self, layer: int) -> Path:
         return self._folder / f"layers.{layer}.safetensors"

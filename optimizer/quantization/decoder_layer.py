@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from artifacts.architecture import Architecture
-from kernels.silu_and_mul.reference import clamped_silu
+from optimizer.quantization.float_extras import FloatExtras, gated
 from optimizer.quantization.float_latents import FloatLatents
 from optimizer.quantization.float_mixture import FloatMixture
 from runtime.network import Activation, final_norm, layer
@@ -19,6 +19,8 @@ from runtime.rope import rope_tables
 
 #: canonical tensor name -> tensor, as `Source.tensor`
 Tensors = Callable[[str], Tensor]
+#: layer -> its keys, rotated, and its values, fp32 [T, heads, head_dim]
+Caches = dict[int, tuple[Tensor, Tensor]]
 #: (layer group, its input rows fp32 [T, K])
 Observer = Callable[[str, Tensor], None]
 
@@ -30,14 +32,23 @@ class DecoderLayer:
         self._architecture, self._index = architecture, index
         names = [*(f"{group}.weight" for group in architecture.linear_shapes()), *architecture.float_shapes()]
         self._tensors = {name: tensors(name).to(torch.float32) for name in names if name.startswith(f"layers.{index}.")}
-        cos, sin = rope_tables(architecture.rope_of(index), architecture.rope_width, num_positions)
+        cos, sin = rope_tables(architecture.rope_of(index), architecture.rope_width(index), num_positions)
         self._rotation = torch.from_numpy(cos), torch.from_numpy(sin)
 
     @torch.inference_mode()
-    def __call__(self, hidden: Tensor, observe: Observer = lambda group, rows: None) -> Tensor:
-        """The layer's output for one sequence, fp32 [T, hidden_size]; `observe` sees the input of each layer group."""
-        build = FloatBuilder(self._architecture, self._tensors, self._rotation, observe)
-        return layer(self._architecture, self._index, build, hidden)
+    def __call__(
+        self,
+        hidden: Tensor,
+        observe: Observer = lambda group, rows: None,
+        caches: Caches | None = None,
+        inputs: Tensor | None = None,
+    ) -> Tensor:
+        """The layer's output for one sequence, fp32 [T, hidden_size]; `observe` sees the input of each layer group.
+
+        `caches` has keys and values of layers before, and gets those of this one; `inputs` are what it reads beside the stream.
+        """
+        build = FloatBuilder(self._architecture, self._tensors, self._rotation, observe, {} if caches is None else caches)
+        return layer(self._architecture, self._index, build, hidden, inputs)
 
 
 def normed_for_head(architecture: Architecture, gain: Tensor, hidden: Tensor) -> Tensor:
@@ -53,6 +64,11 @@ class FloatBuilder:
     tensors: Mapping[str, Tensor]
     rotation: tuple[Tensor, ...] = ()
     observe: Observer = lambda group, rows: None
+    caches: Caches = field(default_factory=dict)
+
+    @property
+    def extras(self) -> FloatExtras:
+        return FloatExtras(self.tensors)
 
     @property
     def latents(self) -> FloatLatents | None:
@@ -76,16 +92,19 @@ class FloatBuilder:
         self.observe(group, x)
         return functional.linear(x, self.tensors[f"{group}.weight"], self.tensors.get(f"{group}.bias"))
 
-    def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        a = self.architecture
-        q, k, v = torch.tensor_split(qkv, [a.q_size, a.q_size + a.kv_size], dim=1)
-        return q, k, v
+    def split(self, qkv: Tensor, sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
+        return torch.split(qkv, list(sizes), dim=1)
 
-    def heads(self, x: Tensor) -> Tensor:
-        return x.view(len(x), -1, self.architecture.head_dim)
+    def heads(self, x: Tensor, head_dim: int) -> Tensor:
+        return x.view(len(x), -1, head_dim)
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int, softcap: float) -> Tensor:
-        q, k, v = (heads.transpose(0, 1)[None] for heads in (self._rotate(q), self._rotate(k), v))
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None, scale: float, window: int, softcap: float
+    ) -> Tensor:
+        if k is not None and v is not None:
+            self.caches[layer] = self._rotate(k), v
+        k, v = self.caches[self.architecture.cache_of(layer)]
+        q, k, v = (heads.transpose(0, 1)[None] for heads in (self._rotate(q), k, v))
         sinks = self.tensors.get(f"layers.{layer}.sinks")
         if softcap or sinks is not None:
             k, v = (heads.repeat_interleave(q.shape[1] // heads.shape[1], dim=1) for heads in (k, v))
@@ -103,13 +122,7 @@ class FloatBuilder:
 
     def gated(self, name: str, gate_up: Tensor, reader: str, activation: Activation) -> Tensor:
         gate, up = gate_up.chunk(2, dim=1)
-        match activation.name:
-            case "silu":
-                return functional.silu(gate) * up
-            case "gelu":
-                return functional.gelu(gate, approximate="tanh") * up
-            case "clamped_silu":
-                return clamped_silu(gate, up, activation.limit, activation.slope)
+        return gated(gate, up, activation)
 
     def join(self, stream: Tensor, branch: Tensor, factor: float) -> Tensor:
         return torch.add(stream, branch, alpha=factor)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from artifacts.architecture import kind_of
+from artifacts.layer_groups import kind_of
 from artifacts.layer_parts import Moe
 from kernels.moe_route.reference import moe_route_sigmoid, moe_route_softmax, moe_sort
 

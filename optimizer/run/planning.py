@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
-from artifacts.architecture import kind_of
 from artifacts.canonical import canonical_json
+from artifacts.layer_groups import kind_of
 from artifacts.manifest import Deployment, Manifest, Precision, Provenance
 from artifacts.precision import Plan, Scheme, plan_bytes
 from artifacts.writer import write_bundle

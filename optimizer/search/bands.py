@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from artifacts.architecture import Architecture, kind_of, plain_group
+from artifacts.architecture import Architecture
 from artifacts.errors import UserError
+from artifacts.layer_groups import kind_of, plain_group
 from artifacts.precision import Scheme
 
 NUM_BANDS = 3

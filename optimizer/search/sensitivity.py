@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from artifacts.architecture import kind_of
+from artifacts.layer_groups import kind_of
 from artifacts.precision import Plan, Scheme
 from optimizer.records.ledger import Ledger
 from optimizer.records.progress import Reporter

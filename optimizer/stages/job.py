@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-from artifacts.architecture import Architecture, kind_of
+from artifacts.architecture import Architecture
 from artifacts.errors import UserError
+from artifacts.layer_groups import kind_of
 from artifacts.precision import Plan, Scheme
 from kernels.cpu.isa import Isa
 from optimizer.importers import Source, open_random, open_source

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from artifacts.architecture import kind_of
 from artifacts.errors import UserError
 from artifacts.kv_cache import kv_bytes_per_token
+from artifacts.layer_groups import kind_of
 from artifacts.precision import Plan, plan_bytes
 from optimizer.measure.workbench import Workbench
 from optimizer.parallel.fewest import GIB, fewest_devices

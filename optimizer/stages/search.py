@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from artifacts.architecture import kind_of
+from artifacts.layer_groups import kind_of
 from artifacts.precision import KvDtype, Plan, Scheme
 from optimizer.cost.provider import CostProvider
 from optimizer.evaluation import Gate, Look

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from artifacts.architecture import Architecture, kind_of
+from artifacts.architecture import Architecture
 from artifacts.canonical import canonical_json
 from artifacts.errors import UserError
+from artifacts.layer_groups import kind_of
 from artifacts.manifest import Kernels, Limits, Platform
 from artifacts.precision import KvDtype, Plan, Scheme, plan_bytes
 from kernels.compile.cross_compile import Compiled, CrossCompiler, compiler_versions, gpu_sources_digest

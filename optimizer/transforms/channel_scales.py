@@ -25,7 +25,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from artifacts.architecture import Architecture, kind_of
+from artifacts.architecture import Architecture
+from artifacts.layer_groups import kind_of
 from optimizer.importers import Source
 from optimizer.transforms.transformed_source import UntransformableModelError
 

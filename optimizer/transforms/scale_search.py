@@ -16,8 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from artifacts.architecture import Architecture, is_of_experts, kind_of
+from artifacts.architecture import Architecture
 from artifacts.errors import UserError
+from artifacts.layer_groups import is_of_experts, kind_of
 from artifacts.precision import Plan, Scheme
 from artifacts.weight_formats import FP8_BLOCK
 from kernels.quantize_activations.gpu_reference import quantize_blocks, quantize_rows, quantize_with

@@ -72,6 +72,7 @@ def refuse_what_cannot_fold(architecture: Architecture) -> None:
     found = {
         "latent attention": architecture.mla is not None,
         "no norms before its branches": not architecture.pre_norms,
+        "layers of several sizes, with inputs beside the stream or shared caches": architecture.layers_differ,
     }
     for what, is_there in found.items():
         if is_there:

@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from artifacts.architecture import kind_of
 from artifacts.canonical import canonical_json
 from artifacts.errors import UserError
+from artifacts.layer_groups import kind_of
 from artifacts.precision import Plan, Scheme
 from optimizer.importers import Source
 from optimizer.quantization import (

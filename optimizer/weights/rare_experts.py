@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from artifacts.architecture import Architecture, is_of_experts, plain_group
+from artifacts.architecture import Architecture
+from artifacts.layer_groups import is_of_experts, plain_group
 from artifacts.precision import Plan, Scheme
 from optimizer.formats.matrix import QuantizedMatrix
 from optimizer.formats.stored_matrix import Misfit

@@ -32,7 +32,9 @@ def reading_of(
 
     def new_reader() -> AnswerReader:
         reader = ToolReader(tools, functions) if tools is not None and reads_calls else PlainReader()
-        return reader if reasoning is None else ReasoningReader(reasoning, reader, begins_in_thought, shows_thought)
+        return (
+            reader if reasoning is None else ReasoningReader(reasoning, reader, begins_in_thought, shows_thought, reads_calls)
+        )
 
     of_tools = tools.markers if tools is not None and reads_calls else ()
     return AnswerReading(new_reader, of_tools if reasoning is None else (*of_tools, *reasoning.markers))

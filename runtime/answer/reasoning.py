@@ -15,13 +15,15 @@ from runtime.answer.reader import AnswerReader
 class ReasoningFormat:
     """Thoughts stand between `begin` and `end`, at the beginning of an answer.
 
-    `direct` begins an answer without thoughts, where that has a mark, too. `words` are what marks of several tokens consist of.
+    `direct` begins an answer without thoughts, where that has a mark, too. `calling` are texts that end thoughts as well, and
+    belong to a call that follows. `words` are what marks of several tokens consist of.
     """
 
     name: str
     begin: str
     end: str
     direct: str = ""
+    calling: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
 
     @property
@@ -48,6 +50,7 @@ FORMATS: Sequence[ReasoningFormat] = (
         "<|channel|>analysis<|message|>",
         "<|end|><|start|>assistant<|channel|>final<|message|>",
         direct="<|channel|>final<|message|>",
+        calling=("<|end|><|start|>assistant<|channel|>commentary", "<|end|><|start|>assistant to="),
         words=("<|channel|>", "<|message|>", "<|end|>", "<|start|>"),
     ),
     ReasoningFormat("thinking", "<thinking>", "</thinking>"),
@@ -77,10 +80,14 @@ def named(name: str) -> ReasoningFormat | None:
 class ReasoningReader:
     """An `AnswerReader` that gives what follows the thoughts to another one. Whitespace around thoughts belongs to neither."""
 
-    def __init__(self, format: ReasoningFormat, answer: AnswerReader, is_open: bool, is_shown: bool = True) -> None:
-        """`is_open` says that the prompt has begun the thoughts. Thoughts that are not shown make no events."""
+    def __init__(
+        self, format: ReasoningFormat, answer: AnswerReader, is_open: bool, is_shown: bool = True, may_call: bool = False
+    ) -> None:
+        """`is_open` says that the prompt has begun the thoughts. Thoughts that are not shown make no events. `may_call` says
+        that `answer` reads calls."""
         self.is_reasoning = is_open
         self._format = format
+        self._ends = (format.end, *(format.calling if may_call else ()))
         self._answer = answer
         self._is_shown = is_shown
         self._cursor = Cursor()
@@ -128,19 +135,21 @@ class ReasoningReader:
         self._events += self._answer.push(cursor.rest)
 
     def _thoughts(self) -> Steps[None]:
-        """Up to the end marker, which is read too. A space is held until it is not the last."""
+        """Up to the end marker, which is read too, or to a call. A space is held until it is not the last."""
         cursor, end = self._cursor, self._format.end
         while True:
             rest = cursor.rest
-            at = rest.find(end)
+            at = min((found for found in map(rest.find, self._ends) if found >= 0), default=-1)
             is_last = at >= 0 or cursor.has_ended
-            shown = rest[:at] if at >= 0 else rest if cursor.has_ended else rest[: len(rest) - open_end(rest, (end,))]
+            shown = rest[:at] if at >= 0 else rest if cursor.has_ended else rest[: len(rest) - open_end(rest, self._ends)]
             shown = shown.rstrip()
             if shown and self._is_shown:
                 self._events.append(ReasoningDelta(shown))
             cursor.take(len(shown))
             cursor.forget()
             if is_last:
-                cursor.take(cursor.rest.find(end) + len(end) if at >= 0 else len(cursor.rest))
+                rest = cursor.rest
+                at = at - len(shown) if at >= 0 else len(rest)
+                cursor.take(at + len(end) if rest.startswith(end, at) else at)
                 return
             yield

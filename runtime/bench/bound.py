@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from artifacts.architecture import Architecture
-from artifacts.kv_cache import kv_bytes_per_token
+from artifacts.kv_cache import layer_kv_bytes
+from artifacts.layer_groups import is_table
 from artifacts.precision import KvDtype, Scheme
 from runtime.attention_flops import attention_flops
 
@@ -62,9 +63,9 @@ def decode_bound(
 ) -> DecodeBound:
     """Bytes and FLOPs of a decode step against `peaks`.
 
-    `groups` maps layer groups to scheme names (`manifest.precision.groups`). All weights are read once per step, except an
-    untied embedding, of which each token reads one row; every sequence reads its keys and values and writes one token's.
-    Groups with integer activations compute at int8_gops, those of 16 bits twice, everything else at float_gflops.
+    `groups` maps layer groups to scheme names (`manifest.precision.groups`). All weights are read once per step, except
+    embeddings that are no head, of which each token reads one row; every sequence reads its keys and values and writes one
+    token's. Groups with integer activations compute at int8_gops, those of 16 bits twice, everything else at float_gflops.
     """
     shared_bytes = sum(4.0 * math.prod(shape) for shape in architecture.float_shapes().values())
     own_bytes = 0.0
@@ -72,7 +73,7 @@ def decode_bound(
     for group, (out_features, in_features) in architecture.linear_shapes().items():
         scheme = Scheme.parse(groups[group])
         size_bytes = out_features * in_features * scheme.bits_per_weight / 8
-        if group == "embed" and not architecture.tie_embeddings:
+        if is_table(group) and not (group == "embed" and architecture.tie_embeddings):
             own_bytes += size_bytes / out_features
             continue
         shared_bytes += size_bytes
@@ -82,8 +83,8 @@ def decode_bound(
             float_flops += 2.0 * out_features * in_features
     for layer in range(architecture.num_layers):
         seen = min(context_len, architecture.window(layer) or context_len)
-        own_bytes += kv_bytes_per_token(architecture, kv_cache) / architecture.num_layers * (seen + 1)
-        float_flops += attention_flops(architecture, 1, seen)
+        own_bytes += layer_kv_bytes(architecture, kv_cache, layer) * (seen + architecture.owns_cache(layer))
+        float_flops += attention_flops(architecture, layer, 1, seen)
     own_memory_s = own_bytes / (peaks.memory_gbps * 1e9)
     shared_memory_s = shared_bytes / (peaks.memory_gbps * 1e9)
     compute_s = float_flops / (peaks.float_gflops * 1e9) + int8_flops / (peaks.int8_gops * 1e9)

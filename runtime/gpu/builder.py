@@ -15,7 +15,7 @@ from artifacts.precision import KvDtype, Plan, Scheme
 from kernels.formats.fp8 import INPUT_SCALE
 from runtime.gpu.program import GpuArgument, GpuBatch, GpuCall
 from runtime.gpu.weights import gpu_packing_of
-from runtime.network import Activation, Latents, Mixtures
+from runtime.network import Activation, Extras, Latents, Mixtures
 from runtime.rope import rope_tables
 
 TOKENS = {"T": "num_tokens"}
@@ -27,7 +27,7 @@ _FORM_DTYPES = {"int8": torch.int8, "e4m3": _E4M3, "e4m3_block": _E4M3, "e4m3_te
 _CACHE_FORMS = {"bf16": "act", "fp16": "fp16", "int8": "int8", "fp8": "e4m3"}
 _SCALE_BLOCK = 128
 #: groups whose output joins the residual stream: it is read before the other's is written
-_BRANCHES = ("o", "down")
+_BRANCHES = ("o", "down", "per_layer_projection")
 
 
 class Stream(NamedTuple):
@@ -62,6 +62,7 @@ class GpuBuilder:
 
     latents: Latents[Operand] | None = None
     mixtures: Mixtures[Operand] | None = None
+    extras: Extras[Stream, Operand] | None = None
 
     def __init__(
         self,
@@ -81,13 +82,17 @@ class GpuBuilder:
         self.num_body_calls = 0
         """How many of the calls come before the head's."""
         self._buffers: dict[tuple[str, tuple[int, ...]], torch.Tensor] = {}
-        self._tables: dict[Rope, dict[str, torch.Tensor]] = {}
+        self._tables: dict[tuple[Rope, int], dict[str, torch.Tensor]] = {}
+        self._caches: dict[int, dict[str, torch.Tensor]] = {}
 
     def embed(self) -> Stream:
-        scheme, out = self.plan["embed"], self.buffer("residual", self.architecture.hidden_size)
-        symbol = f"gpu_embedding_{gpu_packing_of(scheme).embedding}"
-        self.call(symbol, "embed", token_ids=self.inputs.token_ids, **self.weights("embed"), out=out)
-        return Stream(out, None)
+        return Stream(self.rows("embed", self.buffer("residual", self.architecture.hidden_size)), None)
+
+    def rows(self, group: str, out: torch.Tensor) -> torch.Tensor:
+        """`out` with the rows of the step's tokens in a table."""
+        symbol = f"gpu_embedding_{gpu_packing_of(self.plan[group]).embedding}"
+        self.call(symbol, group, token_ids=self.inputs.token_ids, **self.weights(group), out=out)
+        return out
 
     def norm(self, name: str, stream: Stream, readers: Sequence[str], eps: float) -> Operand:
         out = self.buffer("hidden", self.architecture.hidden_size)
@@ -109,18 +114,24 @@ class GpuBuilder:
         out = self.buffer("branch" if kind in _BRANCHES else kind, self.architecture.linear_shapes()[group][0])
         return self._linear(group, x, out)
 
-    def split(self, qkv: Operand) -> tuple[Operand, Operand, Operand]:
-        a = self.architecture
-        q, k, v = torch.tensor_split(qkv.x, [a.q_size, a.q_size + a.kv_size], dim=1)
-        return Operand.plain(q), Operand.plain(k), Operand.plain(v)
+    def split(self, qkv: Operand, sizes: tuple[int, ...]) -> tuple[Operand, ...]:
+        return tuple(map(Operand.plain, torch.split(qkv.x, list(sizes), dim=1)))
 
-    def heads(self, x: Operand) -> Operand:
-        return Operand.plain(x.x.view(len(x.x), -1, self.architecture.head_dim))
+    def heads(self, x: Operand, head_dim: int) -> Operand:
+        return Operand.plain(x.x.view(len(x.x), -1, head_dim))
 
-    def attend(self, layer: int, q: Operand, k: Operand, v: Operand, scale: float, window: int, softcap: float) -> Operand:
-        caches, form = self._caches(), _CACHE_FORMS[self.kv_dtype]
-        out = self.buffer("attended", *q.x.shape[1:])
-        self.call(f"gpu_rope_and_cache_{form}", f"layers.{layer}.rope", q=q.x, k=k.x, v=v.x, **self.rotation(layer), **caches)
+    def attend(
+        self, layer: int, q: Operand, k: Operand | None, v: Operand | None, scale: float, window: int, softcap: float
+    ) -> Operand:
+        form, label = _CACHE_FORMS[self.kv_dtype], f"layers.{layer}.rope"
+        out, rotation = self.buffer("attended", *q.x.shape[1:]), self.rotation(layer)
+        if k is None or v is None:
+            del rotation["slot_mapping"]
+            self.call("gpu_rope", label, q=q.x, **rotation)
+        else:
+            self._caches[layer] = self._empty_cache(*k.x.shape[1:])
+            self.call(f"gpu_rope_and_cache_{form}", label, q=q.x, k=k.x, v=v.x, **rotation, **self._caches[layer])
+        caches = self._caches[self.architecture.cache_of(layer)]
         self.call(
             f"gpu_paged_attention_{form}", f"layers.{layer}.attention", ATTENTION, q=q.x, **caches, **self.tables(),
             sinks=self.tensors.get(f"layers.{layer}.sinks"), out=out, scale=scale, window=window, softcap=softcap,
@@ -181,14 +192,13 @@ class GpuBuilder:
 
     def rotation(self, layer: int) -> dict[str, GpuArgument]:
         """What rotary embedding of `layer` reads, and where keys go. Layers that turn alike share their tables."""
-        a = self.architecture
-        rope = a.rope_of(layer)
-        if rope not in self._tables:
-            tables = rope_tables(rope, a.rope_width, self.limits.max_model_len)
-            self._tables[rope] = {
+        key = self.architecture.rope_of(layer), self.architecture.rope_width(layer)
+        if key not in self._tables:
+            tables = rope_tables(*key, self.limits.max_model_len)
+            self._tables[key] = {
                 name: torch.from_numpy(table).to(self.device) for name, table in zip(("cos", "sin"), tables, strict=True)
             }
-        return {**self._tables[rope], "positions": self.inputs.positions, "slot_mapping": self.inputs.slot_mapping}
+        return {**self._tables[key], "positions": self.inputs.positions, "slot_mapping": self.inputs.slot_mapping}
 
     def _linear(self, group: str, x: Operand, out: torch.Tensor) -> Operand:
         """out = x W^T + bias, x rounded first where the scheme wants it and it is not yet."""
@@ -243,11 +253,10 @@ class GpuBuilder:
         scales = self.buffer(f"{form} scales of {width}", *scale_width, dtype=torch.float32, rows=rows)
         return {"codes": codes, "scales": scales}
 
-    def _caches(self) -> dict[str, torch.Tensor]:
+    def _empty_cache(self, num_kv_heads: int, head_dim: int) -> dict[str, torch.Tensor]:
         """Of one layer: [num_blocks, block_size, num_kv_heads, head_dim], and a scale for each token and head where rounded."""
-        a = self.architecture
         dtypes = {"bf16": self.act, "fp16": torch.float16, "int8": torch.int8, "fp8": _E4M3}
-        shape = (self.limits.num_kv_blocks, self.limits.kv_block_size, a.num_kv_heads, a.head_dim)
+        shape = (self.limits.num_kv_blocks, self.limits.kv_block_size, num_kv_heads, head_dim)
 
         def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
             return torch.zeros(shape, dtype=dtype, device=self.device)

@@ -11,6 +11,7 @@ from artifacts.manifest import Limits
 from artifacts.precision import KvDtype, Plan
 from runtime.gpu.builder import GpuBuilder
 from runtime.gpu.latent_attention import LatentAttention
+from runtime.gpu.layer_extras import LayerExtras
 from runtime.gpu.mixture import Mixture
 from runtime.gpu.program import GpuBatch, GpuProgram
 from runtime.models import UnsupportedModel
@@ -46,6 +47,7 @@ def lay_out_gpu(
     build = GpuBuilder(a, plan, kv_dtype, tensors, limits, act, inputs, logits)
     build.latents = LatentAttention(build, a.mla) if a.mla else None
     build.mixtures = Mixture(build, a.moe) if a.moe else None
+    build.extras = LayerExtras(build)
     network(a, build)
     body, head = build.calls[: build.num_body_calls], build.calls[build.num_body_calls :]
     pairs = a.moe.num_experts_per_token if a.moe else 1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from artifacts.architecture import kind_of
 from artifacts.errors import UserError
+from artifacts.layer_groups import kind_of
 from artifacts.layer_parts import Moe
 from kernels.gpu.points import bucket
 from kernels.moe_matmul.gpu_tuning import BLOCK_MS, default_block_m

@@ -11,6 +11,7 @@ import torch
 
 from artifacts.architecture import Architecture
 from artifacts.errors import UserError
+from artifacts.layer_groups import is_table
 from artifacts.precision import Plan, Scheme
 from kernels.formats.format import GpuPacking
 from kernels.formats.table import gpu_packing
@@ -50,7 +51,7 @@ def refusal(scheme: Scheme, kind: str, architecture: Architecture) -> str | None
         block = max(axis_divisor(tensor.axes[0]) for tensor in packing.tensors)
         if rows % block:
             return f"blocks of {block} rows would span two experts, which have {rows}"
-    if kind == "embed" and packing.embedding is None:
+    if is_table(kind) and packing.embedding is None:
         return "an embedding has kernels for bf16, int8 and int4"
     return None
 

@@ -1,6 +1,6 @@
 """Families of decoders: each turns a Hugging Face config into an Architecture."""
 
-from runtime.models.checkpoint_tensors import Part, checkpoint_tensors
+from runtime.models.checkpoint_tensors import Part, checkpoint_tensors, without_effect
 from runtime.models.registry import FAMILIES, architecture
 from runtime.models.unserved import UNSERVED, UnservedArchitecture, refuse_unserved_gguf
 from runtime.models.unsupported import UnknownArchitecture, UnsupportedModel
@@ -15,4 +15,5 @@ __all__ = [
     "architecture",
     "checkpoint_tensors",
     "refuse_unserved_gguf",
+    "without_effect",
 ]

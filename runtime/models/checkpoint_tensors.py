@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -80,12 +81,15 @@ _GRANITE = Naming(
     expert_size_key="intermediate_size",
     joined_experts=("router.layer", "input_linear", "output_linear"),
 )
+_GEMMA_4 = replace(_GEMMA, gains_less_one=False)
 _USUAL = Naming()
 #: of families that do not name and store everything as llama does
 NAMINGS: Mapping[str, Naming] = {
     "gemma": Naming(gains_less_one=True),
     "gemma2": _GEMMA,
     "gemma3_text": _GEMMA,
+    "gemma4_text": _GEMMA_4,
+    "gemma4_unified_text": _GEMMA_4,
     "glm4": Naming(
         norms={
             "attn_norm": "input_layernorm",
@@ -131,6 +135,14 @@ def checkpoint_tensors(architecture: Architecture) -> Mapping[str, tuple[Part, .
     a = architecture
     vocab, hidden = _Axis(a.vocab_size, "vocab_size"), _hidden(a)
     tensors: Parts = {"embed.weight": (_part("model.embed_tokens.weight", vocab, hidden),)}
+    if a.per_layer_size:
+        of_all = _Axis(a.num_layers * a.per_layer_size, "num_hidden_layers * hidden_size_per_layer_input")
+        size = _Axis(a.per_layer_size, "hidden_size_per_layer_input")
+        tensors |= {
+            "embed_per_layer.weight": (_part("model.embed_tokens_per_layer.weight", vocab, of_all),),
+            "per_layer_model_projection.weight": (_part("model.per_layer_model_projection.weight", of_all, hidden),),
+            "per_layer_norm.weight": (_as_meant(a, _part("model.per_layer_projection_norm.weight", size), 2**0.5),),
+        }
     for i in range(a.num_layers):
         ours, layer = f"layers.{i}", f"model.layers.{i}"
         tensors |= {f"{ours}.{name}": parts for name, parts in _norms(a, layer).items()}
@@ -138,8 +150,8 @@ def checkpoint_tensors(architecture: Architecture) -> Mapping[str, tuple[Part, .
         if a.moe is not None and a.is_moe(i):
             feed_forward = _experts(a, a.moe, layer)
         else:
-            feed_forward = _swiglu(a, layer, _naming(a).dense, a.intermediate_size)
-        tensors |= {f"{ours}.{name}": parts for name, parts in {**attention, **feed_forward}.items()}
+            feed_forward = _swiglu(a, layer, _naming(a).dense, a.layer_shape(i).intermediate_size)
+        tensors |= {f"{ours}.{name}": parts for name, parts in {**attention, **feed_forward, **_extras(a, layer)}.items()}
     tensors["final_norm.weight"] = (_gain(a, "model.norm.weight", a.logit_divisor),)
     if not a.tie_embeddings:
         tensors["head.weight"] = (_part("lm_head.weight", vocab, hidden),)
@@ -149,9 +161,32 @@ def checkpoint_tensors(architecture: Architecture) -> Mapping[str, tuple[Part, .
 def _norms(a: Architecture, layer: str) -> Parts:
     """Gains behind a branch have the factor by which it joins the stream."""
     return {
-        f"{ours}.weight": (_gain(a, f"{layer}.{theirs}.weight", a.embedding_scale / a.branch_scale if "post" in ours else 1.0),)
+        f"{ours}.weight": (_gain(a, f"{layer}.{theirs}.weight", _joining(a) if "post" in ours else 1.0),)
         for ours, theirs in _naming(a).norms.items()
     }
+
+
+def _joining(a: Architecture) -> float:
+    return a.embedding_scale / a.branch_scale
+
+
+def _extras(a: Architecture, layer: str) -> Parts:
+    """What `runtime.network.Extras` reads of a layer."""
+    tensors: Parts = {"scalar.weight": (_part(f"{layer}.layer_scalar", _Axis(1, "layers")),)} if a.layer_scalars else {}
+    if a.per_layer_size:
+        size, hidden = _Axis(a.per_layer_size, "hidden_size_per_layer_input"), _hidden(a)
+        tensors |= {
+            "per_layer_input_gate.weight": (_part(f"{layer}.per_layer_input_gate.weight", size, hidden),),
+            "per_layer_projection.weight": (_part(f"{layer}.per_layer_projection.weight", hidden, size),),
+            "per_layer_post_norm.weight": (_gain(a, f"{layer}.post_per_layer_input_norm.weight", _joining(a)),),
+        }
+    return tensors
+
+
+def without_effect(a: Architecture, name: str) -> bool:
+    """Whether a checkpoint's tensor is one that its model has no use for: keys and values of a layer that reads another's."""
+    found = re.match(r"model\.layers\.(\d+)\.self_attn\.[kv]_(proj|norm)\.", name)
+    return bool(a.layer_caches and found and int(found[1]) < a.num_layers and not a.owns_cache(int(found[1])))
 
 
 def _gain(a: Architecture, name: str, divisor: float = 1.0) -> Part:
@@ -165,12 +200,13 @@ def _as_meant(a: Architecture, part: Part, divisor: float = 1.0) -> Part:
 
 def _grouped_query_attention(a: Architecture, i: int, layer: str) -> Parts:
     attention, hidden, order = f"{layer}.self_attn", _hidden(a), _order(a, i)
-    q = _Axis(a.q_size, "num_attention_heads * head_dim")
-    kv = _Axis(a.kv_size, "num_key_value_heads * head_dim")
+    shape = a.layer_shape(i)
+    q = _Axis(shape.q_size, "num_attention_heads * head_dim")
+    kv = _Axis(shape.kv_size, "num_key_value_heads * head_dim")
     #: checkpoint's name, its rows, and how many heads of them turn
-    projections = [("q_proj", q, a.num_q_heads), ("k_proj", kv, a.num_kv_heads), ("v_proj", kv, 0)]
+    projections = [("q_proj", q, a.num_q_heads), ("k_proj", kv, a.num_kv_heads), ("v_proj", kv, 0)][: len(a.qkv_sizes(i))]
     if _naming(a).fused_qkv:
-        rows = _Axis(a.q_size + 2 * a.kv_size, "(num_attention_heads + 2 num_key_value_heads) * head_dim")
+        rows = _Axis(sum(a.qkv_sizes(i)), "(num_attention_heads + 2 num_key_value_heads) * head_dim")
         projections = [("qkv_proj", rows, a.num_q_heads + a.num_kv_heads)]
 
     def turned(part: Part, num_heads: int) -> Part:
@@ -187,9 +223,9 @@ def _grouped_query_attention(a: Architecture, i: int, layer: str) -> Parts:
     if a.attention_sinks:
         tensors["sinks"] = (_part(f"{attention}.sinks", _Axis(a.num_q_heads, "num_attention_heads")),)
     if a.qk_norm:
-        one = (_Axis(a.head_dim, "head_dim"), 1)
+        one = (_Axis(shape.head_dim, "head_dim"), 1)
         spans = ((q, a.num_q_heads), (kv, a.num_kv_heads)) if a.qk_norm_of_all_heads else (one, one)
-        for name, (size, heads) in zip(("q_norm", "k_norm"), spans, strict=True):
+        for name, (size, heads) in zip(("q_norm", "k_norm")[: 1 + a.owns_cache(i)], spans, strict=False):
             tensors[f"{name}.weight"] = (turned(_as_meant(a, _part(f"{attention}.{name}.weight", size)), heads),)
     return tensors
 
@@ -199,12 +235,15 @@ def _order(a: Architecture, i: int) -> tuple[int, ...]:
 
     Here i and i + head_dim / 2 turn together, those that turn coming first in each half.
     """
-    turning, neighbours = a.rope_of(i).turning(a.head_dim), _naming(a).neighbours_turn
+    rope, head_dim = a.rope_of(i), a.layer_shape(i).head_dim
+    if rope.scaling == "proportional":
+        return ()  # in a checkpoint, too
+    turning, neighbours = rope.turning(head_dim), _naming(a).neighbours_turn
     pairs = [(2 * j, 2 * j + 1) if neighbours else (j, j + turning // 2) for j in range(turning // 2)]
-    still = range(turning, a.head_dim)
+    still = range(turning, head_dim)
     firsts, seconds = [one for one, _ in pairs], [other for _, other in pairs]
     order = (*firsts, *still[: len(still) // 2], *seconds, *still[len(still) // 2 :])
-    return () if order == tuple(range(a.head_dim)) else order
+    return () if order == tuple(range(head_dim)) else order
 
 
 def _latent_attention(a: Architecture, mla: Mla, layer: str) -> Parts:

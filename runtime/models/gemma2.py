@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from artifacts.architecture import Architecture
@@ -21,7 +23,8 @@ class Gemma2Config(HfConfig):
     layer_types: list[str] | None = None
     attn_logit_softcapping: NonNegativeFloat | None = 50.0
     final_logit_softcapping: NonNegativeFloat | None = 30.0
-    use_bidirectional_attention: bool | None = None
+    use_bidirectional_attention: bool | Literal["vision"] | None = None
+    """`vision`: of images, of which there are none here."""
 
     def architecture(self) -> Architecture:
         described = super().architecture().model_dump() | {
@@ -53,5 +56,5 @@ class Gemma2Config(HfConfig):
     def _refuse_what_is_unsupported(self) -> None:
         if self.hidden_activation != "gelu_pytorch_tanh":
             raise UnsupportedModel(f"hidden_activation must be 'gelu_pytorch_tanh', got {self.hidden_activation!r}")
-        if self.use_bidirectional_attention:
+        if self.use_bidirectional_attention not in (None, False, "vision"):
             raise UnsupportedModel("use_bidirectional_attention must be false: attention is causal here")

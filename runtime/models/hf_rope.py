@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 from artifacts.layer_parts import Rope
 from runtime.models.unsupported import UnsupportedModel
 
-Scaling = Literal["none", "linear", "llama3", "yarn", "longrope"]
+Scaling = Literal["none", "linear", "llama3", "yarn", "longrope", "proportional"]
 
 _SCALINGS: dict[str, Scaling] = {
     "default": "none",
@@ -20,6 +20,7 @@ _SCALINGS: dict[str, Scaling] = {
     "llama3": "llama3",
     "yarn": "yarn",
     "longrope": "longrope",
+    "proportional": "proportional",
 }
 #: the keys that each scaling cannot do without
 _REQUIRED: dict[Scaling, tuple[str, ...]] = {
@@ -28,6 +29,7 @@ _REQUIRED: dict[Scaling, tuple[str, ...]] = {
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
     "yarn": ("factor",),
     "longrope": ("short_factor", "long_factor"),
+    "proportional": (),
 }
 
 
@@ -73,7 +75,9 @@ def read_rope(parameters: Mapping[str, object], head_dim: int, max_position: int
     fields: dict[str, Any] = {"theta": given.rope_theta, "scaling": scaling}
     if given.partial_rotary_factor != 1.0:
         fields["rotary_dim"] = int(head_dim * given.partial_rotary_factor)
-    if scaling != "none" and scaling != "longrope":
+        if scaling == "proportional":
+            fields["rotary_dim"] = 2 * int(given.partial_rotary_factor * head_dim // 2)
+    if scaling != "none" and scaling != "longrope" and given.factor is not None:
         fields["factor"] = given.factor
     if scaling in ("llama3", "yarn", "longrope"):
         fields["original_max_position"] = given.original_max_position_embeddings

@@ -12,6 +12,8 @@ from runtime.models.deepseek import DeepseekV2Config, DeepseekV3Config
 from runtime.models.gemma import GemmaConfig
 from runtime.models.gemma2 import Gemma2Config
 from runtime.models.gemma3 import Gemma3TextConfig
+from runtime.models.gemma4 import Gemma4TextConfig
+from runtime.models.gemma4_unified import Gemma4UnifiedTextConfig
 from runtime.models.glm4 import Glm4Config
 from runtime.models.gpt_oss import GptOssConfig
 from runtime.models.granite import GraniteConfig
@@ -39,6 +41,8 @@ FAMILIES: dict[str, type[HfConfig]] = {
     "gemma": GemmaConfig,
     "gemma2": Gemma2Config,
     "gemma3_text": Gemma3TextConfig,
+    "gemma4_text": Gemma4TextConfig,
+    "gemma4_unified_text": Gemma4UnifiedTextConfig,
     "glm4": Glm4Config,
     "gpt_oss": GptOssConfig,
     "granite": GraniteConfig,

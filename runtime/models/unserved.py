@@ -82,11 +82,11 @@ _ENCODER = Unserved(
     roberta-prelayernorm squeezebert t5encoder xlm-roberta xlm-roberta-xl
     """,
 )
-_GEMMA_4 = Unserved(
-    "layers of Gemma 4",
-    "embeddings for each layer, caches that layers share, or heads of two sizes",
-    "every layer here keeps a cache of its own, all of one size, and reads the stream alone",
-    "gemma3n_text gemma4_text gemma4_unified_text",
+_GEMMA_3N = Unserved(
+    "layers of Gemma 3n",
+    "several streams, or embeddings for each layer, shared caches or heads of two sizes under another name",
+    "of models with such layers Gemma 4 alone is known",
+    "gemma3n_text",
     ("attention_k_eq_v", "hidden_size_per_layer_input", "num_kv_shared_layers", "per_layer_config"),
 )
 #: last, because a wrapper's own type is all that is said of it: what its text part has counts first
@@ -104,7 +104,7 @@ _WRAPPER = Unserved(
     """,
     ("audio_config", "speech_config", "video_config", "vision_config"),
 )
-UNSERVED = (_RECURRENT, _SPARSE, _ENCODER_DECODER, _ENCODER, _GEMMA_4, _WRAPPER)
+UNSERVED = (_RECURRENT, _SPARSE, _ENCODER_DECODER, _ENCODER, _GEMMA_3N, _WRAPPER)
 
 
 def refuse_unserved(config: Mapping[str, object], families: Mapping[str, object]) -> None:

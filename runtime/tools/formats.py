@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from artifacts.errors import UserError
 from runtime.tools.deepseek import DeepSeek, DeepSeekV31
+from runtime.tools.harmony import Harmony
 from runtime.tools.hermes import Hermes
 from runtime.tools.llama3 import Llama3
 from runtime.tools.mistral import Mistral, MistralV11
@@ -22,6 +23,7 @@ FORMATS: Sequence[ToolFormat] = (
     DeepSeekV31(),
     DeepSeek(),
     Llama3(),
+    Harmony(),
     PLAIN_JSON,
 )
 #: of a model whose calls cannot be read

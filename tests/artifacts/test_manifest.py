@@ -18,7 +18,7 @@ FILES = {
     path: FileRecord(sha256=hashlib.sha256(path.encode()).hexdigest(), size=len(path))
     for path in ("kernels/cpu.so", "tokenizer.json", "weights/model.safetensors")
 }
-GOLDEN_DIGEST = "e961a75a044446be2a889c9df686b5b19dc7f65ab397e64ece4b554697aad4b1"
+GOLDEN_DIGEST = "1f1b5a58f430b9243a9d99fdba317cc57855f3546c368b8425c3656abc276b32"
 
 
 @pytest.fixture
@@ -64,6 +64,12 @@ def test_a_manifest_of_version_1_0_keeps_its_meaning(parts: Any) -> None:
             "pre_norms",
             "qk_norm_of_all_heads",
             "attention_sinks",
+            "layer_shapes",
+            "layer_caches",
+            "value_norm",
+            "per_layer_size",
+            "layer_scalars",
+            "embedding_factor",
             "activation_limit",
             "activation_slope",
         ),

@@ -25,7 +25,7 @@ from tests.runtime.conftest import CONFIGS, Tiny
 
 
 def is_dense(a: Architecture) -> bool:
-    return a.moe is None and a.mla is None
+    return a.moe is None and a.mla is None and not a.layers_differ
 
 
 SCHEMES = [

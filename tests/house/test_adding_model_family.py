@@ -60,13 +60,39 @@ def test_a_toy_family_is_a_config_and_a_row(tmp_path: Path, monkeypatch: pytest.
     assert abs(logits - theirs).max() < 1e-4 * abs(theirs).max()
 
 
+class WrittenExtras:
+    def norm_without_gain(self, name: str, x: str, eps: float) -> str:
+        return f"norm({x})"
+
+    def rows(self, group: str) -> str:
+        return group
+
+    def shares(self, x: str, width: int) -> str:
+        return x
+
+    def share(self, x: str, index: int) -> str:
+        return f"({x})[{index}]"
+
+    def add(self, x: str, more: str, factor: float) -> str:
+        return f"{x} + {factor:g} {more}"
+
+    def gated_by(self, name: str, gate: str, x: str, activation: Activation) -> str:
+        return f"{activation.name}({gate}) {x}"
+
+    def times(self, stream: str, factor: float) -> str:
+        return f"{factor:g} {stream}"
+
+    def scale(self, name: str, stream: str) -> str:
+        return f"{name} ({stream})"
+
+
 class Written:
     """A builder whose values are the text of the formula that made them."""
 
     latents = mixtures = None
 
     def __init__(self) -> None:
-        self.logits = ""
+        self.logits, self.extras = "", WrittenExtras()
 
     def embed(self) -> str:
         return "x"
@@ -82,13 +108,13 @@ class Written:
     def linear(self, group: str, x: str) -> str:
         return f"{group}({x})"
 
-    def split(self, qkv: str) -> tuple[str, str, str]:
-        return f"q {qkv}", "k", "v"
+    def split(self, qkv: str, sizes: tuple[int, ...]) -> tuple[str, ...]:
+        return (f"q {qkv}", "k", "v")[: len(sizes)]
 
-    def heads(self, x: str) -> str:
+    def heads(self, x: str, head_dim: int) -> str:
         return x
 
-    def attend(self, layer: int, q: str, k: str, v: str, scale: float, window: int, softcap: float) -> str:
+    def attend(self, layer: int, q: str, k: str | None, v: str | None, scale: float, window: int, softcap: float) -> str:
         return f"attend({q}, {k}, {v}, {scale:g}, {window}, {softcap:g})"
 
     def gated(self, name: str, gate_up: str, reader: str, activation: Activation) -> str:
@@ -126,6 +152,14 @@ def test_what_a_family_computes_stands_in_the_network() -> None:
     olmo2 = f"head(final_norm({stream} + mlp_post_norm(down(silu(gate_up({stream}))))), 0)"
     changed = {"pre_norms": False, "post_norms": True, "qk_norm": True, "qk_norm_of_all_heads": True}
     assert written(described.model_copy(update=changed)) == olmo2
+    stream = "4 x + o(attend(q qkv(attn_norm(4 x)), k, norm(k), 0.25, 24, 0))"
+    stream = f"{stream} + down(silu(gate_up(mlp_norm({stream}))))"
+    inputs = "(per_layer_norm(per_layer_model_projection(4 x)) + 2 embed_per_layer)[0]"
+    branch = f"per_layer_projection(silu(per_layer_input_gate({stream})) {inputs})"
+    gemma4 = f"head(final_norm(scalar ({stream} + per_layer_post_norm({branch}))), 0)"
+    changed = {"embedding_factor": 4.0, "per_layer_size": 8, "value_norm": True, "layer_scalars": True}
+    shape = described.layer_shape(0).model_copy(update={"keys_are_values": True})
+    assert written(described.model_copy(update={**changed, "layer_shapes": (shape,)})) == gemma4
 
 
 @pytest.mark.parametrize("path", BUILDERS)

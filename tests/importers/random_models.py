@@ -47,6 +47,9 @@ def random_model(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_()
+        for name, buffer in model.named_buffers():
+            if name.endswith("layer_scalar"):
+                buffer.uniform_(0.5, 1.5)
     return model.to(dtype)
 
 

@@ -14,8 +14,13 @@ from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
+    Gemma4Config,
+    Gemma4ForConditionalGeneration,
+    Gemma4TextConfig,
+    Gemma4VisionConfig,
     LlamaConfig,
     LlavaConfig,
+    PreTrainedModel,
     SiglipVisionConfig,
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
@@ -54,7 +59,7 @@ def test_types_are_those_of_transformers_and_stand_in_one_row_each() -> None:
     [
         ("recurrent state", "qwen3_next jamba falcon_h1 bamba lfm2 minimax nemotron_h"),
         ("sparse attention", "deepseek_v32 deepseek_v4"),
-        ("layers of Gemma 4", "gemma3n_text gemma4_text"),
+        ("layers of Gemma 3n", "gemma3n_text gemma4_text"),
         ("images, video or sound", "llava qwen2_vl gemma3 qwen2_audio"),
         ("encoder and decoder", "t5 whisper"),
     ],
@@ -73,20 +78,32 @@ def test_a_wrapper_says_which_text_part_is_served() -> None:
         architecture(config)
 
 
-def test_a_text_part_saved_as_the_document_says_is_served(tmp_path: Path) -> None:
-    (lines,) = re.findall(r"```python\n(.*?)```", DOC, re.DOTALL)
+def gemma3() -> PreTrainedModel:
     vision = SiglipVisionConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=16)
     sizes = {**SIZES, "num_hidden_layers": 1, "head_dim": 16}
-    whole = Gemma3ForConditionalGeneration(Gemma3Config(text_config=Gemma3TextConfig(**sizes), vision_config=vision))
+    return Gemma3ForConditionalGeneration(Gemma3Config(text_config=Gemma3TextConfig(**sizes), vision_config=vision))
+
+
+def gemma4() -> PreTrainedModel:
+    vision = Gemma4VisionConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, head_dim=8)
+    own = {"num_hidden_layers": 1, "head_dim": 16, "global_head_dim": 16, "vocab_size_per_layer_input": SIZES["vocab_size"]}
+    text = Gemma4TextConfig(**SIZES | own, hidden_size_per_layer_input=8)
+    return Gemma4ForConditionalGeneration(Gemma4Config(text_config=text, vision_config=vision))
+
+
+@pytest.mark.parametrize("family", ["gemma3_text", "gemma4_text"])
+def test_a_text_part_saved_as_the_document_says_is_served(tmp_path: Path, family: str) -> None:
+    (lines,) = re.findall(r"```python\n(.*?)```", DOC, re.DOTALL)
+    whole = gemma3() if family == "gemma3_text" else gemma4()
     save_folder(whole, tmp_path / "whole")
-    with pytest.raises(UnservedArchitecture, match="its text part, a gemma3_text, saved alone"):
+    with pytest.raises(UnservedArchitecture, match=f"its text part, a {family}, saved alone"):
         open_source(tmp_path / "whole")
     names = {"AutoModelForCausalLM": AutoModelForCausalLM, "AutoModelForImageTextToText": AutoModelForImageTextToText}
     lines = re.sub(r"(?m)^(from|AutoTokenizer).*\n", "", lines)
     exec(lines, {**names, "folder": tmp_path / "whole", "text": tmp_path / "text"})
     save_folder(AutoModelForCausalLM.from_pretrained(tmp_path / "text"), tmp_path / "text")
     source = open_source(tmp_path / "text")
-    assert source.architecture.family == "gemma3_text"
+    assert source.architecture.family == family
     assert torch.equal(source.tensor("layers.0.down.weight"), whole.model.language_model.layers[0].mlp.down_proj.weight)
 
 

@@ -25,6 +25,10 @@ def _half_precision_input(arguments: Arguments) -> None:
     arguments["x"] = arguments["x"].astype(np.float16).astype(np.float32)  # type: ignore[union-attr]
 
 
+def _half_precision_scale(arguments: Arguments) -> None:
+    arguments["scale"] = arguments["scale"].astype(np.float16).astype(np.float32)  # type: ignore[union-attr]
+
+
 def _window_off_by_one(arguments: Arguments) -> None:
     arguments["window"] = arguments["window"] + 1  # type: ignore[operator]
 
@@ -148,6 +152,12 @@ def _a_heads_matrix_turned_round(arguments: Arguments) -> None:
         ("clamped_silu_and_mul", "one", _usual_slope),
         ("softcap", "small", _half_precision_input),
         ("scaled_add", "some", _half_precision_input),
+        ("scaled_sum", "some", _half_precision_input),
+        ("scaled_sum", "alone", _half_precision_scale),
+        ("gelu_gate", "some", _half_precision_input),
+        ("silu_gate", "some", _half_precision_input),
+        ("clamped_silu_gate", "some", _larger_limit),
+        ("rope", "grouped", _turned_backwards),
         ("paged_attention_capped_fp32", "decode", _larger_cap),
         ("paged_attention_capped_bf16", "prefill", _larger_cap),
         ("paged_attention_sinks_fp32", "mixed", _no_sinks),

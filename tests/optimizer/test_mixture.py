@@ -1,4 +1,4 @@
-"""Mixtures of experts, one with latent attention and one with sinks, from `optimize` to what is served."""
+"""Mixtures of experts, latent attention, sinks, and layers that differ, from `optimize` to what is served."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, DeepseekV3Config, GptOssConfig, MixtralConfig, PreTrainedConfig
+from transformers import AutoModelForCausalLM, DeepseekV3Config, Gemma4TextConfig, GptOssConfig, MixtralConfig, PreTrainedConfig
 
 from artifacts.precision import Scheme
 from artifacts.reader import open_bundle
@@ -37,6 +37,17 @@ LATENT = {
 CONFIGS: dict[str, PreTrainedConfig] = {
     "mixtral": MixtralConfig(vocab_size=300, **SIZES, num_local_experts=4),
     "deepseek_v3": DeepseekV3Config(vocab_size=300, **SIZES | LATENT),
+    "gemma4_text": Gemma4TextConfig(
+        vocab_size=300,
+        **SIZES | {"num_hidden_layers": 4},
+        head_dim=16,
+        global_head_dim=32,
+        sliding_window=16,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        num_kv_shared_layers=2,
+        hidden_size_per_layer_input=32,
+        vocab_size_per_layer_input=300,
+    ),
     "gpt_oss": GptOssConfig(
         vocab_size=300, **SIZES, head_dim=16, num_local_experts=4, num_experts_per_tok=2, sliding_window=16
     ),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from artifacts.architecture import kind_of
+from artifacts.layer_groups import kind_of
 from optimizer.importers import open_source
 from optimizer.measure.workbench import CpuWorkbench
 from optimizer.measure.workload import Workload

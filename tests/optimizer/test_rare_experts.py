@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from artifacts.architecture import kind_of, plain_group
+from artifacts.layer_groups import kind_of, plain_group
 from artifacts.manifest import Limits
 from artifacts.precision import Scheme
 from artifacts.reader import read_manifest

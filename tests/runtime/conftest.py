@@ -14,6 +14,8 @@ from transformers import (
     DeepseekV3Config,
     Gemma2Config,
     Gemma3TextConfig,
+    Gemma4TextConfig,
+    Gemma4UnifiedTextConfig,
     GemmaConfig,
     Glm4Config,
     GptOssConfig,
@@ -34,7 +36,8 @@ from transformers import (
     SmolLM3Config,
 )
 
-from artifacts.architecture import Architecture, plain_group
+from artifacts.architecture import Architecture
+from artifacts.layer_groups import plain_group
 from artifacts.manifest import Limits
 from artifacts.precision import KvDtype, Scheme
 from kernels.cpu.build import build
@@ -77,6 +80,16 @@ LONGROPE = {
     "partial_rotary_factor": 0.5,
     "short_factor": [1.0, 1.1, 1.5, 2.0],
     "long_factor": [1.0, 2.0, 4.0, 8.0],
+}
+#: the last two layers can read the caches of the second and of the third
+GEMMA4 = {
+    "num_hidden_layers": 5,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "sliding_attention", "full_attention"],
+    "head_dim": 16,
+    "global_head_dim": 24,
+    "sliding_window": 24,
+    "hidden_size_per_layer_input": 32,
+    "vocab_size_per_layer_input": 203,
 }
 #: near those of granite-3.1-2b, which says 12, 0.015625, 0.22 and 8
 GRANITE = {"embedding_multiplier": 12.0, "attention_multiplier": 0.15, "residual_multiplier": 0.22, "logits_scaling": 8.0}
@@ -129,6 +142,18 @@ CONFIGS: dict[str, PreTrainedConfig] = {
         query_pre_attn_scalar=40,
         sliding_window=24,
         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+    ),
+    "gemma4": Gemma4TextConfig(
+        **SIZES | GEMMA4 | {"num_key_value_heads": 1},
+        num_kv_shared_layers=2,
+        use_double_wide_mlp=True,
+        final_logit_softcapping=9.0,
+    ),
+    "gemma4, keys are values": Gemma4TextConfig(
+        **SIZES | GEMMA4 | {"hidden_size_per_layer_input": 0}, attention_k_eq_v=True, num_global_key_value_heads=1
+    ),
+    "gemma4 unified, biased": Gemma4UnifiedTextConfig(
+        **SIZES, head_dim=16, global_head_dim=24, attention_k_eq_v=True, attention_bias=True, tie_word_embeddings=False
     ),
     "glm4": Glm4Config(**SIZES, head_dim=24, pad_token_id=None),
     "granite": GraniteConfig(**SIZES, **GRANITE, attention_bias=True, tie_word_embeddings=True),

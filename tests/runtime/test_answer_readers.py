@@ -160,6 +160,32 @@ def test_channels_of_harmony(text: str, thoughts: str | None, content: str) -> N
         assert read(ReasoningReader(harmony, PlainReader(), is_open=False), text, cuts) == (content, thoughts, [])
 
 
+THOUGHT = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
+NOW = "<|channel|>commentary to=functions.now <|constrain|>json<|message|>{}<|call|>"
+
+
+@pytest.mark.parametrize(
+    ("text", "thoughts", "content", "names"),
+    [
+        (THOUGHT + NOW, "Hm.", "", ["now"]),
+        (THOUGHT + " to=functions.now<|channel|>commentary json<|message|>{}<|call|>", "Hm.", "", ["now"]),
+        (" to=functions.now<|channel|>commentary json<|message|>{}", None, "", ["now"]),
+        (NOW, None, "", ["now"]),
+        (f"{THOUGHT}<|channel|>commentary<|message|>I look.<|end|><|start|>assistant{THOUGHT}{NOW}", "Hm.", "I look.", ["now"]),
+        (f"{THOUGHT}<|channel|>final<|message|>to=functions.now", "Hm.", "to=functions.now", []),
+        (NOW.replace("{}", "no"), None, NOW.replace("{}", "no"), []),
+    ],
+)
+def test_calls_of_harmony(text: str, thoughts: str | None, content: str, names: list[str]) -> None:
+    harmony = named("harmony")
+    (channels,) = (format for format in REASONING_FORMATS if format.name == "harmony")
+    assert harmony is not None
+    for cuts in ((), range(len(text))):
+        reader = ReasoningReader(channels, tool_reader(harmony), is_open=False, may_call=True)
+        found = read(reader, text, cuts)
+        assert (found[1], found[0], [name for name, _ in found[2]]) == (thoughts, content, names)
+
+
 @settings(max_examples=100)
 @given(thoughts=words, said=words, calls=made_calls, cuts=st.lists(st.integers(0, 400), max_size=12))
 def test_thoughts_text_and_calls(thoughts: str, said: str, calls: list[tuple[str, Any]], cuts: list[int]) -> None:

@@ -66,6 +66,7 @@ MODELS: list[tuple[str, str, KvDtype]] = [
     ("qwen2", "int8-a8", "bf16"),
     ("llama, tied, biased, llama3", "int4-g32-sym", "fp32"),
     ("olmo2", "int4-g32-asym-a8", "fp32"),
+    ("gemma4", "int4-g32-asym-a8", "int8"),
     ("mixtral", "int4-g32-asym-a8", "bf16"),
     ("mixtral, rare", "int4-g32-asym-a8, rare int8", "bf16"),
     ("deepseek_v3", "int8-a8", "bf16"),
@@ -82,7 +83,9 @@ def test_company_changes_nothing(
     def engine_of(room: Limits) -> EngineCore:
         return EngineCore(model.runner(library, scheme, room, kv_dtype), [])
 
-    @settings(max_examples=8 if model.architecture.mla else 15 if model.architecture.moe else 40)
+    @settings(
+        max_examples=8 if model.architecture.mla else 15 if model.architecture.moe or model.architecture.layers_differ else 40
+    )
     @given(
         arrivals=st.lists(ARRIVALS, min_size=2, max_size=8),
         num_blocks=st.integers(7, 14),
@@ -116,7 +119,8 @@ def test_company_changes_nothing(
 
 #: of each kind of attention and of experts one
 KINDS = [
-    "llama", "mistral", "qwen2, tied, window", "qwen3", "gemma2", "gemma3", "glm4", "granite", "olmo2",
+    "llama", "mistral", "qwen2, tied, window", "qwen3", "gemma2", "gemma3", "gemma4", "gemma4, keys are values", "glm4",
+    "granite", "olmo2",
     "phi3, partial, longrope", "smollm3", "mixtral", "qwen3_moe", "qwen3_moe, normalized",
     "deepseek_v2", "deepseek_v3", "gpt_oss",
 ]  # fmt: skip

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-from artifacts.architecture import is_of_experts
+from artifacts.layer_groups import is_of_experts
 from artifacts.precision import Scheme
 from kernels.cpu.library import Library
 from kernels.reference import ReferenceProgram

@@ -262,7 +262,7 @@ def test_templates_that_packages_carry(template_wheels: Path, is_thorough: bool)
     assert len(templates) > 100
     if not is_thorough:
         templates = {name: source for name, source in templates.items() if "training" not in name}
-    assert compiled(templates["trl:gptoss"]).formats.names == ("none", "harmony")
+    assert compiled(templates["trl:gptoss"]).formats.names == ("harmony", "harmony")
     num_with_tools = num_with_calls = num_compared = 0
     for name, source in templates.items():
         template = compiled(source)

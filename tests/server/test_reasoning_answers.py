@@ -189,12 +189,20 @@ def test_other_families_markers(run_server: Any, format: str, text: str) -> None
 
 def test_channels_of_special_tokens(run_server: Any) -> None:
     """As gpt-oss has them: special tokens that are left out of texts, and that its reader must see."""
-    words = ["<|channel|>", "<|message|>", "<|start|>"]
-    template = ChatTemplate(HERMES_TEMPLATE, bos_token="<s>", eos_token="</s>", reasoning_format="harmony")
-    text = "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b"
-    with run_server(speak=lambda prompt: text, chat_template=template, special_tokens=words) as served:
-        message = answer(served, tools=None)["message"]
-        assert (message["reasoning_content"], message["content"]) == ("a", "b")
+    words = ["<|channel|>", "<|message|>", "<|start|>", "<|constrain|>", "<|call|>"]
+    formats = {"tool_format": "harmony", "reasoning_format": "harmony"}
+    template = ChatTemplate(HERMES_TEMPLATE, bos_token="<s>", eos_token="</s>", **formats)
+    thought = "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>"
+    call = 'commentary to=functions.get_weather <|constrain|>json<|message|>{"city": "Rome"}<|call|>'
+    with run_server(speak=lambda prompt: "", chat_template=template, special_tokens=words) as served:
+        for tools in ({"tools": None}, {}):
+            say(served, f"{thought}final<|message|>b")
+            message = answer(served, **tools)["message"]
+            assert (message["reasoning_content"], message["content"]) == ("a", "b")
+        say(served, thought + call)
+        for asked in (answer, streamed):
+            choice = asked(served)
+            assert (choice["message"]["reasoning_content"], calls(choice)) == ("a", [("get_weather", {"city": "Rome"})])
 
 
 def test_the_official_client(thinking: Any) -> None:

@@ -51,7 +51,7 @@ class ExpectedNetwork:
     keys: dict[int, Tensor] = field(default_factory=dict)
     logits: Tensor = field(default_factory=lambda: torch.empty(0))
 
-    latents, mixtures = None, None
+    latents, mixtures, extras = None, None, None
 
     def __post_init__(self) -> None:
         self._a = self.source.architecture
@@ -78,14 +78,16 @@ class ExpectedNetwork:
             first += part.shape[0]
         return torch.cat(taken).T
 
-    def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = torch.tensor_split(qkv, [self._a.q_size, self._a.q_size + self._a.kv_size], dim=1)
-        return q, k, v
+    def split(self, qkv: Tensor, sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
+        return torch.split(qkv, list(sizes), dim=1)
 
-    def heads(self, x: Tensor) -> Tensor:
-        return x.reshape(len(x), -1, self._a.head_dim)
+    def heads(self, x: Tensor, head_dim: int) -> Tensor:
+        return x.reshape(len(x), -1, head_dim)
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int, softcap: float) -> Tensor:
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor | None, v: Tensor | None, scale: float, window: int, softcap: float
+    ) -> Tensor:
+        assert k is not None and v is not None, "layers that differ are refused"
         rope = self._a.rope_of(layer)
         if rope not in self._rotations:
             tables = rope_tables(rope, self._a.head_dim, self._a.max_position)

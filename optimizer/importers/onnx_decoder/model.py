@@ -36,8 +36,13 @@ def open_onnx(path: Path) -> Source:
     if is_genai:
         config = completed(config, file, decoder)
     described = architecture(config)
-    if described.moe or described.mla or described.attention_sinks:
-        what = "experts" if described.moe else "latent attention" if described.mla else "attention sinks"
+    found = {
+        "experts": described.moe,
+        "latent attention": described.mla,
+        "attention sinks": described.attention_sinks,
+        "layers of several kinds": described.layers_differ,
+    }
+    if what := next((name for name, has in found.items() if has), None):
         raise UnsupportedModel(
             f"only dense decoders without sinks are read from ONNX, and this {described.family} model has {what}; start from "
             "safetensors"

@@ -15,6 +15,8 @@ MUTATIONS = (
     _bug(
         "key rotated back", "low * cos - high * sin, high * cos + low * sin", "low * cos + high * sin, high * cos - low * sin"
     ),
+    _bug("sign of a lone rotation", "first * cos - second * sin", "first * cos + second * sin", symbol="gpu_rope"),
+    _bug("first head alone", "tl.program_id(1) * (2 * HALF) + columns", "columns", symbol="gpu_rope"),
     _bug("angle of the token's index", "tl.load(positions_ptr + token)", "(token + tl.load(positions_ptr) * 0)"),
     _bug("neighbours are pairs", "tl.store(key + HALF", "tl.store(key + 1"),
     _bug("group of the first kv head", "(kv_head * GROUP + group)", "group", "odd_group"),

@@ -11,4 +11,6 @@ MUTATIONS = (
     ),
     Mutation("rows of x taken to be adjacent", _OP, "token * X_STRIDE", "token * D", "gpu_scaled_add", "some"),
     Mutation("only the first block", _OP, "tl.program_id(1) * BLOCK + ", "", "gpu_scaled_add", "several_blocks"),
+    Mutation("sum not scaled", _OP, "tl.load(scale_ptr) * whole", "whole", "gpu_scaled_sum", "alone"),
+    Mutation("branch left out", _OP, "if x_ptr is not None", "if x_ptr is None", "gpu_scaled_sum", "some"),
 )

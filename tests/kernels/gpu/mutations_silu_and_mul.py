@@ -6,7 +6,8 @@ _OP = "silu_and_mul"
 _CLAMPED = "gpu_clamped_silu_and_mul"
 
 MUTATIONS = (
-    Mutation("gate times itself", _OP, "x_row + F + columns", "x_row + columns", "gpu_silu_and_mul", "several_blocks"),
+    Mutation("gate times itself", _OP, "x_row, x_row + F, first", "x_row, x_row, first", "gpu_silu_and_mul", "several_blocks"),
+    Mutation("gates taken to be adjacent", _OP, "row * GATE_STRIDE", "row * F", "gpu_gelu_gate", "several_blocks"),
     Mutation("sign of the exponent", _OP, "tl.exp(-slope)", "tl.exp(slope)", "gpu_silu_and_mul", "one"),
     Mutation("gate not clamped", _OP, "tl.minimum(gate, LIMIT,", "tl.minimum(gate, 1e30,", _CLAMPED, "several_blocks"),
     Mutation("gate clamped below", _OP, "tl.minimum(gate, LIMIT,", "tl.clamp(gate, -LIMIT, LIMIT,", _CLAMPED, "several_blocks"),

@@ -10,12 +10,14 @@ import weakref
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
+    Gemma4TextConfig,
     GraniteConfig,
     LlamaConfig,
     Olmo2Config,
@@ -28,7 +30,7 @@ from transformers import (
 
 from optimizer.importers import Source, open_source
 from optimizer.quantization.calibration import Calibration
-from optimizer.quantization.input_statistics import InputStatistics
+from optimizer.quantization.input_statistics import InputAccumulator
 from tests.importers.random_models import SIZES, random_model, save_folder
 
 LLAMA3 = {
@@ -46,6 +48,19 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "gemma2": Gemma2Config(**SIZES, head_dim=16, sliding_window=16, attn_logit_softcapping=1.0, tie_word_embeddings=False),
     "gemma3": Gemma3TextConfig(
         **SIZES, head_dim=16, sliding_window=16, layer_types=["sliding_attention", "full_attention", "sliding_attention"]
+    ),
+    "gemma4": Gemma4TextConfig(
+        **SIZES | {"num_hidden_layers": 4},
+        head_dim=16,
+        global_head_dim=24,
+        sliding_window=16,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        num_kv_shared_layers=2,
+        hidden_size_per_layer_input=8,
+        vocab_size_per_layer_input=96,
+    ),
+    "gemma4, keys are values": Gemma4TextConfig(
+        **SIZES, head_dim=16, sliding_window=16, attention_k_eq_v=True, hidden_size_per_layer_input=0
     ),
     "granite": GraniteConfig(**SIZES, embedding_multiplier=4.0, attention_multiplier=0.3, residual_multiplier=0.4),
     "olmo2": Olmo2Config(**SIZES),
@@ -85,6 +100,11 @@ def hooked_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     for i, layer in enumerate(model.model.layers):
         for module, group in MODULES.items():
             layer.get_submodule(module).register_forward_pre_hook(listen(f"layers.{i}.{group}"))
+        for module in ("per_layer_input_gate", "per_layer_projection"):
+            if hasattr(layer, module):
+                layer.get_submodule(module).register_forward_pre_hook(listen(f"layers.{i}.{module}"))
+    if hasattr(model.model, "per_layer_model_projection"):
+        model.model.per_layer_model_projection.register_forward_pre_hook(listen("per_layer_model_projection"))
     model.lm_head.register_forward_pre_hook(listen("head"))
     with torch.inference_mode():
         for ids in SEQUENCES:
@@ -116,20 +136,22 @@ from optimizer.quantization import calibration
 
 kept = calibration.Calibration._pass_layer
 
-def dies_in_layer_2(self, index, hidden):
+def dies_in_layer_2(self, index, *states):
     if index == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    return kept(self, index, hidden)
+    return kept(self, index, *states)
 
 calibration.Calibration._pass_layer = dies_in_layer_2
 model, folder, *sequences = sys.argv[1:]
 sequences = [list(map(int, ids.split())) for ids in sequences]
-calibration.Calibration(open_source(Path(model)), sequences, Path(folder)).statistics("head")
+calibration.Calibration(open_source(Path(model)), sequences, Path(folder)).statistics("layers.2.o")
 """
 
 
-def test_a_killed_run_goes_on_at_its_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = save_folder(moderate(random_model(CONFIGS["llama"])), tmp_path / "model")
+@pytest.mark.parametrize("name", ["llama", "gemma4"])
+def test_a_killed_run_goes_on_at_its_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """With what its layers read of those before: one stream, or caches as well."""
+    model = save_folder(moderate(random_model(CONFIGS[name])), tmp_path / "model")
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     texts = [" ".join(map(str, ids)) for ids in SEQUENCES]
     # Sums of other numbers of threads are others.
@@ -139,21 +161,23 @@ def test_a_killed_run_goes_on_at_its_layer(tmp_path: Path, monkeypatch: pytest.M
     assert [path.name for path in sorted(killed.glob("layers.*"))] == ["layers.0.safetensors", "layers.1.safetensors"]
 
     source = open_source(model)
+    num_layers = source.architecture.num_layers
+    last = "head" if "head" in source.architecture.linear_shapes() else f"layers.{num_layers - 1}.down"
     expected = {
-        group: Calibration(source, SEQUENCES, whole).statistics(group) for group in ("layers.1.o", "layers.2.down", "head")
+        group: Calibration(source, SEQUENCES, whole).statistics(group) for group in ("layers.1.o", "layers.2.down", last)
     }
     passed: list[int] = []
     pass_layer = Calibration._pass_layer
 
-    def counted(self: Calibration, index: int, hidden: list[torch.Tensor]) -> dict[str, InputStatistics]:
+    def counted(self: Calibration, index: int, *states: Any) -> dict[str, InputAccumulator]:
         passed.append(index)
-        return pass_layer(self, index, hidden)
+        return pass_layer(self, index, *states)
 
     monkeypatch.setattr(Calibration, "_pass_layer", counted)
     for group, statistics in expected.items():
         resumed = Calibration(source, SEQUENCES, killed).statistics(group)
         assert torch.equal(resumed.hessian, statistics.hessian) and torch.equal(resumed.sample, statistics.sample)
-    assert passed == [2]
+    assert passed == list(range(2, num_layers))
     assert not list(killed.glob("hidden.[0-2].*"))
 
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from artifacts.architecture import Architecture, kind_of
+from artifacts.architecture import Architecture
+from artifacts.layer_groups import kind_of
 from artifacts.layer_parts import Moe
 from artifacts.precision import Scheme
 from optimizer.search.bands import fitting_schemes, make_bands, plan_of

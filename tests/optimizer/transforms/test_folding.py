@@ -15,7 +15,8 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from artifacts.architecture import Architecture, kind_of
+from artifacts.architecture import Architecture
+from artifacts.layer_groups import kind_of
 from optimizer.importers import Source
 from optimizer.transforms import ChannelScales, Rotation, UntransformableModelError, scalable_groups, transformed
 from optimizer.transforms.channel_scales import num_factors

@@ -14,6 +14,7 @@ from transformers import (
     DeepseekV3Config,
     Gemma2Config,
     Gemma3TextConfig,
+    Gemma4TextConfig,
     GemmaConfig,
     Glm4Config,
     GptOssConfig,
@@ -79,6 +80,16 @@ DEEPSEEK_YARN = {
     "mscale": 1.0,
     "mscale_all_dim": 0.7,
 }
+#: the last two layers can read the caches of the two before them
+GEMMA4 = {
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "head_dim": 16,
+    "global_head_dim": 32,
+    "sliding_window": 7,
+    "hidden_size_per_layer_input": 32,
+    "vocab_size_per_layer_input": 99,
+}
 #: near those of granite-3.1-2b, which says 12, 0.015625, 0.22 and 8
 GRANITE = {"embedding_multiplier": 12.0, "attention_multiplier": 0.15, "residual_multiplier": 0.22, "logits_scaling": 8.0}
 
@@ -91,6 +102,10 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "gemma2": Gemma2Config(**SIZES | GEMMA2, sliding_window=7),
     "gemma3": Gemma3TextConfig(
         **SIZES, head_dim=16, query_pre_attn_scalar=24, sliding_window=7, layer_types=["sliding_attention", "full_attention"]
+    ),
+    "gemma4": Gemma4TextConfig(**SIZES | GEMMA4, num_kv_shared_layers=2, use_double_wide_mlp=True, final_logit_softcapping=9.0),
+    "gemma4, keys are values": Gemma4TextConfig(
+        **SIZES | GEMMA4 | {"hidden_size_per_layer_input": 0}, attention_k_eq_v=True, num_global_key_value_heads=1
     ),
     "glm4": Glm4Config(**SIZES, head_dim=16, pad_token_id=None),
     "granite": GraniteConfig(**SIZES, **GRANITE),
