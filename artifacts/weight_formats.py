@@ -64,7 +64,7 @@ WEIGHT_FORMATS: Mapping[str, WeightFormat] = {
     "fp8": WeightFormat(
         "fp8, fp8-block, fp8-tensor", 8.0, granularities=("channel", "block", "tensor"), rounds_activations=True
     ),
-    "mxfp4": WeightFormat("mxfp4", 4, 8, groups=(MXFP4_GROUP,)),
+    "mxfp4": WeightFormat("mxfp4[-a8]", 4, 8, groups=(MXFP4_GROUP,), activations=("", "-a8"), reads={"-a8": ""}),
     "nvfp4": WeightFormat("nvfp4", 4, 8, groups=(NVFP4_GROUP,)),
     "int4-twolevel": WeightFormat(
         "int4-twolevel[-a8]",

@@ -81,6 +81,9 @@ class Tensor:
     role: Literal["in", "out", "inout", "scratch"] = "in"
     """`scratch` is room to work in: zeros before the first call, and left as the next call needs it."""
     optional: bool = False
+    is_added: bool = False
+    """Whether it came later than its entry point. Its field of the C struct is behind all others, where older libraries do not
+    look, so it is optional."""
 
     @property
     def is_output(self) -> bool:

@@ -1,12 +1,13 @@
 """The C side of a spec: the struct an entry point takes, and the binding of numpy arrays to it.
 
 Fields, 8 bytes each: for each tensor in order a pointer, followed by `<name>_stride` (elements between rows) if its rows
-may be strided; the scalars; each constant axis by name, in order of appearance; a pointer to each variable axis's count.
+may be strided; the scalars; each constant axis by name, in order of appearance; a pointer to each variable axis's count; and
+pointers of what was added to an entry point, likewise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,15 +24,12 @@ def header(specs: Iterable[OpSpec]) -> str:
     lines = ["#pragma once", "#include <cstdint>", "", "namespace cf {", "class Work;", "}", ""]
     for spec in specs:
         lines.append(f"struct {spec.symbol}_args {{")
-        for tensor in spec.tensors:
-            const = "const " if tensor.role == "in" else ""
-            lines.append(f"    {const}{DTYPES[tensor.dtype][1]}* {tensor.name};")
-            if spec.strided(tensor):
-                lines.append(f"    int64_t {tensor.name}_stride;")
+        lines += _declared(spec, is_added=False)
         for scalar in spec.scalars:
             lines.append(f"    {'double' if scalar.kind == 'f64' else 'int64_t'} {scalar.name};")
         lines += [f"    int64_t {name};" for name in spec.constant]
         lines += [f"    const int64_t* {name};" for name in spec.variable]
+        lines += _declared(spec, is_added=True)
         lines += [
             "};",
             'extern "C" __attribute__((visibility("default")))',
@@ -39,6 +37,15 @@ def header(specs: Iterable[OpSpec]) -> str:
             "",
         ]
     return "\n".join(lines)
+
+
+def _declared(spec: OpSpec, *, is_added: bool) -> Iterator[str]:
+    for tensor in spec.tensors:
+        if tensor.is_added == is_added:
+            const = "const " if tensor.role == "in" else ""
+            yield f"    {const}{DTYPES[tensor.dtype][1]}* {tensor.name};"
+            if spec.strided(tensor):
+                yield f"    int64_t {tensor.name}_stride;"
 
 
 @dataclass(frozen=True)
@@ -62,12 +69,7 @@ def bind(spec: OpSpec, arguments: Mapping[str, Argument], counts: Mapping[str, N
     if missing := [name for name in spec.variable if name not in counts]:
         raise ValueError(f"{spec.symbol} needs a counter for each variable axis; none for {', '.join(missing)}")
     sizes = spec.sizes(arguments)
-    fields: list[int] = []
-    for tensor in spec.tensors:
-        array = _checked(spec, tensor, arguments.get(tensor.name), sizes)
-        fields.append(0 if array is None else array.ctypes.data)
-        if spec.strided(tensor):
-            fields.append(0 if array is None else array.strides[0] // array.itemsize)
+    fields = _pointers(spec, arguments, sizes, is_added=False)
     for scalar in spec.scalars:
         value = arguments.get(scalar.name)
         if isinstance(value, bool) or not isinstance(value, int if scalar.kind == "i64" else (int, float)):
@@ -75,11 +77,24 @@ def bind(spec: OpSpec, arguments: Mapping[str, Argument], counts: Mapping[str, N
         fields.append(int(np.array(value, np.float64).view(np.int64)) if scalar.kind == "f64" else int(value))
     fields += [sizes[name] for name in spec.constant]
     fields += [counts[name].ctypes.data for name in spec.variable]
+    fields += _pointers(spec, arguments, sizes, is_added=True)
     return Bound(
         np.array(fields, np.int64),
         {name: sizes[name] for name in spec.variable},
         (dict(arguments), dict(counts)),
     )
+
+
+def _pointers(spec: OpSpec, arguments: Mapping[str, Argument], sizes: Mapping[str, int], *, is_added: bool) -> list[int]:
+    fields: list[int] = []
+    for tensor in spec.tensors:
+        if tensor.is_added != is_added:
+            continue
+        array = _checked(spec, tensor, arguments.get(tensor.name), sizes)
+        fields.append(0 if array is None else array.ctypes.data)
+        if spec.strided(tensor):
+            fields.append(0 if array is None else array.strides[0] // array.itemsize)
+    return fields
 
 
 def _checked(spec: OpSpec, tensor: Tensor, value: Argument, sizes: Mapping[str, int]) -> Array | None:

@@ -37,6 +37,57 @@ inline f32x16 nibble_minus_8(i32x16 words, int shift) {
 #endif
 }
 
+// e2m1 codes (OCP MX 1.0): a sign above two bits of exponent and one of fraction.
+constexpr int E2M1_TWICE[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+// The number whose code is (word >> shift) & 15, in every lane.
+inline f32x16 e2m1(i32x16 words, int shift) {
+#if defined(__AVX512F__)
+    const __m512 table = _mm512_setr_ps(0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6);
+    return {{(vf)_mm512_permutexvar_ps(_mm512_srli_epi32((__m512i)words.part[0], shift), table)}};
+#elif defined(__AVX2__)
+    const __m256 table = _mm256_setr_ps(0, 0.5f, 1, 1.5f, 2, 3, 4, 6);
+    f32x16 r;
+    CF_EACH {
+        const __m256i code = _mm256_srli_epi32((__m256i)words.part[p], shift);
+        const __m256i sign = _mm256_slli_epi32(_mm256_and_si256(code, _mm256_set1_epi32(8)), 28);
+        r.part[p] = (vf)_mm256_or_ps(_mm256_permutevar8x32_ps(table, code), _mm256_castsi256_ps(sign));
+    }
+    return r;
+#else
+    float r[LANES];
+    uint32_t codes[LANES];
+    store(codes, words);
+    for (int i = 0; i < LANES; ++i) {
+        const int code = codes[i] >> shift & 15;
+        r[i] = (code & 8 ? -0.5f : 0.5f) * float(E2M1_TWICE[code & 7]);
+    }
+    return load(r);
+#endif
+}
+
+// Byte by byte twice the number whose code it is, plus OFFSET; codes below 16.
+template <int OFFSET>
+inline i32x16 e2m1_twice(i32x16 codes) {
+#if defined(__AVX2__)
+    constexpr auto at = [](int code) { return char(E2M1_TWICE[code] + OFFSET); };
+    const __m128i table = _mm_setr_epi8(
+        at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7), at(8), at(9), at(10), at(11), at(12), at(13), at(14), at(15)
+    );
+#if defined(__AVX512BW__)
+    codes.part[0] = (vi)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), (__m512i)codes.part[0]);
+#else
+    CF_EACH codes.part[p] = (vi)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), (__m256i)codes.part[p]);
+#endif
+#else
+    uint8_t bytes[LANES * 4];
+    std::memcpy(bytes, &codes, sizeof bytes);
+    for (uint8_t& byte : bytes) byte = uint8_t(E2M1_TWICE[byte] + OFFSET);
+    std::memcpy(&codes, bytes, sizeof bytes);
+#endif
+    return codes;
+}
+
 // acc + sum over the four bytes of each lane of unsigned a times signed x; exact (never saturates).
 inline i32x16 dot4(i32x16 acc, i32x16 a, i32x16 x) {
 #if defined(__AVX512VNNI__)

@@ -81,6 +81,10 @@ inline f32x16 min(f32x16 a, f32x16 b) {
     CF_EACH a.part[p] = a.part[p] < b.part[p] ? a.part[p] : b.part[p];
     return a;
 }
+inline i32x16 max(i32x16 a, i32x16 b) {
+    CF_EACH a.part[p] = a.part[p] > b.part[p] ? a.part[p] : b.part[p];
+    return a;
+}
 inline f32x16 abs(f32x16 a) { CF_EACH a.part[p] = (vf)((vi)a.part[p] & 0x7fffffff); return a; }
 inline f32x16 zero_below(f32x16 a, f32x16 x, f32x16 limit) {
     CF_EACH a.part[p] = (vf)((vi)a.part[p] & (x.part[p] >= limit.part[p]));

@@ -202,6 +202,50 @@ struct Int4TwoLevelA8 : Int4TwoLevel {
     i32x16 quad(i32x16 w, int j) const { return (w >> (4 * j)) & broadcast(int32_t(0x0f0f0f0f)); }
 };
 
+// e2m1 codes, under a power of two for every 32 of K: its e8m0 code is the exponent's bits of the float, or 0 for 2^-127.
+struct Mxfp4 {
+    static constexpr int STEP = 8, ROWS_PER_TOKEN = 1;
+    static constexpr int64_t GROUP = 32;
+    typedef f32x16 Scale;
+    typedef i32x16 Word;
+    const uint32_t* codes;
+    const uint8_t* scales;
+    int64_t K;
+
+    Mxfp4 from(int64_t tile) const {
+        return {codes + tile * (K / 8) * LANES, scales + tile * (K / GROUP) * LANES, K};
+    }
+    int64_t group_size() const { return GROUP; }
+    f32x16 scale(int64_t tile, int64_t group) const {
+        const i32x16 exponent = load(scales + (tile * (K / GROUP) + group) * LANES) << 23;
+        return from_bits(max(exponent, broadcast(int32_t(1 << 22))));
+    }
+    i32x16 word(int64_t tile, int64_t k) const { return load(codes + (tile * (K / 8) + k / 8) * LANES); }
+    f32x16 value(i32x16 w, int j, f32x16 scale) const { return e2m1(w, nibble_shift(j)) * scale; }
+    f32x16 finish(f32x16 acc, int64_t) const { return acc; }
+    float at(int64_t row, int64_t k) const {
+        const int64_t tile = row / LANES, lane = row % LANES;
+        const int code = codes[(tile * (K / 8) + k / 8) * LANES + lane] >> nibble_shift(k % 8) & 15;
+        float column[LANES];
+        store(column, scale(tile, k / GROUP));
+        return (code & 8 ? -0.5f : 0.5f) * float(E2M1_TWICE[code & 7]) * column[lane];
+    }
+};
+
+// Twice the numbers are integers of -12 to 12, so that half the scale is that of their products.
+struct Mxfp4A8 : Mxfp4 {
+    static constexpr bool IS_CENTRED = true;
+    static constexpr int ZERO = 12;
+    typedef int8_t Byte;
+    Mxfp4A8 from(int64_t tile) const { return {Mxfp4::from(tile)}; }
+    f32x16 scale(int64_t tile, int64_t group) const { return Mxfp4::scale(tile, group) * broadcast(0.5f); }
+    i32x16 zero(int64_t, int64_t) const { return broadcast(int32_t(ZERO)); }
+    static i32x16 codes_of(i32x16 w, int j) { return (w >> (4 * j)) & broadcast(int32_t(0x0f0f0f0f)); }
+    i32x16 quad(i32x16 w, int j) const { return e2m1_twice<ZERO>(codes_of(w, j)); }
+    // The sum of a group of 32 codes fits 16 bits.
+    static i32x16 centred(i32x16 dot, i32x16 zero, int32_t sum_x) { return multiply_add(dot, zero, broadcast(-sum_x)); }
+};
+
 // Row tiles [begin, end) as matrix tiles read them: four k of 16 channels in 64 bytes, less their zero point where Byte is
 // signed. Where they lie, or in `room`.
 inline const uint8_t* centred_quads(const Int8A8& w, Range tiles, std::vector<int8_t>&) {
@@ -251,6 +295,18 @@ inline const int8_t* centred_quads(const Int4TwoLevelA8& w, Range tiles, std::ve
     return room.data();
 }
 
+inline const int8_t* centred_quads(const Mxfp4A8& w, Range tiles, std::vector<int8_t>& room) {
+    room.resize((tiles.end - tiles.begin) * w.K * LANES);
+    uint32_t* out = (uint32_t*)room.data();
+    const uint32_t* codes = w.codes + tiles.begin * (w.K / Mxfp4::STEP) * LANES;
+    for (int64_t i = (tiles.end - tiles.begin) * (w.K / Mxfp4::STEP); i > 0; --i, codes += LANES) {
+        const i32x16 word = load(codes);
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; ++j, out += LANES) store(out, e2m1_twice<0>(Mxfp4A8::codes_of(word, j)));
+    }
+    return room.data();
+}
+
 template <class T, class Args>
 Plain<T> plain(const Args* a, int64_t K) { return {(const T*)a->weight, K}; }
 template <class Args>
@@ -273,5 +329,9 @@ template <class Args>
 Int4TwoLevel int4_twolevel(const Args* a, int64_t K) { return {a->codes, a->steps, a->scales, K}; }
 template <class Args>
 Int4TwoLevelA8 int4_twolevel_a8(const Args* a, int64_t K) { return {int4_twolevel(a, K)}; }
+template <class Args>
+Mxfp4 mxfp4(const Args* a, int64_t K) { return {a->codes, a->scales, K}; }
+template <class Args>
+Mxfp4A8 mxfp4_a8(const Args* a, int64_t K) { return {mxfp4(a, K)}; }
 
 }  // namespace cf

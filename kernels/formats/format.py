@@ -67,6 +67,8 @@ class CpuPacking:
     """The inverse of `to_rows`."""
     random: Callable[[np.random.Generator, NDArray[np.float32], int], dict[str, Array]]
     """Logical parts for tests and measurements, of the shape and size of values f32 [N, K], for a group size."""
+    codes_per_byte: int = 1
+    """Of the logical part `codes`."""
 
     def tiled(self, tiles: str, k: str) -> tuple[Tensor, ...]:
         """The tensors as those of an op, for its axis of row tiles and its axis of K."""
@@ -91,8 +93,9 @@ class CpuPacking:
         columns = parts.get("codes", parts.get("weight"))
         assert columns is not None
         multiple = max(axis_divisor(axis) for tensor in self.tensors for axis in tensor.axes)
-        if columns.shape[1] % multiple:
-            raise ValueError(f"{self.name} codes pack {multiple} to a word: K must be a multiple of it, got {columns.shape[1]}")
+        num_columns = columns.shape[1] * self.codes_per_byte
+        if num_columns % multiple:
+            raise ValueError(f"{self.name} codes pack {multiple} to a word: K must be a multiple of it, got {num_columns}")
         return {name: _tiled(rows) for name, rows in self.to_rows(parts).items()}
 
     def unpack(self, packed: Parts, num_rows: int) -> dict[str, Array]:

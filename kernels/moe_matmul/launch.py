@@ -34,7 +34,7 @@ def _matmul(problem: Problem, point: Point, target: Target) -> Launch:
     x_name, weight_name = "x" if "x" in problem else "x_codes", "weight" if "weight" in problem else "codes"
     _, n, k = problem[weight_name].shape
     block_m, block_n, block_k = problem["sorted_ids"].shape[1], point["block_n"], point["block_k"]
-    arguments, constants = _routed(problem, x_name, block_m, block_n)
+    arguments, constants = _routed(problem, x_name)
     arguments["weight_ptr"] = Ptr(weight_name)
     constants |= {
         "N": n,
@@ -70,7 +70,7 @@ def _matmul(problem: Problem, point: Point, target: Target) -> Launch:
 def _int4(problem: Problem, point: Point, target: Target) -> Launch:
     k, groups = problem["x"].shape[2], problem["scales"].shape[2]
     block_m, block_n, block_k = point["block_m"], point["block_n"], point["block_k"]
-    arguments, constants = _routed(problem, "x", block_m, block_n)
+    arguments, constants = _routed(problem, "x")
     arguments |= {"codes_ptr": Ptr("codes"), "scales_ptr": Ptr("scales"), "width": I32(k)}
     constants |= {
         "N": problem["out"].shape[2],
@@ -100,9 +100,7 @@ def _int4(problem: Problem, point: Point, target: Target) -> Launch:
     )
 
 
-def _routed(
-    problem: Problem, x_name: str, block_m: int, block_n: int
-) -> tuple[dict[str, RuntimeArgument], dict[str, Constant]]:
+def _routed(problem: Problem, x_name: str) -> tuple[dict[str, RuntimeArgument], dict[str, Constant]]:
     """What all grouped matmuls take: tokens, their alignment and where results go."""
     x, out = problem[x_name], problem["out"]
     arguments: dict[str, RuntimeArgument] = {

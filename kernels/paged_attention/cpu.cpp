@@ -49,7 +49,7 @@ void finish(const I& item, Part all) {
     }
 }
 
-// What stands before the first chunk: a row's sink, which weighs and gives nothing, or nothing at all.
+// What stands before the first chunk: a row's sink, of weight 1 and without a value, or nothing at all.
 template <class Kv, class Args>
 Part before_chunks(const Item<Kv, Args>& item, Room<float>& room) {
     const Part part = part_in(room, item.rows(), item.width());

@@ -141,9 +141,9 @@ def _experts_spec(variant: str) -> OpSpec:
         tensors=(
             *_activations(variant),
             *(replace(tensor, axes=("E", *tensor.axes)) for tensor in tiles),
-            Tensor("bias", "f32", ("E", "N"), optional=True),
             Tensor("offsets", "i32", ("E+1",)),
             Tensor("out", "f32", ("T", "N"), "out"),
+            Tensor("bias", "f32", ("E", "N"), optional=True, is_added=True),
         ),
         scalars=(),
         variable=("T",),

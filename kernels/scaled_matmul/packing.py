@@ -97,7 +97,7 @@ def pair_nibbles(codes: Bytes) -> Bytes:
 
 def split_nibbles(pairs: Bytes) -> Bytes:
     """Bytes [N, K/2] as codes of four bits [N, K], the low nibble first."""
-    return np.stack((pairs & np.uint8(15), pairs >> np.uint8(4)), axis=-1).reshape(pairs.shape[0], -1)
+    return np.stack((pairs & np.uint8(15), pairs >> np.uint8(4)), axis=-1).reshape(len(pairs), 2 * pairs.shape[1])
 
 
 def decode_e8m0(codes: Bytes) -> Floats:

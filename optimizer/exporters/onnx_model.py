@@ -16,7 +16,6 @@ from onnx import TensorProto
 
 from artifacts.architecture import Architecture
 from artifacts.layer_parts import Rope
-from kernels.formats.table import FORMATS
 from optimizer.exporters.errors import ExportError
 from optimizer.exporters.hf_config import hf_config
 from optimizer.exporters.logical import LogicalBundle
@@ -24,6 +23,7 @@ from optimizer.exporters.onnx_graph import OnnxGraph, Value
 from optimizer.exporters.onnx_matrices import Table, linear
 from optimizer.exporters.record import RECORD_NAME, ExportRecord
 from optimizer.exporters.tokenizer_files import write_tokenizer_files
+from optimizer.formats.table import CODECS
 from runtime.network import Activation, network
 from runtime.rope import rope_tables
 
@@ -32,10 +32,10 @@ def export_onnx(logical: LogicalBundle, folder: Path) -> ExportRecord:
     """Write model.onnx, model.onnx.data, config.json and the tokenizer's files into the empty `folder`. Raises ExportError."""
     logical.require_dense("onnx")
     schemes = {logical.scheme(group) for group in logical.architecture.linear_shapes()}
-    if gpu_only := {scheme.weights for scheme in schemes if not FORMATS[scheme.weights].cpu}:
+    if unknown := {scheme.weights for scheme in schemes if not CODECS[scheme.weights].onnx}:
         raise ExportError(
-            f"{', '.join(sorted(gpu_only))} layers run on GPUs alone, and an ONNX graph of them would not; export as "
-            "compressed-tensors"
+            f"{', '.join(sorted(unknown))} layers are codes of small floats, by which no runtime of ONNX multiplies on a CPU; "
+            "export as compressed-tensors"
         )
     record = ExportRecord(logical.manifest, "onnx")
     kv_dtype = logical.manifest.precision.kv_cache

@@ -46,7 +46,7 @@ class CompressedTensors:
 class Codec:
     """A kind of weights. `weights` is its name in artifacts/weight_formats.py.
 
-    An ONNX graph needs no more than the parts. What runs on GPUs alone is refused there, by kernels/formats/.
+    An ONNX graph needs no more than the parts, but for what `onnx` is False.
     """
 
     weights: str
@@ -64,6 +64,8 @@ class Codec:
     """A checkpoint's own codes and scales in a scheme, of the same values bit for bit; None where no checkpoint has such."""
     factors: tuple[float, ...] = SHRINK_FACTORS
     """Shares of the range that clipping tries."""
+    onnx: bool = True
+    """Whether runtimes of ONNX multiply by such weights on a CPU."""
     widened: Widened | None = None
     """What exports take in its place, where no format of theirs has it."""
 

@@ -117,6 +117,7 @@ MXFP4 = Codec(
     gguf="MXFP4",
     fit=_fit_mxfp4,
     kept=_kept_mxfp4,
+    onnx=False,
 )
 NVFP4 = Codec(
     "nvfp4",
@@ -124,4 +125,5 @@ NVFP4 = Codec(
     _compressed("nvfp4-pack-quantized", "tensor_group", "torch.float8_e4m3fn", _nvfp4_tensors),
     fit=_fit_nvfp4,
     kept=_kept_nvfp4,
+    onnx=False,
 )

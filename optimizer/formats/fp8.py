@@ -68,4 +68,5 @@ FP8 = Codec(
     CompressedTensors(_config_group, _tensors),
     fit=_fit,
     kept=_kept,
+    onnx=False,
 )

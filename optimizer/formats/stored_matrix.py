@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -87,6 +87,12 @@ class StoredMatrix:
                 numbers = self.codes[slab].astype(np.float32)
                 numbers -= MIDDLE[self.kind] if self.zeros is None else self.zeros[rows][:, groups]
             yield slab, rows, numbers
+
+    def reordered(self, order: list[int]) -> StoredMatrix:
+        """Its rows in another order; each must have scales of its own."""
+        assert self.rows == 1, "rows that share a scale stand together"
+        zeros = None if self.zeros is None else self.zeros[order]
+        return replace(self, codes=self.codes[order], scales=self.scales[order], zeros=zeros)
 
     def wrong_kind(self, *kinds: CodeKind) -> Misfit | None:
         """That codes are of none of `kinds`."""

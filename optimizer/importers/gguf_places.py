@@ -124,11 +124,6 @@ class PlaceByTurns(Place):
         values = self._joined([file.read(tensor) for tensor in self.tensors])
         return np.ascontiguousarray(values.swapaxes(1, -1))
 
-    def stored(self, file: GgufFile) -> StoredMatrix | Misfit | None:
-        """Rows by turns are not put in order as codes."""
-        found = super().stored(file)
-        return Misfit("rows of gate and up stand by turns") if found and len(self.tensors) > 1 else found
-
     def _joined(self, arrays: list[NDArray[_T]]) -> NDArray[_T]:
         stacked = np.stack(arrays, axis=2)
         return stacked.reshape(len(stacked), -1, *stacked.shape[3:])

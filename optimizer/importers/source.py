@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +17,7 @@ from optimizer.formats.matrix import QuantizedMatrix
 from optimizer.formats.stored_matrix import Misfit, StoredMatrix
 from optimizer.formats.table import kept_in
 from optimizer.importers.errors import MissingTensor, ShapeMismatch, UnexpectedTensor
-from runtime.models import checkpoint_tensors
+from runtime.models import Part, checkpoint_tensors
 from runtime.models.stored_rows import Together
 
 
@@ -110,13 +110,27 @@ class Source:
         Scales in fp32 that it holds in fp16 are rounded, and `rounding` says what that changes.
         Misfit says why it does not; None: the group is not quantized, or `scheme` is a float one.
         """
-        if scheme.is_float:
-            return None
+        return None if scheme.is_float else self._in_scheme(group, scheme, self._stored(group))
+
+    def keeping(self, group: str, schemes: Iterable[Scheme]) -> list[Scheme]:
+        """Those of `schemes` in which `stored` is the checkpoint's codes, which are read once."""
+        stored = self._stored(group)
+        if not any(isinstance(found, StoredMatrix) for found in stored):
+            return []
+        quantized = (scheme for scheme in schemes if not scheme.is_float)
+        return [scheme for scheme in quantized if isinstance(self._in_scheme(group, scheme, stored), QuantizedMatrix)]
+
+    def _stored(self, group: str) -> list[StoredMatrix | Misfit | None]:
+        """What each part of a layer group is stored as, its rows in the order that they have here."""
         parts = checkpoint_tensors(self.architecture)[f"{group}.weight"]
-        reordered = any(part.rows is not None and not isinstance(part.rows, Together) for part in parts)
-        if reordered and any(self.checkpoint.stored(part.name) for part in parts):
-            return Misfit("rows stand in another order here than in the checkpoint")
-        fitted = [self._in_scheme(part.name, scheme) for part in parts]
+        stored = [self.checkpoint.stored(part.name) for part in parts]
+        return [_ordered(part, found) for part, found in zip(parts, stored, strict=True)]
+
+    def _in_scheme(
+        self, group: str, scheme: Scheme, stored: Sequence[StoredMatrix | Misfit | None]
+    ) -> QuantizedMatrix | Misfit | None:
+        parts = checkpoint_tensors(self.architecture)[f"{group}.weight"]
+        fitted = [kept_in(scheme, found) if isinstance(found, StoredMatrix) else found for found in stored]
         if not any(fitted):
             return None
         joined: list[QuantizedMatrix] = []
@@ -131,10 +145,6 @@ class Source:
             return Misfit(f"blocks of {FP8_BLOCK} rows cross from one joined matrix into the next")
         return QuantizedMatrix.joined(joined)
 
-    def _in_scheme(self, name: str, scheme: Scheme) -> QuantizedMatrix | Misfit | None:
-        stored = self.checkpoint.stored(name)
-        return kept_in(scheme, stored) if isinstance(stored, StoredMatrix) else stored
-
     def transforms(self) -> list[dict[str, object]]:
         """The records of all transforms between the checkpoint and this source, the first one first."""
         return []
@@ -142,3 +152,14 @@ class Source:
     def sha256(self) -> dict[str, str]:
         """File name -> hex digest of every file that was used, read as streams."""
         return {path.name: file_sha256(path) for path in self.files}
+
+
+def _ordered(part: Part, stored: StoredMatrix | Misfit | None) -> StoredMatrix | Misfit | None:
+    """The codes of a part, its rows in the order that they have here; Misfit where rows that stand apart share a scale."""
+    if part.rows is None or stored is None:
+        return stored
+    if not isinstance(part.rows, Together):
+        return Misfit("rows stand in another order here than in the checkpoint")
+    if isinstance(stored, StoredMatrix) and part.rows.by_turns:
+        return stored.reordered(part.rows.order(part.shape[0], len(stored.codes)))
+    return stored

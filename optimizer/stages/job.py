@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-from artifacts.architecture import Architecture
 from artifacts.errors import UserError
 from artifacts.layer_groups import kind_of
 from artifacts.precision import Plan, Scheme
@@ -20,7 +19,7 @@ from optimizer.search.bands import fitting_schemes
 from optimizer.search.earlier import Earlier
 from optimizer.spec import ModelSpec
 from optimizer.stages.study_name import study_name
-from optimizer.targets import TargetStages, offered_schemes, open_target, target_layout
+from optimizer.targets import TargetStages, offered_schemes, open_target, target_layout, with_own_schemes
 from optimizer.transforms import Rotation, refuse_what_cannot_fold, scalable_groups, transformed
 from optimizer.weights.prepared_weights import record_sha256, scaled_plan
 from optimizer.weights.quantized_store import QuantizedStore
@@ -95,7 +94,7 @@ class Job:
             refuse_what_cannot_fold(source.architecture)
         if quantization.rotates:
             base = transformed(source, Rotation.random(source.architecture, seed=spec.seed))
-        shapes, offered = base.architecture.linear_shapes(), _offered(space, spec, base.architecture)
+        shapes, offered = base.architecture.linear_shapes(), _offered(space, spec, base)
         scaled = scaled_plan(quantization.scales, scalable_groups(base.architecture), offered) if quantization.scales else {}
         study = study_name(spec, sources, space)
         folder = workspace / study
@@ -128,7 +127,7 @@ class Job:
         return replace(
             self,
             base=source,
-            offered=_offered(self.space, self.spec, source.architecture),
+            offered=_offered(self.space, self.spec, source),
             lossless=dict.fromkeys(source.architecture.linear_shapes(), lossless),
         )
 
@@ -170,8 +169,10 @@ class Job:
         return workbench.on(self.original), self.baseline
 
 
-def _offered(space: SearchSpace, spec: ModelSpec, architecture: Architecture) -> dict[str, tuple[Scheme, ...]]:
-    """Kind of layer group -> the schemes of the space that its shapes and kernels allow."""
-    shapes = architecture.linear_shapes()
-    kinds = dict.fromkeys(map(kind_of, shapes))
-    return fitting_schemes(shapes, offered_schemes(space, spec.devices, kinds, architecture))
+def _offered(space: SearchSpace, spec: ModelSpec, source: Source) -> dict[str, tuple[Scheme, ...]]:
+    """Kind of layer group -> the schemes of the space that its shapes and kernels allow, and those of its own codes."""
+    shapes = source.architecture.linear_shapes()
+    schemes = offered_schemes(space, spec.devices, dict.fromkeys(map(kind_of, shapes)), source.architecture)
+    if not spec.quantization.transform:
+        schemes = with_own_schemes(source, spec.devices, schemes)
+    return fitting_schemes(shapes, schemes)

@@ -7,9 +7,12 @@ from pathlib import Path
 
 from artifacts.architecture import Architecture
 from artifacts.errors import UserError
+from artifacts.layer_groups import kind_of
 from artifacts.precision import Scheme
 from kernels.cpu.isa import Isa
+from kernels.formats.table import cpu_products
 from kernels.gpu.target import ARCHS
+from optimizer.importers import Source
 from optimizer.measure.machine import this_machine
 from optimizer.quantization.packed import CPU_LAYOUT, GPU_LAYOUT, Layout
 from optimizer.records.ledger import Ledger
@@ -73,6 +76,23 @@ def offered_schemes(
                 f"no scheme offered for {kind!r} has kernels on {', '.join(devices)} ({reasons}); offer another one"
             )
     return offered
+
+
+def with_own_schemes(
+    source: Source, devices: Sequence[str], offered: Mapping[str, tuple[Scheme, ...]]
+) -> Mapping[str, tuple[Scheme, ...]]:
+    """`offered`, and on a CPU the schemes in which a kind of layer groups keeps its codes, if none that is offered does so.
+
+    The first group of a kind stands for all.
+    """
+    if tuple(devices) != _CPU:
+        return offered
+    known = [scheme for scheme in Scheme.every() if scheme.variant in cpu_products()]
+    groups = {kind_of(group): group for group in reversed(source.architecture.linear_shapes())}
+    keeping = {kind: source.keeping(groups[kind], known) for kind in offered}
+    return {
+        kind: schemes if set(schemes) & set(keeping[kind]) else (*keeping[kind], *schemes) for kind, schemes in offered.items()
+    }
 
 
 def _refusal(scheme: Scheme, kind: str, devices: Sequence[str], architecture: Architecture) -> str | None:

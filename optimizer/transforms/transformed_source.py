@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Protocol
 
@@ -49,6 +50,9 @@ class TransformedSource(Source):
 
     def stored(self, group: str, scheme: Scheme) -> None:
         """Nothing: what the checkpoint stores is of the model before its transforms."""
+
+    def keeping(self, group: str, schemes: Iterable[Scheme]) -> list[Scheme]:
+        return []
 
     def transforms(self) -> list[dict[str, object]]:
         return [*self.base.transforms(), self.transform.record()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -76,6 +76,9 @@ class DividedSource(Source):
     def stored(self, group: str, scheme: Scheme) -> QuantizedMatrix | Misfit | None:
         """Those of `base`; layers whose experts came quantized are not divided."""
         return None if self._is_divided(group) else self.base.stored(group, scheme)
+
+    def keeping(self, group: str, schemes: Iterable[Scheme]) -> list[Scheme]:
+        return [] if self._is_divided(group) else self.base.keeping(group, schemes)
 
     def transforms(self) -> list[dict[str, object]]:
         return self.base.transforms()

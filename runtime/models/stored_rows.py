@@ -55,6 +55,12 @@ class Together:
             rows = rows.reshape(len(rows), -1, 2, *rows.shape[2:]).transpose(1, 2).flatten(1, 2)
         return rows.flatten(0, 1)
 
+    def order(self, num_matrices: int, num_rows: int) -> list[int]:
+        """Of `num_rows` rows of matrices that are not transposed, which stand here one after the other."""
+        each = num_rows // num_matrices
+        rows = [*range(0, each, 2), *range(1, each, 2)] if self.by_turns else range(each)
+        return [matrix * each + row for matrix in range(num_matrices) for row in rows]
+
 
 @dataclass(frozen=True)
 class Gain:

@@ -37,9 +37,11 @@ class Harmony:
         return f"{_START}assistant".join(texts)
 
     def read(self, cursor: Cursor, out: EventsOut, functions: Functions) -> Steps[None]:
-        """Texts of all messages, but of an analysis after the first, which is left out."""
+        """Texts of all messages, on lines of their own, but of an analysis after the first, which is left out."""
+        has_said = False
 
         def message(before: str) -> Steps[bool]:
+            nonlocal has_said
             header = yield from cursor.until((_MESSAGE,), _LONGEST_HEADER)
             if header is None or not (yield from cursor.skips(_MESSAGE)):
                 return False
@@ -51,6 +53,9 @@ class Harmony:
                 return is_call
             if f"{_CHANNEL}analysis" in header:
                 yield from cursor.until((_END,), _LONGEST_ANALYSIS)
+            else:
+                out.text("\n" if has_said else "")
+                has_said = True
             return True
 
         def end() -> Steps[bool]:

@@ -23,6 +23,7 @@ BITS = {
     "fp8-block": 8,
     "fp8-tensor": 8,
     "mxfp4": 4.25,
+    "mxfp4-a8": 4.25,
     "nvfp4": 4.5,
 }
 
@@ -39,7 +40,7 @@ def test_a_name_is_a_scheme_and_back(name: str) -> None:
 def test_other_names(name: str) -> None:
     with pytest.raises(
         ValueError,
-        match=r"int8-a16, fp8, fp8-block, fp8-tensor, mxfp4, nvfp4, "
+        match=r"int8-a16, fp8, fp8-block, fp8-tensor, mxfp4\[-a8\], nvfp4, "
         r"int4-twolevel\[-a8\] or int4-gG-sym\|asym\[-a8\] with G in 32, 64, 128, 192; got",
     ):
         Scheme.parse(name)

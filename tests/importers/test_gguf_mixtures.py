@@ -24,7 +24,7 @@ from tests.importers.gguf_writing import write_gguf
 from tests.importers.random_models import random_model
 
 
-@pytest.mark.parametrize("name", ["mixtral", "granitemoehybrid"])
+@pytest.mark.parametrize("name", ["mixtral", "granitemoehybrid", "gpt_oss"])
 @pytest.mark.parametrize(("kind", "scheme"), [("Q4_0", "int4-g32-sym"), ("Q8_0", "int8"), ("MXFP4", "mxfp4")])
 def test_codes_of_experts_are_kept(name: str, kind: str, scheme: str, tmp_path: Path) -> None:
     """One expert behind the other, each with its rows of gate before those of up."""

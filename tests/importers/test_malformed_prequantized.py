@@ -73,7 +73,7 @@ def test_unknown_method(gptq: Path, method: object) -> None:
         gptq,
         UnsupportedQuantization,
         rf"quantization_config in .*config\.json: quant_method must be one of compressed-tensors, gptq, awq, fp8, modelopt, "
-        rf"got {method!r}; {FROM_FLOAT}",
+        rf"mxfp4, got {method!r}; {FROM_FLOAT}",
     )
 
 

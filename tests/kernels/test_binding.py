@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -72,3 +73,15 @@ def test_every_axis_of_every_spec_can_be_read_off_its_arrays() -> None:
 
 def test_every_symbol_has_a_reference() -> None:
     assert all(callable(registry.reference(symbol)) for symbol in registry.specs())
+
+
+def test_what_was_added_to_an_entry_point_moves_no_field() -> None:
+    """Libraries of bundles that were made before read the fields that they knew."""
+    spec = registry.spec("quant_matmul_experts_int8")
+    before = replace(spec, tensors=tuple(tensor for tensor in spec.tensors if not tensor.is_added))
+    given = make(spec, next(case for case in spec.cases if case.name == "decode"))
+    counts = {"T": np.zeros(1, np.int64)}
+    found, known = bind(spec, given, counts), bind(before, {n: a for n, a in given.items() if n != "bias"}, counts)
+    np.testing.assert_array_equal(found.struct[: len(known.struct)], known.struct)
+    assert len(found.struct) == len(known.struct) + 1 and found.struct[-1] == np.asarray(given["bias"]).ctypes.data
+    assert all(tensor.optional for one in registry.specs().values() for tensor in one.tensors if tensor.is_added)

@@ -17,7 +17,7 @@ from kernels.spec import Arguments, Array
 
 def variant(weights: str, symmetric: bool = True, int8_activations: bool = False) -> str:
     name = f"int4_{'sym' if symmetric else 'asym'}" if weights == "int4" else weights.replace("-", "_")
-    return f"{name}_a8" if int8_activations and weights.startswith(("int4", "int8")) else name
+    return f"{name}_a8" if int8_activations and weights.startswith(("int4", "int8", "mxfp4")) else name
 
 
 def pack(parts: dict[str, Array], weights: str, int8_activations: bool = False) -> dict[str, Array]:
@@ -39,6 +39,11 @@ def logical(
             "codes": rng.integers(0, 8, (rows, columns), np.uint8),
             "scales": rng.standard_normal((rows, columns // 32), np.float32).astype(np.float16),
         }
+    if weights == "mxfp4":
+        return {
+            "codes": rng.integers(0, 256, (rows, columns // 2), np.uint8),
+            "scales": rng.integers(115, 135, (rows, columns // 32), np.uint8),
+        }
     if weights == "int4-twolevel":
         return {
             "codes": rng.integers(0, 16, (rows, columns), np.uint8),
@@ -52,8 +57,15 @@ def logical(
     return parts if symmetric else parts | {"zeros": rng.integers(0, 16, (rows, groups), np.uint8)}
 
 
+def e2m1(pairs: Array) -> Array:
+    """Numbers of codes, two in a byte, the first in its low nibble."""
+    codes = np.stack([pairs & 15, pairs >> 4], axis=2).reshape(len(pairs), -1)
+    numbers = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+    return np.asarray(numbers[codes & 7] * np.where(codes & 8, -1, 1))
+
+
 @given(
-    weights=st.sampled_from(["fp32", "bf16", "int3", "int8", "int4", "int4-twolevel"]),
+    weights=st.sampled_from(["fp32", "bf16", "int3", "int8", "int4", "int4-twolevel", "mxfp4"]),
     int8_activations=st.booleans(),
     symmetric=st.booleans(),
     rows=st.integers(1, 40),
@@ -96,7 +108,7 @@ def test_columns_that_do_not_fill_words_are_refused() -> None:
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("weights", ["int3", "int8", "int4", "int4-twolevel"])
+@pytest.mark.parametrize("weights", ["int3", "int8", "int4", "int4-twolevel", "mxfp4"])
 def test_quantized_product_is_that_of_the_dequantized_matrix(library: Library, weights: str, symmetric: bool) -> None:
     rng = np.random.default_rng(3)
     t, n, k, group_size = 3, 37, 128, 32
@@ -105,6 +117,8 @@ def test_quantized_product_is_that_of_the_dequantized_matrix(library: Library, w
         matrix = parts["codes"].astype(np.float64) * parts["scales"].astype(np.float64)[:, None]
     elif weights == "int3":
         matrix = (parts["codes"].astype(np.int64) - 4) * np.repeat(parts["scales"].astype(np.float64), 32, axis=1)
+    elif weights == "mxfp4":
+        matrix = e2m1(parts["codes"]) * np.repeat(2.0 ** (parts["scales"].astype(np.int64) - 127), 32, axis=1)
     elif weights == "int4-twolevel":
         integers = (parts["codes"].astype(np.int64) - 8) * np.repeat(parts["steps"].astype(np.int64), 16, axis=1)
         matrix = integers * parts["scales"].astype(np.float64)[:, None]
@@ -139,6 +153,33 @@ def test_int8_dot_products_are_exact(library: Library) -> None:
     activations: Arguments = {"x_codes": x_codes, "x_scales": np.ones(2, np.float32), "x_sums": sums}
     library.call("quant_matmul_int8_a8", {**activations, **weight, "bias": None, "out": out})
     np.testing.assert_array_equal(out, x_codes.astype(np.int64) @ codes.astype(np.int64).T)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 3, 21])
+def test_products_of_small_floats_are_exact(each_library: Library, num_tokens: int) -> None:
+    """Every code under extreme activations and, in each group another, powers of two down to those of subnormal numbers."""
+    k, n = 256, 37
+    rng = np.random.default_rng(num_tokens)
+    x_codes = rng.choice(np.array([-127, 127], np.int8), (num_tokens, k))
+    codes = rng.permuted(np.tile(np.arange(16, dtype=np.uint8), (n, k // 16)), axis=1)
+    pairs = codes[:, 0::2] | codes[:, 1::2] << np.uint8(4)
+    for first, x_scale in ((0, 2.0**100), (1, 2.0**100), (126, 1.0), (230, 2.0**-30)):
+        scales = np.broadcast_to(np.arange(first, first + k // 32, dtype=np.uint8), (n, k // 32)).copy()
+        sums = x_codes.reshape(num_tokens, k // 32, 32).sum(2, dtype=np.int32).cumsum(1, dtype=np.int32)
+        out = np.zeros((num_tokens, n), np.float32)
+        arguments: Arguments = {
+            **pack({"codes": pairs, "scales": scales}, "mxfp4", int8_activations=True),
+            "x_codes": x_codes, "x_scales": np.full(num_tokens, x_scale, np.float32), "x_sums": sums, "bias": None, "out": out,
+        }  # fmt: skip
+        each_library.call("quant_matmul_mxfp4_a8", arguments)
+        matrix = e2m1(pairs) * np.repeat(2.0 ** (scales.astype(np.int64) - 127), 32, axis=1)
+        exact = x_codes.astype(np.float64) @ matrix.T * x_scale
+        np.testing.assert_allclose(out, exact, rtol=0, atol=float(2.0**-22 * np.abs(exact).max()))
+
+
+def test_a_scale_that_no_weight_can_have_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"a scale of MXFP4 must be at most 252 \(2\^125\), got 255"):
+        pack({"codes": np.zeros((4, 16), np.uint8), "scales": np.full((4, 1), 255, np.uint8)}, "mxfp4")
 
 
 @pytest.mark.parametrize("num_tokens", [1, 3, 9, 21])

@@ -173,6 +173,12 @@ NOW = "<|channel|>commentary to=functions.now <|constrain|>json<|message|>{}<|ca
         (NOW, None, "", ["now"]),
         (f"{THOUGHT}<|channel|>commentary<|message|>I look.<|end|><|start|>assistant{THOUGHT}{NOW}", "Hm.", "I look.", ["now"]),
         (f"{THOUGHT}<|channel|>final<|message|>to=functions.now", "Hm.", "to=functions.now", []),
+        (
+            f"{THOUGHT}<|channel|>commentary<|message|>Wait.<|end|><|start|>assistant<|channel|>final<|message|>Yes.",
+            "Hm.",
+            "Wait.\nYes.",
+            [],
+        ),
         (NOW.replace("{}", "no"), None, NOW.replace("{}", "no"), []),
     ],
 )

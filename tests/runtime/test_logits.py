@@ -30,6 +30,8 @@ from tests.rounded_weights import round_weights
 from tests.runtime.conftest import CONFIGS, Tiny, limits, moderate
 
 TOLERANCE = 1e-4
+#: with integer activations
+INTEGER = ["int8-a8", "int4-g32-asym-a8", "int4-twolevel-a8", "int8-a16", "mxfp4-a8"]
 TEXT = np.random.default_rng(0).integers(0, 203, 100).tolist()  # longer than every window, and than yarn's and llama3's origin
 
 
@@ -73,7 +75,7 @@ def dequantized(model: Tiny, scheme: Scheme) -> PreTrainedModel:
     return rounded
 
 
-@pytest.mark.parametrize("scheme", ["bf16", "int8", "int4-g32-sym", "int4-g32-asym", "int4-twolevel", "int3"])
+@pytest.mark.parametrize("scheme", ["bf16", "int8", "int4-g32-sym", "int4-g32-asym", "int4-twolevel", "int3", "mxfp4"])
 @pytest.mark.parametrize("name", ["llama, tied, biased, llama3", "qwen2", "mixtral"])
 def test_weight_only_schemes_change_nothing_but_the_weights(
     tiny: Callable[[str], Tiny], library: Library, name: str, scheme: str
@@ -98,7 +100,7 @@ def with_integer_inputs(model: PreTrainedModel, largest: int = 127) -> PreTraine
     return model
 
 
-@pytest.mark.parametrize("scheme", ["int8-a8", "int4-g32-sym-a8", "int4-g32-asym-a8", "int4-twolevel-a8", "int8-a16"])
+@pytest.mark.parametrize("scheme", [*INTEGER, "int4-g32-sym-a8"])
 @pytest.mark.parametrize("name", ["llama, tied, biased, llama3", "qwen2"])
 def test_integer_activations_are_rounded_inputs(tiny: Callable[[str], Tiny], library: Library, name: str, scheme: str) -> None:
     """A value amid two levels may fall to either, and all later tokens see it: so texts are short, and most agree."""
@@ -113,7 +115,7 @@ def test_integer_activations_are_rounded_inputs(tiny: Callable[[str], Tiny], lib
         assert errors[-1] < (1e-3 if scheme.endswith("a16") else 0.1)
 
 
-@pytest.mark.parametrize("scheme", ["int8-a8", "int4-g32-asym-a8", "int4-twolevel-a8", "int8-a16"])
+@pytest.mark.parametrize("scheme", INTEGER)
 def test_experts_of_integer_activations_are_the_references(tiny: Callable[[str], Tiny], library: Library, scheme: str) -> None:
     """transformers multiplies experts without modules that could round; a rounded input may choose another one at a tie."""
     model = tiny("qwen3_moe, normalized")
@@ -123,7 +125,8 @@ def test_experts_of_integer_activations_are_the_references(tiny: Callable[[str],
     assert errors[len(texts) // 2] < TOLERANCE
     exact = our_logits(model, "fp32", library, 4, *texts)
     far = sorted(map(relative_error, our_logits(model, plan, library, 4, *texts), exact))
-    assert TOLERANCE < far[len(texts) // 2] < 0.3
+    # Numbers of e2m1 are up to 2 of 6 apart, those of the others at most 1 of 7.
+    assert TOLERANCE < far[len(texts) // 2] < (0.4 if scheme == "mxfp4-a8" else 0.3)
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int8-a8", "int8-a16"])

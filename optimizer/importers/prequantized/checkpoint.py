@@ -47,7 +47,7 @@ class QuantizedCheckpoint:
             for part in parts:
                 if len(part.shape) < 2 or part.name in quantized:
                     continue
-                module = Module(checkpoint, part.name.removesuffix(_WEIGHT))
+                module = Module.of(checkpoint, part.name)
                 layout = method.format(module.name, is_embedding=module.name == _EMBEDDING)
                 if module.is_quantized():
                     quantized[part.name] = module, _checked(module, layout)
@@ -77,7 +77,12 @@ class QuantizedCheckpoint:
 
     def read(self, name: str) -> torch.Tensor:
         stored = self.stored(name)
-        return self.checkpoint.read(name) if stored is None else torch.from_numpy(stored.dequantize())
+        if stored is None:
+            return self.checkpoint.read(name)
+        values, shape = torch.from_numpy(stored.dequantize()), self.shape(name)
+        assert shape is not None
+        # Matrices of experts lie the other way round where they are floats.
+        return values if len(shape) == 2 else values.view(shape[0], shape[2], shape[1]).transpose(1, 2)
 
     def stored(self, name: str) -> StoredMatrix | None:
         if name not in self._quantized:
@@ -87,7 +92,7 @@ class QuantizedCheckpoint:
 
     def others(self, names: Collection[str]) -> list[str]:
         """As of a checkpoint that is not quantized; scales for run time have no place in it, and zero biases no effect."""
-        parts = {f"{m.name}.{last}" for m, layout in self._quantized.values() for last in layout.tensors(m)}
+        parts = {m.full(last) for m, layout in self._quantized.values() for last in layout.tensors(m)}
         others = self.checkpoint.others({*names, *parts})
         return [name for name in others if name.rpartition(".")[2] not in _RUN_TIME_SCALES and not self._is_zero_bias(name)]
 
@@ -112,7 +117,7 @@ class QuantizedCheckpoint:
 
 
 def _checked(module: Module, layout: Format | None) -> Format:
-    stored = "qweight" if module.has("qweight") else "weight_packed" if module.has("weight_packed") else "weight"
+    stored = next((last for last in ("qweight", "weight_packed", "blocks") if module.has(last)), "weight")
     if layout is None:
         raise QuantizationMismatch(
             f"{module.where(stored)} is quantized, but the config leaves this module out; correct the config"

@@ -88,8 +88,12 @@ class Mxfp4(_Float4):
 
     def read(self, module: Module) -> StoredMatrix:
         codes = self._codes(module)
-        exponents = module.bits("weight_scale").reshape(MXFP4_GRID.scales_shape(codes.shape))
-        if (exponents == _E8M0_NAN).any():
-            raise DamagedTensor(f"{module.where('weight_scale')} must be finite, got a NaN (255); fetch the checkpoint again")
-        scales = np.ldexp(np.float32(1), exponents.astype(np.int32) - _E8M0_BIAS)
-        return StoredMatrix("e2m1", codes, scales, *MXFP4_GRID.extents(codes.shape))
+        return StoredMatrix("e2m1", codes, read_e8m0(module, "weight_scale", codes.shape), *MXFP4_GRID.extents(codes.shape))
+
+
+def read_e8m0(module: Module, last: str, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Scales of mxfp4 for codes of `shape`: powers of two. DamagedTensor if one is not a number."""
+    exponents = module.bits(last).reshape(MXFP4_GRID.scales_shape(shape))
+    if (exponents == _E8M0_NAN).any():
+        raise DamagedTensor(f"{module.where(last)} must be finite, got a NaN (255); fetch the checkpoint again")
+    return np.ldexp(np.float32(1), exponents.astype(np.int32) - _E8M0_BIAS)

@@ -15,8 +15,11 @@ from optimizer.importers.prequantized.module import Module
 class Format(Protocol):
     """The layout of one quantized matrix."""
 
-    def shape(self, module: Module) -> tuple[int, int]:
-        """(N, K) by the codes' header. Raises SourceError if the codes are not there, or not of this layout."""
+    def shape(self, module: Module) -> tuple[int, ...]:
+        """(N, K) by the codes' header, or (experts, K, N) where a tensor is of all experts.
+
+        Raises SourceError if the codes are not there, or not of this layout.
+        """
         ...
 
     def tensors(self, module: Module) -> set[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from optimizer.importers.errors import UnsupportedQuantization
 from optimizer.importers.prequantized.awq import Awq, AwqConfig
 from optimizer.importers.prequantized.compressed_tensors import CompressedTensors, CompressedTensorsConfig
+from optimizer.importers.prequantized.expert_blocks import ExpertBlocks, ExpertBlocksConfig
 from optimizer.importers.prequantized.fp8 import Fp8, Fp8Config
 from optimizer.importers.prequantized.gptq import Gptq, GptqConfig
 from optimizer.importers.prequantized.method import START_FROM_FLOAT, QuantizationConfig, parse
@@ -19,6 +20,7 @@ _METHODS: Mapping[str, Callable[[dict[str, Any], str], QuantizationConfig]] = {
     "awq": lambda config, where: Awq(parse(AwqConfig, config, where)),
     "fp8": lambda config, where: Fp8(parse(Fp8Config, config, where)),
     "modelopt": lambda config, where: ModelOpt(parse(ModelOptConfig, config, where)),
+    "mxfp4": lambda config, where: ExpertBlocks(parse(ExpertBlocksConfig, config, where)),
 }
 #: what else writers call them
 _ALIASES = {"compressed_tensors": "compressed-tensors", "modelopt_fp4": "modelopt"}

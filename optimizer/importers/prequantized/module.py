@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from optimizer.importers.safetensors_checkpoint import FLOATS, SafetensorsCheckp
 
 #: dtypes of what was quantized when it is stored as `weight`; packed ones have names of their own
 _WEIGHT_CODES = ("I8", "U8", "F8_E4M3")
-_PACKED = ("qweight", "weight_packed")
+_PACKED = ("qweight", "weight_packed", "blocks")
+_WEIGHT = ".weight"
 
 
 @dataclass(frozen=True)
@@ -24,16 +25,28 @@ class Module:
 
     checkpoint: SafetensorsCheckpoint
     name: str
+    joint: Literal[".", "_"] = "."
+    """`_` where the name is a tensor's own, which is no module's `weight`."""
+
+    @classmethod
+    def of(cls, checkpoint: SafetensorsCheckpoint, weight: str) -> Module:
+        """That of the tensor `weight`, by the name that it has where it is not quantized."""
+        name = weight.removesuffix(_WEIGHT)
+        return cls(checkpoint, name, "_" if name == weight else ".")
+
+    def full(self, last: str) -> str:
+        """The name of the tensor `last` in the checkpoint."""
+        return f"{self.name}{self.joint}{last}"
 
     def is_quantized(self) -> bool:
         """Whether its weight is stored as codes, whatever a config says."""
-        return any(map(self.has, _PACKED)) or self.checkpoint.dtype(f"{self.name}.weight") in _WEIGHT_CODES
+        return any(map(self.has, _PACKED)) or self.checkpoint.dtype(self.full("weight")) in _WEIGHT_CODES
 
     def has(self, last: str) -> bool:
-        return self.checkpoint.shape(f"{self.name}.{last}") is not None
+        return self.checkpoint.shape(self.full(last)) is not None
 
     def where(self, last: str) -> str:
-        return self.checkpoint.where(f"{self.name}.{last}")
+        return self.checkpoint.where(self.full(last))
 
     def matrix_shape(self, last: str, dtype: str, role: str) -> tuple[int, int]:
         """The shape of the codes `last`, a matrix of `dtype`. Else MissingTensor, QuantizationMismatch or ShapeMismatch."""
@@ -41,6 +54,10 @@ class Module:
         if len(shape) != 2:
             raise ShapeMismatch(f"{self.where(last)} has shape {list(shape)}, but {role} are a matrix; the file is damaged")
         return shape[0], shape[1]
+
+    def tensor_shape(self, last: str, dtype: str, role: str) -> tuple[int, ...]:
+        """The shape of the codes `last`, of `dtype`, whatever it is. Else MissingTensor or QuantizationMismatch."""
+        return self._expect(last, (dtype,), role)
 
     def expect(self, last: str, dtypes: tuple[str, ...], shape: tuple[int, ...], role: str) -> None:
         """`last` must be there, of one of `dtypes`, and of `shape`, axes of 1 apart. Raises as `matrix_shape`."""
@@ -55,7 +72,7 @@ class Module:
         self.expect(last, FLOATS, shape, role)
 
     def _expect(self, last: str, dtypes: tuple[str, ...], role: str) -> tuple[int, ...]:
-        dtype, shape = (of(f"{self.name}.{last}") for of in (self.checkpoint.dtype, self.checkpoint.shape))
+        dtype, shape = (of(self.full(last)) for of in (self.checkpoint.dtype, self.checkpoint.shape))
         if not isinstance(shape, tuple):
             raise MissingTensor(
                 f"{role} imply a tensor that is not there: {self.where(last)}; fetch the checkpoint again or correct the config"
@@ -87,7 +104,7 @@ class Module:
         return scales
 
     def _read(self, last: str) -> torch.Tensor:
-        return self.checkpoint.read(f"{self.name}.{last}")
+        return self.checkpoint.read(self.full(last))
 
 
 def _wide(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from types import SimpleNamespace
 
 import hypothesis.strategies as st
@@ -17,6 +18,7 @@ from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 
 from kernels import registry
+from kernels.gpu.target import ARCHS, Target
 from kernels.interpreter import Interpreter
 from kernels.moe_matmul.gpu_reference import gpu_moe_matmul_w16, gpu_moe_sum
 from kernels.moe_route.gpu_reference import (
@@ -26,6 +28,7 @@ from kernels.moe_route.gpu_reference import (
     gpu_moe_route_softmax,
 )
 from kernels.moe_route.launch import max_blocks
+from optimizer.tuning.gpu.representative import call_of
 from tests.kernels.gpu import contract
 from tests.kernels.gpu.far_rows import check_far_rows
 
@@ -169,7 +172,34 @@ def test_padded_rows_and_unused_blocks_touch_nothing() -> None:
     assert (tensors.out == 7.0).all()
 
 
-@pytest.mark.parametrize("symbol", ["gpu_moe_logits", "gpu_moe_matmul_w16", "gpu_moe_sum"])
+@pytest.mark.parametrize("variant", ["w8", "int4_sym", "int4_asym"])
+@pytest.mark.parametrize("arch", ARCHS)
+def test_default_of_widened_experts_is_legal_everywhere(variant: str, arch: str) -> None:
+    tuning, target = registry.gpu_tuning("moe_matmul"), Target.of(arch, 132)
+    for block_m, (k, n, group) in product((16, 32, 64, 128), ((2048, 1536, 64), (768, 2048, 128), (96, 80, 32))):
+        sizes = {"T": 64, "J": 1, "top_k": 4, "E": 16, "block_m": block_m, "num_blocks": max_blocks(256, 16, block_m)}
+        call = call_of(f"gpu_moe_matmul_{variant}", {**sizes, "N": n, "K": k, "groups": k // group}, {})
+        tuning.checked(call, tuning.default(call, target), target)
+
+
+@pytest.mark.parametrize(
+    ("change", "sizes", "message"),
+    [
+        ({"block_m": 32}, {}, "an alignment of 16 rows has no whole number of tiles of 32"),
+        ({}, {"N": 72}, "experts begin at tiles of 16 rows: theirs must be a multiple of 16, got 72"),
+        ({}, {"groups": 4}, "a group is 32, 64 or 128 columns"),
+        ({"block_n": 64, "num_warps": 8}, {}, "8 warps of 16 rows are more than a tile of 64"),
+    ],
+)
+def test_illegal_points_of_int4_are_refused(change: dict[str, int], sizes: dict[str, int], message: str) -> None:
+    legal = {"T": 4, "J": 1, "top_k": 2, "E": 4, "N": 64, "K": 64, "groups": 1, "block_m": 16, "num_blocks": 8}
+    tuning = registry.gpu_tuning("moe_matmul")
+    point = tuning.default(call_of("gpu_moe_matmul_int4_sym", legal, {}), contract.TARGET)
+    with pytest.raises(ValueError, match=message):
+        tuning.checked(call_of("gpu_moe_matmul_int4_sym", legal | sizes, {}), {**point, **change}, contract.TARGET)
+
+
+@pytest.mark.parametrize("symbol", ["gpu_moe_logits", "gpu_moe_matmul_w16", "gpu_moe_matmul_int4_sym", "gpu_moe_sum"])
 def test_rows_may_lie_past_2_to_the_31(symbol: str) -> None:
     tokens = torch.arange(48.0).remainder(7).sub(3).half().view(3, 16)
     arguments: dict[str, object] = {
@@ -184,6 +214,17 @@ def test_rows_may_lie_past_2_to_the_31(symbol: str) -> None:
             "expert_ids": torch.ones(1, dtype=torch.int32),
             "num_padded": torch.tensor([16], dtype=torch.int32),
             "out": torch.zeros(3, 1, 3).half(),
+        },
+        "gpu_moe_matmul_int4_sym": {
+            "x": torch.arange(96.0).remainder(7).sub(3).half().view(3, 1, 32),
+            "codes": torch.arange(256).to(torch.uint32).view(2, 1, 1, 128),
+            "scales": torch.ones(2, 1, 1, 16).half(),
+            "bias": None,
+            "topk_weights": None,
+            "sorted_ids": torch.tensor([[0, 1, 2] + [3] * 13], dtype=torch.int32),
+            "expert_ids": torch.ones(1, dtype=torch.int32),
+            "num_padded": torch.tensor([16], dtype=torch.int32),
+            "out": torch.zeros(3, 1, 16).half(),
         },
     }[symbol]
     check_far_rows(symbol, arguments, 3)

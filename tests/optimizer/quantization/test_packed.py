@@ -18,6 +18,8 @@ NAMES = [
     "int8-a16",
     "int4-twolevel",
     "int4-twolevel-a8",
+    "mxfp4",
+    "mxfp4-a8",
     *(f"int4-g{g}-{s}{a}" for g in (32, 64) for s in ("sym", "asym") for a in ("", "-a8")),
 ]
 
@@ -41,6 +43,9 @@ def value(parts: dict[str, np.ndarray], scheme: Scheme, n: int, k: int) -> float
     byte = word >> 8 * (place % 4) & 0xFF
     code = byte & 15 if place < 4 else byte >> 4
     group = k // scheme.group_size
+    if scheme.weights == "mxfp4":
+        number = (0, 0.5, 1, 1.5, 2, 3, 4, 6)[code & 7] * (-1 if code & 8 else 1)
+        return number * 2.0 ** (int(parts["scales"][tile, group, lane]) - 127)
     if scheme.weights == "int4-twolevel":
         step = int(parts["steps"][tile, k // 32, lane]) >> 4 * (group % 2) & 15
         return float(parts["scales"][tile, lane] * np.float32(step * (code - 8)))
