@@ -115,8 +115,8 @@ class CpuBuilder:
     def norm(self, name: str, stream: Stream, readers: tuple[str, ...], eps: float) -> Operand:
         # What the kernel normalizes is x + residual, which it leaves in residual.
         x, residual = (stream.residual, None) if stream.branch is None else (stream.branch, stream.residual)
-        # A router is in no plan: it reads floats, which what is quantized is then made of.
-        if all(group in self.plan for group in readers) and any(self.plan[group].int8_activations for group in readers):
+        # A router is in no plan, and reads floats, as some schemes do: what is quantized is then made of them.
+        if readers and all(group in self.plan and self.plan[group].int8_activations for group in readers):
             codes = self.quantized(*x.shape)
             weight = self.tensors[f"{name}.weight"]
             self.call("rms_norm_a8", name, x=x, residual=residual, weight=weight, **codes, eps=eps)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import MixtralConfig
+from transformers import DeepseekV2Config
 
 from artifacts.precision import Plan, Scheme
 from artifacts.reader import open_bundle
@@ -223,10 +223,17 @@ def test_weights_of_two_transforms_never_mix(source: Source, tmp_path: Path) -> 
         np.testing.assert_array_equal(codes, expected["codes"])
 
 
-def test_a_mixture_is_refused_before_anything_is_measured(project: MakeProject) -> None:
-    made = project(quantization={"transform": "awq"}, source="mixture", schemes=["int8", "fp32"])
-    save_folder(random_model(MixtralConfig(**SIZES, num_local_experts=2)), made.folder / "mixture")
+LATENT = DeepseekV2Config(
+    **SIZES | {"num_key_value_heads": 4}, kv_lora_rank=32, q_lora_rank=None, qk_nope_head_dim=16, qk_rope_head_dim=8,
+    v_head_dim=16, moe_intermediate_size=32, n_routed_experts=8, num_experts_per_tok=2, first_k_dense_replace=1,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("transform", ["awq", "rotation"])
+def test_latent_attention_is_refused_before_anything_is_measured(project: MakeProject, transform: str) -> None:
+    made = project(quantization={"transform": transform}, source="latent", schemes=["int8", "fp32"])
+    save_folder(random_model(LATENT), made.folder / "latent")
     result = made.optimize()
     assert result.exit_code == 1
-    assert "this mixtral model has a mixture of experts: quantize it without transforms" in " ".join(result.output.split())
-    assert not list(made.folder.glob("out.work/mixture-*"))
+    assert "this deepseek_v2 model has latent attention: quantize it without transforms" in " ".join(result.output.split())
+    assert not list(made.folder.glob("out.work/latent-*"))

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-from artifacts.layer_groups import is_of_experts
+from artifacts.layer_groups import is_of_experts, kind_of
 from artifacts.precision import Scheme
 from kernels.cpu.library import Library
 from kernels.reference import ReferenceProgram
@@ -127,6 +127,21 @@ def test_experts_of_integer_activations_are_the_references(tiny: Callable[[str],
     far = sorted(map(relative_error, our_logits(model, plan, library, 4, *texts), exact))
     # Numbers of e2m1 are up to 2 of 6 apart, those of the others at most 1 of 7.
     assert TOLERANCE < far[len(texts) // 2] < (0.4 if scheme == "mxfp4-a8" else 0.3)
+
+
+@pytest.mark.parametrize(("of_queries", "of_latents"), [("int8", "int8-a8"), ("int8-a8", "int8"), ("int8-a16", "int8-a8")])
+def test_readers_of_one_norm_have_schemes_of_their_own(
+    tiny: Callable[[str], Tiny], library: Library, of_queries: str, of_latents: str
+) -> None:
+    model = tiny("deepseek_v3")
+    schemes = {"q_a": of_queries, "kv_a": of_latents}
+    plan = {group: schemes.get(kind_of(group), "fp32") for group in model.architecture.linear_shapes()}
+    (ours,), (theirs,), (exact,) = (
+        our_logits(model, schemes, executor, 4, TEXT[:4])
+        for schemes, executor in ((plan, library), (plan, None), ("fp32", library))
+    )
+    # Another expert may be chosen than in fp32.
+    assert relative_error(ours, theirs) < 0.02 and 1e-3 < relative_error(ours, exact) < 0.5
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int8-a8", "int8-a16"])
