@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -99,12 +99,14 @@ def _layer_grid(cells: Mapping[str, Markup], label: str) -> Markup:
     def add_row(name: str, row: list[Markup]) -> None:
         parts_of_grid.extend([element("b", name), *row])
 
-    if "embed" in outside:
-        add_row("embed", [element("span", outside["embed"], style=wide)])
+    def add_outside(groups: Iterable[str]) -> None:
+        for group in groups:
+            add_row(group, [element("span", outside[group], style=wide)])
+
+    add_outside(group for group in outside if group != "head")
     for kind, row in layers.items():
         add_row(kind, [row.get(index, element("i", _class="none")) for index in range(num_layers)])
-    if "head" in outside:
-        add_row("head", [element("span", outside["head"], style=wide)])
+    add_outside(group for group in outside if group == "head")
     every = next(step for step in (1, 5, 10, 20, 50, 1000) if num_layers / step <= 12)
     ticks = [element("u", str(index) if index % every == 0 else "") for index in range(num_layers)]
     add_row("layer", ticks)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from transformers import AutoModelForCausalLM, Qwen3MoeConfig
+from transformers import AutoModelForCausalLM, Gemma4TextConfig, Qwen3MoeConfig
 
 from artifacts.errors import DeviceError, PlanningOnlyError
 from artifacts.reader import verify_bundle
@@ -103,9 +103,30 @@ def test_experts_in_int4(tmp_path: Path) -> None:
     assert manifest.evaluated == "emulated"
 
 
+#: heads of 256 and 512, as published
+GEMMA4 = Gemma4TextConfig(
+    vocab_size=320,
+    hidden_size=256,
+    intermediate_size=256,
+    num_hidden_layers=4,
+    num_attention_heads=8,
+    num_key_value_heads=1,
+    layer_types=["sliding_attention", "full_attention"] * 2,
+    num_kv_shared_layers=2,
+    hidden_size_per_layer_input=64,
+    vocab_size_per_layer_input=320,
+    max_position_embeddings=256,
+)
+
+
 @pytest.mark.slow
-def test_a_planning_bundle_of_shapes_alone(tiny_llama: Path, tmp_path: Path) -> None:
-    bundle = run(tmp_path, {"source": "random", "name": "shapes", "config": str(tiny_llama / "config.json")})
+@pytest.mark.parametrize("family", ["llama", "gemma4_text"])
+def test_a_planning_bundle_of_shapes_alone(tiny_llama: Path, tmp_path: Path, family: str) -> None:
+    config = tiny_llama / "config.json"
+    if family == "gemma4_text":
+        config = tmp_path / "config.json"
+        config.write_text(json.dumps(GEMMA4.to_dict()))
+    bundle = run(tmp_path, {"source": "random", "name": "shapes", "config": str(config)})
     manifest = verify_bundle(bundle)
     assert manifest.purpose == "planning" and not manifest.weight_files
     assert FrozenKernels.read(bundle / "kernels" / "sm_90").kernels
