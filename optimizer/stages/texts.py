@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from artifacts.errors import UserError
 from optimizer.evaluation import text_looks
 from optimizer.measure.workbench import Workbench
 from optimizer.records.plan_digest import plan_digest
@@ -33,7 +34,7 @@ class TextStage:
         proof = proof_texts(evaluation, tokenizer, self._prefix)
         if evaluation.text:
             texts = read_texts(evaluation, tokenizer, self._prefix)
-            return TextSets(texts.search, texts.proof | proof)
+            return self._checked(TextSets(texts.search, texts.proof | proof))
         num_sequences = evaluation.num_sequences
         sequences = self._own("texts/sampled", 0, 2 * num_sequences)
 
@@ -42,6 +43,7 @@ class TextStage:
             more = self._own("texts/proof", num_sequences + max(start, num_sequences), num_sequences + stop)
             return [*sequences[1::2][start:stop], *more]
 
+        self._checked(TextSets({}, proof))
         own = ProofText(text_looks(num_sequences, evaluation.most_sequences), unseen)
         return TextSets({SAMPLED: sequences[0::2]}, {SAMPLED: own} | proof, frozenset({SAMPLED}))
 
@@ -49,7 +51,9 @@ class TextStage:
         """What the inputs of layer groups are calibrated on."""
         spec, seed = self.job.spec.quantization.calibration, _CALIBRATION_SEED + self.job.spec.seed
         if spec.text:
-            return read_calibration(spec, self.prompts.tokenizer, self._prefix)
+            sequences = read_calibration(spec, self.prompts.tokenizer, self._prefix)
+            self._check("calibration text", sequences)
+            return sequences
         seeds = [seed * spec.num_sequences + index for index in range(spec.num_sequences)]
         return self._sampled("texts/calibration", seeds, spec.tokens_per_sequence)
 
@@ -81,6 +85,22 @@ class TextStage:
             num_tokens=num_tokens,
         )
         return self.job.ledger.once(key, sample)
+
+    def _checked(self, texts: TextSets) -> TextSets:
+        """`texts`, which are of files. UserError where the model has no row for one of their tokens."""
+        for name, sequences in texts.search.items():
+            self._check(name, sequences)
+        for name, proof in texts.proof.items():
+            self._check(name, proof.sequences(0, proof.looks[-1].size))
+        return texts
+
+    def _check(self, name: str, sequences: Sequence[Tokens]) -> None:
+        num_rows, most = self.job.source.architecture.vocab_size, max(map(max, sequences))
+        if most >= num_rows:
+            raise UserError(
+                f"{name}: token ids must be below {num_rows}, the rows of the model's embedding, got {most}; the tokenizer is "
+                "another model's, or the text has a token that the model was not made for"
+            )
 
     @property
     def _prefix(self) -> list[int]:

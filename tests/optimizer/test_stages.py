@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from tokenizers import Tokenizer
 
 from optimizer.measure.workbench import Workbench
 from optimizer.records.progress import Reporter
@@ -83,3 +85,22 @@ def test_no_kv_cache_within_the_gate_ends_the_run(job: Job, workbench: Workbench
     monkeypatch.setattr(type(job.target), "kv_dtypes", lambda self, architecture: ("int8",))
     with pytest.raises(NothingPasses, match="no KV cache on offer leaves room"):
         KvCacheStage(strict, judge).run()
+
+
+@pytest.mark.parametrize("what", ["evaluation", "calibration"])
+def test_a_text_may_not_have_a_token_that_the_model_has_no_row_for(
+    what: str, project: MakeProject, tiny_llama: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_llama, tmp_path / "source")
+    path = tmp_path / "source" / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.add_tokens([f"<added {i}>" for i in range(512)])
+    tokenizer.save(str(path))
+    (tmp_path / "text").write_text("all of it <added 511> " * 200)
+    made = (
+        project(source="source", evaluation={"text": ["text"], "tokens_per_sequence": 32})
+        if what == "evaluation"
+        else project(source="source", quantization={"method": "gptq", "calibration": {"text": ["text"]}})
+    )
+    result = made.optimize()
+    assert result.exit_code == 1 and "token ids must be below" in result.output and not (tmp_path / "out").exists()
