@@ -80,7 +80,7 @@ def _check_caches(path: object, slides: list[bool], first: int) -> None:
         owner = max((i for i in range(first) if slides[i] == slides[layer]), default=None)
         if owner != read:
             raise UnsupportedModel(
-                f"{path}: layer {layer} must attend to the cache of layer {read}, as llama.cpp has it, but the last layer of its "
+                f"{path}: layer {layer} must attend to the cache of layer {read}, as llama.cpp has it, but the last of its "
                 f"kind with a cache is {owner}"
             )
 

@@ -203,7 +203,7 @@ REFUSED: dict[str, tuple[str, Callable[[Architecture], dict[str, Any]], str]] = 
     "another cache": (
         "gemma4",
         lambda a: {"layer_windows": (24, 0, 24, 24, 0), "layer_caches": (0, 1, 2, 2, 1)},
-        "layer 3 must attend to the cache of layer 1, as llama.cpp has it, but the last layer of its kind with a cache is 2",
+        "layer 3 must attend to the cache of layer 1, as llama.cpp has it, but the last of its kind with a cache is 2",
     ),
     "a cache of one layer": (
         "gemma4",
