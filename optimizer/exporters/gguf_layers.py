@@ -27,6 +27,7 @@ def layer_keys(a: Architecture) -> dict[str, object]:
         "attention.sliding_window_pattern": slides,
         "attention.shared_kv_layers": sum(not a.owns_cache(layer) for layer in range(a.num_layers)),
         "embedding_length_per_layer_input": a.per_layer_size,
+        "final_logit_softcapping": a.logit_softcap,  # said where there is none, too: readers have a default
         "rope.dimension_count": shapes[full].head_dim,
         "rope.dimension_count_swa": a.rope_of(sliding).turning(shapes[sliding].head_dim),
         "rope.freq_base": a.rope_of(full).theta,

@@ -110,6 +110,7 @@ _LAYERED = GgufFamily(
         "attention.shared_kv_layers": "num_kv_shared_layers",
         "embedding_length_per_layer_input": "hidden_size_per_layer_input",
     },
+    granted={"final_logit_softcapping": 30.0},
     needs={"layer_windows": True},
     layers_differ=True,
     vocabulary="gemma4",

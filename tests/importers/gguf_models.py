@@ -113,6 +113,7 @@ LAYERED_KEYS = {
     "gemma4.rope.dimension_count": 32,
     "gemma4.rope.dimension_count_swa": 16,
     "gemma4.rope.freq_base_swa": 1e4,
+    "gemma4.final_logit_softcapping": 0.0,
 }
 QUARTER = {"rope_freqs.weight": np.array([1] * 4 + [1e30] * 12, np.float32)}
 

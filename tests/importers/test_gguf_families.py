@@ -136,6 +136,11 @@ def test_what_cannot_be_read_is_refused_by_name(
         opened(name, tmp_path, **options)
 
 
+def test_gemma_4_has_a_cap_where_a_file_is_silent(tmp_path: Path) -> None:
+    _, ours = opened("gemma4, keys as values", tmp_path, metadata={"gemma4.final_logit_softcapping": None})
+    assert ours.architecture.logit_softcap == 30.0
+
+
 def test_gemma_4_without_the_factors_of_full_attention(tmp_path: Path) -> None:
     config, metadata, _ = FAMILIES["gemma4"]
     with pytest.raises(DamagedFile, match=r"lacks rope_freqs\.weight, which says how much of a head turns"):
