@@ -77,7 +77,7 @@ def family_of(file: Header) -> str:
     found = model_type(name, _keys(file, name), has_window=bool(_window(file.metadata, name)))
     if found is None:
         has = "experts" if file.metadata.get(f"{name}.expert_count") else "no experts"
-        raise UnsupportedModel(f"{file.path} is of the architecture {name} and has {has}, and no family that is read has")
+        raise UnsupportedModel(f"{file.path} is of the architecture {name} and has {has}, which no family here has")
     return found
 
 

@@ -21,7 +21,7 @@ LAYERED_KEYS = (
     "embedding_length_per_layer_input",
 )
 #: Frequencies that are divided by this or more do not turn; the converter writes 1e30.
-STILL = 1e20
+_STILL = 1e20
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 
 
@@ -39,9 +39,11 @@ def layered_config(
     slides = [bool(entry) for entry in _by_layer(path, keys, "attention.sliding_window_pattern")]
     heads = _by_layer(path, keys, "attention.head_count_kv", keys["attention.head_count"])
     sizes = {True: keys["attention.key_length_swa"], False: keys["attention.key_length"]}
+    if not all(sizes.values()):
+        raise DamagedFile(f"{path}: attention.key_length and key_length_swa must be positive, got {list(sizes.values())}")
     if keys["attention.value_length_swa"] != sizes[True]:
         raise UnsupportedModel(f"{path} has keys and values of different sizes per head")
-    if slides[-1] or not any(slides):
+    if not any(slides) or slides[-1]:
         raise UnsupportedModel(f"{path} must have layers with a sliding window, and the last without one, got {slides}")
     shared = keys.get("attention.shared_kv_layers", 0)
     if not isinstance(shared, int) or not 0 <= shared < len(slides):
@@ -123,7 +125,7 @@ def _ropes(
         turning != head_dim
         or factors.shape != (head_dim // 2,)
         or (factors[:pairs] != 1).any()
-        or (factors[pairs:] < STILL).any()
+        or (factors[pairs:] < _STILL).any()
     ):
         raise UnsupportedModel(
             f"{path}: rope_freqs.weight must be {head_dim // 2} factors, of which the first are 1 and the others 1e30, and "

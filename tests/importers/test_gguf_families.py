@@ -104,11 +104,12 @@ def test_scores_of_the_widest_gemmas(kind: str, num_layers: int) -> None:
             UnsupportedModel,
             "layer 4 must attend to .* layer 3",
         ),
+        ("gemma4", {"metadata": {"gemma4.attention.key_length_swa": 0}}, DamagedFile, r"must be positive, got \[0, 32\]"),
         ("gemma4", {"metadata": {"gemma4.attention.value_length_swa": 8}}, UnsupportedModel, "different sizes per head"),
         ("gemma4", {"metadata": {"gemma4.feed_forward_length": 128}}, ShapeMismatch, r"blk\.0\.ffn_gate\.weight"),
         ("gemma4", {"metadata": {"gemma4.rope.scaling.factor": 8.0}}, UnsupportedModel, r"scales positions \(factor\)"),
         ("gemma4", {"metadata": {"gemma4.rope.dimension_count_swa": 8}}, UnsupportedModel, "partial_rotary_factor"),
-        ("gemma4", {"metadata": {"gemma4.expert_count": 8}}, UnsupportedModel, "gemma4 and has experts, and no family"),
+        ("gemma4", {"metadata": {"gemma4.expert_count": 8}}, UnsupportedModel, "gemma4 and has experts, which no family"),
         (
             "gemma4",
             {"extra": {"rope_freqs.weight": np.full(16, 8, np.float32)}},
