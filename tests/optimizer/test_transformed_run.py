@@ -241,7 +241,7 @@ def test_norms_behind_branches_are_refused_before_anything_is_measured(project: 
 def test_a_bundle_of_latents_and_experts_under_scales(project: MakeProject) -> None:
     """What it computes is what references do with the parts, queries and their latent, values and experts scaled."""
     quantization: dict[str, Any] = {"transform": "awq", "calibration": CALIBRATION}
-    made = project(schemes=[INT4], source="latents", quantization=quantization, gate={"max_kl": 5}, search={"trials": 1})
+    made = project(schemes=[INT4], source="latents", quantization=quantization, gate={"max_kl": 100}, search={"trials": 1})
     model = random_model(DeepseekV3Config(vocab_size=300, **WIDE | LATENT, n_group=4, topk_group=2))
     save_tiny(made.folder / "latents", moderate(model))
     result = made.optimize()
