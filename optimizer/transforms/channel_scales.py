@@ -46,7 +46,7 @@ _NORM_OF = {
     "gate_up": "mlp_norm",
     "experts_gate_up": "mlp_norm",
 }
-#: what makes V, and up; a model has one of each
+#: what makes V, and up; of qkv and v_up a model has one
 _MAKERS = {"o": ("qkv", "v_up"), "down": ("gate_up",), "experts_down": ("experts_gate_up",)}
 #: what reads a norm beside the group that has the factors
 _BESIDE = {"experts_gate_up": ("router", "gate_up"), "q": ("kv_a",), "q_a": ("kv_a",)}
