@@ -1,4 +1,4 @@
-"""DeepSeek-V2 and V3 (DeepSeek-AI 2024): latent attention, mixtures of experts with shared ones behind dense layers."""
+"""What DeepSeek-V2 and V3 share: latent attention, and mixtures of experts with shared ones behind dense layers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from runtime.models.hf_rope import score_factor
 from runtime.models.unsupported import UnsupportedModel
 
 
-class _DeepseekConfig(HfConfig):
-    """What both share."""
-
+class DeepseekConfig(HfConfig):
     kv_lora_rank: PositiveInt = 512
     q_lora_rank: PositiveInt | None = 1536
     qk_nope_head_dim: PositiveInt = 128
@@ -51,7 +49,7 @@ class _DeepseekConfig(HfConfig):
             score_factor=score_factor(self.rope_parameters_given()),
         )
 
-    def _moe(self, scoring: Literal["softmax", "sigmoid"], normalized: bool, grouped: bool) -> Moe:
+    def moe_with(self, scoring: Literal["softmax", "sigmoid"], normalized: bool, grouped: bool) -> Moe:
         return Moe(
             num_experts=self.n_routed_experts,
             num_experts_per_token=self.num_experts_per_tok,
@@ -64,43 +62,3 @@ class _DeepseekConfig(HfConfig):
             shared_intermediate_size=(self.n_shared_experts or 0) * self.moe_intermediate_size,
             first_layer=self.first_k_dense_replace,
         )
-
-
-class DeepseekV2Config(_DeepseekConfig):
-    mlp_bias: bool = False
-    moe_intermediate_size: PositiveInt = 1407
-    n_routed_experts: PositiveInt = 64
-    n_shared_experts: NonNegativeInt | None = 2
-    n_group: PositiveInt | None = None
-    topk_group: PositiveInt | None = None
-    routed_scaling_factor: PositiveFloat = 1.0
-    first_k_dense_replace: NonNegativeInt = 0
-    topk_method: Literal["greedy", "group_limited_greedy"] = "greedy"
-    scoring_func: Literal["softmax"] = "softmax"
-    norm_topk_prob: Literal[False] = False
-    """Engines disagree on what it means beside routed_scaling_factor; no released model has it."""
-
-    def has_mlp_bias(self) -> bool:
-        return self.mlp_bias
-
-    def moe(self) -> Moe:
-        return self._moe("softmax", normalized=False, grouped=self.topk_method == "group_limited_greedy")
-
-
-class DeepseekV3Config(_DeepseekConfig):
-    max_position_embeddings: PositiveInt = 4096
-    moe_intermediate_size: PositiveInt = 2048
-    n_routed_experts: PositiveInt = 256
-    n_shared_experts: NonNegativeInt | None = 1
-    num_experts_per_tok: PositiveInt = 8
-    n_group: PositiveInt | None = 8
-    topk_group: PositiveInt | None = 4
-    routed_scaling_factor: PositiveFloat = 2.5
-    first_k_dense_replace: NonNegativeInt = 3
-    topk_method: Literal["noaux_tc"] = "noaux_tc"
-    scoring_func: Literal["sigmoid"] = "sigmoid"
-    norm_topk_prob: bool = True
-    rope_interleave: Literal[True] = True
-
-    def moe(self) -> Moe:
-        return self._moe("sigmoid", normalized=self.norm_topk_prob, grouped=True)

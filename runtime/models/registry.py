@@ -8,7 +8,8 @@ from difflib import get_close_matches
 from pydantic import ValidationError
 
 from artifacts.architecture import Architecture
-from runtime.models.deepseek import DeepseekV2Config, DeepseekV3Config
+from runtime.models.deepseek_v2 import DeepseekV2Config
+from runtime.models.deepseek_v3 import DeepseekV3Config
 from runtime.models.gemma import GemmaConfig
 from runtime.models.gemma2 import Gemma2Config
 from runtime.models.gemma3 import Gemma3TextConfig

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import io
 import re
 import tokenize
 from pathlib import Path
 
+from runtime.models import FAMILIES
+
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("artifacts", "search_spaces", "kernels", "runtime", "optimizer", "tests", "benchmarks", "examples")
 SHIPPED = FOLDERS[:5]
 MAX_LINES = 350
+MAX_FAMILY_LINES = 80
 #: longer ones, and why
 LONGER = {
     "kernels/cpu/vec.h": "one set of vector types for each instruction set",
@@ -66,6 +70,13 @@ def test_a_file_can_be_read_at_a_sitting() -> None:
     ]
     assert not found, "\n".join(found)
     assert all(MAX_LINES < lengths[ROOT / name] <= 450 for name in LONGER), "a file that is short enough needs no reason"
+
+
+def test_a_family_is_a_short_file() -> None:
+    """What is longer is a feature, which belongs where all families find it."""
+    for family in FAMILIES.values():
+        length = len(Path(inspect.getfile(family)).read_text(encoding="utf-8").splitlines())
+        assert length <= MAX_FAMILY_LINES, f"{family.__module__}: {length} lines"
 
 
 def test_a_piece_of_the_kv_cache_is_a_block() -> None:

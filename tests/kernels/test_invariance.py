@@ -103,7 +103,14 @@ def test_an_experts_rows_are_those_of_its_matrix_alone(
 
 
 def attention(
-    library: Library, kv: str, block_size: int, chunks: list[int], window: int, threads: int, softcap: float, has_sinks: bool
+    library: Library,
+    kv: str,
+    block_size: int,
+    chunks: list[int],
+    window: int,
+    threads: int,
+    softcap: float = 0.0,
+    has_sinks: bool = False,
 ) -> Array:
     """The outputs of one sequence, written and attended to in the given chunks."""
     rng = np.random.default_rng(2)
