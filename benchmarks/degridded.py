@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from artifacts.errors import UserError
 from optimizer.importers import Source, open_source
 from optimizer.importers.gguf_config import hf_config
 from optimizer.importers.gguf_file import GgufFile
@@ -29,7 +30,7 @@ SPREAD = 0.5
 
 
 def degridded(source: Source, seed: int = 0, spread: float = SPREAD) -> Source:
-    """The twin of `source`, the same one for the same seed; UntransformableModelError for latent attention."""
+    """The twin of `source`, the same one for the same seed; UntransformableModelError where nothing folds."""
     generator = torch.Generator().manual_seed(seed)
     factors = {
         group: (spread * torch.randn(num_factors(source.architecture, group), generator=generator)).exp()
@@ -39,7 +40,16 @@ def degridded(source: Source, seed: int = 0, spread: float = SPREAD) -> Source:
 
 
 def write_hf_folder(source: Source, config: dict[str, object], folder: Path) -> None:
-    """`source`, dense, as a Hugging Face folder in fp32; `config` is its config.json."""
+    """`source`, dense, as a Hugging Face folder in fp32; `config` is its config.json.
+
+    UserError where a checkpoint of its family has rows, or gains, in another form than a Source.
+    """
+    for name, parts in checkpoint_tensors(source.architecture).items():
+        if any(part.rows or part.gain for part in parts):
+            raise UserError(
+                f"checkpoints of {source.architecture.family} store {name} in another form than it has here, and only families "
+                "that store all tensors as they are can be written, such as llama; use `degridded` as a Source"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for name, parts in checkpoint_tensors(source.architecture).items():

@@ -8,12 +8,18 @@
 | gate_up   | RMSNorm of the feed-forward net | the norm's gain                                 |
 | down      | silu(gate) * up                 | up's rows of gate_up                            |
 | head      | the final RMSNorm               | the norm's gain; not where the head is tied     |
+| q, q_a    | RMSNorm of attention            | the norm's gain; kv_a has the same factors      |
+| q_b       | RMSNorm of the queries' latent  | the norm's gain                                 |
+
+Under latent attention o reads values that v_up makes, which no plan quantizes: each head's columns are divided there. What the
+cached latent meets, behind a norm of its own, is not quantized either, so kv_a's rows stay.
 
 In a mixture the router, all experts' gate_up and the network of all tokens read one norm, so experts_gate_up has the factors of
 all of them. Each expert's down has factors of its own, which go into its own up rows.
 
 Attention mixes rows of V over positions only, so factors of V's channels pass through it; every query head of a KV group
-reads the same V, so o has one factor for all of them. Norms of Q and K and rotary embedding are never on the way.
+reads the same V, so o has one factor for all of them (of latents each head makes V of its own). Norms of Q and K and rotary
+embedding are never on the way.
 """
 
 from __future__ import annotations
@@ -31,11 +37,19 @@ from optimizer.importers import Source
 from optimizer.transforms.transformed_source import UntransformableModelError
 
 #: kinds of groups in a layer whose input channels can be scaled
-SCALABLE = ("qkv", "o", "gate_up", "down", "experts_gate_up", "experts_down")
-_NORM_OF = {"qkv": "attn_norm", "gate_up": "mlp_norm", "experts_gate_up": "mlp_norm"}
-_MAKERS = {"o": "qkv", "down": "gate_up", "experts_down": "experts_gate_up"}
-#: what else reads the norm of a mixture
-_BESIDE_EXPERTS = ("router", "gate_up")
+SCALABLE = ("qkv", "q", "q_a", "q_b", "o", "gate_up", "down", "experts_gate_up", "experts_down")
+_NORM_OF = {
+    "qkv": "attn_norm",
+    "q": "attn_norm",
+    "q_a": "attn_norm",
+    "q_b": "q_norm",
+    "gate_up": "mlp_norm",
+    "experts_gate_up": "mlp_norm",
+}
+#: what makes V, and up; of qkv and v_up a model has one
+_MAKERS = {"o": ("qkv", "v_up"), "down": ("gate_up",), "experts_down": ("experts_gate_up",)}
+#: what reads a norm beside the group that has the factors
+_BESIDE = {"experts_gate_up": ("router", "gate_up"), "q": ("kv_a",), "q_a": ("kv_a",)}
 
 
 def scalable_groups(architecture: Architecture) -> list[str]:
@@ -61,9 +75,21 @@ def num_factors(architecture: Architecture, group: str) -> int:
     if group not in scalable_groups(architecture):
         tied = "; a tied head shares its columns with the embedding" if group == "head" else ""
         raise UntransformableModelError(f"input channels can be scaled of {', '.join(SCALABLE)} and head, got {group!r}{tied}")
+    num_columns = architecture.linear_shapes()[group][1]
     if kind_of(group) == "o":
-        return architecture.kv_size
-    return len(_experts(architecture, group)) * architecture.linear_shapes()[group][1]
+        return num_columns // _query_heads_of_one(architecture)
+    return len(_experts(architecture, group)) * num_columns
+
+
+def beside(architecture: Architecture, group: str) -> list[str]:
+    """Other layer groups that read the norm that `group` reads, and have its factors."""
+    layer, _, kind = group.rpartition(".")
+    return [other for name in _BESIDE.get(kind, ()) if (other := f"{layer}.{name}") in architecture.linear_shapes()]
+
+
+def _query_heads_of_one(architecture: Architecture) -> int:
+    """Query heads that read the same V."""
+    return architecture.num_q_heads // architecture.num_kv_heads
 
 
 def _experts(architecture: Architecture, group: str) -> range:
@@ -76,7 +102,7 @@ def sharing(architecture: Architecture, group: str, columns: Tensor) -> Tensor:
     """[in_features] -> [channels that share a factor, num_factors]: o's columns by the query heads of a KV group."""
     if not group.endswith(".o"):
         return columns[None]
-    heads = columns.view(architecture.num_kv_heads, -1, architecture.head_dim)
+    heads = columns.view(architecture.num_kv_heads, _query_heads_of_one(architecture), -1)
     return heads.transpose(0, 1).flatten(1)
 
 
@@ -84,8 +110,7 @@ def spread(architecture: Architecture, group: str, factors: Tensor) -> Tensor:
     """[num_factors] -> [in_features]: what each input channel of `group` is multiplied by, or of one expert's part of it."""
     if not group.endswith(".o"):
         return factors
-    num_sharing = architecture.num_q_heads // architecture.num_kv_heads
-    return factors.view(architecture.num_kv_heads, 1, architecture.head_dim).expand(-1, num_sharing, -1).flatten()
+    return factors.view(architecture.num_kv_heads, 1, -1).expand(-1, _query_heads_of_one(architecture), -1).flatten()
 
 
 @dataclass(frozen=True)
@@ -123,8 +148,8 @@ class ChannelScales:
     def _factors_of(self, group: str) -> str:
         """The group whose factors the columns of `group` have."""
         layer, _, kind = group.rpartition(".")
-        experts = f"{layer}.experts_gate_up"
-        return experts if kind in _BESIDE_EXPERTS and experts in self.factors else group
+        readers = (f"{layer}.{reader}" for reader, others in _BESIDE.items() if kind in others)
+        return next((reader for reader in readers if reader in self.factors), group)
 
     def record(self) -> dict[str, object]:
         return dict(self.provenance)
@@ -140,12 +165,17 @@ class ChannelScales:
             elif kind in _NORM_OF:
                 makers[f"{layer}.{_NORM_OF[kind]}"] = group
             else:
-                makers[f"{layer}.{_MAKERS[kind]}"] = group
+                makers |= {f"{layer}.{maker}": group for maker in _MAKERS[kind]}
         return makers
 
 
 def _divided(rows: Tensor, factors: Tensor) -> Tensor:
-    """A norm's gain by its factors; of the rows, or biases, of a matrix the last ones, where V and up stand."""
+    """A norm's gain by its factors; of the rows, or biases, of a matrix the last ones, where V and up stand.
+
+    Of a latent's V [heads, rank, v_head_dim] the columns: they lie as o's.
+    """
+    if rows.ndim == 3:
+        return rows / factors.view(len(rows), 1, -1)
     if rows.shape[0] == factors.shape[0]:
         return rows / factors
     kept, scaled = torch.split(rows, [rows.shape[0] - factors.shape[0], factors.shape[0]])

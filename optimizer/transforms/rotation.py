@@ -5,9 +5,10 @@ its input, so with gains moved into the linears that follow,
 
     embed R,    qkv diag(gain) R,    gate_up diag(gain) R,    R' o,    R' down (and o's bias),    head diag(gain) R
 
-compute what they did, and so do a mixture's router and experts, which read and write the same stream. Heads of V are rotated
-alike: H' V, o H. What QuaRot rotates at run time, the inputs of down, the heads among each other, and K after RoPE for its
-cache, is left alone: no kernel does it here.
+compute what they did, and so do a mixture's router and experts, which read and write the same stream. What latent attention
+reads the stream with, q or q_a and kv_a, is as qkv. Heads of V are rotated alike: H' V, o H; of latents v_up makes V. What
+QuaRot rotates at run time, the inputs of down, the heads among each other, and K after RoPE for its cache, is left alone: no
+kernel does it here.
 
 The rotated head differs from the rotated embedding by the final norm's gain, so a tied model is untied: it gets a `head`
 group of its own, vocab_size x hidden_size more weights.
@@ -28,7 +29,12 @@ from optimizer.transforms.transformed_source import UntransformableModelError
 
 _CHUNK_ELEMENTS = 1 << 22
 #: where gains and biases stand that a rotation knows how to pass
-_PASSED = {"attn_norm", "mlp_norm", "final_norm", "q_norm", "k_norm", "qkv", "o", "router", "experts_gate_up", "experts_down"}
+_PASSED = {
+    *("attn_norm", "mlp_norm", "final_norm", "q_norm", "k_norm", "kv_norm"),
+    *("qkv", "o", "k_up", "v_up", "router", "experts_gate_up", "experts_down"),
+}
+#: what reads the norm of attention
+_BEHIND_ATTN_NORM = ("qkv", "q", "q_a", "kv_a")
 #: what reads the norm of the feed-forward network, or of a mixture
 _BEHIND_MLP_NORM = ("gate_up", "experts_gate_up", "router")
 
@@ -83,15 +89,15 @@ class Rotation:
         """A rotation for models of `architecture`; of the values of attention too, if asked for."""
         return cls(
             residual=OrthogonalMatrix.random(architecture.hidden_size, seed),
-            values=OrthogonalMatrix.random(architecture.head_dim, seed + 1) if values else None,
+            values=OrthogonalMatrix.random(_value_dim(architecture), seed + 1) if values else None,
             seed=seed,
         )
 
     def architecture(self, before: Architecture) -> Architecture:
-        sizes = (before.hidden_size, before.head_dim)
-        made_for = (len(self.residual.signs), len(self.values.signs) if self.values else before.head_dim)
+        sizes = (before.hidden_size, _value_dim(before))
+        made_for = (len(self.residual.signs), len(self.values.signs) if self.values else sizes[1])
         if made_for != sizes:
-            raise ValueError(f"a rotation must have the model's hidden_size and head_dim {sizes}, it was made for {made_for}")
+            raise ValueError(f"a rotation must have the model's hidden_size and value size {sizes}, it was made for {made_for}")
         # A sink is a score of its head, beside those of keys: values are rotated alike with it.
         others = {name.split(".")[-2] for name in before.float_shapes() if not name.endswith(".sinks")}
         if unknown := sorted(others - _PASSED):
@@ -115,10 +121,12 @@ class Rotation:
             if name.endswith("bias"):
                 return self.residual.rotate(tensor.view(-1, a.hidden_size)).flatten()
             if local == "o" and self.values is not None:
-                tensor = self.values.rotate(tensor.reshape(-1, a.head_dim)).reshape(tensor.shape)
+                tensor = self.values.rotate(tensor.reshape(-1, _value_dim(a))).reshape(tensor.shape)
             return torch.cat([self._rotated_rows(matrix) for matrix in torch.split(tensor, a.hidden_size)])
-        if local in ("qkv", *_BEHIND_MLP_NORM) and name.endswith("weight"):
-            norm = "attn_norm" if local == "qkv" else "mlp_norm"
+        if local == "v_up" and self.values is not None:  # whose columns are those of values
+            return self.values.rotate(tensor.flatten(0, 1)).view(tensor.shape)
+        if local in (*_BEHIND_ATTN_NORM, *_BEHIND_MLP_NORM) and name.endswith("weight"):
+            norm = "attn_norm" if local in _BEHIND_ATTN_NORM else "mlp_norm"
             tensor = self.residual.rotate(tensor * _fp32(source, f"{layer}.{norm}.weight"))
         return self._rotate_values(tensor, a) if local == "qkv" else tensor
 
@@ -143,6 +151,11 @@ class Rotation:
             "residual": self.residual.kind,
             "values": None if self.values is None else self.values.kind,
         }
+
+
+def _value_dim(a: Architecture) -> int:
+    """Elements of a value of one head."""
+    return a.mla.v_head_dim if a.mla else a.head_dim
 
 
 def _fp32(source: Source, name: str) -> Tensor:

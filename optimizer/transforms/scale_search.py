@@ -18,7 +18,7 @@ from torch import Tensor
 
 from artifacts.architecture import Architecture
 from artifacts.errors import UserError
-from artifacts.layer_groups import is_of_experts, kind_of
+from artifacts.layer_groups import is_of_experts
 from artifacts.precision import Plan, Scheme
 from artifacts.weight_formats import FP8_BLOCK
 from kernels.quantize_activations.gpu_reference import quantize_blocks, quantize_rows, quantize_with
@@ -26,7 +26,7 @@ from optimizer.importers import Source
 from optimizer.quantization import Calibration, InputStatistics, Quantizer, WeightRangeError, round_to_nearest
 from optimizer.quantization.static_activations import static_scale
 from optimizer.records.progress import Reporter
-from optimizer.transforms.channel_scales import ChannelScales, num_factors, scalable_groups, sharing, spread
+from optimizer.transforms.channel_scales import ChannelScales, beside, num_factors, scalable_groups, sharing, spread
 from optimizer.transforms.transformed_source import refuse_what_cannot_fold
 
 #: what is smaller makes no output that counts: of an expert without tokens, or whose gate was shut for all of them
@@ -166,9 +166,8 @@ def _search_group(
 ) -> tuple[Tensor, dict[str, float]]:
     """The best factors of one group, and what was chosen; ones where nothing proposed is better."""
     weight = source.tensor(f"{group}.weight").to(torch.float32)
-    if kind_of(group) == "experts_gate_up" and (beside := group.replace("experts_", "")) in source.architecture.linear_shapes():
-        # The network of all tokens reads the same channels.
-        weight = torch.cat([weight, source.tensor(f"{beside}.weight").to(torch.float32)])
+    if others := beside(source.architecture, group):
+        weight = torch.cat([weight, *(source.tensor(f"{other}.weight").to(torch.float32) for other in others)])
     parts = calibration.parts(group)
     found = [
         _search_part(source.architecture, group, rows, calibration.statistics(part), scheme, method, quantize)

@@ -61,8 +61,8 @@ class TransformedSource(Source):
 def transformed(source: Source, transform: Transform) -> TransformedSource:
     """`source` under `transform`; may be transformed again.
 
-    Raises UntransformableModelError for latent attention, whose channels fold otherwise, and ValueError where the transform was
-    made for another model.
+    Raises UntransformableModelError for what `refuse_what_cannot_fold` names, and ValueError where the transform was made for
+    another model.
     """
     before = source.architecture
     refuse_what_cannot_fold(before)
@@ -72,15 +72,14 @@ def transformed(source: Source, transform: Transform) -> TransformedSource:
 
 
 def refuse_what_cannot_fold(architecture: Architecture) -> None:
-    """UntransformableModelError unless the model has grouped-query attention, and norms to fold into."""
+    """UntransformableModelError unless the model has norms to fold into, and layers that are alike."""
     found = {
-        "latent attention": architecture.mla is not None,
         "no norms before its branches": not architecture.pre_norms,
         "layers of several sizes, with inputs beside the stream or shared caches": architecture.layers_differ,
     }
     for what, is_there in found.items():
         if is_there:
             raise UntransformableModelError(
-                f"scales and rotations fold into the norms of decoders with grouped-query attention; this "
+                f"scales and rotations fold into the norms of decoders whose layers are alike; this "
                 f"{architecture.family} model has {what}: quantize it without transforms"
             )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import DeepseekV2Config
+from transformers import DeepseekV3Config, Olmo2Config
 
 from artifacts.precision import Plan, Scheme
 from artifacts.reader import open_bundle
@@ -31,6 +31,10 @@ from runtime.loading import load_runner
 from runtime.scoring import score
 from tests.importers.random_models import SIZES, random_model, save_folder
 from tests.optimizer.conftest import MakeProject, Project, recorded
+from tests.optimizer.transforms.small_models import LATENT
+from tests.runtime.conftest import moderate
+from tests.tiny_models import SIZES as WIDE
+from tests.tiny_models import save_tiny
 
 INT4, INT8_A8 = "int4-g32-asym", "int8-a8"
 CALIBRATION = {"num_sequences": 5, "tokens_per_sequence": 32}
@@ -223,17 +227,39 @@ def test_weights_of_two_transforms_never_mix(source: Source, tmp_path: Path) -> 
         np.testing.assert_array_equal(codes, expected["codes"])
 
 
-LATENT = DeepseekV2Config(
-    **SIZES | {"num_key_value_heads": 4}, kv_lora_rank=32, q_lora_rank=None, qk_nope_head_dim=16, qk_rope_head_dim=8,
-    v_head_dim=16, moe_intermediate_size=32, n_routed_experts=8, num_experts_per_tok=2, first_k_dense_replace=1,
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("transform", ["awq", "rotation"])
-def test_latent_attention_is_refused_before_anything_is_measured(project: MakeProject, transform: str) -> None:
-    made = project(quantization={"transform": transform}, source="latent", schemes=["int8", "fp32"])
-    save_folder(random_model(LATENT), made.folder / "latent")
+def test_norms_behind_branches_are_refused_before_anything_is_measured(project: MakeProject) -> None:
+    made = project(quantization={"transform": "awq"}, source="behind", schemes=["int8", "fp32"])
+    save_folder(random_model(Olmo2Config(**SIZES)), made.folder / "behind")
     result = made.optimize()
     assert result.exit_code == 1
-    assert "this deepseek_v2 model has latent attention: quantize it without transforms" in " ".join(result.output.split())
-    assert not list(made.folder.glob("out.work/latent-*"))
+    said = " ".join(result.output.split())
+    assert "this olmo2 model has no norms before its branches: quantize it without transforms" in said
+    assert not list(made.folder.glob("out.work/behind-*"))
+
+
+@pytest.mark.slow
+def test_a_bundle_of_latents_and_experts_under_scales(project: MakeProject) -> None:
+    """What it computes is what references do with the parts, queries and their latent, values and experts scaled."""
+    quantization: dict[str, Any] = {"transform": "awq", "calibration": CALIBRATION}
+    made = project(schemes=[INT4], source="latents", quantization=quantization, gate={"max_kl": 100}, search={"trials": 1})
+    model = random_model(DeepseekV3Config(vocab_size=300, **WIDE | LATENT, n_group=4, topk_group=2))
+    save_tiny(made.folder / "latents", moderate(model))
+    result = made.optimize()
+    assert result.exit_code == 0, result.output
+    assert "weights by awq, then rtn" in result.output
+
+    source, fresh = open_source(made.folder / "latents"), made.folder / "fresh"
+    groups = dict.fromkeys(source.architecture.linear_shapes(), Scheme.parse(INT4))
+    before = Calibration(source, recorded(made, "texts/calibration"), fresh / "before")
+    scales = search_scales(source, before, groups, AWQ, fresh / "scales")
+    for kind in ("q_a", "q_b", "o"):
+        assert float(scales.factors[f"layers.1.{kind}"].max()) > 1.05, kind
+    after = transformed(source, scales)
+    bundle = open_bundle(made.bundle, machine=host().machine, cpu_flags=host().flags)
+    assert bundle.manifest.provenance.quantization.transform_record == record_sha256(after)
+
+    plan: Plan = {group: Scheme.parse(name) for group, name in bundle.manifest.precision.groups.items()}
+    assert set(plan) == set(groups)
+    store = QuantizedStore(after, fresh / "weights")
+    expected = CpuWorkbench(source.architecture, store, "fp32", 16, None, 1).score(plan, len(IDS))(IDS)
+    np.testing.assert_allclose(score(load_runner(bundle), IDS), expected, atol=2e-3 * float(np.abs(expected).max()))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from artifacts.errors import UserError
 from artifacts.precision import Scheme
 from benchmarks.degridded import degridded, write_hf_folder
 from optimizer.importers import Source, open_source
@@ -27,6 +28,7 @@ from optimizer.quantization.static_activations import static_scale
 from optimizer.weights.quantized_store import QuantizedStore
 from tests.importers.random_models import random_model, save_folder
 from tests.optimizer.quantization.test_calibration import CONFIGS, SEQUENCES, moderate
+from tests.runtime.conftest import CONFIGS as FAMILIES
 
 SCHEME = Scheme.parse("int4-g32-sym")
 
@@ -133,3 +135,10 @@ def test_the_de_gridded_twin_is_the_same_function(tmp_path: Path) -> None:
         factors = ours / model.state_dict()["model.layers.1.mlp.down_proj.weight"]
         assert 0.3 < float(factors[0].log().std()) < 0.7
         assert not torch.equal(degridded(open_source(folder), seed=4).tensor("layers.1.down.weight"), ours)
+
+
+def test_a_twin_whose_checkpoint_has_another_form_is_not_written(tmp_path: Path) -> None:
+    twin = degridded(open_source(save_folder(random_model(FAMILIES["deepseek_v3"]), tmp_path / "latents")))
+    with pytest.raises(UserError, match=r"checkpoints of deepseek_v3 store layers.0.k_up.weight in another form"):
+        write_hf_folder(twin, {}, tmp_path / "twin")
+    assert not (tmp_path / "twin").exists()

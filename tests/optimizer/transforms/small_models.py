@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -13,7 +14,22 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from optimizer.importers import Source, open_source
 from optimizer.quantization.decoder_layer import DecoderLayer, normed_for_head
 from runtime.models import checkpoint_tensors
+from runtime.models.stored_rows import HeadRows
 from tests.importers.random_models import random_model, save_folder
+
+#: latent attention whose values are of another size than its queries, behind it experts and a network of all tokens
+LATENT = {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 32,
+    "q_lora_rank": 32,
+    "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 8,
+    "moe_intermediate_size": 32,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "first_k_dense_replace": 1,
+}
 
 
 def open_small(config: PreTrainedConfig, folder: Path) -> Source:
@@ -48,11 +64,15 @@ def transformers_model(source: Source, config: PreTrainedConfig) -> PreTrainedMo
 
 def _stored(source: Source) -> dict[str, torch.Tensor]:
     """As a checkpoint names them."""
-    state = {}
+    state, of_heads = {}, defaultdict(list)
     for name, parts in checkpoint_tensors(source.architecture).items():
+        if isinstance(rows := parts[0].rows, HeadRows):  # of latents: each head's rows of keys, then those of values
+            heads = source.tensor(name)
+            of_heads[parts[0].name].append(heads.transpose(1, 2) if rows.transposed else heads)
+            continue
         pieces = source.tensor(name).split([part.shape[0] for part in parts])
         state |= {part.name: piece.contiguous() for part, piece in zip(parts, pieces, strict=True)}
-    return state
+    return state | {name: torch.cat(heads, dim=1).flatten(0, 1) for name, heads in of_heads.items()}
 
 
 def layer_logits(source: Source) -> torch.Tensor:

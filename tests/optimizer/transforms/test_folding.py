@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import (
     DeepseekV2Config,
+    DeepseekV3Config,
     GptOssConfig,
     GraniteMoeHybridConfig,
     MixtralConfig,
@@ -22,7 +23,7 @@ from optimizer.transforms import ChannelScales, Rotation, UntransformableModelEr
 from optimizer.transforms.channel_scales import num_factors
 from runtime.models import architecture
 from tests.importers.random_models import CONFIGS, SIZES
-from tests.optimizer.transforms.small_models import layer_logits, logits, open_small
+from tests.optimizer.transforms.small_models import LATENT, layer_logits, logits, open_small
 
 #: 28 = 2 (13 + 1) has a Hadamard matrix, 18 has none
 ODD_SIZES = {**SIZES, "num_attention_heads": 2, "num_key_value_heads": 1}
@@ -31,6 +32,8 @@ MODELS: dict[str, PreTrainedConfig] = {
     **CONFIGS,
     "mixtral": MixtralConfig(**SIZES, num_local_experts=5),
     "qwen3_moe": Qwen3MoeConfig(**SIZES, **EXPERTS, head_dim=16, mlp_only_layers=[0], tie_word_embeddings=True),
+    "deepseek_v2": DeepseekV2Config(**SIZES | LATENT | {"q_lora_rank": None}),
+    "deepseek_v3": DeepseekV3Config(**SIZES | LATENT, n_group=4, topk_group=2),
     "hidden size 28": type(CONFIGS["llama"])(**ODD_SIZES | {"hidden_size": 28}, head_dim=12),
     "hidden size 18": type(CONFIGS["qwen2"])(**ODD_SIZES | {"hidden_size": 18}, head_dim=6),
 }
@@ -67,6 +70,8 @@ def test_scales_of_all_groups_fold(name: str, tmp_path: Path) -> None:
     [
         *(("qwen2", kind) for kind in ("qkv", "o", "gate_up", "down", "head")),
         *(("mixtral", f"experts_{k}") for k in ("gate_up", "down")),
+        ("deepseek_v2", "q"),
+        *(("deepseek_v3", kind) for kind in ("q_a", "q_b", "o")),
     ],
 )
 def test_scales_of_one_kind_fold_alone(name: str, kind: str, tmp_path: Path) -> None:
@@ -136,20 +141,23 @@ def test_what_stands_beside_experts_folds(name: str, transform: str, tmp_path: P
     torch.testing.assert_close(layer_logits(after), expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
-LATENT = DeepseekV2Config(**SIZES | {"num_key_value_heads": 4}, first_k_dense_replace=3, num_experts_per_tok=2).to_dict()
-
-
-def test_latent_attention_is_refused(tmp_path: Path) -> None:
-    source = open_small(CONFIGS["llama"], tmp_path)
-    object.__setattr__(source, "architecture", architecture(LATENT))
-    with pytest.raises(UntransformableModelError, match="latent attention"):
-        transformed(source, ChannelScales({}, {}))
+def test_what_makes_and_reads_latents_is_left_alone(tmp_path: Path) -> None:
+    """The latent's norm, what makes keys of it, and rows of keys: only columns of kv_a, and values, are another's."""
+    source = open_small(MODELS["deepseek_v3"], tmp_path)
+    groups = scalable_groups(source.architecture)
+    assert "layers.0.kv_a" not in groups
+    scales = random_scales(source.architecture, groups)
+    after = transformed(source, scales)
+    for name in ("kv_norm", "k_up"):
+        assert torch.equal(after.tensor(f"layers.1.{name}.weight"), source.tensor(f"layers.1.{name}.weight"))
+    ratios = after.tensor("layers.1.kv_a.weight") / source.tensor("layers.1.kv_a.weight")
+    torch.testing.assert_close(ratios, scales.factors["layers.1.q_a"].expand_as(ratios))
 
 
 @pytest.mark.parametrize(
     ("group", "factors", "message"),
     [
-        ("embed", torch.ones(32), "qkv, o, gate_up, down, experts_gate_up, experts_down and head, got 'embed'"),
+        ("embed", torch.ones(32), "qkv, q, q_a, q_b, o, gate_up, down, experts_gate_up, experts_down and head, got 'embed'"),
         ("head", torch.ones(32), "a tied head shares its columns"),
         ("layers.9.qkv", torch.ones(32), "got 'layers.9.qkv'"),
         ("layers.0.o", torch.ones(64), r"layers.0.o needs 32 finite positive factors, got \[64\]"),

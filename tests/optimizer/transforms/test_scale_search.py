@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, MixtralConfig, PreTrainedConfig, Qwen2Config
+from transformers import DeepseekV3Config, LlamaConfig, MixtralConfig, PreTrainedConfig, Qwen2Config
 
 from artifacts.precision import Scheme
 from optimizer.importers import Source
@@ -18,10 +18,10 @@ from optimizer.quantization import QuantizedMatrix, round_to_nearest
 from optimizer.quantization.calibration import Calibration
 from optimizer.quantization.static_activations import static_scale
 from optimizer.transforms import AWQ, SMOOTHQUANT, ChannelScales, ScaleMethod, search_scales, transformed
-from optimizer.transforms.channel_scales import num_factors
+from optimizer.transforms.channel_scales import num_factors, scalable_groups
 from optimizer.transforms.scale_search import quantized_activations
 from tests.importers.random_models import SIZES
-from tests.optimizer.transforms.small_models import open_small, transformers_model
+from tests.optimizer.transforms.small_models import LATENT, open_small, transformers_model
 
 WIDE = SIZES | {"hidden_size": 64, "num_hidden_layers": 2}
 CONFIGS: dict[str, PreTrainedConfig] = {
@@ -29,6 +29,7 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "qwen2, tied": Qwen2Config(**WIDE, tie_word_embeddings=True),
 }
 MIXTURE = MixtralConfig(**WIDE, num_local_experts=8)
+LATENTS = DeepseekV3Config(**WIDE | LATENT, n_group=4, topk_group=2)
 SCHEMES = ["int4-g32-sym", "int4-g32-asym", "int4-g32-sym-a8", "int8", "int8-a8", "fp8", "mxfp4"]
 TOKENS = [torch.randint(0, 96, (48,), generator=torch.Generator().manual_seed(seed)).tolist() for seed in range(6)]
 
@@ -37,7 +38,7 @@ def with_outliers(source: Source, num_outliers: int, size: float) -> Source:
     """The same function; a few channels before every linear carry inputs that are `size` times larger."""
     generator = torch.Generator().manual_seed(11)
     factors = {}
-    for group in source.architecture.linear_shapes():
+    for group in scalable_groups(source.architecture):
         if group.startswith("layers."):
             factors[group] = torch.ones(num_factors(source.architecture, group))
             factors[group][torch.randperm(len(factors[group]), generator=generator)[:num_outliers]] = 1 / size
@@ -102,6 +103,22 @@ def test_activations_are_those_of_an_independent_rounding(scheme_name: str) -> N
         np.testing.assert_allclose(found[row, columns], codes.astype(np.float32) * scale, rtol=1e-6)
 
 
+@pytest.mark.parametrize("method", [AWQ, SMOOTHQUANT], ids=lambda method: method.name)
+def test_queries_and_latents_have_one_set_of_factors(method: ScaleMethod, tmp_path: Path) -> None:
+    """Its loss is that of both, whose outputs stand beside each other."""
+    source, scheme = with_outliers(open_small(LATENTS, tmp_path / "model"), 2, 8.0), Scheme.parse("int4-g32-sym")
+    scales = search(source, scheme.name, method, tmp_path, "layers.1.q_a")
+    found, after = choices(scales)["layers.1.q_a"], transformed(source, scales)
+    loss = 0.0
+    for group in ("layers.1.q_a", "layers.1.kv_a"):
+        rounded = torch.from_numpy(round_to_nearest(group, after.tensor(f"{group}.weight"), scheme).dequantize())
+        difference = (rounded / scales.factors["layers.1.q_a"] - source.tensor(f"{group}.weight")).double()
+        hessian = Calibration(source, TOKENS, tmp_path / "inputs").statistics(group).hessian.double()
+        loss += float(torch.trace(difference @ hessian @ difference.T))
+    assert found["loss"] == pytest.approx(loss, rel=1e-3)
+    assert found["loss"] < 0.5 * found["unscaled_loss"]
+
+
 def test_groups_that_are_not_quantized_are_left_alone(source: Source, tmp_path: Path) -> None:
     plan = {"embed": Scheme.parse("int8"), "layers.0.qkv": Scheme.parse("bf16"), "layers.1.o": Scheme.parse("int8")}
     scales = search_scales(source, Calibration(source, TOKENS, tmp_path / "a"), plan, AWQ, tmp_path / "b")
@@ -153,14 +170,14 @@ def kl_of_rounding(source: Source, config: PreTrainedConfig, scheme: Scheme) -> 
     """Mean KL of transformers' logits with every linear of the layers quantized, activations too where the scheme does."""
     exact, rough = transformers_model(source, config), transformers_model(source, config)
     for name, module in rough.model.layers.named_modules():
-        if isinstance(module, torch.nn.Linear):
+        if isinstance(module, torch.nn.Linear) and not name.endswith("kv_b_proj"):  # which is in no plan
             matrix = round_to_nearest(name, module.weight.detach().float(), scheme)
             module.weight.data = torch.from_numpy(matrix.dequantize()).double()
             if scheme.quantized_activations:
                 module.register_forward_pre_hook(
                     lambda module, inputs: (quantized_activations(inputs[0][0].float(), scheme).double()[None],)
                 )
-        elif name.endswith("experts"):  # whose matrices are one parameter each
+        elif name.endswith(".experts"):  # whose matrices are one parameter each
             assert not scheme.quantized_activations
             for parameter in module.parameters():
                 matrix = round_to_nearest(name, parameter.detach().flatten(0, 1).float(), scheme)
@@ -194,10 +211,11 @@ def test_experts_have_scales_of_their_own(tmp_path: Path) -> None:
         ("llama", SMOOTHQUANT, "int8-a8", 0.2),
         # Tokens near a tie go to other experts, and what an expert's channels need rests on the few tokens that went to it.
         ("mixtral", AWQ, "int4-g32-sym", 0.5),
+        ("deepseek_v3", AWQ, "int4-g32-sym", 0.3),
     ],
 )
 def test_outlier_channels_are_rescued(name: str, method: ScaleMethod, scheme_name: str, left: float, tmp_path: Path) -> None:
-    config, scheme = {**CONFIGS, "mixtral": MIXTURE}[name], Scheme.parse(scheme_name)
+    config, scheme = {**CONFIGS, "mixtral": MIXTURE, "deepseek_v3": LATENTS}[name], Scheme.parse(scheme_name)
     even = open_small(config, tmp_path / "model")
     source = with_outliers(even, 3, 60.0)
     scales = search(source, scheme_name, method, tmp_path)
