@@ -1,6 +1,6 @@
 """Does llama.cpp compute from our GGUF exports what transformers computes? Small random models of every family.
 
-    python -m benchmarks.gguf_families --llama-cpp PYTHON --work FOLDER [--out RESULT.json]
+    python -m benchmarks.gguf_families --llama-cpp PYTHON --work FOLDER [--only NAME ...] [--out RESULT.json]
 
 A model of tests/importers/gguf_models.py is written as llama.cpp's converter writes it, imported, made a bundle of in
 fp32 and exported; llama.cpp, by the Python of an environment that has llama-cpp-python, reads the export. Compared are the
@@ -80,6 +80,8 @@ def record(name: str, work: Path, python: str) -> dict[str, Any]:
     if source.architecture.activation == "gelu":
         for layer in model.model.layers:
             layer.mlp.act_fn = HalfGelu()
+            if hasattr(layer, "act_fn"):  # of what a layer reads beside the stream
+                layer.act_fn = HalfGelu()
         found["same_gelu"] = against(by_transformers(model, tokens))
     return found
 
@@ -88,13 +90,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--llama-cpp", required=True, metavar="PYTHON")
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--only", nargs="+", choices=FAMILIES, default=list(FAMILIES), metavar="NAME")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     results = []
-    for name in FAMILIES:
+    for name in args.only:
         results.append(record(name, args.work, args.llama_cpp))
         print(json.dumps(results[-1]), flush=True)
     command = "python -m benchmarks.gguf_families --llama-cpp PYTHON --work FOLDER"
+    if args.only != list(FAMILIES):
+        command += f" --only {' '.join(map(repr, args.only))}"
     if args.out:
         args.out.write_text(json.dumps({"command": command, "cpu": host().model, "results": results}, indent=2) + "\n")
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from artifacts.architecture import Architecture
 from artifacts.layer_parts import Rope
 from optimizer.exporters.errors import ExportError
+from optimizer.exporters.gguf_layers import full_attention_factors, layer_keys
 from optimizer.importers.gguf_config import LONGROPE_FACTORS, ROPE_FACTORS, hf_config
 from optimizer.importers.gguf_families import GGUF_FAMILIES, GgufFamily
 from optimizer.importers.gguf_latents import YARN_LOG_MULTIPLIER
@@ -89,6 +90,7 @@ def architecture_metadata(a: Architecture, family: GgufFamily) -> dict[str, obje
         **_window_keys(a, family),
         **_rope_scaling_keys(a.rope),
         **_latent_keys(a),
+        **(layer_keys(a) if family.layers_differ else {}),
     }
     stated: dict[str, float | None] = {
         "attn_logit_softcapping": a.attention_softcap,
@@ -170,6 +172,8 @@ def rope_tensors(a: Architecture) -> dict[str, NDArray[np.float32]]:
     if a.rope.scaling == "llama3":
         unscaled = a.rope.model_copy(update={"scaling": "none"})
         return {ROPE_FACTORS: inverse_frequencies(unscaled, a.head_dim) / inverse_frequencies(a.rope, a.head_dim)}
+    if a.layers_differ:
+        return {ROPE_FACTORS: full_attention_factors(a)}
     if a.rope.scaling == "longrope":
         factors = {"long_factor": a.rope.long_factors, "short_factor": a.rope.short_factors}
         return {tensor: np.asarray(factors[key], np.float32) for key, tensor in LONGROPE_FACTORS.items()}
@@ -199,7 +203,7 @@ def check_read_back(
     scaled = a.rope.scaling == "llama3"
     if GGUF_FAMILIES[a.family].rounds_yarn:
         a = a.model_copy(update={"rope": a.rope.model_copy(update={"truncate": True})})
-    names = [name for name in tensors if name != ROPE_FACTORS]
+    names = [name for name in tensors if not (scaled and name == ROPE_FACTORS)]
     try:
         found = architecture(hf_config(_Written(metadata, names, floats)))
     except UnsupportedModel as error:

@@ -38,7 +38,9 @@ def export_gguf(logical: LogicalBundle, path: Path) -> ExportRecord:
     if not a.rope.truncate:
         record.note("positions: llama.cpp rounds the bounds of yarn's ramp to whole dimensions, and this model does not")
     metadata = architecture_metadata(a, family)
-    metadata |= vocabulary_metadata(logical.tokenizer_json, a.vocab_size, logical.generation_config, logical.chat_template)
+    metadata |= vocabulary_metadata(
+        logical.tokenizer_json, a.vocab_size, logical.generation_config, logical.chat_template, family.vocabulary
+    )
     if unsaid := unsaid_ends(metadata, logical.generation_config):
         record.note(
             f"ends of sequence: GGUF has keys for three; llama.cpp ends replies at {', '.join(map(str, unsaid))} only where it "

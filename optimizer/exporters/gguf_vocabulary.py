@@ -26,9 +26,14 @@ _PROBE = (
 
 
 def vocabulary_metadata(
-    tokenizer_text: str, vocab_size: int, generation_config: Mapping[str, Any], chat_template: str | None
+    tokenizer_text: str,
+    vocab_size: int,
+    generation_config: Mapping[str, Any],
+    chat_template: str | None,
+    raw_text: str = "llama",
 ) -> dict[str, object]:
-    """Metadata keys of the tokenizer, tokens padded to `vocab_size`, and of the chat template.
+    """Metadata keys of the tokenizer, tokens padded to `vocab_size`, and of the chat template. BPE of raw text is written as
+    kind `raw_text`.
 
     What is written is read back by the importer and compared on a probe. ExportError where the tokenizer is of a kind, or
     splits text in a way, that a GGUF file cannot say.
@@ -39,8 +44,15 @@ def vocabulary_metadata(
         raise ExportError(f"a tokenizer must be BPE to be written as GGUF, got {model['type']}")
     tokens, types = _tokens(tokenizer, vocab_size, model)
     metadata: dict[str, object] = {f"{_KEY}.tokens": tokens, f"{_KEY}.token_type": types}
-    metadata |= _sentencepiece(tokenizer, model, tokens) if model.get("byte_fallback") else _byte_level(tokenizer, model)
-    metadata |= _special(tokenizer, generation_config)
+    special = _special(tokenizer, generation_config)
+    if not model.get("byte_fallback"):
+        metadata |= _byte_level(tokenizer, model)
+    elif raw_text == "gemma4" and special[f"{_KEY}.add_bos_token"]:  # which its readers take for granted
+        merges = [" ".join(pair) for pair in _pairs(model)]
+        metadata |= {f"{_KEY}.model": raw_text, f"{_KEY}.merges": merges, f"{_KEY}.add_space_prefix": False}
+    else:
+        metadata |= _sentencepiece(tokenizer, model, tokens)
+    metadata |= special
     if chat_template is not None:
         metadata["tokenizer.chat_template"] = chat_template
     _check(tokenizer, metadata)

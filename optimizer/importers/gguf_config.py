@@ -12,6 +12,7 @@ from artifacts.layer_parts import Rope
 from optimizer.importers.errors import DamagedFile
 from optimizer.importers.gguf_families import GGUF_FAMILIES, GgufFamily, architectures, model_type
 from optimizer.importers.gguf_latents import YARN_LOG_MULTIPLIER, latent_config
+from optimizer.importers.gguf_layers import LAYERED_KEYS, layered_config
 from runtime.models import UnknownArchitecture, UnsupportedModel, refuse_unserved_gguf
 from runtime.rope import inverse_frequencies
 
@@ -76,7 +77,7 @@ def family_of(file: Header) -> str:
     found = model_type(name, _keys(file, name), has_window=bool(_window(file.metadata, name)))
     if found is None:
         has = "experts" if file.metadata.get(f"{name}.expert_count") else "no experts"
-        raise UnsupportedModel(f"{file.path} is of the architecture {name} and has {has}, which llama.cpp does not read so")
+        raise UnsupportedModel(f"{file.path} is of the architecture {name} and has {has}, which no family here has")
     return found
 
 
@@ -93,7 +94,8 @@ def hf_config(file: Header) -> dict[str, object]:
     family = GGUF_FAMILIES[kind]
     name = family.architecture
     keys = _keys(file, name)
-    missing = [f"{name}.{key}" for key in (*_REQUIRED, *sorted(_OF_EXPERTS & family.keys.keys())) if key not in keys]
+    needed = (*_REQUIRED, *sorted(_OF_EXPERTS & family.keys.keys()), *(LAYERED_KEYS if family.layers_differ else ()))
+    missing = [f"{name}.{key}" for key in needed if key not in keys]
     if missing:
         raise DamagedFile(f"{file.path} lacks the metadata {', '.join(missing)}")
     for key, why in _REFUSED.items():
@@ -106,14 +108,19 @@ def hf_config(file: Header) -> dict[str, object]:
     elif keys.get("attention.value_length", head_dim) != head_dim:
         raise UnsupportedModel(f"{file.path} has keys and values of different sizes per head")
     rope = _rope_parameters(file, keys, family, head_dim)
+    vocab_size = keys.get("vocab_size") or len(file.metadata.get("tokenizer.ggml.tokens", ()))
+    layers: dict[str, object] = {}
+    if family.layers_differ:
+        factors = file.read(ROPE_FACTORS) if ROPE_FACTORS in file.tensors else None
+        layers = layered_config(file.path, keys, file.tensors, factors, rope) | {"vocab_size_per_layer_input": vocab_size}
     return {
         "model_type": kind,
-        "vocab_size": keys.get("vocab_size") or len(file.metadata.get("tokenizer.ggml.tokens", ())),
+        "vocab_size": vocab_size,
         "hidden_size": keys["embedding_length"],
         "intermediate_size": keys["feed_forward_length"],
         "num_hidden_layers": keys["block_count"],
         "num_attention_heads": keys["attention.head_count"],
-        "num_key_value_heads": _of_all_layers(file, keys.get("attention.head_count_kv")),
+        "num_key_value_heads": None if layers else _of_all_layers(file, keys.get("attention.head_count_kv")),
         "layer_types": ["full_attention"] * keys["block_count"] if family.names_layers else None,
         "head_dim": head_dim,
         "max_position_embeddings": keys["context_length"],
@@ -128,6 +135,7 @@ def hf_config(file: Header) -> dict[str, object]:
         **family.granted,
         **{theirs: _plain(keys[key]) for key, theirs in family.keys.items() if key in keys},
         **latents,
+        **layers,
     }
 
 
@@ -199,7 +207,7 @@ def _rope_parameters(file: Header, keys: Mapping[str, Any], family: GgufFamily, 
             raise UnsupportedModel(f"{file.path} has {key} = {value}, which cannot be imported")
         elif scaling == "finetuned" and not value and family.turns_if_finetuned:
             raise UnsupportedModel(f"{file.path} has {key} = {value}: no layer of it knows positions")
-    if ROPE_FACTORS in file.tensors:
+    if ROPE_FACTORS in file.tensors and not family.layers_differ:
         parameters |= _llama3_scaling(file, theta, head_dim)
     return parameters
 

@@ -64,6 +64,10 @@ class GgufFamily:
     """Whether a yarn ramp whose bounds are not whole dimensions is written all the same; llama.cpp rounds them."""
     keys_for_each_head: bool = False
     """Whether it wants as many heads of keys as of queries."""
+    layers_differ: bool = False
+    """Whether layers with a window have heads and a rope of their own, and the last ones may read caches of others."""
+    vocabulary: str = "llama"
+    """The kind of vocabulary that is written of a BPE of raw text."""
 
 
 #: keys by which files of one architecture are of different families, where they and the first are not 0
@@ -98,6 +102,19 @@ _GRANITE = {
     "residual_scale": "residual_multiplier",
     "logit_scale": "logits_scaling",
 }
+_LAYERED = GgufFamily(
+    "gemma4",
+    windows=Windows(),
+    keys={
+        "final_logit_softcapping": "final_logit_softcapping",
+        "attention.shared_kv_layers": "num_kv_shared_layers",
+        "embedding_length_per_layer_input": "hidden_size_per_layer_input",
+    },
+    granted={"final_logit_softcapping": 30.0},
+    needs={"layer_windows": True},
+    layers_differ=True,
+    vocabulary="gemma4",
+)
 _CAPS = {"attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping"}
 
 #: by the `model_type` of config.json; of some that share an architecture `model_type` says which is meant
@@ -121,6 +138,8 @@ GGUF_FAMILIES: Mapping[str, GgufFamily] = {
         keys={"final_logit_softcapping": "final_logit_softcapping"},
         wide_scores=62,
     ),
+    "gemma4_text": _LAYERED,
+    "gemma4_unified_text": _LAYERED,
     "glm4": GgufFamily("glm4", biases=("qkv",)),
     "granite": GgufFamily(
         "granite",
@@ -194,4 +213,5 @@ def tensor_names(architecture: str, num_layers: int) -> TensorNameMap:
 def gguf_name(names: TensorNameMap, name: str) -> str:
     """`model.layers.3.self_attn.q_proj.weight` -> `blk.3.attn_q.weight`; a name that GGUF does not have is its own."""
     name = name.replace(".e_score_correction_bias", ".e_score_correction.bias").replace(".sinks", ".sinks.weight")
+    name = name.replace(".layer_scalar", ".layer_scalar.weight")
     return names.get_name(name, try_suffixes=(".weight", ".bias")) or name

@@ -100,11 +100,22 @@ class GgufCheckpoint:
     def notes(self) -> list[str]:
         rounded = self.family.rounds_yarn and self.architecture.rope.scaling == "yarn"
         note = "positions turn as llama.cpp has them: yarn's bounds are rounded, and in the published model they are not"
-        return [*tokenizer_notes(self.file.metadata), *([note] if rounded else [])]
+        notes = [*tokenizer_notes(self.file.metadata), *([note] if rounded else [])]
+        if self._without_effect:
+            notes.append(
+                f"not read: {', '.join(self._without_effect[:3])} and the like; these layers read other layers' caches"
+            )
+        return notes
 
     def others(self, names: Collection[str]) -> list[str]:
         used = {tensor for name in names for tensor in self._places[name].tensors} | {ROPE_FACTORS, *LONGROPE_FACTORS.values()}
-        return [name for name in self.file.tensors if name not in used]
+        return [name for name in self.file.tensors if name not in used and name not in self._without_effect]
+
+    @cached_property
+    def _without_effect(self) -> list[str]:
+        """Keys and values of layers that read other layers' caches, which published checkpoints may still have."""
+        found = ((name, re.fullmatch(r"blk\.(\d+)\.attn_[kv](_norm)?\.weight", name)) for name in self.file.tensors)
+        return [name for name, of in found if of and not self.architecture.owns_cache(int(of[1]))]
 
     def _in_order(self, name: str, rows: NDArray[_T]) -> NDArray[_T]:
         """`rows` of the tensor `name` as Hugging Face orders them."""

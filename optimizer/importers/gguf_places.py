@@ -174,15 +174,15 @@ class Places:
 
     def _rows(self, stored: str) -> Place:
         """A converter may have joined rows of q, k and v."""
-        projection = re.fullmatch(r"(blk\.\d+)\.attn_([qkv])\.(weight|bias)", stored)
+        projection = re.fullmatch(r"(blk\.(\d+))\.attn_([qkv])\.(weight|bias)", stored)
         if projection is None or stored in self.stored:
             return Place((stored,))
-        joined = f"{projection[1]}.attn_qkv.{projection[3]}"
+        joined = f"{projection[1]}.attn_qkv.{projection[4]}"
         if joined not in self.stored:
             return Place((stored,))
-        a = self.architecture
-        sizes = {"q": (0, a.q_size), "k": (a.q_size, a.kv_size), "v": (a.q_size + a.kv_size, a.kv_size)}
-        first, size = sizes[projection[2]]
+        shape = self.architecture.layer_shape(int(projection[2]))
+        q, kv = shape.q_size, shape.kv_size
+        first, size = {"q": (0, q), "k": (q, kv), "v": (q + kv, kv)}[projection[3]]
         return Place((joined,), slice(first, first + size))
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Sentencepiece's BPE with byte fallback, and its unigram model, from the pieces and scores of a GGUF file."""
+"""Sentencepiece's BPE with byte fallback, and its unigram model, from the pieces and scores of a GGUF file; Gemma 4's BPE."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from gguf.constants import TokenType
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from optimizer.importers.byte_level import byte_fallback_merges
 from optimizer.importers.errors import UnsupportedTokenizer
 from optimizer.importers.gguf_tokens import ADDED_TYPES, GgufTokens
 
@@ -27,6 +28,28 @@ def byte_fallback_bpe(metadata: Mapping[str, Any], tokens: GgufTokens) -> Tokeni
         undo.append(decoders.Strip(" ", left=1))
     tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.decoder = decoders.Sequence(undo)
+    return tokenizer
+
+
+def raw_text_bpe(metadata: Mapping[str, Any], tokens: GgufTokens) -> Tokenizer:
+    """Gemma 4's kind: merges of raw text with its spaces replaced, line breaks apart from the rest, bytes for what is no token.
+
+    llama.cpp takes a run of line breaks that is a token whole. Raises KeyError without merges, DamagedFile for merges of what
+    is no token, and UnsupportedTokenizer where such a run is not what merges make of it.
+    """
+    vocab = {text: token_id for token_id, text in enumerate(tokens.texts)}
+    kinds = dict(zip(tokens.texts, tokens.types, strict=True))
+    unknown = next((text for text, kind in kinds.items() if kind == TokenType.UNKNOWN), None)
+    tokenizer = Tokenizer(byte_fallback_merges(vocab, metadata["tokenizer.ggml.merges"], unknown))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[^\n]+|\n+"), "isolated")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    for run in (text for text, kind in kinds.items() if not text.strip("\n") and kind not in ADDED_TYPES):
+        if (found := tokenizer.encode(run, add_special_tokens=False).tokens) != [run]:
+            raise UnsupportedTokenizer(
+                f"tokenizer.ggml.merges must make one token of {len(run)} line breaks, as there is one, but they make "
+                f"{len(found)}; convert the model again from its tokenizer.json"
+            )
     return tokenizer
 
 

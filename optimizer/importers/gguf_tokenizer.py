@@ -10,14 +10,13 @@ from tokenizers import AddedToken, Tokenizer, processors
 
 from optimizer.importers.byte_level import byte_level_tokenizer
 from optimizer.importers.errors import DamagedFile, MissingTokenizer, UnsupportedTokenizer
-from optimizer.importers.gguf_sentencepiece import byte_fallback_bpe, unigram
+from optimizer.importers.gguf_sentencepiece import byte_fallback_bpe, raw_text_bpe, unigram
 from optimizer.importers.gguf_splits import DEFAULT, named_split
 from optimizer.importers.gguf_tokens import ADDED_TYPES, GgufTokens
 
 #: kinds of tokenizer that are not made here, and what they are
 REFUSED_KINDS = {
     "bert": "word pieces, an encoder's",
-    "gemma4": "BPE of raw text with its spaces replaced",
     "hybriddna": "BPE that reads DNA in sixes",
     "plamo2": "a search that no tokenizer.json can say",
     "rwkv": "a longest match of bytes that no tokenizer.json can say",
@@ -29,7 +28,8 @@ _IDS = {"llama": {"bos_token": 1, "eos_token": 2}, "t5": {"eos_token": 1}}
 
 
 def tokenizer_json(metadata: Mapping[str, Any]) -> str:
-    """tokenizer.json for `metadata` of kind `gpt2` (byte-level BPE), `llama` (sentencepiece's BPE) or `t5` (its unigram model).
+    """tokenizer.json for `metadata` of kind `gpt2` (byte-level BPE), `llama` (sentencepiece's BPE), `t5` (its unigram model) or
+    `gemma4` (BPE of raw text).
 
     Control tokens become special tokens and user-defined ones added tokens, so that text never splits them. BOS and EOS
     are added to an encoded text if the file says so; where it is silent llama.cpp's default for the tokenizer decides.
@@ -38,7 +38,7 @@ def tokenizer_json(metadata: Mapping[str, Any]) -> str:
     kind = metadata.get("tokenizer.ggml.model")
     if kind in _NO_TOKENIZER:
         raise MissingTokenizer("the GGUF file holds no tokenizer (tokenizer.ggml.model, tokenizer.ggml.tokens)")
-    builders = {"gpt2": _byte_level_bpe, "llama": byte_fallback_bpe, "t5": unigram}
+    builders = {"gpt2": _byte_level_bpe, "llama": byte_fallback_bpe, "t5": unigram, "gemma4": raw_text_bpe}
     if kind not in builders:
         why = f" ({REFUSED_KINDS[kind]})" if kind in REFUSED_KINDS else ""
         raise UnsupportedTokenizer(f"tokenizer.ggml.model must be one of {', '.join(builders)}, got {kind!r}{why}")
@@ -114,11 +114,13 @@ def _add_bos_and_eos(tokenizer: Tokenizer, metadata: Mapping[str, Any]) -> None:
 def _adds(metadata: Mapping[str, Any], name: str) -> bool:
     """Whether a text is given `bos_token` or `eos_token`."""
     key, kind = f"tokenizer.ggml.add_{name}", metadata["tokenizer.ggml.model"]
+    if kind == "gemma4" and name == "bos_token":
+        return True  # whatever the file says
     if key in metadata:
         return bool(metadata[key])
     if kind == "gpt2":
         return name == "bos_token" and named_split(metadata.get("tokenizer.ggml.pre") or DEFAULT).adds_bos
-    return name == {"llama": "bos_token", "t5": "eos_token"}[kind]
+    return name == {"llama": "bos_token", "t5": "eos_token"}.get(kind)
 
 
 def _special_token(metadata: Mapping[str, Any], name: str) -> tuple[str, int] | None:

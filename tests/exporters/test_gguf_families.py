@@ -11,12 +11,12 @@ import pytest
 import torch
 from gguf import GGUFReader
 from gguf.quants import dequantize
-from transformers import GraniteMoeHybridConfig
+from transformers import Gemma4UnifiedTextConfig, GraniteMoeHybridConfig
 
 from artifacts.architecture import Architecture
 from optimizer.exporters import ExportError
 from optimizer.exporters.gguf_layout import whole_gain
-from optimizer.exporters.gguf_metadata import architecture_metadata, check_read_back, gguf_family
+from optimizer.exporters.gguf_metadata import architecture_metadata, check_read_back, gguf_family, rope_tensors
 from optimizer.exporters.logical import LogicalBundle
 from optimizer.formats.matrix import QuantizedMatrix
 from optimizer.importers import Source, open_source
@@ -26,7 +26,7 @@ from runtime.models import architecture
 from runtime.models.stored_rows import Gain
 from tests.exporters.conftest import save_bundle
 from tests.exporters.test_gguf import export
-from tests.importers.gguf_models import FAMILIES, GRANITE, HYBRID, opened
+from tests.importers.gguf_models import FAMILIES, GRANITE, HYBRID, LAYERED, opened
 from tests.importers.gguf_writing import TOKENIZER
 from tests.importers.random_models import SIZES, random_model, save_folder
 from tests.runtime.conftest import Tiny, rare_apart
@@ -118,6 +118,15 @@ def test_granite_4_without_experts_is_written_as_granite(tmp_path: Path) -> None
         assert torch.equal(ours.tensor(tensor), theirs.tensor(tensor))
 
 
+def test_gemma_4_12b_comes_back_as_gemma_4(tmp_path: Path) -> None:
+    theirs = open_source(save_folder(random_model(Gemma4UnifiedTextConfig(**LAYERED)), tmp_path / "hf"))
+    ours = open_source(exported_source(theirs, "int4-g32-sym", tmp_path))
+    assert ours.architecture == theirs.architecture.model_copy(update={"family": "gemma4_text"})
+    logical = LogicalBundle.open(tmp_path / "bundle")
+    for group in ("layers.2.qkv", "layers.4.gate_up"):
+        assert torch.equal(ours.tensor(f"{group}.weight"), torch.from_numpy(logical.matrix(group).dequantize()))
+
+
 def test_a_gain_that_was_divided_is_found_again() -> None:
     random = np.random.default_rng(0)
     for divisor in (1.0, 640**0.5, 3.7, 1152**0.5):
@@ -190,6 +199,33 @@ REFUSED: dict[str, tuple[str, Callable[[Architecture], dict[str, Any]], str]] = 
         lambda a: {"mla": a.mla and a.mla.model_copy(update={"score_factor": 1.0})},
         "yarn without rope.scaling.yarn_log_multiplier",
     ),
+    "no windows": ("gemma4", lambda a: {"layer_windows": ()}, "gemma4 needs layer_windows, and this model has none"),
+    "another cache": (
+        "gemma4",
+        lambda a: {"layer_windows": (24, 0, 24, 24, 0), "layer_caches": (0, 1, 2, 2, 1)},
+        "layer 3 must attend to the cache of layer 1, as llama.cpp has it, but the last of its kind with a cache is 2",
+    ),
+    "a cache of one layer": (
+        "gemma4",
+        lambda a: {"layer_caches": (0, 1, 2, 3, 2)},
+        "layer 4 must attend to the cache of layer 3",
+    ),
+    "a wide layer": (
+        "gemma4, keys as values",
+        lambda a: {"layer_shapes": (a.layer_shape(0).model_copy(update={"intermediate_size": 96}), *a.layer_shapes[1:])},
+        r"feed_forward_length must be the same in all layers, .* got \[96, 64, 64, 64, 64\]",
+    ),
+    "positions of full attention": (
+        "gemma4",
+        lambda a: {"further_ropes": (a.further_ropes[0].model_copy(update={"factor": 2.0}),)},
+        "cannot express further_ropes = .*'factor': 2.0",
+    ),
+    "positions of windows": (
+        "gemma4",
+        lambda a: {"rope": a.rope.model_copy(update={"scaling": "linear", "factor": 2.0})},
+        r"scales positions \(factor, rope_type\), which its family does not",
+    ),
+    "biases of Gemma 4": ("gemma4", lambda _: {"qkv_bias": True}, "gemma4 has no biases of qkv"),
     "another rope of windows": (
         "gemma2",
         lambda a: {"further_ropes": (a.rope.model_copy(update={"theta": 5.0}),), "layer_ropes": (1, 0, 1)},
@@ -206,7 +242,9 @@ def test_what_llama_cpp_would_read_otherwise_is_refused_by_name(what: str) -> No
     with pytest.raises(ExportError, match=message):
         family = gguf_family(a)
         metadata = {**architecture_metadata(a, family), "general.architecture": family.architecture}
-        check_read_back(a, metadata, [] if a.tie_embeddings else ["output.weight"], {})
+        tensors = [f"blk.{layer}.attn_v.weight" for layer in range(a.num_layers) if len(a.qkv_sizes(layer)) == 3]
+        floats = rope_tensors(a)
+        check_read_back(a, metadata, [*tensors, *floats, *([] if a.tie_embeddings else ["output.weight"])], floats)
 
 
 def test_gemma3_without_windows() -> None:

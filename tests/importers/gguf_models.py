@@ -12,6 +12,7 @@ from transformers import (
     DeepseekV3Config,
     Gemma2Config,
     Gemma3TextConfig,
+    Gemma4TextConfig,
     GemmaConfig,
     Glm4Config,
     GptOssConfig,
@@ -91,6 +92,30 @@ def granite(architecture: str, **experts: int) -> dict[str, Any]:
 
 
 SEVEN = SIZES | {"num_hidden_layers": 7}
+#: Gemma 4's: two kinds of layers
+LAYERED = SIZES | {
+    "num_hidden_layers": 5,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+    "head_dim": 16,
+    "global_head_dim": 32,
+    "sliding_window": 24,
+    "vocab_size_per_layer_input": 96,
+}
+LAYERED_KEYS = {
+    "gemma4.attention.key_length": 32,
+    "gemma4.attention.value_length": 32,
+    "gemma4.attention.key_length_swa": 16,
+    "gemma4.attention.value_length_swa": 16,
+    "gemma4.attention.sliding_window": 24,
+    "gemma4.attention.sliding_window_pattern": [True, True, False, True, False],
+    "gemma4.attention.shared_kv_layers": 0,
+    "gemma4.embedding_length_per_layer_input": 0,
+    "gemma4.rope.dimension_count": 32,
+    "gemma4.rope.dimension_count_swa": 16,
+    "gemma4.rope.freq_base_swa": 1e4,
+    "gemma4.final_logit_softcapping": 0.0,
+}
+QUARTER = {"rope_freqs.weight": np.array([1] * 4 + [1e30] * 12, np.float32)}
 
 #: a config, what the converter writes of it beside what it writes of every family, and further tensors
 FAMILIES: dict[str, tuple[PreTrainedConfig, dict[str, Any], dict[str, np.ndarray]]] = {
@@ -140,6 +165,34 @@ FAMILIES: dict[str, tuple[PreTrainedConfig, dict[str, Any], dict[str, np.ndarray
         ),
         {"gemma3.attention.sliding_window": 24, "gemma3.attention.sliding_window_pattern": [False, True, False]},
         {},
+    ),
+    "gemma4": (
+        Gemma4TextConfig(
+            **LAYERED,
+            hidden_size_per_layer_input=32,
+            num_kv_shared_layers=2,
+            use_double_wide_mlp=True,
+            final_logit_softcapping=30.0,
+        ),
+        {
+            **LAYERED_KEYS,
+            "gemma4.feed_forward_length": [64, 64, 64, 128, 128],
+            "gemma4.attention.shared_kv_layers": 2,
+            "gemma4.embedding_length_per_layer_input": 32,
+            "gemma4.final_logit_softcapping": 30.0,
+        },
+        QUARTER,
+    ),
+    "gemma4, keys as values": (
+        Gemma4TextConfig(
+            **LAYERED,
+            hidden_size_per_layer_input=0,
+            attention_k_eq_v=True,
+            num_global_key_value_heads=1,
+            tie_word_embeddings=False,
+        ),
+        {**LAYERED_KEYS, "gemma4.attention.head_count_kv": [2, 2, 1, 2, 1]},
+        QUARTER,
     ),
     "glm4": (Glm4Config(**SIZES, head_dim=16, pad_token_id=None), {"glm4.rope.dimension_count": 8}, {}),
     "phi3": (

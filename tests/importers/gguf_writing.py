@@ -52,6 +52,15 @@ _OTHER_NAMES = {
         "post_mlp_layernorm": "post_ffw_norm",
         "mlp.gate_up_proj": "ffn_up",
     },
+    "gemma4": {
+        **_GEMMA,
+        "model.embed_tokens_per_layer": "per_layer_token_embd",
+        "model.per_layer_model_projection": "per_layer_model_proj",
+        "model.per_layer_projection_norm": "per_layer_proj_norm",
+        "per_layer_input_gate": "inp_gate",
+        "per_layer_projection": "proj",
+        "post_per_layer_input_norm": "post_norm",
+    },
     "olmo2": _GEMMA,
     "gpt-oss": {"post_attention_layernorm": "post_attention_norm"},
     "phi3": {"mlp.gate_up_proj": "ffn_up"},
@@ -59,6 +68,8 @@ _OTHER_NAMES = {
 _ARCHITECTURES = {
     "mistral": "llama",
     "gemma3_text": "gemma3",
+    "gemma4_text": "gemma4",
+    "gemma4_unified_text": "gemma4",
     "mixtral": "llama",
     "qwen3_moe": "qwen3moe",
     "granitemoehybrid": "granitemoe",
@@ -108,6 +119,7 @@ def write_gguf(
     `joins_qkv`: q, k and v are one tensor, as the converter's --fuse-qkv makes them.
     """
     config = model.config
+    stated = config.to_dict()  # of sizes that differ by layer those that are of all
     arch = _ARCHITECTURES.get(config.model_type, config.model_type)
     values: dict[str, object] = {
         f"{arch}.block_count": config.num_hidden_layers,
@@ -115,21 +127,22 @@ def write_gguf(
         f"{arch}.embedding_length": config.hidden_size,
         f"{arch}.feed_forward_length": config.intermediate_size,
         f"{arch}.attention.head_count": config.num_attention_heads,
-        f"{arch}.attention.head_count_kv": config.num_key_value_heads,
+        f"{arch}.attention.head_count_kv": stated["num_key_value_heads"],
         f"{arch}.attention.layer_norm_rms_epsilon": config.rms_norm_eps,
         f"{arch}.rope.freq_base": config.rope_parameters.get("full_attention", config.rope_parameters)["rope_theta"],
         f"{arch}.vocab_size": config.vocab_size,
         **{f"tokenizer.ggml.{key}": value for key, value in tokenizer.items()},
     }
-    if getattr(config, "head_dim", None):
-        values[f"{arch}.attention.key_length"] = values[f"{arch}.attention.value_length"] = config.head_dim
+    if stated.get("head_dim"):
+        values[f"{arch}.attention.key_length"] = values[f"{arch}.attention.value_length"] = stated["head_dim"]
     values |= metadata or {}
     writer = GGUFWriter(path, str(values.pop("general.architecture", arch)), split_max_tensors=part_tensors)
     for key, value in values.items():
         if value is not None:
             writer.add_key_value(key, value, GGUFValueType.get_type(value))
     joined: dict[str, dict[str, np.ndarray]] = {}
-    for name, tensor in model.state_dict().items():
+    state = model.state_dict()
+    for name, tensor in state.items():
         if name == drop or (name == "lm_head.weight" and config.tie_word_embeddings):
             continue
         array = tensor.float().numpy()
@@ -139,7 +152,8 @@ def write_gguf(
             heads = config.num_attention_heads if found[1] == "q" else config.num_key_value_heads
             array = _permuted(array, heads)
         stored = kind if array.ndim > 1 and "_bias" not in name else GGMLQuantizationType.F32
-        if joins_qkv and (found := re.search(r"self_attn\.([qkv])_proj", name)):
+        found = re.search(r"self_attn\.([qkv])_proj", name) if joins_qkv else None
+        if found and name.replace(found[0], "self_attn.v_proj") in state:
             name = name.replace(found[0], "self_attn.qkv_proj")
             parts = joined.setdefault(name, {})
             parts[found[1]] = array
@@ -179,6 +193,8 @@ def _apart(name: str, array: np.ndarray, arch: str, config: PreTrainedConfig) ->
         return {f"blk.{layer}.ffn_{part}_exps.{end}": np.ascontiguousarray(values) for part, values in parts.items()}
     if name.endswith("sinks"):
         return {f"blk.{layer}.attn_sinks.weight": array}
+    if name.endswith("layer_scalar"):
+        return {f"blk.{layer}.layer_output_scale.weight": array}
     for end, parts in _HALVES.items():
         if name.endswith(end):
             halves = np.split(array, 2, axis=-2)

@@ -16,7 +16,7 @@ from transformers import (
     Glm4Config,
 )
 
-from optimizer.importers import DamagedFile, MissingTensor, open_source
+from optimizer.importers import DamagedFile, MissingTensor, ShapeMismatch, open_source
 from optimizer.importers.gguf_config import hf_config
 from optimizer.importers.gguf_families import GGUF_FAMILIES
 from runtime.models import UnsupportedModel, architecture
@@ -88,6 +88,34 @@ def test_scores_of_the_widest_gemmas(kind: str, num_layers: int) -> None:
             "an entry per layer, 7, got 1",
         ),
         ("gemma3", {"metadata": {"gemma3.attention.value_length": 8}}, UnsupportedModel, "different sizes per head"),
+        ("gemma4", {"metadata": {"gemma4.attention.key_length_swa": None}}, DamagedFile, "lacks .*key_length_swa"),
+        ("gemma4", {"leave_out": r"blk\.2\.inp_gate\.weight"}, MissingTensor, r"blk\.2\.inp_gate\.weight"),
+        ("gemma4", {"leave_out": r"blk\.0\.attn_v\.weight"}, UnsupportedModel, "it has none in layers 0, and .* window are 2"),
+        (
+            "gemma4",
+            {"metadata": {"gemma4.attention.sliding_window_pattern": [True, False]}},
+            DamagedFile,
+            "sliding_window_pattern must have an entry per layer, 5, got 2",
+        ),
+        ("gemma4", {"metadata": {"gemma4.attention.shared_kv_layers": 5}}, DamagedFile, "below the number of layers, 5, got 5"),
+        (
+            "gemma4",
+            {"metadata": {"gemma4.attention.shared_kv_layers": 1}},
+            UnsupportedModel,
+            "layer 4 must attend to .* layer 3",
+        ),
+        ("gemma4", {"metadata": {"gemma4.attention.key_length_swa": 0}}, DamagedFile, r"must be positive, got \[0, 32\]"),
+        ("gemma4", {"metadata": {"gemma4.attention.value_length_swa": 8}}, UnsupportedModel, "different sizes per head"),
+        ("gemma4", {"metadata": {"gemma4.feed_forward_length": 128}}, ShapeMismatch, r"blk\.0\.ffn_gate\.weight"),
+        ("gemma4", {"metadata": {"gemma4.rope.scaling.factor": 8.0}}, UnsupportedModel, r"scales positions \(factor\)"),
+        ("gemma4", {"metadata": {"gemma4.rope.dimension_count_swa": 8}}, UnsupportedModel, "partial_rotary_factor"),
+        ("gemma4", {"metadata": {"gemma4.expert_count": 8}}, UnsupportedModel, "gemma4 and has experts, which no family"),
+        (
+            "gemma4",
+            {"extra": {"rope_freqs.weight": np.full(16, 8, np.float32)}},
+            UnsupportedModel,
+            r"rope_freqs\.weight must be 16 factors",
+        ),
         ("gemma2", {"metadata": {"gemma2.rope.freq_base_swa": 5.0}}, UnsupportedModel, "by a base of their own"),
         ("glm4", {"metadata": {"glm4.rope.dimension_sections": [8, 12, 12, 0]}}, UnsupportedModel, "positions of images"),
         ("glm4", {"metadata": {"glm4.nextn_predict_layers": 1}}, UnsupportedModel, "predict further tokens"),
@@ -107,6 +135,28 @@ def test_what_cannot_be_read_is_refused_by_name(
 ) -> None:
     with pytest.raises(error, match=message):
         opened(name, tmp_path, **options)
+
+
+def test_gemma_4_has_a_cap_where_a_file_is_silent(tmp_path: Path) -> None:
+    _, ours = opened("gemma4, keys as values", tmp_path, metadata={"gemma4.final_logit_softcapping": None})
+    assert ours.architecture.logit_softcap == 30.0
+
+
+def test_gemma_4_without_the_factors_of_full_attention(tmp_path: Path) -> None:
+    config, metadata, _ = FAMILIES["gemma4"]
+    with pytest.raises(DamagedFile, match=r"lacks rope_freqs\.weight, which says how much of a head turns"):
+        open_source(write_gguf(tmp_path / "model.gguf", random_model(config), metadata=metadata))
+
+
+def test_gemma_4_as_the_converter_joins_it_and_with_keys_that_nothing_reads(tmp_path: Path) -> None:
+    """Published checkpoints have keys of layers that attend to others, and the converter keeps them."""
+    keys = {"blk.3.attn_k.weight": np.ones((32, 32), np.float32), "blk.4.attn_k_norm.weight": np.ones(32, np.float32)}
+    theirs, ours = opened("gemma4", tmp_path, joins_qkv=True, extra=keys)
+    assert ours.architecture == theirs.architecture
+    for tensor in (f"{group}.weight" for group in theirs.architecture.linear_shapes()):
+        assert torch.equal(ours.tensor(tensor), theirs.tensor(tensor)), tensor
+    (note,) = (note for note in ours.checkpoint.notes() if "attn_k" in note)
+    assert note.startswith("not read: blk.3.attn_k.weight, blk.4.attn_k_norm.weight")
 
 
 def test_longrope_without_the_factors_of_one_length(tmp_path: Path) -> None:

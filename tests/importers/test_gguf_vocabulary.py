@@ -137,7 +137,7 @@ def test_the_first_of_two_equal_merges_counts() -> None:
         # https://github.com/ollama/ollama/issues/10930
         ({"merges": None}, MissingTokenizer, r"lacks 'tokenizer\.ggml\.merges'"),
         ({"add_eos_token": True}, DamagedFile, r"add_eos_token is true, but tokenizer\.ggml\.eos_token_id is not there"),
-        ({"model": "bert"}, UnsupportedTokenizer, r"must be one of gpt2, llama, t5, got 'bert' \(word pieces"),
+        ({"model": "bert"}, UnsupportedTokenizer, r"must be one of gpt2, llama, t5, gemma4, got 'bert' \(word pieces"),
         ({"model": "rwkv"}, UnsupportedTokenizer, r"got 'rwkv' \(a longest match"),
         ({"model": "other"}, UnsupportedTokenizer, r"got 'other'$"),
         ({"model": "no_vocab"}, MissingTokenizer, "holds no tokenizer"),
