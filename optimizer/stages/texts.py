@@ -34,7 +34,9 @@ class TextStage:
         proof = proof_texts(evaluation, tokenizer, self._prefix)
         if evaluation.text:
             texts = read_texts(evaluation, tokenizer, self._prefix)
-            return self._checked(TextSets(texts.search, texts.proof | proof))
+            texts = TextSets(texts.search, texts.proof | proof)
+            self._check_files(texts)
+            return texts
         num_sequences = evaluation.num_sequences
         sequences = self._own("texts/sampled", 0, 2 * num_sequences)
 
@@ -43,7 +45,7 @@ class TextStage:
             more = self._own("texts/proof", num_sequences + max(start, num_sequences), num_sequences + stop)
             return [*sequences[1::2][start:stop], *more]
 
-        self._checked(TextSets({}, proof))
+        self._check_files(TextSets({}, proof))
         own = ProofText(text_looks(num_sequences, evaluation.most_sequences), unseen)
         return TextSets({SAMPLED: sequences[0::2]}, {SAMPLED: own} | proof, frozenset({SAMPLED}))
 
@@ -86,13 +88,12 @@ class TextStage:
         )
         return self.job.ledger.once(key, sample)
 
-    def _checked(self, texts: TextSets) -> TextSets:
-        """`texts`, which are of files. UserError where the model has no row for one of their tokens."""
+    def _check_files(self, texts: TextSets) -> None:
+        """UserError where the model has no row for a token of `texts`, which are of files."""
         for name, sequences in texts.search.items():
             self._check(name, sequences)
         for name, proof in texts.proof.items():
             self._check(name, proof.sequences(0, proof.looks[-1].size))
-        return texts
 
     def _check(self, name: str, sequences: Sequence[Tokens]) -> None:
         num_rows, most = self.job.source.architecture.vocab_size, max(map(max, sequences))
