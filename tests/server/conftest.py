@@ -51,7 +51,9 @@ def make_tokenizer() -> Tokenizer:
 
 @dataclass
 class RecitingRunner:
-    """After n tokens of context the most likely next one is recital[n % len]; end of sequence where that token's number is up.
+    """After n tokens of context the next one is recital[n % len], sampled or not; end of sequence where that token's number is up.
+
+    Only a temperature well above 1 samples others: a test that counts tokens without naming one would fail once in hundreds.
 
     It keeps tokens where a model keeps keys and values, and hashes what it reads back through the block tables into the
     other logits: a block handed out twice shows.
@@ -81,7 +83,7 @@ class RecitingRunner:
             slots = (blocks[:, None] * size + np.arange(size)).ravel()[:num_tokens]
             seed = hash(tuple(self._cache[slots].tolist())) & (2**63 - 1)
             logits[row] = np.random.default_rng(seed).standard_normal(self.vocab_size)
-            logits[row, self.eos_at.get(num_tokens, self.recital[num_tokens % len(self.recital)])] = 9.0
+            logits[row, self.eos_at.get(num_tokens, self.recital[num_tokens % len(self.recital)])] = 30.0
         return logits
 
 

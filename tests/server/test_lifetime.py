@@ -51,7 +51,8 @@ def test_a_client_that_leaves_a_stream_frees_its_blocks(run_server: Any, wait: A
             next(iter(stream))
             assert served.engine.stats().num_running == 2
         wait(lambda: is_free(served), 2)
-        assert 'coldforge_requests_total{finish_reason="abort"} 2.0' in httpx.get(f"{served.url}/metrics").text
+        counted = 'coldforge_requests_total{finish_reason="abort"} 2.0'
+        wait(lambda: counted in httpx.get(f"{served.url}/metrics").text, 2)
 
 
 @pytest.mark.parametrize("stream", [False, True])
