@@ -18,9 +18,9 @@ QUESTION = "What is the capital of France?"
 
 
 @pytest.fixture(scope="module")
-def bundle(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(smollm2_gguf: Path, kernels_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2 in int8 throughout: nothing is searched."""
-    return write_smollm2_bundle(smollm2_gguf, tmp_path_factory.mktemp("smollm2"))
+    return write_smollm2_bundle(smollm2_gguf, kernels_path, tmp_path_factory.mktemp("smollm2"))
 
 
 @pytest.fixture(scope="module")
