@@ -22,7 +22,9 @@ class Gemma4ExpertsConfig(Gemma2Config):
         if self.num_experts is None or self.top_k_experts is None or self.moe_intermediate_size is None:
             sizes = {key: getattr(self, key) for key in ("num_experts", "top_k_experts", "moe_intermediate_size")}
             missing = ", ".join(key for key, size in sizes.items() if size is None)
-            raise UnsupportedModel(f"enable_moe_block needs num_experts, top_k_experts and moe_intermediate_size; lacks {missing}")
+            raise UnsupportedModel(
+                f"enable_moe_block needs num_experts, top_k_experts and moe_intermediate_size; lacks {missing}"
+            )
         return Moe(
             num_experts=self.num_experts,
             num_experts_per_token=self.top_k_experts,
