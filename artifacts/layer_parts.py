@@ -179,7 +179,7 @@ class Moe(BaseModel):
             shapes["experts_gate_up.bias"] = (self.num_experts * 2 * self.intermediate_size,)
             shapes["experts_down.bias"] = (self.num_experts * hidden_size,)
         if self.beside_dense:
-            norms = ("router_norm", "experts_norm", "experts_post_norm", "dense_post_norm")
+            norms = ("router_norm", "mixture_norm", "mixture_post_norm", "dense_post_norm")
             shapes |= {f"{norm}.weight": (hidden_size,) for norm in norms}
         return shapes
 

@@ -319,9 +319,9 @@ def _mixture_beside_dense(a: Architecture, i: int, build: LayerBuilder[Stream, V
     name, experts, eps = f"layers.{i}", build.mixtures, a.rms_norm_eps
     experts.route(name, build.norm(f"{name}.router_norm", stream, (f"{name}.router",), a.stream_eps))
     readers = tuple(a.expert_groups(f"{name}.experts_gate_up"))
-    pairs = experts.linear(f"{name}.experts_gate_up", build.norm(f"{name}.experts_norm", stream, readers, a.stream_eps))
+    pairs = experts.linear(f"{name}.experts_gate_up", build.norm(f"{name}.mixture_norm", stream, readers, a.stream_eps))
     activated = build.gated(f"{name}.activation", pairs, f"{name}.experts_down", _activation(a))
     routed = experts.combine(name, experts.linear(f"{name}.experts_down", activated), None)
-    routed = build.norm_in_place(f"{name}.experts_post_norm", routed, (), eps)
+    routed = build.norm_in_place(f"{name}.mixture_post_norm", routed, (), eps)
     dense = build.norm_in_place(f"{name}.dense_post_norm", _feed_forward(a, i, build, stream), (), eps)
     return build.extras.add(dense, routed, 1.0)

@@ -68,8 +68,8 @@ _GEMMA_4 = replace(
     joined_experts=("router.proj.weight", "experts.gate_up_proj", "experts.down_proj"),
     beside_dense={
         "router_norm": "router.scale",
-        "experts_norm": "pre_feedforward_layernorm_2.weight",
-        "experts_post_norm": "post_feedforward_layernorm_2.weight",
+        "mixture_norm": "pre_feedforward_layernorm_2.weight",
+        "mixture_post_norm": "post_feedforward_layernorm_2.weight",
         "dense_post_norm": "post_feedforward_layernorm_1.weight",
     },
 )
