@@ -53,6 +53,8 @@ def test_it_runs_where_there_is_no_torch(bundle: Path, tmp_path: Path) -> None:
         assert "Paris" in ask(server, QUESTION, max_tokens=16).choices[0].message.content
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 def test_first_token_within_five_seconds_of_the_start(bundle: Path, tmp_path: Path) -> None:
     times_s = []
     for attempt in range(3):
