@@ -111,8 +111,8 @@ def _widened_refusal(problem: Problem, point: Point, target: Target) -> str | No
 def _widened_default(problem: Problem, target: Target) -> Point:
     """The largest tile that fits; of 64 channels where 128 would leave SMs without one.
 
-    128 rows beside the scales of groups of 32 spill on gfx950. 4-bit floats take fewer instructions a code in blocks of 128 columns,
-    of which the last may be cut.
+    128 rows beside the scales of groups of 32 spill on gfx950. 4-bit floats take fewer instructions a code in blocks of 128
+    columns, of which the last may be cut.
     """
     (tokens, top_k, n), k = problem["out"].shape, problem["x"].shape[2]
     aligned, is_cuda = problem["sorted_ids"].shape[1], target.arch.backend == "cuda"

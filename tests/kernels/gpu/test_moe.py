@@ -205,7 +205,7 @@ def test_illegal_points_of_int4_are_refused(change: dict[str, int], sizes: dict[
         ({"block_m": 32}, {}, "an alignment of 16 rows has no whole number of tiles of 32"),
         ({"block_m": 8}, {}, r"block_m of gpu_moe_matmul_mxfp4 must be one of \(16, 32, 64, 128\), got 8"),
         ({}, {"N": 72}, "experts begin at tiles of 16 rows: theirs must be a multiple of 16, got 72"),
-        ({"block_n": 256, "block_k": 256, "num_stages": 5}, {}, "5 stages take"),
+        ({"block_m": 128, "block_n": 256, "num_warps": 4}, {"block_m": 128}, "256 accumulators of a thread"),
     ],
 )
 def test_illegal_points_of_mxfp4_are_refused(change: dict[str, int], sizes: dict[str, int], message: str) -> None:
