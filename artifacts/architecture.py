@@ -112,8 +112,8 @@ class Architecture(BaseModel):
                 raise ValueError(f"a cache must be of the layer or an earlier one with its own; layer {layer} names {owner}")
             if (shapes[layer].num_kv_heads, shapes[layer].head_dim) != (shapes[owner].num_kv_heads, shapes[owner].head_dim):
                 raise ValueError(f"layers that share a cache must have the same KV heads; layers {layer} and {owner} differ")
-        if self.layers_differ and (self.moe or self.mla):
-            raise ValueError("with moe or mla all layers must have the sizes of the model, a cache, and no inputs or scalars")
+        if self.layers_differ and self.mla:
+            raise ValueError("with mla all layers must have the sizes of the model, a cache, and no inputs or scalars")
         ropes = (self.rope, *self.further_ropes)
         if self.layer_ropes and (len(self.layer_ropes) != self.num_layers or max(self.layer_ropes) >= len(ropes)):
             raise ValueError(
@@ -287,17 +287,11 @@ class Architecture(BaseModel):
         }
 
     def _mlp_shapes(self, layer: int) -> dict[str, tuple[int, int]]:
-        if self.moe is None or not self.is_moe(layer):
-            size = self.layer_shape(layer).intermediate_size
-            return {"gate_up": (2 * size, self.hidden_size), "down": (self.hidden_size, size)}
-        size, shared, rare = self.moe.intermediate_size, self.moe.shared_intermediate_size, len(self.rare_experts(layer))
-        of_one = {"experts_gate_up": (2 * size, self.hidden_size), "experts_down": (self.hidden_size, size)}
-        shapes = {kind: ((self.moe.num_experts - rare) * rows, columns) for kind, (rows, columns) in of_one.items()}
-        if rare:
-            shapes |= {f"{RARE}{kind}": (rare * rows, columns) for kind, (rows, columns) in of_one.items()}
-        if shared:
-            shapes |= {"gate_up": (2 * shared, self.hidden_size), "down": (self.hidden_size, shared)}
-        return shapes
+        shapes, size = dict[str, tuple[int, int]](), self.layer_shape(layer).intermediate_size
+        if self.moe is not None and self.is_moe(layer):
+            shapes = self.moe.linear_shapes(self.hidden_size, len(self.rare_experts(layer)))
+            size = size if self.moe.beside_dense else self.moe.shared_intermediate_size
+        return shapes | ({"gate_up": (2 * size, self.hidden_size), "down": (self.hidden_size, size)} if size else {})
 
     def float_shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor that no plan quantizes (gains, biases, sinks, routers, MLA's up-projection of the latent) -> shape."""
@@ -336,13 +330,5 @@ class Architecture(BaseModel):
                 if self.mla.q_lora_rank is not None:
                     shapes[f"layers.{i}.q_norm.weight"] = (self.mla.q_lora_rank,)
             if self.moe is not None and self.is_moe(i):
-                shapes[f"layers.{i}.router.weight"] = (self.moe.num_experts, self.hidden_size)
-                if self.moe.scoring == "sigmoid":
-                    shapes[f"layers.{i}.router.bias"] = (self.moe.num_experts,)
-                if self.moe.router_bias:
-                    shapes[f"layers.{i}.router.logit_bias"] = (self.moe.num_experts,)
-                if self.moe.expert_biases:
-                    experts, size = self.moe.num_experts, self.moe.intermediate_size
-                    shapes[f"layers.{i}.experts_gate_up.bias"] = (experts * 2 * size,)
-                    shapes[f"layers.{i}.experts_down.bias"] = (experts * self.hidden_size,)
+                shapes |= {f"layers.{i}.{name}": extents for name, extents in self.moe.float_shapes(self.hidden_size).items()}
         return shapes

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from artifacts.layer_groups import RARE
+
 
 class Rope(BaseModel):
     """Rotary embedding (Su et al. 2021) and its long-context scalings.
@@ -79,7 +81,8 @@ class LayerShape(BaseModel):
 
 
 class Moe(BaseModel):
-    """A mixture of experts in place of the feed-forward network: each token goes to `num_experts_per_token` of `num_experts`.
+    """A mixture of experts in place of the feed-forward network, or beside it: each token goes to `num_experts_per_token` of
+    `num_experts`.
 
     `softmax` scores are those of Shazeer et al. 2017 as Mixtral has them; `sigmoid` ones, with a bias that only chooses, and
     experts taken from the best `num_chosen_groups` of `num_groups`, are DeepSeek-V3's.
@@ -106,6 +109,11 @@ class Moe(BaseModel):
     """Whether logits of a `softmax` have a bias. The one of `sigmoid` is another: it is added to scores."""
     expert_biases: bool = False
     """Whether each expert's gate and up, and its down, have biases."""
+    expert_scales: bool = False
+    """Whether each expert has a number that its weight under `softmax` is multiplied by last."""
+    beside_dense: bool = False
+    """Whether a layer has its feed-forward network, too. The router, the experts and the network then read the stream by norms
+    of their own, and what experts and network make passes norms of their own before it is added."""
     rare_experts: tuple[tuple[NonNegativeInt, ...], ...] = ()
     """For each layer of the model the experts that stand in layer groups of their own, in ascending order, so that they can
     have another scheme than the others. Empty: none does, in any layer."""
@@ -123,6 +131,13 @@ class Moe(BaseModel):
             )
         if self.router_bias and self.scoring != "softmax":
             raise ValueError(f"router_bias is of logits under softmax scoring, got {self.scoring}")
+        if self.expert_scales and self.scoring != "softmax":
+            raise ValueError(f"expert_scales are of weights under softmax scoring, got {self.scoring}")
+        if self.beside_dense and self.shared_intermediate_size:
+            raise ValueError(
+                f"experts stand beside a dense network or beside a shared expert: with beside_dense, shared_intermediate_size "
+                f"must be 0, got {self.shared_intermediate_size}"
+            )
         for rare in self.rare_experts:
             if list(rare) != sorted(set(rare)) or len(rare) >= self.num_experts or any(e >= self.num_experts for e in rare):
                 raise ValueError(
@@ -130,6 +145,43 @@ class Moe(BaseModel):
                     f"order; got {rare}"
                 )
         return self
+
+    @property
+    def routing(self) -> Literal["softmax", "softmax_scaled", "sigmoid"]:
+        """How experts are chosen and weighed, as kernels/moe_route names it."""
+        return "softmax_scaled" if self.expert_scales else self.scoring
+
+    @property
+    def routing_tensors(self) -> tuple[str, ...]:
+        """What it reads beside logits, of the layer's `router`."""
+        if self.scoring == "sigmoid":
+            return ("bias",)
+        return ("expert_scales",) if self.expert_scales else ()
+
+    def linear_shapes(self, hidden_size: int, num_rare: int) -> dict[str, tuple[int, int]]:
+        """The layer groups of the experts of a layer, `num_rare` of which stand apart -> (out_features, in_features)."""
+        of_one = {
+            "experts_gate_up": (2 * self.intermediate_size, hidden_size),
+            "experts_down": (hidden_size, self.intermediate_size),
+        }
+        shapes = {kind: ((self.num_experts - num_rare) * rows, columns) for kind, (rows, columns) in of_one.items()}
+        if num_rare:
+            shapes |= {f"{RARE}{kind}": (num_rare * rows, columns) for kind, (rows, columns) in of_one.items()}
+        return shapes
+
+    def float_shapes(self, hidden_size: int) -> dict[str, tuple[int, ...]]:
+        """Tensors of a layer's router and experts that no plan quantizes -> shape."""
+        shapes: dict[str, tuple[int, ...]] = {"router.weight": (self.num_experts, hidden_size)}
+        shapes |= {f"router.{name}": (self.num_experts,) for name in self.routing_tensors}
+        if self.router_bias:
+            shapes["router.logit_bias"] = (self.num_experts,)
+        if self.expert_biases:
+            shapes["experts_gate_up.bias"] = (self.num_experts * 2 * self.intermediate_size,)
+            shapes["experts_down.bias"] = (self.num_experts * hidden_size,)
+        if self.beside_dense:
+            norms = ("router_norm", "mixture_norm", "mixture_post_norm", "dense_post_norm")
+            shapes |= {f"{norm}.weight": (hidden_size,) for norm in norms}
+        return shapes
 
 
 class Mla(BaseModel):

@@ -15,7 +15,7 @@ from artifacts.canonical import canonical_json, check_path
 from artifacts.errors import BundleError, FormatVersionError, ManifestDigestError, ManifestError
 from artifacts.precision import KvDtype, Scheme
 
-FORMAT_VERSION = "1.7"
+FORMAT_VERSION = "1.8"
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
 WEIGHTS_FOLDER = "weights"

@@ -59,6 +59,10 @@ class LayerExtras:
     def scale(self, name: str, stream: Stream) -> Stream:
         return self._scaled(name, stream, self._build.tensors[f"{name}.weight"])
 
+    def settled(self, stream: Stream) -> Stream:
+        self._build.read(stream)
+        return stream._replace(branch=None)
+
     def _scaled(self, label: str, stream: Stream, scale: Array) -> Stream:
         self._build.call("scaled_sum", label, stream=stream.residual, x=stream.branch, scale=scale)
         return stream._replace(branch=None)

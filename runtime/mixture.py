@@ -46,11 +46,11 @@ class Mixture:
         build, moe, label = self._build, self._moe, f"{name}.router"
         logits = build.buffer("router", moe.num_experts)
         weight = cpu_packing("fp32").pack({"weight": np.asarray(build.tensors[f"{label}.weight"], np.float32)})
-        bias = {"bias": build.tensors[f"{label}.bias"]} if moe.scoring == "sigmoid" else {}
+        of_experts = {name: build.tensors[f"{label}.{name}"] for name in moe.routing_tensors}
         logit_bias = build.tensors.get(f"{label}.logit_bias")
         build.call("quant_matmul_fp32", label, x=x.x, **weight, bias=logit_bias, out=logits)
         build.call(
-            f"moe_route_{moe.scoring}", label, logits=logits, **bias, topk_ids=self._topk_ids,
+            f"moe_route_{moe.routing}", label, logits=logits, **of_experts, topk_ids=self._topk_ids,
             topk_weights=self._topk_weights, renormalize=int(moe.normalized), num_groups=moe.num_groups,
             topk_groups=moe.num_chosen_groups, routed_scale=moe.scaling,
         )  # fmt: skip

@@ -38,7 +38,7 @@ class Latents(Protocol[Value]):
 
 
 class Mixtures(Protocol[Value]):
-    """Experts in place of a feed-forward network."""
+    """Experts in place of a feed-forward network, or beside one."""
 
     def route(self, name: str, x: Value) -> None:
         """Chooses the experts of each token of layer `name`; what follows in the layer goes to them."""
@@ -87,6 +87,10 @@ class Extras(Protocol[Stream, Value]):
 
     def scale(self, name: str, stream: Stream) -> Stream:
         """The same by the number `name`.weight."""
+        ...
+
+    def settled(self, stream: Stream) -> Stream:
+        """The stream with all that joined it, so that several norms may read it."""
         ...
 
 
@@ -203,6 +207,9 @@ def layer(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream: S
     branch = attention(a, i, build, stream)
     stream = _joined(a, f"layers.{i}.attn_post_norm", build, stream, branch)
     feed_forward = _mixture if a.is_moe(i) else _feed_forward
+    if a.moe and a.is_moe(i) and a.moe.beside_dense:
+        assert build.extras is not None
+        feed_forward, stream = _mixture_beside_dense, build.extras.settled(stream)
     branch = feed_forward(a, i, build, stream)
     stream = _joined(a, f"layers.{i}.mlp_post_norm", build, stream, branch)
     if inputs is not None:
@@ -304,3 +311,17 @@ def _mixture(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream
         activated = build.gated(f"{name}.shared_activation", shared, f"{name}.down", _activation(a))
         shared = build.linear(f"{name}.down", activated)
     return experts.combine(name, pairs, shared)
+
+
+def _mixture_beside_dense(a: Architecture, i: int, build: LayerBuilder[Stream, Value], stream: Stream) -> Value:
+    """norm(routed experts) + norm(feed-forward network): these two and the router read norms of their own."""
+    assert build.mixtures is not None and build.extras is not None
+    name, experts, eps = f"layers.{i}", build.mixtures, a.rms_norm_eps
+    experts.route(name, build.norm(f"{name}.router_norm", stream, (f"{name}.router",), a.stream_eps))
+    readers = tuple(a.expert_groups(f"{name}.experts_gate_up"))
+    pairs = experts.linear(f"{name}.experts_gate_up", build.norm(f"{name}.mixture_norm", stream, readers, a.stream_eps))
+    activated = build.gated(f"{name}.activation", pairs, f"{name}.experts_down", _activation(a))
+    routed = experts.combine(name, experts.linear(f"{name}.experts_down", activated), None)
+    routed = build.norm_in_place(f"{name}.mixture_post_norm", routed, (), eps)
+    dense = build.norm_in_place(f"{name}.dense_post_norm", _feed_forward(a, i, build, stream), (), eps)
+    return build.extras.add(dense, routed, 1.0)

@@ -23,11 +23,11 @@ def round_weights(model: PreTrainedModel, source: Source, plan: Mapping[str, Sch
     state, parts = model.state_dict(), checkpoint_tensors(source.architecture)
     for group, scheme in plan.items():
         values = torch.from_numpy(round_to_nearest(group, source.tensor(f"{group}.weight"), scheme).dequantize())
-        if is_of_experts(group):  # one by one in the checkpoint, together in the module
+        if is_of_experts(group):  # together in the module, often one by one in the checkpoint
             _, layer, kind = plain_group(group).split(".")
-            parameter = state[f"model.layers.{layer}.mlp.{kind.replace('_', '.', 1)}_proj"]
+            name, rows = (getattr(parts[f"{plain_group(group)}.weight"][0], field) for field in ("name", "rows"))
+            parameter = state[name if name in state else f"model.layers.{layer}.mlp.{kind.replace('_', '.', 1)}_proj"]
             experts = list(source.architecture.expert_groups(plain_group(group))[group])
-            rows = parts[f"{plain_group(group)}.weight"][0].rows
             parameter[experts] = _as_stored(values.view(len(experts), -1, values.shape[1]), rows)
             continue
         rows = [part.shape[0] for part in parts[f"{group}.weight"]]

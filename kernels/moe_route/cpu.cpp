@@ -52,9 +52,9 @@ void keep_best_groups(float* choice, int64_t experts, int64_t num_groups, int64_
         if (!taken[e / each]) choice[e] = -INFINITY;
 }
 
-// The best experts by `choice`, weighed by `scores`.
-template <class Args>
-void select(const Args* a, int64_t token, const float* scores, float* choice, int counted) {
+// The best experts by `choice`, weighed by `scores`, and last by `scale`(expert).
+template <class Args, class Scale>
+void select(const Args* a, int64_t token, const float* scores, float* choice, int counted, Scale scale) {
     if (a->topk_groups < a->num_groups) keep_best_groups(choice, a->E, a->num_groups, a->topk_groups, counted);
     thread_local std::vector<uint8_t> taken;
     taken.assign(a->E, 0);
@@ -67,12 +67,14 @@ void select(const Args* a, int64_t token, const float* scores, float* choice, in
         total += weights[slot];
     }
     const float divisor = a->renormalize ? total + 1e-20f : 1.0f;
-    for (int64_t slot = 0; slot < a->top_k; ++slot) weights[slot] = weights[slot] / divisor * float(a->routed_scale);
+    for (int64_t slot = 0; slot < a->top_k; ++slot) weights[slot] = weights[slot] / divisor * float(a->routed_scale) * scale(ids[slot]);
 }
 
+float unscaled(int32_t) { return 1.0f; }
+
 // Each token's experts: `score` makes scores and what experts are chosen by of a token's logits.
-template <class Args, class Score>
-void route(const Args* a, Work* work, int counted, Score score) {
+template <class Args, class Score, class Scale>
+void route(const Args* a, Work* work, int counted, Score score, Scale scale) {
     thread_local std::vector<float> room;
     room.resize(2 * a->E);
     float* const scores = room.data();
@@ -80,9 +82,19 @@ void route(const Args* a, Work* work, int counted, Score score) {
     work->each(*a->T, 1, [&](Range range) {
         for (int64_t t = range.begin; t < range.end; ++t) {
             score(a->logits + t * a->logits_stride, scores, choice);
-            select(a, t, scores, choice, counted);
+            select(a, t, scores, choice, counted, scale);
         }
     });
+}
+
+template <class Args, class Scale>
+void route_by_softmax(const Args* a, Work* work, Scale scale) {
+    route(a, work, 1, [a](const float* logits, float* scores, float* choice) {
+        // By logits: softmax keeps the order, and its rounding would make ties.
+        for (int64_t e = 0; e < a->E; ++e) scores[e] = choice[e] = logits[e];
+        const float total = exponentials(scores, a->E);
+        for (int64_t e = 0; e < a->E; ++e) scores[e] /= total;
+    }, scale);
 }
 
 // Pairs by the rank of their expert, and by token within one.
@@ -116,12 +128,11 @@ void sort(const Args* a, Work* work, Rank rank) {
 }  // namespace
 
 void moe_route_softmax(const moe_route_softmax_args* a, Work* work) {
-    route(a, work, 1, [a](const float* logits, float* scores, float* choice) {
-        // By logits: softmax keeps the order, and its rounding would make ties.
-        for (int64_t e = 0; e < a->E; ++e) scores[e] = choice[e] = logits[e];
-        const float total = exponentials(scores, a->E);
-        for (int64_t e = 0; e < a->E; ++e) scores[e] /= total;
-    });
+    route_by_softmax(a, work, unscaled);
+}
+
+void moe_route_softmax_scaled(const moe_route_softmax_scaled_args* a, Work* work) {
+    route_by_softmax(a, work, [a](int32_t expert) { return a->expert_scales[expert]; });
 }
 
 void moe_route_sigmoid(const moe_route_sigmoid_args* a, Work* work) {
@@ -131,7 +142,7 @@ void moe_route_sigmoid(const moe_route_sigmoid_args* a, Work* work) {
             store_first(scores + e, one / (one + power), n);
         });
         for (int64_t e = 0; e < a->E; ++e) choice[e] = scores[e] + a->bias[e];
-    });
+    }, unscaled);
 }
 
 void moe_sort(const moe_sort_args* a, Work* work) {

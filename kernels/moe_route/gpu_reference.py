@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.moe_route.reference import moe_route_sigmoid, moe_route_softmax
+from kernels.moe_route.reference import moe_route_sigmoid, moe_route_softmax, moe_route_softmax_scaled
 
 gpu_moe_route_softmax, gpu_moe_route_sigmoid = moe_route_softmax, moe_route_sigmoid
+gpu_moe_route_softmax_scaled = moe_route_softmax_scaled
 
 
 def gpu_moe_logits(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:

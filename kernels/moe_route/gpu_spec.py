@@ -3,7 +3,7 @@
 `gpu_moe_logits`: out = x W^T (+ bias) with fp32 accumulation and fp32 out: a router that rounds its logits chooses other
 experts.
 
-`gpu_moe_route_softmax`, `gpu_moe_route_sigmoid`: as kernels/moe_route/spec.py has them.
+`gpu_moe_route_softmax`, `gpu_moe_route_softmax_scaled`, `gpu_moe_route_sigmoid`: as kernels/moe_route/spec.py has them.
 
 `gpu_moe_align`: a pair p = token * k + slot stands for one token at one expert. sorted_ids has the pairs grouped by expert,
 ascending within one, each expert's filled up with T * k to whole blocks of block_m; expert_ids is the expert of each block;
@@ -98,6 +98,7 @@ SPECS = (
         backend="gpu",
     ),
     route("softmax", "gpu"),
+    route("softmax_scaled", "gpu"),
     route("sigmoid", "gpu"),
     OpSpec(
         symbol="gpu_moe_align",

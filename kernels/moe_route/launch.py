@@ -93,6 +93,8 @@ def _route(problem: Problem, point: Point) -> Launch:
         arguments["bias_ptr"] = Ptr("bias")
     else:
         constants["bias_ptr"] = None
+    if "expert_scales" in problem:
+        arguments["scales_ptr"] = Ptr("expert_scales")
     return Launch("moe_route", "route_kernel", (tokens, 1, 1), arguments, constants, point["num_warps"], num_stages=1)
 
 

@@ -49,6 +49,20 @@ def moe_route_softmax(
     _select(logits.softmax(dim=1), logits, group_scores, topk_ids, topk_weights, renormalize, topk_groups, routed_scale)
 
 
+def moe_route_softmax_scaled(
+    logits: Tensor,
+    expert_scales: Tensor,
+    topk_ids: Tensor,
+    topk_weights: Tensor,
+    renormalize: int,
+    num_groups: int,
+    topk_groups: int,
+    routed_scale: float,
+) -> None:
+    moe_route_softmax(logits, topk_ids, topk_weights, renormalize, num_groups, topk_groups, routed_scale)
+    topk_weights.mul_(expert_scales[topk_ids.long()])
+
+
 def moe_route_sigmoid(
     logits: Tensor,
     bias: Tensor,

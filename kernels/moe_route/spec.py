@@ -5,7 +5,7 @@ DeepSeek-V2). `moe_route_sigmoid`: sigmoid scores; experts are chosen by score +
 With num_groups > 1, experts are chosen from the topk_groups best of num_groups equal groups only; a group is as good as its
 best expert (softmax) or its best two together (sigmoid). With `renormalize` the k weights are divided by their sum; then they
 are multiplied by routed_scale. Experts stand in descending order of choice; of equal ones the lowest index comes first. All in
-fp32.
+fp32. `moe_route_softmax_scaled`: the same, and last each weight is multiplied by the number of its expert (Gemma 4).
 
 `moe_sort`: a pair is a token at one of its experts. Pairs are sorted by expert, ascending by token within one. `offsets` has
 the first pair of each expert and, last, how many there are; `tokens` the token of each pair, and `places` where each token's
@@ -43,6 +43,7 @@ def _route_inputs(scoring: str, rng: np.random.Generator, case: Case) -> Argumen
     return {
         "logits": logits,
         **({"bias": bias} if scoring == "sigmoid" else {}),
+        **({"expert_scales": rng.uniform(-2, 2, e).astype(np.float32)} if scoring == "softmax_scaled" else {}),
         "topk_ids": np.zeros((t, k), np.int32),
         "topk_weights": np.zeros((t, k), np.float32),
         "renormalize": case.sizes["renormalize"],
@@ -76,14 +77,15 @@ def _sort_cost(sizes: Mapping[str, int]) -> Cost:
 
 def route(scoring: str, backend: Literal["cpu", "gpu"]) -> OpSpec:
     """The router's choice on `backend`: the same on both."""
-    bias = (Tensor("bias", "f32", ("E",)),) if scoring == "sigmoid" else ()
+    of_experts = {"softmax": (), "sigmoid": (Tensor("bias", "f32", ("E",)),)}
+    of_experts["softmax_scaled"] = (Tensor("expert_scales", "f32", ("E",)),)
     return OpSpec(
         symbol=f"{'gpu_' if backend == 'gpu' else ''}moe_route_{scoring}",
         op="moe_route",
-        summary=f"top-k experts of each token by {scoring} scores, and their weights",
+        summary=f"top-k experts of each token by {scoring.replace('_', ', ')} scores, and their weights",
         tensors=(
             Tensor("logits", "f32", ("T", "E")),
-            *bias,
+            *of_experts[scoring],
             Tensor("topk_ids", "i32", ("T", "top_k"), "out"),
             Tensor("topk_weights", "f32", ("T", "top_k"), "out"),
         ),
@@ -147,4 +149,10 @@ def _sort(ranked: bool) -> OpSpec:
     )
 
 
-SPECS = (route("softmax", "cpu"), route("sigmoid", "cpu"), _sort(ranked=False), _sort(ranked=True))
+SPECS = (
+    route("softmax", "cpu"),
+    route("softmax_scaled", "cpu"),
+    route("sigmoid", "cpu"),
+    _sort(ranked=False),
+    _sort(ranked=True),
+)

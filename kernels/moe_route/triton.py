@@ -75,6 +75,7 @@ def route_kernel(
     BLOCK_G: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    scales_ptr=None,
 ):
     """One token; its experts lie in a tile [groups, experts of a group]."""
     token = tl.program_id(0).to(tl.int64)
@@ -115,8 +116,11 @@ def route_kernel(
         choice = tl.where(expert == chosen, float("-inf"), choice)
     if RENORMALIZE:
         weights /= tl.sum(weights, axis=0) + 1e-20
+    weights *= routed_scale
+    if scales_ptr is not None:
+        weights *= tl.load(scales_ptr + ids, mask=slots < TOP_K, other=0.0)
     tl.store(ids_ptr + token * TOP_K + slots, ids, mask=slots < TOP_K)
-    tl.store(weights_ptr + token * TOP_K + slots, weights * routed_scale, mask=slots < TOP_K)
+    tl.store(weights_ptr + token * TOP_K + slots, weights, mask=slots < TOP_K)
 
 
 @triton.jit

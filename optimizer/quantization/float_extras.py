@@ -53,3 +53,6 @@ class FloatExtras:
 
     def scale(self, name: str, stream: Tensor) -> Tensor:
         return stream * self.tensors[f"{name}.weight"]
+
+    def settled(self, stream: Tensor) -> Tensor:
+        return stream

@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from artifacts.layer_groups import kind_of
 from artifacts.layer_parts import Moe
-from kernels.moe_route.reference import moe_route_sigmoid, moe_route_softmax, moe_sort
+from kernels import registry
+from kernels.moe_route.reference import moe_sort
 
 
 class FloatMixture:
@@ -29,10 +30,8 @@ class FloatMixture:
         logits = functional.linear(x, self._tensors[f"{name}.router.weight"], self._tensors.get(f"{name}.router.logit_bias"))
         ids, self._weights = torch.empty(len(x), k, dtype=torch.int32), torch.empty(len(x), k)
         rules = int(moe.normalized), moe.num_groups, moe.num_chosen_groups, moe.scaling
-        if moe.scoring == "sigmoid":
-            moe_route_sigmoid(logits, self._tensors[f"{name}.router.bias"], ids, self._weights, *rules)
-        else:
-            moe_route_softmax(logits, ids, self._weights, *rules)
+        of_experts = (self._tensors[f"{name}.router.{of}"] for of in moe.routing_tensors)
+        registry.reference(f"moe_route_{moe.routing}")(logits, *of_experts, ids, self._weights, *rules)
         offsets = torch.empty(moe.num_experts + 1, dtype=torch.int32)
         self._tokens, self._places = torch.empty(ids.numel(), dtype=torch.int32), torch.empty_like(ids)
         moe_sort(ids, offsets, self._tokens, self._places)

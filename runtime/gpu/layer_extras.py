@@ -52,6 +52,10 @@ class LayerExtras:
     def scale(self, name: str, stream: Stream) -> Stream:
         return self._scaled(name, stream, self._build.tensors[f"{name}.weight"])
 
+    def settled(self, stream: Stream) -> Stream:
+        self._build.read(stream)
+        return stream._replace(branch=None)
+
     def _scaled(self, label: str, stream: Stream, scale: torch.Tensor) -> Stream:
         self._build.call("gpu_scaled_sum", label, stream=stream.residual, x=stream.branch, scale=scale)
         return stream._replace(branch=None)

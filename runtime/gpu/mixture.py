@@ -36,11 +36,11 @@ class Mixture:
         build, moe = self._build, self._moe
         logits = build.buffer("router", moe.num_experts, dtype=torch.float32)
         weight = build.tensors[f"{name}.router.weight"]
-        bias = {"bias": build.tensors[f"{name}.router.bias"]} if moe.scoring == "sigmoid" else {}
+        of_experts: dict[str, GpuArgument] = {of: build.tensors[f"{name}.router.{of}"] for of in moe.routing_tensors}
         logit_bias = build.tensors.get(f"{name}.router.logit_bias")
         build.call("gpu_moe_logits", f"{name}.router", x=x.x, weight=weight, bias=logit_bias, out=logits)
         build.call(
-            f"gpu_moe_route_{moe.scoring}", f"{name}.router", logits=logits, **bias, topk_ids=self._topk_ids,
+            f"gpu_moe_route_{moe.routing}", f"{name}.router", logits=logits, **of_experts, topk_ids=self._topk_ids,
             topk_weights=self._topk_weights, renormalize=int(moe.normalized), num_groups=moe.num_groups,
             topk_groups=moe.num_chosen_groups, routed_scale=moe.scaling,
         )  # fmt: skip

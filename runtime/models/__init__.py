@@ -1,7 +1,8 @@
 """Families of decoders: each turns a Hugging Face config into an Architecture."""
 
-from runtime.models.checkpoint_tensors import Part, checkpoint_tensors, without_effect
+from runtime.models.checkpoint_tensors import checkpoint_tensors, without_effect
 from runtime.models.registry import FAMILIES, architecture
+from runtime.models.stored_rows import Part
 from runtime.models.unserved import UNSERVED, UnservedArchitecture, refuse_unserved_gguf
 from runtime.models.unsupported import UnknownArchitecture, UnsupportedModel
 

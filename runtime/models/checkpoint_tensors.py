@@ -6,37 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from artifacts.architecture import Architecture
 from artifacts.layer_parts import Mla, Moe
-from runtime.models.stored_rows import Gain, HeadOrder, HeadRows, Together
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from runtime.models.stored_rows import Gain, HeadOrder, HeadRows, Part, Together
 
 #: canonical name -> the tensors to join along their rows
-Parts = dict[str, "tuple[Part, ...]"]
-
-
-@dataclass(frozen=True)
-class Part:
-    """A checkpoint's tensor: its name, the shape that the config implies, and the config keys that imply it.
-
-    `rows` says which of it are meant and in which order, where that is not all as they are; `gain` how it is meant, where that
-    is not as it is stored.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    config_keys: str
-    rows: HeadRows | HeadOrder | Together | None = None
-    gain: Gain | None = None
-
-    def taken_from(self, stored: Tensor) -> Tensor:
-        """What of the checkpoint's tensor `name` is meant."""
-        part = stored if self.rows is None else self.rows.of(stored)
-        return part if self.gain is None else self.gain.of(part)
+Parts = dict[str, tuple[Part, ...]]
 
 
 @dataclass(frozen=True)
@@ -62,9 +38,11 @@ class Naming:
     """Where a mixture stands in a layer, and what it calls an expert's gate, up and down projections."""
     expert_size_key: str = "moe_intermediate_size"
     joined_experts: tuple[str, str, str] | None = None
-    """What a mixture calls its router, gate with up, and down, where each is one tensor of all experts."""
+    """What a layer calls its router, gate with up, and down, where each is one tensor of all experts."""
     experts_by_turns: bool = False
-    """Whether such a tensor of experts has matrices transposed, rows of gate and up by turns, and no `.weight` in its name."""
+    """Whether such a tensor of experts has matrices transposed, and rows of gate and up by turns."""
+    beside_dense: Mapping[str, str] = field(default_factory=dict)
+    """Canonical name -> a layer's, of the norms of experts beside a dense network and of the router."""
 
 
 _GEMMA = Naming(
@@ -77,11 +55,24 @@ _GEMMA = Naming(
     gains_less_one=True,
 )
 _GRANITE = Naming(
-    mixture=("block_sparse_moe", "", "", ""),
     expert_size_key="intermediate_size",
-    joined_experts=("router.layer", "input_linear", "output_linear"),
+    joined_experts=(
+        "block_sparse_moe.router.layer.weight",
+        "block_sparse_moe.input_linear.weight",
+        "block_sparse_moe.output_linear.weight",
+    ),
 )
-_GEMMA_4 = replace(_GEMMA, gains_less_one=False)
+_GEMMA_4 = replace(
+    _GEMMA,
+    gains_less_one=False,
+    joined_experts=("router.proj.weight", "experts.gate_up_proj", "experts.down_proj"),
+    beside_dense={
+        "router_norm": "router.scale",
+        "mixture_norm": "pre_feedforward_layernorm_2.weight",
+        "mixture_post_norm": "post_feedforward_layernorm_2.weight",
+        "dense_post_norm": "post_feedforward_layernorm_1.weight",
+    },
+)
 _USUAL = Naming()
 #: of families that do not name and store everything as llama does
 NAMINGS: Mapping[str, Naming] = {
@@ -113,7 +104,7 @@ NAMINGS: Mapping[str, Naming] = {
     ),
     "gpt_oss": Naming(
         expert_size_key="intermediate_size",
-        joined_experts=("router", "experts.gate_up_proj", "experts.down_proj"),
+        joined_experts=("mlp.router.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"),
         experts_by_turns=True,
     ),
     "mixtral": Naming(mixture=("block_sparse_moe", "w1", "w3", "w2"), expert_size_key="intermediate_size"),
@@ -147,10 +138,10 @@ def checkpoint_tensors(architecture: Architecture) -> Mapping[str, tuple[Part, .
         ours, layer = f"layers.{i}", f"model.layers.{i}"
         tensors |= {f"{ours}.{name}": parts for name, parts in _norms(a, layer).items()}
         attention = _grouped_query_attention(a, i, layer) if a.mla is None else _latent_attention(a, a.mla, layer)
-        if a.moe is not None and a.is_moe(i):
-            feed_forward = _experts(a, a.moe, layer)
-        else:
-            feed_forward = _swiglu(a, layer, _naming(a).dense, a.layer_shape(i).intermediate_size)
+        moe = a.moe if a.is_moe(i) else None
+        feed_forward = _experts(a, moe, layer) if moe else {}
+        if moe is None or moe.beside_dense:
+            feed_forward |= _swiglu(a, layer, _naming(a).dense, a.layer_shape(i).intermediate_size)
         tensors |= {f"{ours}.{name}": parts for name, parts in {**attention, **feed_forward, **_extras(a, layer)}.items()}
     tensors["final_norm.weight"] = (_gain(a, "model.norm.weight", a.logit_divisor),)
     if not a.tie_embeddings:
@@ -296,7 +287,7 @@ def _experts(a: Architecture, moe: Moe, layer: str) -> Parts:
     count = _Axis(moe.num_experts, "the number of experts")
     shared = _swiglu(a, layer, _naming(a).shared, moe.shared_intermediate_size) if moe.shared_intermediate_size else {}
     if joined := _naming(a).joined_experts:
-        return shared | _joined_experts(a, moe, *(f"{mixture}.{name}" for name in joined))
+        return shared | _joined_experts(a, moe, *(f"{layer}.{name}" for name in joined)) | _beside_dense(a, moe, layer)
     experts = [f"{mixture}.experts.{expert}" for expert in range(moe.num_experts)]
     tensors: Parts = {
         "router.weight": (_part(f"{mixture}.gate.weight", count, hidden),),
@@ -313,17 +304,29 @@ def _joined_experts(a: Architecture, moe: Moe, router: str, gate_up: str, down: 
     by_turns, key, hidden = _naming(a).experts_by_turns, _naming(a).expert_size_key, _hidden(a)
     count = _Axis(moe.num_experts, "the number of experts")
     size, both = _Axis(moe.intermediate_size, key), _Axis(2 * moe.intermediate_size, f"2 {key}")
-    tensors: Parts = {"router.weight": (_part(f"{router}.weight", count, hidden),)}
+    tensors: Parts = {"router.weight": (_part(router, count, hidden),)}
     if moe.router_bias:
-        tensors["router.logit_bias"] = (_part(f"{router}.bias", count),)
+        tensors["router.logit_bias"] = (_part(f"{router.removesuffix('weight')}bias", count),)
     for ours, name, rows, width, turns in (
         ("experts_gate_up", gate_up, both, hidden, by_turns),
         ("experts_down", down, hidden, size, False),
     ):
-        matrices = _part(name, count, width, rows) if by_turns else _part(f"{name}.weight", count, rows, width)
+        matrices = _part(name, count, width, rows) if by_turns else _part(name, count, rows, width)
         tensors[f"{ours}.weight"] = (replace(matrices, rows=Together(transposed=by_turns, by_turns=turns)),)
         if moe.expert_biases:
             tensors[f"{ours}.bias"] = (replace(_part(f"{name}_bias", count, rows), rows=Together(by_turns=turns)),)
+    return tensors
+
+
+def _beside_dense(a: Architecture, moe: Moe, layer: str) -> Parts:
+    """What the router reads is normed, times its scale, over the root of hidden_size: the gain of its norm here."""
+    tensors: Parts = {}
+    for ours, theirs in (_naming(a).beside_dense if moe.beside_dense else {}).items():
+        divisor = a.hidden_size**0.5 if ours == "router_norm" else 1.0
+        tensors[f"{ours}.weight"] = (_gain(a, f"{layer}.{theirs}", divisor),)
+    if moe.expert_scales:
+        count = _Axis(moe.num_experts, "the number of experts")
+        tensors["router.expert_scales"] = (_part(f"{layer}.router.per_expert_scale", count),)
     return tensors
 
 

@@ -8,7 +8,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from artifacts.architecture import Architecture
 from artifacts.layer_parts import LayerShape
-from runtime.models.gemma2 import Gemma2Config
+from runtime.models.gemma4_experts import Gemma4ExpertsConfig
 from runtime.models.hf_rope import read_rope
 from runtime.models.unsupported import UnsupportedModel
 
@@ -16,7 +16,7 @@ _FULL, _SLIDING = "full_attention", "sliding_attention"
 _PROPORTIONAL: dict[str, Any] = {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6}
 
 
-class Gemma4TextConfig(Gemma2Config):
+class Gemma4TextConfig(Gemma4ExpertsConfig):
     max_position_embeddings: PositiveInt = 131072
     sliding_window: PositiveInt | None = 512
     attn_logit_softcapping: None = None
@@ -29,7 +29,6 @@ class Gemma4TextConfig(Gemma2Config):
     attention_k_eq_v: bool = False
     num_kv_shared_layers: NonNegativeInt = 0
     use_double_wide_mlp: bool = False
-    enable_moe_block: bool = False
     rope_parameters: dict[str, dict[str, Any]] | None = None  # type: ignore[assignment]
     layer_types: list[Literal["full_attention", "sliding_attention"]] | None = None  # type: ignore[assignment]
 
@@ -74,7 +73,5 @@ class Gemma4TextConfig(Gemma2Config):
 
     def _refuse_what_is_unsupported(self) -> None:
         super()._refuse_what_is_unsupported()
-        if self.enable_moe_block:
-            raise UnsupportedModel("enable_moe_block must be false: experts beside a dense network are not served")
         if self.hidden_size_per_layer_input and self.vocab_size_per_layer_input != self.vocab_size:
             raise UnsupportedModel(f"vocab_size_per_layer_input must be vocab_size, got {self.vocab_size_per_layer_input}")

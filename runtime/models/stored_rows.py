@@ -1,4 +1,4 @@
-"""How what a checkpoint stores becomes what is meant: which of a tensor's rows, in which order, and a norm's gain."""
+"""How what a checkpoint stores becomes what is meant: which tensor, which of its rows, in which order, and a norm's gain."""
 
 from __future__ import annotations
 
@@ -72,3 +72,23 @@ class Gain:
     def of(self, stored: Tensor) -> Tensor:
         """fp32."""
         return (stored.float() + self.added) / self.divisor
+
+
+@dataclass(frozen=True)
+class Part:
+    """A checkpoint's tensor: its name, the shape that the config implies, and the config keys that imply it.
+
+    `rows` says which of it are meant and in which order, where that is not all as they are; `gain` how it is meant, where that
+    is not as it is stored.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    config_keys: str
+    rows: HeadRows | HeadOrder | Together | None = None
+    gain: Gain | None = None
+
+    def taken_from(self, stored: Tensor) -> Tensor:
+        """What of the checkpoint's tensor `name` is meant."""
+        part = stored if self.rows is None else self.rows.of(stored)
+        return part if self.gain is None else self.gain.of(part)

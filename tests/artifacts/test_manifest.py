@@ -18,7 +18,7 @@ FILES = {
     path: FileRecord(sha256=hashlib.sha256(path.encode()).hexdigest(), size=len(path))
     for path in ("kernels/cpu.so", "tokenizer.json", "weights/model.safetensors")
 }
-GOLDEN_DIGEST = "1f1b5a58f430b9243a9d99fdba317cc57855f3546c368b8425c3656abc276b32"
+GOLDEN_DIGEST = "2c8c7d37efa73e9997eac4fdbdca4e6072d47ab1062f475dbc25c71ac1b7f448"
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_golden_bytes(parts: Any) -> None:
     _, data = Manifest.seal(parts.deployment, FILES)
     lines = data.decode("ascii").splitlines(keepends=True)
     assert lines[0] == "{\n" and lines[-1] == "}\n"
-    assert '  "format_version": "1.7",\n' in lines
+    assert '  "format_version": "1.8",\n' in lines
     assert json.loads(data)["digest"] == GOLDEN_DIGEST
 
 
@@ -81,7 +81,7 @@ def test_a_manifest_of_version_1_0_keeps_its_meaning(parts: Any) -> None:
     for kernels in content["kernels"]:
         del kernels["table"], kernels["activations"]
     old = Manifest.parse(sealed({**content, "format_version": "1.0"}))
-    assert old.model_copy(update={"format_version": "1.7", "digest": manifest.digest}) == manifest
+    assert old.model_copy(update={"format_version": "1.8", "digest": manifest.digest}) == manifest
 
 
 def test_parse_is_the_inverse_of_seal(parts: Any) -> None:
@@ -127,13 +127,13 @@ def test_another_major_version(content: dict[str, Any], version: object) -> None
 
 
 def test_a_newer_minor_version_that_says_nothing_new_is_read(content: dict[str, Any]) -> None:
-    assert Manifest.parse(sealed({**content, "format_version": "1.8"})).format_version == "1.8"
+    assert Manifest.parse(sealed({**content, "format_version": "1.9"})).format_version == "1.9"
 
 
 def test_a_newer_minor_version_with_a_new_field(content: dict[str, Any]) -> None:
     with pytest.raises(errors.FormatVersionError, match=r"'target\.gpu'.*update"):
         content["target"]["gpu"] = True
-        Manifest.parse(sealed({**content, "format_version": "1.8"}))
+        Manifest.parse(sealed({**content, "format_version": "1.9"}))
 
 
 def test_our_version_with_an_unknown_field(content: dict[str, Any]) -> None:

@@ -85,6 +85,9 @@ class WrittenExtras:
     def scale(self, name: str, stream: str) -> str:
         return f"{name} ({stream})"
 
+    def settled(self, stream: str) -> str:
+        return stream
+
 
 class Written:
     """A builder whose values are the text of the formula that made them."""

@@ -11,12 +11,14 @@ from safetensors.torch import load_file, save_file
 from transformers import Gemma4TextConfig, Gemma4UnifiedTextConfig
 
 from artifacts.architecture import Architecture
+from artifacts.errors import UserError
 from artifacts.kv_cache import kv_bytes_per_token, layer_kv_bytes
-from artifacts.layer_parts import Rope
+from artifacts.layer_parts import Moe, Rope
 from optimizer.importers import open_source
 from optimizer.parallel.division import Division
 from optimizer.transforms import UntransformableModelError, refuse_what_cannot_fold
 from runtime.models import UnsupportedModel, architecture, checkpoint_tensors
+from runtime.models.stored_rows import Gain
 from runtime.rope import rope_tables
 from tests.importers.random_models import SIZES, random_model, save_folder
 
@@ -31,6 +33,7 @@ OWN = {
     "vocab_size_per_layer_input": 96,
 }
 E2B = {"num_kv_shared_layers": 2, "use_double_wide_mlp": True}
+EXPERTS = {"enable_moe_block": True, "num_experts": 6, "top_k_experts": 2, "moe_intermediate_size": 48}
 DENSE = {"hidden_size_per_layer_input": 0, "attention_k_eq_v": True, "num_global_key_value_heads": 1}
 
 
@@ -90,6 +93,27 @@ def test_the_12b_has_no_inputs_of_layers() -> None:
     assert (found.per_layer_size, found.layer_windows, found.layer_shapes[2].head_dim) == (0, (1024, 1024, 0), 512)
 
 
+def test_experts_stand_beside_the_dense_network() -> None:
+    found = read(**EXPERTS)
+    assert found.moe == Moe(num_experts=6, num_experts_per_token=2, intermediate_size=48, expert_scales=True, beside_dense=True)
+    shapes = {name.removeprefix("layers.1."): shape for name, shape in found.linear_shapes().items()}
+    assert shapes["experts_gate_up"] == (6 * 96, 32) and shapes["experts_down"] == (6 * 32, 48)
+    assert shapes["gate_up"] == (128, 32) and shapes["down"] == (32, 64)
+    parts = {name: part for name, (part, *_) in checkpoint_tensors(found).items()}
+    router, scale = (parts[f"layers.1.{name}"] for name in ("router_norm.weight", "router.expert_scales"))
+    assert router.name == "model.layers.1.router.scale" and router.gain == Gain(0.0, 32**0.5)
+    assert (scale.name, scale.shape) == ("model.layers.1.router.per_expert_scale", (6,))
+
+
+def test_a_checkpoint_without_scales_of_its_experts_is_refused(tmp_path: Path) -> None:
+    folder = save_folder(random_model(config(**EXPERTS)), tmp_path / "model")
+    state = load_file(folder / "model.safetensors")
+    del state["model.layers.2.router.per_expert_scale"]
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"model\.layers\.2\.router\.per_expert_scale"):
+        open_source(folder)
+
+
 def test_keys_of_a_layer_that_reads_another_cache_have_no_effect(tmp_path: Path) -> None:
     """Published checkpoints may still have them."""
     folder = save_folder(random_model(config(**E2B)), tmp_path / "model")
@@ -110,7 +134,10 @@ def test_the_rest_refuses_such_layers_by_name() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"enable_moe_block": True}, "enable_moe_block must be false: experts beside a dense network are not served"),
+        ({"enable_moe_block": True}, "lacks num_experts, top_k_experts, moe_intermediate_size"),
+        (EXPERTS | {"moe_intermediate_size": None}, "enable_moe_block needs .*; lacks moe_intermediate_size"),
+        (EXPERTS | {"top_k_experts": 7}, "num_experts_per_token must be at most num_experts, got 7 and 6"),
+        (EXPERTS | {"num_experts": 0}, "num_experts"),
         ({"num_kv_shared_layers": 4}, "num_kv_shared_layers must leave a layer of full_attention, got 4"),
         ({"num_kv_shared_layers": 9}, "num_kv_shared_layers must leave a layer of full_attention, got 9"),
         ({"vocab_size_per_layer_input": 50}, "vocab_size_per_layer_input must be vocab_size, got 50"),

@@ -112,6 +112,10 @@ def _ranks_turned_round(arguments: Arguments) -> None:
     arguments["ranks"] = np.asarray(arguments["ranks"])[::-1].copy()
 
 
+def _scales_of_other_experts(arguments: Arguments) -> None:
+    arguments["expert_scales"] = np.roll(np.asarray(arguments["expert_scales"]), 1)
+
+
 def _rows_turned_round(arguments: Arguments) -> None:
     arguments["rows"] = np.asarray(arguments["rows"])[::-1].copy()
 
@@ -174,6 +178,9 @@ def _a_heads_matrix_turned_round(arguments: Arguments) -> None:
         ("quant_matmul_experts_int8_a8", "prefill", _bias_of_another_expert),
         ("moe_route_softmax", "renormalized", _not_normalized),
         ("moe_route_softmax", "grouped", _all_groups),
+        ("moe_route_softmax_scaled", "renormalized", _scales_of_other_experts),
+        ("moe_route_softmax_scaled", "odd_groups", _scales_of_other_experts),
+        ("moe_route_softmax_scaled", "grouped", _all_groups),
         ("moe_route_sigmoid", "odd_groups", _all_groups),
         ("moe_route_sigmoid", "odd_experts", _no_bias),
         ("moe_sort", "many", _another_expert),

@@ -48,6 +48,21 @@ CONFIGS: dict[str, PreTrainedConfig] = {
         hidden_size_per_layer_input=32,
         vocab_size_per_layer_input=300,
     ),
+    "gemma4_text, experts": Gemma4TextConfig(
+        vocab_size=300,
+        **SIZES,
+        head_dim=16,
+        global_head_dim=32,
+        sliding_window=16,
+        layer_types=["sliding_attention", "full_attention"],
+        attention_k_eq_v=True,
+        num_global_key_value_heads=1,
+        hidden_size_per_layer_input=0,
+        enable_moe_block=True,
+        num_experts=4,
+        top_k_experts=2,
+        moe_intermediate_size=32,
+    ),
     "gpt_oss": GptOssConfig(
         vocab_size=300, **SIZES, head_dim=16, num_local_experts=4, num_experts_per_tok=2, sliding_window=16
     ),

@@ -91,6 +91,7 @@ GEMMA4 = {
     "hidden_size_per_layer_input": 32,
     "vocab_size_per_layer_input": 203,
 }
+GEMMA4_EXPERTS = {"enable_moe_block": True, "num_experts": 6, "top_k_experts": 3, "moe_intermediate_size": 32}
 #: near those of granite-3.1-2b, which says 12, 0.015625, 0.22 and 8
 GRANITE = {"embedding_multiplier": 12.0, "attention_multiplier": 0.15, "residual_multiplier": 0.22, "logits_scaling": 8.0}
 ALL_ATTEND = {"layer_types": ["full_attention"] * 3, "shared_intermediate_size": 160}
@@ -151,6 +152,12 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     ),
     "gemma4, keys are values": Gemma4TextConfig(
         **SIZES | GEMMA4 | {"hidden_size_per_layer_input": 0}, attention_k_eq_v=True, num_global_key_value_heads=1
+    ),
+    "gemma4, experts": Gemma4TextConfig(
+        **SIZES | GEMMA4 | {"hidden_size_per_layer_input": 0} | GEMMA4_EXPERTS,
+        attention_k_eq_v=True,
+        num_global_key_value_heads=1,
+        final_logit_softcapping=9.0,
     ),
     "gemma4 unified, biased": Gemma4UnifiedTextConfig(
         **SIZES, head_dim=16, global_head_dim=24, attention_k_eq_v=True, attention_bias=True, tie_word_embeddings=False

@@ -119,10 +119,9 @@ def test_company_changes_nothing(
 
 #: of each kind of attention and of experts one
 KINDS = [
-    "llama", "mistral", "qwen2, tied, window", "qwen3", "gemma2", "gemma3", "gemma4", "gemma4, keys are values", "glm4",
-    "granite", "olmo2",
-    "phi3, partial, longrope", "smollm3", "mixtral", "qwen3_moe", "qwen3_moe, normalized",
-    "deepseek_v2", "deepseek_v3", "gpt_oss",
+    "llama", "mistral", "qwen2, tied, window", "qwen3", "gemma2", "gemma3", "gemma4", "gemma4, keys are values",
+    "gemma4, experts", "glm4", "granite", "olmo2", "phi3, partial, longrope", "smollm3", "mixtral", "qwen3_moe",
+    "qwen3_moe, normalized", "deepseek_v2", "deepseek_v3", "gpt_oss",
 ]  # fmt: skip
 
 

@@ -33,7 +33,10 @@ def test_to_stand_apart_changes_no_bit(tiny: Callable[[str], Tiny], library: Lib
 
 
 @pytest.mark.parametrize("chunk", [7, 128])
-@pytest.mark.parametrize(("name", "scheme", "of_rare"), [("mixtral", "int4-g32-sym", "int8"), ("gpt_oss", "int8", "fp32")])
+@pytest.mark.parametrize(
+    ("name", "scheme", "of_rare"),
+    [("gemma4, experts", "int4-g32-sym", "int8"), ("mixtral", "int4-g32-sym", "int8"), ("gpt_oss", "int8", "fp32")],
+)
 def test_each_expert_has_the_weights_of_its_scheme(
     tiny: Callable[[str], Tiny], library: Library, name: str, scheme: str, of_rare: str, chunk: int
 ) -> None:
@@ -51,7 +54,9 @@ def test_each_expert_has_the_weights_of_its_scheme(
     ("scheme", "of_rare"),
     [("int4-g32-asym-a8", "int8"), ("int4-g32-asym-a8", "int8-a16"), ("int8", "int8-a8"), ("int4-g32-sym-a8", "int8-a8")],
 )
-@pytest.mark.parametrize("name", ["qwen3_moe, normalized", "deepseek_v3", "gpt_oss"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("gemma4, experts", marks=pytest.mark.slow), "qwen3_moe, normalized", "deepseek_v3", "gpt_oss"]
+)
 def test_a_pairs_row_is_that_of_its_expert_under_the_experts_own_scheme(
     tiny: Callable[[str], Tiny], library: Library, name: str, scheme: str, of_rare: str
 ) -> None:

@@ -11,6 +11,10 @@ def _softmax(name: str, old: str, new: str, case: str) -> Mutation:
     return Mutation(name, "moe_route", old, new, "gpu_moe_route_softmax", case)
 
 
+def _scaled(name: str, old: str, new: str, case: str) -> Mutation:
+    return Mutation(name, "moe_route", old, new, "gpu_moe_route_softmax_scaled", case)
+
+
 def _sigmoid(name: str, old: str, new: str, case: str) -> Mutation:
     return Mutation(name, "moe_route", old, new, "gpu_moe_route_sigmoid", case)
 
@@ -32,8 +36,10 @@ MUTATIONS = (
              "tl.max(tl.max(tl.where(values == largest, index, -1)", "ties"),
     _softmax("a group too many", "tl.static_range(TOP_GROUPS)", "tl.static_range(TOP_GROUPS + 1)", "grouped"),
     _softmax("padded experts count", "mask=inside, other=float(\"-inf\")", "mask=inside, other=0.0", "odd_experts"),
-    _softmax("routed scale left out", "weights * routed_scale", "weights", "odd_groups"),
+    _softmax("routed scale left out", "weights *= routed_scale", "weights *= 1.0", "odd_groups"),
     _softmax("an expert chosen twice", "choice = tl.where(expert == chosen", "tl.where(expert == chosen", "ties"),
+    _scaled("scales of slots", "scales_ptr + ids", "scales_ptr + slots", "renormalized"),
+    _scaled("scales left out", "if scales_ptr is not None:", "if False:", "grouped"),
     _sigmoid("bias in the weight", "tl.where(expert == chosen, scores, 0.0)", "tl.where(expert == chosen, choice, 0.0)", "one"),
     _sigmoid("bias left out", "scores + tl.load(bias_ptr + expert, mask=inside, other=0.0)", "scores", "grouped"),
     _sigmoid("a group by its best expert alone", "if SIGMOID:\n            best", "if False:\n            best", "grouped"),

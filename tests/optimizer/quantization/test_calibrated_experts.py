@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional
-from transformers import GptOssConfig, MixtralConfig, PreTrainedConfig, PreTrainedModel, Qwen3MoeConfig
+from transformers import Gemma4TextConfig, GptOssConfig, MixtralConfig, PreTrainedConfig, PreTrainedModel, Qwen3MoeConfig
 
 from artifacts.precision import Scheme
 from optimizer.importers import Source, open_source
@@ -47,7 +47,8 @@ def source(model: PreTrainedModel, tmp_path: Path) -> Source:
 
 def heard(model: PreTrainedModel) -> tuple[list[list[tuple[torch.Tensor, torch.Tensor]]], torch.Tensor]:
     """Of each layer with experts, sequence by sequence: states and chosen experts; and the rows that the head reads."""
-    layers = [layer.mlp.experts for layer in model.model.layers if hasattr(layer.mlp, "experts")]
+    places = (layer if hasattr(layer, "experts") else layer.mlp for layer in model.model.layers)
+    layers = [place.experts for place in places if hasattr(place, "experts")]
     calls: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in layers]
     heads: list[torch.Tensor] = []
     for found, experts in zip(calls, layers, strict=True):
@@ -136,6 +137,29 @@ def test_sinks_and_clamped_experts_are_transformers(tmp_path: Path) -> None:
         own = states[(chosen == expert).any(dim=1)]
         gate_up = own @ experts.gate_up_proj[expert] + experts.gate_up_proj_bias[expert]
         agree(calibration.statistics(part).hessian, experts._apply_gate(gate_up))
+    agree(calibration.statistics("head").hessian, head)
+
+
+def test_experts_beside_a_dense_network_are_transformers(tmp_path: Path) -> None:
+    """Gemma 4: what experts, the network beside them and the head read, of transformers' own modules."""
+    experts = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 32}
+    other = {"head_dim": 16, "global_head_dim": 32, "hidden_size_per_layer_input": 0, "tie_word_embeddings": False}
+    model = random_model(Gemma4TextConfig(**SIZES | experts | other)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter *= 2 * parameter.shape[-1] ** -0.5
+    last, dense = model.model.layers[-1], list[torch.Tensor]()
+    last.mlp.down_proj.register_forward_pre_hook(lambda module, inputs: dense.append(inputs[0][0]))
+    calls, head = heard(model)
+    states, chosen = (torch.cat(parts) for parts in zip(*calls[-1], strict=True))
+    calibration = Calibration(open_source(save_folder(model, tmp_path / "model")), SEQUENCES, tmp_path / "calibration")
+    agree(calibration.statistics("layers.2.down").hessian, torch.cat(dense))
+    agree(calibration.statistics("layers.2.experts_gate_up").hessian, states)
+    for expert, part in enumerate(calibration.parts("layers.2.experts_down")):
+        own = states[(chosen == expert).any(dim=1)]
+        gate, up = (own @ last.experts.gate_up_proj[expert].T).chunk(2, dim=1)
+        agree(calibration.statistics(part).hessian, functional.gelu(gate, approximate="tanh") * up)
     agree(calibration.statistics("head").hessian, head)
 
 

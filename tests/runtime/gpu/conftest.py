@@ -107,6 +107,13 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "gemma4, keys are values": Gemma4TextConfig(
         **SIZES | GEMMA4 | {"hidden_size_per_layer_input": 0}, attention_k_eq_v=True, num_global_key_value_heads=1
     ),
+    "gemma4, experts": Gemma4TextConfig(
+        **SIZES | GEMMA4 | {"hidden_size_per_layer_input": 0, "enable_moe_block": True, "num_experts": 6},
+        top_k_experts=2,
+        moe_intermediate_size=32,
+        attention_k_eq_v=True,
+        num_global_key_value_heads=1,
+    ),
     "glm4": Glm4Config(**SIZES, head_dim=16, pad_token_id=None),
     "granite": GraniteConfig(**SIZES, **GRANITE),
     "olmo2": Olmo2Config(**SIZES),
