@@ -51,7 +51,7 @@ def make_tokenizer() -> Tokenizer:
 
 @dataclass
 class RecitingRunner:
-    """After n tokens of context the next one is recital[n % len], sampled or not; end of sequence where that token's number is up.
+    """After n tokens of context the next is recital[n % len], sampled or not; end of sequence where that token's number is up.
 
     Only a temperature well above 1 samples others: a test that counts tokens without naming one would fail once in hundreds.
 
