@@ -6,7 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
+
+from kernels.cpu.build import build
+from kernels.cpu.host import host
+from kernels.cpu.isa import best_isa
 
 # No test measures time: an example may be slow because a neighbour is busy.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -40,6 +45,14 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A temporary folder that all workers of this run of pytest share."""
     own = tmp_path_factory.getbasetemp()
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def kernels_path(run_folder: Path) -> Path:
+    """The kernels for this machine's instruction set, default constants: one worker builds them, all load that library."""
+    path = run_folder / "kernels.so"
+    with FileLock(path.with_suffix(".lock")):
+        return path if path.exists() else build({}, path, best_isa(host()))
 
 
 @pytest.fixture(scope="session")

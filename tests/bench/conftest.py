@@ -12,7 +12,7 @@ from artifacts.manifest import Deployment, Kernels, Limits, Platform, Precision,
 from artifacts.precision import Scheme
 from artifacts.writer import write_bundle
 from kernels import registry
-from kernels.cpu.build import build, find_compiler
+from kernels.cpu.build import find_compiler
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
 from kernels.quant_matmul.spec import random_weight
@@ -34,11 +34,10 @@ GROUPS = dict.fromkeys(ARCHITECTURE.linear_shapes(), "fp32") | {
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_bundle(kernels_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One bundle for the whole folder."""
     folder = tmp_path_factory.mktemp("bundle")
     isa = best_isa(host())
-    library = build({}, folder / "cpu.so", isa)
     rng = np.random.default_rng(0)
     tensors = {name: np.ones(shape, np.float32) for name, shape in ARCHITECTURE.float_shapes().items()}
     for group, (rows, columns) in ARCHITECTURE.linear_shapes().items():
@@ -60,7 +59,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "tokenizer.json": b"{}\n",
         "generation_config.json": b"{}\n",
         "evaluation.json": b"{}\n",
-        "kernels/cpu.so": library,
+        "kernels/cpu.so": kernels_path,
         "search/trials.jsonl": b"",
         "report.html": b"<!doctype html>\n",
     }

@@ -20,8 +20,8 @@ def speaker() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def smollm2(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def smollm2(smollm2_gguf: Path, kernels_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of `serve` on a bundle of SmolLM2; its model is called smollm2."""
     folder = tmp_path_factory.mktemp("smollm2")
-    with serving(write_smollm2_bundle(smollm2_gguf, folder), folder / "stderr") as server:
+    with serving(write_smollm2_bundle(smollm2_gguf, kernels_path, folder), folder / "stderr") as server:
         yield f"http://127.0.0.1:{server.port}"

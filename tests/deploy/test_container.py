@@ -16,9 +16,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from kernels.cpu.build import build
-from kernels.cpu.host import host
-from kernels.cpu.isa import best_isa
 from optimizer.importers import open_source
 from tests.small_bundle import write_small_bundle
 from tests.tiny_models import random_llama, save_tiny
@@ -86,11 +83,10 @@ def test_its_options_and_its_probe_are_the_servers(
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(kernels_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle")
-    library = build({}, folder / "cpu.so", best_isa(host()))
     source = open_source(save_tiny(folder / "model", random_llama(300)))
-    return write_small_bundle(folder / "bundle", source, folder / "store", library)
+    return write_small_bundle(folder / "bundle", source, folder / "store", kernels_path)
 
 
 def files_below(*folders: Path) -> set[tuple[Path, int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +15,13 @@ from kernels.cpu.isa import ISAS, Isa, best_isa
 from kernels.cpu.library import Library
 from kernels.spec import Array, Case, OpSpec
 from tests.kernels.accuracy import make
+from tests.kernels.emulated import TILED_OPS, build_emulated
 
 BEST = best_isa(host())
-EMULATED_TILES = replace(
-    BEST, name=f"{BEST.name} with emulated tiles", compiler_flags=(*BEST.compiler_flags, "-DCF_EMULATED_TILES")
-)
 LESSER = [isa for isa in ISAS if isa is not BEST and not isa.missing(host())]
 
 
-def built_by(command: str, isa: Isa, path: Path, monkeypatch: pytest.MonkeyPatch) -> Library:
+def built_by(command: str, build_into: Callable[[Path], Path], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Library:
     monkeypatch.setenv("CXX", command)
     try:
         version = find_compiler().version
@@ -31,7 +29,7 @@ def built_by(command: str, isa: Isa, path: Path, monkeypatch: pytest.MonkeyPatch
         pytest.skip(f"this machine has no {command}")
     if command == "g++" and "clang" in version:
         pytest.skip("g++ is another name of clang++ here")
-    return Library(build({}, path / f"{command}.so", isa))
+    return Library(build_into(folder / f"{command}.so"))
 
 
 def written(library: Library, spec: OpSpec, case: Case) -> dict[str, Array]:
@@ -41,12 +39,23 @@ def written(library: Library, spec: OpSpec, case: Case) -> dict[str, Array]:
     return {t.name: np.asarray(arguments[t.name]) for t in spec.tensors if t.is_output and arguments[t.name] is not None}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("isa", (BEST, EMULATED_TILES, *LESSER), ids=lambda isa: isa.name)
-def test_clang_makes_the_bits_that_gcc_makes(isa: Isa, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gcc, clang = (built_by(command, isa, tmp_path, monkeypatch) for command in ("g++", "clang++"))
-    for spec in registry.specs().values():
+def assert_same_bits(
+    build_into: Callable[[Path], Path], ops: Iterable[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gcc, clang = (built_by(command, build_into, folder, monkeypatch) for command in ("g++", "clang++"))
+    for spec in (spec for spec in registry.specs().values() if spec.op in ops):
         for case in spec.cases:
             of_gcc, of_clang = written(gcc, spec, case), written(clang, spec, case)
             differing = [name for name, array in of_gcc.items() if array.tobytes() != of_clang[name].tobytes()]
             assert not differing, (spec.symbol, case.name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", (BEST, *LESSER), ids=lambda isa: isa.name)
+def test_clang_makes_the_bits_that_gcc_makes(isa: Isa, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_same_bits(lambda path: build({}, path, isa), registry.ops(), tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+def test_clang_makes_the_bits_of_emulated_tiles_that_gcc_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_same_bits(lambda path: build_emulated(path, BEST), TILED_OPS, tmp_path, monkeypatch)

@@ -9,11 +9,17 @@ from kernels import registry
 from kernels.cpu.library import Library
 from kernels.spec import Case, OpSpec
 from tests.kernels.accuracy import copied, make, violations
+from tests.kernels.emulated import builds_of
 
-CASES = [pytest.param(spec, case, id=f"{spec.symbol}-{case.name}") for spec in registry.specs().values() for case in spec.cases]
+CASES = [
+    pytest.param(built, spec, case, id=f"{built}-{spec.symbol}-{case.name}")
+    for spec in registry.specs().values()
+    for built in builds_of(spec.op)
+    for case in spec.cases
+]
 
 
-@pytest.mark.parametrize(("spec", "case"), CASES)
+@pytest.mark.parametrize(("each_library", "spec", "case"), CASES, indirect=["each_library"])
 def test_kernel_agrees_with_reference(each_library: Library, spec: OpSpec, case: Case) -> None:
     inputs = make(spec, case)
     outputs = copied(inputs)
@@ -24,7 +30,7 @@ def test_kernel_agrees_with_reference(each_library: Library, spec: OpSpec, case:
             np.testing.assert_array_equal(outputs[tensor.name], inputs[tensor.name])  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("spec", "case"), CASES)
+@pytest.mark.parametrize(("each_library", "spec", "case"), CASES, indirect=["each_library"])
 def test_team_size_changes_no_bit(each_library: Library, spec: OpSpec, case: Case) -> None:
     alone, together = (copied(make(spec, case)) for _ in range(2))
     each_library.call(spec.symbol, alone, num_threads=1)

@@ -12,13 +12,11 @@ import numpy as np
 import pytest
 
 from kernels import registry
-from kernels.cpu.build import build
-from kernels.cpu.host import host
-from kernels.cpu.isa import best_isa
 from kernels.cpu.library import CompiledProgram, Library
 from kernels.spec import Arguments, Call, Program
 from tests.kernels.accuracy import copied, make
 from tests.kernels.claiming import Claiming
+from tests.kernels.emulated import builds_of
 from tests.kernels.test_team import counting_program
 
 
@@ -40,7 +38,11 @@ def outputs(library: Library, symbol: str, arguments: Arguments, num_threads: in
     return b"".join(np.asarray(arguments[tensor.name]).tobytes() for tensor in spec.tensors if tensor.role in ("out", "inout"))
 
 
-@pytest.mark.parametrize("symbol", registry.specs())
+@pytest.mark.parametrize(
+    ("each_library", "symbol"),
+    [(built, spec.symbol) for spec in registry.specs().values() for built in builds_of(spec.op)],
+    indirect=["each_library"],
+)
 def test_no_bit_depends_on_who_computes(each_library: Library, claiming: Claiming, symbol: str) -> None:
     spec = registry.spec(symbol)
     for case in spec.cases:
@@ -81,9 +83,8 @@ def test_a_thread_that_does_not_come_holds_nobody_up(library: Library, claiming:
     assert program.profile_ms().max() < 180
 
 
-def test_more_threads_than_cores_on_one_core(object_cache: Path, tmp_path: Path) -> None:
+def test_more_threads_than_cores_on_one_core(library: Library) -> None:
     """Short programs in turn; threads inherit the affinity of the one that starts them."""
-    library = Library(build({}, tmp_path / "kernels.so", best_isa(host()), object_cache))
     affinity = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(affinity)})
     try:
@@ -99,8 +100,7 @@ def test_more_threads_than_cores_on_one_core(object_cache: Path, tmp_path: Path)
     assert (of_long == 500).all()
 
 
-def test_threads_that_cannot_start_are_an_error(object_cache: Path, tmp_path: Path) -> None:
-    build({}, tmp_path / "kernels.so", best_isa(host()), object_cache)
+def test_threads_that_cannot_start_are_an_error(kernels_path: Path) -> None:
     program = """
 import resource, sys
 from pathlib import Path
@@ -115,7 +115,7 @@ except Refusal as error:
 library._team(2)
 """
     started = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "kernels.so")], capture_output=True, text=True, cwd=registry.ROOT.parent
+        [sys.executable, "-c", program, str(kernels_path)], capture_output=True, text=True, cwd=registry.ROOT.parent
     )
     assert started.stdout == "could not start 5000 threads; lower num_threads\n", started.stderr
     assert started.returncode == 0

@@ -116,8 +116,8 @@ def project(tiny_llama: Path, tmp_path: Path) -> MakeProject:
 
 
 @pytest.fixture(scope="session")
-def finished(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """What `optimize`, run as a user does, has made. Not to be changed."""
+def finished(tiny_llama: Path, kernels_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """What `optimize`, run as a user does, has made. Not to be changed. With `kernels_path` what it compiles is there."""
     project = Project(tmp_path_factory.mktemp("finished"))
     shutil.copytree(tiny_llama, project.folder / "tiny")
     project.write({}, SCHEMES)

@@ -10,9 +10,6 @@ import numpy as np
 import pytest
 
 from artifacts.precision import Plan, Scheme
-from kernels.cpu.build import build
-from kernels.cpu.host import host
-from kernels.cpu.isa import best_isa
 from kernels.cpu.library import CompiledProgram, Library
 from optimizer.importers import open_source
 from optimizer.measure.layer_states import LayerStates
@@ -24,10 +21,10 @@ SCHEMES = [Scheme.parse(name) for name in ("fp32", "int8-a8", "int4-g32-asym")]
 
 
 @pytest.fixture(scope="module")
-def bench(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> CpuWorkbench:
+def bench(kernels_path: Path, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> CpuWorkbench:
     folder = tmp_path_factory.mktemp("bench")
     source = open_source(tiny_llama)
-    library = Library(build({}, folder / "kernels.so", best_isa(host())))
+    library = Library(kernels_path)
     return CpuWorkbench(source.architecture, QuantizedStore(source, folder / "weights"), "fp32", 16, library, 2)
 
 

@@ -40,9 +40,6 @@ from artifacts.architecture import Architecture
 from artifacts.layer_groups import plain_group
 from artifacts.manifest import Limits
 from artifacts.precision import KvDtype, Scheme
-from kernels.cpu.build import build
-from kernels.cpu.host import host
-from kernels.cpu.isa import best_isa
 from kernels.cpu.library import Library
 from optimizer.importers import Source, open_source
 from optimizer.weights.quantized_store import QuantizedStore
@@ -279,11 +276,6 @@ def moderate(model: PreTrainedModel) -> PreTrainedModel:
 def one_torch_thread() -> None:
     """Threads cost more than they save on models of this size."""
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def kernels_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build({}, tmp_path_factory.mktemp("build") / "kernels.so", best_isa(host()))
 
 
 @pytest.fixture(scope="session")

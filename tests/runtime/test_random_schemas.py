@@ -142,8 +142,8 @@ def random_model(library: Library, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="module")
-def smollm2(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    loaded = load(write_smollm2_bundle(smollm2_gguf, tmp_path_factory.mktemp("smollm2")))
+def smollm2(smollm2_gguf: Path, kernels_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    loaded = load(write_smollm2_bundle(smollm2_gguf, kernels_path, tmp_path_factory.mktemp("smollm2")))
     ends = eos_token_ids(loaded.generation_config)
     encode = Prompts(loaded.tokenizer, loaded.chat_template).encode_chat
 

@@ -8,7 +8,7 @@ from artifacts.canonical import canonical_json
 from artifacts.manifest import Deployment, Kernels, Limits, Platform, Precision, Provenance
 from artifacts.precision import Scheme
 from artifacts.writer import write_bundle
-from kernels.cpu.build import build, find_compiler, resolve_constants
+from kernels.cpu.build import find_compiler, resolve_constants
 from kernels.cpu.host import host
 from kernels.cpu.isa import best_isa
 from kernels.cpu.library import Library
@@ -21,11 +21,11 @@ LIMITS = Limits(
 )
 
 
-def write_smollm2_bundle(smollm2_gguf: Path, folder: Path) -> Path:
-    """The bundle's folder, within `folder`."""
+def write_smollm2_bundle(smollm2_gguf: Path, kernels: Path, folder: Path) -> Path:
+    """The bundle's folder, within `folder`; `kernels` is the compiled library."""
     source = open_source(smollm2_gguf)
     plan = dict.fromkeys(source.architecture.linear_shapes(), Scheme("int8"))
-    library = Library(build({}, folder / "cpu.so", best_isa(host())))
+    library = Library(kernels)
     store = QuantizedStore(source, folder / "weights")
     workbench = CpuWorkbench(source.architecture, store, "bf16", LIMITS.kv_block_size, library, LIMITS.num_threads)
     deployment = Deployment(
@@ -50,7 +50,7 @@ def write_smollm2_bundle(smollm2_gguf: Path, folder: Path) -> Path:
         "tokenizer.json": source.tokenizer_json.encode(),
         "chat_template.jinja": source.chat_template.encode(),
         "generation_config.json": canonical_json(source.generation_config),
-        "kernels/cpu.so": folder / "cpu.so",
+        "kernels/cpu.so": kernels,
     }
     write_bundle(folder / "bundle", deployment, store.plan_tensors(plan), files)
     return folder / "bundle"

@@ -13,9 +13,6 @@ import httpx
 import pytest
 
 from artifacts.registry import Registry
-from kernels.cpu.build import build
-from kernels.cpu.host import host
-from kernels.cpu.isa import best_isa
 from tests.server.following import (
     NAME,
     Following,
@@ -37,16 +34,16 @@ LONG: Any = GREEDY | {"max_tokens": 200}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def made(kernels_path: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The second has another template, the third other limits; the last is the first with a wrong record."""
     folder = tmp_path_factory.mktemp("made")
-    library = build({}, folder / "kernels.so", best_isa(host()))
+    smaller = LIMITS.model_copy(update={"max_model_len": 128, "max_num_seqs": 2})
     bundles = [
-        write_bundle(folder / "one", library, 1),
-        write_bundle(folder / "two", library, 2, template=f"Be brief.{TEMPLATE}"),
-        write_bundle(folder / "three", library, 3, limits=LIMITS.model_copy(update={"max_model_len": 128, "max_num_seqs": 2})),
+        write_bundle(folder / "one", kernels_path, 1),
+        write_bundle(folder / "two", kernels_path, 2, template=f"Be brief.{TEMPLATE}"),
+        write_bundle(folder / "three", kernels_path, 3, limits=smaller),
     ]
-    return [*bundles, with_other_records(bundles[0], folder / "lying", library)]
+    return [*bundles, with_other_records(bundles[0], folder / "lying", kernels_path)]
 
 
 @pytest.fixture

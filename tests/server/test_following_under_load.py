@@ -15,9 +15,6 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from artifacts.registry import Registry
-from kernels.cpu.build import build
-from kernels.cpu.host import host
-from kernels.cpu.isa import best_isa
 from runtime import Engine
 from tests.server.following import NAME, flip_a_byte, with_other_records, write_bundle
 from tests.server.serving_process import ServingProcess, serving
@@ -39,12 +36,11 @@ def options(length: int) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def bundles(kernels_path: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Four that work, one that will be damaged, one whose self-test fails."""
     folder = tmp_path_factory.mktemp("bundles")
-    library = build({}, folder / "kernels.so", best_isa(host()))
-    whole = [write_bundle(folder / str(seed), library, seed, limits=ROOMY) for seed in range(5)]
-    return [*whole, with_other_records(whole[0], folder / "lying", library)]
+    whole = [write_bundle(folder / str(seed), kernels_path, seed, limits=ROOMY) for seed in range(5)]
+    return [*whole, with_other_records(whole[0], folder / "lying", kernels_path)]
 
 
 def answers_of(bundle: Path) -> dict[tuple[str, int], str]:

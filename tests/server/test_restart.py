@@ -18,8 +18,8 @@ QUESTION = "What is the capital of France?"
 
 @pytest.mark.slow
 @pytest.mark.alone
-def test_killed_and_started_again_it_serves_within_two_seconds(smollm2_gguf: Path, tmp_path: Path) -> None:
-    bundle = write_smollm2_bundle(smollm2_gguf, tmp_path)
+def test_killed_and_started_again_it_serves_within_two_seconds(smollm2_gguf: Path, kernels_path: Path, tmp_path: Path) -> None:
+    bundle = write_smollm2_bundle(smollm2_gguf, kernels_path, tmp_path)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

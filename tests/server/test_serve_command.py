@@ -18,9 +18,9 @@ QUESTION = "What is the capital of France?"
 
 
 @pytest.fixture(scope="module")
-def bundle(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(smollm2_gguf: Path, kernels_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2 in int8 throughout: nothing is searched."""
-    return write_smollm2_bundle(smollm2_gguf, tmp_path_factory.mktemp("smollm2"))
+    return write_smollm2_bundle(smollm2_gguf, kernels_path, tmp_path_factory.mktemp("smollm2"))
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,8 @@ def test_it_runs_where_there_is_no_torch(bundle: Path, tmp_path: Path) -> None:
         assert "Paris" in ask(server, QUESTION, max_tokens=16).choices[0].message.content
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 def test_first_token_within_five_seconds_of_the_start(bundle: Path, tmp_path: Path) -> None:
     times_s = []
     for attempt in range(3):

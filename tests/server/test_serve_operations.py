@@ -13,9 +13,6 @@ from typing import Any
 import httpx
 import pytest
 
-from kernels.cpu.build import build
-from kernels.cpu.host import host
-from kernels.cpu.isa import best_isa
 from optimizer.importers.from_path import open_source
 from tests.server.serving_process import ServingProcess, serving
 from tests.small_bundle import write_small_bundle
@@ -28,10 +25,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[ServingProcess]:
+def server(kernels_path: Path, folder: Path) -> Iterator[ServingProcess]:
     source = open_source(save_tiny(folder / "model", random_llama(byte_tokenizer().get_vocab_size())))
-    library = build({}, folder / "kernels.so", best_isa(host()))
-    bundle = write_small_bundle(folder / "bundle", source, folder / "store", library)
+    bundle = write_small_bundle(folder / "bundle", source, folder / "store", kernels_path)
     (folder / "keys").write_text(f"alice:{sha256(b'sesame').hexdigest()}\n")
     (folder / "peaks.json").write_text('{"peaks": {"memory_gbps": 1000, "float_gflops": 10000, "int8_gops": 40000}}')
     options = ("--api-keys", folder / "keys", "--log-format", "json", "--log-requests", folder / "requests.jsonl")

@@ -12,9 +12,6 @@ import httpx
 import pytest
 
 from benchmarks.soak import jain, serving, soak
-from kernels.cpu.build import build
-from kernels.cpu.host import host
-from kernels.cpu.isa import best_isa
 from optimizer.importers.from_path import open_source
 from tests.server.reciting_process import reciting
 from tests.small_bundle import LIMITS, write_small_bundle
@@ -26,13 +23,12 @@ NUM_STREAMS = 200
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(kernels_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("soak")
     model = random_llama(byte_tokenizer().get_vocab_size(), max_position_embeddings=1024, hidden_size=128)
     source = open_source(save_tiny(folder / "model", model))
-    library = build({}, folder / "kernels.so", best_isa(host()))
     sizes = {"num_kv_blocks": 384, "max_num_seqs": 8, "max_num_batched_tokens": 128, "max_model_len": 1024}
-    return write_small_bundle(folder / "bundle", source, folder / "store", library, limits=LIMITS.model_copy(update=sizes))
+    return write_small_bundle(folder / "bundle", source, folder / "store", kernels_path, limits=LIMITS.model_copy(update=sizes))
 
 
 def test_twice_the_capacity_for_minutes(bundle: Path) -> None:

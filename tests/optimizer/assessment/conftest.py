@@ -11,9 +11,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from kernels.cpu.build import build
-from kernels.cpu.host import host
-from kernels.cpu.isa import best_isa
 from optimizer.cli import coldforge
 from optimizer.importers import open_source
 from tests.server.serving_process import serving
@@ -34,17 +31,16 @@ SETS = {
 
 
 @pytest.fixture(scope="package")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(kernels_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle, `worse` of the same model with other weights, and the files of the sets."""
     folder = tmp_path_factory.mktemp("assessed")
-    library = build({}, folder / "cpu.so", best_isa(host()))
     for name, scale in (("good", 4.0), ("worse", -4.0)):
         model = random_llama(300)
         for parameter in model.parameters():
             if parameter.ndim == 2:
                 parameter.data.mul_(scale if parameter.shape[0] == 300 else 4.0)
         source = open_source(save_tiny(folder / f"{name} model", model))
-        write_small_bundle(folder / name, source, folder / f"{name} store", library)
+        write_small_bundle(folder / name, source, folder / f"{name} store", kernels_path)
     items = ({"question": f"{i}?", "choices": [f"{i}", f"a{i + 1}"], "answer": i % 2} for i in range(60))
     (folder / "pick.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
     (folder / "prose.txt").write_text("The quick brown fox jumps over the lazy dog, naïve as ever. " * 40)

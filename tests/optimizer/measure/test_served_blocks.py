@@ -11,9 +11,6 @@ import pytest
 
 from artifacts.errors import UserError
 from artifacts.manifest import Limits
-from kernels.cpu.build import build
-from kernels.cpu.host import host
-from kernels.cpu.isa import best_isa
 from optimizer.importers import open_source
 from optimizer.measure.served_blocks import OF, measure_block
 from optimizer.measure.served_steps import num_seqs_at_once, served_batches
@@ -50,10 +47,9 @@ def test_a_decode_step_is_one_that_the_bundle_can_serve(workload: Workload, num_
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(kernels_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("blocks")
-    library = build({}, folder / "cpu.so", best_isa(host()))
-    return write_small_bundle(folder / "bundle", open_source(save_tiny_llama(folder / "tiny")), folder / "store", library)
+    return write_small_bundle(folder / "bundle", open_source(save_tiny_llama(folder / "tiny")), folder / "store", kernels_path)
 
 
 def test_a_block_of_a_bundle_and_itself(bundle: Path) -> None:
