@@ -80,8 +80,10 @@ def record(name: str, work: Path, python: str) -> dict[str, Any]:
     if source.architecture.activation == "gelu":
         for layer in model.model.layers:
             layer.mlp.act_fn = HalfGelu()
-            if hasattr(layer, "act_fn"):  # of what a layer reads beside the stream
-                layer.act_fn = HalfGelu()
+            # of what a layer reads beside the stream, and of experts
+            for module in (layer, getattr(layer, "experts", None)):
+                if hasattr(module, "act_fn"):
+                    module.act_fn = HalfGelu()
         found["same_gelu"] = against(by_transformers(model, tokens))
     return found
 

@@ -85,7 +85,7 @@ class CpuBuilder:
     ) -> None:
         a = architecture
         self.architecture, self.plan, self.kv_dtype, self.tensors = a, plan, kv_dtype, tensors
-        self.limits, self.cache_zeros = limits, cache_zeros
+        self.limits, self.cache_zeros, self.shapes = limits, cache_zeros, a.linear_shapes()
         self.max_num_tokens = limits.max_num_batched_tokens
         self._buffers: dict[tuple[str, int, int], NDArray[Any]] = {}
         self.calls: list[CpuCall] = []
@@ -95,9 +95,9 @@ class CpuBuilder:
         self._caches: dict[int, Arguments] = {}
         self._scratch: dict[LayerShape, Arguments] = {}
 
-        shapes, pairs = a.linear_shapes().items(), a.moe.num_experts_per_token if a.moe else 1
+        pairs = a.moe.num_experts_per_token if a.moe else 1
         rows = {group: rows_per_token(plan[group]) * (pairs if is_of_experts(group) else 1) for group in plan}
-        widths = [rows[group] * k for group, (_, k) in shapes if plan[group].integer_activations]
+        widths = [rows[group] * k for group, (_, k) in self.shapes.items() if plan[group].integer_activations]
         if widths:
             size = limits.max_num_batched_tokens * max(widths)
             self._codes, self._sums = zeros((size,), np.int8), zeros((size // _ACTIVATION_BLOCK,), np.int32)
@@ -136,7 +136,7 @@ class CpuBuilder:
 
     def linear(self, group: str, x: Operand) -> Operand:
         kind = group.rpartition(".")[2]
-        out = self.buffer("branch" if kind in _BRANCHES else kind, self.architecture.linear_shapes()[group][0])
+        out = self.buffer("branch" if kind in _BRANCHES else kind, self.shapes[group][0])
         return self._linear(group, x, out)
 
     def split(self, qkv: Operand, sizes: tuple[int, ...]) -> tuple[Operand, ...]:

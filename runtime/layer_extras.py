@@ -32,7 +32,7 @@ class LayerExtras:
         return Operand({"x": out}, TOKENS)
 
     def rows(self, group: str) -> Operand:
-        out = self._build.buffer(group, self._build.architecture.linear_shapes()[group][1])
+        out = self._build.buffer(group, self._build.shapes[group][1])
         return Operand({"x": self._build.rows(group, out)}, TOKENS)
 
     def shares(self, x: Operand, width: int) -> Operand:

@@ -65,7 +65,7 @@ class Mixture:
         """One product for each layer group that the experts stand in: each has the rows of its own."""
         build, first, read = self._build, 0, dict[int, Operand]()
         for part, experts in build.architecture.expert_groups(group).items():
-            scheme, num_rows = build.plan[part], build.architecture.linear_shapes()[part][0] // len(experts)
+            scheme, num_rows = build.plan[part], build.shapes[part][0] // len(experts)
             form = rows_per_token(scheme) if scheme.integer_activations else 0
             if form not in read:
                 read[form] = self._of_pairs(part, build.as_read(part, x), scheme)
@@ -93,7 +93,7 @@ class Mixture:
         if x.counters == PAIRS:
             return x
         build, k, counters = self._build, self._moe.num_experts_per_token, {"T": "num_tokens", "R": "num_pairs"}
-        width = build.architecture.linear_shapes()[group][1]
+        width = build.shapes[group][1]
         if not scheme.integer_activations:
             out = build.buffer("gathered", width, k)
             build.call("gather_rows", group, counters, **x.parts, rows=self._tokens, out=out)

@@ -97,8 +97,9 @@ class Extras(Protocol[Stream, Value]):
 class LayerBuilder(Protocol[Stream, Value]):
     """The ops of a layer.
 
-    One norm, or `read`, takes a stream before the next branch joins it, and the last reader of a value comes before the next
-    value of its name: a builder may add where a norm reads, round where a value is made, and keep one buffer for all layers.
+    One norm, or `read`, takes a stream before the next branch joins it, unless it is settled, and the last reader of a value
+    comes before the next value of its name: a builder may add where a norm reads, round where a value is made, and keep one
+    buffer for all layers.
     """
 
     @property

@@ -101,7 +101,7 @@ def _format(
     *cpu: CpuPacking,
 ) -> Format:
     symbol = f"gpu_scaled_matmul_{name}"
-    gpu = GpuPacking(name, VARIANTS[symbol].tensors[1:], symbol, pack, unpack)
+    gpu = GpuPacking(name, VARIANTS[symbol].tensors[1:], symbol, pack, unpack, experts=name)
     return Format(name, decode, cpu, (gpu,), codes_per_byte=2)
 
 

@@ -121,7 +121,7 @@ class GpuPacking:
     embedding: str | None = None
     """What the symbol of the embedding that looks rows up in them ends in."""
     experts: str | None = None
-    """What that of the experts' product ends in."""
+    """What that of the experts' product ends in; None where activations have static scales, which no mixture has."""
 
     @property
     def needs_fp8(self) -> bool:

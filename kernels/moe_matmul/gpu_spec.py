@@ -9,11 +9,12 @@ factor is 1. There are no atomics: `gpu_moe_sum` adds up the k rows of a token i
 experts if there is one, in fp32, rounded once.
 
 w16: weight [E, N, K] in the activation dtype. w8, int4_sym, int4_asym: x in the activation dtype, and each expert's weights as
-kernels/quant_matmul/gpu_spec.py has those of a matrix; of int4 N is a multiple of 16, so that an expert begins at a tile. Codes
-less their zero are exact, and scales meet sums in fp32. int8 and e4m3: codes with a scale for each channel, x as codes with a
-scale for each row (out = x_scale * scale * dot, the integer dot product exact in int32). e4m3_block: scales for 128 x 128 of W
-and for 1 x 128 of x, applied to each 128 columns' fp32 sum (DeepSeek-V3). Scales of x are as quantize_activations makes them of
-[T * J, K].
+kernels/quant_matmul/gpu_spec.py has those of a matrix. Codes less their zero are exact, and scales meet sums in fp32. mxfp4,
+nvfp4: the same by kernels/scaled_matmul/gpu_spec.py: a code times the scale of its group is a number of x's dtype. Under codes
+of four bits N is a multiple of 16, so that an expert begins at a tile. int8 and e4m3: codes with a scale for each channel, x as
+codes with a scale for each row (out = x_scale * scale * dot, the integer dot product exact in int32). e4m3_block: scales for
+128 x 128 of W and for 1 x 128 of x, applied to each 128 columns' fp32 sum (DeepSeek-V3). Scales of x are as
+quantize_activations makes them of [T * J, K].
 
 How a decoder chains these: kernels/moe_route/gpu_spec.py.
 """
@@ -28,10 +29,12 @@ import numpy as np
 from kernels.moe_route.launch import max_blocks
 from kernels.quant_matmul.gpu_packing import packed_tensors
 from kernels.quant_matmul.gpu_spec import random_weight
+from kernels.scaled_matmul.gpu_spec import random_float4
+from kernels.scaled_matmul.variants import VARIANTS, Variant
 from kernels.spec import Argument, Arguments, Array, Case, Cost, OpSpec, Tensor
 
 #: what symbols of 4-bit codes end in
-_INT4 = ("int4_sym", "int4_asym")
+_INT4, _FLOAT4 = ("int4_sym", "int4_asym"), ("mxfp4", "nvfp4")
 
 
 def _cases(*rows: tuple[str, tuple[int, ...]]) -> tuple[Case, ...]:
@@ -56,6 +59,19 @@ _INT4_CASES = _cases(
     ("half_a_chunk", (9, 1, 2, 16, 96, 3, 16, 0, 0, 32)),
     ("no_tokens", (0, 1, 2, 32, 32, 4, 16, 0, 1, 32)),
 )
+_MXFP4_CASES = _cases(
+    ("decode", (2, 1, 2, 80, 192, 4, 16, 0, 1)),
+    ("down", (3, 2, 2, 48, 160, 3, 16, 1, 1)),
+    ("many", (30, 1, 2, 144, 128, 2, 64, 0, 0)),
+    ("half_a_chunk", (9, 1, 2, 16, 96, 3, 16, 0, 0)),
+    ("no_tokens", (0, 1, 2, 32, 32, 4, 16, 0, 1)),
+)
+_NVFP4_CASES = _cases(
+    ("down", (3, 2, 2, 48, 176, 3, 16, 1, 1)),
+    ("half_a_chunk", (9, 1, 2, 80, 80, 3, 16, 0, 0)),
+    ("no_tokens", (0, 1, 2, 32, 32, 4, 16, 0, 1)),
+)
+_CASES_OF = dict.fromkeys(_INT4, _INT4_CASES) | {"mxfp4": _MXFP4_CASES, "nvfp4": _NVFP4_CASES}
 
 
 def _aligned(topk_ids: Array, num_experts: int, block_m: int) -> dict[str, Argument]:
@@ -101,8 +117,11 @@ def _make_inputs(variant: str, rng: np.random.Generator, case: Case) -> Argument
     if variant == "w16":
         weight = rng.standard_normal((e, n, k), np.float32) / np.float32(k**0.5)
         return made | {"x": _strided(rng.standard_normal((t, j, k), np.float32)), "weight": weight}
-    if variant in ("w8", *_INT4):
-        weights = random_weight(rng, "int8" if variant == "w8" else variant, e * n, k, case.sizes.get("G", 0))
+    if variant in ("w8", *_INT4, *_FLOAT4):
+        if variant in _FLOAT4:
+            weights = random_float4(rng, _dense(variant), e * n, k)
+        else:
+            weights = random_weight(rng, "int8" if variant == "w8" else variant, e * n, k, case.sizes.get("G", 0))
         of_experts = {name: part.reshape(e, -1, *part.shape[1:]) for name, part in weights.items()}
         return made | {"x": _strided(rng.standard_normal((t, j, k), np.float32)), **of_experts}
     if variant == "int8":
@@ -120,13 +139,21 @@ def _cost(variant: str, sizes: Mapping[str, int]) -> Cost:
     """Every expert that can be in use is read once."""
     t, j, top_k, n, k, e = (sizes[axis] for axis in ("T", "J", "top_k", "N", "K", "E"))
     per_group = {"int4_sym": 2, "int4_asym": 4}.get(variant, 0) * sizes.get("groups", 0)
-    of_expert = n * (k * {"w16": 2, "int4_sym": 0.5, "int4_asym": 0.5}.get(variant, 1) + per_group)
+    per_weight = {"w16": 2, "int4_sym": 0.5, "int4_asym": 0.5} | {name: _dense(name).weight_bits / 8 for name in _FLOAT4}
+    of_expert = n * (k * per_weight.get(variant, 1) + per_group)
     x = t * j * k * (1 if variant in ("int8", "e4m3", "e4m3_block") else 2)
     return Cost(min(e, t * top_k) * of_expert + x + 2 * t * top_k * n, 2.0 * t * top_k * n * k)
 
 
+def _dense(variant: str) -> Variant:
+    return VARIANTS[f"gpu_scaled_matmul_{variant}"]
+
+
 def _weight_only(variant: str) -> tuple[Tensor, ...]:
-    parts = packed_tensors("int8" if variant == "w8" else variant, "N", "K")
+    if variant in _FLOAT4:
+        parts = _dense(variant).tensors[1:]
+    else:
+        parts = packed_tensors("int8" if variant == "w8" else variant, "N", "K")
     return Tensor("x", "act", ("T", "J", "K")), *(replace(part, axes=("E", *part.axes)) for part in parts)
 
 
@@ -134,7 +161,7 @@ def _spec(variant: str) -> OpSpec:
     code = "i8" if variant == "int8" else "e4m3"
     operands = {
         "w16": (Tensor("x", "act", ("T", "J", "K")), Tensor("weight", "act", ("E", "N", "K"))),
-        **{name: _weight_only(name) for name in ("w8", *_INT4)},
+        **{name: _weight_only(name) for name in ("w8", *_INT4, *_FLOAT4)},
         "e4m3_block": (
             Tensor("x_codes", code, ("T", "J", "K")),
             Tensor("x_scales", "f32", ("T", "J", "K/128")),
@@ -166,7 +193,7 @@ def _spec(variant: str) -> OpSpec:
         scalars=(),
         variable=("T",),
         source="Shazeer et al. 2017, Outrageously Large Neural Networks; Gale et al. 2022, MegaBlocks",
-        cases=_INT4_CASES if variant in _INT4 else _CASES,
+        cases=_CASES_OF.get(variant, _CASES),
         make_inputs=lambda rng, case: _make_inputs(variant, rng, case),
         cost=lambda sizes: _cost(variant, sizes),
         backend="gpu",
@@ -188,7 +215,7 @@ def _sum_cost(sizes: Mapping[str, int]) -> Cost:
 
 
 SPECS = (
-    *(_spec(variant) for variant in ("w16", "w8", *_INT4, "int8", "e4m3", "e4m3_block")),
+    *(_spec(variant) for variant in ("w16", "w8", *_INT4, *_FLOAT4, "int8", "e4m3", "e4m3_block")),
     OpSpec(
         symbol="gpu_moe_sum",
         op="moe_matmul",

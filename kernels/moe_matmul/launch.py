@@ -6,13 +6,19 @@ from kernels.gpu.launch import DTYPES, I32, Constant, Launch, OpPlan, Problem, P
 from kernels.gpu.target import Target
 from kernels.gpu.tuning import Point
 from kernels.moe_route.launch import max_blocks
+from kernels.scaled_matmul.variants import VARIANTS
 
 _SCALING = {"w16": "none", "w8": "channel", "int8": "channel", "e4m3": "channel", "e4m3_block": "block"}
 
 
-def is_int4(problem: Problem) -> bool:
-    """Whether weights are 4-bit codes, in the order of fragments."""
-    return problem.symbol.startswith("gpu_moe_matmul_int4")
+def is_float4(symbol: str) -> bool:
+    """Whether weights are e2m1 codes."""
+    return symbol.endswith("fp4")
+
+
+def in_fragments(symbol: str) -> bool:
+    """Whether weights are 4-bit codes, in the order of fragments: then the rows of a tile are of the point."""
+    return is_float4(symbol) or symbol.startswith("gpu_moe_matmul_int4")
 
 
 def is_widened(problem: Problem) -> bool:
@@ -26,7 +32,7 @@ def plan(problem: Problem, point: Point, target: Target) -> OpPlan:
     x, top_k = problem["x" if "x" in problem else "x_codes"], problem["out"].shape[1]
     if x.shape[1] not in (1, top_k):
         raise ValueError(f"a token has one row of x or one for each of its {top_k} experts; x has {x.shape[1]}")
-    return OpPlan(((_int4 if is_int4(problem) else _matmul)(problem, point, target),))
+    return OpPlan(((_fragments if in_fragments(problem.symbol) else _matmul)(problem, point, target),))
 
 
 def _matmul(problem: Problem, point: Point, target: Target) -> Launch:
@@ -67,36 +73,42 @@ def _matmul(problem: Problem, point: Point, target: Target) -> Launch:
     )
 
 
-def _int4(problem: Problem, point: Point, target: Target) -> Launch:
-    k, groups = problem["x"].shape[2], problem["scales"].shape[2]
+def _fragments(problem: Problem, point: Point, target: Target) -> Launch:
+    k, is_float = problem["x"].shape[2], is_float4(problem.symbol)
     block_m, block_n, block_k = point["block_m"], point["block_n"], point["block_k"]
     arguments, constants = _routed(problem, "x")
-    arguments |= {"codes_ptr": Ptr("codes"), "scales_ptr": Ptr("scales"), "width": I32(k)}
+    arguments |= {"codes_ptr": Ptr("codes"), "width": I32(k)}
     constants |= {
         "N": problem["out"].shape[2],
         "K": k,
-        "GROUP_SIZE": k // groups,
         "ALIGNED": problem["sorted_ids"].shape[1],
         "BLOCK_M": block_m,
         "BLOCK_N": block_n,
         "BLOCK_K": block_k,
         "GROUP_M": point["group_m"],
-        "NUM_STAGES": point["num_stages"],
         # AMD's compiler knows no PTX.
         "ASM": target.arch.backend == "cuda",
     }
-    for name in ("zeros", "bias", "topk_weights"):
+    if is_float:
+        arguments["local_scales_ptr"] = Ptr("scales")
+        bits = VARIANTS[f"gpu_scaled_matmul_{problem.symbol.removeprefix('gpu_moe_matmul_')}"].weight_bits
+        streamed_bytes = int(block_n * block_k * bits / 8)
+    else:
+        groups = problem["scales"].shape[2]
+        arguments["scales_ptr"] = Ptr("scales")
+        constants |= {"GROUP_SIZE": k // groups, "NUM_STAGES": point["num_stages"]}
+        streamed_bytes = block_n * block_k // 2 + (4 if "zeros" in problem else 2) * block_n * block_k * groups // k
+    for name in ("row_scales" if is_float else "zeros", "bias", "topk_weights"):
         _optional(problem, name, arguments, constants)
-    scale_bytes = (4 if "zeros" in problem else 2) * block_n * block_k * groups // k
     return Launch(
         "moe_matmul",
-        "moe_matmul_int4_kernel",
+        f"moe_matmul_{'float4' if is_float else 'int4'}_kernel",
         _grid(problem, block_m, block_n),
         arguments,
         constants,
         point["num_warps"],
         point["num_stages"],
-        streamed_bytes=block_n * block_k // 2 + scale_bytes,
+        streamed_bytes=streamed_bytes,
     )
 
 

@@ -1,13 +1,15 @@
 """Grouped matmul: a tile of BLOCK_M pairs of one expert times BLOCK_N of its channels; and the sum over a token's experts.
 
-int8 weights under activations of 16 bits become numbers of x's dtype in registers, int4 ones by the loop of a dense matrix
-(kernels/quant_matmul/triton.py): an expert's rows begin at a tile of the packed order, so that its matrix is one by itself.
+int8 weights under activations of 16 bits become numbers of x's dtype in registers, int4 ones and 4-bit floats by the loops of
+dense matrices (kernels/quant_matmul/triton.py, kernels/scaled_matmul/triton.py): an expert's rows begin at a tile of the packed
+order, so that its matrix is one by itself.
 """
 
 import triton
 import triton.language as tl
 
 from kernels.quant_matmul.triton import sum_int4, widen_int8
+from kernels.scaled_matmul.triton import row_pointers, sum_float4
 
 #: Columns, and channels, that share a scale where scaling is by block.
 SCALE_BLOCK = tl.constexpr(128)
@@ -160,6 +162,12 @@ def moe_matmul_kernel(
 
 
 @triton.jit
+def _expert_of(expert_ids_ptr, block_m, ALIGNED: tl.constexpr, BLOCK_M: tl.constexpr):
+    """Whose pairs a tile has: they fill blocks of ALIGNED, of which a tile is BLOCK_M."""
+    return tl.load(expert_ids_ptr + block_m * BLOCK_M // ALIGNED).to(tl.int64)
+
+
+@triton.jit
 def moe_matmul_int4_kernel(
     x_ptr,
     codes_ptr,
@@ -189,7 +197,7 @@ def moe_matmul_int4_kernel(
     NUM_STAGES: tl.constexpr,
     ASM: tl.constexpr,
 ):
-    """An expert's pairs fill blocks of ALIGNED, of which a tile has BLOCK_M. N is a multiple of 16.
+    """N is a multiple of 16.
 
     `width` is K at run time: a loop whose length ptxas knows is unrolled to the end.
     """
@@ -201,7 +209,7 @@ def moe_matmul_int4_kernel(
     # Pairs come before what only pads.
     if tl.load(sorted_ids_ptr + block_m * BLOCK_M) >= num_pairs:
         return
-    expert = tl.load(expert_ids_ptr + block_m * BLOCK_M // ALIGNED).to(tl.int64)
+    expert = _expert_of(expert_ids_ptr, block_m, ALIGNED, BLOCK_M)
     exists, tokens, slots, x_slots = _pairs(sorted_ids_ptr, block_m * BLOCK_M, num_pairs, TOP_K, X_ROWS, BLOCK_M)
     TILES: tl.constexpr = N // 16
     OF_PAIRS: tl.constexpr = TILES * (K // GROUP_SIZE) * 8
@@ -236,6 +244,82 @@ def moe_matmul_int4_kernel(
         slots,
         expert,
         block_n * BLOCK_N + tl.arange(0, BLOCK_N),
+        N,
+        TOPK_WEIGHTS_STRIDE,
+        OUT_STRIDE,
+    )
+
+
+@triton.jit
+def moe_matmul_float4_kernel(
+    x_ptr,
+    codes_ptr,
+    local_scales_ptr,
+    row_scales_ptr,
+    bias_ptr,
+    topk_weights_ptr,
+    sorted_ids_ptr,
+    expert_ids_ptr,
+    num_padded_ptr,
+    out_ptr,
+    num_pairs,
+    width,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    TOP_K: tl.constexpr,
+    X_ROWS: tl.constexpr,
+    X_STRIDE: tl.constexpr,
+    TOPK_WEIGHTS_STRIDE: tl.constexpr,
+    OUT_STRIDE: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+    ASM: tl.constexpr,
+):
+    """As `moe_matmul_int4_kernel`: NVFP4 where there are scales of rows, else MXFP4."""
+    num_m = tl.load(num_padded_ptr) // BLOCK_M
+    num_n: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
+    if tl.program_id(0) >= num_m * num_n:
+        return
+    block_m, block_n = _tile(num_m, num_n, GROUP_M)
+    if tl.load(sorted_ids_ptr + block_m * BLOCK_M) >= num_pairs:
+        return
+    expert = _expert_of(expert_ids_ptr, block_m, ALIGNED, BLOCK_M)
+    exists, tokens, slots, x_slots = _pairs(sorted_ids_ptr, block_m * BLOCK_M, num_pairs, TOP_K, X_ROWS, BLOCK_M)
+    NV: tl.constexpr = row_scales_ptr is not None
+    CODE_ROWS: tl.constexpr = N // 16
+    CODE_WORDS: tl.constexpr = (K + 63) // 64 * 128
+    SCALE_WORDS: tl.constexpr = (K + 63) // 64 * (16 if NV else 8)
+    first = block_n * (BLOCK_N // 16)
+    codes = codes_ptr + expert * (CODE_ROWS * CODE_WORDS)
+    local_scales = local_scales_ptr + expert * (CODE_ROWS * SCALE_WORDS)
+    acc = sum_float4(
+        x_ptr + (tokens * X_STRIDE + x_slots * K)[:, None],
+        row_pointers(codes, first, CODE_ROWS, CODE_WORDS, BLOCK_N // 16),
+        row_pointers(local_scales, first, CODE_ROWS, SCALE_WORDS, BLOCK_N // 16),
+        0,
+        width,
+        K,
+        NV,
+        BLOCK_K,
+        ASM,
+    )
+    result = tl.trans(acc)
+    channels = block_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    if NV:
+        result *= tl.load(row_scales_ptr + expert * N + channels, mask=channels < N, other=0.0)[None, :]
+    _store(
+        result,
+        bias_ptr,
+        topk_weights_ptr,
+        out_ptr,
+        exists,
+        tokens,
+        slots,
+        expert,
+        channels,
         N,
         TOPK_WEIGHTS_STRIDE,
         OUT_STRIDE,

@@ -42,25 +42,33 @@ def _codes(rng: np.random.Generator, variant: Variant, rows: int, width: int, ap
     return (rng.standard_normal(shape, np.float32) * np.float32(size))[:, :width]
 
 
+def random_float4(rng: np.random.Generator, variant: Variant, rows: int, width: int) -> dict[str, Array]:
+    """Packed parts of a random matrix of 4-bit floats."""
+    if variant.scaling == "mx":
+        # Rows of different sizes have different scales.
+        values = rng.standard_normal((rows, width), np.float32)
+        values = values * np.exp2(rng.integers(-6, 1, (rows, width // 32))).repeat(32, axis=1)
+        codes, scales = pack_mxfp4(*encode_mxfp4(values.astype(np.float32)))
+        return {"codes": codes, "scales": scales}
+    # Every scale, subnormal ones too.
+    local = rng.integers(0, 0x7F, (rows, width // 16), np.uint8)
+    numbers = encode_e2m1(rng.standard_normal((rows, width), np.float32) * np.float32(3))
+    codes, scales = pack_nvfp4(pair_nibbles(numbers), local)
+    return {"codes": codes, "scales": scales, "row_scales": rng.uniform(0.005, 0.02, rows).astype(np.float32)}
+
+
 def _spec(symbol: str, variant: Variant) -> OpSpec:
     tensors = (*variant.tensors, Tensor("bias", "f32", ("N",), optional=True), Tensor("out", "act", ("T", "N"), "out"))
 
     def make_inputs(rng: np.random.Generator, case: Case) -> Arguments:
         t, n, k = (case.sizes[axis] for axis in "TNK")
         made: Arguments = {variant.x: _codes(rng, variant, t, k, case.sizes["apart"], 1.0)}
-        if variant.scaling == "mx":
-            # Rows of different sizes have different scales.
-            values = rng.standard_normal((n, k), np.float32) * np.exp2(rng.integers(-6, 1, (n, k // 32))).repeat(32, axis=1)
-            made["codes"], made["scales"] = pack_mxfp4(*encode_mxfp4(values.astype(np.float32)))
-        elif variant.scaling == "nv":
-            # Every scale, subnormal ones too.
-            local = rng.integers(0, 0x7F, (n, k // 16), np.uint8)
-            codes = encode_e2m1(rng.standard_normal((n, k), np.float32) * np.float32(3))
-            made["codes"], made["scales"] = pack_nvfp4(pair_nibbles(codes), local)
+        if variant.is_float4:
+            made |= random_float4(rng, variant, n, k)
         else:
             made[variant.weight] = _codes(rng, variant, n, k, 0, k**-0.5)
         for tensor in tensors:
-            if tensor.dtype == "f32" and not tensor.optional:
+            if tensor.dtype == "f32" and not tensor.optional and tensor.name not in made:
                 shape = tuple(axis_extent(axis, case.sizes) for axis in tensor.axes)
                 made[tensor.name] = rng.uniform(0.005, 0.02, shape).astype(np.float32)
         made["bias"] = rng.standard_normal(n, np.float32) if case.sizes["bias"] else None

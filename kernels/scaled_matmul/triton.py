@@ -14,7 +14,8 @@ from kernels.gpu.triton import INTERPRETED
 _WIDEN_BF16, _WIDEN_F16 = tl.constexpr(widen_e2m1("bf16", 6)), tl.constexpr(widen_e2m1("f16", 9))
 _WIDEN_REGISTERS = tl.constexpr("=h,=h,=h,=h,=h,=h,=h,=h,r,r,r")
 _SLOTS = tl.constexpr(MX_SLOTS)
-_NV_SHRINK = tl.constexpr(128.0)
+#: packing.py's, said again.
+_SHRINK = tl.constexpr(128.0)
 
 
 @triton.jit
@@ -256,17 +257,17 @@ def _scale_bytes(words):
 
 @triton.jit
 def _e8m0_multiplier(words, ACT: tl.constexpr):
-    """The scales, times what the position of the bits divides a number by; in both halves."""
+    """The scales over `_SHRINK`, times what the position of the bits divides a number by; in both halves."""
     if ACT.is_bf16():
-        return _scale_bytes(words) * 0x00800080 + 0x3F003F00
+        return _scale_bytes(words) * 0x00800080 + 0x3B803B80
     else:
-        power = ((_scale_bytes(words) + 14) << 23).to(tl.float32, bitcast=True).to(ACT)
+        power = ((_scale_bytes(words) + 7) << 23).to(tl.float32, bitcast=True).to(ACT)
         return power.to(tl.uint16, bitcast=True).to(tl.uint32) * 0x00010001
 
 
 @triton.jit
 def _e4m3_multiplier(words, ACT: tl.constexpr):
-    """As `_e8m0_multiplier` over 128, for 448 times it would not fit ACT: `_NV_SHRINK` is taken back where sums are scaled."""
+    """As `_e8m0_multiplier`."""
     if ACT.is_bf16():
         return _scale_bytes(words) * 0x00100010 + 0x76007600
     else:
@@ -302,6 +303,42 @@ def _float4_weight(words, first, second, ACT: tl.constexpr, ASM: tl.constexpr):
 
 
 @triton.jit
+def sum_float4(
+    x_rows,
+    code_rows,
+    scale_rows,
+    start,
+    end,
+    K: tl.constexpr,
+    NV: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    ASM: tl.constexpr,
+):
+    """f32 [channels, tokens]: a tile of channels times rows of x, over [start, end) of K, where `start` is a multiple of 64.
+
+    `x_rows` points to rows of x, [tokens, 1]; `code_rows` and `scale_rows` to the codes and scales of 16 channels each. NVFP4's
+    `row_scales` are not in the sum.
+    """
+    ACT: tl.constexpr = x_rows.dtype.element_ty
+    SCALE_WORDS: tl.constexpr = 16 if NV else 8
+    CHUNKS: tl.constexpr = (K + 63) // 64
+    CODE_TILES: tl.constexpr = code_rows.shape[0]
+    acc = tl.zeros((CODE_TILES * 16, x_rows.shape[0]), tl.float32)
+    for k in range(start, end, BLOCK_K):
+        x = _columns(x_rows, k, K, BLOCK_K)
+        words = _columns(code_rows, k * 2, CHUNKS * 128, BLOCK_K * 2)
+        scale_words = _columns(scale_rows, k // 64 * SCALE_WORDS, CHUNKS * SCALE_WORDS, BLOCK_K // 64 * SCALE_WORDS)
+        if NV:
+            even, odd = tl.split(scale_words.reshape(CODE_TILES, BLOCK_K // 8, 2))
+            first, second = _e4m3_multiplier(even, ACT), _e4m3_multiplier(odd, ACT)
+        else:
+            first = _e8m0_multiplier(scale_words, ACT)
+            second = first
+        acc = tl.dot(_float4_weight(words, first, second, ACT, ASM), x.T, acc)
+    return acc * _SHRINK
+
+
+@triton.jit
 def float4_matmul_kernel(
     x_ptr,
     codes_ptr,
@@ -334,7 +371,6 @@ def float4_matmul_kernel(
     TILES_N: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     CHUNKS: tl.constexpr = (K + 63) // 64
     CODE_ROWS: tl.constexpr = (N + 15) // 16
-    ACT: tl.constexpr = x_ptr.dtype.element_ty
     tiles_m = tl.cdiv(num_tokens, BLOCK_M)
     turns = tl.cdiv(tiles_m * TILES_N - tl.program_id(0), tl.num_programs(0)) if PERSISTENT else 1
     for turn in range(turns):
@@ -342,21 +378,8 @@ def float4_matmul_kernel(
         x_rows = row_pointers(x_ptr, tile_m * BLOCK_M, num_tokens, X_STRIDE, BLOCK_M)
         code_rows = row_pointers(codes_ptr, tile_n * (BLOCK_N // 16), CODE_ROWS, CHUNKS * 128, BLOCK_N // 16)
         scale_rows = row_pointers(local_scales_ptr, tile_n * (BLOCK_N // 16), CODE_ROWS, CHUNKS * SCALE_WORDS, BLOCK_N // 16)
-        acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
         start, end = _range_of_split(width, K, BLOCK_K, SPLIT_K)
-        for k in range(start, end, BLOCK_K):
-            x = _columns(x_rows, k, K, BLOCK_K)
-            words = _columns(code_rows, k * 2, CHUNKS * 128, BLOCK_K * 2)
-            scale_words = _columns(scale_rows, k // 64 * SCALE_WORDS, CHUNKS * SCALE_WORDS, BLOCK_K // 64 * SCALE_WORDS)
-            if NV:
-                even, odd = tl.split(scale_words.reshape(BLOCK_N // 16, BLOCK_K // 8, 2))
-                first, second = _e4m3_multiplier(even, ACT), _e4m3_multiplier(odd, ACT)
-            else:
-                first = _e8m0_multiplier(scale_words, ACT)
-                second = first
-            acc = tl.dot(_float4_weight(words, first, second, ACT, ASM), x.T, acc)
-        if NV:
-            acc *= _NV_SHRINK
+        acc = sum_float4(x_rows, code_rows, scale_rows, start, end, K, NV, BLOCK_K, ASM)
         _store(
             acc.T,
             tile_m * BLOCK_M,

@@ -61,7 +61,8 @@ class GgufLayout:
     def _of_experts(self, group: str) -> list[Slot]:
         """Here each expert's rows of gate stand before those of up, whatever a checkpoint's tensors are."""
         assert self.architecture.moe is not None
-        num_experts, names = self.architecture.moe.num_experts, _OF_EXPERTS[kind_of(group)]
+        num_experts, kind = self.architecture.moe.num_experts, kind_of(group)
+        names = ("ffn_gate_up_exps",) if self.family.joined_experts and kind == "experts_gate_up" else _OF_EXPERTS[kind]
         size = self.architecture.linear_shapes()[group][0] // num_experts // len(names)
         starts = range(0, num_experts * len(names) * size, len(names) * size)
         layer = group.split(".")[1]

@@ -113,7 +113,8 @@ def architecture_metadata(a: Architecture, family: GgufFamily) -> dict[str, obje
             "expert_group_used_count": a.moe.num_chosen_groups,
             "leading_dense_block_count": a.moe.first_layer,
         }
-    values |= {key: value for key, value in stated.items() if value and key in family.keys}
+    known = family.keys_of(a.moe is not None)
+    values |= {key: value for key, value in stated.items() if value and key in known}
     return {f"{family.architecture}.{key}": value for key, value in values.items()}
 
 

@@ -94,7 +94,8 @@ def hf_config(file: Header) -> dict[str, object]:
     family = GGUF_FAMILIES[kind]
     name = family.architecture
     keys = _keys(file, name)
-    needed = (*_REQUIRED, *sorted(_OF_EXPERTS & family.keys.keys()), *(LAYERED_KEYS if family.layers_differ else ()))
+    known = family.keys_of(bool(keys.get("expert_count")))
+    needed = (*_REQUIRED, *sorted(_OF_EXPERTS & known.keys()), *(LAYERED_KEYS if family.layers_differ else ()))
     missing = [f"{name}.{key}" for key in needed if key not in keys]
     if missing:
         raise DamagedFile(f"{file.path} lacks the metadata {', '.join(missing)}")
@@ -109,10 +110,10 @@ def hf_config(file: Header) -> dict[str, object]:
         raise UnsupportedModel(f"{file.path} has keys and values of different sizes per head")
     rope = _rope_parameters(file, keys, family, head_dim)
     vocab_size = keys.get("vocab_size") or len(file.metadata.get("tokenizer.ggml.tokens", ()))
-    layers: dict[str, object] = {}
+    layers: dict[str, object] = {"enable_moe_block": bool(keys.get("expert_count"))} if family.of_experts else {}
     if family.layers_differ:
         factors = file.read(ROPE_FACTORS) if ROPE_FACTORS in file.tensors else None
-        layers = layered_config(file.path, keys, file.tensors, factors, rope) | {"vocab_size_per_layer_input": vocab_size}
+        layers |= layered_config(file.path, keys, file.tensors, factors, rope) | {"vocab_size_per_layer_input": vocab_size}
     return {
         "model_type": kind,
         "vocab_size": vocab_size,
@@ -133,7 +134,7 @@ def hf_config(file: Header) -> dict[str, object]:
         **_windows(file, keys, family),
         **_scores(keys, family, head_dim),
         **family.granted,
-        **{theirs: _plain(keys[key]) for key, theirs in family.keys.items() if key in keys},
+        **{theirs: _plain(keys[key]) for key, theirs in known.items() if key in keys},
         **latents,
         **layers,
     }

@@ -42,6 +42,10 @@ class GgufFamily:
     """None: the format has no words for them."""
     keys: Mapping[str, str] = field(default_factory=dict)
     """Key of the file, behind the architecture -> key of config.json that means the same."""
+    of_experts: Mapping[str, str] = field(default_factory=dict)
+    """Likewise, of files with experts, where others of the family have none."""
+    joined_experts: bool = False
+    """Whether llama.cpp's converter writes gate and up of experts as one tensor; it reads them apart, too."""
     granted: Mapping[str, object] = field(default_factory=dict)
     """Key of config.json -> what llama.cpp takes where the file has no key, or has none for it."""
     wide_scores: int | None = None
@@ -68,6 +72,10 @@ class GgufFamily:
     """Whether layers with a window have heads and a rope of their own, and the last ones may read caches of others."""
     vocabulary: str = "llama"
     """The kind of vocabulary that is written of a BPE of raw text."""
+
+    def keys_of(self, has_experts: bool) -> Mapping[str, str]:
+        """`keys` of a file with or without experts."""
+        return {**self.keys, **(self.of_experts if has_experts else {})}
 
 
 #: keys by which files of one architecture are of different families, where they and the first are not 0
@@ -112,6 +120,8 @@ _LAYERED = GgufFamily(
     },
     granted={"final_logit_softcapping": 30.0},
     needs={"layer_windows": True},
+    of_experts=_NAMED_EXPERTS | {"expert_used_count": "top_k_experts", "expert_feed_forward_length": "moe_intermediate_size"},
+    joined_experts=True,
     layers_differ=True,
     vocabulary="gemma4",
 )
@@ -198,7 +208,7 @@ def model_type(architecture: str, keys: Mapping[str, object], has_window: bool) 
         name
         for name, family in GGUF_FAMILIES.items()
         if family.architecture == architecture
-        and told == _TELLING & family.keys.keys()
+        and told == _TELLING & family.keys_of(bool(keys.get("expert_count"))).keys()
         and family.sigmoid == (keys.get("expert_gating_func") == ExpertGatingFuncType.SIGMOID)
     ]
     return next((name for name in alike if has_window and GGUF_FAMILIES[name].windows), next(iter(alike), None))
@@ -214,4 +224,7 @@ def gguf_name(names: TensorNameMap, name: str) -> str:
     """`model.layers.3.self_attn.q_proj.weight` -> `blk.3.attn_q.weight`; a name that GGUF does not have is its own."""
     name = name.replace(".e_score_correction_bias", ".e_score_correction.bias").replace(".sinks", ".sinks.weight")
     name = name.replace(".layer_scalar", ".layer_scalar.weight")
-    return names.get_name(name, try_suffixes=(".weight", ".bias")) or name
+    # Scales of what stands beside them; tensors of all experts have no end in Hugging Face's names.
+    name = name.replace(".router.scale", ".router.proj.scale").replace(".router.per_expert_scale", ".experts.down_proj.scale")
+    name = f"{name}.weight" if name.endswith((".experts.gate_up_proj", ".experts.down_proj")) else name
+    return names.get_name(name, try_suffixes=(".weight", ".bias", ".scale")) or name

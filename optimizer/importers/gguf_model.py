@@ -33,10 +33,11 @@ def open_gguf(path: Path) -> Source:
     file, files = open_parts(path)
     _check_depth(file)
     described = architecture(hf_config(file))
-    _check_experts(file, described)
+    family = GGUF_FAMILIES[family_of(file)]
+    _check_experts(file, described, family)
     return Source(
         architecture=described,
-        checkpoint=GgufCheckpoint(file, described, GGUF_FAMILIES[family_of(file)]),
+        checkpoint=GgufCheckpoint(file, described, family),
         tokenizer_json=tokenizer_json(file.metadata),
         chat_template=file.metadata.get("tokenizer.chat_template"),
         generation_config=special_tokens(file.metadata),
@@ -52,10 +53,11 @@ def _check_depth(file: GgufFile) -> None:
         raise DamagedFile(f"{file.path}: {key} must be at most the number of tensors, {len(file.tensors)}, got {depth!r}")
 
 
-def _check_experts(file: GgufFile, described: Architecture) -> None:
-    """Experts stand in three tensors of a layer, as many as the file says. UnsupportedModel, DamagedFile."""
+def _check_experts(file: GgufFile, described: Architecture, family: GgufFamily) -> None:
+    """Experts stand in three tensors of a layer, or two, as many as the file says. UnsupportedModel, DamagedFile."""
+    others = "gate\\.0" if family.joined_experts else "gate\\.0|gate_up_exps"
     for name, tensor in file.tensors.items():
-        if described.moe and (other := re.fullmatch(r"blk\.\d+\.ffn_(gate\.0|gate_up_exps)\.weight", name)):
+        if described.moe and (other := re.fullmatch(rf"blk\.\d+\.ffn_({others})\.weight", name)):
             which = "a tensor for each expert" if other[1] == "gate.0" else "gate and up of its experts in one tensor"
             raise UnsupportedModel(f"{tensor.path} has {which} ({name}); convert it again, to ffn_gate_exps and ffn_up_exps")
         if described.moe and "_exps." in name and tensor.shape[0] != described.moe.num_experts:

@@ -168,6 +168,8 @@ class Places:
             first = int(expert[2])
             return Place((gguf_name(self._names, f"{expert[1]}.{expert[3]}"),), slice(first, first + 1), is_expert=True)
         stored = gguf_name(self._names, name)
+        if stored.endswith(".ffn_gate_up_exps.weight") and stored not in self.stored:
+            return Place(tuple(stored.replace("_gate_up_", part) for part in ("_gate_", "_up_")))
         if stored.endswith(".attn_kv_b.weight") and stored not in self.stored:
             return LatentPlace(tuple(stored.replace("_kv_b", part) for part in ("_k_b", "_v_b")))
         return self._rows(stored)

@@ -81,15 +81,19 @@ def offered_schemes(
 def with_own_schemes(
     source: Source, devices: Sequence[str], offered: Mapping[str, tuple[Scheme, ...]]
 ) -> Mapping[str, tuple[Scheme, ...]]:
-    """`offered`, and on a CPU the schemes in which a kind of layer groups keeps its codes, if none that is offered does so.
+    """`offered`, and the schemes in which a kind of layer groups keeps its codes, if none that is offered does so.
 
     The first group of a kind stands for all.
     """
-    if tuple(devices) != _CPU:
-        return offered
-    known = [scheme for scheme in Scheme.every() if scheme.variant in cpu_products()]
+
+    def has_kernels(scheme: Scheme, kind: str) -> bool:
+        if tuple(devices) == _CPU:
+            return scheme.variant in cpu_products()
+        return _refusal(scheme, kind, devices, source.architecture) is None
+
     groups = {kind_of(group): group for group in reversed(source.architecture.linear_shapes())}
-    keeping = {kind: source.keeping(groups[kind], known) for kind in offered}
+    known = {kind: [scheme for scheme in Scheme.every() if has_kernels(scheme, kind)] for kind in offered}
+    keeping = {kind: source.keeping(groups[kind], known[kind]) for kind in offered}
     return {
         kind: schemes if set(schemes) & set(keeping[kind]) else (*keeping[kind], *schemes) for kind, schemes in offered.items()
     }

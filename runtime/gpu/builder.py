@@ -78,6 +78,7 @@ class GpuBuilder:
         self.architecture, self.plan, self.kv_dtype, self.tensors = architecture, plan, kv_dtype, tensors
         self.limits, self.act, self.inputs, self._logits = limits, act, inputs, logits
         self.max_num_tokens, self.device = limits.max_num_batched_tokens, logits.device
+        self.shapes = architecture.linear_shapes()
         self.calls: list[GpuCall] = []
         self.num_body_calls = 0
         """How many of the calls come before the head's."""
@@ -111,7 +112,7 @@ class GpuBuilder:
 
     def linear(self, group: str, x: Operand) -> Operand:
         kind = group.rpartition(".")[2]
-        out = self.buffer("branch" if kind in _BRANCHES else kind, self.architecture.linear_shapes()[group][0])
+        out = self.buffer("branch" if kind in _BRANCHES else kind, self.shapes[group][0])
         return self._linear(group, x, out)
 
     def split(self, qkv: Operand, sizes: tuple[int, ...]) -> tuple[Operand, ...]:

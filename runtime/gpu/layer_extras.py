@@ -28,7 +28,7 @@ class LayerExtras:
         return Operand.plain(out)
 
     def rows(self, group: str) -> Operand:
-        out = self._build.buffer(group, self._build.architecture.linear_shapes()[group][1])
+        out = self._build.buffer(group, self._build.shapes[group][1])
         return Operand.plain(self._build.rows(group, out))
 
     def shares(self, x: Operand, width: int) -> Operand:

@@ -51,7 +51,7 @@ class Mixture:
 
     def linear(self, group: str, x: Operand) -> Operand:
         build, experts, k = self._build, self._moe.num_experts, self._moe.num_experts_per_token
-        scheme, num_rows = build.plan[group], build.architecture.linear_shapes()[group][0] // experts
+        scheme, num_rows = build.plan[group], build.shapes[group][0] // experts
         if reason := refusal(scheme, kind_of(group), build.architecture):
             raise UserError(f"{group} cannot take {scheme.name}: {reason}; choose another scheme")
         of_pairs = x.counters == PAIRS

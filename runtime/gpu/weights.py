@@ -45,8 +45,6 @@ def refusal(scheme: Scheme, kind: str, architecture: Architecture) -> str | None
     if scheme.static_activations and (architecture.moe is not None or architecture.mla is not None):
         return "static scales are calibrated on dense decoders only"
     if kind.startswith("experts") and architecture.moe is not None:
-        if packing.experts is None:
-            return "experts have kernels for bf16, int8, int8-a8, int4, fp8 and fp8-block"
         rows = {"experts_gate_up": 2 * architecture.moe.intermediate_size, "experts_down": architecture.hidden_size}[kind]
         block = max(axis_divisor(tensor.axes[0]) for tensor in packing.tensors)
         if rows % block:

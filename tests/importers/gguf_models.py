@@ -194,6 +194,26 @@ FAMILIES: dict[str, tuple[PreTrainedConfig, dict[str, Any], dict[str, np.ndarray
         {**LAYERED_KEYS, "gemma4.attention.head_count_kv": [2, 2, 1, 2, 1]},
         QUARTER,
     ),
+    "gemma4, experts": (
+        Gemma4TextConfig(
+            **LAYERED,
+            hidden_size_per_layer_input=0,
+            attention_k_eq_v=True,
+            num_global_key_value_heads=1,
+            enable_moe_block=True,
+            num_experts=6,
+            top_k_experts=2,
+            moe_intermediate_size=32,
+        ),
+        {
+            **LAYERED_KEYS,
+            "gemma4.attention.head_count_kv": [2, 2, 1, 2, 1],
+            "gemma4.expert_count": 6,
+            "gemma4.expert_used_count": 2,
+            "gemma4.expert_feed_forward_length": 32,
+        },
+        QUARTER,
+    ),
     "glm4": (Glm4Config(**SIZES, head_dim=16, pad_token_id=None), {"glm4.rope.dimension_count": 8}, {}),
     "phi3": (
         Phi3Config(**SIZES, sliding_window=24, pad_token_id=None),

@@ -60,6 +60,9 @@ _OTHER_NAMES = {
         "per_layer_input_gate": "inp_gate",
         "per_layer_projection": "proj",
         "post_per_layer_input_norm": "post_norm",
+        "pre_feedforward_layernorm_2": "pre_ffw_norm_2",
+        "post_feedforward_layernorm_1": "post_ffw_norm_1",
+        "post_feedforward_layernorm_2": "post_ffw_norm_2",
     },
     "olmo2": _GEMMA,
     "gpt-oss": {"post_attention_layernorm": "post_attention_norm"},
@@ -83,6 +86,14 @@ _REORDERED = ("llama", "smollm3", "granite", "granitemoe")
 _HALVES = {
     "experts.gate_up_proj": ("ffn_gate_exps", "ffn_up_exps"),
     "shared_mlp.input_linear.weight": ("ffn_gate_shexp", "ffn_up_shexp"),
+}
+#: Gemma 4's router and experts
+_BESIDE_DENSE = {
+    "proj": "ffn_gate_inp.weight",
+    "scale": "ffn_gate_inp.scale",
+    "per_expert_scale": "ffn_down_exps.scale",
+    "gate_up_proj": "ffn_gate_up_exps.weight",
+    "down_proj": "ffn_down_exps.weight",
 }
 #: whose gains Hugging Face keeps less one
 _WHOLE_GAINS = ("gemma", "gemma2", "gemma3")
@@ -195,6 +206,8 @@ def _apart(name: str, array: np.ndarray, arch: str, config: PreTrainedConfig) ->
         return {f"blk.{layer}.attn_sinks.weight": array}
     if name.endswith("layer_scalar"):
         return {f"blk.{layer}.layer_output_scale.weight": array}
+    if arch == "gemma4" and (found := re.search(r"layers\.\d+\.(router|experts)\.(\w+)", name)):
+        return {f"blk.{layer}.{_BESIDE_DENSE[found[2]]}": array}
     for end, parts in _HALVES.items():
         if name.endswith(end):
             halves = np.split(array, 2, axis=-2)

@@ -24,7 +24,7 @@ from optimizer.importers import (
     open_source,
 )
 from optimizer.targets import offered_schemes, with_own_schemes
-from search_spaces.space import load_space
+from search_spaces.space import device, load_space
 from tests.importers.blocks_writing import QUANTIZATION, write_blocks
 from tests.importers.prequantized_writing import change_config, change_tensor
 
@@ -152,14 +152,16 @@ def test_floats_are_read_where_the_config_speaks_of_blocks(tmp_path: Path) -> No
     assert source.stored("layers.0.experts_down", Scheme.parse("mxfp4")) is None
 
 
-def test_a_search_offers_experts_what_keeps_their_codes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "own"), [("cpu", ("mxfp4", "mxfp4-a8")), ("h100", ("mxfp4",)), ("a100", ("mxfp4",)), ("mi300x", ("mxfp4",))]
+)
+def test_a_search_offers_experts_what_keeps_their_codes(tmp_path: Path, name: str, own: tuple[str, ...]) -> None:
     write_blocks(tmp_path)
-    source, space = open_source(tmp_path), load_space()
+    source, space = open_source(tmp_path), load_space(kind=device(name).kind)
     kinds = dict.fromkeys(map(kind_of, source.architecture.linear_shapes()))
-    usual = offered_schemes(space, ("cpu",), kinds, source.architecture)
-    offered = with_own_schemes(source, ("cpu",), usual)
-    own = [Scheme.parse("mxfp4"), Scheme.parse("mxfp4-a8")]
-    for kind, schemes in offered.items():
-        assert schemes == ((*own, *usual[kind]) if kind.startswith("experts") else usual[kind])
-    named = with_own_schemes(source, ("cpu",), usual | {"experts_down": (own[1],)})
-    assert named["experts_down"] == (own[1],)
+    usual = offered_schemes(space, (name,), kinds, source.architecture)
+    keeping = tuple(map(Scheme.parse, own))
+    for kind, schemes in with_own_schemes(source, (name,), usual).items():
+        assert schemes == ((*keeping, *usual[kind]) if kind.startswith("experts") else usual[kind])
+    named = with_own_schemes(source, (name,), usual | {"experts_down": keeping[-1:]})
+    assert named["experts_down"] == keeping[-1:]

@@ -109,7 +109,14 @@ def test_scores_of_the_widest_gemmas(kind: str, num_layers: int) -> None:
         ("gemma4", {"metadata": {"gemma4.feed_forward_length": 128}}, ShapeMismatch, r"blk\.0\.ffn_gate\.weight"),
         ("gemma4", {"metadata": {"gemma4.rope.scaling.factor": 8.0}}, UnsupportedModel, r"scales positions \(factor\)"),
         ("gemma4", {"metadata": {"gemma4.rope.dimension_count_swa": 8}}, UnsupportedModel, "partial_rotary_factor"),
-        ("gemma4", {"metadata": {"gemma4.expert_count": 8}}, UnsupportedModel, "gemma4 and has experts, which no family"),
+        (
+            "gemma4",
+            {"metadata": {"gemma4.expert_count": 8}},
+            DamagedFile,
+            "lacks .*expert_feed_forward_length, .*expert_used_count",
+        ),
+        ("gemma4, experts", {"metadata": {"gemma4.expert_count": 4}}, DamagedFile, "as there are experts, 4"),
+        ("gemma4, experts", {"leave_out": r"blk\.1\.ffn_gate_inp\.scale"}, MissingTensor, r"blk\.1\.ffn_gate_inp\.scale"),
         (
             "gemma4",
             {"extra": {"rope_freqs.weight": np.full(16, 8, np.float32)}},
@@ -140,6 +147,20 @@ def test_what_cannot_be_read_is_refused_by_name(
 def test_gemma_4_has_a_cap_where_a_file_is_silent(tmp_path: Path) -> None:
     _, ours = opened("gemma4, keys as values", tmp_path, metadata={"gemma4.final_logit_softcapping": None})
     assert ours.architecture.logit_softcap == 30.0
+
+
+def test_gate_and_up_of_gemma_4s_experts_may_stand_apart(tmp_path: Path) -> None:
+    """As llama.cpp reads them, too."""
+    theirs, _ = opened("gemma4, experts", tmp_path / "together")
+    names = [f"layers.{layer}.experts_gate_up.weight" for layer in range(theirs.architecture.num_layers)]
+    halves = (theirs.tensor(name).view(6, 2, 32, 32).numpy() for name in names)
+    apart = {
+        f"blk.{layer}.ffn_{part}_exps.weight": np.ascontiguousarray(half[:, i])
+        for layer, half in enumerate(halves)
+        for i, part in enumerate(("gate", "up"))
+    }
+    _, ours = opened("gemma4, experts", tmp_path / "apart", leave_out=r".*gate_up_exps.*", extra=apart)
+    assert all(torch.equal(ours.tensor(name), theirs.tensor(name)) for name in names)
 
 
 def test_gemma_4_without_the_factors_of_full_attention(tmp_path: Path) -> None:

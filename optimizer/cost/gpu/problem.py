@@ -10,7 +10,7 @@ from typing import Literal
 Element = Literal["bf16", "fp16", "fp8", "int8", "int4"]
 BYTES: dict[Element, float] = {"bf16": 2, "fp16": 2, "fp8": 1, "int8": 1, "int4": 0.5}
 #: tensors of a call that have a part for each expert
-OF_EXPERTS = ("weight", "codes", "scales", "zeros", "bias")
+OF_EXPERTS = ("weight", "codes", "scales", "zeros", "row_scales", "bias")
 #: of a block-scaled matmul, the length in k that has one scale
 SCALE_BLOCK_K = 128
 _OUT_BYTES = 2

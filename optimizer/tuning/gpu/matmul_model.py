@@ -72,7 +72,7 @@ class MatmulCall:
             block_m, scaled = problem["sorted_ids"].shape[1], problem.symbol.endswith("_block")
             num_experts = weight.shape[0]
             active = filled(tokens, top_k, num_experts, 1)[1] / num_experts
-            beside = active * sum(problem[name].nbytes for name in ("scales", "zeros", "bias") if name in problem)
+            beside = active * sum(problem[name].nbytes for name in ("scales", "zeros", "row_scales", "bias") if name in problem)
             return cls(tokens, channels, width, *elements, 1, num_experts, top_k, block_m, scaled, scale_bytes=beside)
         if problem.symbol == "gpu_head_matmul":
             heads, channels, width = weight.shape

@@ -15,7 +15,7 @@ from optimizer.tuning.gpu.tuned_call import StaticSummary
 
 #: How much faster than memory a kernel that memory binds must be able to issue; widening 4-bit codes takes instructions.
 _BOUND, _WIDENING_BOUND = 1.3, 1.2
-_WIDENING = ("quant_matmul_int4", "moe_matmul_int4", "float4_matmul")
+_WIDENING = ("quant_matmul_int4", "moe_matmul_int4", "float4_matmul", "moe_matmul_float4")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ DECODE, PREFILL = (1, 16), (512, 2048)
 
 #: (experts, experts of a token, hidden, width of an expert), as their configurations state them.
 _MOE = {"mixtral-8x7b": (8, 2, 4096, 14336), "qwen3-30b-a3b": (128, 8, 2048, 768)}
+#: those that are published in mxfp4
+_MXFP4_MOE = {"gpt-oss-20b": (32, 4, 2880, 2880)}
 
 #: What every step multiplies by or attends over; the rest is elementwise, without a loop that streams.
 _MATMULS = ("scaled_matmul", "quant_matmul", "paged_attention", "mla_attention", "head_matmul", "moe_matmul", "moe_route")
@@ -74,7 +76,8 @@ def _configurations(symbols: Sequence[str], tokens: Sequence[int]) -> Iterator[C
 def _calls(symbol: str, tokens: int) -> Iterator[tuple[str, Problem]]:
     yield from ((call.name, call.problem) for call in representatives(symbol, (tokens,)))
     if symbol.startswith("gpu_moe_matmul_"):
-        for model, (experts, top_k, hidden, width) in _MOE.items():
+        models = _MOE | (_MXFP4_MOE if symbol.endswith("mxfp4") else {})
+        for model, (experts, top_k, hidden, width) in models.items():
             block_m = default_block_m(tokens * top_k, experts)
             num_blocks = max_blocks(tokens * top_k, experts, block_m)
             routed = {"T": tokens, "E": experts, "top_k": top_k, "block_m": block_m, "num_blocks": num_blocks}

@@ -24,7 +24,14 @@ ARCHS = ("sm_80", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942", "gfx950")
 NUM_SMS = 132
 
 #: Kernels whose matrix operands are of 16 bits whatever x is; activations of 32 bits, which no model has, are not for them.
-SIXTEEN_BITS = ("gpu_paged_attention_int8", "gpu_paged_attention_e4m3", "gpu_scaled_matmul_mxfp4")
+SIXTEEN_BITS = (
+    "gpu_paged_attention_int8",
+    "gpu_paged_attention_e4m3",
+    "gpu_scaled_matmul_mxfp4",
+    "gpu_scaled_matmul_nvfp4",
+    "gpu_moe_matmul_mxfp4",
+    "gpu_moe_matmul_nvfp4",
+)
 
 SYMBOLS = tuple(registry.specs("gpu"))
 #: the one that most is said about; the others are slow

@@ -172,7 +172,7 @@ def test_padded_rows_and_unused_blocks_touch_nothing() -> None:
     assert (tensors.out == 7.0).all()
 
 
-@pytest.mark.parametrize("variant", ["w8", "int4_sym", "int4_asym"])
+@pytest.mark.parametrize("variant", ["w8", "int4_sym", "int4_asym", "mxfp4", "nvfp4"])
 @pytest.mark.parametrize("arch", ARCHS)
 def test_default_of_widened_experts_is_legal_everywhere(variant: str, arch: str) -> None:
     tuning, target = registry.gpu_tuning("moe_matmul"), Target.of(arch, 132)
@@ -199,31 +199,59 @@ def test_illegal_points_of_int4_are_refused(change: dict[str, int], sizes: dict[
         tuning.checked(call_of("gpu_moe_matmul_int4_sym", legal | sizes, {}), {**point, **change}, contract.TARGET)
 
 
-@pytest.mark.parametrize("symbol", ["gpu_moe_logits", "gpu_moe_matmul_w16", "gpu_moe_matmul_int4_sym", "gpu_moe_sum"])
+@pytest.mark.parametrize(
+    ("change", "sizes", "message"),
+    [
+        ({"block_m": 32}, {}, "an alignment of 16 rows has no whole number of tiles of 32"),
+        ({"block_m": 8}, {}, r"block_m of gpu_moe_matmul_mxfp4 must be one of \(16, 32, 64, 128\), got 8"),
+        ({}, {"N": 72}, "experts begin at tiles of 16 rows: theirs must be a multiple of 16, got 72"),
+        ({"block_m": 128, "block_n": 256, "num_warps": 4}, {"block_m": 128}, "256 accumulators of a thread"),
+    ],
+)
+def test_illegal_points_of_mxfp4_are_refused(change: dict[str, int], sizes: dict[str, int], message: str) -> None:
+    legal = {"T": 4, "J": 1, "top_k": 2, "E": 4, "N": 64, "K": 64, "block_m": 16, "num_blocks": 8}
+    tuning = registry.gpu_tuning("moe_matmul")
+    point = tuning.default(call_of("gpu_moe_matmul_mxfp4", legal, {}), contract.TARGET)
+    with pytest.raises(ValueError, match=message):
+        tuning.checked(call_of("gpu_moe_matmul_mxfp4", legal | sizes, {}), {**point, **change}, contract.TARGET)
+
+
+@pytest.mark.parametrize(
+    "symbol",
+    ["gpu_moe_logits", "gpu_moe_matmul_w16", "gpu_moe_matmul_int4_sym", "gpu_moe_matmul_mxfp4", "gpu_moe_sum"],
+)
 def test_rows_may_lie_past_2_to_the_31(symbol: str) -> None:
     tokens = torch.arange(48.0).remainder(7).sub(3).half().view(3, 16)
+    routed = {
+        "bias": None,
+        "topk_weights": None,
+        "sorted_ids": torch.tensor([[0, 1, 2] + [3] * 13], dtype=torch.int32),
+        "expert_ids": torch.ones(1, dtype=torch.int32),
+        "num_padded": torch.tensor([16], dtype=torch.int32),
+    }
+    wide = torch.arange(96.0).remainder(7).sub(3).half().view(3, 1, 32)
+    words = torch.arange(256).to(torch.uint32).view(2, 1, 1, 128)
     arguments: dict[str, object] = {
         "gpu_moe_logits": {"x": tokens, "weight": tokens, "bias": None, "out": torch.zeros(3, 3)},
         "gpu_moe_sum": {"x": tokens.view(3, 2, 8), "shared": None, "out": torch.zeros(3, 8).half()},
         "gpu_moe_matmul_w16": {
             "x": tokens.view(3, 1, 16),
             "weight": tokens.expand(2, 3, 16).contiguous(),
-            "bias": None,
-            "topk_weights": None,
-            "sorted_ids": torch.tensor([[0, 1, 2] + [3] * 13], dtype=torch.int32),
-            "expert_ids": torch.ones(1, dtype=torch.int32),
-            "num_padded": torch.tensor([16], dtype=torch.int32),
+            **routed,
             "out": torch.zeros(3, 1, 3).half(),
         },
         "gpu_moe_matmul_int4_sym": {
-            "x": torch.arange(96.0).remainder(7).sub(3).half().view(3, 1, 32),
-            "codes": torch.arange(256).to(torch.uint32).view(2, 1, 1, 128),
+            "x": wide,
+            "codes": words,
             "scales": torch.ones(2, 1, 1, 16).half(),
-            "bias": None,
-            "topk_weights": None,
-            "sorted_ids": torch.tensor([[0, 1, 2] + [3] * 13], dtype=torch.int32),
-            "expert_ids": torch.ones(1, dtype=torch.int32),
-            "num_padded": torch.tensor([16], dtype=torch.int32),
+            **routed,
+            "out": torch.zeros(3, 1, 16).half(),
+        },
+        "gpu_moe_matmul_mxfp4": {
+            "x": wide,
+            "codes": words,
+            "scales": torch.full((2, 1, 1, 8), 0x7F7F7F7F).to(torch.uint32),
+            **routed,
             "out": torch.zeros(3, 1, 16).half(),
         },
     }[symbol]

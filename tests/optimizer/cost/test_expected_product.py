@@ -26,7 +26,7 @@ def gate_up(variant: str, tokens: int) -> Problem:
     return call_of(f"gpu_moe_matmul_{variant}", sizes, {})
 
 
-@pytest.mark.parametrize(("variant", "bits"), [("w16", 16), ("w8", 8), ("int4_sym", 4.25), ("int4_asym", 4.5)])
+@pytest.mark.parametrize(("variant", "bits"), [("w16", 16), ("w8", 8), ("int4_sym", 4.25), ("int4_asym", 4.5), ("mxfp4", 4.25)])
 @pytest.mark.parametrize("tokens", [1, 16, 64])
 def test_the_experts_that_have_tokens_are_read(variant: str, bits: float, tokens: int) -> None:
     """Zero points have 16 bits on a GPU: 4 + 32 / 64 bits a weight in groups of 64, 4 + 16 / 64 without them."""

@@ -140,6 +140,7 @@ def test_sinks_and_clamped_experts_are_transformers(tmp_path: Path) -> None:
     agree(calibration.statistics("head").hessian, head)
 
 
+@pytest.mark.slow
 def test_experts_beside_a_dense_network_are_transformers(tmp_path: Path) -> None:
     """Gemma 4: what experts, the network beside them and the head read, of transformers' own modules."""
     experts = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 32}

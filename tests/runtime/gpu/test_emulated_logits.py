@@ -96,6 +96,8 @@ def dequantized(model: Small, scheme: Scheme, folder: Path) -> PreTrainedModel:
 WEIGHT_ONLY = [
     *product(("qwen2", "llama"), ("int8", "int4-g32-sym", "int4-g32-asym", "mxfp4", "nvfp4")),
     *product(("mixtral", "qwen3_moe", "deepseek_v2, lite", "deepseek_v3"), ("int8", "int4-g32-sym", "int4-g32-asym")),
+    ("qwen3_moe", "mxfp4"),
+    ("deepseek_v3", "nvfp4"),
 ]
 
 
@@ -259,6 +261,7 @@ def test_a_block_of_weights_is_of_one_expert(small: Callable[[str], Small]) -> N
     reason = "blocks of 16 rows would span two experts, which have 72"
     assert refusal(Scheme.parse("int4-g32-sym"), "experts_down", odd) == reason
     assert refusal(Scheme.parse("int4-g32-sym"), "experts_gate_up", odd) is None
+    assert refusal(Scheme.parse("mxfp4"), "experts_down", odd) == refusal(Scheme.parse("nvfp4"), "experts_down", odd) == reason
     assert refusal(Scheme.parse("int8"), "experts_down", odd) is None
 
 

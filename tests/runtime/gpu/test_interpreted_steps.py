@@ -133,6 +133,8 @@ OTHERS: list[tuple[str, str, KvDtype]] = [
     ("qwen2", "int8", "fp16"),
     ("mistral", "fp8-block", "int8"),
     ("llama", "mxfp4", "fp8"),
+    ("gpt_oss", "mxfp4", "bf16"),
+    ("qwen3_moe", "nvfp4", "bf16"),
     ("llama", "nvfp4", "fp8"),
     ("qwen3", "fp8-tensor", "fp8"),
 ]
