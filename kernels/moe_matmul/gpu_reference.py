@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from kernels.quant_matmul.gpu_reference import int4_values
-from kernels.scaled_matmul.gpu_reference import unpacked_mxfp4, unpacked_nvfp4
+from kernels.scaled_matmul.gpu_reference import unpacked_nvfp4, widened_mxfp4
+from kernels.scaled_matmul.packing import SHRINK
 
 
 def _experts(sorted_ids: Tensor, expert_ids: Tensor, num_padded: Tensor, num_pairs: int) -> Iterator[tuple[int, Tensor]]:
@@ -119,8 +120,9 @@ def gpu_moe_matmul_mxfp4(
     inner, top_k = torch.promote_types(x.dtype, torch.float32), out.shape[1]
     rows = _rows(x, top_k)
     for expert, ids in _experts(sorted_ids, expert_ids, num_padded, len(rows)):
-        weight = unpacked_mxfp4(codes[expert], scales[expert])[: out.shape[2], : x.shape[2]].to(x.dtype)
-        _store(out, ids, rows[ids].to(inner) @ weight.to(inner).T, _of(bias, expert), topk_weights)
+        weight = widened_mxfp4(codes[expert], scales[expert], x.dtype)[: out.shape[2], : x.shape[2]]
+        product = rows[ids].to(inner) @ weight.to(inner).T
+        _store(out, ids, product * SHRINK, _of(bias, expert), topk_weights)
 
 
 def gpu_moe_matmul_nvfp4(

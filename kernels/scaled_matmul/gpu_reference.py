@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.scaled_matmul.packing import MX_SLOTS
+from kernels.scaled_matmul.packing import MX_SLOTS, SHRINK
 from kernels.scaled_matmul.variants import BLOCK_WIDTH
 
 _E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
@@ -60,8 +60,8 @@ def gpu_scaled_matmul_e4m3_block(
 
 def gpu_scaled_matmul_mxfp4(x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None, out: Tensor) -> None:
     inner = torch.promote_types(x.dtype, torch.float32)
-    weight = unpacked_mxfp4(codes, scales)[: out.shape[1], : x.shape[1]].to(x.dtype)
-    _finish(x.to(inner) @ weight.to(inner).T, bias, out)
+    weight = widened_mxfp4(codes, scales, x.dtype)[: out.shape[1], : x.shape[1]]
+    _finish(x.to(inner) @ weight.to(inner).T * SHRINK, bias, out)
 
 
 def gpu_scaled_matmul_nvfp4(
@@ -70,6 +70,11 @@ def gpu_scaled_matmul_nvfp4(
     inner = torch.promote_types(x.dtype, torch.float32)
     weight = unpacked_nvfp4(codes, scales)[: out.shape[1], : x.shape[1]]
     _finish((x.to(inner) @ weight.to(inner).T) * row_scales, bias, out)
+
+
+def widened_mxfp4(codes: Tensor, scales: Tensor, act: torch.dtype) -> Tensor:
+    """What the matrix units multiply: numbers of `act`, over SHRINK."""
+    return (unpacked_mxfp4(codes, scales) / SHRINK).to(act)
 
 
 def unpacked_mxfp4(codes: Tensor, scales: Tensor) -> Tensor:

@@ -31,8 +31,11 @@ _E8M0_BIAS = 127
 MX_WIDTH = 32
 #: Values that an e4m3 scale of NVFP4 covers.
 NV_WIDTH = 16
-#: The kernel multiplies by the scale and 2^126 at once; a larger scale than 2 does not fit.
-_MAX_SCALE_CODE = 128
+#: Kernels multiply codes by their scale over this, and sums by this: the scale and what the place of a code's bits divides by,
+#: 2^126, are one number of bf16.
+SHRINK = 128.0
+#: A larger scale of MXFP4 than 2^8 would not be one.
+_MAX_SCALE_CODE = 135
 #: The code of e4m3's largest number; those above are NaN or negative.
 _E4M3_MAX_CODE = 0x7E
 _MIN_TENSOR_EXPONENT = -100
@@ -109,11 +112,11 @@ def decode_e8m0(codes: Bytes) -> Floats:
 def pack_mxfp4(codes: Bytes, scales: Bytes) -> tuple[Words, Words]:
     """Codes [N, K/2] and scales [N, K/32] in the kernel's order, new arrays, rows and K padded with zeros.
 
-    ValueError where a scale is larger than 2, or NaN: a weight that needs one is larger than 8.
+    ValueError where a scale is larger than 2^8, or NaN.
     """
     if scales.size and scales.max() > _MAX_SCALE_CODE:
         raise Refusal(
-            f"a scale of MXFP4 must be at most {_MAX_SCALE_CODE} (2.0), got {scales.max()}; leave such a matrix unquantized"
+            f"a scale of MXFP4 must be at most {_MAX_SCALE_CODE} (2^8), got {scales.max()}; leave such a matrix unquantized"
         )
     # [tile, row / 8, row % 8, chunk, k / 32]
     ordered = _padded(scales, 2).transpose(0, 3, 2, 4, 1)

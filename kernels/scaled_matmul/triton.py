@@ -14,7 +14,8 @@ from kernels.gpu.triton import INTERPRETED
 _WIDEN_BF16, _WIDEN_F16 = tl.constexpr(widen_e2m1("bf16", 6)), tl.constexpr(widen_e2m1("f16", 9))
 _WIDEN_REGISTERS = tl.constexpr("=h,=h,=h,=h,=h,=h,=h,=h,r,r,r")
 _SLOTS = tl.constexpr(MX_SLOTS)
-_NV_SHRINK = tl.constexpr(128.0)
+#: packing.py's, said again.
+_SHRINK = tl.constexpr(128.0)
 
 
 @triton.jit
@@ -256,17 +257,17 @@ def _scale_bytes(words):
 
 @triton.jit
 def _e8m0_multiplier(words, ACT: tl.constexpr):
-    """The scales, times what the position of the bits divides a number by; in both halves."""
+    """The scales over `_SHRINK`, times what the position of the bits divides a number by; in both halves."""
     if ACT.is_bf16():
-        return _scale_bytes(words) * 0x00800080 + 0x3F003F00
+        return _scale_bytes(words) * 0x00800080 + 0x3B803B80
     else:
-        power = ((_scale_bytes(words) + 14) << 23).to(tl.float32, bitcast=True).to(ACT)
+        power = ((_scale_bytes(words) + 7) << 23).to(tl.float32, bitcast=True).to(ACT)
         return power.to(tl.uint16, bitcast=True).to(tl.uint32) * 0x00010001
 
 
 @triton.jit
 def _e4m3_multiplier(words, ACT: tl.constexpr):
-    """As `_e8m0_multiplier` over 128, for 448 times it would not fit ACT: `_NV_SHRINK` is taken back where sums are scaled."""
+    """As `_e8m0_multiplier`."""
     if ACT.is_bf16():
         return _scale_bytes(words) * 0x00100010 + 0x76007600
     else:
@@ -334,9 +335,7 @@ def sum_float4(
             first = _e8m0_multiplier(scale_words, ACT)
             second = first
         acc = tl.dot(_float4_weight(words, first, second, ACT, ASM), x.T, acc)
-    if NV:
-        acc *= _NV_SHRINK
-    return acc
+    return acc * _SHRINK
 
 
 @triton.jit

@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from artifacts.layer_groups import kind_of
 from optimizer.importers import open_source
+from optimizer.targets import offered_schemes, with_own_schemes
+from search_spaces.space import load_space
 from tests.importers.prequantized_writing import write_modelopt, write_modelopt_nvfp4
 from tests.importers.test_prequantized import LINEAR, MODULES, assert_values, joined, kept, misfit
 
@@ -33,3 +36,13 @@ def test_modelopt(tmp_path: Path) -> None:
         kept(source, group, "fp8")
         kept(source, group, "fp8-tensor")
     assert source.checkpoint.notes()[0].startswith("9 static scales")
+
+
+def test_a_search_on_a_gpu_offers_what_keeps_the_codes(tmp_path: Path) -> None:
+    write_modelopt_nvfp4(tmp_path)
+    source = open_source(tmp_path)
+    kinds = dict.fromkeys(map(kind_of, source.architecture.linear_shapes()))
+    usual = offered_schemes(load_space(kind="gpu"), ("h100",), kinds, source.architecture)
+    offered = with_own_schemes(source, ("h100",), usual)
+    new = {kind: [scheme.name for scheme in schemes if scheme not in usual[kind]] for kind, schemes in offered.items()}
+    assert new == {kind: [] if kind in ("embed", "head") else ["nvfp4"] for kind in kinds}

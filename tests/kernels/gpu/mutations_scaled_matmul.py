@@ -129,8 +129,8 @@ MUTATIONS = (
     Mutation(
         "shrunk sums left as they are",
         _OP,
-        "acc *= _NV_SHRINK",
-        "acc *= 1.0",
+        "return acc * _SHRINK",
+        "return acc",
         "gpu_scaled_matmul_nvfp4",
         "ragged",
     ),

@@ -33,7 +33,7 @@ from kernels.scaled_matmul.packing import (
     unpack_mxfp4,
     unpack_nvfp4,
 )
-from kernels.scaled_matmul.triton import _e4m3_multiplier, row_pointers
+from kernels.scaled_matmul.triton import _e4m3_multiplier, _e8m0_multiplier, row_pointers
 from kernels.spec import Array, axis_extent
 from tests.kernels.gpu import contract
 
@@ -172,8 +172,8 @@ def test_packed_nvfp4_loses_nothing_and_the_reference_finds_it(rows: int, width:
 
 
 def test_a_scale_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="at most 128"):
-        pack_mxfp4(np.zeros((1, 16), np.uint8), np.array([[129]], np.uint8))
+    with pytest.raises(ValueError, match=r"at most 135 \(2\^8\), got 136"):
+        pack_mxfp4(np.zeros((1, 16), np.uint8), np.array([[136]], np.uint8))
     for code in (0x7F, 0x81):
         with pytest.raises(ValueError, match="from 0 to 448"):
             pack_nvfp4(np.zeros((1, 8), np.uint8), np.array([[code]], np.uint8))
@@ -204,6 +204,41 @@ def test_every_scale_of_nvfp4_as_a_multiplier(act: tl.dtype, dtype: torch.dtype,
         multipliers[part] = torch.from_numpy(halves[..., 0].astype(np.int16)).view(dtype).double().numpy()
     found = multipliers.transpose(4, 2, 1, 3, 0).reshape(16, 8)
     np.testing.assert_array_equal(found[local > 0], decode_e4m3(local)[local > 0].astype(np.float64) * 2.0**power)
+
+
+@triton.jit
+def _powers_kernel(words_ptr, out_ptr, ACT: tl.constexpr):
+    words = tl.load(words_ptr + tl.arange(0, 8)).reshape(1, 8)
+    tl.store(out_ptr + tl.arange(0, 32), _e8m0_multiplier(words, ACT).reshape(32))
+
+
+@pytest.mark.parametrize(("act", "dtype", "power"), [(tl.bfloat16, torch.bfloat16, 119), (tl.float16, torch.float16, 7)])
+def test_every_scale_of_mxfp4_as_a_multiplier(act: tl.dtype, dtype: torch.dtype, power: int) -> None:
+    """Powers of two that f16 does not hold are zero there."""
+    for first in range(0, 136, 8):
+        codes = np.tile(np.arange(first, first + 8, dtype=np.uint8), 4)
+        out = torch.zeros(32, dtype=torch.int32)
+        _powers_kernel[(1,)](torch.from_numpy(codes.view(np.uint32)), out, act)
+        halves = out.numpy().view(np.uint16).reshape(32, 2)
+        np.testing.assert_array_equal(halves[:, 0], halves[:, 1])
+        found = torch.from_numpy(halves[:, 0].astype(np.int16)).view(dtype)
+        expected = torch.from_numpy(np.exp2(codes.astype(np.float64) - 127 + power)).to(dtype)
+        assert torch.equal(found.sort().values, expected.sort().values)
+
+
+def test_every_product_of_mxfp4_reaches_the_sum_exactly() -> None:
+    """As below: sixteen codes under each scale that f16 takes exactly, 2^-16 to 2^8."""
+    codes, scales = np.tile(np.arange(32, dtype=np.uint8) % 16, (25, 1)), np.arange(111, 136, dtype=np.uint8)[:, None]
+    words, scale_words = pack_mxfp4(pair_nibbles(codes), scales)
+    tensors = {
+        "x": torch.eye(32, dtype=torch.float16),
+        "codes": torch.from_numpy(words),
+        "scales": torch.from_numpy(scale_words),
+        "out": torch.zeros(32, 25),
+    }
+    problem = Problem(_MX, {name: meta(tensor) for name, tensor in tensors.items()})
+    Interpreter().run(registry.plan_call(problem, contract.TARGET), tensors)
+    np.testing.assert_array_equal(tensors["out"].numpy().T, decoded(MXFP4, codes=pair_nibbles(codes), scales=scales))
 
 
 def test_every_product_of_nvfp4_reaches_the_sum_exactly() -> None:
