@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -22,6 +23,9 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# What is imported and collected stays to the end: looking through it for garbage again and again costs seconds.
+gc.disable()
+
 _ROOT = Path(__file__).resolve().parent.parent
 #: what takes longest goes first, so that no worker is left alone with it at the end
 _LONGEST = (
@@ -38,6 +42,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files in `_LONGEST` first, all others as they were."""
     rank = {_ROOT / "tests" / name: place for place, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+def pytest_collection_finish() -> None:
+    """From here on there is garbage."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

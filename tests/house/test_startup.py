@@ -64,10 +64,12 @@ def test_optimize_answers_before_a_user_wonders() -> None:
         begin = time.perf_counter()
         assert "--gpu" in run(*command, "--help")
         times_s.append(time.perf_counter() - begin)
-    # The quickest of three: another process can only make it slower.
+        if times_s[-1] < 1.5:
+            break  # another process can only make it slower
     assert min(times_s) < 1.5, times_s
 
 
+@pytest.mark.slow
 def test_transformers_works_beside_our_kernels() -> None:
     """transformers probes for a package that is named `kernels` as well, and finds ours."""
     if find_spec("transformers") is None:

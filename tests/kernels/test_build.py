@@ -13,11 +13,9 @@ from kernels.cpu.isa import ISAS, best_isa, isa
 from kernels.cpu.library import Library, LibraryRefused
 from tests.kernels.accuracy import copied, make, violations
 
-#: the default suite builds the least and the best; the best is built for other tests anyway
-ALWAYS = ("portable", best_isa(host()).name)
 
-
-@pytest.mark.parametrize("name", [pytest.param(one.name, marks=() if one.name in ALWAYS else pytest.mark.slow) for one in ISAS])
+@pytest.mark.slow  # compiles all kernels for each instruction set; the best one is in the contract suite
+@pytest.mark.parametrize("name", [one.name for one in ISAS])
 def test_instruction_set_gives_right_results(name: str, tmp_path: Path, object_cache: Path) -> None:
     path = build({}, tmp_path / "kernels.so", isa(name), object_cache)
     if missing := isa(name).missing(host()):

@@ -8,29 +8,29 @@ import numpy as np
 import pytest
 
 from kernels import registry
-from kernels.cpu.build import build
-from kernels.cpu.isa import isa
+from kernels.cpu.host import host
+from kernels.cpu.isa import best_isa
 from kernels.cpu.library import Library, _entry
 from kernels.cpu.variants import Variants, build_variants
 from kernels.spec import Call, Program
 from tests.kernels.accuracy import copied, make
 
-PORTABLE = isa("portable")
 VARIANTS = [{}, {"QUANT_MATMUL_ROWS": 1, "QUANT_MATMUL_DECODE_VECTORS": 1}]
 CHOICES = [{"quant_matmul": index} for index in range(len(VARIANTS))]
 SYMBOLS = ["quant_matmul_int8", "quant_matmul_int8_a8"]
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory, object_cache: Path) -> Library:
+def library(kernels_path: Path, tmp_path_factory: pytest.TempPathFactory, object_cache: Path) -> Library:
+    """Ops without variants are compiled when `kernels_path` is there."""
     folder = tmp_path_factory.mktemp("variants")
     ops = {"quant_matmul": Variants(VARIANTS, SYMBOLS)}
-    return Library(build_variants(ops, {}, folder / "kernels.so", PORTABLE, object_cache))
+    return Library(build_variants(ops, {}, folder / "kernels.so", best_isa(host()), object_cache))
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, object_cache: Path) -> Library:
-    return Library(build({}, tmp_path_factory.mktemp("alone") / "kernels.so", PORTABLE, object_cache))
+def alone(kernels_path: Path) -> Library:
+    return Library(kernels_path)
 
 
 @pytest.mark.parametrize("symbol", [*SYMBOLS, "silu_and_mul"])

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from filelock import FileLock
 
 from optimizer.cli import optimize
 from optimizer.measure import paired_speed
@@ -116,12 +117,14 @@ def project(tiny_llama: Path, tmp_path: Path) -> MakeProject:
 
 
 @pytest.fixture(scope="session")
-def finished(tiny_llama: Path, kernels_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """What `optimize`, run as a user does, has made. Not to be changed. With `kernels_path` what it compiles is there."""
-    project = Project(tmp_path_factory.mktemp("finished"))
-    shutil.copytree(tiny_llama, project.folder / "tiny")
-    project.write({}, SCHEMES)
-    subprocess.run([SCRIPTS / "optimize", project.spec_path], check=True, capture_output=True, text=True, timeout=300)
+def finished(tiny_llama: Path, kernels_path: Path, run_folder: Path) -> Project:
+    """What `optimize`, run as a user does, has made for all workers. Not to be changed. Most of what it compiles is there."""
+    project = Project(run_folder / "finished")
+    with FileLock(run_folder / "finished.lock"):
+        if not project.bundle.exists():
+            shutil.copytree(tiny_llama, project.folder / "tiny")
+            project.write({}, SCHEMES)
+            subprocess.run([SCRIPTS / "optimize", project.spec_path], check=True, capture_output=True, text=True, timeout=300)
     return project
 
 

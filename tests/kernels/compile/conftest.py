@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from kernels.compile.static_record import StaticRecord, static_record
 
@@ -24,15 +25,25 @@ class Compiled:
     shared_bytes: int
 
 
+def compile_into(folder: Path) -> None:
+    """One worker compiles the samples for all; `folder` is there when they are."""
+    partial = folder.with_suffix(".partial")
+    partial.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(partial / "cache")
+    program = Path(__file__).with_name("sample_kernels.py")
+    subprocess.run([sys.executable, str(program), str(partial)], env=environment, check=True, capture_output=True)
+    partial.rename(folder)
+
+
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Compiled]:
+def compiled(run_folder: Path) -> Callable[[str, str], Compiled]:
     """(name of a sample, architecture) -> what the compiler made of it."""
     pytest.importorskip("triton")
-    folder = tmp_path_factory.mktemp("samples")
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["TRITON_CACHE_DIR"] = str(folder / "cache")
-    program = Path(__file__).with_name("sample_kernels.py")
-    subprocess.run([sys.executable, str(program), str(folder)], env=environment, check=True, capture_output=True)
+    folder = run_folder / "samples"
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            compile_into(folder)
 
     def read(name: str, arch: str) -> Compiled:
         path = folder / f"{name}.{arch}"
