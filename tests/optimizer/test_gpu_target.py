@@ -119,13 +119,17 @@ GEMMA4 = Gemma4TextConfig(
 )
 
 
+#: beside the dense network of what else is GEMMA4
+GEMMA4_EXPERTS = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 64}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["llama", "gemma4_text"])
+@pytest.mark.parametrize("family", ["llama", "gemma4_text", "gemma4_text, experts"])
 def test_a_planning_bundle_of_shapes_alone(tiny_llama: Path, tmp_path: Path, family: str) -> None:
     config = tiny_llama / "config.json"
-    if family == "gemma4_text":
+    if family != "llama":
         config = tmp_path / "config.json"
-        config.write_text(json.dumps(GEMMA4.to_dict()))
+        config.write_text(json.dumps(GEMMA4.to_dict() | (GEMMA4_EXPERTS if "experts" in family else {})))
     bundle = run(tmp_path, {"source": "random", "name": "shapes", "config": str(config)})
     manifest = verify_bundle(bundle)
     assert manifest.purpose == "planning" and not manifest.weight_files
