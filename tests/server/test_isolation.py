@@ -45,7 +45,8 @@ def test_a_request_whose_logits_are_no_numbers_ends_alone(run_server: Any, wait:
         wait(lambda: served.engine.stats().num_running == 0)
         stats = served.engine.stats()
         assert stats.num_free_blocks == stats.num_blocks
-        assert 'coldforge_requests_total{finish_reason="error"} 5.0' in httpx.get(f"{served.url}/metrics").text
+        counted = 'coldforge_requests_total{finish_reason="error"} 5.0'  # after the answer, when the stream is closed
+        wait(lambda: counted in httpx.get(f"{served.url}/metrics").text)
 
 
 def test_a_text_that_cannot_be_decoded_ends_one_request(run_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:

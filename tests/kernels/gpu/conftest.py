@@ -1,4 +1,4 @@
-"""One pool of compilers for the folder. Its cache outlives the run where COLDFORGE_TEST_KERNELS names a folder."""
+"""A pool of compilers. Workers share its cache, which outlives the run where COLDFORGE_TEST_KERNELS names a folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kernels.compile.cross_compile import CrossCompiler
 
 
 @pytest.fixture(scope="session")
-def compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CrossCompiler]:
+def compiler(run_folder: Path) -> Iterator[CrossCompiler]:
     kept = os.environ.get("COLDFORGE_TEST_KERNELS")
-    with CrossCompiler(Path(kept) if kept else tmp_path_factory.mktemp("compiled")) as pool:
+    with CrossCompiler(Path(kept) if kept else run_folder / "compiled") as pool:
         yield pool

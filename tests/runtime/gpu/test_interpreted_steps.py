@@ -32,7 +32,7 @@ STEPS = ((3, 12, 0), (1, 6, 5), (1, 1, 1))
 PROMPTS = (3, 18, 5)
 
 #: models that the default suite runs
-DEFAULT = ("gemma2", "deepseek_v3")
+DEFAULT = ("deepseek_v3",)
 #: every way to store weights as codes, in one model
 MIXED = {
     "embed": "int8",
