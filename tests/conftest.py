@@ -50,6 +50,11 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_unconfigure() -> None:
+    """Nothing is leaked: libraries look at the end."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A temporary folder that all workers of this run of pytest share."""

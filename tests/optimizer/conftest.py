@@ -17,6 +17,9 @@ import torch
 from click.testing import CliRunner, Result
 from filelock import FileLock
 
+from kernels.cpu.build import resolve_constants
+from kernels.cpu.host import host
+from kernels.cpu.isa import best_isa
 from optimizer.cli import optimize
 from optimizer.measure import paired_speed
 from optimizer.measure.timing import interleaved_ms
@@ -41,14 +44,14 @@ def save_tiny_llama(folder: Path, hidden_size: int = 64) -> Path:
 
 
 def small_space(schemes: list[str]) -> dict[str, Any]:
-    """The shipped space, cut: few schemes, and one candidate for all constants but one, so that little is compiled."""
-    shipped = load_space()
+    """The shipped space, cut: few schemes, and all constants but one at their defaults, whose kernels other tests build too."""
+    shipped, defaults = load_space().kernels, resolve_constants({}, best_isa(host()))
     constants = {
-        op: {"constants": {name: [values[0]] for name, values in space.constants.items()}}
-        for op, space in shipped.kernels.items()
+        op: {"constants": {name: [defaults.get(name, values[0])] for name, values in space.constants.items()}}
+        for op, space in shipped.items()
     }
-    rows = shipped.kernels["paged_attention"].constants["PAGED_ATTENTION_ROWS"]
-    constants["paged_attention"]["constants"]["PAGED_ATTENTION_ROWS"] = list(rows[:2])
+    rows = constants["paged_attention"]["constants"]["PAGED_ATTENTION_ROWS"]
+    rows.append(next(other for other in shipped["paged_attention"].constants["PAGED_ATTENTION_ROWS"] if other not in rows))
     return {
         "kernels": constants,
         "precision": {"groups": {kind: schemes for kind in KINDS}, "kv_cache": ["fp32"]},
