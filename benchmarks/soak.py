@@ -7,8 +7,8 @@ many, at random times, under two keys of which one sends three times as much as 
 process lives, every request has ended as its kind may end, all KV blocks are free, and the resident memory of the last tenth of
 the run is within 2 % of that after the first fifth. Python keeps the memory of the most requests that were ever open, so before
 the load as many come at once as this process will ever have open. A peak that is higher all the same lifts memory once, and a
-leak every time: where it has drifted, the load is sent again, up to three times. Before that, 200 streams at once: the longest wait
-for a next token, as a multiple of the stream's mean, and how equal their rates are (Jain's index: 1 if all are equal).
+leak every time: where it has drifted, the load is sent again, up to three times. Before that, 200 streams at once: the longest
+wait for a next token, as a multiple of the stream's mean, and how equal their rates are (Jain's index: 1 if all are equal).
 """
 
 from __future__ import annotations
